@@ -1,0 +1,73 @@
+# What a person does with this checkout. Each verb makes the virtualenv first, if it has to; nothing else needs to
+# be installed than Python (3.11 or newer) and make.
+
+VENV := .venv
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python3; do command -v $$name && break; done)
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+COVERAGE := $(BIN)/coverage
+
+# Ray reports usage to its makers unless it is told not to.
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-system check bench clean
+
+help:
+	@echo 'make demo         run the demonstration'
+	@echo 'make test         all tests but those marked "system", with the coverage floors'
+	@echo 'make test-system  the tests that need the whole machine'
+	@echo 'make check        format, lint, types, architecture, and the tests that need no Ray'
+	@echo 'make bench        measure'
+	@echo 'make venv         make $(VENV) with everything that the other verbs need'
+	@echo 'make clean        remove what the other verbs left, but $(VENV)'
+
+venv: $(INSTALLED)
+
+# Once per change of pyproject.toml.
+$(INSTALLED): pyproject.toml
+	@test -n '$(PYTHON)' || { \
+	  echo 'No Python found. Install Python 3.11 or newer, or say where it is: make PYTHON=/path/to/python3.11'; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "rayflow needs Python 3.11 or newer; $(PYTHON) is not. Say which: make PYTHON=/path/to/python3.11"; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' || { \
+	  echo "$(PYTHON) cannot make virtualenvs; on Debian and Ubuntu its package python3-venv is missing"; exit 1; }
+	'$(PYTHON)' -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/run_demo.py
+
+test: $(INSTALLED)
+	@$(COVERAGE) erase
+	@$(COVERAGE) run -m pytest -m 'not system'; status=$$?; \
+	  $(COVERAGE) combine --quiet && $(COVERAGE) report; \
+	  exit $$status
+	@$(BIN)/python tests/coverage_floors.py
+
+# pytest answers 5 when no test was selected.
+test-system: $(INSTALLED)
+	@$(BIN)/python -m pytest -m system; status=$$?; \
+	  if [ $$status -eq 5 ]; then echo 'There are no system tests.'; exit 0; fi; \
+	  exit $$status
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@$(COVERAGE) erase
+	@$(COVERAGE) run -m pytest -m 'not ray and not cluster and not system'; status=$$?; \
+	  $(COVERAGE) combine --quiet; \
+	  exit $$status
+	@$(BIN)/python tests/coverage_floors.py --lower
+
+# Ray runs workers at nice 15, where any other load on the machine moves the figures.
+bench: export RAY_worker_niceness := 0
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build demo-output dist htmlcov
+	find benchmarks examples rayflow tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,125 @@
+"""Measures rayflow beside raw Ray calls on the same cluster, in one run.
+
+    python -m benchmarks                 all figures, medians of several runs
+    python -m benchmarks --quick         a short form, to see that it works
+
+Run it with ``RAY_worker_niceness=0``: Ray runs its workers at nice 15 otherwise, and any other load on the machine
+decides the figures. Absolute times are of one machine on one day; the ratios to a raw call are what to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import rayflow as rf
+from benchmarks import recovery, workloads
+from benchmarks.raw import RawRay
+from rayflow.runtime import cluster
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure."""
+
+    name: str
+    unit: str
+    median: float
+    least: float
+    most: float
+    runs: int
+
+
+def measured(name: str, unit: str, runs: int, once: Callable[[], float]) -> Figure:
+    """The median of several runs after one that does not count."""
+    once()
+    values = [once() for _ in range(runs)]
+    return Figure(name, unit, statistics.median(values), min(values), max(values), runs)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long an action takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int, length: int) -> list[Figure]:
+    """The first figures: fan-out, chain, one step; each beside the raw call."""
+    modes = {mode: rf.ExecutionOptions(checkpoints=mode) for mode in ("sync", "async")}
+    return [
+        measured("raw Ray actor call, round trip", "ms", runs, lambda: 1e3 * raw.round_trip(200)),
+        measured("raw Ray: no-op calls to 4 actors, one each", "calls/s", runs, lambda: raw.fan_out(width)),
+        measured(
+            f"fan-out of {width} durable no-op steps, 4 workers",
+            "steps/s",
+            runs,
+            lambda: width / seconds(lambda: engine.execute(workloads.fan_out, width, timeout=300)),
+        ),
+        *(
+            measured(
+                f"chain of {length} steps, checkpoints={mode}",
+                "ms/step",
+                runs,
+                lambda options=options: 1e3
+                * seconds(lambda: engine.execute(workloads.chain, length, options=options, timeout=300))
+                / length,
+            )
+            for mode, options in modes.items()
+        ),
+        measured(
+            "one-step execution, start to result",
+            "ms",
+            max(runs, 15),
+            lambda: 1e3 * seconds(lambda: engine.execute(workloads.single, 1, timeout=60)),
+        ),
+    ]
+
+
+def shown(figures: list[Figure]) -> str:
+    """A table for people."""
+    lines = [f"{'figure':<58}{'median':>10}{'least':>10}{'most':>10}  unit"]
+    lines += [f"{f.name:<58}{f.median:>10.2f}{f.least:>10.2f}{f.most:>10.2f}  {f.unit}" for f in figures]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few and short runs")
+    parser.add_argument("--json", type=Path, help="also write the figures into this file")
+    parser.add_argument("--no-recovery", action="store_true", help="leave out the recovery times")
+    options = parser.parse_args()
+    runs, width, length = (2, 200, 20) if options.quick else (7, 1000, 100)
+    if os.environ.get("RAY_worker_niceness") != "0":
+        print("note: RAY_worker_niceness is not 0; other load on this machine decides the figures", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="rayflow-bench-") as folder:
+        os.environ.setdefault("RAYFLOW_HOME", folder)
+        try:
+            with rf.DistributedEngine(store=f"sqlite:///{folder}/bench.db") as engine:
+                raw = RawRay(workers=4)
+                figures = measure(engine, raw, runs=runs, width=width, length=length)
+                raw.close()
+                if not options.no_recovery:
+                    for row in recovery.ROWS:
+                        times = recovery.measure(engine, row, Path(folder), runs=max(2, runs - 2))
+                        figures.append(Figure(f"recovery: {row} killed", "s", statistics.median(times), min(times), max(times), len(times)))
+        finally:
+            cluster.down()
+    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs")
+    print(shown(figures))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

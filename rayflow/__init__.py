@@ -1,0 +1,150 @@
+"""Durable workflows for AI agents on Ray.
+
+Write steps and workflows as plain ``async`` Python, run them with :class:`DistributedEngine` on a Ray cluster, or
+with :class:`LocalEngine` without one. ``import rayflow`` stays light: Ray is imported when an engine is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _distribution_version
+from typing import TYPE_CHECKING, Any
+
+from rayflow.definition.agent import Agent, AgentOutput, AgentResult, TokenUsage, agent
+from rayflow.definition.api import StepContext, now, publish, random, step_context, uuid4
+from rayflow.definition.function import WorkflowFunction, workflow
+from rayflow.definition.options import EngineConfig, ExecutionOptions, PoolConfig, RetryPolicy, StepOptions
+from rayflow.definition.results import StepResult
+from rayflow.definition.step import Step, step
+from rayflow.definition.steps import DistributedParallelStep, MapStep, ParallelStep, SequentialStep
+from rayflow.definition.workflow import Workflow
+from rayflow.definition.wrappers import ConditionalStep, RemoteStep, RetryStep
+from rayflow.errors import (
+    ClusterError,
+    CodecError,
+    CorruptRecord,
+    DefinitionError,
+    ExecutionAlreadyExists,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionNotFound,
+    ExecutionTimeout,
+    Failure,
+    Fenced,
+    IncompatibleVersion,
+    InvalidTransition,
+    LeaseLost,
+    NonDeterminismError,
+    NotSupportedLocally,
+    QueueFull,
+    RayflowError,
+    ResultTimeout,
+    StepFailed,
+    StepTimeout,
+    StorageError,
+    StorageUnavailable,
+    TerminalError,
+    WorkflowNotRegistered,
+    WorkflowSideEffect,
+)
+from rayflow.ids import ExecutionStatus
+
+if TYPE_CHECKING:
+    from rayflow.core.metrics import DistributedMetrics
+    from rayflow.core.snapshot import ExecutionSnapshot
+    from rayflow.engine import DistributedEngine
+    from rayflow.handle import ExecutionHandle
+    from rayflow.local import LocalEngine
+
+__all__ = [
+    "Agent",
+    "AgentOutput",
+    "AgentResult",
+    "ClusterError",
+    "CodecError",
+    "ConditionalStep",
+    "CorruptRecord",
+    "DefinitionError",
+    "DistributedEngine",
+    "DistributedMetrics",
+    "DistributedParallelStep",
+    "EngineConfig",
+    "ExecutionAlreadyExists",
+    "ExecutionCancelled",
+    "ExecutionFailed",
+    "ExecutionHandle",
+    "ExecutionNotFound",
+    "ExecutionOptions",
+    "ExecutionSnapshot",
+    "ExecutionStatus",
+    "ExecutionTimeout",
+    "Failure",
+    "Fenced",
+    "IncompatibleVersion",
+    "InvalidTransition",
+    "LeaseLost",
+    "LocalEngine",
+    "MapStep",
+    "NonDeterminismError",
+    "NotSupportedLocally",
+    "ParallelStep",
+    "PoolConfig",
+    "QueueFull",
+    "RayflowError",
+    "RemoteStep",
+    "ResultTimeout",
+    "RetryPolicy",
+    "RetryStep",
+    "SequentialStep",
+    "Step",
+    "StepContext",
+    "StepFailed",
+    "StepOptions",
+    "StepResult",
+    "StepTimeout",
+    "StorageError",
+    "StorageUnavailable",
+    "TerminalError",
+    "TokenUsage",
+    "Workflow",
+    "WorkflowFunction",
+    "WorkflowNotRegistered",
+    "WorkflowSideEffect",
+    "__version__",
+    "agent",
+    "now",
+    "publish",
+    "random",
+    "step",
+    "step_context",
+    "uuid4",
+    "workflow",
+]
+
+#: What is loaded when it is first used, and from where.
+_LAZY = {
+    "DistributedEngine": "rayflow.engine",
+    "DistributedMetrics": "rayflow.core.metrics",
+    "ExecutionHandle": "rayflow.handle",
+    "ExecutionSnapshot": "rayflow.core.snapshot",
+    "LocalEngine": "rayflow.local",
+}
+
+try:
+    __version__ = _distribution_version("rayflow-durable")
+except PackageNotFoundError:  # a checkout on the path, not installed
+    __version__ = "0.0.0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module 'rayflow' has no attribute {name!r}")
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

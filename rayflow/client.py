@@ -1,0 +1,463 @@
+"""What both engines have in common: everything but where the actors run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import uuid
+import weakref
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar, overload
+
+from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed, Rewound
+from rayflow.core.journal import plan_rewind
+from rayflow.core.metrics import DistributedMetrics, PoolNow
+from rayflow.core.snapshot import ExecutionSnapshot
+from rayflow.definition.code import CodeRef, by_value, reference
+from rayflow.definition.function import WorkflowFunction
+from rayflow.definition.options import EngineConfig, ExecutionOptions
+from rayflow.definition.workflow import Workflow
+from rayflow.errors import (
+    DefinitionError,
+    ExecutionAlreadyExists,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionNotFound,
+    ExecutionTimeout,
+    Failure,
+    InvalidTransition,
+    WorkflowNotRegistered,
+)
+from rayflow.handle import ExecutionHandle, Watcher
+from rayflow.ids import ExecutionStatus, check_id
+from rayflow.runtime import naming
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.system import Actor, ActorSystem
+from rayflow.storage.base import (
+    Answer,
+    DefinitionRecord,
+    Deliver,
+    Existing,
+    ExecutionRecord,
+    Filter,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Refused,
+    Rewind,
+    Start,
+)
+from rayflow.storage.codec import MsgpackCodec, canonical
+from rayflow.storage.records import append_digest, decode_entry, encode_entry
+from rayflow.views import failure_in, snapshot, summary, tolerant
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Seconds that pause() waits for the coordinator to have heard of it.
+_PAUSE_PATIENCE = 30.0
+
+
+class Engine:
+    """Starts executions and steers them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
+
+    Args:
+        system: where the actors are.
+        config: the configuration.
+        url: the store's URL.
+        env: the code environment of this process.
+    """
+
+    def __init__(self, system: ActorSystem, config: EngineConfig, url: str, env: Environment) -> None:
+        self.config = config
+        self.store = url
+        self.watcher = Watcher(system)
+        self._system = system
+        self._env = env
+        self._codec = MsgpackCodec()
+        self._nonce = uuid.uuid4().hex
+        # With a declared workflow's steps as they were: more can be added until it is registered again.
+        self._registered: weakref.WeakKeyDictionary[Any, tuple[object, CodeRef]] = weakref.WeakKeyDictionary()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go. Executions go on where their actors outlive this process; LocalEngine stops with it."""
+        self._closed = True
+        self.watcher.close()
+
+    # --- definitions ---------------------------------------------------------------------------------------
+    def register(self, workflow: WorkflowFunction[..., Any] | Workflow) -> CodeRef:
+        """Save a workflow, so that it can be run by its id alone, from any process.
+
+        What can be imported is saved as a reference, anything else by value, with its steps and lambdas.
+
+        Raises:
+            DefinitionError: it can be neither imported nor pickled.
+        """
+        steps = workflow.steps if isinstance(workflow, Workflow) else None
+        known = self._registered.get(workflow)
+        if known is not None and known[0] is steps:
+            return known[1]
+        code = reference(workflow)
+        if code is None:
+            code, blob = by_value(workflow)
+            self._persistence().call("put_blob", code.digest, blob)
+        record = DefinitionRecord(
+            workflow_id=workflow.id,
+            version=workflow.version,
+            name=getattr(workflow, "name", "") or workflow.id,
+            description=workflow.description,
+            code=json.dumps(code.to_dict(), sort_keys=True).encode(),
+            source_sha256=code.source_sha256,
+            saved_at=time.time(),
+            environment=self._env.to_json(),
+        )
+        self._persistence().call("save_definition", record)
+        self._registered[workflow] = (steps, code)
+        return code
+
+    def workflows(self) -> list[DefinitionRecord]:
+        """The saved workflows, by id, newest version first."""
+        found: list[DefinitionRecord] = self._persistence().call("definitions")
+        return found
+
+    def unregister(self, workflow_id: str) -> bool:
+        """Forget a saved workflow; its executions keep what they need. Answers whether there was one."""
+        gone: bool = self._persistence().call("delete_definition", workflow_id)
+        self._registered.clear()
+        return gone
+
+    # --- starting ------------------------------------------------------------------------------------------
+    @overload
+    def start(
+        self,
+        workflow: WorkflowFunction[P, R],
+        *args: Any,
+        id: str | None = None,
+        options: ExecutionOptions | None = None,
+        **kwargs: Any,
+    ) -> ExecutionHandle[R]: ...
+    @overload
+    def start(
+        self,
+        workflow: Workflow,
+        *args: Any,
+        id: str | None = None,
+        options: ExecutionOptions | None = None,
+        **kwargs: Any,
+    ) -> ExecutionHandle[dict[str, Any]]: ...
+    @overload
+    def start(
+        self, workflow: str, *args: Any, id: str | None = None, options: ExecutionOptions | None = None, **kwargs: Any
+    ) -> ExecutionHandle[Any]: ...
+    def start(
+        self,
+        workflow: WorkflowFunction[..., Any] | Workflow | str,
+        *args: Any,
+        id: str | None = None,
+        options: ExecutionOptions | None = None,
+        **kwargs: Any,
+    ) -> ExecutionHandle[Any]:
+        """Start an execution. It is durable once this returns.
+
+        Args:
+            workflow: the workflow, or the id of one that was registered or started before.
+            args: the workflow's arguments.
+            id: the execution's id; starting it again with the same workflow and input answers the same
+                execution. None for a new one.
+            options: how it runs; None takes ``config.execution``.
+            kwargs: the workflow's keyword arguments.
+
+        Raises:
+            ExecutionAlreadyExists: the id belongs to another workflow or input.
+            WorkflowNotRegistered: no workflow has that id.
+            TypeError: the arguments do not fit.
+            StorageUnavailable: the store cannot be written now; nothing was started.
+
+        Example:
+            >>> handle = engine.start(analyse, "…", id="doc-17")   # doctest: +SKIP
+        """
+        record, returns = self._record(workflow, args, kwargs, id, options)
+        [handle] = self._start([record], returns)
+        return handle
+
+    def start_many(
+        self,
+        workflow: WorkflowFunction[..., R] | Workflow | str,
+        inputs: Iterable[Any],
+        *,
+        ids: Sequence[str] | None = None,
+        options: ExecutionOptions | None = None,
+    ) -> list[ExecutionHandle[Any]]:
+        """Start one execution for each input, in one transaction.
+
+        Args:
+            workflow: as for :meth:`start`.
+            inputs: one tuple of arguments each; anything but a tuple is the only argument.
+            ids: as many ids, or None.
+            options: how they run.
+
+        Raises:
+            ValueError: there are not as many ids as inputs.
+        """
+        arguments = [value if isinstance(value, tuple) else (value,) for value in inputs]
+        if ids is not None and len(ids) != len(arguments):
+            raise ValueError(f"start_many got {len(arguments)} inputs and {len(ids)} ids")
+        records: list[ExecutionRecord] = []
+        returns = None
+        for position, args in enumerate(arguments):
+            record, returns = self._record(workflow, args, {}, None if ids is None else ids[position], options)
+            records.append(record)
+        return self._start(records, returns)
+
+    def execute(
+        self,
+        workflow: WorkflowFunction[..., R] | Workflow | str,
+        *args: Any,
+        id: str | None = None,
+        options: ExecutionOptions | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Start an execution and wait for its result: :meth:`start` and ``handle.result(timeout)`` in one."""
+        return self.start(workflow, *args, id=id, options=options, **kwargs).result(timeout)
+
+    def _record(
+        self,
+        workflow: WorkflowFunction[..., Any] | Workflow | str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        execution_id: str | None,
+        options: ExecutionOptions | None,
+    ) -> tuple[ExecutionRecord, Any]:
+        if isinstance(workflow, str):
+            saved = self._saved(workflow)
+            workflow_id, version, code, environment, returns = (
+                saved.workflow_id, saved.version, saved.code, saved.environment, None,
+            )  # fmt: skip
+        elif isinstance(workflow, WorkflowFunction | Workflow):
+            workflow.bind(*args, **kwargs)
+            ref = self.register(workflow)
+            workflow_id, version, returns = workflow.id, workflow.version, workflow.returns
+            code = json.dumps(ref.to_dict(), sort_keys=True).encode()
+            environment = self._env.to_json()
+        else:
+            raise DefinitionError(
+                f"cannot start {workflow!r}: it needs a workflow (@rf.workflow or rf.Workflow) or the id of one"
+            )
+        chosen = options or self.config.execution
+        now = time.time()
+        limits = [chosen.deadline, None if chosen.timeout is None else now + chosen.timeout]
+        record = ExecutionRecord(
+            id=check_id("execution", execution_id or f"{workflow_id}-{uuid.uuid4().hex[:12]}"),
+            workflow_id=workflow_id,
+            version=version,
+            status=ExecutionStatus.PENDING,
+            priority=chosen.priority,
+            created_at=now,
+            updated_at=now,
+            input=self._codec.encode((args, kwargs)),
+            identity=_identity(workflow_id, args, kwargs),
+            start_nonce=f"{self._nonce}/{uuid.uuid4().hex}",
+            code=code,
+            options=chosen.model_dump_json().encode(),
+            environment=environment,
+            runnable_at=now,
+            deadline=min((limit for limit in limits if limit is not None), default=None),
+        )
+        return record, returns
+
+    def _saved(self, workflow_id: str) -> DefinitionRecord:
+        saved: DefinitionRecord | None = self._persistence().call("definition", workflow_id)
+        if saved is None:
+            known = sorted({record.workflow_id for record in self.workflows()})
+            raise WorkflowNotRegistered(workflow_id, known=tuple(known))
+        return saved
+
+    def _start(self, records: Sequence[ExecutionRecord], returns: Any) -> list[ExecutionHandle[Any]]:
+        answers = self._write([Start(record) for record in records])
+        fresh = []
+        for record, answer in zip(records, answers, strict=True):
+            if isinstance(answer, Existing):
+                _same_start(record, answer.record)
+            else:
+                fresh.append(record)
+        if fresh:
+            self._supervisor().send("submit", fresh)
+        return [ExecutionHandle(self, record.id, returns) for record in records]
+
+    # --- looking -------------------------------------------------------------------------------------------
+    def handle(self, execution_id: str) -> ExecutionHandle[Any]:
+        """A handle on an execution, whoever started it. Raises ExecutionNotFound."""
+        self.record(execution_id)
+        return ExecutionHandle(self, execution_id)
+
+    def status(self, execution_id: str) -> ExecutionSnapshot:
+        """The execution's snapshot: status, steps, state, results. Raises ExecutionNotFound."""
+        record = self.record(execution_id)
+        rows: list[JournalRow] = self._persistence().call("journal", execution_id)
+        return snapshot(record, rows, tolerant(self._codec))
+
+    def list(
+        self, *, status: ExecutionStatus | str | None = None, workflow: str | None = None, limit: int = 100
+    ) -> list[ExecutionSnapshot]:
+        """Executions, newest first, without their steps and state.
+
+        Args:
+            status: only those.
+            workflow: only those of that workflow id.
+            limit: at most so many.
+        """
+        wanted = () if status is None else (ExecutionStatus(status),)
+        query = Filter(status=wanted, workflow_id=workflow, limit=limit)
+        return [summary(record) for record in self._persistence().call("executions", query)]
+
+    def metrics(self) -> DistributedMetrics:
+        """The store's totals and what the pools do now."""
+        totals = self._persistence().call("totals")
+        now: PoolNow = self._system.find(naming.pool(self.config.pool.name)).call("now")
+        return DistributedMetrics.of(totals, now)
+
+    def record(self, execution_id: str) -> ExecutionRecord:
+        """The execution's row. Raises ExecutionNotFound."""
+        record: ExecutionRecord | None = self._persistence().call("execution", execution_id)
+        if record is None:
+            raise ExecutionNotFound(execution_id)
+        return record
+
+    def outcome(self, record: ExecutionRecord, returns: Any = None) -> Any:
+        """The result of an execution that is over, or its exception."""
+        if record.status is ExecutionStatus.COMPLETED:
+            assert record.result is not None
+            return self._codec.decode(record.result, returns)
+        failure = failure_in(record) or Failure(type="unknown", message="")
+        if record.status is ExecutionStatus.CANCELLED:
+            raise ExecutionCancelled(record.id, reason=failure.message)
+        if failure.matches(ExecutionTimeout):
+            raise ExecutionTimeout(record.id, failure)
+        raise ExecutionFailed(record.id, failure)
+
+    # --- steering ------------------------------------------------------------------------------------------
+    def pause(self, execution_id: str, *, reason: str = "") -> None:
+        """Pause: running steps finish and are recorded, no new one starts, until :meth:`resume`.
+
+        Returns once no new step can start any more.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it is over.
+        """
+        record = self.record(execution_id)
+        if record.status is ExecutionStatus.PAUSED:
+            return
+        self._deliver(execution_id, "pause", Paused(time.time(), reason))
+        give_up = time.monotonic() + _PAUSE_PATIENCE
+        while time.monotonic() < give_up:
+            record = self.record(execution_id)
+            if record.status is ExecutionStatus.PAUSED:
+                return
+            if record.status.terminal:
+                raise InvalidTransition(execution_id, status=record.status, action="pause")
+            time.sleep(0.01)
+        log.warning("execution %s is not paused yet; it will be as soon as a coordinator drives it", execution_id)
+
+    def resume(self, execution_id: str) -> None:
+        """Let an execution go on: a paused one, an interrupted one, or a failed one from its failure.
+
+        A failed execution goes on before the failure that ended it: that step is tried again with fresh
+        retries, everything recorded before it stays as it is.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it is completed or cancelled.
+        """
+        record = self.record(execution_id)
+        match record.status:
+            case ExecutionStatus.PAUSED:
+                self._deliver(execution_id, "resume", Resumed(time.time()))
+            case ExecutionStatus.FAILED:
+                self._rewind(record)
+            case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
+                self._supervisor().call("recover", [execution_id])
+            case _:
+                raise InvalidTransition(
+                    execution_id, status=record.status, action="resume", hint="Start it anew under another id"
+                )
+
+    def cancel(self, execution_id: str, *, reason: str = "") -> None:
+        """Cancel: the workflow's code gets a CancelledError, may clean up, and ends as cancelled.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it is over.
+        """
+        self._deliver(execution_id, "cancel", CancelRequested(time.time(), reason))
+
+    def _deliver(self, execution_id: str, kind: str, event: Event) -> None:
+        row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
+        self._write([Deliver(execution_id, row)])
+        self._supervisor().send("nudge", (execution_id,))
+
+    def _rewind(self, record: ExecutionRecord) -> None:
+        rows: list[JournalRow] = self._persistence().call("journal", record.id)
+        entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
+        plan = plan_rewind(record.id, entries)
+        options = ExecutionOptions.model_validate_json(record.options)
+        now = time.time()
+        deadline = None if options.timeout is None else now + options.timeout
+        seq = record.last_seq + 1
+        row = JournalRow(seq, encode_entry(Entry(seq, Rewound(now, plan.to, deadline))))
+        carried = tuple(
+            InboxRow(f"carried/{record.epoch}/{event.step}", "outcome", encode_entry(Entry(0, event)), event.at)
+            for event in plan.carried
+        )
+        self._write([
+            Rewind(record.id, record.epoch, record.last_seq, row, append_digest([row]), carried, deadline, now)
+        ])  # fmt: skip
+        self._supervisor().send("submit", [self.record(record.id)])
+
+    # --- actors --------------------------------------------------------------------------------------------
+    def _write(self, operations: Sequence[Operation]) -> list[Answer]:
+        answers: list[Answer] = self._persistence().call("start", list(operations))
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise answer.error
+        return answers
+
+    def _persistence(self) -> Actor:
+        return self._system.find(naming.PERSISTENCE)
+
+    def _supervisor(self) -> Actor:
+        return self._system.find(naming.SUPERVISOR)
+
+
+def _identity(workflow_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    content = canonical((list(args), kwargs))
+    if content is None:
+        return ""
+    return hashlib.sha256(workflow_id.encode() + b"\0" + content).hexdigest()
+
+
+def _same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
+    if asked.start_nonce == there.start_nonce:
+        return
+    if asked.workflow_id != there.workflow_id:
+        raise ExecutionAlreadyExists(asked.id, reason=f"it is an execution of workflow {there.workflow_id!r}")
+    if not asked.identity or not there.identity:
+        raise ExecutionAlreadyExists(
+            asked.id, reason="its input holds something that can only be pickled, so that two inputs cannot be compared"
+        )
+    if asked.identity != there.identity:
+        raise ExecutionAlreadyExists(asked.id, reason="it was started with another input")

@@ -1,0 +1,90 @@
+"""Which coordinator gets an execution, and when another coordinator is worth starting. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Place:
+    """One coordinator, as the supervisor knows it."""
+
+    name: str
+    environment: str
+    ready: bool = False
+    executions: set[str] = field(default_factory=set)
+    #: It drives an execution whose coordinator died: it gets no other until that one has made progress.
+    reserved: bool = False
+    idle_since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanting:
+    """An execution that needs a coordinator."""
+
+    id: str
+    environment: str
+    priority: int
+    stamp: float
+    #: Its coordinator died with it: it runs alone until it has made progress.
+    suspect: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """What the supervisor has to do: assign these, start coordinators for these environments; the rest waits."""
+
+    assign: list[tuple[Wanting, Place]] = field(default_factory=list)
+    start: list[str] = field(default_factory=list)
+    waiting: list[Wanting] = field(default_factory=list)
+
+
+def plan(
+    wanting: Sequence[Wanting],
+    places: Sequence[Place],
+    *,
+    most: int,
+    share: int,
+) -> Plan:
+    """Place executions: highest priority first, then those that have waited longest.
+
+    An idle coordinator is taken first. Without one, another is started while there are fewer than ``most``; an
+    execution that a starting one will take waits for it. Beyond that, executions share the least loaded ones.
+
+    Args:
+        wanting: executions without a coordinator.
+        places: all coordinators, starting ones included.
+        most: coordinators at most, over all environments.
+        share: executions that one coordinator drives at most.
+    """
+    result = Plan()
+    loads = {place.name: len(place.executions) for place in places}
+    reserved = {place.name for place in places if place.reserved}
+    free_starts = {place.name for place in places if not place.ready and not place.executions}
+    for want in sorted(wanting, key=lambda w: (-w.priority, w.stamp, w.id)):
+        fitting = [p for p in places if p.environment == want.environment and p.name not in reserved]
+        ready = [p for p in fitting if p.ready]
+        idle = [p for p in ready if loads[p.name] == 0]
+        starting = [p for p in fitting if p.name in free_starts]
+        if idle:
+            chosen = idle[0]
+        elif starting:
+            free_starts.discard(starting[0].name)
+            result.waiting.append(want)
+            continue
+        elif len(places) + len(result.start) < most:
+            result.start.append(want.environment)
+            result.waiting.append(want)
+            continue
+        else:
+            room = [p for p in ready if loads[p.name] < share]
+            if not room or want.suspect:
+                result.waiting.append(want)
+                continue
+            chosen = min(room, key=lambda p: (loads[p.name], p.name))
+        loads[chosen.name] += 1
+        if want.suspect:
+            reserved.add(chosen.name)
+        result.assign.append((want, chosen))
+    return result

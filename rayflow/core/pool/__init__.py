@@ -1,0 +1,35 @@
+"""Admission to a worker pool: who gets which slot of which worker, and when it is asked back."""
+
+from rayflow.core.pool.machine import PoolMachine
+from rayflow.core.pool.records import (
+    Command,
+    Demand,
+    EnvironmentStats,
+    Grant,
+    Lease,
+    PoolStats,
+    PoolTerms,
+    Recall,
+    Receipts,
+    Revoke,
+    StartWorkers,
+    StopWorker,
+    Void,
+)
+
+__all__ = [
+    "Command",
+    "Demand",
+    "EnvironmentStats",
+    "Grant",
+    "Lease",
+    "PoolMachine",
+    "PoolStats",
+    "PoolTerms",
+    "Recall",
+    "Receipts",
+    "Revoke",
+    "StartWorkers",
+    "StopWorker",
+    "Void",
+]

@@ -1,0 +1,278 @@
+"""One environment's plan: who gets the free slots, and which leases are asked back.
+
+The view is this: a held slot falls free when its running task ends, and the question is only whose task comes
+next on it. So slots that are free, slots that were asked back, and slots that are held are one supply, and it
+is dealt out to what waits, highest priority first:
+
+* A free slot goes to the highest priority, then to the oldest stamp, then by the coordinator's name.
+* A coordinator keeps a slot that it holds if its own next task is as urgent as anybody else's. What it does not
+  need for that is asked back, as many as are needed and no more: free slots and recalls under way count first.
+* Within one priority that would let whoever has much to do keep everything. So when a coordinator holds less
+  than its even share and has waited a quantum, the slots are dealt out evenly over those who wait at that
+  priority; those who wait in turn go before those who hold, and a slot is held for a quantum at least. Where
+  there are fewer slots than coordinators this is taking turns.
+* A task that must run alone takes a worker that is empty, in its turn. If it finds none within a quantum, it
+  goes before its own priority, and the worker with the fewest leases is emptied for it, one at a time; while
+  others wait at that priority, only if nobody else runs alone.
+
+A recall whose deadline passed is not counted on any more: its task may be a long one, and another lease is
+asked back in its stead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+
+from rayflow.core.pool.records import PoolTerms
+from rayflow.core.pool.state import Environment, Party, Seat, Wish, Worker
+
+
+def deal(wants: Mapping[str, int], slots: int, order: Sequence[str]) -> dict[str, int]:
+    """Deal slots out evenly, to nobody more than it wants; what cannot be divided goes by ``order``.
+
+    Example:
+        >>> deal({"a": 9, "b": 1, "c": 9}, 8, ["a", "b", "c"])
+        {'a': 4, 'b': 1, 'c': 3}
+    """
+    shares = dict.fromkeys(order, 0)
+    hungry = [name for name in order if wants[name] > 0]
+    while slots and hungry:
+        each = max(1, min(slots // len(hungry), min(wants[name] - shares[name] for name in hungry)))
+        for name in hungry[:slots]:
+            shares[name] += each
+            slots -= each
+        hungry = [name for name in hungry if shares[name] < wants[name]]
+    return shares
+
+
+class Plan:
+    """Deals out one environment's slots at one moment.
+
+    It owns the arithmetic. Granting and recalling are its owner's, who must put a granted lease into the worker
+    before it returns.
+
+    Args:
+        environment: whose slots; its ``drain`` and ``wake`` are set.
+        waiting: what is waited for, as :func:`~rayflow.core.pool.state.wishes` says; counts are taken down.
+        parties: the coordinators, by name.
+        now: the time.
+        terms: the pool's durations.
+        grant: gives a slot of a worker to a wish.
+        recall: asks a lease back.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        waiting: list[Wish],
+        parties: Mapping[str, Party],
+        *,
+        now: float,
+        terms: PoolTerms,
+        grant: Callable[[Worker, Wish], None],
+        recall: Callable[[Seat], None],
+    ) -> None:
+        self._environment = environment
+        self._waiting = waiting
+        self._parties = parties
+        self._now = now
+        self._terms = terms
+        self._grant = grant
+        self._recall = recall
+        self._workers = [worker for worker in environment.workers.values() if worker.up]
+        self._before, environment.drain = environment.drain, None
+        self._loose: dict[str, list[Seat]] = {}
+        self._flying: dict[str, int] = {}
+        self._coming_on: dict[str, int] = {}
+        for seat in (seat for worker in self._workers for seat in worker.seats.values()):
+            holder = seat.lease.coordinator
+            if seat.loose:
+                self._loose.setdefault(holder, []).append(seat)
+            elif not seat.received and not seat.lease.alone:
+                self._flying[holder] = self._flying.get(holder, 0) + 1
+            if seat.deadline is not None and now < seat.deadline:
+                self._coming_on[seat.lease.worker] = self._coming_on.get(seat.lease.worker, 0) + 1
+        self._coming = sum(self._coming_on.values())
+        for seats in self._loose.values():
+            seats.sort(key=lambda seat: (seat.lease.granted_at, seat.lease.number, seat.lease.token))
+
+    def run(self) -> None:
+        """Grant and recall what is to be granted and recalled now, and say when to look again."""
+        for priority, group in groupby(self._waiting, key=lambda wish: wish.priority):
+            level = list(group)
+            plain = [wish for wish in level if not wish.alone]
+            self._make_room_for_lonely([wish for wish in level if wish.alone], contested=bool(plain))
+            self._hand_out(level, plain, shares := self._shares(plain))
+            self._call_back(priority, plain, shares)
+        self._environment.wake = self._next_wake()
+
+    # --- the supply ---------------------------------------------------------------------------------------
+    def _roomiest(self) -> Worker | None:
+        """The worker with the most free slots; the one that was being emptied last of all."""
+        open_ = [worker for worker in self._workers if worker.free and worker.name != self._environment.drain]
+        return min(open_, key=lambda w: (w.name == self._before, -w.free, w.name), default=None)
+
+    def _empty(self) -> Worker | None:
+        return min((w for w in self._workers if w.used == 0), key=lambda w: (w.name != self._before, w.name), default=None)
+
+    def _free(self) -> int:
+        return sum(worker.free for worker in self._workers if worker.name != self._environment.drain)
+
+    def _give(self, wish: Wish, worker: Worker) -> None:
+        self._grant(worker, wish)
+        wish.count -= 1
+        if not wish.alone:
+            self._flying[wish.coordinator] = self._flying.get(wish.coordinator, 0) + 1
+
+    # --- within one priority ------------------------------------------------------------------------------
+    def _held(self, coordinator: str) -> int:
+        return self._flying.get(coordinator, 0) + len(self._loose.get(coordinator, ()))
+
+    def _due_at(self, wish: Wish) -> float:
+        """When a wish has waited a quantum. Who holds nothing waits since it last had something."""
+        since = wish.stamp
+        if not wish.alone and not self._held(wish.coordinator):
+            since = max(since, self._parties[wish.coordinator].served.get(self._environment.name, since))
+        return since + self._terms.quantum
+
+    def _turns(self, first: Mapping[str, Wish]) -> list[str]:
+        """In which order coordinators get what cannot be divided evenly."""
+
+        def turn(name: str) -> tuple[int, float, float, str]:
+            due_at = self._due_at(first[name])
+            if not self._held(name):
+                return (0, due_at, 0.0, name) if self._now >= due_at else (2, first[name].stamp, 0.0, name)
+            newest = self._now if self._flying.get(name) else self._loose[name][-1].lease.granted_at
+            return (1, -self._held(name), -newest, name)
+
+        return sorted(first, key=turn)
+
+    def _shares(self, plain: list[Wish]) -> dict[str, int] | None:
+        """Each coordinator's even share, in their turn's order; None while nobody is kept waiting below its share."""
+        first: dict[str, Wish] = {}
+        wants: dict[str, int] = {}
+        for wish in plain:
+            name = wish.coordinator
+            first.setdefault(name, wish)
+            wants[name] = wants.get(name, self._flying.get(name, 0)) + wish.count
+        if len(wants) < 2:
+            return None
+        supply = self._free() + self._coming + sum(map(len, self._loose.values()))
+        supply += sum(self._flying.get(name, 0) for name in wants)
+        shares = deal(wants, supply, self._turns(first))
+        starved = any(self._held(n) < share and self._now >= self._due_at(first[n]) for n, share in shares.items())
+        return shares if starved else None
+
+    def _make_room_for_lonely(self, lonely: list[Wish], *, contested: bool) -> None:
+        for wish in lonely:
+            while wish.count and self._now >= self._due_at(wish):
+                if contested and any(worker.alone for worker in self._workers):
+                    return
+                worker = self._empty()
+                if worker is None:
+                    self._drain()
+                    return
+                self._give(wish, worker)
+
+    def _drain(self) -> None:
+        """Choose the worker that is emptied next and ask back what is on it, if more urgent tasks can spare it."""
+        if self._environment.drain is not None:
+            return
+        candidates = []
+        for worker in self._workers:
+            held: dict[str, list[Seat]] = {}
+            for seat in worker.seats.values():
+                if seat.loose:
+                    held.setdefault(seat.lease.coordinator, []).append(seat)
+            spare = all(len(seats) <= len(self._loose[name]) for name, seats in held.items())
+            if spare and not worker.alone:
+                candidates.append((worker.name != self._before, worker.used, worker.name, held))
+        if not candidates:
+            return
+        _, _, self._environment.drain, held = min(candidates, key=lambda c: c[:3])
+        for name, seats in held.items():
+            # Seats that a more urgent task of the same holder was to keep are replaced by others of the holder.
+            others = [seat for seat in self._loose[name] if seat.lease.worker != self._environment.drain]
+            self._loose[name] = others[: len(self._loose[name]) - len(seats)]
+            for seat in seats:
+                self._recall(seat)
+        elsewhere = sum(n for worker, n in self._coming_on.items() if worker != self._environment.drain)
+        self._coming = min(self._coming, elsewhere)
+
+    def _hand_out(self, level: list[Wish], plain: list[Wish], shares: Mapping[str, int] | None) -> None:
+        """Give away free slots: first up to the shares, if they count, then in the order of stamps."""
+        if shares is not None:
+            rooms = {name: max(0, share - self._held(name)) for name, share in shares.items()}
+            rooms = deal(rooms, self._free(), list(shares))
+            for wish in plain:
+                while wish.count and rooms[wish.coordinator] and (worker := self._roomiest()):
+                    rooms[wish.coordinator] -= 1
+                    self._give(wish, worker)
+        for wish in level:
+            while wish.count and (worker := self._empty() if wish.alone else self._roomiest()):
+                self._give(wish, worker)
+
+    def _call_back(self, priority: int, plain: list[Wish], shares: Mapping[str, int] | None) -> None:
+        """Let everybody keep what its own next tasks need, and ask the rest back for those who still wait."""
+        wants: dict[str, int] = {}
+        for wish in plain:
+            wants[wish.coordinator] = wants.get(wish.coordinator, 0) + wish.count
+        needs: dict[str, int] = {}
+        ceded: dict[str, int] = {}
+        for name in wants if shares is None else shares:
+            limit = wants[name] if shares is None else max(0, min(wants[name], shares[name] - self._flying.get(name, 0)))
+            kept, ceded[name] = self._keep(name, wants[name], limit)
+            needs[name] = max(0, limit - kept)
+        missing = max(0, sum(needs.values()) - self._coming)
+        self._coming = max(0, self._coming - sum(needs.values()))
+        if missing:
+            self._take(missing, self._ranks(priority))
+        for name, count in ceded.items():
+            # What nobody at this priority took stays with its holder: nobody below may have it.
+            seats = self._loose.get(name, [])
+            del seats[len(seats) - min(count, len(seats)) :]
+
+    def _keep(self, name: str, want: int, limit: int) -> tuple[int, int]:
+        """Take a holder's seats for its own next tasks out of the loose ones: how many, and how many it cedes.
+
+        It cedes what it wants but is above its share, oldest first, except what it has held for less than a
+        quantum. What it does not even want comes before that.
+        """
+        seats = self._loose.get(name, [])
+        unwanted = max(0, len(seats) - want)
+        wanted = seats[unwanted:]
+        above = wanted[: max(0, len(wanted) - limit)]
+        ceded = [seat for seat in above if self._now >= seat.lease.granted_at + self._terms.quantum]
+        seats[unwanted:] = ceded
+        return len(wanted) - len(ceded), len(ceded)
+
+    def _ranks(self, priority: int) -> dict[str, int]:
+        """The most urgent thing that each coordinator still waits for, at this priority or below."""
+        ranks: dict[str, int] = {}
+        for wish in self._waiting:
+            if wish.count and wish.priority <= priority:
+                ranks.setdefault(wish.coordinator, wish.priority)
+        return ranks
+
+    def _take(self, count: int, ranks: Mapping[str, int]) -> None:
+        """Recall loose seats, from whoever waits for the least urgent things, then from whoever has most."""
+        for _ in range(count):
+            holders = [name for name, seats in self._loose.items() if seats]
+            if not holders:
+                return
+            name = min(holders, key=lambda name: (ranks.get(name, -1), -len(self._loose[name]), name))
+            self._recall(self._loose[name].pop(0))
+
+    def _next_wake(self) -> float | None:
+        """When time alone could change the plan: something becomes due, a slice ends, a recall is given up on."""
+        waiting = [wish for wish in self._waiting if wish.count]
+        if not waiting:
+            return None
+        moments: list[float] = []
+        for wish in waiting:
+            served = self._parties[wish.coordinator].served.get(self._environment.name, wish.stamp)
+            moments += [wish.stamp + self._terms.quantum, served + self._terms.quantum]
+        for seat in (seat for worker in self._workers for seat in worker.seats.values()):
+            moments.append(seat.lease.granted_at + self._terms.quantum if seat.deadline is None else seat.deadline)
+        return min((moment for moment in moments if moment > self._now), default=None)

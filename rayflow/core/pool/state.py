@@ -1,0 +1,173 @@
+"""What a pool remembers. Mutable, because it is touched at every update; only the machine and its plan see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rayflow.core.pool.records import Demand, Grant, Lease, Void, token_alone
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """A lease, and how far the talk about it has come.
+
+    Args:
+        lease: the lease.
+        received: whether the coordinator is known to have got it; else it is in flight.
+        deadline: until when a recall is counted on; None if it was not recalled.
+        asked_at: when it was last recalled.
+    """
+
+    lease: Lease
+    received: bool = False
+    deadline: float | None = None
+    asked_at: float = 0.0
+
+    @property
+    def loose(self) -> bool:
+        """Whether it could be recalled: its holder has it, may put further tasks on it, and was not asked yet."""
+        return self.received and self.deadline is None and not self.lease.alone
+
+
+@dataclass(slots=True, eq=False)
+class Ghost:
+    """A token that occupies its worker without being anybody's lease.
+
+    Args:
+        alone: whether it occupies all slots.
+        revoke_at: when the worker is next asked to revoke it.
+        revoked: whether it was asked before; from then on nobody can claim the token.
+    """
+
+    alone: bool
+    revoke_at: float
+    revoked: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker. ``since`` is when it began to start, then when it came up."""
+
+    name: str
+    environment: str
+    slots: int
+    since: float
+    up: bool = False
+    seats: dict[str, Seat] = field(default_factory=dict)
+    ghosts: dict[str, Ghost] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is given to one task alone."""
+        return any(seat.lease.alone for seat in self.seats.values()) or any(g.alone for g in self.ghosts.values())
+
+    @property
+    def used(self) -> int:
+        """Slots that are leased, or not known to be free."""
+        return self.slots if self.alone else len(self.seats) + len(self.ghosts)
+
+    @property
+    def free(self) -> int:
+        """Slots that could be granted now."""
+        return max(0, self.slots - self.used) if self.up else 0
+
+    def admits(self, token: str) -> bool:
+        """Whether a claim to a token of an earlier epoch can be granted."""
+        ghost = self.ghosts.get(token)
+        if ghost is not None:
+            return not ghost.revoked
+        return self.used == 0 if token_alone(token) else self.free > 0
+
+
+@dataclass(slots=True)
+class Unseen:
+    """A numbered command that its coordinator has not confirmed."""
+
+    command: Grant | Void
+    sent_at: float
+
+
+@dataclass(slots=True, eq=False)
+class Party:
+    """One coordinator.
+
+    Args:
+        name: its name.
+        last: the number of its newest grant.
+        heard: when its newest update came.
+        sequence: of that update.
+        environments: where it has demand.
+        seats: its leases, by token.
+        claims: tokens of earlier epochs that it says it holds, on workers whose census is not there yet.
+        outbox: numbered commands that it has not confirmed.
+        served: when it last gave up a slot, by environment.
+    """
+
+    name: str
+    last: int
+    heard: float
+    sequence: int | None = None
+    environments: frozenset[str] = frozenset()
+    seats: dict[str, Seat] = field(default_factory=dict)
+    claims: dict[str, str] = field(default_factory=dict)
+    outbox: dict[int, Unseen] = field(default_factory=dict)
+    served: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Environment:
+    """One code environment.
+
+    Args:
+        name: its id.
+        wanted: whether there was demand for it, or ``want``: only then are missing workers started.
+        workers: by name.
+        waiting: demand by coordinator, as last sent.
+        idle_since: since when it has neither demand nor leases; None if it has.
+        drain: the worker that is being emptied for a task that must run alone.
+        failures: failed starts in a row.
+        retry_at: no worker is started before.
+        wake: when its plan could change by time alone; None for never.
+    """
+
+    name: str
+    wanted: bool = False
+    workers: dict[str, Worker] = field(default_factory=dict)
+    waiting: dict[str, tuple[Demand, ...]] = field(default_factory=dict)
+    idle_since: float | None = None
+    drain: str | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    wake: float | None = None
+
+
+@dataclass(slots=True)
+class Wish:
+    """A demand, less what is on its way to the coordinator already."""
+
+    coordinator: str
+    priority: int
+    stamp: float
+    count: int
+    alone: bool
+
+
+def wishes(environment: Environment, parties: dict[str, Party]) -> list[Wish]:
+    """What is still waited for in an environment: highest priority first, then the oldest stamp.
+
+    Leases in flight are taken off the coordinator's most urgent demand first, because that is what it will use
+    them for, whatever they were granted for.
+    """
+    found: list[Wish] = []
+    for name, demand in environment.waiting.items():
+        flying = {False: 0, True: 0}
+        for seat in parties[name].seats.values():
+            if not seat.received and seat.lease.environment == environment.name:
+                flying[seat.lease.alone] += 1
+        for entry in sorted(demand, key=lambda d: (-d.priority, d.stamp)):
+            covered = min(entry.count, flying[entry.alone])
+            flying[entry.alone] -= covered
+            if entry.count > covered:
+                found.append(Wish(name, entry.priority, entry.stamp, entry.count - covered, entry.alone))
+    found.sort(key=lambda w: (-w.priority, w.stamp, w.coordinator))
+    return found

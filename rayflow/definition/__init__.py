@@ -1,0 +1,1 @@
+"""Floor 1: what a person writes: workflows, steps, agents and their options."""

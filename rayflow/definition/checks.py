@@ -1,0 +1,139 @@
+"""Checks that the definitions share. Each says what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from rayflow.errors import DefinitionError
+
+#: The longest name: it becomes a label of metrics and a column on a screen.
+LONGEST_NAME = 200
+
+
+def check_name(kind: str, value: object, *, forbidden: str = "") -> str:
+    """Return ``value`` if it can be a name. Names are for people; ids are stricter (``rayflow.ids.check_id``).
+
+    Args:
+        kind: what it names, for the message: "step name", "agent id".
+        value: the name.
+        forbidden: characters that it must not have.
+
+    Raises:
+        DefinitionError: it is not a string, empty, too long, unprintable, or has a forbidden character.
+    """
+    if not isinstance(value, str):
+        raise DefinitionError(f"{kind} must be a string, not {type(value).__name__}")
+    if not value.strip():
+        raise DefinitionError(f"{kind} must not be empty")
+    if len(value) > LONGEST_NAME or not value.isprintable():
+        raise DefinitionError(f"{kind} {value!r} does not fit: 1 to {LONGEST_NAME} printable characters")
+    for character in forbidden:
+        if character in value:
+            raise DefinitionError(f"{kind} {value!r} must not contain {character!r}")
+    return value
+
+
+def check_function(kind: str, fn: object) -> Callable[..., Any]:
+    """Return ``fn`` if it is a function that can be called alone and answers once.
+
+    Args:
+        kind: what is being made of it, for the message: "step", "workflow", "agent".
+        fn: what the decorator was put on.
+
+    Raises:
+        DefinitionError: it is a class, a method, a generator, or cannot be called.
+    """
+    name = getattr(fn, "__qualname__", None) or repr(fn)
+    if isinstance(fn, staticmethod | classmethod):
+        raise DefinitionError(f"{kind} {name}: put @rf.{kind} below @{type(fn).__name__}, next to the function")
+    if isinstance(fn, type) or not callable(fn):
+        what = "a class" if isinstance(fn, type) else f"{type(fn).__name__} {fn!r}"
+        raise DefinitionError(f"@rf.{kind} needs a function, not {what}")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise DefinitionError(f"{kind} {name} is a generator; a {kind} answers once: return a list instead of yielding")
+    first = next(iter(signature_of(kind, fn).parameters.values()), None)
+    if inspect.isfunction(fn) and first is not None and first.name in {"self", "cls"}:
+        raise DefinitionError(
+            f"{kind} {name} is a method (its first parameter is {first.name!r}); another process has no such object: "
+            "make it a function and pass what it needs as arguments"
+        )
+    return fn
+
+
+def default_name(kind: str, fn: Callable[..., Any], option: str) -> str:
+    """The function's own name, for a definition that was given none.
+
+    Raises:
+        DefinitionError: it is a lambda, or an object without a name.
+    """
+    name: str | None = getattr(fn, "__name__", None)
+    if name is None or name == "<lambda>":
+        what = "a lambda" if name else type(fn).__name__
+        raise DefinitionError(f"{what} has no name: say which with {option}=, as in rf.{kind}({option}='...')(...)")
+    return name
+
+
+def check_options(kind: str, given: typing.Iterable[str], known: typing.Iterable[str]) -> None:
+    """Raise DefinitionError if an option is not one of the known ones."""
+    known = sorted(known)
+    for option in given:
+        if option not in known:
+            raise DefinitionError(f"@rf.{kind} has no option {option!r}; it has: {', '.join(known)}")
+
+
+def signature_of(kind: str, fn: Callable[..., Any]) -> inspect.Signature:
+    """The function's signature.
+
+    Raises:
+        DefinitionError: Python knows none, as for some functions written in C.
+    """
+    try:
+        return inspect.signature(fn)
+    except ValueError:
+        name = getattr(fn, "__qualname__", repr(fn))
+        raise DefinitionError(f"{kind} {name} has no signature that Python can read: wrap it in a function") from None
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling ``fn`` makes a coroutine, as far as that can be told without calling it."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def return_annotation(fn: Callable[..., Any]) -> Any:
+    """The annotation of the function's result, with names resolved; None if it has none or they cannot be.
+
+    Names are looked up in the function's module and in what it closes over, so that a class made beside a
+    nested function is found. Only the result's annotation is resolved: another one that cannot be is no matter.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    try:
+        annotations = inspect.get_annotations(fn)
+    except (NameError, TypeError):
+        return None
+    if "return" not in annotations:
+        return None
+    carrier = types.SimpleNamespace(__annotations__={"return": annotations["return"]})
+    try:
+        hints = typing.get_type_hints(carrier, getattr(fn, "__globals__", {}), _closure(fn), include_extras=True)
+    except Exception:  # noqa: BLE001 - a string annotation is any expression, and may raise anything
+        return None
+    return hints["return"]
+
+
+def _closure(fn: Callable[..., Any]) -> dict[str, Any]:
+    code = getattr(fn, "__code__", None)
+    found = {}
+    for name, cell in zip(code.co_freevars if code else (), getattr(fn, "__closure__", None) or (), strict=True):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # an empty cell: the name is assigned later
+            continue
+    return found

@@ -1,0 +1,148 @@
+"""Workflows that are written as durable functions."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+
+from rayflow.definition.base import Definition, making_module
+from rayflow.definition.checks import (
+    check_function,
+    check_name,
+    check_options,
+    default_name,
+    is_async,
+    return_annotation,
+    signature_of,
+)
+from rayflow.definition.context import current_execution
+from rayflow.errors import DefinitionError
+from rayflow.ids import check_id
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class WorkflowSettings(TypedDict, total=False):
+    """What :func:`workflow` takes."""
+
+    id: str
+    version: str
+    description: str
+
+
+class WorkflowFunction(Definition, Generic[P, R]):
+    """An ``async`` function that an engine runs durably.
+
+    Calling it outside an execution simply runs it, and its steps with it.
+
+    Attributes:
+        fn: the undecorated function.
+        id: the workflow's id.
+        version: changes when executions of the old code could not go on with the new one.
+        description: what it does, for people.
+    """
+
+    fn: Callable[..., Any]
+    transient = Definition.transient | {"signature", "returns"}
+
+    def __init__(
+        self, fn: Callable[..., Any], *, id: str | None = None, version: str = "1", description: str = ""
+    ) -> None:
+        if isinstance(fn, Definition):
+            raise DefinitionError(f"{fn!r} is defined already; use its .fn")
+        check_function("workflow", fn)
+        self.id = check_id("workflow", default_name("workflow", fn, "id") if id is None else id)
+        if not is_async(fn):
+            raise DefinitionError(
+                f"workflow {self.id!r} must be an `async def`; a plain function cannot wait for its steps. What only "
+                "computes belongs into a step (@rf.step), which may be a plain function"
+            )
+        functools.update_wrapper(self, fn)
+        self.fn = fn
+        self.version = check_name("workflow version", version)
+        self.description = description or (inspect.getdoc(fn) or "").partition("\n")[0]
+        self.home = making_module()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Run the function.
+
+        Raises:
+            TypeError: the arguments do not fit.
+            DefinitionError: called inside another workflow.
+        """
+        self.bind(*args, **kwargs)
+        if current_execution() is not None:
+            raise DefinitionError(
+                f"workflow {self.id!r} was called inside another workflow: child workflows are not available. Call "
+                f"{self.id}.fn(...) to run it as a part of this one"
+            )
+        return self.begin(args, kwargs)
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        """Check arguments against the function's parameters.
+
+        Raises:
+            TypeError: one is missing, or too much; it names the workflow.
+        """
+        try:
+            return self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"workflow {self.id!r}: {error}; it takes {self.signature}") from None
+
+    def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, R]:
+        """The coroutine that an execution runs."""
+        coroutine: Coroutine[Any, Any, R] = self.fn(*args, **kwargs)
+        return coroutine
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The function's signature."""
+        return signature_of("workflow", self.fn)
+
+    @functools.cached_property
+    def returns(self) -> Any:
+        """The annotation of the result, to rebuild it; None where there is none or it cannot be resolved."""
+        return return_annotation(self.fn)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.id!r} version {self.version!r} of {self.fn!r}>"
+
+
+class WorkflowDecorator(Protocol):
+    """What ``rf.workflow(...)`` with options answers."""
+
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> WorkflowFunction[P, R]:
+        """Make a workflow of an ``async def``."""
+
+
+@overload
+def workflow(
+    fn: Callable[P, Coroutine[Any, Any, R]], /, **settings: Unpack[WorkflowSettings]
+) -> WorkflowFunction[P, R]: ...
+@overload
+def workflow(**settings: Unpack[WorkflowSettings]) -> WorkflowDecorator: ...
+def workflow(fn: Callable[..., Any] | None = None, /, **settings: Unpack[WorkflowSettings]) -> Any:
+    """Make a durable workflow of an ``async`` function.
+
+    Args:
+        fn: the function; left out in ``@rf.workflow(...)`` with options.
+        settings: ``id`` (default: the function's name), ``version`` (default "1"), ``description`` (default: the
+            first line of the docstring).
+
+    Raises:
+        DefinitionError: an option is unknown or does not fit, or ``fn`` is no ``async def``.
+
+    Example:
+        >>> @workflow(version="2")
+        ... async def analyse(document: str) -> int:
+        ...     return len(document)
+        >>> analyse.id, analyse.version
+        ('analyse', '2')
+    """
+    check_options("workflow", settings, WorkflowSettings.__annotations__)
+    if fn is None:
+        return lambda function: WorkflowFunction(function, **settings)
+    return WorkflowFunction(fn, **settings)

@@ -1,0 +1,125 @@
+"""The engine on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from rayflow.client import Engine
+from rayflow.definition.options import EngineConfig
+from rayflow.errors import ClusterError
+from rayflow.runtime import cluster, naming
+from rayflow.runtime.environment import capture
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.supervisor import persistence_spec, supervisor_spec
+from rayflow.storage.urls import namespace_of, resolve
+
+log = logging.getLogger(__name__)
+
+#: Options that belong to this engine alone and may differ from those of the running actors.
+_OWN = frozenset({"store", "namespace", "address", "recover"})
+
+#: Seconds that the actors of a namespace may take to be ready.
+_READY = 120.0
+
+
+class DistributedEngine(Engine):
+    """Runs executions on a Ray cluster, where they survive the death of any process, this one included.
+
+    It joins the cluster at ``address`` or ``RAY_ADDRESS``, or the one that runs on this machine; where there is
+    none, it starts an independent local one, which stays when this process ends (``rayflow down`` stops it).
+
+    Args:
+        store: the store's URL; None takes ``RAYFLOW_STORE``, then a file in the user's data folder.
+        address: the Ray cluster's address; None looks for one as said above.
+        namespace: Ray namespace of the actors; None derives it from the store's URL.
+        config: the whole configuration; ``options`` are set on top of it.
+        take_over: take the store from a writer of another cluster that is still alive.
+        options: fields of :class:`EngineConfig`.
+
+    Raises:
+        ClusterError: no cluster can be joined or started, or the namespace's actors were made with other settings.
+        StorageUnavailable: the store cannot be opened, or another cluster writes it.
+
+    Attributes:
+        address: the address of the cluster.
+        recovered: ids of the unfinished executions that opening this engine took up.
+
+    Example:
+        >>> with rf.DistributedEngine(store="sqlite:///flows.db") as engine:   # doctest: +SKIP
+        ...     engine.execute(analyse, "…")
+    """
+
+    def __init__(
+        self,
+        store: str | None = None,
+        *,
+        address: str | None = None,
+        namespace: str | None = None,
+        config: EngineConfig | None = None,
+        take_over: bool = False,
+        **options: Any,
+    ) -> None:
+        given = {"store": store, "address": address, "namespace": namespace, **options}
+        given = {name: value for name, value in given.items() if value is not None}
+        chosen = EngineConfig.load(**given) if config is None else config.replace(**given)
+        self._connection = cluster.connect(chosen.address)
+        from rayflow.runtime._ray import RaySystem, job_working_dir
+
+        working_dir = job_working_dir()
+        url = resolve(chosen.store, environ=os.environ, forbidden=(os.getcwd(),) if working_dir else ())
+        super().__init__(
+            RaySystem(chosen.namespace or namespace_of(url)), chosen, url, capture(working_dir=working_dir)
+        )
+        self.address = self._connection.address
+        self.recovered: list[str] = []
+        try:
+            self._open(take_over=take_over)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self, *, take_over: bool) -> None:
+        bound = self._system.spawn(persistence_spec(self.store, take_over=take_over)).call("ready", timeout=_READY)
+        if bound != self.store:
+            raise ClusterError(
+                f"namespace {self._system.namespace!r} of this cluster is bound to the store {bound!r}, not to "
+                f"{self.store!r}; use that store, or give this engine a namespace of its own"
+            )
+        settings = Settings(url=self.store, config=self.config)
+        running: Settings = self._system.spawn(supervisor_spec(settings)).call("ready", timeout=_READY)
+        self._check_settings(running.config)
+        self._supervisor().call("environment", self._env.to_json())
+        if self.config.recover == "auto":
+            self.recovered = self._supervisor().call("recover", timeout=_READY)
+            if self.recovered:
+                log.info("taken up: %s", ", ".join(self.recovered))
+
+    def _check_settings(self, running: EngineConfig) -> None:
+        differ = [
+            f"{name}={getattr(self.config, name)!r} (running: {getattr(running, name)!r})"
+            for name in sorted(self.config.model_fields_set - _OWN)
+            if getattr(self.config, name) != getattr(running, name)
+        ]
+        if differ:
+            raise ClusterError(
+                f"the actors of namespace {self._system.namespace!r} run with other settings: {'; '.join(differ)}. Leave "
+                "these options out, or stop the actors first (engine.shutdown() or `rayflow down`)"
+            )
+
+    def close(self) -> None:
+        """Let go of the cluster. Executions go on; ``engine.handle(id)`` of another engine finds them again."""
+        if self._closed:
+            return
+        super().close()
+        self._connection.close()
+
+    def shutdown(self) -> None:
+        """Stop all actors of this namespace, then close. Unfinished executions go on with the next engine."""
+        names = sorted(self._system.names(), key=lambda name: name != naming.SUPERVISOR)
+        for name in names:
+            self._system.kill(name)
+        self.close()
+
+

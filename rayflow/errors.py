@@ -1,0 +1,280 @@
+"""Every exception that rayflow raises on purpose.
+
+    RayflowError
+    ├── DefinitionError (ValueError)          a workflow, step or option is wrong as written
+    ├── WorkflowNotRegistered (LookupError)   no workflow has that id in this store
+    ├── IncompatibleVersion                   the code or Python of an execution is not the one at hand
+    ├── ExecutionNotFound (LookupError)       no execution has that id in this store
+    ├── ExecutionAlreadyExists                that id belongs to another workflow or input
+    ├── ExecutionFailed                       the workflow ended with a failure (.failure)
+    │   └── ExecutionTimeout (TimeoutError)   … because its own deadline passed
+    ├── ExecutionCancelled                    the workflow was cancelled
+    ├── ResultTimeout (TimeoutError)          you stopped waiting; the execution goes on
+    ├── InvalidTransition                     the execution's status does not allow that
+    ├── NonDeterminismError                   replay took another path than the journal
+    ├── WorkflowSideEffect                    real I/O, a thread or a real clock inside a workflow
+    ├── StepFailed                            a step used up its attempts (.failure)
+    │   └── StepTimeout (TimeoutError)        … and the last one ran out of time
+    ├── TerminalError                         raise it in a step: do not retry
+    ├── LeaseLost                             the slot or attempt belongs to somebody newer
+    ├── QueueFull                             the queue is at its limit and the caller asked not to wait
+    ├── CodecError (TypeError)                a value cannot be written, or a payload not be read
+    ├── StorageError
+    │   ├── Fenced                            a newer owner exists: stop
+    │   ├── StorageUnavailable                the store cannot be reached or written now
+    │   └── CorruptRecord                     a record is not what was written
+    ├── ClusterError                          the Ray cluster cannot do what was asked
+    └── NotSupportedLocally                   LocalEngine cannot do that; it says what can
+
+All of them survive pickling with their fields: an exception crosses process borders here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is kept of an exception: data that any process can read, never the live object.
+
+    Args:
+        type: the exception's class as ``module.Qualname`` (builtins without the module).
+        message: ``str(exception)``.
+        traceback: the formatted traceback, as far as it was known where it was caught.
+        retryable: whether another attempt may be made at all.
+        mro: the names of the class and its bases, in resolution order, so that
+            ``retry_on`` and :meth:`matches` work without importing the class.
+        step: the sequence number of the step whose failure this is, if it is one's.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+    retryable: bool = True
+    mro: tuple[str, ...] = ()
+    step: int | None = None
+
+    def matches(self, *classes: type[BaseException] | str) -> bool:
+        """Whether the recorded exception was an instance of one of ``classes``.
+
+        Args:
+            classes: exception classes, or their names as :func:`class_name` writes them.
+        """
+        names = {c if isinstance(c, str) else class_name(c) for c in classes}
+        return bool(names.intersection((self.type, *self.mro)))
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+    def to_dict(self) -> dict[str, Any]:
+        """The failure as plain data, for JSON."""
+        return asdict(self)
+
+
+def class_name(cls: type) -> str:
+    """``module.Qualname`` of a class; builtins go without the module."""
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class RayflowError(Exception):
+    """Base of everything that rayflow raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions with keyword-only fields cannot be rebuilt from ``args`` alone, which is what
+        # the default does; this one survives any signature.
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(cls: type[RayflowError], args: tuple[Any, ...], fields: dict[str, Any]) -> RayflowError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class DefinitionError(RayflowError, ValueError):
+    """A workflow, step, agent or option is wrong as it is written."""
+
+
+class WorkflowNotRegistered(RayflowError, LookupError):
+    """No workflow has that id in this store."""
+
+    def __init__(self, workflow_id: str, *, known: tuple[str, ...] = ()) -> None:
+        self.workflow_id = workflow_id
+        self.known = known
+        hint = f"; registered here: {', '.join(known)}" if known else "; none is registered here"
+        super().__init__(
+            f"no workflow {workflow_id!r} is registered in this store{hint}. "
+            "Pass the workflow itself, or call engine.register(workflow) first"
+        )
+
+
+class IncompatibleVersion(RayflowError):
+    """The code, the environment or the Python of an execution is not the one at hand."""
+
+
+class ExecutionNotFound(RayflowError, LookupError):
+    """No execution has that id in this store."""
+
+    def __init__(self, execution_id: str) -> None:
+        self.execution_id = execution_id
+        super().__init__(f"no execution {execution_id!r} in this store; `rayflow list` shows those that there are")
+
+
+class ExecutionAlreadyExists(RayflowError):
+    """The id belongs to an execution of another workflow or with another input."""
+
+    def __init__(self, execution_id: str, *, reason: str) -> None:
+        self.execution_id = execution_id
+        self.reason = reason
+        super().__init__(
+            f"execution {execution_id!r} exists already, and {reason}. Starting an id again is the same "
+            "start only with the same workflow and input; choose another id for another run"
+        )
+
+
+class ExecutionFailed(RayflowError):
+    """The workflow ended with a failure."""
+
+    def __init__(self, execution_id: str, failure: Failure) -> None:
+        self.execution_id = execution_id
+        self.failure = failure
+        super().__init__(f"execution {execution_id!r} failed: {failure}")
+
+
+class ExecutionTimeout(ExecutionFailed, TimeoutError):
+    """The execution's own timeout or deadline passed."""
+
+
+class ExecutionCancelled(RayflowError):
+    """The execution was cancelled."""
+
+    def __init__(self, execution_id: str, *, reason: str = "") -> None:
+        self.execution_id = execution_id
+        self.reason = reason
+        super().__init__(f"execution {execution_id!r} was cancelled" + (f": {reason}" if reason else ""))
+
+
+class ResultTimeout(RayflowError, TimeoutError):
+    """The caller stopped waiting; the execution itself goes on."""
+
+    def __init__(self, execution_id: str, *, waited: float, status: str) -> None:
+        self.execution_id = execution_id
+        self.waited = waited
+        self.status = status
+        super().__init__(
+            f"execution {execution_id!r} was still {status} after {waited:g} s of waiting. It goes on; "
+            f"call handle.result() again, or engine.cancel({execution_id!r}) to stop it"
+        )
+
+
+class InvalidTransition(RayflowError):
+    """The execution's status does not allow what was asked."""
+
+    def __init__(self, execution_id: str, *, status: str, action: str, hint: str = "") -> None:
+        self.execution_id = execution_id
+        self.status = status
+        self.action = action
+        super().__init__(
+            f"cannot {action} execution {execution_id!r}: it is {status}" + (f". {hint}" if hint else "")
+        )
+
+
+class NonDeterminismError(RayflowError):
+    """Replay took another path than the one that the journal recorded.
+
+    The execution is paused, nothing was performed and nothing is lost: it goes on when the code
+    repeats itself again.
+    """
+
+    def __init__(self, *, expected: str, seen: str, position: int) -> None:
+        self.expected = expected
+        self.seen = seen
+        self.position = position
+        super().__init__(
+            f"replay differs from the journal at entry {position}: expected {expected}, saw {seen}. The workflow's "
+            "code changed, or it depends on something that is not recorded (a clock, random numbers, a set's order, "
+            "I/O). Put that into a step, or use rf.now(), rf.random(), rf.uuid4(); then resume the execution"
+        )
+
+
+class WorkflowSideEffect(RayflowError):
+    """Workflow code tried to reach the outside world directly."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} inside a workflow: a workflow is replayed after a crash, so it must not touch the world "
+            "itself. Put it into a step (`@rf.step`) and await that"
+        )
+
+
+class StepFailed(RayflowError):
+    """A step used up its attempts, or failed in a way that is not retried."""
+
+    def __init__(self, step: str, failure: Failure, *, attempts: int, seq: int) -> None:
+        self.step = step
+        self.failure = failure
+        self.attempts = attempts
+        self.seq = seq
+        times = "attempt" if attempts == 1 else "attempts"
+        super().__init__(f"step {step!r} failed after {attempts} {times}: {failure}")
+
+
+class StepTimeout(StepFailed, TimeoutError):
+    """The last attempt of a step ran out of time."""
+
+
+class TerminalError(RayflowError):
+    """Raise this in a step to say that trying again is of no use."""
+
+    retryable = False
+
+
+class LeaseLost(RayflowError):
+    """The slot or the attempt belongs to somebody newer; the answer does not count."""
+
+
+class QueueFull(RayflowError):
+    """The queue is at its limit and the caller asked not to wait."""
+
+
+class CodecError(RayflowError, TypeError):
+    """A value cannot be written, or a payload cannot be read back."""
+
+
+class StorageError(RayflowError):
+    """Something is wrong with the store."""
+
+
+class Fenced(StorageError):
+    """A newer owner exists. It means "stop", never "this was not written"."""
+
+
+class StorageUnavailable(StorageError):
+    """The store cannot be reached, or cannot be written now."""
+
+
+class CorruptRecord(StorageError):
+    """A record is not what was written, or breaks the order of its journal."""
+
+    def __init__(self, execution_id: str, detail: str) -> None:
+        self.execution_id = execution_id
+        self.detail = detail
+        super().__init__(f"corrupt record of execution {execution_id!r}: {detail}")
+
+
+class ClusterError(RayflowError):
+    """The Ray cluster cannot do what was asked."""
+
+
+class NotSupportedLocally(RayflowError):
+    """LocalEngine cannot do this; the message says what can."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"LocalEngine cannot {what}: that needs a Ray cluster. Use rf.DistributedEngine")

@@ -1,0 +1,183 @@
+"""What a start answers: a handle on an execution, to wait for it and to steer it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rayflow.core.snapshot import ExecutionSnapshot
+from rayflow.errors import ExecutionNotFound, RayflowError, ResultTimeout
+from rayflow.runtime import naming
+from rayflow.runtime.persistence import News
+from rayflow.runtime.system import ActorSystem
+from rayflow.storage.base import ExecutionRecord
+
+if TYPE_CHECKING:
+    from rayflow.client import Engine
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+
+#: Seconds that one question for news stays open.
+_PATIENCE = 10.0
+
+
+class ExecutionHandle(Generic[R]):
+    """One execution. It can be awaited; it may be dropped at any time, the execution goes on.
+
+    Args:
+        engine: the engine that made it.
+        execution_id: the execution's id.
+        returns: the annotation of the workflow's result, to rebuild it.
+
+    Example:
+        >>> handle = engine.start(analyse, "…")        # doctest: +SKIP
+        >>> handle.result(timeout=60)                  # or: await handle  # doctest: +SKIP
+    """
+
+    def __init__(self, engine: Engine, execution_id: str, returns: Any = None) -> None:
+        self._engine = engine
+        self._returns = returns
+        self.id = execution_id
+
+    def __repr__(self) -> str:
+        return f"<execution {self.id!r}>"
+
+    def status(self) -> ExecutionSnapshot:
+        """The execution's snapshot. Raises ExecutionNotFound."""
+        return self._engine.status(self.id)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the end and answer the workflow's result.
+
+        Args:
+            timeout: seconds to wait at most; None for as long as it takes.
+
+        Raises:
+            ExecutionFailed: it failed; ``.failure`` says how. ExecutionTimeout if its own time was up.
+            ExecutionCancelled: it was cancelled.
+            ResultTimeout: it still runs; it goes on.
+        """
+        future = self._engine.watcher.future(self.id)
+        began = time.monotonic()
+        try:
+            record = future.result(timeout)
+        except TimeoutError:
+            status = self._engine.record(self.id).status
+            raise ResultTimeout(self.id, waited=time.monotonic() - began, status=status) from None
+        result: R = self._engine.outcome(record, self._returns)
+        return result
+
+    def done(self) -> bool:
+        """Whether it is over."""
+        return self._engine.record(self.id).status.terminal
+
+    def pause(self, reason: str = "") -> None:
+        """See ``engine.pause``."""
+        self._engine.pause(self.id, reason=reason)
+
+    def resume(self) -> None:
+        """See ``engine.resume``."""
+        self._engine.resume(self.id)
+
+    def cancel(self, reason: str = "") -> None:
+        """See ``engine.cancel``."""
+        self._engine.cancel(self.id, reason=reason)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        future = asyncio.wrap_future(self._engine.watcher.future(self.id))
+        record = yield from future.__await__()
+        result: R = self._engine.outcome(record, self._returns)
+        return result
+
+
+class Watcher:
+    """Tells an engine's handles when their executions end; one thread, however many handles.
+
+    It asks the persistence actor what ended since it last asked, and looks for itself at an execution that it is
+    newly asked for, and at all of them when the actor was restarted.
+
+    Args:
+        system: where the persistence actor is found.
+    """
+
+    def __init__(self, system: ActorSystem) -> None:
+        self._system = system
+        self._lock = threading.Lock()
+        self._pending: dict[str, Future[ExecutionRecord]] = {}
+        self._cursor = ("", 0)
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def future(self, execution_id: str) -> Future[ExecutionRecord]:
+        """A future of the execution's row once it has ended. Raises ExecutionNotFound."""
+        with self._lock:
+            if self._closed:
+                raise RayflowError("this engine is closed; open another one and use engine.handle(id)")
+            known = self._pending.get(execution_id)
+            if known is None or known.done():
+                known = self._pending[execution_id] = Future()
+                known.set_running_or_notify_cancel()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="rayflow-watcher", daemon=True)
+                self._thread.start()
+            self._wake.set()
+        if not known.done():
+            self._look([execution_id])
+        return known
+
+    def close(self) -> None:
+        """Stop. Whoever still waits gets an error that says that the engine was closed."""
+        with self._lock:
+            self._closed = True
+            pending, self._pending = list(self._pending.values()), {}
+        self._wake.set()
+        for future in pending:
+            if not future.done():
+                future.set_exception(RayflowError("the engine was closed while this waited; the execution goes on"))
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._wake.wait()
+            if self._closed:
+                return
+            try:
+                news: News = self._persistence().call("news", self._cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news")
+            except Exception as error:  # noqa: BLE001 - the cluster may be gone under us; say so, and try again
+                log.warning("cannot be told what ends now: %s", error)
+                time.sleep(0.5)
+                continue
+            self._cursor = news.cursor
+            with self._lock:
+                ids = list(self._pending) if news.reset else [i for i in news.ended if i in self._pending]
+            self._look(ids)
+            with self._lock:
+                if not self._pending and not self._closed:
+                    self._wake.clear()
+
+    def _look(self, ids: Sequence[str]) -> None:
+        for execution_id in ids:
+            try:
+                record = self._persistence().call("execution", execution_id)
+            except RayflowError as error:
+                log.warning("cannot look at execution %s now: %s", execution_id, error)
+                self._cursor = ("", 0)  # look at all of them again
+                continue
+            with self._lock:
+                future = self._pending.get(execution_id)
+                if future is None or future.done() or (record is not None and not record.status.terminal):
+                    continue
+                del self._pending[execution_id]
+            if record is None:
+                future.set_exception(ExecutionNotFound(execution_id))
+            else:
+                future.set_result(record)
+
+    def _persistence(self) -> Any:
+        return self._system.find(naming.PERSISTENCE)

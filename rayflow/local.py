@@ -1,0 +1,84 @@
+"""The engine without Ray: the same machines, stores and actors, as threads of this process."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rayflow.client import Engine
+from rayflow.definition.options import EngineConfig
+from rayflow.errors import NotSupportedLocally
+from rayflow.runtime import naming
+from rayflow.runtime.environment import capture
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.supervisor import persistence_spec, supervisor_spec
+from rayflow.runtime.threads import ThreadSystem
+from rayflow.storage.urls import resolve
+
+#: What only a cluster can do, and what it is called in a message.
+_NEEDS_CLUSTER = {"address": "join a cluster", "namespace": "keep actors in a namespace"}
+
+
+class LocalEngine(Engine):
+    """Runs executions in this process: for tests, laptops and quick looks.
+
+    It records as durably as the store does, and takes up unfinished executions when it is opened again on the
+    same store; but when this process ends, they stop. CPU-bound steps share one interpreter.
+
+    Args:
+        store: the store's URL; the default keeps nothing beyond this process.
+        config: the whole configuration; ``options`` are set on top of it.
+        options: fields of :class:`EngineConfig`.
+
+    Raises:
+        NotSupportedLocally: an option needs a cluster.
+        StorageUnavailable: the store cannot be opened, or another process writes it.
+
+    Example:
+        >>> import rayflow as rf
+        >>> @rf.workflow
+        ... async def hello(name: str) -> str:
+        ...     return f"hello {name}"
+        >>> with rf.LocalEngine() as engine:
+        ...     engine.execute(hello, "you")
+        'hello you'
+    """
+
+    def __init__(self, store: str = "memory://", *, config: EngineConfig | None = None, **options: Any) -> None:
+        for option, what in _NEEDS_CLUSTER.items():
+            if options.get(option) is not None or (config is not None and getattr(config, option) is not None):
+                raise NotSupportedLocally(what)
+        base = config or EngineConfig.load()
+        chosen = base.replace(**{"max_coordinators": 1, "standbys": 1, **options})
+        url = resolve(store, environ=os.environ)
+        self._threads = ThreadSystem()
+        super().__init__(self._threads, chosen, url, capture())
+        try:
+            self._open()
+        except BaseException:
+            self._threads.close()
+            raise
+
+    def _open(self) -> None:
+        settings = Settings(url=self.store, config=self.config)
+        self._threads.spawn(persistence_spec(self.store)).call("ready")
+        self._threads.spawn(supervisor_spec(settings)).call("ready")
+        self._supervisor().call("environment", self._env.to_json())
+        if self.config.recover == "no":
+            return
+        self.recovered: list[str] = self._supervisor().call("recover")
+
+    def close(self) -> None:
+        """Stop. Unfinished executions go on when an engine opens the same store again."""
+        if self._closed:
+            return
+        super().close()
+        for name in sorted(self._threads.names(), key=_closing_order):
+            self._threads.find(name).call("stop")
+        self._threads.close()
+
+
+def _closing_order(name: str) -> int:
+    """Those that start others first, the store last."""
+    first = [naming.SUPERVISOR, "rayflow:coordinator", "rayflow:pool", "rayflow:worker", naming.PERSISTENCE]
+    return next(i for i, prefix in enumerate(first) if name.startswith(prefix))

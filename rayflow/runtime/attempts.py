@@ -1,0 +1,296 @@
+"""Runs one attempt at a step, and makes whatever comes of it an outcome.
+
+Sync functions run on the calling thread, what they or async functions answer is awaited on the worker's loop. No
+exception of a step gets any further, whatever its kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import re
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, cast
+
+from rayflow.core.machine import failure_of
+from rayflow.definition.agent import agent_id, run_agent
+from rayflow.definition.api import StepContext, entered
+from rayflow.definition.base import Definition
+from rayflow.definition.step import Step
+from rayflow.errors import ClusterError, Failure, IncompatibleVersion, StorageUnavailable, class_name
+from rayflow.runtime import logs, output
+from rayflow.runtime.arguments import read_arguments
+from rayflow.runtime.eventloop import LoopThread
+from rayflow.runtime.messages import TaskMessage, TaskOutcome
+from rayflow.storage.codec import Codec
+
+Resolve = Callable[[Mapping[str, Any], str], Any]
+"""Finds the step or agent of a code reference and a part of it."""
+
+#: The part of a blob that is a definition itself, not an agent inside it.
+_WHOLE = re.compile(r"@\d+")
+
+#: Packages whose frames lead from the worker to the step's own code, and tell its author nothing.
+_ROAD = frozenset({"rayflow", "asyncio", "concurrent"})
+
+
+class Attempt:
+    """One attempt under way.
+
+    Args:
+        task: what runs.
+        worker: the worker's name.
+        coordinator: name of the actor that is told what the step prints.
+    """
+
+    def __init__(self, task: TaskMessage, worker: str, coordinator: str) -> None:
+        self.task = task
+        self.coordinator = coordinator
+        self.began = time.time()
+        self.since = time.monotonic()
+        self.lines = output.Lines()
+        self.context = StepContext(
+            execution_id=task.execution_id,
+            workflow_id=task.workflow_id,
+            step=task.step,
+            seq=task.seq,
+            attempt=task.attempt,
+            idempotency_key=task.idempotency_key,
+            epoch=task.epoch,
+            worker=worker,
+        )
+        self._lock = threading.Lock()
+        self._reason: str | None = None
+        self._interrupt: Callable[[], None] | None = None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the attempt was told to stop; None if it was not."""
+        return self._reason
+
+    def stop(self, reason: str) -> None:
+        """Tell the attempt to stop. An async step is cancelled; a sync one sees it in ``step_context().cancelled``."""
+        with self._lock:
+            if self._reason is None:
+                self._reason = reason
+            interrupt = self._interrupt
+        self.context.cancel.set()
+        if interrupt is not None:
+            interrupt()
+
+    def interruptible(self, interrupt: Callable[[], None]) -> None:
+        """From now on stopping it calls this; now, if it was stopped already."""
+        with self._lock:
+            self._interrupt = interrupt
+            stopped = self._reason is not None
+        if stopped:
+            interrupt()
+
+
+class Runner:
+    """Runs attempts.
+
+    Args:
+        resolve: finds code.
+        codec: reads arguments and writes results.
+        loop: where async steps run.
+    """
+
+    def __init__(self, resolve: Resolve, codec: Codec, loop: LoopThread) -> None:
+        self._resolve = resolve
+        self._codec = codec
+        self._loop = loop
+
+    def run(self, attempt: Attempt) -> TaskOutcome:
+        """Run an attempt on this thread, to its end."""
+        output.install()
+        # A context of its own, so that what one step sets in it is not seen by the next.
+        result, failure = contextvars.copy_context().run(self._run, attempt)
+        return TaskOutcome(
+            attempt.task.execution_id,
+            attempt.task.seq,
+            attempt.task.attempt,
+            result,
+            failure,
+            attempt.began,
+            time.time(),
+            attempt.lines.take(end=True),
+        )
+
+    def _run(self, attempt: Attempt) -> tuple[bytes | None, Failure | None]:
+        task = attempt.task
+        place = logs.within(task.execution_id, task.step, task.attempt)
+        with entered(attempt.context), place, output.collecting(attempt.lines):
+            try:
+                return self._result(attempt), None
+            except _Unusable as unusable:
+                return None, unusable.failure()
+            except _TimedOut as late:
+                return None, late.failure(task)
+            except _Stopped as stopped:
+                return None, cancelled(str(stopped))
+            except BaseException as error:  # noqa: BLE001 - also SystemExit: a step does not end its worker
+                return None, failure_from(error)
+
+    def _result(self, attempt: Attempt) -> bytes:
+        task = attempt.task
+        with _needed(f"the code of step {task.step!r} cannot be loaded"):
+            agent = is_agent(task)
+            target = self._resolve(task.code, task.part)
+            fn = _function(target, task, agent=agent)
+        with _needed(f"the arguments of step {task.step!r} cannot be read"):
+            args, kwargs = read_arguments(self._codec, task.payload, fn)
+            given = _only(args) if agent else None
+        if attempt.stopped is not None:
+            raise _Stopped(attempt.stopped)
+        if agent:
+            on_this_thread = _OnThisThread(agent_id(target), lambda value: self._settled(attempt, fn(value)))
+            value = _driven(run_agent(on_this_thread, given, time.time))
+        else:
+            value = self._settled(attempt, fn(*args, **kwargs))
+        with _needed(f"the result of step {task.step!r} cannot be recorded"):
+            return self._codec.encode(value)
+
+    def _settled(self, attempt: Attempt, answer: Any) -> Any:
+        if not inspect.isawaitable(answer):
+            return answer
+        value, error = self._loop.run(self._awaited(attempt, answer))
+        if error is not None:
+            raise error
+        return value
+
+    async def _awaited(self, attempt: Attempt, answer: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+        # What the step raises is answered, not raised: asyncio lets SystemExit end the whole loop.
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        limit = asyncio.timeout(attempt.task.timeout)
+        try:
+            attempt.interruptible(lambda: self._loop.call(task.cancel))
+            async with limit:
+                return await answer, None
+        except BaseException as error:  # noqa: BLE001 - see above
+            if limit.expired():
+                return None, _TimedOut(error)
+            if isinstance(error, asyncio.CancelledError) and attempt.stopped is not None:
+                return None, _Stopped(attempt.stopped)
+            return None, error
+
+
+@dataclass(frozen=True, slots=True)
+class _OnThisThread:
+    """An agent whose call is over when it returns: what is to be awaited was awaited on the loop."""
+
+    id: str
+    run: Callable[[Any], Any]
+
+
+def is_agent(task: TaskMessage) -> bool:
+    """Whether a task calls an agent inside a declared workflow, rather than a step."""
+    whole = task.code.get("kind") == "value" and _WHOLE.fullmatch(task.part) is not None
+    return bool(task.part) and not whole
+
+
+def _function(target: Any, task: TaskMessage, *, agent: bool) -> Callable[..., Any]:
+    if not agent and not isinstance(target, Step):
+        raise IncompatibleVersion(
+            f"{task.code.get('module')}:{task.code.get('qualname')} is {target!r} here, and no step; the execution "
+            f"issued step {task.step!r} from it"
+        )
+    fn: Callable[..., Any] | None = target.fn if isinstance(target, Definition) else target.run
+    if fn is None:
+        raise IncompatibleVersion(f"{target!r} has no function that could be called as step {task.step!r}")
+    return fn
+
+
+def _only(args: tuple[Any, ...]) -> Any:
+    (value,) = args
+    return value
+
+
+def _driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine that has nothing to wait for."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        return done.value
+    coroutine.close()
+    raise TypeError("the agent answered something to be awaited, and that again something to be awaited")
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------
+class _Stopped(Exception):
+    """The attempt was told to stop, and did."""
+
+
+class _TimedOut(Exception):
+    """The attempt's time was up."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def failure(self, task: TaskMessage) -> Failure:
+        return Failure(
+            type="rayflow.errors.StepTimeout",
+            message=f"attempt {task.attempt} of step {task.step!r} took longer than its timeout of {task.timeout:g} s",
+            traceback=failure_from(self.error.__cause__ or self.error).traceback,
+            mro=("rayflow.errors.StepTimeout", "TimeoutError"),
+        )
+
+
+class _Unusable(Exception):
+    """Code, arguments or a result that another attempt would not mend."""
+
+    def __init__(self, what: str, error: BaseException) -> None:
+        super().__init__()
+        self.what = what
+        self.error = error
+
+    def failure(self) -> Failure:
+        found = failure_from(self.error)
+        return replace(found, message=f"{self.what}: {found.message or found.type}", retryable=False)
+
+
+@contextlib.contextmanager
+def _needed(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ClusterError, StorageUnavailable):
+        raise  # it may be there at the next attempt
+    except BaseException as error:
+        raise _Unusable(what, error) from error
+
+
+def failure_from(error: BaseException) -> Failure:
+    """An exception of a step as data, its traceback beginning where the step's own code does."""
+    own = error.__traceback__
+    while own is not None and _on_the_road(own):
+        own = own.tb_next
+    if own is not None:
+        error.__traceback__ = own
+    try:
+        failure = failure_of(error)
+    except Exception as broken:  # noqa: BLE001 - the exception's own __str__ may raise anything
+        message = f"<no message: its __str__ raised {type(broken).__name__}>"
+        return Failure(class_name(type(error)), message, mro=tuple(class_name(c) for c in type(error).__mro__[:-1]))
+    # `retryable` is whatever the exception's author put there; what goes into the journal is a bool.
+    return replace(failure, retryable=bool(failure.retryable))
+
+
+def _on_the_road(frame: TracebackType) -> bool:
+    return str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _ROAD
+
+
+def cancelled(reason: str) -> Failure:
+    """The failure of an attempt that was cancelled from outside. Whoever cancelled it does not wait for it."""
+    cls = asyncio.CancelledError
+    return Failure(
+        type=class_name(cls),
+        message=f"the attempt was cancelled: {reason}" if reason else "the attempt was cancelled",
+        mro=tuple(class_name(base) for base in cls.__mro__[:-1]),
+    )

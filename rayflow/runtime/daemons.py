@@ -1,0 +1,66 @@
+"""Daemon threads that run jobs: those of an executor would keep the interpreter from ending."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+
+class Daemons:
+    """Up to ``limit`` daemon threads, started as they are needed.
+
+    Args:
+        name: what the threads are called.
+        limit: how many jobs run at once.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closed = False
+        self._change = threading.Condition()
+
+    def submit(self, job: Callable[[], None]) -> bool:
+        """Run the job on one of the threads, which must not raise. Answers False if they are closed."""
+        with self._change:
+            if self._closed:
+                return False
+            self._jobs.append(job)
+            if len(self._jobs) > self._idle and len(self._threads) < self._limit:
+                name = f"{self._name}-{len(self._threads)}"
+                thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            else:
+                self._change.notify()
+            return True
+
+    def close(self) -> None:
+        """Take no more jobs; threads end when those that were submitted are done."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+
+    def join(self, deadline: float) -> list[str]:
+        """Wait for the threads until that moment of ``time.monotonic()``; the names of those that still run."""
+        me = threading.current_thread()
+        others = [thread for thread in self._threads if thread is not me]
+        for thread in others:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [thread.name for thread in others if thread.is_alive()]
+
+    def _serve(self) -> None:
+        while (job := self._next()) is not None:
+            job()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._change:
+            self._idle += 1
+            self._change.wait_for(lambda: self._jobs or self._closed)
+            self._idle -= 1
+            return self._jobs.popleft() if self._jobs else None

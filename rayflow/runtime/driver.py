@@ -1,0 +1,314 @@
+"""Drives one execution: the shell between its machine and the store.
+
+It owns the claim, the encoding of journal entries, and what has been written so far. It has no thread: its
+coordinator calls it from one thread only, sends the operations that it hands out, and brings back the answers.
+The order is always the same: entries are made, they are committed, then what they call for is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+
+from rayflow.core.events import AttemptFailed, Entry, Paused, StepCompleted
+from rayflow.core.execution import Action, Execution, InboxItem, Work
+from rayflow.core.machine import Machine, failure_of
+from rayflow.definition.base import WorkflowDefinition
+from rayflow.definition.code import PYTHON, CodeCache, CodeRef, source_hash
+from rayflow.definition.options import ExecutionOptions
+from rayflow.errors import ClusterError, Failure, IncompatibleVersion, StorageUnavailable
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import (
+    Answer,
+    Append,
+    Claim,
+    Deliver,
+    Done,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Refused,
+    Release,
+)
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.records import append_digest, decode_entry, encode_entry, encode_failure
+
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[str], bytes]
+
+
+class Driver:
+    """One execution, as its coordinator holds it.
+
+    Args:
+        record: the execution's row, as it was when this coordinator was told to drive it.
+        nonce: the coordinator's own, for claims.
+        coordinator: the coordinator's name, for people.
+        codec: reads and writes payloads.
+        cache: loads code.
+        fetch: answers blobs of the store.
+    """
+
+    def __init__(
+        self,
+        record: ExecutionRecord,
+        *,
+        nonce: str,
+        coordinator: str,
+        codec: MsgpackCodec,
+        cache: CodeCache,
+        fetch: Fetch,
+    ) -> None:
+        self.record = record
+        self.id = record.id
+        self.epoch = record.epoch + 1
+        self.options = ExecutionOptions.model_validate_json(record.options)
+        self.code = CodeRef.from_dict(json.loads(record.code))
+        self.dirty = False
+        self.over = False
+        self.wake: float | None = None
+        self._nonce = nonce
+        self._coordinator = coordinator
+        self._codec = codec
+        self._cache = cache
+        self._fetch = fetch
+        self._execution: Execution | None = None
+        self._unclaimed = False
+        self._entries: list[Entry] = []
+        self._work = Work()
+        self._sent: Work | None = None
+        self._sent_claim = False
+        self._sent_release = False
+        self._last_seq = record.last_seq
+        self._blocked: Failure | None = None
+        self._blocked_seen = 0
+
+    # --- taking up -----------------------------------------------------------------------------------------
+    def claim(self, now: float) -> Claim:
+        """The operation that makes this coordinator the owner."""
+        return Claim(self.id, self.record.epoch, self._nonce, self._coordinator, now)
+
+    def begin(self, now: float) -> None:
+        """Start a new execution: its claim goes out together with its first entry."""
+        self._unclaimed = True
+        self._load(lambda execution: execution.begin(now), now)
+
+    def restore(
+        self, record: ExecutionRecord, journal: Sequence[JournalRow], inbox: Sequence[InboxRow], now: float
+    ) -> None:
+        """Take the execution up where its journal ends, after the claim was granted."""
+        self.record = record
+        self._last_seq = record.last_seq
+        items = self._items(inbox)
+        if not journal:
+            self._load(lambda execution: execution.begin(now), now)
+            self._receive(items, now)
+            return
+        entries = [decode_entry(self.id, row.seq, row.body) for row in journal]
+        self._load(lambda execution: execution.restore(entries, items, now), now, seen=record.inbox_last)
+        log.info("execution %s taken up at entry %d, epoch %d", self.id, self._last_seq, self.epoch)
+
+    def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
+        try:
+            definition = self._definition()
+            args, kwargs = self._codec.decode(self.record.input)
+            machine = Machine(
+                lambda: definition.begin(args, kwargs),
+                execution_id=self.id,
+                workflow_id=self.record.workflow_id,
+                payloads=self._codec,
+                on_unhandled=self._unhandled,
+            )
+            self._execution = Execution(machine, self.options, deadline=self.record.deadline)
+            go(self._execution)
+        except (ClusterError, StorageUnavailable):
+            raise  # it may be there in a moment; the coordinator tries again
+        except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
+            # Code that is gone or does not repeat itself, payloads that cannot be read: nothing was performed, and
+            # nothing of the execution may be lost by going on without them.
+            self._block(error, now, seen)
+        self.dirty = True
+
+    def _definition(self) -> WorkflowDefinition:
+        if self.code.python != PYTHON:
+            raise IncompatibleVersion(
+                f"execution {self.id!r} was started with Python {self.code.python}, and this is Python {PYTHON}, where "
+                f"asyncio may order things differently; run a cluster with Python {self.code.python}"
+            )
+        definition: WorkflowDefinition = self._cache.load(self.code, self._fetch)
+        found = getattr(definition, "id", None)
+        if found != self.record.workflow_id or definition.version != self.record.version:
+            raise IncompatibleVersion(
+                f"{self.code.place} is workflow {found!r} version {getattr(definition, 'version', '')!r} now; execution "
+                f"{self.id!r} runs {self.record.workflow_id!r} version {self.record.version!r}"
+            )
+        self._check_source(definition)
+        return definition
+
+    def _check_source(self, definition: WorkflowDefinition) -> None:
+        seen = source_hash(definition)
+        if not (seen and self.code.source_sha256) or seen == self.code.source_sha256:
+            return
+        message = (
+            f"the source of workflow {self.record.workflow_id!r} version {self.record.version!r} ({self.code.place}) "
+            f"changed since execution {self.id!r} started"
+        )
+        if self.options.strict_versions:
+            raise IncompatibleVersion(message + "; give the changed workflow another version")
+        log.warning("%s; it goes on, and is paused if it does not repeat itself", message)
+
+    def _block(self, error: Exception, now: float, seen: int) -> None:
+        if self._execution is not None:
+            self._execution.evict()
+            self._execution = None
+        self._blocked, self._blocked_seen = failure_of(error), seen
+        log.error("execution %s is paused: %s", self.id, error)
+        self._work = Work(status=ExecutionStatus.PAUSED, reason=self._blocked, inbox_done=seen)
+        self._entries = [Entry(self._last_seq + 1, Paused(now, str(error)))]
+
+    def _unhandled(self, message: str, error: BaseException | None) -> None:
+        log.warning("execution %s: %s", self.id, message, exc_info=error)
+
+    # --- what happens --------------------------------------------------------------------------------------
+    @property
+    def execution(self) -> Execution | None:
+        """The machine; None while it is not loaded, or its code cannot be."""
+        return self._execution
+
+    @property
+    def inbox_seen(self) -> int:
+        """The newest inbox row that was read."""
+        return self._blocked_seen if self._execution is None else self._execution.inbox_seen
+
+    def receive(self, rows: Sequence[InboxRow], now: float) -> None:
+        """Inbox rows arrived."""
+        self._receive(self._items(rows), now)
+
+    def _receive(self, items: Sequence[tuple[int, InboxItem]], now: float) -> None:
+        if self._execution is None:
+            return
+        for number, item in items:
+            self._execution.inbox(number, item, now)
+        self.dirty = True
+
+    def _items(self, rows: Sequence[InboxRow]) -> list[tuple[int, InboxItem]]:
+        items: list[tuple[int, InboxItem]] = []
+        for row in rows:
+            event = decode_entry(self.id, row.number, row.body).event
+            assert isinstance(event, InboxItem), event
+            items.append((row.number, event))
+        return items
+
+    # --- writing -------------------------------------------------------------------------------------------
+    def hurry(self) -> list[Action]:
+        """Actions that need not wait for the journal, where the execution's checkpoints allow it."""
+        if self.options.checkpoints == "sync" or self._execution is None or self._unclaimed or self._sent_claim:
+            return []
+        self._collect()
+        if self._work.outcome is not None:
+            return []
+        actions, self._work.actions = self._work.actions, []
+        return actions
+
+    def operations(self, now: float) -> list[Operation]:
+        """What has to be written now; the answers go to :meth:`committed`."""
+        self.dirty = False
+        self._collect()
+        operations: list[Operation] = []
+        if self._unclaimed:
+            operations.append(self.claim(now))
+            self._unclaimed, self._sent_claim = False, True
+        work, self._work = self._work, Work()
+        if self._entries:
+            operations.append(self._append(self._entries, work, now))
+            self._entries = []
+        operations.extend(self._hold(outcome) for outcome in work.holds)
+        if not operations and self._parkable(work):
+            operations.append(Release(self.id, self.epoch, runnable_at=self.record.deadline, at=now, seen=self.inbox_seen))
+            self._sent_release = True
+        self._sent = work
+        return operations
+
+    def _collect(self) -> None:
+        if self._execution is None:
+            return
+        work = self._execution.take()
+        self._entries.extend(work.entries)
+        earlier, self._work = self._work, work
+        work.actions[:0] = earlier.actions
+        work.holds[:0] = earlier.holds
+        work.counts.update(earlier.counts)
+
+    def _parkable(self, work: Work) -> bool:
+        execution = self._execution
+        if execution is None:
+            return self._blocked is not None
+        return execution.paused and execution.idle and not work.actions
+
+    def _append(self, entries: Sequence[Entry], work: Work, now: float) -> Append:
+        rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
+        self._last_seq = entries[-1].seq
+        outcome = work.outcome
+        failure = outcome.failure if outcome is not None else work.reason
+        return Append(
+            execution_id=self.id,
+            epoch=self.epoch,
+            first_seq=entries[0].seq,
+            rows=rows,
+            digest=append_digest(rows),
+            at=now,
+            status=work.status,
+            inbox_done=work.inbox_done,
+            result=None if outcome is None else outcome.result,
+            failure=None if failure is None else encode_failure(failure),
+            counts=dict(work.counts),
+        )
+
+    def _hold(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
+        key = f"outcome/{self.epoch}/{outcome.step}/{outcome.attempt}"
+        row = InboxRow(key=key, kind="outcome", body=encode_entry(Entry(0, outcome)), at=outcome.at)
+        return Deliver(self.id, row, epoch=self.epoch)
+
+    def committed(self, answers: Sequence[Answer]) -> tuple[list[Action], int]:
+        """The operations are durable, or refused. Answers what is to be done now, and the newest inbox row.
+
+        Sets ``over`` when this coordinator has nothing to do with the execution any more.
+
+        Raises:
+            RayflowError: the store refused an operation: stop driving the execution.
+        """
+        for answer in answers:
+            if isinstance(answer, Refused):
+                self.over = True
+                raise answer.error
+        self._sent_claim = False
+        work, self._sent = self._sent or Work(), None
+        newest = max((a.inbox_last for a in answers if isinstance(a, Done)), default=0)
+        released = self._sent_release and any(isinstance(a, Done) and a.parked for a in answers)
+        self._sent_release = False
+        if work.outcome is not None or released:
+            self.over = True
+        elif newest <= self.inbox_seen and self._parkable(work):
+            self.dirty = True  # the next round parks it
+        return work.actions, newest
+
+    def evict(self) -> None:
+        """Drop the workflow's code."""
+        if self._execution is not None:
+            self._execution.evict()
+            self._execution = None
+
+    def key(self, seq: int, step: str, payload: bytes) -> str:
+        """The idempotency key of a step: execution, number, name and arguments, whatever the attempt."""
+        text = f"{self.id}\0{seq}\0{step}\0".encode()
+        return hashlib.sha256(text + payload).hexdigest()[:32]
+
+
+def is_fresh(record: ExecutionRecord) -> bool:
+    """Whether an execution has never been driven: it can be claimed and begun in one transaction."""
+    return record.last_seq == 0 and record.epoch == 0 and record.inbox_last == 0
+

@@ -1,0 +1,94 @@
+"""Code environments: where an execution's code is found again, in a process that its driver never saw.
+
+An environment is what a driver's imports depend on: its import paths (its script's folder, its working folder),
+or the package of its ``working_dir`` by content hash when it was submitted with one. Coordinators and workers
+belong to one environment each, since the modules of one driver are not those of another, even where they have
+the same name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One code environment.
+
+    Args:
+        paths: folders put in front of ``sys.path``, first one first.
+        working_dir: URI of the driver's package, as Ray names it by content hash; "" without one.
+        python: the Python's minor version, like "3.11".
+    """
+
+    paths: tuple[str, ...] = ()
+    working_dir: str = ""
+    python: str = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+    @property
+    def id(self) -> str:
+        """A short name, the same for the same content."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def to_json(self) -> str:
+        """As text, to be kept in the store."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Environment:
+        """The environment of that text."""
+        fields = json.loads(text)
+        return cls(paths=tuple(fields["paths"]), working_dir=fields["working_dir"], python=fields["python"])
+
+    def runtime_env(self) -> dict[str, Any]:
+        """What Ray is told when it makes an actor of this environment."""
+        return {"working_dir": self.working_dir} if self.working_dir else {}
+
+
+def capture(*, working_dir: str = "") -> Environment:
+    """The environment of this process: the folders that it imports from, beyond its Python's own.
+
+    Args:
+        working_dir: URI of the package that Ray unpacked for this job. It lies in another folder on every node,
+            so what is inside of it is recorded relative to it.
+    """
+    here = os.getcwd()
+    folders = [os.path.abspath(entry or here) for entry in sys.path]
+    folders = [folder for folder in folders if os.path.isdir(folder) and not _installed(folder)]
+    if working_dir:
+        folders = [os.path.relpath(folder, here) if _inside(folder, here) else folder for folder in folders]
+    return Environment(paths=tuple(dict.fromkeys(folders)), working_dir=working_dir)
+
+
+def _inside(folder: str, root: str) -> bool:
+    return os.path.commonpath([folder, os.path.abspath(root)]) == os.path.abspath(root)
+
+
+def _installed(folder: str) -> bool:
+    # What is installed is there on every node anyway, and would tie executions to one path of it.
+    return any(_inside(folder, prefix) for prefix in (sys.prefix, sys.base_prefix))
+
+
+_applied = ""
+
+
+def apply(environment: Mapping[str, Any] | Environment) -> None:
+    """Make this process find the environment's code. Called once in each actor process, at its first use."""
+    global _applied
+    given = environment if isinstance(environment, Environment) else Environment(**dict(environment))
+    if _applied == given.id:
+        return
+    _applied = given.id
+    folders = [os.path.abspath(p) for p in given.paths]  # relative ones lie in the working_dir, Ray's cwd
+    if given.working_dir:
+        folders.append(os.getcwd())
+    sys.path[:] = [*folders, *(p for p in sys.path if os.path.abspath(p) not in folders)]
+    importlib.invalidate_caches()

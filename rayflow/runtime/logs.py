@@ -1,0 +1,148 @@
+"""Logs that say which execution, step and attempt they are about.
+
+Only rayflow's own handler is configured, on the root logger, and only where :func:`configure` is called: in the
+actors' processes. A program that has its own logging adds :class:`PlaceFilter` to its own handlers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json as json_module
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from rayflow.errors import DefinitionError
+
+#: Attributes that every record has; others were given as ``extra``.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "execution", "step", "attempt"}
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Place(NamedTuple):
+    """Where in an execution something is logged; empty where it is in none."""
+
+    execution: str = ""
+    step: str = ""
+    attempt: int = 0
+
+
+_PLACE: ContextVar[Place] = ContextVar("rayflow_place", default=Place())  # noqa: B039 - a tuple, never changed
+
+
+@contextlib.contextmanager
+def within(execution: str, step: str = "", attempt: int = 0) -> Iterator[None]:
+    """Records that are made inside this block belong to that execution, step and attempt.
+
+    Args:
+        execution: the execution's id.
+        step: the step's name; "" in a coordinator.
+        attempt: from 1; 0 in a coordinator.
+    """
+    token = _PLACE.set(Place(execution, step, attempt))
+    try:
+        yield
+    finally:
+        _PLACE.reset(token)
+
+
+class PlaceFilter(logging.Filter):
+    """Adds ``execution``, ``step`` and ``attempt`` to each record, unless its ``extra`` had them. It drops none.
+
+    It belongs on handlers: on a logger it would miss the records of that logger's children.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add them; always True."""
+        fields = vars(record)
+        for name, value in _PLACE.get()._asdict().items():
+            fields.setdefault(name, value)
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people: time, level, logger, message, and in brackets where it belongs."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """The line, before the traceback."""
+        fields = vars(record)
+        place = f"{fields.get('execution', '')} {fields.get('step', '')}".strip()
+        if place and fields.get("attempt"):
+            place += f" #{fields['attempt']}"
+        return super().formatMessage(record) + (f" [{place}]" if place else "")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, where it belongs, and what ``extra`` gave."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        given = vars(record)
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        shown: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        shown.update((name, given[name]) for name in Place._fields if given.get(name))
+        if record.exc_info:
+            shown["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            shown["stack"] = self.formatStack(record.stack_info)
+        shown.update((name, value) for name, value in given.items() if name not in _STANDARD and name not in shown)
+        return json_module.dumps(shown, default=repr, ensure_ascii=False)
+
+
+class StderrHandler(logging.Handler):
+    """Writes to whatever ``sys.stderr`` is at that moment, so that what a step logs is collected with its prints."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except Exception:  # noqa: BLE001 - logging's own way: a record that cannot be written must not end the program
+            self.handleError(record)
+
+
+def configure(
+    *, json: bool | None = None, level: str | None = None, environ: Mapping[str, str] = os.environ
+) -> logging.Handler:
+    """Log to standard error, all loggers of this process. Called again, it takes the place of the call before.
+
+    Args:
+        json: JSON, or text for people; None takes RAYFLOW_LOG_FORMAT ("json" or "text"), else text.
+        level: the lowest level that is logged; None takes RAYFLOW_LOG_LEVEL, else "INFO".
+        environ: where the variables are read.
+
+    Returns:
+        The handler, which is on the root logger.
+
+    Raises:
+        DefinitionError: the format or level is none of those.
+    """
+    chosen = environ.get("RAYFLOW_LOG_FORMAT", "text").lower()
+    if json is None and chosen not in {"json", "text"}:
+        raise DefinitionError(f"RAYFLOW_LOG_FORMAT is {chosen!r}; it can be json or text")
+    lowest = (level or environ.get("RAYFLOW_LOG_LEVEL") or "INFO").upper()
+    if lowest not in _LEVELS:
+        source = "level" if level else "RAYFLOW_LOG_LEVEL"
+        raise DefinitionError(f"{source} is {lowest!r}; it can be {', '.join(_LEVELS)}")
+    handler = StderrHandler()
+    handler.addFilter(PlaceFilter())
+    handler.setFormatter(JsonFormatter() if (chosen == "json" if json is None else json) else TextFormatter())
+    root = logging.getLogger()
+    for earlier in [known for known in root.handlers if isinstance(known, StderrHandler)]:
+        root.removeHandler(earlier)
+    root.addHandler(handler)
+    root.setLevel(lowest)
+    return handler

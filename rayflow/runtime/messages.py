@@ -1,0 +1,78 @@
+"""What travels between coordinators and workers. Plain tuples: they are pickled thousands of times a second."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any, NamedTuple
+
+from rayflow.errors import Failure
+
+
+class TaskMessage(NamedTuple):
+    """One attempt at a step, for a worker to run."""
+
+    execution_id: str
+    workflow_id: str
+    epoch: int
+    seq: int
+    attempt: int
+    step: str
+    code: dict[str, Any]
+    part: str
+    payload: bytes
+    timeout: float | None
+    idempotency_key: str
+
+
+class BatchMessage(NamedTuple):
+    """Tasks that one slot of a worker runs, one after another.
+
+    ``patience`` is the time in seconds after which the worker answers although tasks are left: what is done,
+    which one is under way, and those that it gives back without having begun them.
+    """
+
+    id: str
+    token: str
+    pool_epoch: int
+    coordinator: str
+    tasks: tuple[TaskMessage, ...]
+    patience: float
+
+
+class TaskOutcome(NamedTuple):
+    """How one attempt ended: a result, or a failure, or (with neither) refused as stale."""
+
+    execution_id: str
+    seq: int
+    attempt: int
+    result: bytes | None
+    failure: Failure | None
+    began: float
+    ended: float
+    output: tuple[str, ...] = ()
+
+
+class BatchReply(NamedTuple):
+    """A worker's answer to a batch.
+
+    Args:
+        outcomes: what is done.
+        running: (execution id, seq, attempt) of the task under way, or None: ask ``collect`` for it.
+        not_begun: tasks that are given back.
+        refused: "busy" or "stale" if nothing was taken at all.
+    """
+
+    outcomes: tuple[TaskOutcome, ...] = ()
+    running: tuple[str, int, int] | None = None
+    not_begun: tuple[tuple[str, int, int], ...] = ()
+    refused: str = ""
+
+
+def pack(message: Any) -> bytes:
+    """A message as bytes. Only processes of one cluster exchange them."""
+    return pickle.dumps(message, protocol=5)
+
+
+def unpack(data: bytes) -> Any:
+    """The message of those bytes."""
+    return pickle.loads(data)  # noqa: S301 - written by pack() in another process of this cluster

@@ -1,0 +1,283 @@
+"""The persistence actor: the only writer of the store.
+
+It owns the writer's epoch, the group commit and the news of what ended. It owns no rule: what may be written is
+decided in :mod:`rayflow.storage.base`. Its methods are called from several threads; the store lives on one event
+loop in a thread of its own, where the commits that arrive while one is being written become the next transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.runtime.messages import pack, unpack
+from rayflow.runtime.system import ActorSystem
+from rayflow.storage.base import (
+    Answer,
+    Append,
+    Claim,
+    DefinitionRecord,
+    Done,
+    ExecutionRecord,
+    Filter,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Store,
+)
+from rayflow.storage.group import GroupCommitter
+from rayflow.storage.urls import open_store
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds between two heartbeats of the writer, and how old one may be before another cluster may take over.
+HEARTBEAT = 1.0
+FRESH_FOR = 3.0
+
+#: How many endings are remembered for engines that ask what ended since they last asked.
+NEWS_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """All that a coordinator needs to drive an execution: the answer to its claim, the row, journal and inbox."""
+
+    answer: Answer
+    record: ExecutionRecord | None = None
+    journal: tuple[JournalRow, ...] = ()
+    inbox: tuple[InboxRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What ended since a cursor; ``reset`` says that the cursor is from before a restart, so look for yourself."""
+
+    cursor: tuple[str, int]
+    ended: tuple[str, ...] = ()
+    reset: bool = False
+
+
+class Persistence:
+    """See the module's docstring.
+
+    Args:
+        system: where it lives.
+        url: the store's URL; the namespace is bound to it.
+        take_over: take the store from a writer whose heartbeat is fresh.
+    """
+
+    def __init__(self, system: ActorSystem, url: str, take_over: bool = False) -> None:
+        self._system = system
+        self._url = url
+        self._take_over = take_over
+        # One life of the cluster is one writer: after a restart within it, this actor claims with the same
+        # nonce, and the incarnation before it is fenced.
+        self._nonce = f"{system.identity}/{url}"
+        self._life = uuid.uuid4().hex
+        self._loop = asyncio.new_event_loop()
+        self._store: Store | None = None
+        self._group: GroupCommitter | None = None
+        self._opening = threading.Lock()
+        self._fenced: Fenced | None = None
+        self._news: deque[str] = deque(maxlen=NEWS_KEPT)
+        self._ended = 0
+        self._told = threading.Condition()
+        self._stopped = threading.Event()
+        threading.Thread(target=self._loop.run_forever, name="store", daemon=True).start()
+        threading.Thread(target=self._beat, name="store-heartbeat", daemon=True).start()
+
+    # --- writing -------------------------------------------------------------------------------------------
+    def commit(self, data: bytes) -> bytes:
+        """Apply packed operations; answers the packed answers once they are durable.
+
+        Raises:
+            StorageUnavailable: nobody was answered; send the same again.
+            Fenced: another cluster writes this store now.
+        """
+        return pack(self._commit(unpack(data)))
+
+    def start(self, operations: Sequence[Operation]) -> list[Answer]:
+        """Apply operations, unpacked; for callers that are not in a hurry."""
+        return self._commit(operations)
+
+    def take_up(self, data: bytes) -> bytes:
+        """Apply a packed :class:`Claim`; answers a packed :class:`TakenUp`."""
+        store = self._opened()
+        return pack(self._run(self._take_up(store, unpack(data))))
+
+    def save_definition(self, record: DefinitionRecord) -> None:
+        """Keep a workflow definition."""
+        self._run(self._opened().save_definition(record))
+
+    def delete_definition(self, workflow_id: str) -> bool:
+        """Forget a workflow definition."""
+        return self._run(self._opened().delete_definition(workflow_id))
+
+    def put_blob(self, digest: str, data: bytes) -> None:
+        """Keep bytes by their digest."""
+        self._run(self._opened().put_blob(digest, data))
+
+    def delete_executions(self, ids: Sequence[str]) -> int:
+        """Delete executions that are over."""
+        return self._run(self._opened().delete_executions(ids))
+
+    # --- reading -------------------------------------------------------------------------------------------
+    def execution(self, execution_id: str) -> ExecutionRecord | None:
+        """The execution's row, or None."""
+        return self._run(self._opened().execution(execution_id))
+
+    def executions(self, query: Filter) -> list[ExecutionRecord]:
+        """The rows that fit."""
+        return self._run(self._opened().executions(query))
+
+    def journal(self, execution_id: str, after: int = 0) -> list[JournalRow]:
+        """The journal's rows after a position."""
+        return self._run(self._opened().journal(execution_id, after=after))
+
+    def inbox(self, execution_id: str, after: int = 0) -> list[InboxRow]:
+        """The inbox rows that are not applied."""
+        return self._run(self._opened().inbox(execution_id, after=after))
+
+    def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
+        """A saved definition, or None."""
+        return self._run(self._opened().definition(workflow_id, version))
+
+    def definitions(self) -> list[DefinitionRecord]:
+        """All saved definitions."""
+        return self._run(self._opened().definitions())
+
+    def blob(self, digest: str) -> bytes | None:
+        """The bytes of a digest, or None."""
+        return self._run(self._opened().blob(digest))
+
+    def totals(self) -> dict[str, float]:
+        """The store's counters."""
+        return self._run(self._opened().totals())
+
+    def news(self, cursor: tuple[str, int], timeout: float) -> News:
+        """Wait until something ends after the cursor, at most ``timeout`` seconds; then say what did."""
+        life, position = cursor
+        with self._told:
+            if life != self._life or position < self._ended - len(self._news):
+                return News((self._life, self._ended), reset=True)
+            self._told.wait_for(lambda: self._ended > position or self._stopped.is_set(), timeout)
+            fresh = self._ended - position
+            ended = tuple(self._news)[-fresh:] if fresh else ()
+            return News((self._life, self._ended), ended)
+
+    # --- itself --------------------------------------------------------------------------------------------
+    def ready(self) -> str:
+        """Open the store and become its writer; answers the URL.
+
+        Raises:
+            StorageUnavailable: it cannot be opened, or another cluster writes it.
+        """
+        self._opened()
+        return self._url
+
+    def ping(self) -> str:
+        """Its life's id: another one after a restart."""
+        return self._life
+
+    def stop(self) -> None:
+        """Close the store. The actor is of no use afterwards."""
+        self._stopped.set()
+        with self._told:
+            self._told.notify_all()
+        if self._store is not None:
+            self._run(self._store.close())
+            self._store = None
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    # --- inside --------------------------------------------------------------------------------------------
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _opened(self) -> Store:
+        if self._fenced is not None:
+            raise self._fenced
+        if self._store is not None:
+            return self._store
+        with self._opening:
+            if self._store is None:
+                store = open_store(self._url)
+                self._run(store.open())
+                try:
+                    self._become_writer(store)
+                except BaseException:
+                    self._run(store.close())
+                    raise
+                self._group = GroupCommitter(store)
+                self._store = store
+            return self._store
+
+    def _become_writer(self, store: Store) -> None:
+        # A cluster that was killed leaves a heartbeat that is still fresh for a moment; one that is alive
+        # renews it while we wait.
+        give_up = time.monotonic() + FRESH_FOR + 2 * HEARTBEAT
+        while True:
+            try:
+                self._run(
+                    store.claim_writer(self._nonce, now=time.time(), fresh_for=FRESH_FOR, take_over=self._take_over)
+                )
+            except StorageUnavailable:
+                if time.monotonic() > give_up:
+                    raise
+                self._stopped.wait(0.25)
+            else:
+                return
+
+    def _commit(self, operations: Sequence[Operation]) -> list[Answer]:
+        self._opened()
+        assert self._group is not None
+        try:
+            answers = self._run(self._group.commit(operations))
+        except Fenced as error:
+            self._fenced = error
+            raise
+        self._tell(operations, answers)
+        return answers
+
+    def _tell(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
+        ended = [
+            op.execution_id
+            for op, answer in zip(operations, answers, strict=True)
+            if isinstance(op, Append) and isinstance(answer, Done) and op.status.terminal
+        ]
+        if ended:
+            with self._told:
+                self._news.extend(ended)
+                self._ended += len(ended)
+                self._told.notify_all()
+
+    async def _take_up(self, store: Store, claim: Claim) -> TakenUp:
+        assert self._group is not None
+        [answer] = await self._group.commit([claim])
+        if not isinstance(answer, Done):
+            return TakenUp(answer)
+        record = await store.execution(claim.execution_id)
+        journal = await store.journal(claim.execution_id)
+        inbox = await store.inbox(claim.execution_id)
+        return TakenUp(answer, record, tuple(journal), tuple(inbox))
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(HEARTBEAT):
+            store = self._store
+            if store is None or self._fenced is not None:
+                continue
+            try:
+                self._run(store.heartbeat(now=time.time()))
+            except Fenced as error:
+                self._fenced = error
+                log.error("another cluster took over the store %s; this one writes no more", self._url)
+            except StorageUnavailable as error:
+                log.warning("the store %s cannot be written now: %s", self._url, error)

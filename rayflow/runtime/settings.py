@@ -1,0 +1,33 @@
+"""What all actors of a namespace share, fixed when its supervisor is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rayflow.definition.options import EngineConfig, PoolConfig
+from rayflow.errors import DefinitionError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of a namespace.
+
+    Args:
+        url: the store's URL.
+        config: the engine's configuration.
+        allow_pickle: whether payloads may be pickled.
+    """
+
+    url: str
+    config: EngineConfig = field(default_factory=EngineConfig)
+    allow_pickle: bool = True
+
+    def pool(self, name: str) -> PoolConfig:
+        """The configuration of a pool.
+
+        Raises:
+            DefinitionError: there is no pool of that name.
+        """
+        if name != self.config.pool.name:
+            raise DefinitionError(f"there is no worker pool {name!r}; there is {self.config.pool.name!r}")
+        return self.config.pool

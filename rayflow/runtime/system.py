@@ -1,0 +1,168 @@
+"""The seam: what the runtime asks of whatever its actors run on.
+
+Two systems exist: ``rayflow.runtime._ray.RaySystem`` (a Ray cluster) and ``rayflow.runtime.threads.ThreadSystem``
+(one process, for :class:`rayflow.LocalEngine` and for tests). Actors are plain classes; their methods are called
+from several threads. An actor's ``__init__`` must not fail and must not take long: with Ray, an exception there is
+final. The first argument of each is the system itself, then ``ActorSpec.args``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from rayflow.errors import ClusterError
+
+
+class ActorLost(ClusterError):
+    """The actor is dead (or never was); the call may or may not have been executed."""
+
+    def __init__(self, name: str, detail: str = "") -> None:
+        self.name = name
+        super().__init__(f"actor {name!r} is gone{': ' + detail if detail else ''}")
+
+
+class ActorUnavailable(ClusterError):
+    """The actor cannot be reached now (it restarts); the call may or may not have been executed."""
+
+    def __init__(self, name: str, detail: str = "") -> None:
+        self.name = name
+        super().__init__(f"actor {name!r} cannot be reached now{': ' + detail if detail else ''}")
+
+
+class CallTimeout(ClusterError, TimeoutError):
+    """The actor did not answer in time; it may be hung, or only busy."""
+
+    def __init__(self, name: str, method: str, seconds: float) -> None:
+        self.name = name
+        self.method = method
+        super().__init__(f"actor {name!r} did not answer {method}() within {seconds:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSpec:
+    """How an actor is made.
+
+    Args:
+        cls: the plain class.
+        name: unique in the namespace; it is how the actor is found again.
+        args: arguments after the system.
+        threads: calls that run at once.
+        groups: separate sets of threads, by name, for calls that must not wait behind others.
+        restart: let the system make it anew, by the same arguments, when it dies.
+        num_cpus: CPUs reserved for it.
+        pinned: keep it on the head node, beside its disk.
+        runtime_env: Ray's runtime environment for its process.
+    """
+
+    cls: type
+    name: str
+    args: tuple[Any, ...] = ()
+    threads: int = 8
+    groups: Mapping[str, int] = field(default_factory=dict)
+    restart: bool = False
+    num_cpus: float = 0.0
+    pinned: bool = False
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """How a call ended: a value, or an error."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Actor(Protocol):
+    """A handle on an actor. Handles are not sent around or stored: names are."""
+
+    name: str
+
+    def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
+        """Call and wait.
+
+        Raises:
+            ActorLost: it is dead.
+            ActorUnavailable: it cannot be reached now.
+            CallTimeout: no answer within ``timeout`` seconds.
+            Exception: whatever the method raised.
+        """
+
+    def send(
+        self,
+        method: str,
+        *args: Any,
+        then: Callable[[Reply], None] | None = None,
+        group: str = "",
+        label: str = "",
+    ) -> None:
+        """Call without waiting; ``then`` gets the reply, on some thread of the system's, and must be quick.
+
+        Args:
+            method: the method's name.
+            args: its arguments.
+            then: told how it ended, exactly once.
+            group: the set of threads it runs on.
+            label: what the call is called in the Ray dashboard.
+        """
+
+
+class ActorSystem(Protocol):
+    """Makes, finds, lists and kills actors."""
+
+    @property
+    def identity(self) -> str:
+        """Which cluster this is: the same for all actors of one cluster's life, another after it was restarted."""
+
+    def spawn(self, spec: ActorSpec) -> Actor:
+        """The actor of that name: the one there is, or a new one."""
+
+    def find(self, name: str) -> Actor:
+        """The actor of that name. Raises ActorLost if there is none."""
+
+    def names(self) -> list[str]:
+        """Names of all actors in the namespace."""
+
+    def kill(self, name: str, *, restart: bool = False) -> None:
+        """Kill the actor's process; with ``restart`` let the system make it anew. No error if it is gone."""
+
+    def cpus(self) -> float:
+        """CPUs of the cluster."""
+
+
+class Line(Protocol):
+    """One way from a coordinator to a worker or to the store: bytes there, bytes back.
+
+    The only road today is an actor call; a faster one can be put behind the same two methods.
+    """
+
+    def send(self, request: bytes, then: Callable[[Reply], None], label: str = "") -> None:
+        """Send a request; ``then`` gets the reply bytes, or an error, exactly once, on some other thread."""
+
+    @property
+    def peer(self) -> str:
+        """Name of the actor at the other end."""
+
+
+class ActorLine:
+    """A line that is an actor call.
+
+    Args:
+        actor: who is called.
+        method: its method, which takes and returns bytes.
+    """
+
+    def __init__(self, actor: Actor, method: str) -> None:
+        self._actor = actor
+        self._method = method
+
+    @property
+    def peer(self) -> str:
+        """Name of the actor at the other end."""
+        return self._actor.name
+
+    def send(self, request: bytes, then: Callable[[Reply], None], label: str = "") -> None:
+        """See :class:`Line`."""
+        self._actor.send(self._method, request, then=then, label=label)

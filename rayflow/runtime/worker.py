@@ -1,0 +1,320 @@
+"""A worker: runs batches of tasks on its slots.
+
+The worker owns its threads (one for each slot, one loop for async steps, one that brings output to coordinators)
+and one lock; what is decided under that lock is in :mod:`rayflow.runtime.batches`, how one attempt runs in
+:mod:`rayflow.runtime.attempts`. Pools steer work by leases; the worker is the truth: it refuses what its slots
+cannot take, and what an older pool or coordinator sends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rayflow.definition.code import CodeCache, CodeRef
+from rayflow.errors import ClusterError, LeaseLost, StorageError, StorageUnavailable
+from rayflow.runtime import output
+from rayflow.runtime.attempts import Attempt, Runner
+from rayflow.runtime.batches import Batch, Batches
+from rayflow.runtime.environment import Environment, apply
+from rayflow.runtime.eventloop import LoopThread
+from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
+from rayflow.runtime.system import ActorLost, ActorSystem
+from rayflow.storage.codec import MsgpackCodec
+
+log = logging.getLogger(__name__)
+
+#: Seconds after which a step's lines are sent ahead of its outcome, and between two times that they are.
+OUTPUT_AFTER = 0.5
+
+#: Seconds that the worker tries to get a blob while the store cannot be reached.
+FETCH_PATIENCE = 10.0
+
+#: Seconds for the clean-up of async steps that are cancelled because the worker stops.
+STOP_GRACE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker runs.
+
+    Args:
+        concurrency: slots: batches that it works on at once.
+        pool: name of its pool.
+        store_actor: name of the actor that answers ``blob(digest)``.
+        allow_pickle: whether payloads may hold pickles.
+    """
+
+    concurrency: int
+    pool: str
+    store_actor: str
+    allow_pickle: bool = True
+
+
+class Worker:
+    """See the module's docstring. All public methods are called by other actors, from several threads.
+
+    Args:
+        system: where it lives.
+        name: its name.
+        environment: its code environment, applied at its first use.
+        settings: how it runs.
+    """
+
+    def __init__(
+        self, system: ActorSystem, name: str, environment: Mapping[str, Any] | Environment, settings: WorkerSettings
+    ) -> None:
+        self._system = system
+        self._name = name
+        self._environment = environment
+        self._settings = settings
+        self._cache = CodeCache()
+        self._loop = LoopThread(f"{name}/async")
+        codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
+        self._runner = Runner(self._resolve, codec, self._loop)
+        self._opening = threading.Lock()
+        self._open = False
+        self._lock = threading.Lock()
+        self._ended = threading.Condition(self._lock)
+        self._batches = Batches(settings.concurrency)
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._working = threading.Event()
+        self._stopped = threading.Event()
+
+    # --- about itself --------------------------------------------------------------------------------------
+    def ready(self) -> dict[str, Any]:
+        """Make the code environment usable; answers pid, Python version, node and pool."""
+        self._start()
+        return {
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "node": platform.node(),
+            "pool": self._settings.pool,
+        }
+
+    def ping(self) -> dict[str, int]:
+        """Slots in use, and a counter that grows with each task that begins or ends."""
+        with self._lock:
+            return {"busy": len(self._batches.active), "progress": self._batches.progress}
+
+    def pid(self) -> int:
+        """The id of its process."""
+        return os.getpid()
+
+    def watch(self) -> None:
+        """Return when the worker was stopped. Who calls it learns of its death by the call's failure."""
+        self._stopped.wait()
+
+    # --- work ----------------------------------------------------------------------------------------------
+    def run(self, data: bytes) -> bytes:
+        """Run a packed BatchMessage; answers a packed BatchReply.
+
+        A batch of one is waited for to its end. A longer one is answered when its patience is up: what has not
+        begun is given back, and what runs is asked for with :meth:`collect`. A batch that is sent twice is run
+        once.
+        """
+        message: BatchMessage = unpack(data)
+        self._start()
+        with self._lock:
+            batch = self._batches.find(message.id)
+            if batch is None:
+                refused = self._batches.refusal(message)
+                if refused:
+                    return pack(BatchReply(refused=refused))
+                batch = self._take(message)
+        batch.settled.wait(message.patience if len(message.tasks) > 1 else None)
+        with self._lock:
+            return pack(self._batches.answer(batch, time.monotonic()))
+
+    def collect(self, data: bytes) -> bytes:
+        """Wait for the running task of a batch that was answered early; answers a packed BatchReply.
+
+        Args:
+            data: packed (batch id, seconds to wait).
+
+        Raises:
+            LeaseLost: no such batch is here any more, or the worker stopped before the task ended.
+        """
+        batch_id, seconds = unpack(data)
+        with self._lock:
+            batch = self._batches.find(batch_id)
+        if batch is None:
+            raise LeaseLost(f"worker {self._name} has no batch {batch_id!r}: it never came, or was collected long ago")
+        batch.settled.wait(seconds)
+        with self._lock:
+            if self._stopped.is_set() and not batch.over:
+                raise LeaseLost(f"worker {self._name} stopped while a task of batch {batch_id!r} was under way")
+            return pack(self._batches.collect(batch, time.monotonic()))
+
+    def cancel(self, execution_id: str, seq: int, attempt: int, reason: str = "", epoch: int | None = None) -> bool:
+        """Stop an attempt: withdraw it, cancel it (async), or set its ``step_context().cancelled`` (sync).
+
+        Args:
+            execution_id: which execution.
+            seq: which step.
+            attempt: which attempt.
+            reason: why, for people.
+            epoch: only attempts of coordinators up to this epoch; None for any.
+
+        Returns:
+            Whether the attempt was waiting or under way here.
+        """
+        with self._lock:
+            known, attempts = self._batches.cancel((execution_id, seq, attempt), epoch, reason, time.time())
+        for found in attempts:
+            found.stop(reason)
+        return known
+
+    # --- fencing -------------------------------------------------------------------------------------------
+    def revoke(self, execution_id: str, epoch: int) -> None:
+        """Begin nothing more of that execution below that epoch."""
+        with self._lock:
+            self._batches.revoke(execution_id, epoch)
+
+    def fence_pool(self, epoch: int) -> None:
+        """Take no more batches that were granted by a pool below that epoch."""
+        with self._lock:
+            self._batches.pool_epoch = max(self._batches.pool_epoch, epoch)
+
+    def revoke_token(self, token: str) -> None:
+        """Refuse that token from now on, give back what has not begun with it, and return once nothing runs with it."""
+        with self._lock:
+            self._batches.revoke_token(token, time.monotonic())
+            self._ended.wait_for(lambda: self._stopped.is_set() or not self._batches.in_use(token))
+
+    def census(self) -> list[tuple[str, str, int, int]]:
+        """A row for each slot in use: token, execution id, sequence number, attempt."""
+        with self._lock:
+            return self._batches.census()
+
+    # --- its end -------------------------------------------------------------------------------------------
+    def stop(self, drain_timeout: float = 0.0) -> bool:
+        """Take nothing more, give back what has not begun, wait for what runs, and end the threads.
+
+        What still runs afterwards is cancelled and counts as lost with the worker: batches are answered without
+        it, and ``collect`` raises LeaseLost.
+
+        Args:
+            drain_timeout: seconds to wait for what runs.
+
+        Returns:
+            Whether everything that had begun has ended.
+        """
+        with self._lock:
+            self._batches.closed = True
+            for batch in list(self._batches.active.values()):
+                self._batches.give_back(batch, time.monotonic())
+            drained = self._ended.wait_for(lambda: not self._batches.active, drain_timeout)
+            self._stopped.set()
+            self._ended.notify_all()
+            left = list(self._batches.active.values())
+            for batch in left:
+                batch.settled.set()
+            threads = len(self._threads)
+        for batch in left:
+            if batch.attempt is not None:
+                batch.attempt.stop("the worker stops")
+        self._loop.stop(STOP_GRACE)
+        self._working.set()
+        for _ in range(threads):
+            self._queue.put(None)
+        return drained
+
+    # --- inside --------------------------------------------------------------------------------------------
+    def _start(self) -> None:
+        if self._open:
+            return
+        with self._opening:
+            if not self._open:
+                apply(self._environment)
+                output.install()
+                threading.Thread(target=self._bring_output, name=f"{self._name}/output", daemon=True).start()
+                self._open = True
+
+    def _take(self, message: BatchMessage) -> Batch:
+        batch = self._batches.take(message)
+        if len(self._threads) < len(self._batches.active):
+            name = f"{self._name}/slot-{len(self._threads)}"
+            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._working.set()
+        self._queue.put(batch)
+        return batch
+
+    def _serve(self) -> None:
+        while (batch := self._queue.get()) is not None:
+            while (attempt := self._begin(batch)) is not None:
+                outcome = self._runner.run(attempt)
+                with self._lock:
+                    self._batches.finish(batch, outcome, time.monotonic())
+                    if batch.over:
+                        self._free()
+
+    def _begin(self, batch: Batch) -> Attempt | None:
+        with self._lock:
+            task = self._batches.begin(batch, time.time(), time.monotonic())
+            if task is None:
+                self._free()
+                return None
+            batch.attempt = Attempt(task, self._name, batch.message.coordinator)
+            return batch.attempt
+
+    def _free(self) -> None:
+        self._ended.notify_all()
+        if not self._batches.active and not self._stopped.is_set():
+            self._working.clear()
+
+    # --- code ----------------------------------------------------------------------------------------------
+    def _resolve(self, code: Mapping[str, Any], part: str) -> Any:
+        return self._cache.resolve(CodeRef.from_dict(code), part, self._fetch)
+
+    def _fetch(self, digest: str) -> bytes:
+        def get() -> Any:
+            return self._system.find(self._settings.store_actor).call("blob", digest, timeout=FETCH_PATIENCE)
+
+        blob = self._patiently(get)
+        if blob is None:
+            raise StorageError(f"the store has no blob {digest}, which holds the code")
+        return bytes(blob)
+
+    def _patiently(self, get: Callable[[], Any]) -> Any:
+        # A persistence actor that died is back within seconds; an attempt of the step should not be spent on it.
+        give_up = time.monotonic() + FETCH_PATIENCE
+        while True:
+            try:
+                return get()
+            except (ClusterError, StorageUnavailable):
+                if time.monotonic() > give_up or self._stopped.wait(0.2):
+                    raise
+
+    # --- output --------------------------------------------------------------------------------------------
+    def _bring_output(self) -> None:
+        while True:
+            self._working.wait()
+            if self._stopped.wait(OUTPUT_AFTER):
+                return
+            with self._lock:
+                attempts = [batch.attempt for batch in self._batches.active.values() if batch.attempt is not None]
+            for attempt in attempts:
+                if time.monotonic() - attempt.since >= OUTPUT_AFTER:
+                    self._bring(attempt)
+
+    def _bring(self, attempt: Attempt) -> None:
+        lines = attempt.lines.take()
+        if not lines:
+            return
+        task = attempt.task
+        try:
+            coordinator = self._system.find(attempt.coordinator)
+            coordinator.send("output", task.execution_id, task.seq, task.step, lines)
+        except ActorLost as error:
+            log.info("nobody watches step %s of %s any more: %s", task.step, task.execution_id, error)

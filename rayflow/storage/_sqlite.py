@@ -1,0 +1,195 @@
+"""The SQLite store's schema, its statements, and what SQLite's errors mean."""
+
+# ruff: noqa: S608 - statements are put together from names in this module, never from values
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from rayflow.errors import StorageUnavailable
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import ExecutionRecord, Filter
+
+FORMAT = 1
+
+# Journal and inbox are clustered by execution: a replay reads neighbouring pages, and no second index is written.
+# What never changes of an execution stands apart (starts), since SQLite rewrites the whole row in an update: a
+# megabyte of input would be written again with each step.
+SCHEMA = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    (
+        "CREATE TABLE writer (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, nonce TEXT NOT NULL,"
+        " heartbeat REAL)"
+    ),
+    (
+        "CREATE TABLE executions (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, workflow_id TEXT NOT NULL,"
+        " version TEXT NOT NULL, status TEXT NOT NULL, priority INTEGER NOT NULL, created_at REAL NOT NULL,"
+        " updated_at REAL NOT NULL, identity TEXT NOT NULL, start_nonce TEXT NOT NULL, environment TEXT NOT NULL,"
+        " epoch INTEGER NOT NULL, owner TEXT NOT NULL, coordinator TEXT NOT NULL, last_seq INTEGER NOT NULL,"
+        " last_digest TEXT NOT NULL, inbox_last INTEGER NOT NULL, inbox_done INTEGER NOT NULL, runnable_at REAL,"
+        " deadline REAL, result BLOB, failure BLOB)"
+    ),
+    "CREATE TABLE starts (id TEXT PRIMARY KEY, input BLOB NOT NULL, code BLOB NOT NULL, options BLOB NOT NULL)",
+    (
+        "CREATE TABLE journal (execution_id TEXT, seq INTEGER, body BLOB NOT NULL, PRIMARY KEY (execution_id, seq))"
+        " WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE inbox (execution_id TEXT, number INTEGER, key TEXT NOT NULL, kind TEXT NOT NULL,"
+        " body BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (execution_id, number)) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE definitions (workflow_id TEXT, version TEXT, name TEXT NOT NULL, description TEXT NOT NULL,"
+        " code BLOB NOT NULL, source_sha256 TEXT NOT NULL, saved_at REAL NOT NULL, environment TEXT NOT NULL,"
+        " UNIQUE (workflow_id, version))"
+    ),
+    "CREATE TABLE blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL)",
+    "CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX executions_newest ON executions (created_at)",
+    "CREATE INDEX executions_workflow ON executions (workflow_id, created_at)",
+    "CREATE INDEX executions_runnable ON executions (runnable_at) WHERE runnable_at IS NOT NULL",
+    "CREATE INDEX executions_unread ON executions (id) WHERE inbox_last > inbox_done AND owner <> ''",
+    "CREATE INDEX inbox_key ON inbox (execution_id, key)",
+    f"INSERT INTO meta VALUES ('format', {FORMAT})",
+    "INSERT INTO writer VALUES (1, 0, '', NULL)",
+)
+
+# --- statements -------------------------------------------------------------------------------------------
+_RECORD = tuple(f.name for f in fields(ExecutionRecord))
+_STATIC = ("input", "code", "options")
+_HEAD = tuple(name for name in _RECORD if name not in _STATIC)
+_FIXED = ("id", "workflow_id", "version", "priority", "created_at", "identity", "start_nonce", "environment")
+_CHANGING = tuple(name for name in _HEAD if name not in _FIXED)
+
+#: A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
+HEADS = "SELECT {} FROM executions AS e WHERE e.id IN (SELECT value FROM json_each(?))".format(
+    ", ".join("x''" if name in _STATIC else f"e.{name}" for name in _RECORD)
+)
+STATIC = "SELECT id, input, code, options FROM starts WHERE id IN (SELECT value FROM json_each(?))"
+KEYS = (
+    "SELECT i.execution_id, i.key FROM json_each(?) AS j CROSS JOIN inbox AS i"
+    " ON i.execution_id = json_extract(j.value, '$[0]') AND i.key = json_extract(j.value, '$[1]')"
+)
+WRITER = "SELECT epoch, nonce, heartbeat FROM writer"
+SET_WRITER = "UPDATE writer SET epoch = ?, nonce = ?, heartbeat = ?"
+
+INSERT_EXECUTION = f"INSERT INTO executions ({', '.join(_HEAD)}) VALUES ({', '.join('?' * len(_HEAD))})"
+INSERT_START = "INSERT INTO starts (id, input, code, options) VALUES (?, ?, ?, ?)"
+UPDATE_EXECUTION = f"UPDATE executions SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
+INSERT_JOURNAL = "INSERT INTO journal (execution_id, seq, body) VALUES (?, ?, ?)"
+INSERT_INBOX = "INSERT INTO inbox (execution_id, number, key, kind, body, at) VALUES (?, ?, ?, ?, ?, ?)"
+ADD_TOTAL = (
+    "INSERT INTO totals (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+)
+
+JOURNAL = "SELECT seq, body FROM journal WHERE execution_id = ? AND seq > ? ORDER BY seq"
+INBOX = (
+    "SELECT key, kind, body, at, number FROM inbox WHERE execution_id = ?1"
+    " AND number > max(?2, (SELECT inbox_done FROM executions WHERE id = ?1)) ORDER BY number"
+)
+_RECORDS = "SELECT {} FROM executions AS e JOIN starts AS s ON s.id = e.id".format(
+    ", ".join(f"s.{name}" if name in _STATIC else f"e.{name}" for name in _RECORD)
+)
+EXECUTION = f"{_RECORDS} WHERE e.id = ?"
+
+_DEFINITION = "workflow_id, version, name, description, code, source_sha256, saved_at, environment"
+SAVE_DEFINITION = f"INSERT OR REPLACE INTO definitions ({_DEFINITION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+DEFINITIONS = f"SELECT {_DEFINITION} FROM definitions ORDER BY workflow_id, saved_at DESC, rowid DESC"
+DEFINITION = (
+    f"SELECT {_DEFINITION} FROM definitions WHERE workflow_id = ?1 AND (?2 IS NULL OR version = ?2)"
+    " ORDER BY saved_at DESC, rowid DESC LIMIT 1"
+)
+DELETE_DEFINITION = "DELETE FROM definitions WHERE workflow_id = ?"
+PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
+BLOB = "SELECT data FROM blobs WHERE digest = ?"
+TOTALS = "SELECT name, value FROM totals"
+
+_TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
+OVER = f"SELECT id FROM executions WHERE status IN ({_TERMINAL}) AND id IN (SELECT value FROM json_each(?))"
+#: Deletes, each with a JSON list of ids; the executions last.
+DELETES = tuple(
+    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
+    for table, column in (
+        ("journal", "execution_id"),
+        ("inbox", "execution_id"),
+        ("starts", "id"),
+        ("executions", "id"),
+    )
+)
+
+
+def listing(query: Filter) -> tuple[str, list[Any]]:
+    """The statement of a filter, and its parameters."""
+    terms: list[str] = []
+    values: list[Any] = []
+    if query.status:
+        terms.append(f"e.status IN ({', '.join('?' * len(query.status))})")
+        values.extend(query.status)
+    if query.workflow_id is not None:
+        terms.append("e.workflow_id = ?")
+        values.append(query.workflow_id)
+    if query.runnable_before is not None:
+        terms.append("e.runnable_at <= ?")
+        values.append(query.runnable_before)
+    if query.unread_inbox:
+        terms.append("e.inbox_last > e.inbox_done AND e.owner <> ''")
+    where = f" WHERE {' AND '.join(terms)}" if terms else ""
+    newest = "e.created_at DESC, e.number DESC"
+    order = newest if query.runnable_before is None else "e.runnable_at, e.priority DESC, e.number"
+    return f"{_RECORDS}{where} ORDER BY {order} LIMIT ?", [*values, query.limit]
+
+
+# --- rows -------------------------------------------------------------------------------------------------
+def record(row: Sequence[Any]) -> ExecutionRecord:
+    """The record of a row whose columns are the record's fields."""
+    made = ExecutionRecord(*row)
+    object.__setattr__(made, "status", ExecutionStatus(made.status))  # not shared yet; replace() costs 5 µs more
+    return made
+
+
+def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
+    """Parameters of INSERT_EXECUTION."""
+    return tuple(getattr(row, name) for name in _HEAD)
+
+
+def changing_values(row: ExecutionRecord) -> tuple[Any, ...]:
+    """Parameters of UPDATE_EXECUTION."""
+    return (*(getattr(row, name) for name in _CHANGING), row.id)
+
+
+def as_json(values: Iterable[Any]) -> str:
+    """A list for json_each: one parameter for any number of values."""
+    return json.dumps(list(values))
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+#: What is raised for what one operation holds, while the database itself is well.
+MEMBER_ERRORS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
+
+_ADVICE = (
+    ("disk is full", "free some space on that disk; nothing that was acknowledged is lost"),
+    ("readonly", "make the file and its folder writable for this user, or open the store read-only"),
+    ("locked", "another process holds the file; a store has one writer, so find the other program and close it"),
+    ("disk i/o error", "look at the disk (dmesg); nothing that was acknowledged is lost unless the disk lost it"),
+    ("not a database", "the file was overwritten or was never one; name another file, or restore a backup"),
+    ("malformed", "the file is damaged; restore a backup, or save what can be read with `sqlite3 FILE .recover`"),
+    ("unable to open", "its folder must exist and be readable and writable for this user"),
+)
+
+
+def unavailable(error: Exception, path: str, doing: str) -> StorageUnavailable:
+    """What an error of SQLite means to the caller, and what would help."""
+    text = str(error)
+    advice = next((advice for fragment, advice in _ADVICE if fragment in text.lower()), "")
+    return StorageUnavailable(f"cannot {doing} store {path}: {text}" + (f". What helps: {advice}" if advice else ""))

@@ -1,0 +1,206 @@
+"""The Store contract in memory: for tests, and for engines that need not survive their process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.storage.base import Answer, DefinitionRecord, ExecutionRecord, Filter, InboxRow, JournalRow, Operation
+from rayflow.storage.rules import Batch, Writer, check_writer, next_writer
+
+
+@dataclass(slots=True)
+class MemoryData:
+    """What a memory store holds. Give one to several stores, and they are one store with several clients."""
+
+    executions: dict[str, ExecutionRecord] = field(default_factory=dict)
+    journals: dict[str, list[JournalRow]] = field(default_factory=dict)
+    inboxes: dict[str, list[InboxRow]] = field(default_factory=dict)
+    keys: set[tuple[str, str]] = field(default_factory=set)
+    definitions: dict[tuple[str, str], DefinitionRecord] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    totals: dict[str, float] = field(default_factory=dict)
+    writer: Writer = field(default_factory=Writer)
+
+
+class MemoryStore:
+    """A store in memory. No call waits for anything, so each is atomic among the tasks of its event loop.
+
+    Args:
+        url: what the store is called.
+        data: what it holds; None for a new, empty store. Kept when the store is closed.
+    """
+
+    def __init__(self, url: str = "memory://", *, data: MemoryData | None = None) -> None:
+        self.url = url
+        self.data = MemoryData() if data is None else data
+        self._open = False
+        self._read_only = False
+        self._epoch: int | None = None
+        self._fenced: Fenced | None = None
+
+    async def open(self, *, read_only: bool = False) -> None:
+        """See Store."""
+        self._open = True
+        self._read_only = read_only
+
+    async def close(self) -> None:
+        """See Store."""
+        if self._open and self._epoch == self.data.writer.epoch:
+            self.data.writer = Writer(self._epoch, self.data.writer.nonce)
+        self._open = False
+        self._epoch = None
+
+    async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
+        """See Store."""
+        self._check_writable()
+        self._check_not_fenced()
+        claimed = next_writer(self.data.writer, nonce, now=now, fresh_for=fresh_for, take_over=take_over, url=self.url)
+        self.data.writer = claimed
+        self._epoch = claimed.epoch
+        return claimed.epoch
+
+    async def heartbeat(self, *, now: float) -> None:
+        """See Store."""
+        writer = self._check_writer()
+        self.data.writer = Writer(writer.epoch, writer.nonce, now)
+
+    async def commit(self, operations: Sequence[Operation]) -> list[Answer]:
+        """See Store."""
+        self._check_writer()
+        data = self.data
+        ids = {operation.execution_id for operation in operations}
+        batch = Batch({name: data.executions[name] for name in ids if name in data.executions}, data.keys)
+        answers = [batch.apply(operation) for operation in operations]
+        for name in [*batch.started, *batch.changed]:
+            data.executions[name] = batch.heads[name]
+        for name, entry in batch.journal:
+            data.journals.setdefault(name, []).append(entry)
+        for name, row in batch.inbox:
+            data.inboxes.setdefault(name, []).append(row)
+            data.keys.add((name, row.key))
+        for counter, amount in batch.counts.items():
+            data.totals[counter] = data.totals.get(counter, 0.0) + amount
+        return answers
+
+    async def execution(self, execution_id: str) -> ExecutionRecord | None:
+        """See Store."""
+        self._check_open()
+        return self.data.executions.get(execution_id)
+
+    async def executions(self, query: Filter) -> list[ExecutionRecord]:
+        """See Store."""
+        self._check_open()
+        found = [record for record in self.data.executions.values() if _fits(record, query)]
+        if query.runnable_before is not None:
+            found.sort(key=lambda record: (record.runnable_at or 0.0, -record.priority))
+        else:
+            found.reverse()
+            found.sort(key=lambda record: record.created_at, reverse=True)
+        return found[: query.limit]
+
+    async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
+        """See Store."""
+        self._check_open()
+        return self.data.journals.get(execution_id, [])[after:]  # gapless from 1
+
+    async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
+        """See Store."""
+        self._check_open()
+        record = self.data.executions.get(execution_id)
+        if record is None:
+            return []
+        return self.data.inboxes.get(execution_id, [])[max(after, record.inbox_done) :]  # gapless from 1
+
+    async def save_definition(self, record: DefinitionRecord) -> None:
+        """See Store."""
+        self._check_writer()
+        key = (record.workflow_id, record.version)
+        self.data.definitions.pop(key, None)  # so that it becomes the last one
+        self.data.definitions[key] = record
+
+    async def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
+        """See Store."""
+        found = [record for record in await self.definitions() if record.workflow_id == workflow_id]
+        return next((record for record in found if version is None or record.version == version), None)
+
+    async def definitions(self) -> list[DefinitionRecord]:
+        """See Store."""
+        self._check_open()
+        found = list(self.data.definitions.values())
+        found.reverse()  # of those saved at one time, the last first
+        return sorted(found, key=lambda record: (record.workflow_id, -record.saved_at))
+
+    async def delete_definition(self, workflow_id: str) -> bool:
+        """See Store."""
+        self._check_writer()
+        versions = [key for key in self.data.definitions if key[0] == workflow_id]
+        for key in versions:
+            del self.data.definitions[key]
+        return bool(versions)
+
+    async def put_blob(self, digest: str, data: bytes) -> None:
+        """See Store."""
+        self._check_writer()
+        self.data.blobs.setdefault(digest, data)
+
+    async def blob(self, digest: str) -> bytes | None:
+        """See Store."""
+        self._check_open()
+        return self.data.blobs.get(digest)
+
+    async def delete_executions(self, ids: Sequence[str]) -> int:
+        """See Store."""
+        self._check_writer()
+        data = self.data
+        over = [
+            name for name in dict.fromkeys(ids) if name in data.executions and data.executions[name].status.terminal
+        ]
+        for name in over:
+            del data.executions[name]
+            data.journals.pop(name, None)
+            data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
+        return len(over)
+
+    async def totals(self) -> dict[str, float]:
+        """See Store."""
+        self._check_open()
+        return dict(self.data.totals)
+
+    # --- checks --------------------------------------------------------------------------------------------
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StorageUnavailable(f"store {self.url} is not open; call open() first")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._read_only:
+            raise StorageUnavailable(f"store {self.url} was opened read-only; open it without read_only to write")
+        if self._fenced is not None:
+            raise self._fenced
+
+    def _check_writer(self) -> Writer:
+        self._check_writable()
+        if self._epoch is None:
+            raise StorageUnavailable(f"store {self.url} was not claimed for writing; call claim_writer() first")
+        self._check_not_fenced()
+        return self.data.writer
+
+    def _check_not_fenced(self) -> None:
+        try:
+            if self._epoch is not None:
+                check_writer(self.data.writer, self._epoch, self.url)
+        except Fenced as error:
+            self._fenced = error
+            raise
+
+
+def _fits(record: ExecutionRecord, query: Filter) -> bool:
+    if query.status and record.status not in query.status:
+        return False
+    if query.workflow_id is not None and record.workflow_id != query.workflow_id:
+        return False
+    if query.runnable_before is not None and (record.runnable_at is None or record.runnable_at > query.runnable_before):
+        return False
+    return not query.unread_inbox or (record.owner != "" and record.inbox_last > record.inbox_done)

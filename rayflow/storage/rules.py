@@ -1,0 +1,316 @@
+"""The one place where the rules of the store stand: pure functions that every store asks.
+
+The rules (docs/architecture.md, "Rules of the protocol"):
+
+* An epoch is claimed by compare-and-set, with the claimer's nonce; never assigned from memory.
+* An append carries its epoch. A stale epoch answers :class:`Fenced`, which means stop. So does an epoch whose
+  owner gave the execution up: after parking, releasing or ending it, it writes nothing more without a new claim.
+* An append whose last entry is already durable at the same epoch is acknowledged whole and not applied again,
+  if its digest is the same; with another digest it is a :class:`~rayflow.errors.CorruptRecord`.
+* What arrives from outside is an inbox row, unique by its key; a row for an execution without an owner makes it
+  runnable in the same transaction. So an inbox row that is not applied always has a live owner or a time at which
+  one is looked for.
+* A store has one writer. Its epoch rises with every claim and is checked in every transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from rayflow.errors import CorruptRecord, ExecutionNotFound, Fenced, InvalidTransition, StorageUnavailable
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import (
+    Answer,
+    Append,
+    Claim,
+    Deliver,
+    Done,
+    ExecutionRecord,
+    Existing,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Refused,
+    Release,
+    Rewind,
+    Start,
+)
+
+_NOTHING: Mapping[str, float] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What a store must write, in the transaction in which it read the row: the new row and its parts."""
+
+    record: ExecutionRecord
+    answer: Done
+    rows: tuple[JournalRow, ...] = ()
+    inbox: tuple[InboxRow, ...] = ()
+    #: What to add to the store's totals, in the same transaction.
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+# --- executions -------------------------------------------------------------------------------------------
+def decide(
+    record: ExecutionRecord | None, operation: Operation, *, known_key: bool = False
+) -> Write | Existing | Refused:
+    """Whether an operation may be applied to a row, and what it writes.
+
+    Args:
+        record: the execution's row as read in this transaction, or None.
+        operation: what is asked.
+        known_key: for :class:`Deliver`, whether the inbox has ever had a row of that key.
+    """
+    if isinstance(operation, Start):
+        if record is not None:
+            return Existing(record)
+        return _write(operation.record, counts={"executions_started": 1})
+    if record is None:
+        return Refused(ExecutionNotFound(operation.execution_id))
+    match operation:
+        case Claim():
+            return _claim(record, operation)
+        case Append():
+            return _append(record, operation)
+        case Release():
+            return _release(record, operation)
+        case Deliver():
+            return _deliver(record, operation, known_key=known_key)
+        case Rewind():
+            return _rewind(record, operation)
+
+
+def _write(
+    record: ExecutionRecord,
+    *,
+    rows: tuple[JournalRow, ...] = (),
+    inbox: tuple[InboxRow, ...] = (),
+    parked: bool = False,
+    counts: Mapping[str, float] = _NOTHING,
+) -> Write:
+    answer = Done(epoch=record.epoch, last_seq=record.last_seq, inbox_last=record.inbox_last, parked=parked)
+    return Write(record=record, answer=answer, rows=rows, inbox=inbox, counts=counts)
+
+
+def _stale(record: ExecutionRecord, epoch: int) -> Refused:
+    return Refused(Fenced(f"execution {record.id!r} is at epoch {record.epoch}; epoch {epoch} may not write any more"))
+
+
+def _given_up(record: ExecutionRecord) -> Refused:
+    return Refused(
+        Fenced(
+            f"execution {record.id!r} was given up at epoch {record.epoch} ({record.status}); whoever goes on with it "
+            "must claim it first"
+        )
+    )
+
+
+def _claim(record: ExecutionRecord, op: Claim) -> Write | Refused:
+    if record.epoch == op.expected + 1 and record.owner == op.nonce:
+        return _write(record)  # our own claim, sent again because its answer was lost
+    if record.epoch != op.expected:
+        return _stale(record, op.expected)
+    if record.status.terminal:
+        return Refused(InvalidTransition(record.id, status=record.status, action="drive"))
+    return _write(
+        replace(
+            record,
+            epoch=op.expected + 1,
+            owner=op.nonce,
+            coordinator=op.coordinator,
+            runnable_at=None,
+            updated_at=op.at,
+        )
+    )
+
+
+def _append(record: ExecutionRecord, op: Append) -> Write | Refused:
+    if record.epoch != op.epoch:
+        return _stale(record, op.epoch)
+    last = op.first_seq + len(op.rows) - 1
+    if not op.rows or op.rows[0].seq != op.first_seq or op.rows[-1].seq != last:
+        seqs = [row.seq for row in op.rows[:1] + op.rows[-1:]]
+        return Refused(CorruptRecord(record.id, f"an append of {op.first_seq} to {last} holds entries {seqs}"))
+    if last <= record.last_seq:
+        if last == record.last_seq and op.digest == record.last_digest:
+            return _write(record, parked=record.owner == "" and op.park)  # sent again; already durable
+        if last < record.last_seq:
+            return _write(record)  # an older append of this epoch, late: it is in there
+        return Refused(CorruptRecord(record.id, f"two different appends end at entry {last} in epoch {op.epoch}"))
+    if record.owner == "":
+        return _given_up(record)
+    if op.first_seq != record.last_seq + 1:
+        return Refused(
+            CorruptRecord(
+                record.id, f"append begins at entry {op.first_seq}, but the journal ends at {record.last_seq}"
+            )
+        )
+    return _apply(record, op, last)
+
+
+def _apply(record: ExecutionRecord, op: Append, last: int) -> Write:
+    done = max(record.inbox_done, op.inbox_done)
+    over = op.status.terminal
+    park = op.park and (done == record.inbox_last or over)
+    released = park or over
+    counts = dict(op.counts)
+    if over:
+        counts[f"executions_{op.status}"] = counts.get(f"executions_{op.status}", 0) + 1
+        counts["execution_seconds"] = counts.get("execution_seconds", 0) + max(0.0, op.at - record.created_at)
+    return _write(
+        replace(
+            record,
+            status=op.status,
+            updated_at=op.at,
+            last_seq=last,
+            last_digest=op.digest,
+            inbox_done=record.inbox_last if over else done,
+            owner="" if released else record.owner,
+            runnable_at=op.runnable_at if park and not over else None,
+            deadline=record.deadline if op.deadline is None else op.deadline,
+            result=op.result,
+            failure=op.failure,
+        ),
+        rows=op.rows,
+        parked=park,
+        counts=counts,
+    )
+
+
+def _release(record: ExecutionRecord, op: Release) -> Write | Refused:
+    if record.epoch != op.epoch:
+        return _stale(record, op.epoch)
+    if record.owner == "":
+        return _write(record)  # sent again, or over: an inbox row may have set an earlier time meanwhile
+    unread = record.inbox_last > record.inbox_done
+    wake = min(op.runnable_at, op.at) if unread else op.runnable_at
+    return _write(replace(record, owner="", runnable_at=wake, updated_at=op.at))
+
+
+def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write | Refused:
+    if op.epoch is not None and op.epoch != record.epoch:
+        return _stale(record, op.epoch)
+    if known_key:
+        return _write(record)
+    if op.epoch is not None and record.owner == "":
+        return _given_up(record)
+    if record.status.terminal:
+        return Refused(InvalidTransition(record.id, status=record.status, action=op.row.kind))
+    number = record.inbox_last + 1
+    wake = record.runnable_at
+    if record.owner == "":
+        wake = op.row.at if wake is None else min(wake, op.row.at)
+    return _write(
+        replace(record, inbox_last=number, runnable_at=wake, updated_at=max(record.updated_at, op.row.at)),
+        inbox=(replace(op.row, number=number),),
+    )
+
+
+def _rewind(record: ExecutionRecord, op: Rewind) -> Write | Refused:
+    if op.row.seq != op.last_seq + 1:
+        return Refused(CorruptRecord(record.id, f"a rewind after entry {op.last_seq} holds entry {op.row.seq}"))
+    if (record.epoch, record.last_seq, record.last_digest) == (op.expected + 1, op.row.seq, op.digest):
+        return _write(record)  # our own rewind, sent again because its answer was lost
+    if record.epoch != op.expected or record.last_seq != op.last_seq:
+        return _stale(record, op.expected)
+    if record.status is not ExecutionStatus.FAILED:
+        return Refused(InvalidTransition(record.id, status=record.status, action="resume"))
+    first = record.inbox_last + 1
+    inbox = tuple(replace(row, number=first + i) for i, row in enumerate(op.carried))
+    return _write(
+        replace(
+            record,
+            status=ExecutionStatus.PENDING,
+            epoch=record.epoch + 1,
+            owner="",
+            last_seq=op.row.seq,
+            last_digest=op.digest,
+            inbox_last=record.inbox_last + len(inbox),
+            runnable_at=op.at,
+            deadline=op.deadline,
+            updated_at=op.at,
+            failure=None,
+        ),
+        rows=(op.row,),
+        inbox=inbox,
+    )
+
+
+class Batch:
+    """Operations decided one after the other, each on what the ones before it made of the rows.
+
+    It owns what is to be written; the store owns reading the rows before, and writing all of it in the same
+    transaction.
+
+    Args:
+        heads: the rows of the executions concerned, as read in this transaction; absent ones are left out.
+        keys: which (execution, key) pairs the inbox has had, of those that the operations deliver.
+    """
+
+    def __init__(self, heads: Mapping[str, ExecutionRecord], keys: Iterable[tuple[str, str]] = ()) -> None:
+        self.heads = dict(heads)
+        self._keys = set(keys)
+        self.started: list[str] = []
+        self.changed: dict[str, None] = {}
+        self.journal: list[tuple[str, JournalRow]] = []
+        self.inbox: list[tuple[str, InboxRow]] = []
+        self.counts: dict[str, float] = {}
+
+    def apply(self, operation: Operation) -> Answer:
+        """Decide one operation and note what it writes."""
+        name = operation.execution_id
+        before = self.heads.get(name)
+        known = isinstance(operation, Deliver) and (name, operation.row.key) in self._keys
+        decision = decide(before, operation, known_key=known)
+        if not isinstance(decision, Write):
+            return decision
+        if before is None:
+            self.started.append(name)
+        elif decision.record is not before:
+            self.changed[name] = None
+        self.heads[name] = decision.record
+        self.journal.extend((name, row) for row in decision.rows)
+        self.inbox.extend((name, row) for row in decision.inbox)
+        self._keys.update((name, row.key) for row in decision.inbox)
+        for counter, amount in decision.counts.items():
+            self.counts[counter] = self.counts.get(counter, 0) + amount
+        return decision.answer
+
+
+# --- the writer -------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes a store. ``heartbeat`` is None when it said that it is gone."""
+
+    epoch: int = 0
+    nonce: str = ""
+    heartbeat: float | None = None
+
+
+def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, take_over: bool, url: str) -> Writer:
+    """The writer after a claim. See :meth:`~rayflow.storage.base.Store.claim_writer`.
+
+    Raises:
+        StorageUnavailable: another writer is alive.
+    """
+    alive = current.heartbeat is not None and now - current.heartbeat < fresh_for
+    if alive and current.nonce != nonce and not take_over:
+        age = now - (current.heartbeat or 0.0)
+        raise StorageUnavailable(
+            f"store {url} is being written by {current.nonce!r} (its last sign of life is {age:.1f} s old). A store "
+            f"has one writer: close the other one, wait until it has been silent for {fresh_for:g} s, or take over "
+            "with --take-over, which stops the other one"
+        )
+    return Writer(current.epoch + 1, nonce, now)
+
+
+def check_writer(current: Writer, epoch: int, url: str) -> None:
+    """Check that ``epoch`` is the writer's. Raises Fenced."""
+    if current.epoch != epoch:
+        raise Fenced(
+            f"store {url} is at writer epoch {current.epoch}, claimed by {current.nonce!r}; this writer's epoch "
+            f"{epoch} is over, and it writes no more"
+        )

@@ -1,0 +1,161 @@
+"""Store URLs: what they mean, which one is meant, and the store behind one.
+
+The path of ``sqlite:///…`` is everything after the third slash, as SQLAlchemy has it: ``sqlite:///flows.db`` is a
+file in the working directory, ``sqlite:////var/lib/flows.db`` an absolute path, ``sqlite:///~/flows.db`` one in the
+home directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rayflow.errors import StorageUnavailable
+from rayflow.storage.base import Store
+from rayflow.storage.memory import MemoryStore
+from rayflow.storage.sqlite import SqliteStore
+
+AVAILABLE = "sqlite:///path/to/file.db (kept on disk) and memory:// (gone with its process)"
+_OBJECT_STORAGE = ("s3", "gs", "az", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedUrl:
+    """A store's URL, taken apart.
+
+    Args:
+        scheme: "sqlite" or "memory".
+        path: the database file, as written; "" for memory.
+    """
+
+    scheme: str
+    path: str
+
+    @property
+    def url(self) -> str:
+        """The URL again."""
+        return f"sqlite:///{self.path}" if self.scheme == "sqlite" else f"memory://{self.path}"
+
+
+def parse(url: str) -> ParsedUrl:
+    """Take a store's URL apart.
+
+    Args:
+        url: such as ``sqlite:///flows.db``.
+
+    Raises:
+        StorageUnavailable: it is no URL of a store that there is; the message says what would be.
+
+    Example:
+        >>> parse("sqlite:///flows.db").path
+        'flows.db'
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise StorageUnavailable(
+            f"{url!r} is no store URL. For a file, write sqlite:///{url or 'flows.db'}; available: {AVAILABLE}"
+        )
+    if scheme == "memory":
+        if rest:
+            raise StorageUnavailable(f"a memory store has no path: write memory://, not {url!r}")
+        return ParsedUrl("memory", "")
+    if scheme == "sqlite":
+        return ParsedUrl("sqlite", _sqlite_path(url, rest))
+    if scheme in _OBJECT_STORAGE:
+        raise StorageUnavailable(
+            f"{url!r}: {scheme}:// comes with object storage, which this version does not have; available: {AVAILABLE}"
+        )
+    raise StorageUnavailable(f"{url!r}: there is no store for {scheme}://; available: {AVAILABLE}")
+
+
+def _sqlite_path(url: str, rest: str) -> str:
+    if not rest.startswith("/"):
+        raise StorageUnavailable(
+            f"{url!r} has no third slash: write sqlite:///{rest or 'flows.db'} for a file in the working directory, "
+            "sqlite:////absolute/path for any other"
+        )
+    path = rest[1:]
+    if not path or path.endswith("/"):
+        raise StorageUnavailable(f"{url!r} names no file: write the file's name too, such as sqlite:///flows.db")
+    if path == ":memory:":
+        raise StorageUnavailable(f"{url!r}: for a store in memory write memory://")
+    if "?" in path or "#" in path:
+        raise StorageUnavailable(f"{url!r}: a store URL takes no options, and its file no ? or # in the name")
+    return path
+
+
+def open_store(url: str) -> Store:
+    """The store of a URL, not opened yet. Raises StorageUnavailable as :func:`parse` does."""
+    parsed = parse(url)
+    return MemoryStore(url) if parsed.scheme == "memory" else SqliteStore(url)
+
+
+def user_data_dir(environ: Mapping[str, str], platform: str) -> Path:
+    """The user's data folder: XDG on Linux, ``~/Library/Application Support`` on macOS.
+
+    Args:
+        environ: the environment's variables.
+        platform: as ``sys.platform`` has it.
+    """
+    home = Path(environ.get("HOME") or Path.home())
+    if platform == "darwin":
+        return home / "Library" / "Application Support"
+    given = environ.get("XDG_DATA_HOME", "")
+    return Path(given) if Path(given).is_absolute() else home / ".local" / "share"
+
+
+def resolve(
+    url: str | None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    data_dir: Path | None = None,
+    cwd: Path | None = None,
+    forbidden: Sequence[Path] = (),
+) -> str:
+    """The store that is meant, as a URL that means the same from everywhere on this machine. Creates nothing.
+
+    Args:
+        url: what the caller gave; None for ``RAYFLOW_STORE``, and then the file in the user's data folder.
+        environ: the environment's variables.
+        data_dir: the user's data folder; None for what :func:`user_data_dir` says.
+        cwd: the folder of relative paths; None for the working directory.
+        forbidden: folders that vanish, in which no store may be.
+
+    Raises:
+        StorageUnavailable: the URL is wrong, or its file is in a forbidden folder.
+    """
+    given = url or environ.get("RAYFLOW_STORE")
+    if not given:
+        folder = data_dir or user_data_dir(environ, sys.platform)
+        given = f"sqlite:///{folder / 'rayflow' / 'rayflow.db'}"
+    parsed = parse(given)
+    if parsed.scheme != "sqlite":
+        return parsed.url
+    path = Path(parsed.path)
+    if path.parts[0] == "~":
+        path = Path(environ.get("HOME") or Path.home(), *path.parts[1:])
+    path = Path(cwd or Path.cwd(), path).resolve()
+    for folder in forbidden:
+        if path.is_relative_to(folder.resolve()):
+            raise StorageUnavailable(
+                f"the store's file {path} would be inside {folder}, a temporary copy of the working directory that Ray "
+                "deletes with its job. Give an absolute path outside it: sqlite:////absolute/path/flows.db"
+            )
+    return ParsedUrl("sqlite", str(path)).url
+
+
+def namespace_of(url: str) -> str:
+    """A short, stable and readable namespace for a store, from its resolved URL.
+
+    Example:
+        >>> namespace_of("sqlite:////data/flows.db")
+        'rayflow-flows-765c8c94'
+    """
+    parsed = parse(url)
+    word = re.sub(r"[^a-z0-9]+", "-", Path(parsed.path).stem.lower()).strip("-") if parsed.path else "memory"
+    return f"rayflow-{word[:32].strip('-') or 'store'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

@@ -1,0 +1,124 @@
+"""Operations as tests write them, with everything that a test does not care about filled in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import (
+    Append,
+    Claim,
+    DefinitionRecord,
+    Deliver,
+    Done,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Refused,
+    Rewind,
+    Start,
+    Store,
+)
+from rayflow.storage.records import append_digest
+
+T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
+
+NOW = 1000.0
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(coroutine)
+
+
+def record(name: str = "x", **changes: Any) -> ExecutionRecord:
+    made = ExecutionRecord(
+        id=name,
+        workflow_id="w",
+        version="1",
+        status=ExecutionStatus.PENDING,
+        priority=5,
+        created_at=NOW,
+        updated_at=NOW,
+        input=b"input",
+        identity="identity",
+        start_nonce="nonce",
+        code=b"code",
+        options=b"options",
+        environment="env",
+        runnable_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+def start(name: str = "x", **changes: Any) -> Start:
+    return Start(record(name, **changes))
+
+
+def claim(name: str = "x", *, expected: int = 0, nonce: str = "owner", at: float = NOW) -> Claim:
+    return Claim(name, expected, nonce, f"coordinator of {nonce}", at)
+
+
+def append(
+    name: str = "x",
+    *,
+    first: int = 1,
+    bodies: Sequence[bytes] = (b"entry",),
+    epoch: int = 1,
+    status: ExecutionStatus = ExecutionStatus.RUNNING,
+    at: float = NOW,
+    **changes: Any,
+) -> Append:
+    rows = tuple(JournalRow(first + i, body) for i, body in enumerate(bodies))
+    made = Append(name, epoch, first, rows, append_digest(rows), at, status)
+    return replace(made, **changes)
+
+
+def end(name: str = "x", *, status: ExecutionStatus = ExecutionStatus.COMPLETED, **changes: Any) -> Append:
+    return append(name, status=status, bodies=(b"ended",), **changes)
+
+
+def deliver(
+    name: str = "x", key: str = "k", *, at: float = NOW, epoch: int | None = None, body: bytes = b""
+) -> Deliver:
+    return Deliver(name, InboxRow(key, "signal", body, at), epoch)
+
+
+def rewind(name: str = "x", *, expected: int = 1, last_seq: int = 1, at: float = NOW, **changes: Any) -> Rewind:
+    row = JournalRow(last_seq + 1, b"rewound")
+    return replace(Rewind(name, expected, last_seq, row, append_digest([row]), (), None, at), **changes)
+
+
+def definition(workflow_id: str = "w", version: str = "1", saved_at: float = NOW) -> DefinitionRecord:
+    return DefinitionRecord(workflow_id, version, "name", "description", b"code", "sha", saved_at, "env")
+
+
+async def done(store: Store, *operations: Operation) -> Done:
+    """Commit them in one transaction; all must be done. Answers the last."""
+    answers = await store.commit(operations)
+    for answer in answers:
+        assert isinstance(answer, Done), answer
+    assert len(answers) == len(operations)
+    last = answers[-1]
+    assert isinstance(last, Done)
+    return last
+
+
+async def refused(store: Store, operation: Operation, error: type[E]) -> E:
+    """Commit it; it must be refused with that error, and change nothing."""
+    before = await store.execution(operation.execution_id), await store.journal(operation.execution_id)
+    [answer] = await store.commit([operation])
+    assert isinstance(answer, Refused), answer
+    assert type(answer.error) is error, answer.error
+    assert (await store.execution(operation.execution_id), await store.journal(operation.execution_id)) == before
+    return answer.error
+
+
+async def row(store: Store, name: str = "x") -> ExecutionRecord:
+    found = await store.execution(name)
+    assert found is not None
+    return found

@@ -1,0 +1,46 @@
+"""A SQLite connection that fails on demand, as a disk does."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+from rayflow.storage.sqlite import SqliteStore
+
+
+class FaultyConnection(sqlite3.Connection):
+    """Fails the next statement that begins with ``on``; ``after`` does it first and fails then."""
+
+    on: str | None = None
+    after = False
+    error: Exception = sqlite3.OperationalError("disk I/O error")
+
+    def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        return self._call(statement, lambda: super(FaultyConnection, self).execute(statement, parameters))
+
+    def executemany(self, statement: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        return self._call(statement, lambda: super(FaultyConnection, self).executemany(statement, parameters))
+
+    def _call(self, statement: str, call: Any) -> sqlite3.Cursor:
+        cls = type(self)
+        if cls.on is None or not statement.startswith(cls.on):
+            made: sqlite3.Cursor = call()
+            return made
+        cls.on = None
+        if cls.after:
+            call()
+        raise cls.error
+
+
+def faulty_store(url: str) -> tuple[SqliteStore, type[FaultyConnection]]:
+    """A store and the switch of its faults: a connection class of its own."""
+
+    class Connection(FaultyConnection):
+        pass
+
+    class Faulty(SqliteStore):
+        connection_class = Connection
+        busy_timeout = 0.05
+
+    return Faulty(url), Connection
