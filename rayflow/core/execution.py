@@ -333,7 +333,9 @@ class Execution:
             self._work.counts["steps_completed"] += 1
             self._count_seconds(event)
             at = self._time(now)
-            self._apply(StepCompleted(at, event.step, event.name, event.attempt, event.result, event.began, event.worker))
+            self._apply(
+                StepCompleted(at, event.step, event.name, event.attempt, event.result, event.began, event.worker)
+            )
         else:
             self._take_failure(task, event, now)
 
@@ -353,12 +355,27 @@ class Execution:
         if delay is None:
             self._work.counts["steps_failed"] += 1
             failed = StepFailed(
-                at, event.step, event.name, event.attempt, event.failure, self._machine.issued, event.began, event.worker
+                at,
+                event.step,
+                event.name,
+                event.attempt,
+                event.failure,
+                self._machine.issued,
+                event.began,
+                event.worker,
             )
             self._apply(failed)
             return
         retry = AttemptFailed(
-            at, event.step, event.name, event.attempt, event.failure, at + delay, event.counts, event.began, event.worker
+            at,
+            event.step,
+            event.name,
+            event.attempt,
+            event.failure,
+            at + delay,
+            event.counts,
+            event.began,
+            event.worker,
         )
         self._record(retry, Effects())
         self._wait(task, retry.retry_at)
@@ -375,8 +392,10 @@ class Execution:
             return
         own = task.dispatch.call.options.timeout
         limit = self._timeout(task.dispatch.call)
-        advice = "" if own is not None else (
-            " (the execution's step_timeout; set another with @rf.step(timeout=…), float('inf') for none)"
+        advice = (
+            ""
+            if own is not None
+            else (" (the execution's step_timeout; set another with @rf.step(timeout=…), float('inf') for none)")
         )
         failure = Failure(
             type="rayflow.errors.StepTimeout",

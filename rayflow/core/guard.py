@@ -2,7 +2,9 @@
 
 Python's audit events show files, sockets, processes and (from 3.12 and 3.13) threads and ``time.sleep``; the
 last two are patched for the versions before. Everything is judged by the *running loop of this thread*: only
-code that runs on a durable loop is refused, anything else in the process goes on untouched.
+code that runs on a durable loop is refused, anything else in the process goes on untouched. What the interpreter
+does on the code's behalf (imports and all that a module does while it is imported, source lines for tracebacks,
+time zones) is let through.
 
 What cannot be caught is documented in docs/workflows.md: reading the clock, random numbers, environment
 variables, and C extensions that raise no audit event.
@@ -16,12 +18,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar
+from types import FrameType
+from typing import Any, ParamSpec, TypeVar
 
 from rayflow.errors import WorkflowSideEffect
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_THREAD = "starting a thread"
+_PROCESS = "starting a process"
+_SLEEP = "time.sleep() (use `await asyncio.sleep()`, which is durable)"
+_LOOKUP = "looking up a host"
 
 _WATCHED = {
     "open": "opening a file",
@@ -29,31 +37,36 @@ _WATCHED = {
     "os.remove": "removing a file",
     "os.rename": "renaming a file",
     "os.rmdir": "removing a folder",
-    "os.system": "starting a process",
-    "os.fork": "starting a process",
-    "os.posix_spawn": "starting a process",
-    "subprocess.Popen": "starting a process",
+    "os.link": "linking a file",
+    "os.symlink": "linking a file",
+    "os.truncate": "changing a file",
+    "os.exec": _PROCESS,
+    "os.fork": _PROCESS,
+    "os.posix_spawn": _PROCESS,
+    "os.system": _PROCESS,
+    "subprocess.Popen": _PROCESS,
+    "socket.__new__": "making a socket",
     "socket.connect": "connecting a socket",
     "socket.bind": "binding a socket",
     "socket.sendto": "sending to a socket",
-    "socket.getaddrinfo": "looking up a host",
+    "socket.getaddrinfo": _LOOKUP,
+    "socket.gethostbyname": _LOOKUP,
     "sqlite3.connect": "opening a database",
-    "_thread.start_new_thread": "starting a thread",
-    "time.sleep": "time.sleep() (use `await asyncio.sleep()`, which is durable)",
+    "_thread.start_new_thread": _THREAD,
+    "_thread.start_joinable_thread": _THREAD,
+    "time.sleep": _SLEEP,
 }
 
-#: Modules that open files on behalf of the interpreter, not of the workflow: imports, and source lines for
-#: tracebacks.
-_EXEMPT = frozenset({"importlib._bootstrap", "importlib._bootstrap_external", "linecache", "zipimport", "tokenize"})
+#: Modules that open files on behalf of the interpreter, not of the workflow.
+_EXEMPT = frozenset(
+    {"importlib._bootstrap", "importlib._bootstrap_external", "linecache", "zipimport", "zoneinfo._common"}
+)
+
+#: Where the search for them ends: what called the loop says nothing about the workflow's code.
+_LOOP = "rayflow.core.loop"
 
 _installed = False
 _install_lock = threading.Lock()
-
-
-class GuardedLoop(Protocol):
-    """A loop on which side effects are refused while ``guarded`` is true."""
-
-    guarded: bool
 
 
 def _refusing() -> bool:
@@ -64,26 +77,42 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
     what = _WATCHED.get(event)
     if what is None or not _refusing():
         return
-    if event in {"open", "os.mkdir", "os.remove", "os.rename"} and _by_interpreter():
-        return
-    detail = f" ({args[0]!r})" if event == "open" and args else ""
-    raise WorkflowSideEffect(what + detail)
+    detail = ""
+    if event == "open":
+        if _is_time_zone(args[0]):
+            return
+        detail = f" ({args[0]!r})"
+    _refuse(what + detail)
+
+
+def _refuse(what: str) -> None:
+    if not _by_interpreter():
+        raise WorkflowSideEffect(what)
 
 
 def _by_interpreter() -> bool:
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
-        if frame.f_globals.get("__name__") in _EXEMPT:
+        module = frame.f_globals.get("__name__")
+        if module in _EXEMPT:
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        if module == _LOOP:
+            return False
+        frame = frame.f_back
     return False
+
+
+def _is_time_zone(path: object) -> bool:
+    # zoneinfo's C half opens its files without a frame of its own. They are the same for everybody.
+    zoneinfo = sys.modules.get("zoneinfo")
+    return zoneinfo is not None and isinstance(path, str) and path.startswith(tuple(zoneinfo.TZPATH))
 
 
 def _guarded(function: Callable[P, R], what: str) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if _refusing():
-            raise WorkflowSideEffect(what)
+            _refuse(what)
         return function(*args, **kwargs)
 
     return call
@@ -91,13 +120,13 @@ def _guarded(function: Callable[P, R], what: str) -> Callable[P, R]:
 
 def install() -> None:
     """Install the guard in this process, once. It cannot be removed, and costs other code next to nothing."""
-    global _installed
+    global _installed  # noqa: PLW0603 - an audit hook belongs to the process, and so does the knowledge of it
     with _install_lock:
         if _installed:
             return
         _installed = True
     sys.addaudithook(_audit)
     if sys.version_info < (3, 13):
-        time.sleep = _guarded(time.sleep, _WATCHED["time.sleep"])
+        time.sleep = _guarded(time.sleep, _SLEEP)
     if sys.version_info < (3, 12):
-        threading.Thread.start = _guarded(threading.Thread.start, _WATCHED["_thread.start_new_thread"])  # type: ignore[method-assign]
+        threading.Thread.start = _guarded(threading.Thread.start, _THREAD)  # type: ignore[method-assign]

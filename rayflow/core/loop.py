@@ -21,9 +21,11 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from types import AsyncGeneratorType
-from typing import Any, NoReturn, TypeVarTuple, Unpack
+from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core import guard
+from rayflow.core.numbered import DurableFuture, DurableHandle, DurableTask, DurableTimer, number_gatherings
+from rayflow.core.refusing import RefusingLoop, refuse_as_completed
 from rayflow.errors import WorkflowSideEffect
 
 Ts = TypeVarTuple("Ts")
@@ -31,6 +33,20 @@ Ts = TypeVarTuple("Ts")
 #: Callbacks that one event may cause. Ordinary fan-outs need about five a task; code that polls with
 #: ``sleep(0)`` or swallows its cancellation needs more than any number.
 CALLBACK_BUDGET = 2_000_000
+
+#: How often code that is over is told so by an exception. Code that swallows even that, in a loop, is from then on
+#: made to wait instead, since an exception would keep it busy for ever.
+REFUSALS = 100
+
+#: How often a coroutine that swallows its end is closed again before it is left alone.
+CLOSINGS = 100
+
+#: Finished tasks and generators that are kept at least before they are swept out.
+_SWEEP = 64
+
+#: What could not be closed. It is kept for ever: if the garbage collector ended it, its clean-up would run outside
+#: every workflow, where a step simply runs.
+_unending: list[object] = []
 
 
 class NeverSettles(Exception):
@@ -43,29 +59,7 @@ class NeverSettles(Exception):
         )
 
 
-class DurableFuture(asyncio.Future[Any]):
-    """A future that hashes by its number."""
-
-    def __init__(self, number: int, *, loop: asyncio.AbstractEventLoop) -> None:
-        self._number = number
-        super().__init__(loop=loop)
-
-    def __hash__(self) -> int:
-        return self._number
-
-
-class DurableTask(asyncio.Task[Any]):
-    """A task that hashes by its number. The number is set first: Task.__init__ already hashes it."""
-
-    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> None:
-        self._number = number
-        super().__init__(coro, **kwargs)
-
-    def __hash__(self) -> int:
-        return self._number
-
-
-class DurableLoop(asyncio.AbstractEventLoop):
+class DurableLoop(RefusingLoop):
     """See the module's docstring.
 
     Args:
@@ -84,6 +78,7 @@ class DurableLoop(asyncio.AbstractEventLoop):
         on_unhandled: Callable[[str, BaseException | None], None],
     ) -> None:
         guard.install()
+        number_gatherings()
         self.execution = execution
         self.guarded = True
         self.dead = False
@@ -93,11 +88,15 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self._now = 0.0
         self._number = 0
         self._timer_number = 0
+        self._refusals = 0
         self._ready: deque[asyncio.Handle] = deque()
         self._heap: list[tuple[float, int]] = []
-        self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._tasks: dict[int, DurableTask] = {}
-        self._generators: dict[int, AsyncGeneratorType[Any, Any]] = {}
+        self._timers: dict[int, DurableTimer] = {}
+        self._tasks: list[DurableTask] = []
+        self._sweep_tasks_at = _SWEEP
+        # Held, so that the garbage collector never decides when their clean-up runs.
+        self._generators: list[AsyncGeneratorType[Any, Any]] = []
+        self._sweep_generators_at = _SWEEP
         self._eager = False
 
     # --- driven by the machine ---------------------------------------------------------------------------
@@ -110,47 +109,51 @@ class DurableLoop(asyncio.AbstractEventLoop):
 
         Raises:
             NeverSettles: the budget is used up; the loop should be evicted.
+            RuntimeError: another loop runs in this thread, where tasks of this one would not advance.
         """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
         budget = self._budget
+        ready = self._ready
         with self._running():
-            while self._ready:
-                handle = self._ready.popleft()
-                if handle.cancelled():
+            while ready:
+                handle = ready.popleft()
+                if handle._cancelled:
                     continue
                 budget -= 1
                 if budget < 0:
                     raise NeverSettles(self._budget)
-                # sys.exit() in a task is recorded as its outcome and raised again here: it must end the
-                # workflow, not the process that drives it.
-                with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                try:
                     handle._run()
+                except (SystemExit, KeyboardInterrupt) as stop:
+                    # It must end the workflow, not the process that drives it. A task has recorded it as its outcome.
+                    if not isinstance(getattr(handle._callback, "__self__", None), asyncio.Task):
+                        self._on_unhandled(f"{type(stop).__name__} in a callback of a workflow", stop)
 
     @contextlib.contextmanager
     def _running(self) -> Generator[None]:
         hooks = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(firstiter=self._hold_generator, finalizer=self._finalize_generator)
+        before = asyncio._get_running_loop()
+        sys.set_asyncgen_hooks(firstiter=self._hold_generator, finalizer=None)
         events._set_running_loop(self)
         try:
             yield
         finally:
-            events._set_running_loop(None)
+            events._set_running_loop(before)
             sys.set_asyncgen_hooks(*hooks)
 
     def next_timer(self) -> tuple[float, int] | None:
         """When the earliest live timer is due, and its number; ties go to the lower number."""
-        while self._heap:
-            when, number = self._heap[0]
-            handle = self._timers.get(number)
-            if handle is not None and not handle.cancelled():
-                return when, number
-            heapq.heappop(self._heap)
-            self._timers.pop(number, None)
+        heap = self._heap
+        while heap:
+            if heap[0][1] in self._timers:
+                return heap[0]
+            heapq.heappop(heap)
         return None
 
     def timer_alive(self, number: int) -> bool:
         """Whether that timer still waits."""
-        handle = self._timers.get(number)
-        return handle is not None and not handle.cancelled()
+        return number in self._timers
 
     def fire(self, number: int) -> None:
         """Make a live timer's callback ready."""
@@ -158,64 +161,94 @@ class DurableLoop(asyncio.AbstractEventLoop):
 
     def pending_tasks(self) -> list[DurableTask]:
         """The tasks that are not done, oldest first."""
-        return list(self._tasks.values())
+        self._tasks = [task for task in self._tasks if not task.done()]
+        return list(self._tasks)
 
+    def next_number(self) -> int:
+        """A number for something that may be put into a set."""
+        self._number += 1
+        return self._number
+
+    # --- how it ends ---------------------------------------------------------------------------------------
     def close_generators(self) -> None:
         """Close async generators that the code left unfinished, oldest first."""
         with self._running():
-            for generator in list(self._generators.values()):
-                self._close_generator(generator)
-            self._generators.clear()
+            while self._generators:
+                generators, self._generators = self._generators, []
+                for generator in generators:
+                    self._close_generator(generator)
 
     def _close_generator(self, generator: AsyncGeneratorType[Any, Any]) -> None:
+        if generator.ag_frame is None:
+            return
         closing = generator.aclose()
         try:
             closing.send(None)
         except StopIteration:
             return
         except BaseException as error:  # noqa: BLE001 - told, and the other generators still have to be closed
-            self._on_unhandled(
-                f"an async generator ({generator.__qualname__}) failed while it was closed at the workflow's end", error
+            self._tell(f"an async generator ({generator.__qualname__}) failed while it was closed", error)
+        else:
+            self._tell(
+                f"the async generator {generator.__qualname__} waits for something in its clean-up after the workflow "
+                "left it; use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs"
             )
-            return
-        self._on_unhandled(
-            f"the async generator {generator.__qualname__} waits for something in its clean-up after the workflow "
-            "left it; use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs",
-            None,
-        )
+            with contextlib.suppress(BaseException):  # the echo of ending it in the midst of its clean-up
+                closing.close()
+        if generator.ag_frame is not None:
+            _unending.append(generator)
+
+    def _tell(self, message: str, error: BaseException | None = None) -> None:
+        if not self.dead:  # in an eviction it is an echo, as in _close_quietly
+            self._on_unhandled(message, error)
 
     def evict(self) -> None:
         """Drop everything without letting the code do anything more: clean-up code runs, commands raise."""
+        if self.dead:
+            return
         self.dead = True
         self._ready.clear()
         self._timers.clear()
         self._heap.clear()
         with self._running():
-            for task in self.pending_tasks():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                coroutine = task.get_coro()
-                if coroutine is not None:
-                    self._close_quietly(coroutine)
-            for generator in self._generators.values():
-                self._close_generator(generator)
+            # In a context of its own: what clean-up code sets must not stay behind in this thread's.
+            contextvars.Context().run(self._close_all)
         self._tasks.clear()
-        self._generators.clear()
+
+    def _close_all(self) -> None:
+        for task in self.pending_tasks():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine = task.get_coro()
+            if coroutine is not None:
+                self._close_quietly(coroutine)
+        self.close_generators()
 
     def _close_quietly(self, coroutine: Any) -> None:
-        # Whatever clean-up code raises here is the echo of an eviction, not an outcome: the journal decides
-        # what happens to the execution, and nothing was issued (commands raise on a dead loop).
-        with contextlib.suppress(BaseException):
-            coroutine.close()
+        for _ in range(CLOSINGS):
+            # Whatever clean-up code raises here is the echo of an eviction, not an outcome: the journal decides
+            # what happens to the execution, and nothing was issued (commands raise on a dead loop).
+            with contextlib.suppress(BaseException):
+                coroutine.close()
+            if getattr(coroutine, "cr_frame", None) is None:
+                return
+        _unending.append(coroutine)
+        self._on_unhandled(f"{coroutine.__qualname__} swallows every attempt to end it, and stays in memory", None)
+
+    def refuse(self, message: str) -> None:
+        """Raise, unless the code has been told so often that it evidently swallows it.
+
+        Raises:
+            RuntimeError: with the message.
+        """
+        self._refusals += 1
+        if self._refusals <= REFUSALS:
+            raise RuntimeError(message)
 
     def _hold_generator(self, generator: AsyncGeneratorType[Any, Any]) -> None:
-        # Held, so that the garbage collector never decides when its clean-up runs.
-        for number in [n for n, g in self._generators.items() if g.ag_frame is None][:8]:
-            del self._generators[number]
-        self._number += 1
-        self._generators[self._number] = generator
-
-    def _finalize_generator(self, generator: AsyncGeneratorType[Any, Any]) -> None:
-        self._close_generator(generator)
+        if len(self._generators) >= self._sweep_generators_at:
+            self._generators = [held for held in self._generators if held.ag_frame is not None]
+            self._sweep_generators_at = 2 * len(self._generators) + _SWEEP
+        self._generators.append(generator)
 
     # --- what asyncio asks of a loop ---------------------------------------------------------------------
     def time(self) -> float:
@@ -226,35 +259,49 @@ class DurableLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Run the callback in this drain, after those that are ready already."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = DurableHandle(callback, args, self, context)
         if not self.dead:
             self._ready.append(handle)
         return handle
 
     def call_later(
-        self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: contextvars.Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Make a durable timer ``delay`` seconds from the loop's time."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Make a durable timer for a moment on the loop's clock."""
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        handle = DurableTimer(when, callback, args, self, context)
+        handle.number = self._timer_number = self._timer_number + 1
         if not self.dead:
-            self._timer_number += 1
-            self._timers[self._timer_number] = handle
-            heapq.heappush(self._heap, (when, self._timer_number))
+            self._timers[handle.number] = handle
+            heapq.heappush(self._heap, (when, handle.number))
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Called by TimerHandle.cancel; cancelled ones are dropped where the heap is read."""
+        """Called by TimerHandle.cancel."""
+        assert isinstance(handle, DurableTimer)
+        self._timers.pop(handle.number, None)
+        if len(self._heap) > 2 * len(self._timers) + _SWEEP:
+            self._heap = [(timer.when(), number) for number, timer in self._timers.items()]
+            heapq.heapify(self._heap)
 
     def create_future(self) -> DurableFuture:
         """A future that hashes by its number."""
-        self._number += 1
-        return DurableFuture(self._number, loop=self)
+        future = DurableFuture(loop=self)
+        future.number = self._number = self._number + 1
+        return future
 
     def create_task(  # type: ignore[override]
         self,
@@ -265,23 +312,26 @@ class DurableLoop(asyncio.AbstractEventLoop):
         **kwargs: Any,
     ) -> DurableTask:
         """A task that hashes by its number and has a name of this execution's own."""
+        refuse_as_completed(coro)
         if self.dead:
             coro.close()
-            raise RuntimeError("this execution was set aside while its code ran; nothing more can be started in it")
-        _refuse_as_completed()
+            self.refuse("this execution was set aside while its code ran; nothing more can be started in it")
         self._number += 1
         number = self._number
-        if self._eager:
+        if self._eager and not self.dead:
             kwargs.setdefault("eager_start", True)
         label = f"{self._name}/{number}" if name is None else str(name)
         task = DurableTask(number, coro, loop=self, name=label, context=context, **kwargs)
-        if not task.done():
-            self._tasks[number] = task
-            task.add_done_callback(self._forget_task)
+        if self.dead:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        elif not task.done():
+            self._keep_task(task)
         return task
 
-    def _forget_task(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.pop(hash(task), None)
+    def _keep_task(self, task: DurableTask) -> None:
+        if len(self._tasks) >= self._sweep_tasks_at:
+            self._sweep_tasks_at = 2 * len(self.pending_tasks()) + _SWEEP
+        self._tasks.append(task)
 
     def set_task_factory(self, factory: Any) -> None:
         """Only eager tasks (3.12+) and the default can be repeated on replay."""
@@ -316,47 +366,3 @@ class DurableLoop(asyncio.AbstractEventLoop):
     def is_closed(self) -> bool:
         """Whether the execution was evicted."""
         return self.dead
-
-
-def _refuse_as_completed() -> None:
-    # as_completed over bare coroutines makes tasks in the order of a set of coroutines, which hash by address.
-    frame = sys._getframe(2)
-    for _ in range(4):
-        if frame is None:
-            return
-        if frame.f_code.co_qualname in {"as_completed", "_AsCompletedIterator.__init__"}:
-            raise WorkflowSideEffect(
-                "asyncio.as_completed() over bare coroutines (their order differs from run to run; make tasks first, "
-                "`[asyncio.create_task(c) for c in coros]`)"
-            )
-        frame = frame.f_back  # type: ignore[assignment]
-
-
-def _refusal(name: str, what: str) -> Callable[..., NoReturn]:
-    def refuse(self: DurableLoop, *args: Any, **kwargs: Any) -> NoReturn:
-        raise WorkflowSideEffect(what)
-
-    refuse.__name__ = name
-    refuse.__doc__ = f"Refused: {what}."
-    return refuse
-
-
-_REFUSED = {
-    "running a function in a thread": ("run_in_executor", "call_soon_threadsafe", "set_default_executor"),
-    "opening a connection": (
-        "create_connection", "create_server", "create_datagram_endpoint", "create_unix_connection",
-        "create_unix_server", "connect_accepted_socket", "start_tls", "sendfile", "getaddrinfo", "getnameinfo",
-        "sock_recv", "sock_recv_into", "sock_recvfrom", "sock_recvfrom_into", "sock_sendto", "sock_sendall",
-        "sock_connect", "sock_accept", "sock_sendfile", "connect_read_pipe", "connect_write_pipe",
-        "add_reader", "remove_reader", "add_writer", "remove_writer",
-    ),
-    "starting a process": ("subprocess_shell", "subprocess_exec"),
-    "handling a signal of the operating system": ("add_signal_handler", "remove_signal_handler"),
-    "running or closing the loop": (
-        "run_forever", "run_until_complete", "stop", "close", "shutdown_asyncgens", "shutdown_default_executor",
-        "set_exception_handler", "get_exception_handler",
-    ),
-}  # fmt: skip
-for _what, _names in _REFUSED.items():
-    for _name in _names:
-        setattr(DurableLoop, _name, _refusal(_name, _what))

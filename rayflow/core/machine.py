@@ -274,9 +274,7 @@ class Machine:
         try:
             value = self._payloads.decode(event.result, waiting.call.returns)
         except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises becomes the step's failure
-            failed = StepFailed(
-                event.at, event.step, event.name, event.attempt, failure_of(error), issued=self._issued
-            )
+            failed = StepFailed(event.at, event.step, event.name, event.attempt, failure_of(error), issued=self._issued)
             waiting.future.set_exception(step_error(failed))
         else:
             waiting.future.set_result(value)
@@ -339,7 +337,9 @@ def _compare(entry: Entry, effects: Effects) -> None:
     for position, (expected, seen) in enumerate(zip(entry.issued, issued, strict=False)):
         if expected != seen:
             raise NonDeterminismError(
-                expected=f"step {expected!r} (number {position + 1} of this entry)", seen=f"{seen!r}", position=entry.seq
+                expected=f"step {expected!r} (number {position + 1} of this entry)",
+                seen=f"{seen!r}",
+                position=entry.seq,
             )
     if len(issued) != len(entry.issued):
         shorter = min(len(issued), len(entry.issued))

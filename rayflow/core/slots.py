@@ -14,7 +14,7 @@ import heapq
 import math
 from dataclasses import dataclass, field
 
-from rayflow.core.pool import Demand, Receipts
+from rayflow.core.pool import Demand
 
 #: Expected work in one batch, in seconds, and tasks at most: what was sent cannot be overtaken any more.
 BATCH_SECONDS = 0.010
@@ -66,6 +66,7 @@ class Report:
     """What the pool is told: everything, so that one message that arrives repairs all that did not."""
 
     sequence: int
+    epoch: int
     seen: int
     demand: tuple[Demand, ...]
     holding: dict[str, str]
@@ -87,7 +88,9 @@ class Slots:
         self._expected: dict[str, float] = {}
         self._order = 0
         self._sequence = 0
-        self._receipts = Receipts()
+        self._epoch = 0
+        self._seen = 0
+        self._early: set[int] = set()
         self._told: tuple[tuple[Demand, ...], frozenset[str], int] | None = None
 
     # --- tasks ---------------------------------------------------------------------------------------------
@@ -110,8 +113,13 @@ class Slots:
     # --- slots ---------------------------------------------------------------------------------------------
     def granted(self, token: str, worker: str, *, alone: bool, number: int, now: float) -> None:
         """The pool granted a slot. Grants are numbered; one that comes twice changes nothing."""
-        if self._receipts.receive(number):
-            self._held[token] = Held(token, worker, alone, idle_since=now)
+        if number <= self._seen or number in self._early:
+            return
+        self._early.add(number)
+        while self._seen + 1 in self._early:
+            self._seen += 1
+            self._early.discard(self._seen)
+        self._held[token] = Held(token, worker, alone, idle_since=now)
 
     def recalled(self, token: str) -> None:
         """The pool asks for a slot: it is given back as soon as it is idle."""
@@ -125,13 +133,23 @@ class Slots:
             held.busy, held.idle_since = False, now
 
     def void(self, token: str) -> None:
-        """A slot is no longer ours: its worker died, or refused it."""
+        """A slot is no longer ours: its worker died or refused it, or the pool took it."""
         self._held.pop(token, None)
 
-    def voided(self, token: str, number: int) -> None:
-        """The pool took a slot away, perhaps one whose grant never arrived."""
-        self._receipts.receive(number)
-        self._held.pop(token, None)
+    def heard_from(self, epoch: int) -> bool:
+        """The pool of that epoch says something; answers whether it counts.
+
+        A later epoch means that the pool was restarted: it numbers its grants anew, and has to be told everything.
+        """
+        if epoch > self._epoch:
+            self._epoch, self._seen, self._told = epoch, 0, None
+            self._early.clear()
+        return epoch == self._epoch
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch of the pool that was heard of; 0 for none."""
+        return self._epoch
 
     def forget_told(self) -> None:
         """What was last told may not have arrived: tell it again."""
@@ -177,7 +195,7 @@ class Slots:
     def report(self) -> Report | None:
         """What to tell the pool, or None if it knows."""
         demand = self._demand()
-        told = (demand, frozenset(self._held), self._receipts.seen)
+        told = (demand, frozenset(self._held), self._seen)
         if told == self._told:
             return None
         self._told = told
@@ -187,7 +205,7 @@ class Slots:
         """What to tell the pool in any case."""
         self._sequence += 1
         holding = {held.token: held.worker for held in self._held.values()}
-        return Report(self._sequence, self._receipts.seen, self._demand(), holding)
+        return Report(self._sequence, self._epoch, self._seen, self._demand(), holding)
 
     def next_wake(self) -> float | None:
         """When an idle slot has been kept long enough."""

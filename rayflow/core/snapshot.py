@@ -138,9 +138,7 @@ def fold(snapshot: ExecutionSnapshot, entries: Sequence[Entry], decode: Decode) 
     return snapshot
 
 
-def _fold_event(
-    snapshot: ExecutionSnapshot, steps: dict[int, StepSnapshot], entry: Entry, decode: Decode
-) -> None:
+def _fold_event(snapshot: ExecutionSnapshot, steps: dict[int, StepSnapshot], entry: Entry, decode: Decode) -> None:
     event = entry.event
     match event:
         case StepCompleted():

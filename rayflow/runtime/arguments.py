@@ -89,11 +89,13 @@ def _find_hints(fn: Callable[..., Any]) -> Mapping[str, Any]:
     while isinstance(plain, functools.partial):
         plain = plain.func
     plain = inspect.unwrap(getattr(plain, "__func__", plain))
+    if not hasattr(plain, "__globals__"):  # a callable object: its class knows the names
+        plain = type(plain).__call__
     found = {}
     for parameter in parameters:
         if parameter.annotation is not parameter.empty:
-            hint = _resolved(parameter.annotation, plain)
-            if hint is not None and names_classes(hint):
+            hint = resolved(parameter.annotation, plain)
+            if hint is not None and hint is not Any and names_classes(hint):
                 found[parameter.name] = hint
     return types.MappingProxyType(found)
 
@@ -101,7 +103,8 @@ def _find_hints(fn: Callable[..., Any]) -> Mapping[str, Any]:
 _hints = functools.lru_cache(maxsize=1024)(_find_hints)
 
 
-def _resolved(annotation: Any, fn: Any) -> Any:
+def resolved(annotation: Any, fn: Any) -> Any:
+    """An annotation of a function with its names looked up; None if they cannot be."""
     carrier = types.SimpleNamespace(__annotations__={"it": annotation})
     nearby: dict[str, Any] = {}
     with contextlib.suppress(TypeError, ValueError):  # no plain function, or an empty cell: fewer names are known

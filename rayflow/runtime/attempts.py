@@ -7,13 +7,12 @@ exception of a step gets any further, whatever its kind.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import inspect
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, cast
@@ -55,6 +54,8 @@ class Attempt:
         self.began = time.time()
         self.since = time.monotonic()
         self.lines = output.Lines()
+        #: While something is done that another attempt would not mend: what it means if it fails.
+        self.needs = ""
         self.context = StepContext(
             execution_id=task.execution_id,
             workflow_id=task.workflow_id,
@@ -129,24 +130,22 @@ class Runner:
         with entered(attempt.context), place, output.collecting(attempt.lines):
             try:
                 return self._result(attempt), None
-            except _Unusable as unusable:
-                return None, unusable.failure()
             except _TimedOut as late:
                 return None, late.failure(task)
             except _Stopped as stopped:
                 return None, cancelled(str(stopped))
             except BaseException as error:  # noqa: BLE001 - also SystemExit: a step does not end its worker
-                return None, failure_from(error)
+                return None, _explained(attempt, error)
 
     def _result(self, attempt: Attempt) -> bytes:
-        task = attempt.task
-        with _needed(f"the code of step {task.step!r} cannot be loaded"):
-            agent = is_agent(task)
-            target = self._resolve(task.code, task.part)
-            fn = _function(target, task, agent=agent)
-        with _needed(f"the arguments of step {task.step!r} cannot be read"):
-            args, kwargs = read_arguments(self._codec, task.payload, fn)
-            given = _only(args) if agent else None
+        task, agent = attempt.task, is_agent(attempt.task)
+        attempt.needs = "the code of step {} cannot be loaded"
+        target = self._resolve(task.code, task.part)
+        fn = _function(target, task, agent=agent)
+        attempt.needs = "the arguments of step {} cannot be read"
+        args, kwargs = read_arguments(self._codec, task.payload, fn)
+        given = _only(args) if agent else None
+        attempt.needs = ""
         if attempt.stopped is not None:
             raise _Stopped(attempt.stopped)
         if agent:
@@ -154,8 +153,8 @@ class Runner:
             value = _driven(run_agent(on_this_thread, given, time.time))
         else:
             value = self._settled(attempt, fn(*args, **kwargs))
-        with _needed(f"the result of step {task.step!r} cannot be recorded"):
-            return self._codec.encode(value)
+        attempt.needs = "the result of step {} cannot be recorded"
+        return self._codec.encode(value)
 
     def _settled(self, attempt: Attempt, answer: Any) -> Any:
         if not inspect.isawaitable(answer):
@@ -243,27 +242,13 @@ class _TimedOut(Exception):
         )
 
 
-class _Unusable(Exception):
-    """Code, arguments or a result that another attempt would not mend."""
-
-    def __init__(self, what: str, error: BaseException) -> None:
-        super().__init__()
-        self.what = what
-        self.error = error
-
-    def failure(self) -> Failure:
-        found = failure_from(self.error)
-        return replace(found, message=f"{self.what}: {found.message or found.type}", retryable=False)
-
-
-@contextlib.contextmanager
-def _needed(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (ClusterError, StorageUnavailable):
-        raise  # it may be there at the next attempt
-    except BaseException as error:
-        raise _Unusable(what, error) from error
+def _explained(attempt: Attempt, error: BaseException) -> Failure:
+    found = failure_from(error)
+    # What cannot be reached now may be there at the next attempt; what cannot be read or written never will be.
+    if not attempt.needs or isinstance(error, (ClusterError, StorageUnavailable)):
+        return found
+    what = attempt.needs.format(repr(attempt.task.step))
+    return replace(found, message=f"{what}: {found.message or found.type}", retryable=False)
 
 
 def failure_from(error: BaseException) -> Failure:

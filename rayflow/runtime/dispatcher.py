@@ -94,7 +94,6 @@ class Dispatcher:
         self._batches: dict[str, _Batch] = {}
         self._by_key: dict[Key, str] = {}
         self._lines: dict[str, Line] = {}
-        self._pool_epoch = 0
         self._asking = False
         self._asked_at = 0.0
         self._stopping: set[Key] = set()
@@ -133,22 +132,18 @@ class Dispatcher:
     # --- slots ---------------------------------------------------------------------------------------------
     def apply(self, epoch: int, commands: list[Grant | Recall | Void]) -> None:
         """The pool says something: in its reply, or by itself."""
-        if epoch < self._pool_epoch:
+        if not self._slots.heard_from(epoch):
             return
-        if epoch > self._pool_epoch:
-            self._pool_epoch = epoch
-            self._slots.forget_told()  # it was restarted, and has to be told everything
         for command in commands:
             match command:
                 case Grant():
-                    lease = command.lease
                     self._slots.granted(
-                        lease.token, lease.worker, alone=lease.alone, number=command.number, now=self._host.now()
+                        command.token, command.worker, alone=command.alone, number=command.number, now=self._host.now()
                     )
                 case Recall():
                     self._slots.recalled(command.token)
                 case Void():
-                    self._slots.voided(command.token, command.number)
+                    self._slots.void(command.token)
 
     def pump(self) -> None:
         """Send what can be sent, and tell the pool what it does not know."""
@@ -207,7 +202,7 @@ class Dispatcher:
             self._by_key[key] = batch.id
             self._host.sent(key)
         tasks = tuple(batch.tasks.values())
-        request = BatchMessage(batch.id, batch.token, self._pool_epoch, self._host.name, tasks, PATIENCE)
+        request = BatchMessage(batch.id, batch.token, self._slots.epoch, self._host.name, tasks, PATIENCE)
         label = tasks[0].step if len(tasks) == 1 else f"{tasks[0].step} and {len(tasks) - 1} more"
         self._call(batch, "run", pack(request), label)
 

@@ -20,7 +20,7 @@ def coordinator(environment: str, unique: str) -> str:
 
 
 def worker(pool_name: str, name: str) -> str:
-    """The actor of a worker, which its pool and the leases call ``environment-epoch-number``."""
+    """The actor of a worker, which its pool and the leases call ``environment-epoch-unique``."""
     return f"{_WORKER}{pool_name}:{name}"
 
 

@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,6 +74,7 @@ class Pool:
             machine.update(
                 coordinator,
                 sequence=report.sequence,
+                epoch=report.epoch,
                 seen=report.seen,
                 demand=report.demand,
                 holding=report.holding,
@@ -108,9 +110,9 @@ class Pool:
             stats = self._ready_machine().stats(time.time())
         return PoolNow(
             waiting=sum(stats.waiting.values()),
-            oldest_waiting=stats.oldest_wait,
+            oldest_waiting=stats.oldest_waiting,
             workers=sum(environment.up for environment in stats.environments),
-            busy=stats.active,
+            busy=stats.busy,
         )
 
     def workers(self) -> list[str]:
@@ -148,7 +150,7 @@ class Pool:
         config = self._settings.config
         found = [naming.worker_in(name) for name in self._system.names() if naming.is_worker(name, self._name)]
         # Only a pool that was there before has coordinators to hear from first.
-        terms = PoolTerms(idle=config.environment_idle, settle=PoolTerms().settle if found else 0.0)
+        terms = PoolTerms(environment_idle=config.environment_idle, settle=PoolTerms().settle if found else 0.0)
         self._machine = PoolMachine(self._config, epoch=self._epoch, now=now, terms=terms)
         for name in found:
             self._machine.worker_starting(name, naming.environment_of(name), now)
@@ -172,8 +174,8 @@ class Pool:
                 case Revoke():
                     self._work.put(lambda command=command: self._revoke(command.worker, command.token))
                 case StartWorkers():
-                    for worker in command.workers:
-                        self._work.put(lambda worker=worker, env=command.environment: self._spawn(worker, env))
+                    for _ in range(command.count):
+                        self._start(command.environment)
                 case StopWorker():
                     self._work.put(lambda command=command: self._kill(command.worker))
         for coordinator, said in told.items():
@@ -187,6 +189,12 @@ class Pool:
             self._work.put(lambda: self.forget(coordinator))
         else:
             actor.send("slots", pack((self._name, self._epoch, commands)))
+
+    def _start(self, environment: str) -> None:
+        name = f"{environment}-{self._epoch}-{uuid.uuid4().hex[:6]}"
+        assert self._machine is not None
+        self._machine.worker_starting(name, environment, time.time())
+        self._work.put(lambda: self._spawn(name, environment))
 
     # --- the thread ----------------------------------------------------------------------------------------
     def _run(self) -> None:

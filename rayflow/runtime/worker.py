@@ -8,6 +8,7 @@ cannot take, and what an older pool or coordinator sends.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import platform
@@ -118,8 +119,8 @@ class Worker:
         """Run a packed BatchMessage; answers a packed BatchReply.
 
         A batch of one is waited for to its end. A longer one is answered when its patience is up: what has not
-        begun is given back, and what runs is asked for with :meth:`collect`. A batch that is sent twice is run
-        once.
+        begun is given back, and what runs is asked for with :meth:`collect`. A batch that comes again while it is
+        under way, or kept for collecting, is not run again.
         """
         message: BatchMessage = unpack(data)
         self._start()
@@ -275,7 +276,7 @@ class Worker:
 
     # --- code ----------------------------------------------------------------------------------------------
     def _resolve(self, code: Mapping[str, Any], part: str) -> Any:
-        return self._cache.resolve(CodeRef.from_dict(code), part, self._fetch)
+        return self._cache.resolve(_reference(tuple(code.items())), part, self._fetch)
 
     def _fetch(self, digest: str) -> bytes:
         def get() -> Any:
@@ -318,3 +319,8 @@ class Worker:
             coordinator.send("output", task.execution_id, task.seq, task.step, lines)
         except ActorLost as error:
             log.info("nobody watches step %s of %s any more: %s", task.step, task.execution_id, error)
+
+
+@functools.lru_cache(maxsize=1024)
+def _reference(items: tuple[tuple[str, Any], ...]) -> CodeRef:
+    return CodeRef.from_dict(dict(items))

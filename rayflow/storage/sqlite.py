@@ -101,9 +101,13 @@ class SqliteStore:
 
     async def _connect(self, options: str) -> aiosqlite.Connection:
         uri = f"file:{urllib.parse.quote(str(self._path.absolute()))}?{options}"
-        return await aiosqlite.connect(
+        connection = aiosqlite.connect(
             uri, uri=True, isolation_level=None, timeout=self.busy_timeout, factory=self.connection_class
         )
+        # A store that nobody closed must not keep its process from ending; what was acknowledged is on the disk.
+        # (aiosqlite before 0.22: the connection is the thread.)
+        getattr(connection, "_thread", connection).daemon = True
+        return await connection
 
     async def _prepare(self, db: aiosqlite.Connection) -> None:
         # The format first: a file of somebody else must not even be switched to WAL.

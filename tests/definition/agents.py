@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import rayflow as rf
@@ -38,7 +38,7 @@ def extract(name: str = "extract") -> rf.SequentialStep:
     return rf.SequentialStep(name, agent=extractor, input=lambda s: s["text"], output_key="words")
 
 
-def flaky(failures: int, retryable: bool = True) -> rf.Agent:
+def flaky(failures: int, *, retryable: bool = True) -> rf.Agent:
     """An agent that fails so many times first."""
     left = [failures]
 
@@ -51,7 +51,7 @@ def flaky(failures: int, retryable: bool = True) -> rf.Agent:
     return rf.Agent("flaky", run=run)
 
 
-def attempts(by_agent: dict[str, Callable[[Any], Awaitable[Any]]]) -> Callable[[StepCall], Awaitable[Any]]:
+def attempts(by_agent: Mapping[str, Callable[[Any], Awaitable[Any]]]) -> Callable[[StepCall], Awaitable[Any]]:
     """What runs a call, chosen by the last part of its name; its answer becomes an AgentResult."""
 
     async def attempt(call: StepCall) -> rf.AgentResult:

@@ -76,7 +76,7 @@ class FakeExecution:
         self.log.append(("call", call.name))
         try:
             result = await (self.attempt or self.perform)(call)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - as a worker does: whatever a step raises is its failure
             raise StepFailed(call.name, failure_from(error), attempts=1, seq=len(self.calls)) from None
         except asyncio.CancelledError:
             self.log.append(("dropped", call.name))
@@ -87,7 +87,7 @@ class FakeExecution:
     async def perform(self, call: StepCall) -> Any:
         """What a worker does with a call."""
         if call.target.part:
-            return await run_agent(call.target.owner.part(call.target.part), *call.args, self.now)
+            return await run_agent(call.target.owner.part(call.target.part), call.args[0], self.now)
         assert isinstance(call.target.owner, Step)
         answer = call.target.owner.fn(*call.args, **call.kwargs)
         return await answer if call.target.owner.is_async else answer

@@ -64,7 +64,7 @@ def test_an_agent_may_answer_a_whole_result() -> None:
 
 
 @pytest.mark.parametrize(("retryable", "raised"), [(True, RuntimeError), (False, rf.TerminalError)])
-def test_a_result_with_an_error_is_a_failed_attempt(retryable: bool, raised: type[Exception]) -> None:
+def test_a_result_with_an_error_is_a_failed_attempt(*, retryable: bool, raised: type[Exception]) -> None:
     failed = rf.AgentResult("inner", error=rf.Failure("ModelError", "refused", retryable=retryable))
     with pytest.raises(raised, match="ModelError: refused"):
         plainly(run_agent(rf.Agent("outer", run=lambda _: failed), "x", Clock()))
@@ -139,11 +139,11 @@ def test_what_is_no_agent_is_refused(agent: Any, message: str) -> None:
 def test_wrong_definitions_are_refused() -> None:
     with pytest.raises(rf.DefinitionError, match="agent id must not be empty"):
         rf.Agent("", run=len)
-    with pytest.raises(rf.DefinitionError, match="@rf.agent needs a function, not int 3"):
+    with pytest.raises(rf.DefinitionError, match=r"@rf.agent needs a function, not int 3"):
         rf.Agent("a", run=3)  # type: ignore[arg-type]
     with pytest.raises(rf.DefinitionError, match=r"agent 'a' is called with one argument, its input, but takes \(a"):
         rf.Agent("a", run=two)  # type: ignore[arg-type]
     with pytest.raises(rf.DefinitionError, match="a lambda has no name: say which with id="):
         rf.agent(lambda text: text)
-    with pytest.raises(rf.DefinitionError, match="@rf.agent has no option 'model'; it has: description, id, name"):
+    with pytest.raises(rf.DefinitionError, match=r"@rf.agent has no option 'model'; it has: description, id, name"):
         rf.agent(model="large")  # type: ignore[call-overload]

@@ -108,8 +108,8 @@ def test_a_function_may_refer_to_its_own_step() -> None:
     with collecting() as found:
         arrived = through(down)
     assert arrived.fn(3) == 6
-    assert [step.options.timeout for step in found] == [None, 1]
-    assert all(step.fn is arrived.fn for step in found if isinstance(step, rf.Step))
+    steps = [step for step in found if isinstance(step, rf.Step)]
+    assert [(step.options.timeout, step.fn is arrived.fn) for step in steps] == [(None, True), (1, True)]
 
 
 def test_steps_of_one_name_are_collected_apart() -> None:
@@ -166,7 +166,7 @@ def test_a_module_that_cannot_be_imported_is_named() -> None:
 def test_a_module_that_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "raises_on_import.py").write_text("raise OSError('no disk')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(rf.IncompatibleVersion, match="cannot import module 'raises_on_import'.*OSError: no disk"):
+    with pytest.raises(rf.IncompatibleVersion, match=r"cannot import module 'raises_on_import'.*OSError: no disk"):
         find("raises_on_import", "run")
 
 
@@ -174,12 +174,12 @@ def test_an_attribute_that_is_not_there_is_named() -> None:
     message = r"module 'tests.definition.agents' \(.*agents.py\) has no 'gone'.*if it was renamed, keep the old name"
     with pytest.raises(rf.IncompatibleVersion, match=message):
         find(agents.__name__, "gone")
-    with pytest.raises(rf.IncompatibleVersion, match="has no 'length.gone'"):
+    with pytest.raises(rf.IncompatibleVersion, match=r"has no 'length.gone'"):
         find(agents.__name__, "length.gone")
 
 
 def test_what_is_no_definition_any_more_is_refused() -> None:
-    with pytest.raises(rf.IncompatibleVersion, match="tests.definition.agents:extract is a function now, no step"):
+    with pytest.raises(rf.IncompatibleVersion, match=r"tests.definition.agents:extract is a function now, no step"):
         find(agents.__name__, "extract")
 
 

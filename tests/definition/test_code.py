@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +232,7 @@ def test_parts_that_are_not_there_are_refused(cache: CodeCache) -> None:
     ref, blob = by_value(local_workflow())
     with pytest.raises(rf.IncompatibleVersion, match="has 3 definitions, and no part '@3'"):
         cache.resolve(ref, "@3", lambda _: blob)
-    with pytest.raises(rf.IncompatibleVersion, match="is <step 'length' .*>, which has no part '@1'"):
+    with pytest.raises(rf.IncompatibleVersion, match=r"is <step 'length' .*>, which has no part '@1'"):
         cache.resolve(CodeRef("ref", HERE, "length"), "@1", never)
 
 
@@ -254,7 +253,7 @@ def test_the_source_hash_follows_the_source() -> None:
 
 def declared(output_key: str = "words", agent: Any = extractor, **options: Any) -> rf.Workflow:
     step = rf.SequentialStep("s", agent=agent, input=lambda s: s["text"], output_key=output_key, **options)
-    parallel = rf.ParallelStep("p", agents=[agents.sentiment], input=dict, output_keys=["mood"])
+    parallel = rf.ParallelStep("p", agents=[agents.sentiment], input=list, output_keys=["mood"])
     return rf.Workflow("w").add_step(rf.RetryStep(step, max_retries=1)).add_step(parallel)
 
 
@@ -308,7 +307,7 @@ folder = Path(sys.argv[1])
 (folder / "ref.json").write_text(json.dumps(ref.to_dict()))
 '''
 
-LIBRARY = '''
+LIBRARY = """
 import threading
 import rayflow as rf
 lock = threading.Lock()   # cannot be pickled: whoever takes this module along fails
@@ -324,7 +323,7 @@ def loud(text: str) -> str:
 
 flow = rf.Workflow("flow").add_step(
     rf.SequentialStep("shout", agent=loud, input=lambda s: s["text"], output_key="loud"))
-'''
+"""
 
 COORDINATOR = """
 import asyncio, json, sys
@@ -380,7 +379,7 @@ def python(*arguments: str, path: Path) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "library.py").write_text(LIBRARY)
     (tmp_path / "script.py").write_text(SCRIPT)
     return tmp_path

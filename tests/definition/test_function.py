@@ -54,7 +54,7 @@ def test_bind_checks_and_normalises() -> None:
     with pytest.raises(TypeError, match=r"workflow 'twice': missing a required argument: 'n'; it takes \(n: 'int'"):
         twice.bind()
     with pytest.raises(TypeError, match="workflow 'twice': too many positional arguments"):
-        twice(1, 2)  # type: ignore[call-arg]
+        _ = twice(1, 2)  # type: ignore[call-arg]
 
 
 def test_a_child_workflow_is_refused_and_fn_runs_it_inline() -> None:

@@ -54,7 +54,7 @@ def test_a_timeout_stays_a_timeout() -> None:
 
     execution = FakeExecution()
     execution.call = late  # type: ignore[method-assign]
-    with pytest.raises(rf.StepTimeout, match="failed after 4 attempts: .*: agent extractor failed: 9 s"):
+    with pytest.raises(rf.StepTimeout, match=r"failed after 4 attempts: .*: agent extractor failed: 9 s"):
         run(extract(), {"text": "x"}, execution)
 
 
@@ -64,7 +64,12 @@ def test_the_call_names_the_agent_by_its_path_and_carries_the_options() -> None:
     step = rf.SequentialStep("count", agent=length, input=lambda s: s["words"], output_key="n", retry=policy)
     assert run(step, {"words": ["a", "b"]}, execution)["n"] == 2
     (call,) = execution.calls
-    assert (call.name, call.target.part, call.args, call.returns) == ("count", "count/agent", (["a", "b"],), rf.AgentResult)
+    assert (call.name, call.target.part, call.args, call.returns) == (
+        "count",
+        "count/agent",
+        (["a", "b"],),
+        rf.AgentResult,
+    )
     assert call.options == rf.StepOptions(retry=policy, timeout=9, pool="gpu")
     assert call.target.owner.part("count/agent") is length
 
@@ -289,7 +294,7 @@ def test_wrong_parallel_steps_are_refused(changes: dict[str, Any], message: str)
 
 
 def test_wrong_maps_are_refused() -> None:
-    with pytest.raises(rf.DefinitionError, match="step 'map': max_workers must be a whole number from 1, not 1.5"):
+    with pytest.raises(rf.DefinitionError, match=r"step 'map': max_workers must be a whole number from 1, not 1.5"):
         mapped(max_workers=1.5)
     with pytest.raises(rf.DefinitionError, match="step 'map': over= needs a function of the state, not 3"):
         rf.MapStep("map", agent=extractor, over=3, output_key="a")  # type: ignore[arg-type]

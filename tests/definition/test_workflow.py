@@ -127,7 +127,9 @@ def test_every_agent_has_a_path() -> None:
         "branch/otherwise/agent": extractor,
     }
     assert {path: workflow.part(path) for path in paths} == paths
-    message = r"workflow 'distributed-analysis' \(version 2\) has no agent at 'analysis/agents/2'; it has: extract/agent"
+    message = (
+        r"workflow 'distributed-analysis' \(version 2\) has no agent at 'analysis/agents/2'; it has: extract/agent"
+    )
     with pytest.raises(rf.IncompatibleVersion, match=message):
         workflow.part("analysis/agents/2")
 
@@ -176,4 +178,4 @@ def test_wrong_ids_are_refused() -> None:
 )
 def test_a_wrong_state_is_refused(args: tuple[Any, ...], message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        rf.Workflow("w").begin(args, {})
+        _ = rf.Workflow("w").begin(args, {})

@@ -33,7 +33,7 @@ def branch(**options: Any) -> rf.ConditionalStep:
     ("long", "key", "value", "part"),
     [(True, "yes", "bad", "branch/then/agent"), (False, "no", ["Ann"], "branch/otherwise/agent")],
 )
-def test_only_the_chosen_branch_runs(long: bool, key: str, value: Any, part: str) -> None:
+def test_only_the_chosen_branch_runs(*, long: bool, key: str, value: Any, part: str) -> None:
     """Case 4, ConditionalStep true/false: the chosen branch's output only."""
     execution = FakeExecution()
     state = run(branch(), {"long": long, "words": ["Ann"]}, execution)
@@ -83,7 +83,9 @@ def test_after_the_last_retry_it_fails() -> None:
     execution = FakeExecution()
     with pytest.raises(rf.StepFailed) as caught:
         run(rf.RetryStep(of(flaky(9)), max_retries=2, delay=1), {"words": "x"}, execution)
-    expected = "step 'inner' failed after 3 attempts: ConnectionError: failed after 2 retries: agent flaky failed: no route"
+    expected = (
+        "step 'inner' failed after 3 attempts: ConnectionError: failed after 2 retries: agent flaky failed: no route"
+    )
     assert str(caught.value) == expected
     assert caught.value.seq == 3
     assert caught.value.failure.matches(OSError)
@@ -139,29 +141,44 @@ def test_of_two_remote_steps_the_outer_one_insists() -> None:
 
 def test_names_of_all_kinds() -> None:
     """Case 10, StepName for all kinds."""
-    parallel = rf.ParallelStep("parallel", agents=[extractor], input=len, output_keys=["a"])
+    parallel = rf.ParallelStep("parallel", agents=[extractor], input=lambda _: [], output_keys=["a"])
     steps = [extract("sequential"), parallel, branch(), rf.RetryStep(extract("retried"), max_retries=1)]
     steps.append(rf.RemoteStep(extract("remote")))
     assert [step.name for step in steps] == ["sequential", "parallel", "branch", "retried", "remote"]
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
+wrong: Any = rf  # what a type checker would refuse, too
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: rf.RetryStep(length, max_retries=1), "RetryStep needs a declared step, .*wrap it in a SequentialStep"),
-        (lambda: rf.RemoteStep(3), r"step '\(remote\)': RemoteStep needs a declared step, not 3$"),
-        (lambda: rf.RetryStep(extract(), max_retries=-1), "step 'extract': max_retries must be a whole number from 0"),
-        (lambda: rf.RetryStep(extract(), max_retries=1.5), "max_retries must be a whole number from 0, not 1.5"),
-        (lambda: rf.RetryStep(extract(), max_retries=1, delay=-1), "delay must be seconds as a number, 0 or more, not -1"),
-        (lambda: rf.RetryStep(extract(), max_retries=1, delay=math.inf), "delay must be seconds as a number"),
-        (lambda: rf.ConditionalStep("c", condition=1, then=extract()), "step 'c': condition= needs a function"),
-        (lambda: rf.ConditionalStep("c", condition=len, then=length), "step 'c': then= needs a declared step"),
         (
-            lambda: rf.ConditionalStep("c", condition=len, then=extract(), otherwise=3),
+            lambda: wrong.RetryStep(length, max_retries=1),
+            "RetryStep needs a declared step, .*wrap it in a SequentialStep",
+        ),
+        (lambda: wrong.RemoteStep(3), r"step '\(remote\)': RemoteStep needs a declared step, not 3$"),
+        (
+            lambda: wrong.RetryStep(extract(), max_retries=-1),
+            "step 'extract': max_retries must be a whole number from 0",
+        ),
+        (lambda: wrong.RetryStep(extract(), max_retries=1.5), "max_retries must be a whole number from 0, not 1.5"),
+        (
+            lambda: wrong.RetryStep(extract(), max_retries=1, delay=-1),
+            "delay must be seconds as a number, 0 or more, not -1",
+        ),
+        (lambda: wrong.RetryStep(extract(), max_retries=1, delay=math.inf), "delay must be seconds as a number"),
+        (lambda: wrong.ConditionalStep("c", condition=1, then=extract()), "step 'c': condition= needs a function"),
+        (lambda: wrong.ConditionalStep("c", condition=len, then=length), "step 'c': then= needs a declared step"),
+        (
+            lambda: wrong.ConditionalStep("c", condition=len, then=extract(), otherwise=3),
             "step 'c': otherwise= needs a declared step, not 3",
         ),
-        (lambda: rf.RemoteStep(extract(), timeout=0), "step 'extract': StepOptions.timeout: Input should be greater"),
+        (
+            lambda: wrong.RemoteStep(extract(), timeout=0),
+            "step 'extract': StepOptions.timeout: Input should be greater",
+        ),
     ],
 )
 def test_wrong_wrappers_are_refused(make: Any, message: str) -> None:

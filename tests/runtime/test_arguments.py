@@ -102,10 +102,6 @@ def test_an_object_whose_class_is_gone_is_rebuilt_as_what_is_declared(monkeypatc
     def undeclared(point: Any, n: int) -> Any:
         return point, n
 
-    class Moved:
-        x: int
-        y: int
-
     moved = dataclasses.make_dataclass("Moved", [("x", int), ("y", int)], frozen=True)
     moved.__module__ = worker_steps.__name__
     monkeypatch.setattr(worker_steps, "Moved", moved, raising=False)

@@ -99,7 +99,7 @@ def test_impatience_answers_what_is_done_and_gives_the_rest_back(one: Bench) -> 
         one.task(steps.double, 2),
         one.task(steps.double, 3),
     ]
-    early = one.run(*tasks, patience=0.2, id="b")
+    early = one.run(*tasks, patience=0.5, id="b")
     assert ended(early) == keys(tasks[0])
     assert early.running == keys(tasks[1])[0]
     assert list(early.not_begun) == keys(tasks[2], tasks[3])
@@ -116,12 +116,13 @@ def test_impatience_answers_what_is_done_and_gives_the_rest_back(one: Bench) -> 
 
 
 def test_a_batch_that_comes_again_is_run_once(one: Bench) -> None:
-    task = one.task(steps.wait_at, "a")
-    first = one.send(task, id="b")
-    reach("a")
-    again = one.send(task, id="b")
+    tasks = [one.task(steps.wait_at, "a"), one.task(steps.double, 1)]
+    early = one.run(*tasks, patience=0.3, id="b")
+    assert one.run(*tasks, patience=0.0, id="b") == early
     STAGE.gate("a").opened.set()
-    assert first.reply() == again.reply()
+    one.collect("b")
+    late = one.run(*tasks, patience=0.0, id="b")
+    assert (ended(late), late.running, list(late.not_begun)) == (keys(tasks[0]), None, keys(tasks[1]))
     assert STAGE.ran == ["a"]
 
 

@@ -56,18 +56,18 @@ class Stage:
 STAGE = Stage()
 
 
-class Broken(Exception):  # noqa: N818 - a word for what a step raises
+class Broken(Exception):
     pass
 
 
-class Unprintable(Exception):  # noqa: N818
+class Unprintable(Exception):
     retryable = "yes, please"
 
     def __str__(self) -> str:
         raise ValueError("no words")
 
 
-class Unpicklable(Exception):  # noqa: N818
+class Unpicklable(Exception):
     def __init__(self) -> None:
         super().__init__("holds a lock")
         self.lock = threading.Lock()
@@ -194,7 +194,7 @@ _ERRORS: dict[str, type[BaseException]] = {
 
 
 def _fail(kind: str) -> NoReturn:
-    raise _ERRORS[kind]()
+    raise _ERRORS[kind]
 
 
 @step
@@ -275,5 +275,6 @@ def give_up(text: str) -> AgentResult:
 
 
 declared = Workflow("declared")
-for _name, _agent in {"loud": shout, "later": shout_async, "given up": give_up, "doubled": double}.items():
+_agents: dict[str, Any] = {"loud": shout, "later": shout_async, "given up": give_up, "doubled": double}
+for _name, _agent in _agents.items():
     declared.add_step(SequentialStep(_name, agent=_agent, input=lambda state: state["text"], output_key=_name))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import pytest
 
@@ -16,8 +17,10 @@ from rayflow.errors import StorageUnavailable
 from rayflow.storage._sqlite import listing
 from rayflow.storage.base import Done, Filter, Refused
 from rayflow.storage.sqlite import SqliteStore
-from tests.contract.operations import NOW, append, claim, deliver, done, row, run, start
+from tests.contract.operations import NOW, append, claim, deliver, done, row, start
 from tests.storage.faults import FaultyConnection, faulty_store
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -29,6 +32,33 @@ def url_of(file: Path) -> str:
     return f"sqlite:///{file}"
 
 
+_made: list[SqliteStore] = []
+
+
+def new_store(file: Path) -> SqliteStore:
+    _made.append(SqliteStore(url_of(file)))
+    return _made[-1]
+
+
+def new_faulty_store(file: Path) -> tuple[SqliteStore, type[FaultyConnection]]:
+    store, fault = faulty_store(url_of(file))
+    _made.append(store)
+    return store, fault
+
+
+def run(body: Coroutine[Any, Any, T]) -> T:
+    """Run it, and close what it made, also when it fails."""
+
+    async def within() -> T:
+        try:
+            return await body
+        finally:
+            while _made:
+                await _made.pop().close()
+
+    return asyncio.run(within())
+
+
 async def opened(store: SqliteStore) -> SqliteStore:
     await store.open()
     await store.claim_writer("test", now=NOW, fresh_for=0)
@@ -37,7 +67,7 @@ async def opened(store: SqliteStore) -> SqliteStore:
 
 def fill(file: Path, *, rows: int = 1) -> None:
     async def body() -> None:
-        store = await opened(SqliteStore(url_of(file)))
+        store = await opened(new_store(file))
         await done(store, start(), claim(), append(bodies=[b"x" * 1000] * rows))
         await store.close()
 
@@ -45,7 +75,7 @@ def fill(file: Path, *, rows: int = 1) -> None:
 
 
 async def open_error(file: Path, *, read_only: bool = False) -> str:
-    store = SqliteStore(url_of(file))
+    store = new_store(file)
     with pytest.raises(StorageUnavailable) as caught:
         await store.open(read_only=read_only)
     await store.close()
@@ -57,7 +87,7 @@ def test_opening_makes_the_folder_and_uses_wal_with_full_sync(tmp_path: Path) ->
     file = tmp_path / "a folder" / "ä?%20.db"
 
     async def body() -> None:
-        store = await opened(SqliteStore(url_of(file)))
+        store = await opened(new_store(file))
         assert store._writer is not None
         assert list(await store._writer.execute_fetchall("PRAGMA journal_mode")) == [("wal",)]
         assert list(await store._writer.execute_fetchall("PRAGMA synchronous")) == [(2,)]
@@ -109,7 +139,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 @contextmanager
 def as_nobody() -> Iterator[Path]:
     """A folder that this process may read but not write, for root too."""
-    with TemporaryDirectory(dir="/var/tmp") as name:  # noqa: S108 - pytest's own folders are closed to other users
+    with TemporaryDirectory(dir="/var/tmp") as name:  # pytest's own folders are closed to other users
         folder = Path(name)
         folder.chmod(0o755)
         root = os.geteuid() == 0
@@ -139,7 +169,7 @@ def test_a_folder_without_write_permission_is_told_and_still_read() -> None:
         assert "unable to open" in run(open_error(folder / "new.db"))
 
         async def read() -> None:
-            store = SqliteStore(url_of(file))
+            store = new_store(file)
             await store.open(read_only=True)
             assert (await row(store)).last_seq == 1
             await store.close()
@@ -161,7 +191,7 @@ def test_reading_only_leaves_no_files_behind(file: Path) -> None:
     fill(file)
 
     async def body() -> None:
-        store = SqliteStore(url_of(file))
+        store = new_store(file)
         await store.open(read_only=True)
         assert len(await store.executions(Filter())) == 1
         await store.close()
@@ -174,8 +204,8 @@ def test_reading_only_leaves_no_files_behind(file: Path) -> None:
 
 def test_reads_do_not_wait_for_a_transaction(file: Path) -> None:
     async def body() -> None:
-        store = await opened(SqliteStore(url_of(file)))
-        reader = SqliteStore(url_of(file))
+        store = await opened(new_store(file))
+        reader = new_store(file)
         await reader.open(read_only=True)
         await done(store, start())
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -197,11 +227,11 @@ def test_reads_do_not_wait_for_a_transaction(file: Path) -> None:
 # --- errors of a transaction -------------------------------------------------------------------------------
 def test_a_lock_of_another_process_is_told_and_passes(file: Path) -> None:
     async def body() -> None:
-        store, _ = faulty_store(url_of(file))
+        store, _ = new_faulty_store(file)
         await opened(store)
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StorageUnavailable, match="locked. What helps: another process holds the file"):
+            with pytest.raises(StorageUnavailable, match=r"locked\. What helps: another process holds the file"):
                 await store.commit([start()])
         await done(store, start())
         await store.close()
@@ -211,12 +241,12 @@ def test_a_lock_of_another_process_is_told_and_passes(file: Path) -> None:
 
 def test_a_full_disk_is_told_and_passes(file: Path) -> None:
     async def body() -> None:
-        store = await opened(SqliteStore(url_of(file)))
+        store = await opened(new_store(file))
         await done(store, start(), claim(), append())
         big = append(first=2, bodies=[b"x" * 100_000])
         assert store._writer is not None
         await store._writer.execute("PRAGMA max_page_count = 30")  # the disk is "full"
-        with pytest.raises(StorageUnavailable, match="full. What helps: free some space"):
+        with pytest.raises(StorageUnavailable, match=r"full\. What helps: free some space"):
             await store.commit([big, deliver()])
         assert ((await row(store)).last_seq, await store.inbox("x")) == (1, [])
         await done(store, append(first=2))  # a small one still fits
@@ -230,7 +260,7 @@ def test_a_full_disk_is_told_and_passes(file: Path) -> None:
 @pytest.mark.parametrize("statement", ["BEGIN", "SELECT", "UPDATE executions", "INSERT INTO journal"])
 def test_an_error_in_the_transaction_changes_nothing(file: Path, statement: str) -> None:
     async def body() -> None:
-        store, fault = faulty_store(url_of(file))
+        store, fault = new_faulty_store(file)
         await opened(store)
         await done(store, start(), claim())
         before = await row(store)
@@ -247,7 +277,7 @@ def test_an_error_in_the_transaction_changes_nothing(file: Path, statement: str)
 
 def test_a_bad_member_fails_alone_by_its_own_error(file: Path) -> None:
     async def body() -> None:
-        store = await opened(SqliteStore(url_of(file)))
+        store = await opened(new_store(file))
         operations = [start("a"), start("b", workflow_id="\udc80"), start("c", priority=2**70), claim("a"), claim("b")]
         answers = await store.commit(operations)
         assert [type(answer) for answer in answers] == [Done, Refused, Refused, Done, Refused]
@@ -266,7 +296,7 @@ def test_a_bad_member_fails_alone_by_its_own_error(file: Path) -> None:
 @pytest.mark.parametrize("durable", [False, True])
 def test_after_an_error_of_commit_nobody_is_answered_and_the_truth_is_read_back(file: Path, *, durable: bool) -> None:
     async def body() -> None:
-        store, fault = faulty_store(url_of(file))
+        store, fault = new_faulty_store(file)
         await opened(store)
         await done(store, start(), claim())
         operations = [append(counts={"steps": 1}), deliver(), start("y")]
@@ -288,7 +318,7 @@ def test_after_an_error_of_commit_nobody_is_answered_and_the_truth_is_read_back(
 
 def test_a_connection_that_cannot_be_reopened_is_tried_again(file: Path) -> None:
     async def body() -> None:
-        store, fault = faulty_store(url_of(file))
+        store, fault = new_faulty_store(file)
         await opened(store)
         fault.on = "COMMIT"
         with pytest.raises(StorageUnavailable):
@@ -304,7 +334,7 @@ def test_a_connection_that_cannot_be_reopened_is_tried_again(file: Path) -> None
 
 def test_a_cancelled_commit_leaves_a_store_that_goes_on(file: Path) -> None:
     async def body() -> None:
-        store = await opened(SqliteStore(url_of(file)))
+        store = await opened(new_store(file))
         for turns in range(12):  # cancelled at each of its waits, and after the last
             name = f"x{turns}"
             task = asyncio.ensure_future(store.commit([start(name), claim(name)]))
@@ -322,7 +352,7 @@ def test_a_cancelled_commit_leaves_a_store_that_goes_on(file: Path) -> None:
 
 def test_a_store_that_fails_to_open_can_be_opened_later(file: Path) -> None:
     async def body() -> None:
-        store, fault = faulty_store(url_of(file))
+        store, fault = new_faulty_store(file)
         fault.on = "CREATE TABLE journal"
         with pytest.raises(StorageUnavailable, match="disk I/O error"):
             await store.open()
@@ -335,7 +365,7 @@ def test_a_store_that_fails_to_open_can_be_opened_later(file: Path) -> None:
 
 def test_two_processes_that_create_one_store_agree(file: Path) -> None:
     async def body() -> None:
-        stores = [SqliteStore(url_of(file)) for _ in range(4)]
+        stores = [new_store(file) for _ in range(4)]
         await asyncio.gather(*(store.open() for store in stores))
         await stores[0].claim_writer("test", now=NOW, fresh_for=0)
         await done(stores[0], start())
@@ -348,11 +378,11 @@ def test_two_processes_that_create_one_store_agree(file: Path) -> None:
 
 def test_the_heartbeat_of_a_broken_store_is_no_reason_not_to_close(file: Path) -> None:
     async def body() -> None:
-        store, fault = faulty_store(url_of(file))
+        store, fault = new_faulty_store(file)
         await opened(store)
         fault.on = "UPDATE writer"
         await store.close()
-        other = SqliteStore(url_of(file))
+        other = new_store(file)
         await other.open()
         with pytest.raises(StorageUnavailable, match="written by 'test'"):
             await other.claim_writer("other", now=NOW, fresh_for=1)

@@ -57,13 +57,15 @@ async def other(text: str) -> rf.AgentOutput:
     return rf.AgentOutput(text)
 
 
-assert_type(plain, rf.Step[[int], str])
-assert_type(tuned_plain, rf.Step[[int], bytes])
+# Assigned, not asserted: mypy's own type also keeps the parameters' names.
+sync_step: rf.Step[[int], str] = plain
+async_step: rf.Step[[int], list[int]] = tuned
+tuned_sync_step: rf.Step[[int], bytes] = tuned_plain
 assert_type(versioned, rf.WorkflowFunction[[], float])
 assert_type(agent, rf.Agent)
 assert_type(other, rf.Agent)
-assert_type(plain(1), Coroutine[Any, Any, str])
-assert_type(flow("a", limit=2), Coroutine[Any, Any, dict[str, int]])
+made = assert_type(plain(1), Coroutine[Any, Any, str])
+begun = assert_type(flow("a", limit=2), Coroutine[Any, Any, dict[str, int]])
 
 
 def execute(workflow: rf.WorkflowFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -11,16 +11,16 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
-#: A line that is wrong, and what mypy says of it.
+#: A line that is wrong, and what mypy calls that. Its texts change from version to version.
 WRONG = {
-    'plain("one")': 'Argument 1 to "__call__" of "Step" has incompatible type "str"; expected "int"',
-    "plain()": 'Missing positional argument "n" in call to "__call__" of "Step"',
-    "asynchronous(1, spare=2)": 'Unexpected keyword argument "spare" for "__call__" of "Step"',
-    'tuned.with_options(timeout="3")': 'Argument "timeout" to "with_options" of "Step" has incompatible type "str"',
-    "rf.step(retri=1)": "No overload variant",
-    "execute(flow, 3)": 'Argument 2 to "execute" has incompatible type "int"; expected "str"',
-    'execute(flow, "a", limits=2)': 'Unexpected keyword argument "limits" for "execute"',
-    "rf.workflow(plain.fn and print)": "No overload variant",
+    'plain("one")': "arg-type",
+    "plain()": "call-arg",
+    "asynchronous(1, spare=2)": "call-arg",
+    'tuned.with_options(timeout="3")': "arg-type",
+    "rf.step(retri=1)": "call-overload",
+    "rf.workflow(print)": "arg-type",
+    "execute(flow, 3)": "arg-type",
+    'execute(flow, "a", limits=2)': "call-arg",
 }
 
 
@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mypy")
 
 
-def test_parameters_and_results_are_kept(cache: Path, tmp_path: Path) -> None:
+def test_parameters_and_results_are_kept(cache: Path) -> None:
     assert mypy(HERE / "sample.py", cache) == []
 
 
@@ -53,7 +53,10 @@ def test_wrong_calls_are_seen(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "wrong.py"
     file.write_text(text + "\n".join(WRONG) + "\n")
     errors = [line for line in mypy(file, cache) if ": error:" in line]
-    found = {int(line.split(":")[1]): line for line in reversed(errors)}
+    found: dict[int, str] = {}
+    for line in errors:
+        number = int(line.split(":")[1])
+        found[number] = found.get(number, "") + line
     assert sorted(found) == list(range(first, first + len(WRONG)))
-    for number, (call, message) in enumerate(WRONG.items(), first):
-        assert message in found[number], call
+    for number, (call, code) in enumerate(WRONG.items(), first):
+        assert f"[{code}]" in found[number], call

@@ -13,7 +13,8 @@ is dealt out to what waits, highest priority first:
   there are fewer slots than coordinators this is taking turns.
 * A task that must run alone takes a worker that is empty, in its turn. If it finds none within a quantum, it
   goes before its own priority, and the worker with the fewest leases is emptied for it, one at a time; while
-  others wait at that priority, only if nobody else runs alone.
+  others wait at that priority, only if nobody else runs alone. Such a lease is asked back as soon as anybody
+  waits for anything.
 
 A recall whose deadline passed is not counted on any more: its task may be a long one, and another lease is
 asked back in its stead.
@@ -38,7 +39,7 @@ def deal(wants: Mapping[str, int], slots: int, order: Sequence[str]) -> dict[str
     shares = dict.fromkeys(order, 0)
     hungry = [name for name in order if wants[name] > 0]
     while slots and hungry:
-        each = max(1, min(slots // len(hungry), min(wants[name] - shares[name] for name in hungry)))
+        each = max(1, min(slots // len(hungry), *(wants[name] - shares[name] for name in hungry)))
         for name in hungry[:slots]:
             shares[name] += each
             slots -= each
@@ -80,7 +81,7 @@ class Plan:
         self._terms = terms
         self._grant = grant
         self._recall = recall
-        self._workers = [worker for worker in environment.workers.values() if worker.up]
+        self._workers = [worker for worker in environment.workers.values() if worker.up and not worker.stuck]
         self._before, environment.drain = environment.drain, None
         self._loose: dict[str, list[Seat]] = {}
         self._flying: dict[str, int] = {}
@@ -91,7 +92,7 @@ class Plan:
                 self._loose.setdefault(holder, []).append(seat)
             elif not seat.received and not seat.lease.alone:
                 self._flying[holder] = self._flying.get(holder, 0) + 1
-            if seat.deadline is not None and now < seat.deadline:
+            if seat.deadline is not None and now < seat.deadline and not seat.lease.alone:
                 self._coming_on[seat.lease.worker] = self._coming_on.get(seat.lease.worker, 0) + 1
         self._coming = sum(self._coming_on.values())
         for seats in self._loose.values():
@@ -105,6 +106,8 @@ class Plan:
             self._make_room_for_lonely([wish for wish in level if wish.alone], contested=bool(plain))
             self._hand_out(level, plain, shares := self._shares(plain))
             self._call_back(priority, plain, shares)
+        if any(wish.count for wish in self._waiting):
+            self._ask_for_whole_workers()
         self._environment.wake = self._next_wake()
 
     # --- the supply ---------------------------------------------------------------------------------------
@@ -114,7 +117,8 @@ class Plan:
         return min(open_, key=lambda w: (w.name == self._before, -w.free, w.name), default=None)
 
     def _empty(self) -> Worker | None:
-        return min((w for w in self._workers if w.used == 0), key=lambda w: (w.name != self._before, w.name), default=None)
+        empty = [worker for worker in self._workers if worker.used == 0]
+        return min(empty, key=lambda w: (w.name != self._before, w.name), default=None)
 
     def _free(self) -> int:
         return sum(worker.free for worker in self._workers if worker.name != self._environment.drain)
@@ -200,6 +204,12 @@ class Plan:
         elsewhere = sum(n for worker, n in self._coming_on.items() if worker != self._environment.drain)
         self._coming = min(self._coming, elsewhere)
 
+    def _ask_for_whole_workers(self) -> None:
+        """A lease of a whole worker is for one task, not to be kept, as soon as anybody waits for anything."""
+        for seat in (seat for worker in self._workers for seat in worker.seats.values()):
+            if seat.lease.alone and seat.received and seat.deadline is None:
+                self._recall(seat)
+
     def _hand_out(self, level: list[Wish], plain: list[Wish], shares: Mapping[str, int] | None) -> None:
         """Give away free slots: first up to the shares, if they count, then in the order of stamps."""
         if shares is not None:
@@ -221,7 +231,9 @@ class Plan:
         needs: dict[str, int] = {}
         ceded: dict[str, int] = {}
         for name in wants if shares is None else shares:
-            limit = wants[name] if shares is None else max(0, min(wants[name], shares[name] - self._flying.get(name, 0)))
+            limit = wants[name]
+            if shares is not None:
+                limit = max(0, min(limit, shares[name] - self._flying.get(name, 0)))
             kept, ceded[name] = self._keep(name, wants[name], limit)
             needs[name] = max(0, limit - kept)
         missing = max(0, sum(needs.values()) - self._coming)

@@ -1,4 +1,4 @@
-"""What a pool is told and what it answers: demand, leases, commands, figures, and the coordinator's receipts.
+"""What a pool is told and what it answers: demand, leases, commands, figures.
 
 Times are seconds since the epoch, durations are seconds.
 """
@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-#: A grant's number is the pool's epoch times this, plus a count from 1, so that every number of a restarted
-#: pool is above every number of the one before, and what was seen of the old is never taken for the new.
-NUMBERS_PER_EPOCH = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Lease:
         environment: the worker's code environment.
         priority: what it was granted for; None for a lease that was taken over from an earlier epoch.
         alone: whether nobody else may be on that worker.
-        number: of the grant; 0 for a lease that was taken over.
+        number: of the grant, counted per coordinator and epoch; 0 for a lease that was taken over.
         granted_at: when it was granted, or taken over.
     """
 
@@ -75,11 +71,18 @@ def token_alone(token: str) -> bool:
 # --- commands ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Tell the coordinator that it has this lease. May be sent again with the same number."""
+    """Tell the coordinator that it has this lease. May be sent again, with the same number.
+
+    Numbers count each coordinator's grants from 1 in each epoch of the pool, without gaps.
+    """
 
     coordinator: str
     number: int
-    lease: Lease
+    token: str
+    worker: str
+    environment: str
+    priority: int
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +99,11 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Void:
-    """Tell the coordinator that it does not have this lease (any more): what ran on it is lost.
-
-    ``number`` is that of the grant, which the coordinator may never have received; 0 if it had none here.
-    """
+    """Tell the coordinator that it does not have this lease (any more): what ran on it is lost."""
 
     coordinator: str
     token: str
     worker: str
-    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +116,15 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class StartWorkers:
-    """Start these workers. They already count as starting: answer with ``worker_up`` or ``worker_down``."""
+    """Start so many workers, and announce each with ``worker_starting`` before anything else is called."""
 
     environment: str
-    workers: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        """How many."""
-        return len(self.workers)
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
-    """Stop this worker; the pool has forgotten it already."""
+    """Stop this worker; the pool has given it up already."""
 
     environment: str
     worker: str
@@ -145,25 +139,25 @@ class PoolTerms:
     """The durations by which a pool works, in seconds.
 
     Args:
-        lease: a coordinator that sent no update for so long loses its leases and its demand.
+        lease_term: a coordinator that sent no update for so long loses its leases and its demand.
         settle: after its start the pool only listens for so long, so that a restarted one hears all
             coordinators and finds its workers before it decides; 0 for a pool that never ran before.
-        start: a worker that is not up after so long counts as failed.
-        idle: an environment without demand and leases for so long is given up.
+        start_timeout: a worker that is not up after so long counts as failed.
+        environment_idle: an environment without demand and leases for so long is given up.
         quantum: within one priority, how long somebody waits before slots are shared out evenly, and how long
             a slot is kept before it is asked back for that.
-        recall: how long the pool counts on the answer to a recall.
+        recall_term: how long the pool counts on the answer to a recall.
         resend: after how long something that was not confirmed is sent again.
         backoff: the wait after the first failed start of a worker; it doubles with each further one.
         max_backoff: the most that this wait grows to.
     """
 
-    lease: float = 5.0
+    lease_term: float = 5.0
     settle: float = 0.5
-    start: float = 60.0
-    idle: float = 300.0
+    start_timeout: float = 60.0
+    environment_idle: float = 300.0
     quantum: float = 0.25
-    recall: float = 1.0
+    recall_term: float = 1.0
     resend: float = 1.0
     backoff: float = 1.0
     max_backoff: float = 60.0
@@ -198,54 +192,34 @@ class PoolStats:
 
     Args:
         waiting: slots that are waited for, by priority, highest first.
-        oldest_wait: how long the oldest of them has been waited for; 0 if none is.
-        active: slots in use, or not known to be free.
-        idle: free slots of workers that are up.
+        oldest_waiting: how long the oldest of them has been waited for; 0 if none is.
+        busy: slots that are leased, or not known to be free.
+        idle: slots that could be granted now.
         environments: by name.
     """
 
     waiting: Mapping[int, int]
-    oldest_wait: float
-    active: int
+    oldest_waiting: float
+    busy: int
     idle: int
     environments: tuple[EnvironmentStats, ...]
 
+    @property
+    def waiting_total(self) -> int:
+        """Slots that are waited for, at all priorities."""
+        return sum(self.waiting.values())
 
-class Receipts:
-    """The coordinator's side of the numbering: which grants (and voids) have arrived.
+    @property
+    def workers_up(self) -> int:
+        """Workers that are up, in all environments."""
+        return sum(environment.up for environment in self.environments)
 
-    ``seen`` goes into every update. What comes twice is recognised, what comes early is remembered, and what
-    is missing is sent again by the pool, since ``seen`` stays below it.
+    @property
+    def workers_starting(self) -> int:
+        """Workers that are not up yet, in all environments."""
+        return sum(environment.starting for environment in self.environments)
 
-    Example:
-        >>> receipts = Receipts()
-        >>> first = NUMBERS_PER_EPOCH + 1
-        >>> [receipts.receive(first + 1), receipts.receive(first), receipts.receive(first)]
-        [True, True, False]
-        >>> receipts.seen == first + 1
-        True
-    """
-
-    def __init__(self) -> None:
-        self.seen = 0
-        self._early: set[int] = set()
-
-    def receive(self, number: int) -> bool:
-        """Note a number; answers whether it is new. A new one that is not new any more must be dropped.
-
-        Args:
-            number: of the Grant or Void; 0, which stands for none, is always new.
-        """
-        if number == 0:
-            return True
-        if number // NUMBERS_PER_EPOCH > self.seen // NUMBERS_PER_EPOCH:
-            # A later pool: it knows nothing of the numbers that are still missing, and will not send them.
-            self.seen = number // NUMBERS_PER_EPOCH * NUMBERS_PER_EPOCH
-            self._early.clear()
-        if number <= self.seen or number in self._early:
-            return False
-        self._early.add(number)
-        while self.seen + 1 in self._early:
-            self.seen += 1
-            self._early.remove(self.seen)
-        return True
+    @property
+    def starting_for(self) -> float:
+        """How long the oldest of these has been starting: a long time means that it cannot be placed."""
+        return max((environment.starting_for for environment in self.environments), default=0.0)

@@ -46,7 +46,18 @@ class Ghost:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker. ``since`` is when it began to start, then when it came up."""
+    """One worker.
+
+    Args:
+        name: its name.
+        environment: its code environment.
+        slots: tasks that it runs at once.
+        since: when it began to start.
+        up: whether it has reported.
+        seats: its leases, by token.
+        ghosts: what else occupies it, by token.
+        stuck: tokens of tasks that cannot be stopped; if there are any, it is replaced.
+    """
 
     name: str
     environment: str
@@ -55,6 +66,7 @@ class Worker:
     up: bool = False
     seats: dict[str, Seat] = field(default_factory=dict)
     ghosts: dict[str, Ghost] = field(default_factory=dict)
+    stuck: set[str] = field(default_factory=set)
 
     @property
     def alone(self) -> bool:
@@ -69,21 +81,21 @@ class Worker:
     @property
     def free(self) -> int:
         """Slots that could be granted now."""
-        return max(0, self.slots - self.used) if self.up else 0
+        return max(0, self.slots - self.used) if self.up and not self.stuck else 0
 
     def admits(self, token: str) -> bool:
         """Whether a claim to a token of an earlier epoch can be granted."""
         ghost = self.ghosts.get(token)
         if ghost is not None:
             return not ghost.revoked
-        return self.used == 0 if token_alone(token) else self.free > 0
+        return self.free == self.slots if token_alone(token) else self.free > 0
 
 
 @dataclass(slots=True)
 class Unseen:
-    """A numbered command that its coordinator has not confirmed."""
+    """A grant that its coordinator has not confirmed, and the void that followed it, if one did."""
 
-    command: Grant | Void
+    commands: tuple[Grant | Void, ...]
     sent_at: float
 
 
@@ -99,14 +111,14 @@ class Party:
         environments: where it has demand.
         seats: its leases, by token.
         claims: tokens of earlier epochs that it says it holds, on workers whose census is not there yet.
-        outbox: numbered commands that it has not confirmed.
+        outbox: grants that it has not confirmed, by number.
         served: when it last gave up a slot, by environment.
     """
 
     name: str
     last: int
-    heard: float
-    sequence: int | None = None
+    heard: float = 0.0
+    sequence: int = -1
     environments: frozenset[str] = frozenset()
     seats: dict[str, Seat] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)
@@ -139,6 +151,11 @@ class Environment:
     failures: int = 0
     retry_at: float = 0.0
     wake: float | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it has demand, or anything occupies a worker of it."""
+        return bool(self.waiting) or any(worker.used for worker in self.workers.values())
 
 
 @dataclass(slots=True)

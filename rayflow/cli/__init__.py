@@ -1,0 +1,11 @@
+"""The command line: ``rayflow run``, ``list``, ``show``, ``resume`` and the rest; ``rayflow --help`` lists them.
+
+Exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cancelled, 4 stopped waiting (the execution goes on),
+130 interrupted. ``list``, ``show`` and ``workflows`` only read the store: they need no Ray and start nothing.
+"""
+
+from __future__ import annotations
+
+from rayflow.cli.program import main
+
+__all__ = ["main"]

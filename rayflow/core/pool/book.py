@@ -1,0 +1,222 @@
+"""The pool's books: every change that touches more than one record is made here, so that they always agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rayflow.core.pool.records import (
+    Command,
+    Demand,
+    EnvironmentStats,
+    Grant,
+    Lease,
+    PoolStats,
+    PoolTerms,
+    Recall,
+    StopWorker,
+    Void,
+    new_token,
+    token_alone,
+)
+from rayflow.core.pool.state import Environment, Ghost, Party, Seat, Unseen, Wish, Worker, wishes
+
+
+class Book:
+    """Workers, environments, coordinators, and the leases that tie them together.
+
+    It decides nothing. A change that a plan depends on puts its environment into ``changed``, one that has a
+    term sets the ``alarm``, and what must be told is put ``out``.
+
+    Args:
+        epoch: of the pool.
+        slots: of each worker.
+        terms: the pool's durations.
+    """
+
+    def __init__(self, epoch: int, slots: int, terms: PoolTerms) -> None:
+        self.epoch = epoch
+        self.terms = terms
+        self.environments: dict[str, Environment] = {}
+        self.workers: dict[str, Worker] = {}
+        self.parties: dict[str, Party] = {}
+        #: Workers that were given up and may still be heard of.
+        self.stopped: set[str] = set()
+        self.changed: set[str] = set()
+        self.out: list[Command] = []
+        self.alarm_at = math.inf
+        self._slots = slots
+        self._tokens = 0
+
+    def alarm(self, moment: float) -> None:
+        """Something is due then, at the latest."""
+        self.alarm_at = min(self.alarm_at, moment)
+
+    # --- leases -------------------------------------------------------------------------------------------
+    def grant(self, worker: Worker, wish: Wish, now: float) -> None:
+        """Give a slot of this worker (or all of them) to a wish."""
+        party = self.parties[wish.coordinator]
+        self._tokens += 1
+        party.last += 1
+        token = new_token(self.epoch, self._tokens, alone=wish.alone)
+        self._seat(
+            Lease(token, worker.name, party.name, worker.environment, wish.priority, wish.alone, party.last, now)
+        )
+        grant = Grant(party.name, party.last, token, worker.name, worker.environment, wish.priority, wish.alone)
+        party.outbox[party.last] = Unseen((grant,), now)
+        self.out.append(grant)
+
+    def adopt(self, party: Party, token: str, worker: Worker, now: float) -> None:
+        """Take over a lease of an earlier epoch."""
+        worker.ghosts.pop(token, None)
+        lease = Lease(token, worker.name, party.name, worker.environment, None, token_alone(token), 0, now)
+        self._seat(lease).received = True
+        self.changed.add(worker.environment)
+
+    def _seat(self, lease: Lease) -> Seat:
+        seat = Seat(lease)
+        self.workers[lease.worker].seats[lease.token] = seat
+        self.parties[lease.coordinator].seats[lease.token] = seat
+        return seat
+
+    def ask_back(self, seat: Seat, now: float) -> None:
+        """Recall a lease, or ask again. The first recall's deadline is the one that counts."""
+        seat.asked_at = now
+        if seat.deadline is None:
+            seat.deadline = now + self.terms.recall_term
+        self.out.append(Recall(seat.lease.coordinator, seat.lease.token, now + self.terms.recall_term))
+
+    def remove(self, seat: Seat, now: float) -> None:
+        """A lease is over: given back, or void."""
+        lease = seat.lease
+        party, worker = self.parties[lease.coordinator], self.workers[lease.worker]
+        del party.seats[lease.token], worker.seats[lease.token]
+        party.served[lease.environment] = now
+        self.changed.add(lease.environment)
+
+    def void(self, seat: Seat, now: float) -> None:
+        """A lease is lost. Its holder is told, also if it never heard of the grant."""
+        lease = seat.lease
+        self.remove(seat, now)
+        void = Void(lease.coordinator, lease.token, lease.worker)
+        unseen = self.parties[lease.coordinator].outbox.get(lease.number)
+        if unseen is not None:
+            # The grant may be lost: then its number must still arrive, or all later ones would wait for it.
+            unseen.commands += (void,)
+        self.out.append(void)
+
+    def haunt(self, worker: Worker, token: str, revoke_at: float) -> None:
+        """Let a token occupy its worker until the worker says that it does not."""
+        worker.ghosts[token] = Ghost(token_alone(token), revoke_at)
+        self.alarm(revoke_at)
+
+    # --- coordinators -------------------------------------------------------------------------------------
+    def demand(self, party: Party, demand: Sequence[Demand]) -> None:
+        """This is all that a coordinator wants now."""
+        wanted: dict[str, list[Demand]] = {}
+        for entry in demand:
+            if entry.count > 0:
+                wanted.setdefault(entry.environment, []).append(entry)
+        for name in party.environments - wanted.keys():
+            del self.environments[name].waiting[party.name]
+            self.changed.add(name)
+        for name, entries in wanted.items():
+            environment = self.environment(name)
+            environment.wanted = True
+            if environment.waiting.get(party.name) != tuple(entries):
+                environment.waiting[party.name] = tuple(entries)
+                self.changed.add(name)
+        party.environments = frozenset(wanted)
+
+    def drop(self, party: Party, now: float) -> None:
+        """Take everything from a coordinator that is dead or silent; its slots stay occupied for now."""
+        for seat in list(party.seats.values()):
+            worker = self.workers[seat.lease.worker]
+            self.void(seat, now)
+            self.haunt(worker, seat.lease.token, now)
+        self.demand(party, ())
+        del self.parties[party.name]
+
+    # --- workers and environments -------------------------------------------------------------------------
+    def environment(self, name: str) -> Environment:
+        """The environment's record, made if it is new."""
+        if name not in self.environments:
+            self.environments[name] = Environment(name)
+            self.changed.add(name)
+        return self.environments[name]
+
+    def register(self, name: str, environment: str, now: float) -> Worker:
+        """A worker exists; it is not up yet."""
+        worker = Worker(name, environment, self._slots, now)
+        self.workers[name] = self.environment(environment).workers[name] = worker
+        self.changed.add(environment)
+        self.alarm(now + self.terms.start_timeout)
+        return worker
+
+    def lose(self, worker: Worker, now: float) -> None:
+        """A worker is no more, and neither is what was leased or claimed on it."""
+        for seat in list(worker.seats.values()):
+            self.void(seat, now)
+        del self.workers[worker.name], self.environments[worker.environment].workers[worker.name]
+        self.changed.add(worker.environment)
+        for party in self.parties.values():
+            for token in [token for token, name in party.claims.items() if name == worker.name]:
+                del party.claims[token]
+                self.out.append(Void(party.name, token, worker.name))
+
+    def stop(self, worker: Worker, now: float) -> None:
+        """Give a worker up."""
+        self.lose(worker, now)
+        self.stopped.add(worker.name)
+        self.out.append(StopWorker(worker.environment, worker.name))
+
+    def start_failed(self, environment: Environment, now: float) -> None:
+        """Wait longer with each failed round; workers that were started together fail as one."""
+        if now >= environment.retry_at:
+            wait = self.terms.backoff * 2.0 ** min(environment.failures, 30)
+            environment.retry_at = now + min(wait, self.terms.max_backoff)
+            environment.failures += 1
+            self.alarm(environment.retry_at)
+
+    # --- looking ------------------------------------------------------------------------------------------
+    def moments(self) -> list[float]:
+        """Everything that is due by time alone, apart from the plans."""
+        terms = self.terms
+        moments = [party.heard + terms.lease_term for party in self.parties.values()]
+        for worker in self.workers.values():
+            moments += [ghost.revoke_at for ghost in worker.ghosts.values()]
+            moments += [] if worker.up else [worker.since + terms.start_timeout]
+        for environment in self.environments.values():
+            moments += [environment.retry_at]
+            moments += [] if environment.idle_since is None else [environment.idle_since + terms.environment_idle]
+        return moments
+
+    def stats(self, now: float) -> PoolStats:
+        """The figures of this moment."""
+        waiting: dict[int, int] = {}
+        oldest = now
+        environments = []
+        for _, environment in sorted(self.environments.items()):
+            queue = wishes(environment, self.parties)
+            for wish in queue:
+                waiting[wish.priority] = waiting.get(wish.priority, 0) + wish.count
+                oldest = min(oldest, wish.stamp)
+            starting = [worker.since for worker in environment.workers.values() if not worker.up]
+            environments.append(
+                EnvironmentStats(
+                    environment.name,
+                    up=len(environment.workers) - len(starting),
+                    starting=len(starting),
+                    starting_for=now - min(starting, default=now),
+                    failures=environment.failures,
+                    waiting=sum(wish.count for wish in queue),
+                    draining=environment.drain,
+                )
+            )
+        return PoolStats(
+            waiting=dict(sorted(waiting.items(), reverse=True)),
+            oldest_waiting=now - oldest,
+            busy=sum(worker.used for worker in self.workers.values()),
+            idle=sum(worker.free for worker in self.workers.values()),
+            environments=tuple(environments),
+        )

@@ -1,0 +1,33 @@
+"""What a person sees of executions and metrics: text for terminals, HTML for notebooks, JSON for programs.
+
+Nothing here reads the clock or the screen: what is shown follows from the arguments alone. Whatever data hold is
+escaped, so that it can neither draw on a terminal nor become part of a page.
+
+Example:
+    ``display(HTML(to_html(handle.status())))`` in a notebook, ``print(snapshot_text(handle.status()))`` elsewhere.
+"""
+
+from __future__ import annotations
+
+from rayflow.display.page import to_html
+from rayflow.display.plain import definition_json, jsonable, summary_json, to_json
+from rayflow.display.text import Detail, list_text, metrics_text, snapshot_text, value_text, workflows_text
+from rayflow.display.words import Style, duration_text, failure_text, time_text
+
+__all__ = [
+    "Detail",
+    "Style",
+    "definition_json",
+    "duration_text",
+    "failure_text",
+    "jsonable",
+    "list_text",
+    "metrics_text",
+    "snapshot_text",
+    "summary_json",
+    "time_text",
+    "to_html",
+    "to_json",
+    "value_text",
+    "workflows_text",
+]

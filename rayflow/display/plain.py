@@ -1,0 +1,128 @@
+"""Executions and their values as plain JSON values, for programs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rayflow.core.snapshot import ExecutionSnapshot, StepSnapshot
+from rayflow.display.words import lasted, step_lasted
+from rayflow.errors import CodecError, Failure
+from rayflow.storage.base import DefinitionRecord
+from rayflow.storage.codec import MsgpackCodec
+
+
+def jsonable(value: Any) -> Any:
+    """A value as what JSON can hold.
+
+    Objects become dictionaries with their class under ``"__type__"``, keys become strings, bytes and other leaves
+    text, numbers that JSON does not have (NaN, infinity) their names.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if type(value) in (str, int, float):
+        return value
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else _leaf(key): jsonable(member) for key, member in value.items()}
+    if type(value) in (list, tuple, set, frozenset):
+        members = [jsonable(member) for member in value]
+        return sorted(members, key=repr) if isinstance(value, (set, frozenset)) else members
+    if isinstance(value, str):
+        return str.__str__(value)
+    if type(value) in _LEAVES:
+        return _leaf(value)
+    described = _described(value)
+    return _leaf(described) if type(described) is type(value) else jsonable(described)
+
+
+_LEAVES = (bytes, dt.datetime, dt.date, dt.time, dt.timedelta)
+
+
+def _leaf(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
+        return value.isoformat()
+    return str(value)
+
+
+def _described(value: Any) -> Any:
+    codec = MsgpackCodec()
+    try:
+        return codec.describe(codec.encode(value))
+    except CodecError:
+        return repr(value)
+
+
+def to_json(snapshot: ExecutionSnapshot) -> dict[str, Any]:
+    """The snapshot as plain JSON values. The keys are the snapshot's own and stay the same.
+
+    Times are seconds since the epoch, durations seconds.
+    """
+    return {
+        **summary_json(snapshot),
+        "completed_steps": snapshot.completed_steps,
+        "current_steps": snapshot.current_steps,
+        "state": jsonable(snapshot.state),
+        "stages": [
+            {"index": stage.index, "name": stage.name, "status": stage.status, "result": jsonable(stage.result)}
+            for stage in snapshot.stages
+        ],
+        "steps": [_step_json(step) for step in snapshot.steps],
+        "result": jsonable(snapshot.result),
+    }
+
+
+def summary_json(snapshot: ExecutionSnapshot) -> dict[str, Any]:
+    """What a list shows of an execution, as plain JSON values."""
+    return {
+        "execution_id": snapshot.execution_id,
+        "workflow_id": snapshot.workflow_id,
+        "version": snapshot.version,
+        "status": str(snapshot.status),
+        "created_at": snapshot.created_at,
+        "updated_at": snapshot.updated_at,
+        "duration": lasted(snapshot),
+        "deadline": snapshot.deadline,
+        "priority": snapshot.priority,
+        "epoch": snapshot.epoch,
+        "coordinator": snapshot.coordinator,
+        "error": None if snapshot.error is None else _failure_json(snapshot.error),
+    }
+
+
+def _failure_json(failure: Failure) -> dict[str, Any]:
+    return {**failure.to_dict(), "mro": list(failure.mro)}
+
+
+def _step_json(step: StepSnapshot) -> dict[str, Any]:
+    return {
+        "seq": step.seq,
+        "name": step.name,
+        "status": step.status,
+        "attempts": step.attempts,
+        "result": jsonable(step.result),
+        "error": None if step.error is None else _failure_json(step.error),
+        "began": step.began,
+        "ended": step.ended,
+        "duration": step_lasted(step),
+        "retry_at": step.retry_at,
+        "worker": step.worker,
+    }
+
+
+def definition_json(record: DefinitionRecord) -> dict[str, Any]:
+    """A saved workflow as plain JSON values."""
+    return {
+        "workflow_id": record.workflow_id,
+        "version": record.version,
+        "name": record.name,
+        "description": record.description,
+        "code": json.loads(record.code),
+        "saved_at": record.saved_at,
+    }

@@ -1,0 +1,223 @@
+"""Executions, saved workflows and metrics as text for terminals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from rayflow.core.metrics import DistributedMetrics
+from rayflow.core.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot
+from rayflow.display.plain import jsonable
+from rayflow.display.tables import Column, clip, pad, table, visible, width
+from rayflow.display.words import (
+    PLAIN,
+    Style,
+    duration_text,
+    failure_text,
+    lasted,
+    one_line,
+    step_lasted,
+    step_status,
+    time_text,
+)
+from rayflow.storage.base import DefinitionRecord
+
+Detail = Literal["brief", "steps", "full"]
+
+#: Steps, and lines of a value, that are shown where not all were asked for.
+STEPS_SHOWN = 20
+LINES_SHOWN = 12
+
+_COLOURS = {
+    "completed": "32", "running": "36", "pending": "2", "paused": "33", "failed": "31", "cancelled": "35",
+    "dropped": "2", "skipped": "2", "waiting": "33",
+}  # fmt: skip
+
+
+def _paint(text: str, word: str, style: Style) -> str:
+    code = _COLOURS.get(word)
+    return f"\x1b[{code}m{text}\x1b[0m" if style.colour and code else text
+
+
+def list_text(snapshots: Sequence[ExecutionSnapshot], style: Style = PLAIN) -> str:
+    """Executions as a table, in the order given."""
+    if not snapshots:
+        return "no executions"
+    columns = (
+        Column("ID", least=12), Column("WORKFLOW", least=8), Column("STATUS"), Column("CREATED"),
+        Column("DURATION", right=True), Column("REASON", least=12),
+    )  # fmt: skip
+    rows = []
+    for snapshot in snapshots:
+        took = lasted(snapshot, style.now)
+        rows.append([
+            visible(snapshot.execution_id),
+            visible(snapshot.workflow_id),
+            str(snapshot.status),
+            time_text(snapshot.created_at, style),
+            "" if took is None else duration_text(took),
+            "" if snapshot.error is None else failure_text(snapshot.error),
+        ])  # fmt: skip
+    return "\n".join(table(columns, rows, style.width, lambda text, cell: _paint(text, cell, style)))
+
+
+def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: Detail = "brief") -> str:
+    """One execution.
+
+    Args:
+        snapshot: the execution.
+        style: how it is shown.
+        detail: "brief" shows the last steps and the beginning of long values, "steps" all steps, "full" also their
+            results and tracebacks, and every value whole.
+    """
+    parts = ["\n".join(_header(snapshot, style))]
+    if snapshot.error is not None and detail == "full" and snapshot.error.traceback:
+        parts.append(_indented("traceback", snapshot.error.traceback))
+    if snapshot.stages:
+        parts.append("\n".join(_stages(snapshot.stages, style)))
+    if snapshot.steps:
+        parts.append("\n".join(_steps(snapshot.steps, style, detail)))
+        if detail == "full":
+            parts += _step_details(snapshot.steps, style)
+    if snapshot.state:
+        parts.append(value_text("state", snapshot.state, style, whole=detail == "full"))
+    if snapshot.status == "completed":
+        parts.append(value_text("result", snapshot.result, style, whole=detail == "full"))
+    return "\n\n".join(parts)
+
+
+def _header(snapshot: ExecutionSnapshot, style: Style) -> list[str]:
+    took = lasted(snapshot, style.now)
+    status = _paint(str(snapshot.status), str(snapshot.status), style)
+    facts = {
+        "execution": visible(snapshot.execution_id),
+        "workflow": f"{visible(snapshot.workflow_id)} (version {visible(snapshot.version)})",
+        "status": status,
+        "reason": "" if snapshot.error is None else failure_text(snapshot.error),
+        "created": time_text(snapshot.created_at, style),
+        "changed": time_text(snapshot.updated_at, style),
+        "duration": "" if took is None else duration_text(took),
+        "deadline": "" if snapshot.deadline is None else time_text(snapshot.deadline, style),
+        "priority": str(snapshot.priority),
+        "coordinator": f"{visible(snapshot.coordinator)} (epoch {snapshot.epoch})" if snapshot.coordinator else "",
+    }
+    wide = max(map(len, facts))
+    return [f"{pad(name, wide)}  {fact}" for name, fact in facts.items() if fact]
+
+
+def _stages(stages: Sequence[StageSnapshot], style: Style) -> list[str]:
+    columns = (Column("STAGE", right=True), Column("NAME", least=8), Column("STATUS"))
+    rows = [[str(stage.index), visible(stage.name), stage.status] for stage in stages]
+    return table(columns, rows, style.width, lambda text, cell: _paint(text, cell, style))
+
+
+def _steps(steps: Sequence[StepSnapshot], style: Style, detail: Detail) -> list[str]:
+    columns = (
+        Column("STEP", right=True), Column("NAME", least=8), Column("STATUS"), Column("ATTEMPTS", right=True),
+        Column("DURATION", right=True), Column("WORKER", least=8), Column("ERROR", least=12),
+    )  # fmt: skip
+    shown = steps if detail != "brief" else steps[-STEPS_SHOWN:]
+    rows = []
+    for step in shown:
+        took = step_lasted(step)
+        rows.append([
+            str(step.seq),
+            visible(step.name),
+            step_status(step),
+            str(step.attempts),
+            "" if took is None else duration_text(took),
+            visible(step.worker.removeprefix("rayflow:worker:")),
+            "" if step.error is None else failure_text(step.error),
+        ])  # fmt: skip
+    lines = table(columns, rows, style.width, lambda text, cell: _paint(text, cell, style))
+    left_out = len(steps) - len(shown)
+    return lines if not left_out else [*lines, f"… and {left_out} earlier ones; --steps shows all"]
+
+
+def _step_details(steps: Iterable[StepSnapshot], style: Style) -> list[str]:
+    parts = []
+    for step in steps:
+        title = f"step {step.seq} {visible(step.name)}"
+        if step.status == "completed":
+            parts.append(value_text(f"{title}: result", step.result, style, whole=True))
+        elif step.error is not None and step.error.traceback:
+            parts.append(_indented(f"{title}: traceback", step.error.traceback))
+    return parts
+
+
+def _indented(title: str, text: str) -> str:
+    return "\n".join([title, *(f"  {visible(line)}".rstrip() for line in text.rstrip().splitlines())])
+
+
+def value_text(title: str, value: Any, style: Style = PLAIN, *, whole: bool = True) -> str:
+    """A value under its title: on one line where it fits, else indented; text as it is, the rest as JSON.
+
+    Args:
+        title: what it is; "" for the bare value.
+        value: the value.
+        style: how it is shown.
+        whole: show all of a long value, not only its beginning.
+    """
+    text = value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
+    if not title and isinstance(value, str):
+        return visible(text, keep="\n\t")
+    if "\n" not in text and width(text) + len(title) + 2 <= style.width:
+        return f"{title}: {visible(text)}" if title else visible(text)
+    if not isinstance(value, str):
+        text = json.dumps(jsonable(value), ensure_ascii=False, indent=2)
+    lines = [visible(line, keep="\t") for line in text.splitlines()]
+    indent = "  " if title else ""
+    if not whole:
+        more = len(lines) - LINES_SHOWN
+        lines = [clip(line, style.width - 2) for line in lines[:LINES_SHOWN]]
+        lines += [f"… and {more} more lines; --full shows all"] if more > 0 else []
+    return "\n".join([*([title] if title else []), *(f"{indent}{line}".rstrip() for line in lines)])
+
+
+def workflows_text(records: Sequence[DefinitionRecord], style: Style = PLAIN) -> str:
+    """Saved workflows as a table."""
+    if not records:
+        return "no saved workflows"
+    columns = (
+        Column("ID", least=12),
+        Column("VERSION"),
+        Column("SAVED"),
+        Column("CODE", least=12),
+        Column("ABOUT", least=12),
+    )
+    rows = [
+        [
+            visible(record.workflow_id),
+            visible(record.version),
+            time_text(record.saved_at, style),
+            visible(_place(record)),
+            one_line(record.description),
+        ]
+        for record in records
+    ]
+    return "\n".join(table(columns, rows, style.width))
+
+
+def _place(record: DefinitionRecord) -> str:
+    code = json.loads(record.code)
+    return f"{code['module']}:{code['qualname']}" + (" (by value)" if code["kind"] == "value" else "")
+
+
+def metrics_text(metrics: DistributedMetrics) -> str:
+    """Metrics, one to a line."""
+    wide = max(map(len, asdict(metrics)))
+    return "\n".join(
+        f"{pad(name.replace('_', ' '), wide)}  {_figure(name, value)}" for name, value in _figures(metrics)
+    )
+
+
+def _figures(metrics: DistributedMetrics) -> Iterable[tuple[str, float]]:
+    return asdict(metrics).items()
+
+
+def _figure(name: str, value: float) -> str:
+    return (
+        duration_text(value) if name in {"oldest_waiting", "avg_task_duration", "avg_execution_time"} else f"{value:,}"
+    )

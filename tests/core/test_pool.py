@@ -1,0 +1,340 @@
+"""Who gets which slot: priority, first in first out, recalls, fairness, lonely tasks."""
+
+from __future__ import annotations
+
+from rayflow.core.pool import Grant, Recall
+from rayflow.core.pool.plan import deal
+from tests.core.pool_bench import Bench, Coordinator, granted, recalled, wish
+
+
+# --- grants -----------------------------------------------------------------------------------------------
+def test_a_grant_names_all_that_the_coordinator_needs() -> None:
+    bench = Bench(workers=1, slots=1)
+    assert bench.wants("c", wish(7, stamp=-2.0)) == [Grant("c", 1, "1.1", "a", "env", 7, alone=False)]
+    assert [(lease.token, lease.number, lease.granted_at) for lease in bench.machine.leases()] == [("1.1", 1, 0.0)]
+
+
+def test_higher_priority_goes_first_then_the_older_stamp_then_the_name() -> None:
+    bench = Bench(workers=1, slots=4, up=False)
+    bench.wants("low", wish(1, stamp=-9.0))
+    bench.wants("young", wish(5, stamp=-1.0))
+    bench.wants("b", wish(5, stamp=-2.0))
+    bench.wants("a", wish(5, stamp=-2.0))
+    bench.wants("high", wish(9))
+    bench.up("w")
+    assert granted(bench.decide()) == [("high", "w"), ("a", "w"), ("b", "w"), ("young", "w")]
+    assert bench.machine.stats(0.0).waiting == {1: 1}
+
+
+def test_one_coordinators_wishes_are_served_by_priority_too() -> None:
+    bench = Bench(workers=1, slots=2)
+    grants = bench.wants("c", wish(1, 2), wish(8, 1))
+    assert [grant.priority for grant in grants if isinstance(grant, Grant)] == [8, 1]
+
+
+def test_grants_are_spread_over_the_workers_with_most_free_slots() -> None:
+    bench = Bench(workers=3, slots=2)
+    assert [worker for _, worker in granted(bench.wants("c", wish(count=5)))] == ["a", "b", "c", "a", "b"]
+
+
+def test_only_workers_of_the_environment_count() -> None:
+    bench = Bench(workers=1, slots=2)
+    assert granted(bench.wants("c", wish(env="other"))) == []
+    bench.up("o", env="other")
+    assert granted(bench.decide()) == [("c", "o")]
+
+
+def test_a_wish_for_nothing_is_no_wish() -> None:
+    bench = Bench()
+    assert bench.wants("c", wish(count=0)) == []
+    assert bench.machine.stats(0.0).waiting == {}
+
+
+def test_what_is_in_flight_is_taken_off_the_most_urgent_demand() -> None:
+    bench = Bench(workers=1, slots=1)
+    bench.wants("c", wish(5, 1))
+    coordinator = bench.coordinators["c"]
+    coordinator.seen, coordinator.held = 0, {}  # it sends this before the grant arrives
+    bench.wants("c", wish(9, 1), wish(5, 1))
+    assert bench.machine.stats(0.0).waiting == {5: 1}
+
+
+def test_a_seen_token_that_is_not_held_was_given_back() -> None:
+    bench = Bench(workers=1, slots=1)
+    bench.wants("a", wish())
+    bench.wants("b", wish())
+    bench.coordinators["a"].wants = []
+    assert granted(bench.gives_back("a")) == [("b", "a")]
+
+
+def test_an_unseen_token_that_is_not_held_is_in_flight_and_not_granted_twice() -> None:
+    bench = Bench(workers=1, slots=2)
+    bench.machine.update("c", sequence=1, epoch=0, seen=0, demand=[wish()], holding={}, now=0.0)
+    assert granted(bench.decide()) == [("c", "a")]
+    bench.machine.update("c", sequence=2, epoch=1, seen=0, demand=[wish()], holding={}, now=0.1)
+    assert bench.decide() == []
+    assert bench.machine.stats(0.1).busy == 1
+
+
+def test_an_older_update_that_comes_late_is_ignored() -> None:
+    bench = Bench(workers=1, slots=1)
+    bench.machine.update("c", sequence=2, epoch=1, seen=0, demand=[], holding={}, now=0.0)
+    bench.machine.update("c", sequence=1, epoch=1, seen=0, demand=[wish()], holding={}, now=0.1)
+    bench.machine.update("c", sequence=2, epoch=1, seen=0, demand=[wish()], holding={}, now=0.1)
+    assert bench.decide() == []
+
+
+def test_a_lost_grant_is_sent_again_until_it_is_confirmed() -> None:
+    bench = Bench(workers=1, slots=2, resend=1.0)
+    update = {"demand": [wish()], "holding": {}, "epoch": 1, "seen": 0}
+    bench.machine.update("c", sequence=1, now=0.0, **update)
+    first = bench.decide()
+    bench.machine.update("c", sequence=2, now=0.9, **update)
+    assert bench.machine.decide(0.9) == []
+    bench.machine.update("c", sequence=3, now=1.0, **update)
+    assert bench.machine.decide(1.0) == first
+    bench.machine.update("c", sequence=4, now=1.5, **update)
+    assert bench.machine.decide(1.5) == []
+    bench.machine.update("c", sequence=5, now=2.5, epoch=1, seen=1, demand=[], holding={"1.1": "a"})
+    assert bench.machine.decide(2.5) == []
+
+
+def test_a_grant_that_is_held_although_an_earlier_one_is_missing_has_arrived() -> None:
+    bench = Bench(workers=1, slots=2)
+    bench.machine.update("c", sequence=1, epoch=1, seen=0, demand=[wish(count=2)], holding={}, now=0.0)
+    bench.machine.decide(0.0)
+    bench.machine.update("c", sequence=2, epoch=1, seen=0, demand=[], holding={"1.2": "a"}, now=0.1)
+    bench.machine.update("c", sequence=3, epoch=1, seen=0, demand=[], holding={}, now=0.2)
+    assert [lease.token for lease in bench.machine.leases()] == ["1.1"]
+
+
+# --- recalls ----------------------------------------------------------------------------------------------
+def test_nobody_waits_nobody_is_asked() -> None:
+    bench = Bench(workers=1, slots=2)
+    bench.wants("a", wish(count=2))
+    assert bench.wants("a", wish(count=50)) == []
+    assert bench.at(2.0) == []
+
+
+def test_higher_priority_recalls_as_many_as_it_needs() -> None:
+    bench = Bench(workers=1, slots=4)
+    bench.wants("low", wish(1, 9))
+    bench.wants("low", wish(1, 5))
+    assert bench.wants("high", wish(9, 2)) == [Recall("low", "1.1", 1.0), Recall("low", "1.2", 1.0)]
+    assert bench.says("high") == []  # two are under way already
+    assert recalled(bench.wants("high", wish(9, 3))) == ["low"]
+    assert granted(bench.gives_back("low", "1.1", "1.2")) == [("high", "a"), ("high", "a")]
+
+
+def test_free_slots_count_before_recalls() -> None:
+    bench = Bench(workers=1, slots=4)
+    bench.wants("low", wish(1, 3))
+    bench.wants("low")
+    commands = bench.wants("high", wish(9, 2))
+    assert (granted(commands), recalled(commands)) == ([("high", "a")], ["low"])
+
+
+def test_slots_that_their_holder_needs_least_are_recalled_first() -> None:
+    bench = Bench(workers=1, slots=3)
+    bench.wants("busy", wish(5, 1))
+    bench.wants("low", wish(5, 1))
+    bench.wants("done", wish(5, 1))
+    for name, demand in (("busy", [wish(4, 9)]), ("low", [wish(2, 9)]), ("done", []), ("high", [wish(9, 3)])):
+        coordinator = bench.coordinators.setdefault(name, Coordinator(name))
+        coordinator.wants = demand
+        coordinator.update(bench.machine, 0.0)
+    assert recalled(bench.decide()) == ["done", "low", "busy"]
+
+
+def test_a_holder_keeps_what_its_own_urgent_tasks_need() -> None:
+    bench = Bench(workers=1, slots=4, quantum=60.0)
+    bench.wants("a", wish(5, 4))
+    bench.wants("a", wish(9, 1), wish(2, 9))
+    assert recalled(bench.wants("b", wish(7, 9))) == ["a", "a", "a"]
+
+
+def test_a_lower_priority_recalls_nothing() -> None:
+    bench = Bench(workers=1, slots=2)
+    bench.wants("high", wish(9, 2))
+    bench.wants("high", wish(9, 2))
+    assert bench.wants("low", wish(1, 2)) == []
+    assert bench.at(30.0) == []
+
+
+def test_after_the_deadline_another_lease_is_asked_back_in_its_stead() -> None:
+    bench = Bench(workers=1, slots=3, recall_term=1.0)
+    bench.wants("a", wish(1, 3))
+    bench.wants("a", wish(1, 3))
+    assert bench.wants("high", wish(9)) == [Recall("a", "1.1", 1.0)]
+    assert bench.machine.next_wake(0.1) == 0.25
+    assert bench.at(0.9) == []
+    assert bench.at(1.0) == [Recall("a", "1.1", 2.0), Recall("a", "1.2", 2.0)]
+    assert bench.machine.stats(1.0).busy == 3  # nothing is taken by force
+    assert granted(bench.gives_back("a", "1.1")) == [("high", "a")]
+
+
+def test_leases_in_flight_are_not_recalled_before_they_arrived() -> None:
+    bench = Bench(workers=1, slots=1)
+    bench.machine.update("a", sequence=1, epoch=1, seen=0, demand=[wish(1, 9)], holding={}, now=0.0)
+    bench.decide()
+    assert bench.wants("high", wish(9)) == []
+    bench.machine.update("a", sequence=2, epoch=1, seen=1, demand=[wish(1, 8)], holding={"1.1": "a"}, now=0.1)
+    assert recalled(bench.decide()) == ["a"]
+
+
+# --- fairness ---------------------------------------------------------------------------------------------
+def test_a_newcomer_of_the_same_priority_gets_half_the_slots_after_a_quantum() -> None:
+    bench = Bench(workers=4, slots=4, quantum=0.25)
+    bench.wants("old", wish(5, 5000))
+    bench.wants("old", wish(5, 4984))
+    bench.now = 10.0
+    bench.says("old")
+    assert bench.wants("new", wish(5, 100, stamp=10.0)) == []
+    assert bench.machine.next_wake(10.0) == 10.25
+    assert recalled(bench.at(10.25)) == ["old"] * 8
+    bench.coordinators["new"].wants = [wish(5, 92, stamp=10.0)]
+    tokens = list(bench.coordinators["old"].held)[:8]
+    for token in tokens:  # one by one: the old one's older stamps do not win them back
+        assert [name for name, _ in granted(bench.gives_back("old", token))] == ["new"]
+        bench.coordinators["new"].wants = [wish(5, 92, stamp=10.0)]
+    assert (bench.held("old"), bench.held("new")) == (8, 8)
+    assert [bench.at(11.0), bench.at(12.0)] == [[], []]  # and so it stays
+
+
+def test_until_somebody_waited_a_quantum_the_older_stamp_goes_first() -> None:
+    bench = Bench(workers=1, slots=4, quantum=0.25, up=False)
+    bench.wants("old", wish(5, 3, stamp=-0.2))
+    bench.wants("new", wish(5, 3, stamp=-0.1))
+    bench.up("w")
+    assert [name for name, _ in granted(bench.decide())] == ["old", "old", "old", "new"]
+
+
+def test_free_slots_are_shared_out_when_somebody_waited_a_quantum() -> None:
+    bench = Bench(workers=1, slots=4, quantum=0.25, up=False)
+    bench.wants("old", wish(5, 9, stamp=-2.0))
+    bench.wants("new", wish(5, 3, stamp=-1.0))
+    bench.up("w")
+    assert sorted(name for name, _ in granted(bench.decide())) == ["new", "new", "old", "old"]
+
+
+def test_a_slot_is_kept_for_a_quantum_before_it_is_shared() -> None:
+    bench = Bench(workers=1, slots=2, quantum=1.0)
+    bench.wants("new", wish(5, 2, stamp=-9.0))
+    bench.wants("new", wish(5, 9, stamp=-9.0))
+    assert bench.wants("other", wish(5, 9, stamp=-5.0)) == []
+    assert bench.machine.next_wake(0.0) == 1.0
+    assert recalled(bench.at(1.0)) == ["new"]
+
+
+def test_with_fewer_slots_than_coordinators_they_take_turns() -> None:
+    bench = Bench(workers=1, slots=1, quantum=1.0)
+    for name, stamp in (("a", 0.0), ("b", 0.1), ("c", 0.2)):
+        bench.wants(name, wish(5, 99, stamp=stamp))
+    turns = []
+    for second in range(1, 8):
+        for name in recalled(bench.at(second * 1.5)):
+            turns.append(name)
+            bench.gives_back(name)
+    assert turns == ["a", "b", "c", "a", "b", "c", "a"]
+
+
+def test_shares_do_not_reach_below_their_priority() -> None:
+    bench = Bench(workers=1, slots=2, quantum=1.0)
+    bench.wants("a", wish(5, 2, stamp=0.0))
+    bench.wants("a", wish(5, 9, stamp=0.0))
+    bench.wants("b", wish(5, 9, stamp=-5.0))
+    assert bench.wants("low", wish(1, 9, stamp=-50.0)) == []  # a's young slot is b's, not low's
+    assert recalled(bench.at(1.0)) == ["a"]
+
+
+def test_shares_follow_what_each_can_use() -> None:
+    assert deal({"a": 9, "b": 1, "c": 9}, 8, ["c", "b", "a"]) == {"c": 4, "b": 1, "a": 3}
+    assert deal({"a": 1, "b": 1}, 9, ["a", "b"]) == {"a": 1, "b": 1}
+    assert deal({"a": 0, "b": 5, "c": 5}, 1, ["a", "b", "c"]) == {"a": 0, "b": 1, "c": 0}
+
+
+# --- alone ------------------------------------------------------------------------------------------------
+def test_a_lonely_task_takes_all_slots_of_an_empty_worker() -> None:
+    bench = Bench(workers=2, slots=4)
+    bench.wants("a", wish())
+    assert bench.wants("b", wish(alone=True)) == [Grant("b", 1, "1.2.alone", "b", "env", 5, alone=True)]
+    assert bench.machine.stats(0.0).busy == 5
+    assert {worker for _, worker in granted(bench.wants("c", wish(count=9)))} == {"a"}
+
+
+def test_a_worker_is_emptied_for_a_lonely_task_that_waited_a_quantum() -> None:
+    bench = Bench(workers=2, slots=2, quantum=0.25)
+    bench.wants("a", wish(count=4))
+    bench.wants("a", wish(count=9))
+    bench.gives_back("a", "1.1")
+    assert bench.held("a") == 4
+    assert bench.wants("b", wish(alone=True)) == []
+    commands = bench.at(0.25)
+    assert recalled(commands) == ["a", "a"]
+    drained = bench.machine.stats(0.25).environments[0].draining
+    assert drained == "a"
+    tokens = [token for token, worker in bench.coordinators["a"].held.items() if worker == drained]
+    assert granted(bench.gives_back("a", tokens[0])) == []  # its free slot is not granted meanwhile
+    assert granted(bench.gives_back("a", tokens[1])) == [("b", "a")]
+    assert bench.machine.stats(0.25).environments[0].draining is None
+
+
+def test_one_worker_at_a_time_is_emptied_and_the_same_one_until_it_is() -> None:
+    bench = Bench(workers=3, slots=2, quantum=0.25)
+    bench.wants("a", wish(count=6))
+    bench.wants("a")
+    bench.wants("b", wish(count=2, alone=True))
+    bench.at(0.25)
+    bench.gives_back("a", next(token for token, worker in bench.coordinators["a"].held.items() if worker == "c"))
+    assert bench.machine.stats(0.3).environments[0].draining == "a"
+    assert {worker for token, worker in bench.coordinators["a"].held.items()} == {"a", "b", "c"}
+    assert recalled(bench.at(0.5)) == []
+
+
+def test_a_more_urgent_task_takes_the_slots_of_a_worker_that_is_being_emptied() -> None:
+    bench = Bench(workers=1, slots=2, quantum=0.25)
+    bench.wants("a", wish(count=2))
+    bench.wants("a")
+    bench.wants("lonely", wish(5, alone=True))
+    bench.at(0.25)
+    bench.gives_back("a", "1.1")
+    assert granted(bench.wants("high", wish(9))) == [("high", "a")]
+
+
+def test_what_more_urgent_tasks_keep_is_not_emptied() -> None:
+    bench = Bench(workers=2, slots=2, quantum=0.25)
+    bench.wants("a", wish(9, 4))
+    bench.wants("a", wish(9, 3))
+    bench.wants("lonely", wish(5, alone=True))
+    assert bench.at(0.25) == []
+    bench.wants("a", wish(9, 2))  # two of its four slots can be spared: a whole worker
+    assert bench.machine.stats(0.25).environments[0].draining == "a"
+    assert sorted(bench.coordinators["a"].recalled) == ["1.1", "1.3"]
+
+
+def test_lonely_tasks_do_not_crowd_out_their_own_priority() -> None:
+    bench = Bench(workers=2, slots=1, quantum=0.25)
+    bench.wants("plain", wish(count=2))
+    bench.wants("plain", wish(count=9))
+    bench.wants("lonely", wish(count=9, alone=True))
+    assert recalled(bench.at(1.0)) == ["plain"]
+    assert granted(bench.gives_back("plain", "1.1")) == [("lonely", "a")]
+    bench.coordinators["lonely"].wants = [wish(count=8, alone=True)]
+    commands = bench.at(2.0)
+    assert recalled(commands) == ["lonely"]  # a whole worker is for one task
+    assert bench.machine.stats(2.0).environments[0].draining is None
+    assert bench.held("plain") == 1
+
+
+def test_without_others_lonely_tasks_use_all_empty_workers() -> None:
+    bench = Bench(workers=3, slots=2, quantum=0.25)
+    assert granted(bench.wants("b", wish(count=5, alone=True, stamp=-9.0))) == [("b", "a"), ("b", "b"), ("b", "c")]
+
+
+def test_recalls_on_a_worker_that_is_emptied_do_not_count_for_others() -> None:
+    bench = Bench(workers=2, slots=2, quantum=0.25)
+    bench.wants("a", wish(5, 4))
+    bench.wants("a")
+    bench.wants("lonely", wish(9, alone=True))
+    assert sorted(recalled(bench.at(0.25))) == ["a", "a"]
+    assert recalled(bench.wants("b", wish(5, 1, stamp=0.2))) == ["a"]
