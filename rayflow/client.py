@@ -21,6 +21,7 @@ from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import (
+    ClusterError,
     DefinitionError,
     ExecutionAlreadyExists,
     ExecutionCancelled,
@@ -35,13 +36,14 @@ from rayflow.handle import ExecutionHandle, Watcher
 from rayflow.ids import ExecutionStatus, check_id
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
+from rayflow.runtime.prints import Progress
 from rayflow.runtime.system import Actor, ActorSystem
 from rayflow.storage.base import (
     Answer,
     DefinitionRecord,
     Deliver,
-    Existing,
     ExecutionRecord,
+    Existing,
     Filter,
     InboxRow,
     JournalRow,
@@ -52,7 +54,7 @@ from rayflow.storage.base import (
 )
 from rayflow.storage.codec import MsgpackCodec, canonical
 from rayflow.storage.records import append_digest, decode_entry, encode_entry
-from rayflow.views import failure_in, snapshot, summary, tolerant
+from rayflow.views import Output, failure_in, snapshot, summary, tolerant
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -60,6 +62,9 @@ R = TypeVar("R")
 
 #: Seconds that pause() waits for the coordinator to have heard of it.
 _PAUSE_PATIENCE = 30.0
+
+#: Seconds that a coordinator may take to tell what was printed.
+_OUTPUT_PATIENCE = 5.0
 
 
 class Engine:
@@ -187,7 +192,7 @@ class Engine:
             StorageUnavailable: the store cannot be written now; nothing was started.
 
         Example:
-            >>> handle = engine.start(analyse, "…", id="doc-17")   # doctest: +SKIP
+            >>> handle = engine.start(analyse, "…", id="doc-17")  # doctest: +SKIP
         """
         record, returns = self._record(workflow, args, kwargs, id, options)
         [handle] = self._start([record], returns)
@@ -310,6 +315,32 @@ class Engine:
         rows: list[JournalRow] = self._persistence().call("journal", execution_id)
         return snapshot(record, rows, tolerant(self._codec))
 
+    def output(self, execution_id: str, cursor: str = "") -> Output:
+        """What an execution's steps have printed, as far as it is kept: the last lines since its coordinator began.
+
+        Args:
+            execution_id: the execution.
+            cursor: of the answer before; "" for all that there is.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+        """
+        name = self.record(execution_id).coordinator
+        known, _, position = cursor.rpartition("/")
+        if not name:
+            return Output((), cursor)
+        try:
+            found: Progress = self._system.find(name).call(
+                "progress",
+                execution_id,
+                int(position) if known == name else 0,
+                timeout=_OUTPUT_PATIENCE,
+                group="control",
+            )
+        except ClusterError:  # it is gone or restarting; its successor prints on
+            return Output((), cursor)
+        return Output(found.lines, f"{name}/{found.cursor}")
+
     def list(
         self, *, status: ExecutionStatus | str | None = None, workflow: str | None = None, limit: int = 100
     ) -> list[ExecutionSnapshot]:
@@ -429,8 +460,8 @@ class Engine:
         self._supervisor().send("submit", [self.record(record.id)])
 
     # --- actors --------------------------------------------------------------------------------------------
-    def _write(self, operations: Sequence[Operation]) -> list[Answer]:
-        answers: list[Answer] = self._persistence().call("start", list(operations))
+    def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
+        answers: Sequence[Answer] = self._persistence().call("start", list(operations))
         for answer in answers:
             if isinstance(answer, Refused):
                 raise answer.error

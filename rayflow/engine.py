@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from rayflow.client import Engine
@@ -44,6 +45,7 @@ class DistributedEngine(Engine):
 
     Attributes:
         address: the address of the cluster.
+        namespace: the Ray namespace of the actors.
         recovered: ids of the unfinished executions that opening this engine took up.
 
     Example:
@@ -68,10 +70,9 @@ class DistributedEngine(Engine):
         from rayflow.runtime._ray import RaySystem, job_working_dir
 
         working_dir = job_working_dir()
-        url = resolve(chosen.store, environ=os.environ, forbidden=(os.getcwd(),) if working_dir else ())
-        super().__init__(
-            RaySystem(chosen.namespace or namespace_of(url)), chosen, url, capture(working_dir=working_dir)
-        )
+        url = resolve(chosen.store, environ=os.environ, forbidden=[Path.cwd()] if working_dir else [])
+        self.namespace = chosen.namespace or namespace_of(url)
+        super().__init__(RaySystem(self.namespace), chosen, url, capture(working_dir=working_dir))
         self.address = self._connection.address
         self.recovered: list[str] = []
         try:
@@ -84,7 +85,7 @@ class DistributedEngine(Engine):
         bound = self._system.spawn(persistence_spec(self.store, take_over=take_over)).call("ready", timeout=_READY)
         if bound != self.store:
             raise ClusterError(
-                f"namespace {self._system.namespace!r} of this cluster is bound to the store {bound!r}, not to "
+                f"namespace {self.namespace!r} of this cluster is bound to the store {bound!r}, not to "
                 f"{self.store!r}; use that store, or give this engine a namespace of its own"
             )
         settings = Settings(url=self.store, config=self.config)
@@ -104,7 +105,7 @@ class DistributedEngine(Engine):
         ]
         if differ:
             raise ClusterError(
-                f"the actors of namespace {self._system.namespace!r} run with other settings: {'; '.join(differ)}. Leave "
+                f"the actors of namespace {self.namespace!r} run with other settings: {'; '.join(differ)}. Leave "
                 "these options out, or stop the actors first (engine.shutdown() or `rayflow down`)"
             )
 

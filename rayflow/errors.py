@@ -31,6 +31,7 @@ All of them survive pickling with their fields: an exception crosses process bor
 
 from __future__ import annotations
 
+import builtins
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ class Failure:
     mro: tuple[str, ...] = ()
     step: int | None = None
 
-    def matches(self, *classes: type[BaseException] | str) -> bool:
+    def matches(self, *classes: builtins.type[BaseException] | str) -> bool:
         """Whether the recorded exception was an instance of one of ``classes``.
 
         Args:

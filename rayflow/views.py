@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rayflow.core.snapshot import ExecutionSnapshot, fold
@@ -10,6 +11,19 @@ from rayflow.errors import Failure
 from rayflow.storage.base import ExecutionRecord, JournalRow
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.records import decode_entry, decode_failure
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Lines that the steps of an execution printed.
+
+    Args:
+        lines: those that are new since the cursor that was asked with.
+        cursor: where to go on from.
+    """
+
+    lines: tuple[str, ...]
+    cursor: str
 
 
 def failure_in(record: ExecutionRecord) -> Failure | None:
@@ -34,9 +48,7 @@ def summary(record: ExecutionRecord) -> ExecutionSnapshot:
     )
 
 
-def snapshot(
-    record: ExecutionRecord, rows: Sequence[JournalRow], decode: Callable[[bytes], Any]
-) -> ExecutionSnapshot:
+def snapshot(record: ExecutionRecord, rows: Sequence[JournalRow], decode: Callable[[bytes], Any]) -> ExecutionSnapshot:
     """The whole snapshot: the record, and what its journal folds to.
 
     Args:

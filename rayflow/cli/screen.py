@@ -13,6 +13,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from rayflow.display import Style
@@ -60,7 +61,7 @@ class Screen:
     def guarded(self) -> Iterator[None]:
         """Keep stdout free for the answer while user code may run, then write the answer."""
         if self.as_json or self.quiet:
-            with open(os.devnull, "w") as nowhere, _led_to(nowhere if self.quiet else sys.stderr):
+            with Path(os.devnull).open("w") as nowhere, _led_to(nowhere if self.quiet else sys.stderr):
                 yield
         else:
             yield
@@ -157,7 +158,7 @@ class LiveLine:
             yield
             return
         streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (_Above(stream, self) for stream in streams)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = (_Above(stream, self) for stream in streams)
         try:
             yield
         finally:

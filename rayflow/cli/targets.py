@@ -78,7 +78,9 @@ def _import_module(name: str) -> ModuleType:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
             hint = f"; for the file write {name}.py:NAME" if Path(f"{name}.py").exists() else ""
-            raise UsageError(f"there is no module {missing.name!r}, neither in {Path.cwd()} nor installed{hint}") from None
+            raise UsageError(
+                f"there is no module {missing.name!r}, neither in {Path.cwd()} nor installed{hint}"
+            ) from None
         raise
 
 
@@ -112,7 +114,9 @@ def _check_free(name: str, path: Path) -> None:
     else:
         installed = [getattr(known, "__file__", None) or "built in"]
     if installed:
-        raise UsageError(f"{path} has the name of another module, {name!r} ({installed[0]}), and would hide it: rename the file")
+        raise UsageError(
+            f"{path} has the name of another module, {name!r} ({installed[0]}), and would hide it: rename the file"
+        )
 
 
 def _installed(place: str) -> bool:
@@ -180,7 +184,9 @@ def _saved(workflow_id: str, url: str) -> Target:
     try:
         record, blob, known = read(url, look)
     except RayflowError as error:
-        raise UsageError(f"{workflow_id!r} is neither module:object nor file.py:object, and as an id: {error}") from error
+        raise UsageError(
+            f"{workflow_id!r} is neither module:object nor file.py:object, and as an id: {error}"
+        ) from error
     if record is None:
         raise WorkflowNotRegistered(workflow_id, known=known)
     return Target(workflow_id, _loaded(record, blob))

@@ -103,7 +103,7 @@ def attempts_of(entries: Sequence[Entry]) -> dict[int, AttemptCount]:
                 count.failures += 1
             else:
                 count.losses += 1
-        elif isinstance(event, StepFailed):
+        elif isinstance(event, StepCompleted | StepFailed):
             count = counts.setdefault(event.step, AttemptCount())
             count.attempts = max(count.attempts, event.attempt)
         elif isinstance(event, Rewound):

@@ -19,8 +19,7 @@ import heapq
 import sys
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from types import AsyncGeneratorType
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core import guard
@@ -95,7 +94,7 @@ class DurableLoop(RefusingLoop):
         self._tasks: list[DurableTask] = []
         self._sweep_tasks_at = _SWEEP
         # Held, so that the garbage collector never decides when their clean-up runs.
-        self._generators: list[AsyncGeneratorType[Any, Any]] = []
+        self._generators: list[AsyncGenerator[Any, Any]] = []
         self._sweep_generators_at = _SWEEP
         self._eager = False
 
@@ -127,7 +126,8 @@ class DurableLoop(RefusingLoop):
                     handle._run()
                 except (SystemExit, KeyboardInterrupt) as stop:
                     # It must end the workflow, not the process that drives it. A task has recorded it as its outcome.
-                    if not isinstance(getattr(handle._callback, "__self__", None), asyncio.Task):
+                    callback = handle._callback  # type: ignore[attr-defined]
+                    if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
                         self._on_unhandled(f"{type(stop).__name__} in a callback of a workflow", stop)
 
     @contextlib.contextmanager
@@ -178,8 +178,8 @@ class DurableLoop(RefusingLoop):
                 for generator in generators:
                     self._close_generator(generator)
 
-    def _close_generator(self, generator: AsyncGeneratorType[Any, Any]) -> None:
-        if generator.ag_frame is None:
+    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if not _unfinished(generator):
             return
         closing = generator.aclose()
         try:
@@ -187,15 +187,15 @@ class DurableLoop(RefusingLoop):
         except StopIteration:
             return
         except BaseException as error:  # noqa: BLE001 - told, and the other generators still have to be closed
-            self._tell(f"an async generator ({generator.__qualname__}) failed while it was closed", error)
+            self._tell(f"an async generator ({_name_of(generator)}) failed while it was closed", error)
         else:
             self._tell(
-                f"the async generator {generator.__qualname__} waits for something in its clean-up after the workflow "
+                f"the async generator {_name_of(generator)} waits for something in its clean-up after the workflow "
                 "left it; use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs"
             )
             with contextlib.suppress(BaseException):  # the echo of ending it in the midst of its clean-up
                 closing.close()
-        if generator.ag_frame is not None:
+        if _unfinished(generator):
             _unending.append(generator)
 
     def _tell(self, message: str, error: BaseException | None = None) -> None:
@@ -232,7 +232,7 @@ class DurableLoop(RefusingLoop):
             if getattr(coroutine, "cr_frame", None) is None:
                 return
         _unending.append(coroutine)
-        self._on_unhandled(f"{coroutine.__qualname__} swallows every attempt to end it, and stays in memory", None)
+        self._on_unhandled(f"{_name_of(coroutine)} swallows every attempt to end it, and stays in memory", None)
 
     def refuse(self, message: str) -> None:
         """Raise, unless the code has been told so often that it evidently swallows it.
@@ -244,9 +244,9 @@ class DurableLoop(RefusingLoop):
         if self._refusals <= REFUSALS:
             raise RuntimeError(message)
 
-    def _hold_generator(self, generator: AsyncGeneratorType[Any, Any]) -> None:
+    def _hold_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
         if len(self._generators) >= self._sweep_generators_at:
-            self._generators = [held for held in self._generators if held.ag_frame is not None]
+            self._generators = [held for held in self._generators if _unfinished(held)]
             self._sweep_generators_at = 2 * len(self._generators) + _SWEEP
         self._generators.append(generator)
 
@@ -256,7 +256,7 @@ class DurableLoop(RefusingLoop):
         return self._now
 
     def call_soon(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: contextvars.Context | None = None
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Run the callback in this drain, after those that are ready already."""
         handle = DurableHandle(callback, args, self, context)
@@ -268,7 +268,7 @@ class DurableLoop(RefusingLoop):
         self,
         delay: float,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Make a durable timer ``delay`` seconds from the loop's time."""
@@ -278,7 +278,7 @@ class DurableLoop(RefusingLoop):
         self,
         when: float,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Make a durable timer for a moment on the loop's clock."""
@@ -289,9 +289,8 @@ class DurableLoop(RefusingLoop):
             heapq.heappush(self._heap, (when, handle.number))
         return handle
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+    def _timer_handle_cancelled(self, handle: DurableTimer) -> None:
         """Called by TimerHandle.cancel."""
-        assert isinstance(handle, DurableTimer)
         self._timers.pop(handle.number, None)
         if len(self._heap) > 2 * len(self._timers) + _SWEEP:
             self._heap = [(timer.when(), number) for number, timer in self._timers.items()]
@@ -356,7 +355,7 @@ class DurableLoop(RefusingLoop):
         """Always false: debug mode adds callbacks and frames of its own."""
         return False
 
-    def set_debug(self, enabled: bool) -> None:
+    def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - as asyncio has it
         """Ignored, for the same reason."""
 
     def is_running(self) -> bool:
@@ -366,3 +365,11 @@ class DurableLoop(RefusingLoop):
     def is_closed(self) -> bool:
         """Whether the execution was evicted."""
         return self.dead
+
+
+def _name_of(code: object) -> str:
+    return getattr(code, "__qualname__", type(code).__qualname__)
+
+
+def _unfinished(generator: object) -> bool:
+    return getattr(generator, "ag_frame", None) is not None

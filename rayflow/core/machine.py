@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-import traceback
 import uuid
-from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
 
+from rayflow.core.effects import Dispatch, Effects, Outcome, Payloads
 from rayflow.core.events import (
     CancelRequested,
     DeadlinePassed,
@@ -29,63 +28,13 @@ from rayflow.core.events import (
     StepFailed,
     TimerFired,
 )
-from rayflow.core.loop import CALLBACK_BUDGET, DurableLoop, DurableTask, NeverSettles
+from rayflow.core.failures import failure_of, overdue, step_error
+from rayflow.core.loop import CALLBACK_BUDGET, DurableLoop, NeverSettles
 from rayflow.definition.context import StepCall
-from rayflow.errors import (
-    Failure,
-    NonDeterminismError,
-    RayflowError,
-    StepTimeout,
-    class_name,
-)
-from rayflow.errors import StepFailed as StepFailedError
+from rayflow.errors import Failure, NonDeterminismError, RayflowError
 from rayflow.ids import ExecutionStatus
 
-
-class Payloads(Protocol):
-    """The codec, as the machine needs it (floor 3 has the real one)."""
-
-    def encode(self, value: Any) -> bytes:
-        """The value as bytes. Raises CodecError."""
-
-    def decode(self, data: bytes, annotation: Any = None) -> Any:
-        """The value of those bytes, rebuilt through the annotation. Raises CodecError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """The code issued a step: it has to be run, and its outcome applied."""
-
-    seq: int
-    call: StepCall
-    #: The encoded (args, kwargs); empty while replay knows that the answer is recorded already.
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the workflow's code ended."""
-
-    status: ExecutionStatus
-    result: bytes | None = None
-    failure: Failure | None = None
-
-
-@dataclass(slots=True)
-class Effects:
-    """What the code did when one event was applied."""
-
-    dispatches: list[Dispatch] = field(default_factory=list)
-    dropped: list[int] = field(default_factory=list)
-    state: dict[str, bytes] = field(default_factory=dict)
-    stages: list[StageNote] = field(default_factory=list)
-    outcome: Outcome | None = None
-
-
-@dataclass(slots=True)
-class _Open:
-    call: StepCall
-    future: asyncio.Future[Any]
+__all__ = ["Dispatch", "Effects", "Machine", "Outcome", "Payloads", "failure_of"]
 
 
 class Machine:
@@ -117,7 +66,7 @@ class Machine:
         self._loop = DurableLoop(execution=self, name=execution_id, budget=budget, on_unhandled=on_unhandled)  # type: ignore[abstract]
         self._random = random.Random(execution_id)
         self._effects = Effects()
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, tuple[StepCall, asyncio.Future[Any]]] = {}
         self._issued = 0
         self._answered: Collection[int] = frozenset()
         self._root: asyncio.Task[Any] | None = None
@@ -125,6 +74,8 @@ class Machine:
         self._overdue: DeadlinePassed | None = None
         self._closing = False
         self._told: set[asyncio.Task[Any]] = set()
+        self._failed: dict[int, int] = {}
+        self._unissued: RuntimeError | None = None
         self.outcome: Outcome | None = None
 
     # --- what its owner calls ------------------------------------------------------------------------------
@@ -151,21 +102,20 @@ class Machine:
         Raises:
             NonDeterminismError: the event answers a step or timer that the code did not make.
         """
-        self._effects = Effects()
+        effects = self._effects = Effects()
         if self.outcome is not None:
-            return self._effects
+            return effects
         self._loop.advance(event.at)
         try:
             self._feed(event)
             self._loop.drain()
-            self._finish()
+            if self._root is not None and self._root.done():
+                self._finish(self._root)
         except NeverSettles as error:
             self._end(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)))
-            self.evict()
-        effects, self._effects = self._effects, Effects()
         return effects
 
-    def replay(self, entries: list[Entry]) -> list[Dispatch]:
+    def replay(self, entries: Sequence[Entry]) -> list[Dispatch]:
         """Apply recorded entries; answer the steps that are still unanswered, in the order they were issued.
 
         Raises:
@@ -174,6 +124,12 @@ class Machine:
         self._answered = {e.event.step for e in entries if isinstance(e.event, StepCompleted | StepFailed)}
         waiting: dict[int, Dispatch] = {}
         for entry in entries:
+            if self.outcome is not None:
+                raise NonDeterminismError(
+                    expected=f"{describe(entry.event)} to be waited for",
+                    seen=f"the workflow's end ({self.outcome.status})",
+                    position=entry.seq,
+                )
             effects = self.apply(entry.event)
             _compare(entry, effects)
             waiting.update((d.seq, d) for d in effects.dispatches)
@@ -187,13 +143,17 @@ class Machine:
     # --- what the code calls, through rayflow.definition.context --------------------------------------------
     async def call(self, call: StepCall) -> Any:
         """Issue a step and wait for its recorded outcome."""
+        if self._loop.dead or self._closing:
+            self._refuse()
+            await self._loop.create_future()  # for ever: this code swallows refusals
         seq = self._issue(call)
         future = self._loop.create_future()
-        self._open[seq] = _Open(call, future)
+        self._open[seq] = (call, future)
         try:
             return await future
         finally:
-            if self._open.pop(seq, None) is not None and not self._loop.dead:
+            if seq in self._open and not self._loop.dead:
+                del self._open[seq]
                 self._effects.dropped.append(seq)
 
     def now(self) -> float:
@@ -211,33 +171,48 @@ class Machine:
 
     def publish(self, key: str, value: Any) -> None:
         """Make a value visible in the snapshot's state."""
-        self._refuse_when_over()
+        if self._loop.dead or self._closing:
+            self._refuse()
+            return
         self._effects.state[key] = self._payloads.encode(value)
 
     def stage(self, index: int, name: str, status: str, result: Any = None) -> None:
         """Record what happened to a declared step."""
-        self._refuse_when_over()
+        if self._loop.dead or self._closing:
+            self._refuse()
+            return
         encoded = None if result is None else self._payloads.encode(result)
         self._effects.stages.append(StageNote(index, name, status, encoded))
 
     # --- inside --------------------------------------------------------------------------------------------
     def _issue(self, call: StepCall) -> int:
-        self._refuse_when_over()
-        seq = self._issued + 1
-        # Encoded now, not when it is sent: the code may change its arguments afterwards.
-        payload = b"" if seq in self._answered else self._payloads.encode((call.args, dict(call.kwargs)))
-        self._issued = seq
+        self._issued = seq = self._issued + 1
+        payload = b""
+        if seq not in self._answered:
+            # Encoded now, not when it is sent: the code may change its arguments afterwards.
+            try:
+                payload = self._payloads.encode([list(call.args), dict(call.kwargs)])
+            except BaseException:
+                # Its number is used up all the same. Were it given to the next step, a replay that finds that one
+                # answered would not encode these arguments, and so would not fail here.
+                self._effects.dispatches.append(Dispatch(seq, call, b""))
+                self._effects.dropped.append(seq)
+                raise
         self._effects.dispatches.append(Dispatch(seq, call, payload))
         return seq
 
-    def _refuse_when_over(self) -> None:
+    def _refuse(self) -> None:
         if self._loop.dead:
-            raise RuntimeError("this execution was set aside while its code ran; nothing more can be issued in it")
-        if self._closing:
-            raise RuntimeError(
+            self._loop.refuse("this execution was set aside while its code ran; nothing more can be issued in it")
+            return
+        try:
+            self._loop.refuse(
                 "the clean-up of an async generator ran after the workflow's end, when nothing can be issued any more; "
                 "use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs"
             )
+        except RuntimeError as refused:
+            self._unissued = self._unissued or refused
+            raise
 
     def _feed(self, event: Event) -> None:
         match event:
@@ -261,75 +236,62 @@ class Machine:
                 raise TypeError(f"{type(event).__name__} is not applied to workflow code")
 
     def _answer(self, event: StepCompleted | StepFailed) -> None:
-        waiting = self._open.get(event.step)
-        if waiting is None or waiting.call.name != event.name:
-            seen = "no such step waiting" if waiting is None else f"step {event.step} {waiting.call.name!r}"
+        call, future = self._open.get(event.step, (None, None))
+        if call is None or future is None or call.name != event.name:
+            seen = "no such step waiting" if call is None else f"step {event.step} {call.name!r}"
             raise NonDeterminismError(expected=f"step {event.step} {event.name!r}", seen=seen, position=event.step)
         del self._open[event.step]
-        if waiting.future.done():
-            return  # cancelled in this very drain; its `finally` already gave the step up
-        if isinstance(event, StepFailed):
-            waiting.future.set_exception(step_error(event))
-            return
-        try:
-            value = self._payloads.decode(event.result, waiting.call.returns)
-        except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises becomes the step's failure
-            failed = StepFailed(event.at, event.step, event.name, event.attempt, failure_of(error), issued=self._issued)
-            waiting.future.set_exception(step_error(failed))
-        else:
-            waiting.future.set_result(value)
+        if isinstance(event, StepCompleted):
+            try:
+                future.set_result(self._payloads.decode(event.result, call.returns))
+                return
+            except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises becomes the step's failure
+                failure = failure_of(error)
+            event = StepFailed(event.at, event.step, event.name, event.attempt, failure, issued=self._issued)
+        self._failed[event.step] = len(self._failed)
+        future.set_exception(step_error(event))
 
     def _cancel(self, message: str) -> None:
-        if self._root is not None:
-            self._root.cancel(message)
-
-    def _finish(self) -> None:
-        if self._root is None or not self._root.done():
+        if self._root is None:
             return
+        if self._root.done():  # what it left running is still cleaning up, and is asked once more
+            for task in self._loop.pending_tasks():
+                task.cancel(message)
+        self._root.cancel(message)
+
+    def _finish(self, root: asyncio.Task[Any]) -> None:
         # As asyncio.run does: what the workflow left running is cancelled, and may still clean up, durably.
-        left = self._loop.pending_tasks()
-        if left and not self._cancel_left(left):
+        while untold := [task for task in self._loop.pending_tasks() if task not in self._told]:
+            self._told.update(untold)
+            for task in untold:
+                task.cancel("the workflow ended")
+            self._loop.drain()
+        if self._loop.pending_tasks():
             return
         self._closing = True
         self._loop.close_generators()
         self._loop.drain()
-        self._end(self._outcome(self._root))
-
-    def _cancel_left(self, left: list[DurableTask]) -> bool:
-        for task in left:
-            if task not in self._told:
-                self._told.add(task)
-                task.cancel("the workflow ended")
-        self._loop.drain()
-        return not self._loop.pending_tasks()
+        self._end(self._outcome(root))
 
     def _end(self, outcome: Outcome) -> None:
         self.outcome = self._effects.outcome = outcome
         self._effects.dropped.extend(self._open)
         self._open.clear()
+        self.evict()
 
     def _outcome(self, root: asyncio.Task[Any]) -> Outcome:
-        error = asyncio.CancelledError() if root.cancelled() else root.exception()
+        error = asyncio.CancelledError() if root.cancelled() else root.exception() or self._unissued
         if self._overdue is not None:
-            return Outcome(ExecutionStatus.FAILED, failure=_overdue(self._overdue))
+            return Outcome(ExecutionStatus.FAILED, failure=overdue(self._overdue))
         if self._cancelled is not None and (error is None or isinstance(error, asyncio.CancelledError)):
             reason = Failure(type="ExecutionCancelled", message=self._cancelled.reason, retryable=False)
             return Outcome(ExecutionStatus.CANCELLED, failure=reason)
         if error is not None:
-            return Outcome(ExecutionStatus.FAILED, failure=failure_of(error))
+            return Outcome(ExecutionStatus.FAILED, failure=failure_of(error, self._failed))
         try:
             return Outcome(ExecutionStatus.COMPLETED, result=self._payloads.encode(root.result()))
         except RayflowError as unwritable:
             return Outcome(ExecutionStatus.FAILED, failure=failure_of(unwritable))
-
-
-def _overdue(event: DeadlinePassed) -> Failure:
-    return Failure(
-        type="rayflow.errors.ExecutionTimeout",
-        message=f"the execution's {event.limit or 'time'} is up",
-        retryable=False,
-        mro=("rayflow.errors.ExecutionTimeout", "TimeoutError"),
-    )
 
 
 def _compare(entry: Entry, effects: Effects) -> None:
@@ -346,38 +308,18 @@ def _compare(entry: Entry, effects: Effects) -> None:
         expected = repr(entry.issued[shorter]) if len(entry.issued) > shorter else "no further step"
         seen = repr(issued[shorter]) if len(issued) > shorter else "no further step"
         raise NonDeterminismError(expected=expected, seen=seen, position=entry.seq)
-    if tuple(effects.dropped) != entry.dropped and effects.outcome is None:
+    if tuple(effects.dropped) != entry.dropped:
         raise NonDeterminismError(
             expected=f"steps {list(entry.dropped)} to be given up", seen=f"{effects.dropped}", position=entry.seq
         )
 
 
-def step_error(event: StepFailed) -> StepFailedError:
-    """The exception that the workflow's code sees for a recorded failure."""
-    timed_out = event.failure.matches("rayflow.errors.StepTimeout")
-    cls = StepTimeout if timed_out else StepFailedError
-    return cls(event.name, event.failure, attempts=event.attempt, seq=event.step)
-
-
-def failure_of(error: BaseException) -> Failure:
-    """An exception as data, with the step whose failure caused it, if one's did."""
-    cause = _step_failure_in(error)
-    return Failure(
-        type=class_name(type(error)),
-        message=str(error),
-        traceback="".join(traceback.format_exception(error)),
-        retryable=getattr(error, "retryable", True),
-        mro=tuple(class_name(c) for c in type(error).__mro__[:-1]),
-        step=None if cause is None else cause.seq,
-    )
-
-
-def _step_failure_in(error: BaseException | None, depth: int = 0) -> StepFailedError | None:
-    if error is None or depth > 20:
-        return None
-    if isinstance(error, StepFailedError):
-        return error
-    if isinstance(error, BaseExceptionGroup):
-        found = (_step_failure_in(member, depth + 1) for member in error.exceptions)
-        return next((f for f in found if f is not None), None)
-    return _step_failure_in(error.__cause__ or error.__context__, depth + 1)
+def describe(event: Event) -> str:
+    """An event in a message."""
+    match event:
+        case StepCompleted() | StepFailed():
+            return f"step {event.step} {event.name!r}"
+        case TimerFired():
+            return f"timer {event.timer}"
+        case _:
+            return type(event).__name__

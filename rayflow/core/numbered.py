@@ -64,15 +64,15 @@ def number_gatherings() -> None:
     gather makes them itself, without asking the loop; so their class is taught to ask when it is first hashed.
     On any other loop they hash as ever.
     """
-    gathering: Any = asyncio.tasks._GatheringFuture  # type: ignore[attr-defined]
-    if "__hash__" not in vars(gathering):
+    gathering = getattr(asyncio.tasks, "_GatheringFuture", None)
+    if gathering is not None and "__hash__" not in vars(gathering):
         gathering.__hash__ = _hash_gathering
 
 
 def _hash_gathering(future: Any) -> int:
-    known: int | None = vars(future).get("_rayflow_number")
+    known: int | None = vars(future).get("rayflow_number")
     if known is None:
         numbers = getattr(future.get_loop(), "next_number", None)
         known = object.__hash__(future) if numbers is None else numbers()
-        future._rayflow_number = known
+        vars(future)["rayflow_number"] = known
     return known

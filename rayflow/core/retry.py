@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from rayflow.definition.options import RetryPolicy
@@ -27,8 +28,10 @@ def delay_before(policy: RetryPolicy, retry: int, rng: random.Random) -> float:
         >>> delay_before(RetryPolicy(initial_delay=1, multiplier=2, jitter=0), 3, random.Random(0))
         4.0
     """
-    # The exponent is bounded so that no policy can overflow a float on its way to max_delay.
-    grown = policy.initial_delay * policy.multiplier ** min(retry - 1, 1000 if policy.multiplier < 2 else 64)
+    try:
+        grown = policy.initial_delay * policy.multiplier ** (retry - 1)
+    except OverflowError:  # far beyond any max_delay; but nothing, however often multiplied, stays nothing
+        grown = math.inf if policy.initial_delay else 0.0
     wait = min(grown, policy.max_delay)
     return max(0.0, min(wait * (1 + policy.jitter * rng.uniform(-1, 1)), policy.max_delay))
 

@@ -11,10 +11,13 @@ for. Tasks that are known to be short go out several at once: about ten millisec
 from __future__ import annotations
 
 import heapq
-import math
+from collections import Counter
 from dataclasses import dataclass, field
 
-from rayflow.core.pool import Demand
+from rayflow.core.pool.records import Demand
+
+#: A task: its execution's id, its step's number and its attempt's.
+Key = tuple[str, int, int]
 
 #: Expected work in one batch, in seconds, and tasks at most: what was sent cannot be overtaken any more.
 BATCH_SECONDS = 0.010
@@ -23,20 +26,32 @@ BATCH_TASKS = 128
 #: Seconds that an idle slot is kept: long enough for the next step of a chain.
 IDLE_KEEP = 0.05
 
-#: Weight of the newest observation in a step's expected duration.
-_SMOOTHING = 0.2
+_BATCH_WORK = round(BATCH_SECONDS * 1e9)
+
+#: Weight of the newest observation in a step's expected duration: of a shorter one, and of a longer one. So it
+#: stays near a step's short runs: a busy machine makes some look long, and a batch that turns out to be long is
+#: answered early anyway.
+_SMOOTHING_DOWN, _SMOOTHING_UP = 0.5, 0.05
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Waiting:
-    """A task that waits for a slot; sorts by priority, then by how long it has waited."""
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The waiting tasks of one priority, and what they add up to, kept up to date with each of them."""
 
-    rank: int  # negative priority: the heap's least is the highest
-    stamp: float
+    heap: list[tuple[float, int, Key]] = field(default_factory=list)
+    steps: Counter[str] = field(default_factory=Counter)
+    size: int = 0
+    #: Expected work, in whole nanoseconds, so that adding and taking away comes out even.
+    work: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """One waiting task: its group, its place in the group's line, and its step."""
+
+    group: _Group
     order: int
-    key: tuple[str, int, int] = field(compare=False)
-    step: str = field(compare=False)
-    alone: bool = field(compare=False)
+    step: str
 
 
 @dataclass(slots=True)
@@ -58,7 +73,7 @@ class Send:
     token: str
     worker: str
     alone: bool
-    keys: tuple[tuple[str, int, int], ...]
+    keys: tuple[Key, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,10 @@ class Report:
     holding: dict[str, str]
 
 
+#: What a report says, apart from its number: demand, tokens and the newest grant without a gap before it.
+_State = tuple[tuple[Demand, ...], frozenset[str], int]
+
+
 class Slots:
     """See the module's docstring.
 
@@ -81,36 +100,66 @@ class Slots:
 
     def __init__(self, environment: str) -> None:
         self._environment = environment
-        self._heap: list[Waiting] = []
-        self._alone: list[Waiting] = []
-        self._waiting: dict[tuple[str, int, int], Waiting] = {}
+        self._groups: dict[tuple[bool, int], _Group] = {}
+        self._waiting: dict[Key, _Waiting] = {}
         self._held: dict[str, Held] = {}
-        self._expected: dict[str, float] = {}
+        self._expected: dict[str, int] = {}
         self._order = 0
         self._sequence = 0
-        self._epoch = 0
+        #: The highest epoch of the pool that it has heard of; 0 for none.
+        self.epoch = 0
         self._seen = 0
         self._early: set[int] = set()
-        self._told: tuple[tuple[Demand, ...], frozenset[str], int] | None = None
+        self._told: _State | None = None
 
     # --- tasks ---------------------------------------------------------------------------------------------
-    def want(self, key: tuple[str, int, int], step: str, *, priority: int, alone: bool, now: float) -> None:
+    def want(self, key: Key, step: str, *, priority: int, alone: bool, now: float) -> None:
         """A task waits for a slot. ``key`` is (execution id, step number, attempt)."""
+        self.withdraw(key)
+        group = self._groups.setdefault((alone, -priority), _Group())
         self._order += 1
-        waiting = Waiting(-priority, now, self._order, key, step, alone)
-        self._waiting[key] = waiting
-        heapq.heappush(self._alone if alone else self._heap, waiting)
+        heapq.heappush(group.heap, (now, self._order, key))
+        self._waiting[key] = _Waiting(group, self._order, step)
+        group.size += 1
+        group.steps[step] += 1
+        group.work += self._work_of(step)
 
-    def withdraw(self, key: tuple[str, int, int]) -> bool:
+    def withdraw(self, key: Key) -> bool:
         """Take a task back; answers whether it still waited."""
-        return self._waiting.pop(key, None) is not None
+        waiting = self._waiting.pop(key, None)
+        if waiting is None:
+            return False
+        group = waiting.group
+        group.size -= 1
+        group.work -= self._work_of(waiting.step)
+        group.steps[waiting.step] -= 1
+        if not group.steps[waiting.step]:
+            del group.steps[waiting.step]
+        return True
 
     def observe(self, step: str, seconds: float) -> None:
         """A task of that step took so long."""
-        known = self._expected.get(step)
-        self._expected[step] = seconds if known is None else known + _SMOOTHING * (seconds - known)
+        seen, before = round(seconds * 1e9), self._work_of(step)
+        weight = _SMOOTHING_DOWN if seen < before else _SMOOTHING_UP
+        after = before + round(weight * (seen - before)) if step in self._expected else seen
+        self._expected[step] = after
+        for group in self._groups.values():
+            group.work += group.steps[step] * (after - before)
+
+    def _work_of(self, step: str) -> int:
+        return self._expected.get(step, _BATCH_WORK)
 
     # --- slots ---------------------------------------------------------------------------------------------
+    def heard_from(self, epoch: int) -> bool:
+        """The pool of that epoch says something; answers whether it counts, which an earlier pool's word does not.
+
+        In a later epoch, grants are numbered anew, and the pool has to be told everything.
+        """
+        if epoch > self.epoch:
+            self.epoch, self._seen, self._told = epoch, 0, None
+            self._early.clear()
+        return epoch == self.epoch
+
     def granted(self, token: str, worker: str, *, alone: bool, number: int, now: float) -> None:
         """The pool granted a slot. Grants are numbered; one that comes twice changes nothing."""
         if number <= self._seen or number in self._early:
@@ -133,23 +182,8 @@ class Slots:
             held.busy, held.idle_since = False, now
 
     def void(self, token: str) -> None:
-        """A slot is no longer ours: its worker died or refused it, or the pool took it."""
+        """A slot is not ours any more: its worker died or refused it, or the pool took it."""
         self._held.pop(token, None)
-
-    def heard_from(self, epoch: int) -> bool:
-        """The pool of that epoch says something; answers whether it counts.
-
-        A later epoch means that the pool was restarted: it numbers its grants anew, and has to be told everything.
-        """
-        if epoch > self._epoch:
-            self._epoch, self._seen, self._told = epoch, 0, None
-            self._early.clear()
-        return epoch == self._epoch
-
-    @property
-    def epoch(self) -> int:
-        """The highest epoch of the pool that was heard of; 0 for none."""
-        return self._epoch
 
     def forget_told(self) -> None:
         """What was last told may not have arrived: tell it again."""
@@ -158,54 +192,67 @@ class Slots:
     # --- what to do ----------------------------------------------------------------------------------------
     def plan(self, now: float) -> list[Send]:
         """Which tasks go out now. The slots that they use are busy afterwards."""
-        idle = [h for h in self._held.values() if not h.busy and not h.recalled]
         sends: list[Send] = []
-        for position, held in enumerate(idle):
-            queue = self._alone if held.alone else self._heap
-            share = 1 if held.alone else math.ceil(len(self._waiting) / (len(idle) - position))
-            keys = self._next_batch(queue, share)
-            if keys:
+        for alone in (False, True):
+            groups = [self._groups[at] for at in sorted(at for at in self._groups if at[0] is alone)]
+            waiting = sum(group.size for group in groups)
+            idle = [h for h in self._held.values() if h.alone is alone and not h.busy and not h.recalled]
+            for position, held in enumerate(idle[:waiting]):
+                share = 1 if alone else -(-waiting // (len(idle) - position))
+                keys = self._next_batch(groups, min(share, BATCH_TASKS))
+                if not keys:
+                    break
+                waiting -= len(keys)
                 held.busy = True
-                sends.append(Send(held.token, held.worker, held.alone, tuple(keys)))
+                sends.append(Send(held.token, held.worker, alone, tuple(keys)))
         self._give_back(now)
         return sends
 
-    def _next_batch(self, queue: list[Waiting], share: int) -> list[tuple[str, int, int]]:
-        keys: list[tuple[str, int, int]] = []
-        budget = BATCH_SECONDS
-        while queue and len(keys) < min(share, BATCH_TASKS):
-            first = queue[0]
-            if self._waiting.get(first.key) is not first:
-                heapq.heappop(queue)  # withdrawn
-                continue
-            expected = self._expected.get(first.step, BATCH_SECONDS)
-            if keys and expected > budget:
-                break
-            heapq.heappop(queue)
-            del self._waiting[first.key]
-            keys.append(first.key)
-            budget -= expected
+    def _next_batch(self, groups: list[_Group], most: int) -> list[Key]:
+        keys: list[Key] = []
+        budget = _BATCH_WORK
+        for group in groups:
+            while len(keys) < most and (key := self._first(group)) is not None:
+                expected = self._work_of(self._waiting[key].step)
+                if keys and expected > budget:
+                    return keys
+                budget -= expected
+                heapq.heappop(group.heap)
+                self.withdraw(key)
+                keys.append(key)
         return keys
+
+    def _first(self, group: _Group) -> Key | None:
+        while group.heap:
+            _, order, key = group.heap[0]
+            waiting = self._waiting.get(key)
+            if waiting is not None and waiting.order == order:
+                return key
+            heapq.heappop(group.heap)  # withdrawn
+        return None
 
     def _give_back(self, now: float) -> None:
         for held in list(self._held.values()):
-            if not held.busy and (held.recalled or now - held.idle_since >= IDLE_KEEP):
+            if not held.busy and (held.recalled or now >= held.idle_since + IDLE_KEEP):
                 del self._held[held.token]
 
     def report(self) -> Report | None:
         """What to tell the pool, or None if it knows."""
-        demand = self._demand()
-        told = (demand, frozenset(self._held), self._seen)
-        if told == self._told:
-            return None
-        self._told = told
-        return self.full_report()
+        state = self._state()
+        return None if state == self._told else self._tell(state)
 
     def full_report(self) -> Report:
         """What to tell the pool in any case."""
+        return self._tell(self._state())
+
+    def _state(self) -> _State:
+        return self._demand(), frozenset(self._held), self._seen
+
+    def _tell(self, state: _State) -> Report:
+        self._told = state
         self._sequence += 1
         holding = {held.token: held.worker for held in self._held.values()}
-        return Report(self._sequence, self._epoch, self._seen, self._demand(), holding)
+        return Report(self._sequence, self.epoch, self._seen, state[0], holding)
 
     def next_wake(self) -> float | None:
         """When an idle slot has been kept long enough."""
@@ -223,21 +270,15 @@ class Slots:
         return len(self._held)
 
     def _demand(self) -> tuple[Demand, ...]:
-        groups: dict[tuple[int, bool], list[Waiting]] = {}
-        for waiting in self._waiting.values():
-            groups.setdefault((-waiting.rank, waiting.alone), []).append(waiting)
         return tuple(
-            Demand(
-                environment=self._environment,
-                priority=priority,
-                stamp=min(w.stamp for w in members),
-                count=self._slots_for(members) if not alone else len(members),
-                alone=alone,
-            )
-            for (priority, alone), members in sorted(groups.items())
+            Demand(self._environment, -rank, group.heap[0][0], _slots_for(group, alone=alone), alone)
+            for (alone, rank), group in sorted(self._groups.items(), key=lambda item: item[0])
+            if self._first(group) is not None
         )
 
-    def _slots_for(self, members: list[Waiting]) -> int:
-        seconds = sum(self._expected.get(w.step, BATCH_SECONDS) for w in members)
-        by_time = math.ceil(seconds / BATCH_SECONDS)
-        return max(1, min(len(members), max(by_time, math.ceil(len(members) / BATCH_TASKS))))
+
+def _slots_for(group: _Group, *, alone: bool) -> int:
+    if alone:
+        return group.size
+    by_work = max(-(-group.work // _BATCH_WORK), -(-group.size // BATCH_TASKS))
+    return max(1, min(group.size, by_work))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,8 @@ LARGEST_ARGUMENT = 100_000
 _READY_CALLS = 256
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+#: Marks under lines of code, some of which Ray has taken out.
+_CARETS = re.compile(r"^[ ~^]*\^\n", re.MULTILINE)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------
@@ -51,12 +54,16 @@ def _text(error: BaseException) -> str:
 
 def _raised(name: str, error: failures.RayTaskError) -> BaseException:
     """What the method raised, as it was, with the traceback of over there as a note."""
-    cause = error.cause
-    trace = _COLOURS.sub("", error.traceback_str).strip()
-    if isinstance(cause, failures.RayError):  # in its place: it cannot be sent, or cannot be read here
-        return ClusterError(f"actor {name!r} failed with an exception that cannot be sent to another process: {trace}")
+    cause: BaseException = error.cause
+    trace = _CARETS.sub("", _text(error))
+    if isinstance(cause, failures.RayError):  # in its place
+        return _cannot_be_sent(name, trace)
     cause.add_note(f"\nIn actor {name!r}:\n{trace}")
     return cause
+
+
+def _cannot_be_sent(name: str, text: str) -> ClusterError:
+    return ClusterError(f"actor {name!r} failed with an exception that cannot be sent to another process: {text}")
 
 
 def translated(name: str, error: BaseException) -> BaseException:
@@ -69,11 +76,17 @@ def translated(name: str, error: BaseException) -> BaseException:
     match error:
         case failures.RayTaskError():
             return _raised(name, error)
+        case failures.UnserializableException():
+            return _cannot_be_sent(name, _text(error))
         case failures.ActorUnavailableError() | failures.PendingCallsLimitExceeded():
             return ActorUnavailable(name, _text(error))
-        case failures.RayActorError() | failures.ObjectLostError() | failures.NodeDiedError():
-            return ActorLost(name, _text(error))
-        case failures.ActorUnschedulableError() | failures.RuntimeEnvSetupError():
+        case (
+            failures.RayActorError()
+            | failures.ObjectLostError()
+            | failures.NodeDiedError()
+            | failures.ActorUnschedulableError()
+            | failures.RuntimeEnvSetupError()
+        ):
             return ActorLost(name, _text(error))
         case failures.RayError():
             return ClusterError(f"calling actor {name!r} failed: {_text(error)}")
@@ -160,7 +173,7 @@ class RayActor:
         return call
 
 
-class _Exactly(RuntimeEnv):  # type: ignore[misc]
+class _Exactly(RuntimeEnv):
     """A runtime environment that does not take over what the creating process's own has.
 
     Ray merges a new actor's environment over its creator's, field by field. A field that is null there is taken
@@ -332,9 +345,9 @@ def join(address: str, *, namespace: str | None = None, ours: bool = False) -> N
     Raises:
         ClusterError: Ray cannot join it.
     """
-    if ours:
-        # Ray's own rule: a cluster that was found, not named, is shown the token, if there is one.
-        _tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    # Ray's own rule: a cluster that was found, not named, is shown the token, if there is one.
+    if ours and "RAY_AUTH_MODE" not in os.environ and _has_token():
+        _tokens._enable_token_auth()
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         ray.init(address, namespace=namespace, **({} if address.startswith("ray://") else quiet))
@@ -420,8 +433,11 @@ def psutil() -> ModuleType:
 
 def ensure_token() -> None:
     """Make the token by which the user's processes and clusters know each other, if there is none yet."""
-    loader = _tokens.AuthenticationTokenLoader.instance()
-    if not loader.has_token(ignore_auth_mode=True):
+    if not _has_token():
         _tokens.generate_and_save_token()
         _tokens._get_default_token_path().chmod(0o600)
-        loader.reset_cache()
+        _tokens.AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _has_token() -> bool:
+    return bool(_tokens.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))

@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from typing import Literal
 
 from rayflow.errors import ClusterError
-from rayflow.runtime.local_cluster import LocalCluster, Status, Stopped, down, home, running_address, status, up
+from rayflow.runtime.local_cluster import (
+    LocalCluster,
+    Status,
+    Stopped,
+    down,
+    home,
+    local_address,
+    running_address,
+    status,
+    up,
+)
 
 __all__ = [
     "Connection",
@@ -29,6 +39,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds in which a cluster must accept a connection. Ray itself would try for many minutes.
 REACHABLE = 5.0
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 Source = Literal["joined", "given", "running", "started"]
 
@@ -99,7 +111,7 @@ def connect(
         chosen, source = _choose(address or environ.get("RAY_ADDRESS") or "", environ)
         check_reachable(chosen)
         _say(chosen, source)
-        _ray.join(chosen, namespace=namespace, ours=source != "given" or chosen == _local_address(environ))
+        _ray.join(chosen, namespace=namespace, ours=source != "given" or chosen == local_address(environ))
         _members.count = 1
         return Connection(chosen, source, counted=True)
 
@@ -119,8 +131,12 @@ def check_reachable(address: str) -> None:
 
 
 def _check_same(address: str | None, current: str) -> None:
-    # Whose address Ray Client hides, that cluster cannot be compared.
-    if address and address not in (current, "auto") and current != "ray://":
+    # Where Ray Client hides the cluster's address, nothing can be compared.
+    if not address or address == "auto" or current == "ray://":
+        return
+    host, _, port = address.rpartition(":")
+    here = host in _LOOPBACK and current.endswith(f":{port}")
+    if address != current and not here:
         raise ClusterError(
             f"this process is in the Ray cluster at {current}, so it cannot join the one at {address}. Leave `address` "
             "out to use the one that it is in, or call ray.shutdown() first"
@@ -137,11 +153,6 @@ def _choose(wanted: str, environ: Mapping[str, str]) -> tuple[str, Source]:
         raise ClusterError("no Ray cluster runs on this machine: start one with `rayflow up`, or leave `auto` out")
     cluster, started = up(environ=environ)
     return cluster.address, "started" if started else "running"
-
-
-def _local_address(environ: Mapping[str, str]) -> str:
-    cluster = status(environ=environ).cluster
-    return cluster.address if cluster is not None else ""
 
 
 def _say(address: str, source: Source) -> None:

@@ -1,74 +1,24 @@
-"""The coordinator actor: drives executions.
+"""The coordinator actor: the door through which others reach a :class:`~rayflow.runtime.conductor.Conductor`.
 
-One thread does everything that has an order: it takes what arrives from a queue, gives it to the executions,
-commits what must be durable, then does what that calls for. There is at most one commit under way; what happens
-meanwhile goes into the next one. All other threads only post to the queue.
-
-It owns the drivers of its executions and its slots. It owns nothing durable: it can be killed at any moment, and
-its executions go on elsewhere from their journals, under the next epoch.
+Ray wraps every method of an actor's class, also those that it calls itself; so the class that has the work to do is
+another one.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import heapq
-import logging
-import queue
 import threading
-import time
-import uuid
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from rayflow.core.execution import Action, RunAttempt, StopAttempt
-from rayflow.core.machine import failure_of
-from rayflow.definition.code import CodeCache
-from rayflow.errors import ClusterError, DefinitionError, Failure, Fenced, RayflowError, StorageUnavailable
-from rayflow.runtime import environment, naming
-from rayflow.runtime.dispatcher import Dispatcher, Key
-from rayflow.runtime.driver import Driver, is_fresh
-from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
-from rayflow.runtime.persistence import TakenUp
+from rayflow.runtime import environment, logs
+from rayflow.runtime.conductor import Conductor
+from rayflow.runtime.prints import Progress
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLine, ActorSystem, Reply
-from rayflow.runtime.worker import Worker, WorkerSettings
-from rayflow.storage.base import Answer, ExecutionRecord, InboxRow, Operation, Refused
-from rayflow.storage.codec import MsgpackCodec
-
-log = logging.getLogger(__name__)
-
-#: Lines of the steps' output that are kept for whoever watches, for each execution.
-OUTPUT_KEPT = 1_000
-
-#: Steps that run in the coordinator itself at once.
-LOCAL_SLOTS = 32
-
-#: Seconds between two attempts to reach a store or a pool that does not answer.
-RETRY_FIRST, RETRY_MOST = 0.05, 2.0
-
-#: Seconds between two full reports to the pools.
-REFRESH = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a watcher is told: new lines of the steps' output, and where to go on from."""
-
-    lines: tuple[str, ...]
-    cursor: int
-    driving: bool
-
-
-@dataclass(slots=True)
-class _Output:
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=OUTPUT_KEPT))
-    total: int = 0
+from rayflow.runtime.system import ActorSystem
+from rayflow.storage.base import ExecutionRecord
 
 
 class Coordinator:
-    """See the module's docstring.
+    """Drives executions. See :mod:`rayflow.runtime.conductor`.
 
     Args:
         system: where the other actors are found.
@@ -78,487 +28,57 @@ class Coordinator:
     """
 
     def __init__(self, system: ActorSystem, name: str, env: environment.Environment, settings: Settings) -> None:
-        self.name = name
-        self._system = system
+        self._name = name
         self._env = env
-        self._settings = settings
-        self._nonce = uuid.uuid4().hex
-        self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
-        self._cache = CodeCache()
-        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = 0
-        self._drivers: dict[str, Driver] = {}
-        self._dirty: dict[str, None] = {}
-        self._wakes: list[tuple[float, str]] = []
-        self._runs: dict[Key, str] = {}
-        self._output: dict[str, _Output] = {}
-        self._committing = False
-        self._dispatchers: dict[str, Dispatcher] = {}
-        self._local: Worker | None = None
-        self._local_threads: ThreadPoolExecutor | None = None
-        self._turns = 0
-        self._stopped = threading.Event()
+        self._conductor = Conductor(system, name, env, settings)
         self._begun = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._store: ActorLine | None = None
+        self._applied = False
 
     def __repr__(self) -> str:
-        return self.name
+        return self._name
 
-    # --- called by others, on any thread -------------------------------------------------------------------
     def ready(self) -> str:
         """Load what it needs and begin; answers its name."""
         with self._begun:
-            if self._thread is None:
+            if not self._applied:
                 environment.apply(self._env)
-                self._store = ActorLine(self._system.find(naming.PERSISTENCE), "commit")
-                self._thread = threading.Thread(target=self._run, name="coordinator", daemon=True)
-                self._thread.start()
-        return self.name
+                self._applied = True
+                self._conductor.start()
+        return self._name
 
     def assign(self, records: Sequence[ExecutionRecord]) -> None:
         """Drive these executions, if their epochs still are those of the records."""
-        self.post(lambda: self._assign(records))
+        self._conductor.turns.post(lambda: self._conductor.assign(records))
 
     def nudge(self, ids: Sequence[str]) -> None:
         """Look into the inboxes of these executions."""
-        self.post(lambda: self._read_inboxes(ids))
+        self._conductor.turns.post(lambda: self._conductor.read_inboxes(ids))
 
     def slots(self, data: bytes) -> None:
         """A pool grants, recalls or voids slots by itself."""
-        pool, epoch, commands = unpack(data)
-        self.post(lambda: self._dispatcher(pool).apply(epoch, commands))
+        self._conductor.turns.post(lambda: self._conductor.slots(data))
 
     def output(self, execution_id: str, seq: int, step: str, lines: Sequence[str]) -> None:
         """A step that still runs printed something."""
-        self.post(lambda: self._print(execution_id, lines))
+        self._conductor.prints.add(execution_id, lines)
 
     def progress(self, execution_id: str, cursor: int = 0) -> Progress:
-        """New output of an execution's steps since a cursor."""
-        kept = self._output.get(execution_id)
-        if kept is None:
-            return Progress((), cursor, execution_id in self._drivers)
-        lines = list(kept.lines)
-        fresh = min(len(lines), max(0, kept.total - cursor))
-        return Progress(tuple(lines[len(lines) - fresh :]), kept.total, execution_id in self._drivers)
+        """How far an execution is, and the new output of its steps since a cursor."""
+        return self._conductor.progress(execution_id, cursor)
 
     def census(self) -> dict[str, int]:
         """The executions driven here, with their epochs."""
-        return {driver.id: driver.epoch for driver in list(self._drivers.values())}
+        return self._conductor.census()
 
-    def ping(self) -> int:
-        """How many turns its thread has made.
-
-        Raises:
-            ClusterError: the thread has ended by a defect; its executions have to be taken up elsewhere.
-        """
-        if self._thread is not None and not self._thread.is_alive():
-            raise ClusterError(f"the thread of {self.name} has ended; see its log")
-        return self._turns
+    def ping(self) -> bool:
+        """Answer. Raises whatever ended its thread: its executions have to be taken up elsewhere then."""
+        self._conductor.turns.check()
+        return True
 
     def watch(self) -> None:
         """Block until it is stopped: whoever calls this learns at once when its process dies."""
-        self._stopped.wait()
+        self._conductor.turns.wait()
 
     def stop(self) -> None:
         """Stop. Its executions are taken up elsewhere."""
-        self._stopped.set()
-        self.post(lambda: None)
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-        if self._local_threads is not None:
-            self._local_threads.shutdown(wait=False, cancel_futures=True)
-
-    # --- Host: what drivers and dispatchers call ------------------------------------------------------------
-    def post(self, action: Callable[[], None]) -> None:
-        """Run the action on the coordinator's thread."""
-        self._queue.put(action)
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """The same, after a while. Called from the coordinator's thread only."""
-        self._order += 1
-        heapq.heappush(self._later, (self.now() + seconds, self._order, action))
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
-        """The task as a worker gets it."""
-        driver = self._drivers.get(execution_id)
-        if driver is None:
-            return None
-        try:
-            target = self._cache.target_ref(run.call.target, driver.code)
-            if target.blob is not None:
-                self._put_blob(target.ref.digest, target.blob)
-        except DefinitionError as error:
-            self._refuse(driver, run, error)
-            return None
-        except (ClusterError, StorageUnavailable) as error:
-            log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
-            self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt)))
-            return None
-        return TaskMessage(
-            execution_id,
-            driver.record.workflow_id,
-            driver.epoch,
-            run.seq,
-            run.attempt,
-            run.call.name,
-            target.ref.to_dict(),
-            target.part,
-            run.payload,
-            run.timeout,
-            driver.key(run.seq, run.call.name, run.payload),
-        )
-
-    def _refuse(self, driver: Driver, run: RunAttempt, error: RayflowError) -> None:
-        """An attempt cannot be sent at all, and another could not either."""
-        if driver.execution is not None:
-            failure = dataclasses.replace(failure_of(error), retryable=False)
-            driver.execution.failed(run.seq, run.attempt, failure, began=0.0, worker="", now=self.now())
-            self._touch(driver)
-
-    def sent(self, key: Key) -> None:
-        """The attempt went out: its timeout begins."""
-        driver = self._drivers.get(key[0])
-        if driver is not None and driver.execution is not None:
-            driver.execution.sent(key[1], key[2], self.now())
-            self._touch(driver)
-
-    def outcome(self, outcome: TaskOutcome, worker: str) -> None:
-        """An attempt ended."""
-        if outcome.output:
-            self._print(outcome.execution_id, outcome.output)
-        driver = self._drivers.get(outcome.execution_id)
-        if driver is None or driver.execution is None:
-            return
-        if outcome.result is not None:
-            driver.execution.completed(
-                outcome.seq, outcome.attempt, outcome.result, began=outcome.began, worker=worker, now=self.now()
-            )
-        elif outcome.failure is not None:
-            driver.execution.failed(
-                outcome.seq, outcome.attempt, outcome.failure, began=outcome.began, worker=worker, now=self.now()
-            )
-        # With neither, the worker knows a newer epoch: the next commit will be refused, and ends this driver.
-        self._touch(driver)
-
-    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str) -> None:
-        """An attempt was lost with its worker."""
-        driver = self._drivers.get(key[0])
-        if driver is not None and driver.execution is not None:
-            driver.execution.lost(key[1], key[2], failure, alone=alone, worker=worker, now=self.now())
-            self._touch(driver)
-
-    def not_begun(self, key: Key) -> None:
-        """An attempt was given back."""
-        driver = self._drivers.get(key[0])
-        if driver is not None and driver.execution is not None:
-            driver.execution.not_begun(key[1], key[2])
-            self._touch(driver)
-
-    # --- the thread ----------------------------------------------------------------------------------------
-    def _run(self) -> None:
-        self.later(REFRESH, self._refresh)
-        while not self._stopped.is_set():
-            self._turns += 1
-            try:
-                self._turn()
-            except Exception:
-                # A defect here must not leave executions without anybody: the supervisor sees that the thread
-                # stands still, and has them taken up elsewhere.
-                log.exception("coordinator %s failed", self.name)
-                return
-        for driver in self._drivers.values():
-            driver.evict()
-
-    def _turn(self) -> None:
-        action = self._next_action()
-        limit = 1_000
-        while action is not None:
-            action()
-            limit -= 1
-            action = self._ready_action() if limit else None
-        now = self.now()
-        while self._later and self._later[0][0] <= now:
-            heapq.heappop(self._later)[2]()
-        self._tick(now)
-        self._hurry()
-        self._commit(now)
-        for dispatcher in self._dispatchers.values():
-            dispatcher.pump()
-
-    def _next_action(self) -> Callable[[], None] | None:
-        wakes = [w for d in self._dispatchers.values() if (w := d.next_wake()) is not None]
-        if self._later:
-            wakes.append(self._later[0][0])
-        if self._wakes:
-            wakes.append(self._wakes[0][0])
-        timeout = min(wakes) - self.now() if wakes else None
-        try:
-            return self._queue.get(timeout=None if timeout is None else max(0.0, timeout))
-        except queue.Empty:
-            return None
-
-    def _ready_action(self) -> Callable[[], None] | None:
-        try:
-            return self._queue.get_nowait()
-        except queue.Empty:
-            return None
-
-    def _refresh(self) -> None:
-        for dispatcher in self._dispatchers.values():
-            dispatcher.refresh()
-        self.later(REFRESH, self._refresh)
-
-    def _touch(self, driver: Driver) -> None:
-        driver.dirty = True
-        self._dirty[driver.id] = None
-
-    def _tick(self, now: float) -> None:
-        while self._wakes and self._wakes[0][0] <= now:
-            driver = self._drivers.get(heapq.heappop(self._wakes)[1])
-            if driver is not None and driver.execution is not None:
-                driver.execution.tick(now)
-                self._touch(driver)
-
-    def _schedule(self, driver: Driver) -> None:
-        wake = None if driver.execution is None else driver.execution.next_wake()
-        if wake is not None and wake != driver.wake:
-            heapq.heappush(self._wakes, (wake, driver.id))
-        driver.wake = wake
-
-    # --- taking executions up ------------------------------------------------------------------------------
-    def _assign(self, records: Sequence[ExecutionRecord]) -> None:
-        for record in records:
-            held = self._drivers.get(record.id)
-            if held is not None and held.epoch > record.epoch:
-                continue  # told twice
-            driver = Driver(
-                record,
-                nonce=self._nonce,
-                coordinator=self.name,
-                codec=self._codec,
-                cache=self._cache,
-                fetch=self._fetch,
-            )
-            self._drivers[record.id] = driver
-            if is_fresh(record):
-                self._load(driver, lambda driver=driver: driver.begin(self.now()))
-            else:
-                self._take_up(driver)
-
-    def _load(self, driver: Driver, load: Callable[[], None], wait: float = RETRY_FIRST) -> None:
-        if self._drivers.get(driver.id) is not driver:
-            return
-        try:
-            load()
-        except (RayflowError, OSError) as error:
-            log.warning("execution %s cannot be loaded now: %s", driver.id, error)
-            self.later(wait, lambda: self._load(driver, load, min(wait * 2, RETRY_MOST)))
-        else:
-            self._touch(driver)
-
-    def _take_up(self, driver: Driver, wait: float = RETRY_FIRST) -> None:
-        def reply(answer: Reply) -> None:
-            self.post(lambda: self._taken_up(driver, answer, wait))
-
-        persistence = self._system.find(naming.PERSISTENCE)
-        persistence.send("take_up", pack(driver.claim(self.now())), then=reply, label=f"take up {driver.id}")
-
-    def _taken_up(self, driver: Driver, answer: Reply, wait: float) -> None:
-        if self._drivers.get(driver.id) is not driver:
-            return
-        if answer.error is not None:
-            if isinstance(answer.error, Fenced):
-                self._drop(driver, answer.error)
-                return
-            log.warning("execution %s cannot be taken up now: %s", driver.id, answer.error)
-            self.later(wait, lambda: self._take_up(driver, min(wait * 2, RETRY_MOST)))
-            return
-        taken: TakenUp = unpack(answer.value)
-        if isinstance(taken.answer, Refused):
-            self._drop(driver, taken.answer.error)
-            return
-        record = taken.record
-        assert record is not None
-        self._load(driver, lambda: driver.restore(record, taken.journal, taken.inbox, self.now()))
-
-    def _drop(self, driver: Driver, why: object) -> None:
-        log.info("execution %s is not driven here any more: %s", driver.id, why)
-        for dispatcher in self._dispatchers.values():
-            dispatcher.forget(driver.id)
-        driver.evict()
-        if self._drivers.get(driver.id) is driver:
-            del self._drivers[driver.id]
-        self._tell_supervisor(driver.id)
-
-    def _tell_supervisor(self, execution_id: str) -> None:
-        self._system.find(naming.SUPERVISOR).send("released", self.name, (execution_id,))
-
-    # --- inbox ---------------------------------------------------------------------------------------------
-    def _read_inboxes(self, ids: Sequence[str]) -> None:
-        for execution_id in ids:
-            driver = self._drivers.get(execution_id)
-            if driver is not None and driver.execution is not None:
-                self._read_inbox(driver)
-
-    def _read_inbox(self, driver: Driver) -> None:
-        def reply(answer: Reply) -> None:
-            self.post(lambda: self._inbox_read(driver, answer))
-
-        self._system.find(naming.PERSISTENCE).send("inbox", driver.id, driver.inbox_seen, then=reply)
-
-    def _inbox_read(self, driver: Driver, answer: Reply) -> None:
-        if self._drivers.get(driver.id) is not driver:
-            return
-        if answer.error is not None:
-            log.warning("the inbox of %s cannot be read now: %s", driver.id, answer.error)
-            self.later(RETRY_MOST, lambda: self._read_inbox(driver))
-            return
-        rows: Sequence[InboxRow] = answer.value
-        if rows:
-            driver.receive(rows, self.now())
-            self._touch(driver)
-
-    # --- committing ----------------------------------------------------------------------------------------
-    def _hurry(self) -> None:
-        for execution_id in self._dirty:
-            driver = self._drivers.get(execution_id)
-            if driver is not None:
-                self._perform(driver, driver.hurry())
-                self._schedule(driver)
-
-    def _commit(self, now: float) -> None:
-        if self._committing or not self._dirty:
-            return
-        operations: list[Operation] = []
-        members: list[tuple[Driver, int]] = []
-        dirty, self._dirty = self._dirty, {}
-        for execution_id in dirty:
-            driver = self._drivers.get(execution_id)
-            if driver is None:
-                continue
-            mine = driver.operations(now)
-            if mine:
-                operations.extend(mine)
-                members.append((driver, len(mine)))
-            else:
-                self._finish(driver, [])
-        if operations:
-            self._committing = True
-            self._send_commit(pack(operations), members, RETRY_FIRST)
-
-    def _send_commit(self, request: bytes, members: list[tuple[Driver, int]], wait: float) -> None:
-        def reply(answer: Reply) -> None:
-            self.post(lambda: self._committed(request, members, answer, wait))
-
-        assert self._store is not None
-        self._store.send(request, reply, "commit")
-
-    def _committed(self, request: bytes, members: list[tuple[Driver, int]], answer: Reply, wait: float) -> None:
-        if isinstance(answer.error, Fenced):
-            # Another cluster writes this store: nothing that is driven here counts any more.
-            self._committing = False
-            for driver in list(self._drivers.values()):
-                self._drop(driver, answer.error)
-            return
-        if answer.error is not None:
-            log.warning("a commit is not answered: %s; it is sent again", answer.error)
-            again = min(wait * 2, RETRY_MOST)
-            self.later(wait, lambda: self._send_commit(request, members, again))
-            return
-        self._committing = False
-        answers: list[Answer] = unpack(answer.value)
-        for driver, count in members:
-            mine, answers = answers[:count], answers[count:]
-            self._finish(driver, mine)
-
-    def _finish(self, driver: Driver, answers: Sequence[Answer]) -> None:
-        if self._drivers.get(driver.id) is not driver:
-            return
-        try:
-            actions, newest = driver.committed(answers)
-        except RayflowError as error:
-            self._drop(driver, error)
-            return
-        self._perform(driver, actions)
-        if driver.over:
-            self._drop(driver, "it is over or parked")
-            return
-        if driver.dirty:
-            self._dirty[driver.id] = None
-        if newest > driver.inbox_seen and driver.execution is not None:
-            self._read_inbox(driver)
-        self._schedule(driver)
-
-    # --- doing ---------------------------------------------------------------------------------------------
-    def _perform(self, driver: Driver, actions: Sequence[Action]) -> None:
-        for action in actions:
-            key = (driver.id, action.seq, action.attempt)
-            if isinstance(action, StopAttempt):
-                self._stop(key)
-            elif action.local:
-                self._run_local(driver, action)
-            else:
-                self._run_on_pool(driver, key, action)
-
-    def _run_on_pool(self, driver: Driver, key: Key, run: RunAttempt) -> None:
-        pool = run.call.options.pool
-        try:
-            dispatcher = self._dispatcher(pool)
-        except DefinitionError as error:
-            self._refuse(driver, run, error)
-        else:
-            self._runs[key] = pool
-            dispatcher.want(driver.id, run, driver.options.priority)
-
-    def _stop(self, key: Key) -> None:
-        pool = self._runs.pop(key, None)
-        if pool is not None:
-            self._dispatcher(pool).stop(key)
-        elif self._local is not None:
-            self._local.cancel(*key, "nobody waits for it")
-
-    def _dispatcher(self, pool: str) -> Dispatcher:
-        if pool not in self._dispatchers:
-            grace = self._settings.pool(pool).stop_grace
-            self._dispatchers[pool] = Dispatcher(self, self._system, pool, self._env.id, grace)
-        return self._dispatchers[pool]
-
-    def _run_local(self, driver: Driver, run: RunAttempt) -> None:
-        if self._local is None or self._local_threads is None:
-            settings = WorkerSettings(LOCAL_SLOTS, "local", naming.PERSISTENCE, self._settings.allow_pickle)
-            self._local = Worker(self._system, f"{self.name}:local", self._env, settings)
-            self._local_threads = ThreadPoolExecutor(LOCAL_SLOTS, thread_name_prefix="local")
-        message = self.message(run, driver.id)
-        assert message is not None
-        self._local_threads.submit(self._local_run, self._local, message)
-
-    def _local_run(self, worker: Worker, message: TaskMessage) -> None:
-        key = (message.execution_id, message.seq, message.attempt)
-        self.post(lambda: self.sent(key))
-        batch = BatchMessage(uuid.uuid4().hex, "local", 0, self.name, (message,), 0.0)
-        reply: BatchReply = unpack(worker.run(pack(batch)))
-        for outcome in reply.outcomes:
-            self.post(lambda outcome=outcome: self.outcome(outcome, self.name))
-
-    # --- the rest ------------------------------------------------------------------------------------------
-    def _print(self, execution_id: str, lines: Sequence[str]) -> None:
-        kept = self._output.setdefault(execution_id, _Output())
-        kept.lines.extend(lines)
-        kept.total += len(lines)
-
-    def _fetch(self, digest: str) -> bytes:
-        data: bytes | None = self._system.find(naming.PERSISTENCE).call("blob", digest)
-        if data is None:
-            raise StorageUnavailable(f"blob {digest} is not in the store")
-        return data
-
-    def _put_blob(self, digest: str, data: bytes) -> None:
-        self._system.find(naming.PERSISTENCE).call("put_blob", digest, data)
-
-
+        self._conductor.stop()

@@ -7,8 +7,8 @@ are posted back to that thread before anything is touched.
 
 from __future__ import annotations
 
+import itertools
 import logging
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -95,7 +95,7 @@ class Dispatcher:
         self._by_key: dict[Key, str] = {}
         self._lines: dict[str, Line] = {}
         self._asking = False
-        self._asked_at = 0.0
+        self._numbers = itertools.count(1)
         self._stopping: set[Key] = set()
 
     # --- tasks ---------------------------------------------------------------------------------------------
@@ -114,8 +114,9 @@ class Dispatcher:
         if batch is None:
             return
         self._stopping.add(key)
+        epoch = batch.tasks[key].epoch
         worker = naming.worker(self._pool_id, batch.worker)
-        self._actor(worker, lambda actor: actor.send("cancel", *key, "nobody waits for it", group="control"))
+        self._actor(worker, lambda actor: actor.send("cancel", *key, "nobody waits for it", epoch, group="control"))
         self._host.later(self._grace, lambda: self._stuck(key, batch))
 
     def _stuck(self, key: Key, batch: _Batch) -> None:
@@ -188,7 +189,7 @@ class Dispatcher:
 
     # --- workers -------------------------------------------------------------------------------------------
     def _send(self, send: Send) -> None:
-        batch = _Batch(uuid.uuid4().hex, send.token, send.worker, send.alone)
+        batch = _Batch(f"{self._host.name}/{next(self._numbers)}", send.token, send.worker, send.alone)
         for key in send.keys:
             run, execution_id = self._runs.pop(key)
             message = self._host.message(run, execution_id)

@@ -198,7 +198,7 @@ class Driver:
     def _items(self, rows: Sequence[InboxRow]) -> list[tuple[int, InboxItem]]:
         items: list[tuple[int, InboxItem]] = []
         for row in rows:
-            event = decode_entry(self.id, row.number, row.body).event
+            event = decode_entry(self.id, 0, row.body).event
             assert isinstance(event, InboxItem), event
             items.append((row.number, event))
         return items

@@ -31,6 +31,8 @@ START = 120.0
 #: Seconds that each kind of processes gets to end by itself, and then again to be gone after it was killed.
 GRACE = 5.0
 
+#: Its processes that end first and last; all others are equal.
+_ENDS = ("raylet", "gcs_server")
 #: On one machine a late answer means that the machine is busy or was asleep, and there is nowhere else to go on.
 _PATIENT = {"RAY_health_check_timeout_ms": "30000", "RAY_health_check_failure_threshold": "20"}
 #: Of a cluster or a job that the starting process may itself be part of.
@@ -165,6 +167,12 @@ def running_address(environ: Mapping[str, str] = os.environ) -> str:
     return ours.cluster.address if ours.cluster is not None and ours.running else ""
 
 
+def local_address(environ: Mapping[str, str] = os.environ) -> str:
+    """Address of the local cluster, as it is written down; "" without one."""
+    known = _read(home(environ))
+    return known.address if known is not None else ""
+
+
 # --- the file and its lock ---------------------------------------------------------------------------------------
 @contextmanager
 def _locked(environ: Mapping[str, str]) -> Iterator[Path]:
@@ -217,30 +225,31 @@ def _start(folder: Path, *, num_cpus: int | None, dashboard: bool, environ: Mapp
     cluster = _write(folder, LocalCluster(mark=uuid.uuid4().hex, created=time.time()))
     output = folder / "local-cluster.log"
     try:
+        _run(_command(num_cpus, dashboard=dashboard), _environment(cluster.mark, environ), output)
+        return _write(folder, _described(cluster, processes.carrying(cluster.mark), _text_of(output)))
+    except BaseException:
+        _end(cluster.mark)
+        _state_file(folder).unlink()
+        raise
+
+
+def _run(command: list[str], environment: dict[str, str], output: Path) -> None:
+    try:
         with output.open("wb") as file:
-            code = subprocess.run(  # noqa: S603 - our own command
-                _command(num_cpus, dashboard=dashboard),
-                env=_environment(cluster.mark, environ),
+            subprocess.run(  # noqa: S603 - our own command
+                command,
+                env=environment,
                 cwd=Path.home() if Path.home().is_dir() else "/",  # it outlives the folder of whoever starts it
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 timeout=START,
-                check=False,
-            ).returncode
-        found = processes.carrying(cluster.mark)
-        if code != 0:
-            raise ClusterError(f"the local Ray cluster did not start; the end of {output}:\n{_tail(output)}")
-        return _write(folder, _described(cluster, found, _text_of(output)))
-    except BaseException as error:
-        _end(cluster.mark)
-        _state_file(folder).unlink()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise ClusterError(
-                f"the local Ray cluster did not start within {START:g} s; the end of {output}:\n{_tail(output)}"
-            ) from None
-        raise
+                check=True,
+            )
+    except (subprocess.SubprocessError, OSError) as error:
+        tail = "\n".join(_text_of(output).splitlines()[-20:])
+        raise ClusterError(f"the local Ray cluster did not start ({error}). The end of {output}:\n{tail}") from error
 
 
 def _command(num_cpus: int | None, *, dashboard: bool) -> list[str]:
@@ -280,25 +289,21 @@ def _described(cluster: LocalCluster, found: list[Process], output: str) -> Loca
     )
 
 
-def _tail(output: Path) -> str:
-    return "\n".join(_text_of(output).splitlines()[-20:])
-
-
 def _end(mark: str) -> tuple[tuple[tuple[int, str], ...], tuple[int, ...]]:
     """End the cluster's processes; answers them, and the pids of those that had to be killed."""
-    ended: dict[int, str] = {}
+    names: dict[int, str] = {}
+    known: dict[int, Process] = {}
     killed: list[int] = []
     # The machine's part first, which stops the workers; the cluster's memory last, or the others wait for it.
-    order = ["raylet", "", "gcs_server"]
-    known: dict[int, Process] = {}
-    for kind in order:
-        known.update((p.pid, p) for p in processes.carrying(mark))
-        ended.update((p.pid, processes.name_of(p)) for p in known.values() if p.pid not in ended)
-        told = [p for p in known.values() if (ended[p.pid] if ended[p.pid] in order else "") == kind]
+    for kind in ("raylet", "", "gcs_server"):
+        for process in processes.carrying(mark):
+            known.setdefault(process.pid, process)
+            names.setdefault(process.pid, processes.name_of(process))
+        told = [p for p in known.values() if kind == (names[p.pid] if names[p.pid] in _ENDS else "")]
         stubborn = processes.end(told, GRACE)
-        killed += [p.pid for p in stubborn]
         processes.kill(stubborn, GRACE)
-    late = [p for p in processes.carrying(mark) if processes.kill([p], GRACE)]
-    if late:
-        raise ClusterError(f"processes of the local cluster cannot be stopped: {', '.join(str(p.pid) for p in late)}")
-    return tuple((p.pid, ended[p.pid]) for p in known.values()), tuple(killed)
+        killed += [p.pid for p in stubborn]
+    left = processes.kill(processes.carrying(mark), GRACE)
+    if left:
+        raise ClusterError(f"processes of the local cluster cannot be stopped: {', '.join(str(p.pid) for p in left)}")
+    return tuple(names.items()), tuple(killed)

@@ -92,8 +92,10 @@ class Persistence:
         self._ended = 0
         self._told = threading.Condition()
         self._stopped = threading.Event()
-        threading.Thread(target=self._loop.run_forever, name="store", daemon=True).start()
-        threading.Thread(target=self._beat, name="store-heartbeat", daemon=True).start()
+        self._served = threading.Thread(target=self._serve, name="store", daemon=True)
+        self._beating = threading.Thread(target=self._beat, name="store-heartbeat", daemon=True)
+        self._served.start()
+        self._beating.start()
 
     # --- writing -------------------------------------------------------------------------------------------
     def commit(self, data: bytes) -> bytes:
@@ -193,12 +195,21 @@ class Persistence:
         self._stopped.set()
         with self._told:
             self._told.notify_all()
+        self._beating.join()
         if self._store is not None:
             self._run(self._store.close())
             self._store = None
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._served.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._served.join()
 
     # --- inside --------------------------------------------------------------------------------------------
+    def _serve(self) -> None:
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rayflow.core.metrics import PoolNow
@@ -154,7 +155,7 @@ class Pool:
         self._machine = PoolMachine(self._config, epoch=self._epoch, now=now, terms=terms)
         for name in found:
             self._machine.worker_starting(name, naming.environment_of(name), now)
-            self._work.put(lambda name=name: self._adopt(name))
+            self._work.put(partial(self._adopt, name))
         self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
         self._thread.start()
 
@@ -172,12 +173,12 @@ class Pool:
                 case Grant() | Recall() | Void():
                     told.setdefault(command.coordinator, []).append(command)
                 case Revoke():
-                    self._work.put(lambda command=command: self._revoke(command.worker, command.token))
+                    self._work.put(partial(self._revoke, command.worker, command.token))
                 case StartWorkers():
                     for _ in range(command.count):
                         self._start(command.environment)
                 case StopWorker():
-                    self._work.put(lambda command=command: self._kill(command.worker))
+                    self._work.put(partial(self._kill, command.worker))
         for coordinator, said in told.items():
             self._tell(coordinator, said)
 
@@ -232,7 +233,7 @@ class Pool:
                 env,
                 WorkerSettings(concurrency, self._name, naming.PERSISTENCE, self._settings.allow_pickle),
             ),
-            threads=2 * concurrency + 2,
+            threads=3 * concurrency + 2,  # a run, a collect and a revocation for each slot
             groups={"watch": 2, "control": 4},
             num_cpus=self._config.num_cpus,
             runtime_env=env.runtime_env(),
@@ -307,7 +308,7 @@ class Pool:
             if answer.error is None:
                 self._work.put(lambda: self._freed(worker, token))
 
-        actor.send("revoke_token", token, then=reply, group="control")
+        actor.send("revoke_token", token, then=reply)
 
     def _freed(self, worker: str, token: str) -> None:
         with self._lock:

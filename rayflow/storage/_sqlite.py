@@ -51,7 +51,7 @@ SCHEMA = (
     "CREATE INDEX executions_newest ON executions (created_at)",
     "CREATE INDEX executions_workflow ON executions (workflow_id, created_at)",
     "CREATE INDEX executions_runnable ON executions (runnable_at) WHERE runnable_at IS NOT NULL",
-    "CREATE INDEX executions_unread ON executions (id) WHERE inbox_last > inbox_done AND owner <> ''",
+    "CREATE INDEX executions_unread ON executions (created_at) WHERE inbox_last > inbox_done AND owner <> ''",
     "CREATE INDEX inbox_key ON inbox (execution_id, key)",
     f"INSERT INTO meta VALUES ('format', {FORMAT})",
     "INSERT INTO writer VALUES (1, 0, '', NULL)",

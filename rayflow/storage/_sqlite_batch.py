@@ -25,27 +25,30 @@ async def apply(db: aiosqlite.Connection, operations: Sequence[Operation]) -> li
     heads, *known = await pipeline(*reads)
     batch = Batch({row[0]: sql.record(row) for row in heads}, *known)
     answers = [batch.apply(operation) for operation in operations]
-    await pipeline(*_writes(db, batch))
+    # One after the other: on a full disk SQLite ends the transaction by itself, and what had been handed to it
+    # already would be written, and kept, outside.
+    for statement, rows in _writes(batch):
+        await db.executemany(statement, rows)
     if any(isinstance(answer, Existing) for answer in answers):
         return await _with_static(db, answers)
     return answers
 
 
-def _writes(db: aiosqlite.Connection, batch: Batch) -> Iterable[Any]:
+def _writes(batch: Batch) -> Iterable[tuple[str, list[Any]]]:
     started = [batch.heads[name] for name in batch.started]
     if started:
-        yield db.executemany(sql.INSERT_EXECUTION, [sql.head_values(row) for row in started])
-        yield db.executemany(sql.INSERT_START, [(row.id, row.input, row.code, row.options) for row in started])
+        yield (sql.INSERT_EXECUTION, [sql.head_values(row) for row in started])
+        yield (sql.INSERT_START, [(row.id, row.input, row.code, row.options) for row in started])
     changed = batch.changed.keys() - set(batch.started)
     if changed:
-        yield db.executemany(sql.UPDATE_EXECUTION, [sql.changing_values(batch.heads[name]) for name in changed])
+        yield (sql.UPDATE_EXECUTION, [sql.changing_values(batch.heads[name]) for name in changed])
     if batch.journal:
-        yield db.executemany(sql.INSERT_JOURNAL, [(name, row.seq, row.body) for name, row in batch.journal])
+        yield (sql.INSERT_JOURNAL, [(name, row.seq, row.body) for name, row in batch.journal])
     if batch.inbox:
         rows = [(name, row.number, row.key, row.kind, row.body, row.at) for name, row in batch.inbox]
-        yield db.executemany(sql.INSERT_INBOX, rows)
+        yield (sql.INSERT_INBOX, rows)
     if batch.counts:
-        yield db.executemany(sql.ADD_TOTAL, list(batch.counts.items()))
+        yield (sql.ADD_TOTAL, list(batch.counts.items()))
 
 
 async def _with_static(db: aiosqlite.Connection, answers: list[Answer]) -> list[Answer]:
@@ -63,10 +66,10 @@ async def _with_static(db: aiosqlite.Connection, answers: list[Answer]) -> list[
 
 
 async def pipeline(*calls: Any) -> list[Any]:
-    """Hand several calls to the connection's thread at once, wait for all, and raise the first error.
+    """Hand several reads to the connection's thread at once, wait for all, and raise the first error.
 
     The thread takes them in order, so this saves the waits in between; those after a failed one are done all
-    the same, which a transaction takes back.
+    the same, so nothing in it may write.
     """
     if len(calls) == 1:
         return [await calls[0]]

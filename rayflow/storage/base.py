@@ -173,12 +173,22 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Give an execution up without an entry: another owner is needed at ``runnable_at``."""
+    """Give an execution up without an entry: it needs no owner until ``runnable_at`` or an inbox row.
+
+    Args:
+        execution_id: the execution.
+        epoch: the writer's epoch.
+        runnable_at: when it is needed again by itself; None for never.
+        at: when.
+        seen: the newest inbox row that the owner has seen. If a newer one arrived, the execution is not given up,
+            which ``Done.parked`` says. None gives it up in any case, to be taken up at once if rows are not applied.
+    """
 
     execution_id: str
     epoch: int
-    runnable_at: float
+    runnable_at: float | None
     at: float
+    seen: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,10 +184,12 @@ def _release(record: ExecutionRecord, op: Release) -> Write | Refused:
     if record.epoch != op.epoch:
         return _stale(record, op.epoch)
     if record.owner == "":
-        return _write(record)  # sent again, or over: an inbox row may have set an earlier time meanwhile
-    unread = record.inbox_last > record.inbox_done
-    wake = min(op.runnable_at, op.at) if unread else op.runnable_at
-    return _write(replace(record, owner="", runnable_at=wake, updated_at=op.at))
+        return _write(record, parked=True)  # sent again, or over: an inbox row may have set an earlier time meanwhile
+    if op.seen is not None and record.inbox_last > op.seen:
+        return _write(record)
+    unread = op.seen is None and record.inbox_last > record.inbox_done
+    wake = op.at if unread and (op.runnable_at is None or op.runnable_at > op.at) else op.runnable_at
+    return _write(replace(record, owner="", runnable_at=wake, updated_at=op.at), parked=True)
 
 
 def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write | Refused:

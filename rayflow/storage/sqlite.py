@@ -9,10 +9,10 @@ before the next use, and what is durable is found there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import urllib.parse
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,7 @@ class SqliteStore:
         async with self._transaction() as (db, writer):
             await db.execute(sql.SET_WRITER, (writer.epoch, writer.nonce, now))
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _transaction(self, *, claimed: bool = True) -> AsyncIterator[tuple[aiosqlite.Connection, Writer]]:
         """A transaction of the writer, with the writer's row as it stands in it."""
         async with self._lock:
@@ -233,7 +233,10 @@ class SqliteStore:
         old, self._writer = self._writer, None
         try:
             if old is not None:
-                await old.close()  # takes back what was not committed
+                # Closing alone is not enough: a statement that was cut off keeps its transaction, and the lock.
+                with contextlib.suppress(sqlite3.Error):  # most often there is nothing to take back
+                    await old.execute("ROLLBACK")
+                await old.close()
             db = await self._connect("mode=rw")
             await db.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayflow.core.pool import Grant, Recall
+from rayflow.core.pool import Command, Grant, Recall
 from rayflow.core.pool.plan import deal
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, wish
 
@@ -86,17 +86,18 @@ def test_an_older_update_that_comes_late_is_ignored() -> None:
 
 def test_a_lost_grant_is_sent_again_until_it_is_confirmed() -> None:
     bench = Bench(workers=1, slots=2, resend=1.0)
-    update = {"demand": [wish()], "holding": {}, "epoch": 1, "seen": 0}
-    bench.machine.update("c", sequence=1, now=0.0, **update)
-    first = bench.decide()
-    bench.machine.update("c", sequence=2, now=0.9, **update)
-    assert bench.machine.decide(0.9) == []
-    bench.machine.update("c", sequence=3, now=1.0, **update)
-    assert bench.machine.decide(1.0) == first
-    bench.machine.update("c", sequence=4, now=1.5, **update)
-    assert bench.machine.decide(1.5) == []
-    bench.machine.update("c", sequence=5, now=2.5, epoch=1, seen=1, demand=[], holding={"1.1": "a"})
-    assert bench.machine.decide(2.5) == []
+
+    def update(sequence: int, seen: int, holding: dict[str, str], now: float) -> list[Command]:
+        demand = [wish()] if not holding else []
+        bench.machine.update("c", sequence=sequence, epoch=1, seen=seen, demand=demand, holding=holding, now=now)
+        return bench.machine.decide(now)
+
+    first = update(1, 0, {}, 0.0)
+    assert granted(first) == [("c", "a")]
+    assert update(2, 0, {}, 0.9) == []
+    assert update(3, 0, {}, 1.0) == first
+    assert update(4, 0, {}, 1.5) == []
+    assert update(5, 1, {"1.1": "a"}, 2.5) == []
 
 
 def test_a_grant_that_is_held_although_an_earlier_one_is_missing_has_arrived() -> None:

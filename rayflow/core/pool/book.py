@@ -149,7 +149,6 @@ class Book:
         """A worker exists; it is not up yet."""
         worker = Worker(name, environment, self._slots, now)
         self.workers[name] = self.environment(environment).workers[name] = worker
-        self.changed.add(environment)
         self.alarm(now + self.terms.start_timeout)
         return worker
 

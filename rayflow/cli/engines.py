@@ -1,0 +1,49 @@
+"""The engine of a command, and the commands that it names when it says how to go on."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import Any, Literal
+
+from rayflow.cli.reading import store_url
+from rayflow.client import Engine
+
+
+def open_engine(args: argparse.Namespace, *, recover: Literal["auto", "no"] | None = None) -> Engine:
+    """The engine that the options ask for.
+
+    Args:
+        args: with ``local``, ``store`` and ``address``.
+        recover: whether opening it takes up unfinished executions. None for the engine's own way on a cluster,
+            and for "no" with ``--local``: what is taken up there stops again when this command ends.
+    """
+    if args.local:
+        from rayflow.local import LocalEngine
+
+        return LocalEngine(store_url(args.store), recover=recover or "no")
+    from rayflow.engine import DistributedEngine
+
+    options: dict[str, Any] = {} if recover is None else {"recover": recover}
+    return DistributedEngine(store_url(args.store), address=args.address, **options)
+
+
+def command(args: argparse.Namespace, *words: str) -> str:
+    """A rayflow command line on the same store and cluster.
+
+    Example:
+        >>> command(argparse.Namespace(local=True, store=None, address=None), "resume", "doc-17")
+        'rayflow resume doc-17 --local'
+    """
+    options = []
+    if args.local and words[0] not in READING:
+        options.append("--local")
+    if args.store:
+        options += ["--store", args.store]
+    if args.address and words[0] not in READING:
+        options += ["--address", args.address]
+    return shlex.join(["rayflow", *words, *options])
+
+
+#: Commands that read the store alone.
+READING = frozenset({"list", "show", "workflows"})

@@ -1,0 +1,215 @@
+"""Waiting for an execution: what its steps print, how far it is, and how it ended."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from rayflow.cli.engines import command
+from rayflow.cli.exits import COMPLETED, INTERRUPTED, StoppedWaiting, code_for
+from rayflow.cli.reading import store_url
+from rayflow.cli.screen import LiveLine, Screen
+from rayflow.client import Engine
+from rayflow.display import duration_text, failure_text, snapshot_text, to_json, value_text
+from rayflow.errors import ClusterError, StorageUnavailable
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import ExecutionRecord
+from rayflow.views import failure_in
+
+#: Seconds between two looks.
+POLL = 0.2
+
+#: Seconds between two counts of steps, and how many times as long as a count itself takes.
+_COUNT, _COUNT_SHARE = 1.0, 10.0
+
+#: Seconds without an answer after which nobody waits any more.
+_PATIENCE = 60.0
+
+
+class Follower:
+    """Waits for executions, one after another.
+
+    Args:
+        engine: where they run.
+        screen: where their output goes.
+        live: the line that shows progress.
+        args: the command's options, for the commands that it names.
+    """
+
+    def __init__(self, engine: Engine, screen: Screen, live: LiveLine, args: argparse.Namespace) -> None:
+        self._engine = engine
+        self._screen = screen
+        self._live = live
+        self._args = args
+
+    def wait(self, execution_id: str, *, until: float | None = None) -> ExecutionRecord:
+        """Wait until it is over, or the time is up, or nobody here could make it go on.
+
+        Args:
+            execution_id: the execution.
+            until: when to stop waiting, as of ``time.monotonic()``.
+
+        Returns:
+            Its row as of then.
+
+        Raises:
+            StoppedWaiting: the engine has not answered for a while.
+        """
+        lines = self._lines(execution_id)
+        counts = _Counts(self._engine, execution_id) if self._live.active else None
+        future = self._engine.watcher.future(execution_id)
+        heard = time.monotonic()
+        told = False
+        while True:
+            lines()
+            now = time.monotonic()
+            up = until is not None and now >= until
+            try:
+                record = future.result(POLL if until is None else max(0.0, min(POLL, until - now)))
+            except TimeoutError:
+                found = self._look(execution_id)
+                if found is None:
+                    if up or now - heard > _PATIENCE:
+                        raise StoppedWaiting(self._lost(execution_id, now - heard)) from None
+                    continue
+                record, heard = found, now
+            if record.status.terminal or up:
+                lines()
+                return record
+            if record.status is ExecutionStatus.PAUSED and self._args.local:
+                return record  # nobody else could let it go on while this process has the store
+            if record.status is ExecutionStatus.PAUSED and not told:
+                told = True
+                self._screen.say(ending(self._args, record))
+            if counts is not None:
+                self._live.show(counts.text(now))
+
+    def _look(self, execution_id: str) -> ExecutionRecord | None:
+        try:
+            return self._engine.record(execution_id)
+        except (ClusterError, StorageUnavailable):
+            return None
+
+    def _lost(self, execution_id: str, seconds: float) -> str:
+        return (
+            f"nothing has answered for {seconds:.0f} s. Execution {execution_id!r} goes on with the next engine on its "
+            f"store; to wait for it again: {command(self._args, 'wait', execution_id)}"
+        )
+
+    def _lines(self, execution_id: str) -> Callable[[], None]:
+        """Prints what is new; where the steps run in this process, they have printed it themselves."""
+        cursor = ""
+
+        def print_new() -> None:
+            nonlocal cursor
+            with contextlib.suppress(ClusterError, StorageUnavailable):
+                output = self._engine.output(execution_id, cursor)
+                cursor = output.cursor
+                for line in output.lines:
+                    self._screen.line(line)
+
+        return (lambda: None) if self._args.local else print_new
+
+
+class _Counts:
+    """How far an execution is, counted now and then."""
+
+    def __init__(self, engine: Engine, execution_id: str) -> None:
+        self._engine = engine
+        self._id = execution_id
+        self._began = time.monotonic()
+        self._due = 0.0
+        self._steps = ""
+
+    def text(self, now: float) -> str:
+        if now >= self._due:
+            with contextlib.suppress(ClusterError, StorageUnavailable):
+                found = self._engine.status(self._id)
+                done = sum(step.status == "completed" for step in found.steps)
+                self._steps = f"{done} done · {len(found.current_steps)} running · "
+                if found.status is ExecutionStatus.PAUSED:
+                    self._steps += "paused · "
+            self._due = now + max(_COUNT, _COUNT_SHARE * (time.monotonic() - now))
+        return f"{self._steps}{now - self._began:.0f} s"
+
+
+@contextlib.contextmanager
+def following(
+    open_: Callable[[], Engine], screen: Screen, args: argparse.Namespace
+) -> Iterator[tuple[Engine, Follower]]:
+    """An engine, and the follower of what runs there, with all output kept apart from the live line."""
+    live = LiveLine(wanted=not screen.quiet)
+    with live.above(), open_() as engine:
+        recovered = getattr(engine, "recovered", None)
+        if recovered:
+            screen.say(f"taken up again: {', '.join(recovered)}")
+        yield engine, Follower(engine, screen, live, args)
+
+
+def wait_and_conclude(
+    engine: Engine, follower: Follower, screen: Screen, args: argparse.Namespace, execution_id: str
+) -> int:
+    """Wait for one execution, for ``args.timeout`` seconds at most, and answer how it ended; answers the exit code."""
+    until = None if args.timeout is None else time.monotonic() + args.timeout
+    try:
+        record = follower.wait(execution_id, until=until)
+    except KeyboardInterrupt:
+        screen.error(interrupted(args, execution_id))
+        return INTERRUPTED
+    return conclude(engine, screen, args, record)
+
+
+def conclude(engine: Engine, screen: Screen, args: argparse.Namespace, record: ExecutionRecord) -> int:
+    """Say how an execution ended, or that nobody waits any more; answers the exit code."""
+    code = code_for(record.status)
+    found = engine.status(record.id)
+    if code == COMPLETED:
+        steps = f"{len(found.steps)} step{'' if len(found.steps) == 1 else 's'}"
+        summary = f"{record.id} completed: {steps} in {duration_text(record.updated_at - record.created_at)}"
+        result = value_text("" if screen.quiet else "result", found.result, screen.style())
+        screen.answer(result if screen.quiet else f"{summary}\n{result}", to_json(found))
+        return code
+    screen.error(ending(args, record))
+    if screen.as_json:
+        screen.answer("", to_json(found))
+    elif not screen.quiet and code != code_for(ExecutionStatus.RUNNING):
+        screen.say(snapshot_text(found, screen.style()))
+    return code
+
+
+def ending(args: argparse.Namespace, record: ExecutionRecord) -> str:
+    """How an execution ended, or where it is, and what can be done about it."""
+    failure = failure_in(record)
+    reason = "" if failure is None else f": {failure_text(failure)}"
+    show = command(args, "show", record.id, "--full")
+    match record.status:
+        case ExecutionStatus.FAILED:
+            resume = command(args, "resume", record.id)
+            return f"execution {record.id!r} failed{reason}. All of it: {show}; to go on from there: {resume}"
+        case ExecutionStatus.CANCELLED:
+            why = f": {failure.message}" if failure is not None and failure.message else ""
+            return f"execution {record.id!r} was cancelled{why}"
+        case ExecutionStatus.PAUSED:
+            return f"execution {record.id!r} is paused{reason}; to go on: {command(args, 'resume', record.id)}"
+    return f"stopped waiting; execution {record.id!r} is {record.status}, and {_fate(args, record.id)}"
+
+
+def interrupted(args: argparse.Namespace, execution_id: str) -> str:
+    """What becomes of an execution when Ctrl-C ends the waiting for it."""
+    return f"interrupted; execution {execution_id!r} {_fate(args, execution_id)}"
+
+
+def _fate(args: argparse.Namespace, execution_id: str) -> str:
+    if args.local and store_url(args.store) == "memory://":
+        return "is gone with this process, since memory:// keeps nothing"
+    if args.local:
+        return (
+            "stops with this process; what its steps have done is recorded. To go on: "
+            f"{command(args, 'resume', execution_id)}"
+        )
+    return (
+        f"goes on. To wait for it again: {command(args, 'wait', execution_id)}; to stop it: "
+        f"{command(args, 'cancel', execution_id)}"
+    )

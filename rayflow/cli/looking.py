@@ -1,0 +1,66 @@
+"""``list``, ``show`` and ``workflows``: they read the store and nothing else.
+
+Payloads are only described: no class of the user's is imported, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from rayflow.cli.exits import COMPLETED
+from rayflow.cli.reading import read, store_url
+from rayflow.cli.screen import Screen
+from rayflow.core.snapshot import ExecutionSnapshot
+from rayflow.display import (
+    Detail,
+    definition_json,
+    list_text,
+    snapshot_text,
+    summary_json,
+    to_json,
+    workflows_text,
+)
+from rayflow.errors import ExecutionNotFound
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import DefinitionRecord, ExecutionRecord, Filter, Store
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.views import snapshot, summary
+
+
+def list_executions(args: argparse.Namespace, screen: Screen) -> int:
+    """The store's executions, newest first."""
+    wanted = () if args.status is None else (ExecutionStatus(args.status),)
+
+    async def look(store: Store) -> list[ExecutionRecord]:
+        return await store.executions(Filter(status=wanted, workflow_id=args.workflow, limit=args.limit))
+
+    found = [summary(record) for record in read(store_url(args.store), look)]
+    screen.answer(list_text(found, screen.style(time.time())), [summary_json(one) for one in found])
+    return COMPLETED
+
+
+def show(args: argparse.Namespace, screen: Screen) -> int:
+    """One execution."""
+
+    async def look(store: Store) -> ExecutionSnapshot:
+        record = await store.execution(args.id)
+        if record is None:
+            raise ExecutionNotFound(args.id)
+        return snapshot(record, await store.journal(args.id), MsgpackCodec().describe)
+
+    found = read(store_url(args.store), look)
+    detail: Detail = "full" if args.full else "steps" if args.steps else "brief"
+    screen.answer(snapshot_text(found, screen.style(time.time()), detail=detail), to_json(found))
+    return COMPLETED
+
+
+def workflows(args: argparse.Namespace, screen: Screen) -> int:
+    """The saved workflows."""
+
+    async def look(store: Store) -> list[DefinitionRecord]:
+        return await store.definitions()
+
+    found = read(store_url(args.store), look)
+    screen.answer(workflows_text(found, screen.style()), [definition_json(record) for record in found])
+    return COMPLETED

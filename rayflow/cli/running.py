@@ -1,0 +1,108 @@
+"""``run``, ``wait``, ``resume`` and ``recover``: commands that start executions or wait for them."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from rayflow.cli import inputs
+from rayflow.cli.engines import command, open_engine
+from rayflow.cli.exits import COMPLETED, INTERRUPTED, UsageError, code_for
+from rayflow.cli.following import Follower, following, interrupted, wait_and_conclude
+from rayflow.cli.reading import store_url
+from rayflow.cli.screen import Screen
+from rayflow.cli.targets import find_target
+from rayflow.client import Engine
+from rayflow.definition.options import ExecutionOptions
+from rayflow.display import summary_json
+from rayflow.errors import ExecutionNotFound
+from rayflow.ids import ExecutionStatus
+from rayflow.views import failure_in, summary
+
+_UNDER_WAY = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
+
+
+def run(args: argparse.Namespace, screen: Screen) -> int:
+    """Start an execution, or attach to the one of that id, and wait for it."""
+    if args.local and args.detach:
+        raise UsageError("--detach needs a cluster: with --local the execution ends with this process")
+    target = find_target(args.target, store_url(args.store))
+    positional, keywords = inputs.arguments(target.definition, inputs.read_input(args.input))
+    with following(lambda: open_engine(args), screen, args) as (engine, follower):
+        known = args.id is not None and _exists(engine, args.id)
+        handle = engine.start(target.start, *positional, id=args.id, options=_options(engine, args), **keywords)
+        screen.say(f"execution {handle.id} of workflow {engine.record(handle.id).workflow_id}"
+                   + (" was started before" if known else ""))  # fmt: skip
+        if known:
+            _take_up(engine, handle.id)
+        if args.detach:
+            hint = f"to wait for it: {command(args, 'wait', handle.id)}"
+            screen.say(hint)
+            screen.answer(handle.id, summary_json(summary(engine.record(handle.id))))
+            return COMPLETED
+        return wait_and_conclude(engine, follower, screen, args, handle.id)
+
+
+def _exists(engine: Engine, execution_id: str) -> bool:
+    try:
+        engine.record(execution_id)
+    except ExecutionNotFound:
+        return False
+    return True
+
+
+def _take_up(engine: Engine, execution_id: str) -> None:
+    """Have an interrupted execution driven again; one that is driven, paused or over is left alone."""
+    if engine.record(execution_id).status in _UNDER_WAY:
+        engine.resume(execution_id)
+
+
+def _options(engine: Engine, args: argparse.Namespace) -> ExecutionOptions:
+    given = {"priority": args.priority, "checkpoints": args.checkpoints}
+    return engine.config.execution.replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def wait(args: argparse.Namespace, screen: Screen) -> int:
+    """Wait for an execution that was started before."""
+    with following(lambda: open_engine(args), screen, args) as (engine, follower):
+        engine.record(args.id)
+        return wait_and_conclude(engine, follower, screen, args, args.id)
+
+
+def resume(args: argparse.Namespace, screen: Screen) -> int:
+    """Let an execution go on, and wait for it if asked to; a local one needs this process, so it is waited for."""
+    with following(lambda: open_engine(args), screen, args) as (engine, follower):
+        engine.resume(args.id)
+        if args.wait or args.local:
+            return wait_and_conclude(engine, follower, screen, args, args.id)
+        document = summary_json(summary(engine.record(args.id)))
+        screen.answer(f"{args.id} goes on", document)
+        return COMPLETED
+
+
+def recover(args: argparse.Namespace, screen: Screen) -> int:
+    """Take up all unfinished executions of the store that nobody drives."""
+    with following(lambda: open_engine(args, recover="auto"), screen, args) as (engine, follower):
+        ids: list[str] = getattr(engine, "recovered", [])
+        if not (args.wait or args.local):
+            screen.answer("\n".join(ids) or "nothing to recover", {"recovered": ids})
+            return COMPLETED
+        return _wait_for_all(engine, follower, screen, args, ids)
+
+
+def _wait_for_all(engine: Engine, follower: Follower, screen: Screen, args: argparse.Namespace, ids: list[str]) -> int:
+    until = None if args.timeout is None else time.monotonic() + args.timeout
+    codes, told, ended = [], [], []
+    for execution_id in ids:
+        try:
+            record = follower.wait(execution_id, until=until)
+        except KeyboardInterrupt:
+            screen.error(interrupted(args, execution_id))
+            return INTERRUPTED
+        codes.append(code_for(record.status))
+        failure = failure_in(record)
+        told.append(f"{record.id}  {record.status}" + (f"  {failure.message}" if failure is not None else ""))
+        ended.append(summary_json(summary(record)))
+    screen.answer("\n".join(told) or "nothing to recover", {"recovered": ids, "executions": ended})
+    # What went wrong counts for more than what merely is not over.
+    return next((code for code in (1, 3, 4) if code in codes), COMPLETED)

@@ -1,0 +1,76 @@
+"""What an execution asks of its shell, and what can arrive for it from outside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from rayflow.core.effects import Outcome
+from rayflow.core.events import AttemptFailed, CancelRequested, Entry, Paused, Resumed, StepCompleted
+from rayflow.definition.context import StepCall
+from rayflow.errors import Failure
+from rayflow.ids import ExecutionStatus
+
+#: What an inbox row can hold for an execution.
+InboxItem = Paused | Resumed | CancelRequested | StepCompleted | AttemptFailed
+
+
+class RunAttempt(NamedTuple):
+    """Run one attempt of a step.
+
+    Args:
+        seq: the step's number.
+        attempt: from 1.
+        call: what the code called.
+        payload: the encoded [args, kwargs].
+        timeout: seconds that the attempt may take, from when it is sent; None for any.
+        alone: run it with no other task on the same worker: it is suspected of killing workers.
+        local: run it in the coordinator.
+    """
+
+    seq: int
+    attempt: int
+    call: StepCall
+    payload: bytes
+    timeout: float | None
+    alone: bool
+    local: bool
+
+
+class StopAttempt(NamedTuple):
+    """Nobody waits for this attempt any more: withdraw it if it has not begun, else have it stopped."""
+
+    seq: int
+    attempt: int
+
+
+Action = RunAttempt | StopAttempt
+
+
+@dataclass(slots=True)
+class Work:
+    """What the shell has to do: append the entries, then perform the actions.
+
+    Args:
+        entries: to append to the journal, in order.
+        actions: to perform once the entries are durable, in order.
+        holds: outcomes to keep as inbox rows, since they arrived during a pause.
+        status: the execution's status after the entries.
+        outcome: how it ended, if it did.
+        reason: why it is paused, if it is.
+        inbox_done: inbox rows up to this number are applied by the entries so far.
+        counts: what this adds to the store's totals.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+    holds: list[StepCompleted | AttemptFailed] = field(default_factory=list)
+    status: ExecutionStatus = ExecutionStatus.RUNNING
+    outcome: Outcome | None = None
+    reason: Failure | None = None
+    inbox_done: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.actions or self.holds)

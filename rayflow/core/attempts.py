@@ -1,0 +1,199 @@
+"""The steps that an execution has issued and nobody has answered: their attempts, retries and timeouts.
+
+The table owns the numbers of attempts, what they have used up, when a retry is due and when an attempt has taken
+too long. What that means for the execution is decided by its owner (:mod:`rayflow.core.execution`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from rayflow.core.actions import RunAttempt, StopAttempt
+from rayflow.core.effects import Dispatch
+from rayflow.core.journal import AttemptCount
+from rayflow.core.retry import SUSPICIONS_BEFORE_ALONE
+from rayflow.definition.options import ExecutionOptions
+from rayflow.errors import Failure
+
+
+class TaskState(Enum):
+    """Where an unanswered step is."""
+
+    IDLE = auto()
+    #: An attempt is under way.
+    RUNNING = auto()
+    #: For its retry.
+    WAITING = auto()
+    #: Its answer came during a pause and is in the inbox.
+    HELD = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One unanswered step.
+
+    Args:
+        dispatch: as the code issued it.
+        limit: seconds that an attempt may take; None for any.
+        attempt: number of the newest attempt.
+        failures: attempts that it failed itself.
+        losses: attempts that were lost to infrastructure.
+        state: where it is.
+        sent: whether the attempt under way has gone to a worker.
+        due: when that attempt times out; tells its watch from those of attempts that were given back.
+    """
+
+    dispatch: Dispatch
+    limit: float | None
+    attempt: int = 0
+    failures: int = 0
+    losses: int = 0
+    state: TaskState = TaskState.IDLE
+    sent: bool = False
+    due: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        return self.dispatch.call.name
+
+
+class Attempts:
+    """See the module's docstring.
+
+    Args:
+        options: the execution's options.
+    """
+
+    def __init__(self, options: ExecutionOptions) -> None:
+        self._options = options
+        self._tasks: dict[int, Task] = {}
+        self._former: Mapping[int, AttemptCount] = {}
+        self._retries: list[tuple[float, int, int]] = []
+        self._watch: list[tuple[float, int, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    # --- the table -----------------------------------------------------------------------------------------
+    def remember(self, former: Mapping[int, AttemptCount]) -> None:
+        """What the journal knows of attempts, for the steps that are added from now on."""
+        self._former = former
+
+    def add(self, dispatch: Dispatch, now: float) -> Task:
+        """A step was issued."""
+        limit = dispatch.call.options.timeout
+        if limit is None:
+            limit = self._options.step_timeout
+        task = self._tasks[dispatch.seq] = Task(dispatch, None if limit == float("inf") else limit)
+        former = self._former.get(dispatch.seq)
+        if former is not None:
+            task.attempt, task.failures, task.losses = former.attempts, former.failures, former.losses
+            if former.retry_at > now:
+                self.wait(task, former.retry_at)
+        return task
+
+    def get(self, seq: int) -> Task | None:
+        """The task of that step, if it is unanswered."""
+        return self._tasks.get(seq)
+
+    def answered(self, seq: int) -> None:
+        """The step needs no attempts any more."""
+        self._tasks.pop(seq, None)
+
+    def drop(self, seq: int) -> StopAttempt | None:
+        """Nobody waits for the step any more; answers the attempt that is to be stopped."""
+        task = self._tasks.pop(seq, None)
+        return StopAttempt(seq, task.attempt) if task is not None and task.state is TaskState.RUNNING else None
+
+    def current(self, seq: int, attempt: int) -> Task | None:
+        """The task whose attempt under way this is; None for any other attempt, whose answer does not count."""
+        task = self._tasks.get(seq)
+        return task if task is not None and task.attempt == attempt and task.state is TaskState.RUNNING else None
+
+    def idle(self) -> list[Task]:
+        """Tasks without an attempt, a retry or an answer, in the order in which they were issued."""
+        return [task for task in self._tasks.values() if task.state is TaskState.IDLE]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of all unanswered steps."""
+        return list(self._tasks)
+
+    @property
+    def running(self) -> bool:
+        """Whether any attempt is under way."""
+        return any(task.state is TaskState.RUNNING for task in self._tasks.values())
+
+    # --- attempts ------------------------------------------------------------------------------------------
+    def start(self, task: Task) -> RunAttempt:
+        """Begin the next attempt of an idle task."""
+        task.attempt += 1
+        task.state, task.sent = TaskState.RUNNING, False
+        seq, call, payload = task.dispatch
+        local = not self._options.distributed if call.options.local is None else call.options.local
+        return RunAttempt(
+            seq, task.attempt, call, payload, task.limit, alone=task.losses >= SUSPICIONS_BEFORE_ALONE, local=local
+        )
+
+    def sent(self, task: Task, now: float) -> None:
+        """The attempt under way went to a worker: its timeout begins."""
+        task.sent = True
+        if task.limit is not None:
+            task.due = now + task.limit
+            heapq.heappush(self._watch, (task.due, task.dispatch.seq, task.attempt))
+
+    def take_back(self, task: Task) -> None:
+        """The attempt under way never began: it costs nothing, and its number is used again."""
+        task.state, task.sent = TaskState.IDLE, False
+        task.attempt -= 1
+
+    def withdraw_unsent(self) -> list[StopAttempt]:
+        """Take back all attempts that have not gone to a worker."""
+        stops = []
+        for seq, task in self._tasks.items():
+            if task.state is TaskState.RUNNING and not task.sent:
+                stops.append(StopAttempt(seq, task.attempt))
+                self.take_back(task)
+        return stops
+
+    def wait(self, task: Task, until: float) -> None:
+        """The next attempt begins at that moment."""
+        task.state = TaskState.WAITING
+        heapq.heappush(self._retries, (until, task.dispatch.seq, task.attempt))
+
+    # --- time ----------------------------------------------------------------------------------------------
+    def next_retry(self) -> tuple[float, Task] | None:
+        """The earliest retry, and whose it is."""
+        while self._retries:
+            when, seq, attempt = self._retries[0]
+            task = self._tasks.get(seq)
+            if task is not None and task.state is TaskState.WAITING and task.attempt == attempt:
+                return when, task
+            heapq.heappop(self._retries)
+        return None
+
+    def next_timeout(self) -> tuple[float, Task] | None:
+        """The earliest timeout of an attempt under way, and whose it is."""
+        while self._watch:
+            when, seq, attempt = self._watch[0]
+            task = self.current(seq, attempt)
+            if task is not None and task.sent and task.due == when:
+                return when, task
+            heapq.heappop(self._watch)
+        return None
+
+
+def timed_out(task: Task) -> Failure:
+    """The failure of a task's attempt that took too long."""
+    took = f"attempt {task.attempt} of step {task.name!r} took longer than its timeout of {task.limit:g} s"
+    if task.dispatch.call.options.timeout is None:
+        took += " (the execution's step_timeout; set another with @rf.step(timeout=…), float('inf') for none)"
+    return Failure(
+        type="rayflow.errors.StepTimeout",
+        message=took,
+        mro=("rayflow.errors.StepTimeout", "TimeoutError"),
+    )

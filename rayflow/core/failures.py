@@ -1,0 +1,58 @@
+"""Exceptions as data, and data as the exceptions that workflow code sees."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from rayflow.core.events import DeadlinePassed, StepFailed
+from rayflow.errors import Failure, StepTimeout, class_name
+from rayflow.errors import StepFailed as StepFailedError
+
+
+def step_error(event: StepFailed) -> StepFailedError:
+    """The exception that the workflow's code sees for a recorded failure."""
+    timed_out = event.failure.matches("rayflow.errors.StepTimeout")
+    cls = StepTimeout if timed_out else StepFailedError
+    return cls(event.name, event.failure, attempts=event.attempt, seq=event.step)
+
+
+def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyType({})) -> Failure:
+    """An exception as data, with the step whose failure caused it, if one's did.
+
+    Args:
+        error: the exception.
+        failed: the order in which steps failed, by their numbers: of several that caused it, the first is named.
+    """
+    causes = _step_failures_in(error)
+    return Failure(
+        type=class_name(type(error)),
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        retryable=getattr(error, "retryable", True),
+        mro=tuple(class_name(c) for c in type(error).__mro__[:-1]),
+        step=min(causes, key=lambda seq: failed.get(seq, len(failed)), default=None),
+    )
+
+
+def _step_failures_in(error: BaseException | None, depth: int = 0) -> list[int]:
+    if error is None or depth > 20:
+        return []
+    if isinstance(error, StepFailedError):
+        return [error.seq]
+    found = _step_failures_in(error.__cause__ or error.__context__, depth + 1)
+    if isinstance(error, BaseExceptionGroup):
+        members = [seq for member in error.exceptions for seq in _step_failures_in(member, depth + 1)]
+        return members or found
+    return found
+
+
+def overdue(event: DeadlinePassed) -> Failure:
+    """The failure of an execution whose time is up."""
+    return Failure(
+        type="rayflow.errors.ExecutionTimeout",
+        message=f"the execution's {event.limit or 'time'} is up",
+        retryable=False,
+        mro=("rayflow.errors.ExecutionTimeout", "TimeoutError"),
+    )

@@ -1,0 +1,57 @@
+"""Steps that run in the coordinator itself: ``@step(local=True)`` and ``distributed=False``."""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from rayflow.runtime import naming
+from rayflow.runtime.dispatcher import Host, Key
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
+from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.worker import Worker, WorkerSettings
+
+#: Steps that run in one coordinator at once.
+SLOTS = 32
+
+
+class LocalRuns:
+    """A worker inside the coordinator, with slots of its own and no pool.
+
+    Args:
+        host: the coordinator.
+        system: where the store is found.
+        env: the code environment.
+        allow_pickle: whether payloads may be pickled.
+    """
+
+    def __init__(self, host: Host, system: ActorSystem, env: Environment, *, allow_pickle: bool) -> None:
+        self._host = host
+        settings = WorkerSettings(SLOTS, "local", naming.PERSISTENCE, allow_pickle)
+        self._worker = Worker(system, f"{host.name}:local", env, settings)
+        self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="local")
+        self._numbers = itertools.count(1)
+
+    def run(self, message: TaskMessage) -> None:
+        """Run a task as soon as there is room."""
+        self._threads.submit(self._run, message)
+
+    def cancel(self, key: Key) -> None:
+        """Nobody waits for the task any more."""
+        self._worker.cancel(*key, "nobody waits for it")
+
+    def stop(self) -> None:
+        """Take no more tasks."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._worker.stop()
+
+    def _run(self, message: TaskMessage) -> None:
+        key = (message.execution_id, message.seq, message.attempt)
+        self._host.post(lambda: self._host.sent(key))
+        number = f"{self._host.name}/local/{next(self._numbers)}"
+        batch = BatchMessage(number, "local", 0, self._host.name, (message,), 0.0)
+        reply: BatchReply = unpack(self._worker.run(pack(batch)))
+        for outcome in reply.outcomes:
+            self._host.post(partial(self._host.outcome, outcome, self._host.name))

@@ -1,0 +1,111 @@
+"""A thread that does everything that has an order: what arrives from other threads, and what is due."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+#: Posted actions that one turn takes, so that what is due is not kept waiting by what arrives.
+_MOST = 1_000
+
+
+class Turns:
+    """One thread and its queue.
+
+    Each turn runs what was posted, then what is due, then ``after``. An exception ends the thread: a defect must not
+    go on with half of its work done, and whoever asks :meth:`check` learns of it.
+
+    Args:
+        name: the thread's name.
+        after: called at the end of each turn.
+        next_wake: when ``after`` wants to be called by itself, in seconds since the epoch; None for never.
+    """
+
+    def __init__(self, name: str, after: Callable[[], None], next_wake: Callable[[], float | None]) -> None:
+        self._name = name
+        self._after = after
+        self._next_wake = next_wake
+        self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = 0
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start the thread, once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Run the action in a turn. From any thread."""
+        self._queue.put(action)
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run the action in a turn, after a while. From the thread itself, or before it starts."""
+        self._order += 1
+        heapq.heappush(self._later, (self.now() + seconds, self._order, action))
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def check(self) -> None:
+        """Raise what ended the thread, if something did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def wait(self) -> None:
+        """Block until the thread is stopped."""
+        self._stopped.wait()
+
+    def stop(self) -> None:
+        """Stop the thread, and wait for its turn to end."""
+        self._stopped.set()
+        self._queue.put(lambda: None)
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._turn()
+            except Exception as error:  # noqa: BLE001 - kept, and raised to whoever checks
+                log.critical("thread %s has ended by a defect", self._name, exc_info=True)
+                self._failure = error
+                return
+
+    def _turn(self) -> None:
+        action = self._first()
+        left = _MOST
+        while action is not None:
+            action()
+            left -= 1
+            action = self._ready() if left else None
+        now = self.now()
+        while self._later and self._later[0][0] <= now:
+            heapq.heappop(self._later)[2]()
+        self._after()
+
+    def _first(self) -> Callable[[], None] | None:
+        wakes = [] if (wake := self._next_wake()) is None else [wake]
+        if self._later:
+            wakes.append(self._later[0][0])
+        timeout = max(0.0, min(wakes) - self.now()) if wakes else None
+        try:
+            return self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _ready(self) -> Callable[[], None] | None:
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            return None

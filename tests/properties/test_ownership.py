@@ -1,0 +1,385 @@
+"""Who owns an execution, whatever the network does and whoever dies.
+
+Two coordinators drive one execution, two writers write one store, and between them is a network that duplicates,
+loses and reorders what it carries. The machine keeps its own account of what was acknowledged, and compares it
+with the store after every step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rayflow.errors import Fenced
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import (
+    Answer,
+    Append,
+    Claim,
+    Deliver,
+    Done,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Release,
+    Rewind,
+    Store,
+)
+from rayflow.storage.memory import MemoryData, MemoryStore
+from rayflow.storage.records import append_digest
+from rayflow.storage.sqlite import SqliteStore
+from tests.contract.operations import NOW, start
+
+X = "x"
+ENDS = (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED)
+who = st.integers(0, 1)
+
+
+@dataclass
+class Coordinator:
+    """What a coordinator believes. It may be wrong: it hears answers late, twice or never."""
+
+    name: str
+    #: The epoch it was told it holds; None while it drives nothing.
+    epoch: int | None = None
+    #: The last entry that it sent.
+    last_seq: int = 0
+    #: Inbox rows that it has put into an entry.
+    inbox_done: int = 0
+    claims: int = 0
+    #: The claim it waits for.
+    claiming: Claim | None = None
+    #: What it sent and has no answer for.
+    unanswered: list[Operation] = field(default_factory=list)
+
+
+@dataclass
+class Message:
+    """An operation on its way from a coordinator (None: from outside) to a writer."""
+
+    sender: Coordinator | None
+    operation: Operation
+
+
+class Ownership(RuleBasedStateMachine):
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.now = NOW
+        self.coordinators = [Coordinator("a"), Coordinator("b")]
+        self.network: list[Message] = []
+        self.writer_claims = 0
+        self.current_writer = 0
+        self.keys = 0
+        # What must be true from now on, because somebody was told so.
+        self.journaled: dict[int, bytes] = {}
+        self.accepted: list[str] = []
+
+    def new_store(self) -> Store:
+        raise NotImplementedError
+
+    # --- the world ---------------------------------------------------------------------------------------
+    @initialize()
+    def begin(self) -> None:
+        self.writers = [self.opened(), self.opened()]
+        self.current_writer = 1  # it claimed last
+        self.runner.run(self.writers[1].commit([start(X)]))
+        self.seen = self.record()
+
+    def opened(self) -> Store:
+        store = self.new_store()
+        self.runner.run(store.open())
+        self.writer_claims += 1
+        nonce = f"writer {self.writer_claims}"
+        self.runner.run(store.claim_writer(nonce, now=self.now, fresh_for=10, take_over=True))
+        return store
+
+    def record(self) -> ExecutionRecord:
+        found = self.runner.run(self.writers[self.current_writer].execution(X))
+        assert found is not None
+        return found
+
+    def tick(self) -> float:
+        self.now += 1
+        return self.now
+
+    def send(self, sender: Coordinator | None, operation: Operation) -> None:
+        self.network.append(Message(sender, operation))
+        if sender is not None:
+            sender.unanswered.append(operation)
+
+    # --- writers -----------------------------------------------------------------------------------------
+    @rule(slot=who)
+    def take_the_store_over(self, slot: int) -> None:
+        """A new writer in that place; the others are fenced, wherever they are."""
+        old = self.writers[slot]
+        self.writers[slot] = self.opened()
+        self.current_writer = slot
+        self.runner.run(old.close())
+
+    # --- coordinators ------------------------------------------------------------------------------------
+    @rule(i=who)
+    def claim(self, i: int) -> None:
+        """Ask for the execution, by what the store says right now; it may be outdated on arrival."""
+        coordinator = self.coordinators[i]
+        coordinator.claims += 1
+        nonce = f"{coordinator.name}{coordinator.claims}"
+        coordinator.claiming = Claim(X, self.record().epoch, nonce, coordinator.name, self.tick())
+        coordinator.epoch = None
+        coordinator.unanswered.clear()
+        self.send(coordinator, coordinator.claiming)
+
+    def append(
+        self, coordinator: Coordinator, status: ExecutionStatus, *, park: bool = False, see: bool = True
+    ) -> None:
+        assert coordinator.epoch is not None
+        unread = self.runner.run(self.writers[self.current_writer].inbox(X, after=coordinator.inbox_done))
+        bodies = [f"{coordinator.epoch} {coordinator.name} entry"]
+        if see:
+            bodies += [f"{coordinator.epoch} {coordinator.name} apply {row.key}" for row in unread]
+            coordinator.inbox_done = max([coordinator.inbox_done, *(row.number for row in unread)])
+        first = coordinator.last_seq + 1
+        rows = tuple(JournalRow(first + n, body.encode()) for n, body in enumerate(bodies))
+        coordinator.last_seq += len(rows)
+        operation = Append(X, coordinator.epoch, first, rows, append_digest(rows), self.tick(), status)
+        wake = self.now + 10 if park and self.now % 2 else None
+        self.send(coordinator, replace(operation, inbox_done=coordinator.inbox_done, park=park, runnable_at=wake))
+        if park or status.terminal:
+            self.give_up(coordinator)
+
+    def give_up(self, coordinator: Coordinator) -> None:
+        """It drives no more. What is on its way may still be sent again."""
+        coordinator.epoch = None
+
+    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
+    @rule(i=who, status=st.sampled_from([ExecutionStatus.RUNNING, ExecutionStatus.PAUSED]), see=st.booleans())
+    def go_on(self, i: int, status: ExecutionStatus, *, see: bool) -> None:
+        if self.coordinators[i].epoch is not None:
+            self.append(self.coordinators[i], status, see=see)
+
+    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
+    @rule(i=who, see=st.booleans())
+    def park(self, i: int, *, see: bool) -> None:
+        if self.coordinators[i].epoch is not None:
+            self.append(self.coordinators[i], ExecutionStatus.RUNNING, park=True, see=see)
+
+    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
+    @rule(i=who, status=st.sampled_from(ENDS), see=st.booleans())
+    def end(self, i: int, status: ExecutionStatus, *, see: bool) -> None:
+        if self.coordinators[i].epoch is not None:
+            self.append(self.coordinators[i], status, see=see)
+
+    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
+    @rule(i=who)
+    def release(self, i: int) -> None:
+        coordinator = self.coordinators[i]
+        if coordinator.epoch is not None:
+            self.send(coordinator, Release(X, coordinator.epoch, self.now + 20, self.tick()))
+            self.give_up(coordinator)
+
+    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
+    @rule(i=who)
+    def keep_for_later(self, i: int) -> None:
+        """A result that arrives while paused becomes an inbox row of the owner's own."""
+        coordinator = self.coordinators[i]
+        if coordinator.epoch is not None:
+            self.keys += 1
+            row = InboxRow(f"kept{self.keys}", "result", b"", self.tick())
+            self.send(coordinator, Deliver(X, row, coordinator.epoch))
+
+    @precondition(lambda self: any(c.unanswered for c in self.coordinators))
+    @rule(i=who, data=st.data())
+    def send_again(self, i: int, data: st.DataObject) -> None:
+        """No answer came: the coordinator asks again, for all it knows."""
+        coordinator = self.coordinators[i]
+        if coordinator.unanswered:
+            operation = data.draw(st.sampled_from(coordinator.unanswered))
+            self.network.append(Message(coordinator, operation))
+
+    # --- from outside ------------------------------------------------------------------------------------
+    @rule()
+    def signal(self) -> None:
+        self.keys += 1
+        self.send(None, Deliver(X, InboxRow(f"key{self.keys}", "signal", b"", self.tick())))
+
+    @precondition(lambda self: self.record().status is ExecutionStatus.FAILED)
+    @rule(carried=st.integers(0, 2))
+    def rewind(self, carried: int) -> None:
+        current = self.record()
+        row = JournalRow(current.last_seq + 1, f"{current.epoch + 1} rewound".encode())
+        rows = []
+        for _ in range(carried):
+            self.keys += 1
+            rows.append(InboxRow(f"carried{self.keys}", "result", b"", self.now))
+        operation = Rewind(
+            X, current.epoch, current.last_seq, row, append_digest([row]), tuple(rows), None, self.tick()
+        )
+        self.send(None, operation)
+
+    # --- the network -------------------------------------------------------------------------------------
+    @precondition(lambda self: self.network)
+    @rule(data=st.data(), slot=who, duplicate=st.booleans(), lose_reply=st.booleans())
+    def arrive(self, data: st.DataObject, slot: int, *, duplicate: bool, lose_reply: bool) -> None:
+        """Any message, not the oldest; and perhaps it stays in the network to arrive once more."""
+        position = data.draw(st.integers(0, len(self.network) - 1))
+        message = self.network[position]
+        if not duplicate:
+            del self.network[position]
+        if slot == self.current_writer:
+            self.commit(message, lose_reply=lose_reply)
+        else:
+            self.at_a_fenced_writer(slot, message)
+
+    @precondition(lambda self: self.network)
+    @rule()
+    def everything_arrives(self) -> None:
+        """A good moment: what is on its way arrives in order, and is answered."""
+        while self.network:
+            self.commit(self.network.pop(0), lose_reply=False)
+
+    @precondition(lambda self: self.network)
+    @rule(data=st.data())
+    def lose(self, data: st.DataObject) -> None:
+        del self.network[data.draw(st.integers(0, len(self.network) - 1))]
+
+    def commit(self, message: Message, *, lose_reply: bool) -> None:
+        before = self.record()
+        [answer] = self.runner.run(self.writers[self.current_writer].commit([message.operation]))
+        if isinstance(answer, Done):
+            self.acknowledged(message.operation, answer, before)
+        else:
+            assert self.record() == before
+        if message.sender is not None and not lose_reply:
+            self.hear(message.sender, message.operation, answer)
+
+    def at_a_fenced_writer(self, slot: int, message: Message) -> None:
+        before = self.record()
+        try:
+            self.runner.run(self.writers[slot].commit([message.operation]))
+        except Fenced:
+            assert self.record() == before
+        else:
+            raise AssertionError("a fenced writer wrote")
+
+    def hear(self, coordinator: Coordinator, operation: Operation, answer: Answer) -> None:
+        if operation in coordinator.unanswered:
+            coordinator.unanswered.remove(operation)
+        if operation == coordinator.claiming:
+            coordinator.claiming = None
+            if isinstance(answer, Done):
+                coordinator.epoch = answer.epoch
+                coordinator.last_seq = answer.last_seq
+                coordinator.inbox_done = self.record().inbox_done
+        elif not isinstance(answer, Done) and getattr(operation, "epoch", None) == coordinator.epoch:
+            self.give_up(coordinator)  # fenced, or its journal has a hole: it stops
+
+    # --- what must hold ----------------------------------------------------------------------------------
+    def acknowledged(self, operation: Operation, answer: Done, before: ExecutionRecord) -> None:
+        match operation:
+            case Append():
+                assert answer.last_seq >= operation.rows[-1].seq
+                self.must_stay(operation.rows)
+            case Rewind():
+                assert answer.epoch > operation.expected
+                self.must_stay((operation.row,))
+                if answer.inbox_last > before.inbox_last:
+                    self.accepted += [row.key for row in operation.carried]
+            case Claim():
+                assert self.record().owner == operation.nonce
+                assert answer.epoch == operation.expected + 1
+            case Deliver():
+                if answer.inbox_last > before.inbox_last:
+                    self.accepted.append(operation.row.key)
+                assert self.accepted.count(operation.row.key) == 1
+        assert len(self.accepted) == answer.inbox_last
+
+    def must_stay(self, rows: tuple[JournalRow, ...]) -> None:
+        for row in rows:
+            assert self.journaled.setdefault(row.seq, row.body) == row.body
+
+    @invariant()
+    def all_that_must_hold(self) -> None:
+        store = self.writers[self.current_writer]
+        before, self.seen = self.seen, self.record()
+        journal = self.runner.run(store.journal(X))
+        unread = self.runner.run(store.inbox(X))
+        words = [row.body.decode().split() for row in journal]
+        self.nothing_goes_back(before, self.seen)
+        self.what_was_acknowledged_is_durable(journal)
+        self.an_epoch_has_one_writer(words)
+        self.nobody_sleeps_through_an_inbox(self.seen)
+        self.each_key_is_applied_once_in_order(words, unread)
+
+    def nothing_goes_back(self, before: ExecutionRecord, now: ExecutionRecord) -> None:
+        assert now.epoch >= before.epoch
+        assert now.last_seq >= before.last_seq
+        assert now.inbox_last >= before.inbox_last
+        assert now.inbox_done >= before.inbox_done
+        if before.status.terminal and now != before:  # only a rewind leads out of an end
+            assert before.status is ExecutionStatus.FAILED
+            assert now.epoch > before.epoch
+            assert b"rewound" in self.journaled[before.last_seq + 1]
+        if now.status.terminal:
+            assert (now.owner, now.runnable_at) == ("", None)
+
+    def what_was_acknowledged_is_durable(self, journal: list[JournalRow]) -> None:
+        assert [row.seq for row in journal] == list(range(1, self.seen.last_seq + 1))
+        bodies = {row.seq: row.body for row in journal}
+        assert bodies == self.journaled  # and nothing is there that nobody was told of
+
+    def an_epoch_has_one_writer(self, words: list[list[str]]) -> None:
+        epochs = [int(word[0]) for word in words]
+        assert epochs == sorted(epochs)
+        authors = {(word[0], word[1]) for word in words}
+        assert len(authors) == len(set(epochs))
+
+    def nobody_sleeps_through_an_inbox(self, now: ExecutionRecord) -> None:
+        if now.inbox_last > now.inbox_done:
+            assert not now.status.terminal
+            assert now.owner != "" or now.runnable_at is not None
+
+    def each_key_is_applied_once_in_order(self, words: list[list[str]], unread: list[InboxRow]) -> None:
+        expected = [(n + 1, key) for n, key in enumerate(self.accepted)]
+        assert [(row.number, row.key) for row in unread] == expected[self.seen.inbox_done :]
+        applied = [word[3] for word in words if word[2:3] == ["apply"]]
+        places = [self.accepted.index(key) for key in applied]
+        assert places == sorted(set(places))
+
+    def teardown(self) -> None:
+        for store in getattr(self, "writers", ()):
+            self.runner.run(store.close())
+        self.runner.close()
+
+
+class MemoryOwnership(Ownership):
+    def new_store(self) -> Store:
+        self.data = getattr(self, "data", None) or MemoryData()
+        return MemoryStore(data=self.data)
+
+
+class SqliteOwnership(Ownership):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+
+    def new_store(self) -> Store:
+        return SqliteStore(f"sqlite:///{Path(self.folder.name) / 'store.db'}")
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.folder.cleanup()
+
+
+TestMemoryOwnership = MemoryOwnership.TestCase
+TestMemoryOwnership.settings = settings(max_examples=120, stateful_step_count=40)
+TestSqliteOwnership = SqliteOwnership.TestCase
+TestSqliteOwnership.settings = settings(max_examples=12, stateful_step_count=30)
