@@ -32,7 +32,7 @@ def engine_on(store: str, *, local: bool) -> Iterator[rf.DistributedEngine | rf.
         return
     from rayflow.runtime import cluster
 
-    joined = cluster.status() is not None
+    joined = cluster.status().running
     try:
         with rf.DistributedEngine(store=store) as distributed:
             yield distributed
@@ -46,7 +46,7 @@ def run(paths: list[str], store: str, *, local: bool) -> tuple[str, dict[str, An
     with engine_on(store, local=local) as engine:
         handle = engine.start(analyse_documents, paths)
         print(f"execution {handle.id}", flush=True)
-        cursor = 0
+        cursor = ""
         while not handle.done():
             time.sleep(0.5)
             progress = engine.output(handle.id, cursor)

@@ -339,7 +339,7 @@ class Engine:
             )
         except ClusterError:  # it is gone or restarting; its successor prints on
             return Output((), cursor)
-        return Output(found.lines, f"{name}/{found.cursor}")
+        return Output(found.lines, f"{name}/{found.cursor}", issued=found.issued, completed=found.completed)
 
     def list(
         self, *, status: ExecutionStatus | str | None = None, workflow: str | None = None, limit: int = 100
@@ -360,6 +360,11 @@ class Engine:
         totals = self._persistence().call("totals")
         now: PoolNow = self._system.find(naming.pool(self.config.pool.name)).call("now")
         return DistributedMetrics.of(totals, now)
+
+    def pid_of(self, actor: str) -> int:
+        """The process of an actor, by its name as a snapshot or the Ray dashboard shows it. Raises ActorLost."""
+        pid: int = self._system.find(actor).call("pid", timeout=10, group="control")
+        return pid
 
     def record(self, execution_id: str) -> ExecutionRecord:
         """The execution's row. Raises ExecutionNotFound."""

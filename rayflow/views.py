@@ -15,15 +15,19 @@ from rayflow.storage.records import decode_entry, decode_failure
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Lines that the steps of an execution printed.
+    """What the steps of an execution printed, and how far it is, as far as its coordinator knows.
 
     Args:
         lines: those that are new since the cursor that was asked with.
         cursor: where to go on from.
+        issued: steps that the workflow has issued so far; 0 while nobody drives it.
+        completed: steps of these that are over.
     """
 
     lines: tuple[str, ...]
     cursor: str
+    issued: int = 0
+    completed: int = 0
 
 
 def failure_in(record: ExecutionRecord) -> Failure | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rayflow.cli.engines import command
-from rayflow.cli.exits import COMPLETED, INTERRUPTED, StoppedWaiting, code_for
+from rayflow.cli.exits import COMPLETED, StoppedWaiting, code_for
 from rayflow.cli.reading import store_url
 from rayflow.cli.screen import LiveLine, Screen
 from rayflow.client import Engine
@@ -153,12 +153,8 @@ def wait_and_conclude(
 ) -> int:
     """Wait for one execution, for ``args.timeout`` seconds at most, and answer how it ended; answers the exit code."""
     until = None if args.timeout is None else time.monotonic() + args.timeout
-    try:
-        record = follower.wait(execution_id, until=until)
-    except KeyboardInterrupt:
-        screen.error(interrupted(args, execution_id))
-        return INTERRUPTED
-    return conclude(engine, screen, args, record)
+    with fate_told(screen, args, execution_id):
+        return conclude(engine, screen, args, follower.wait(execution_id, until=until))
 
 
 def conclude(engine: Engine, screen: Screen, args: argparse.Namespace, record: ExecutionRecord) -> int:
@@ -196,9 +192,15 @@ def ending(args: argparse.Namespace, record: ExecutionRecord) -> str:
     return f"stopped waiting; execution {record.id!r} is {record.status}, and {_fate(args, record.id)}"
 
 
-def interrupted(args: argparse.Namespace, execution_id: str) -> str:
-    """What becomes of an execution when Ctrl-C ends the waiting for it."""
-    return f"interrupted; execution {execution_id!r} {_fate(args, execution_id)}"
+@contextlib.contextmanager
+def fate_told(screen: Screen, args: argparse.Namespace, execution_id: str) -> Iterator[None]:
+    """When Ctrl-C ends what is done inside this block, say what becomes of the execution."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not screen.told:
+            screen.error(f"interrupted; execution {execution_id!r} {_fate(args, execution_id)}")
+        raise
 
 
 def _fate(args: argparse.Namespace, execution_id: str) -> str:

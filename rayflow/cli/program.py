@@ -44,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _debug()
         return code_of(error)
     except KeyboardInterrupt:
-        screen.error("interrupted")
+        if not screen.told:
+            screen.error("interrupted")
         _debug()
         return INTERRUPTED
     except BrokenPipeError:

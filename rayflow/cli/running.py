@@ -7,8 +7,8 @@ import time
 
 from rayflow.cli import inputs
 from rayflow.cli.engines import command, open_engine
-from rayflow.cli.exits import COMPLETED, INTERRUPTED, UsageError, code_for
-from rayflow.cli.following import Follower, following, interrupted, wait_and_conclude
+from rayflow.cli.exits import COMPLETED, UsageError, code_for
+from rayflow.cli.following import Follower, fate_told, following, wait_and_conclude
 from rayflow.cli.reading import store_url
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import find_target
@@ -31,16 +31,16 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     with following(lambda: open_engine(args), screen, args) as (engine, follower):
         known = args.id is not None and _exists(engine, args.id)
         handle = engine.start(target.start, *positional, id=args.id, options=_options(engine, args), **keywords)
-        screen.say(f"execution {handle.id} of workflow {engine.record(handle.id).workflow_id}"
-                   + (" was started before" if known else ""))  # fmt: skip
-        if known:
-            _take_up(engine, handle.id)
-        if args.detach:
-            hint = f"to wait for it: {command(args, 'wait', handle.id)}"
-            screen.say(hint)
-            screen.answer(handle.id, summary_json(summary(engine.record(handle.id))))
-            return COMPLETED
-        return wait_and_conclude(engine, follower, screen, args, handle.id)
+        with fate_told(screen, args, handle.id):
+            workflow = engine.record(handle.id).workflow_id
+            screen.say(f"execution {handle.id} of workflow {workflow}{' was started before' if known else ''}")
+            if known:
+                _take_up(engine, handle.id)
+            if not args.detach:
+                return wait_and_conclude(engine, follower, screen, args, handle.id)
+        screen.say(f"to wait for it: {command(args, 'wait', handle.id)}")
+        screen.answer(handle.id, summary_json(summary(engine.record(handle.id))))
+        return COMPLETED
 
 
 def _exists(engine: Engine, execution_id: str) -> bool:
@@ -94,11 +94,8 @@ def _wait_for_all(engine: Engine, follower: Follower, screen: Screen, args: argp
     until = None if args.timeout is None else time.monotonic() + args.timeout
     codes, told, ended = [], [], []
     for execution_id in ids:
-        try:
+        with fate_told(screen, args, execution_id):
             record = follower.wait(execution_id, until=until)
-        except KeyboardInterrupt:
-            screen.error(interrupted(args, execution_id))
-            return INTERRUPTED
         codes.append(code_for(record.status))
         failure = failure_in(record)
         told.append(f"{record.id}  {record.status}" + (f"  {failure.message}" if failure is not None else ""))

@@ -28,11 +28,15 @@ class Screen:
     Args:
         as_json: stdout gets one JSON document, everything else goes to stderr.
         quiet: stdout gets only the result; what steps print is dropped, and nothing is told on the way.
+
+    Attributes:
+        told: whether an error was told.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.told = False
         self._final: str | None = None
 
     def say(self, text: str) -> None:
@@ -42,6 +46,7 @@ class Screen:
 
     def error(self, text: str) -> None:
         """Tell what went wrong, on stderr."""
+        self.told = True
         _write(sys.stderr, f"rayflow: {text}\n")
 
     def line(self, text: str) -> None:

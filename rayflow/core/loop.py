@@ -194,7 +194,7 @@ class DurableLoop(RefusingLoop):
                 "left it; use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs"
             )
             with contextlib.suppress(BaseException):  # the echo of ending it in the midst of its clean-up
-                closing.close()
+                closing.throw(GeneratorExit)
         if _unfinished(generator):
             _unending.append(generator)
 

@@ -49,6 +49,7 @@ class DurableHandle(asyncio.Handle):
         self._args = args
         self._cancelled = False
         self._repr = None
+        self._source_traceback = None
 
 
 class DurableTimer(asyncio.TimerHandle):
@@ -70,9 +71,8 @@ def number_gatherings() -> None:
 
 
 def _hash_gathering(future: Any) -> int:
-    known: int | None = vars(future).get("rayflow_number")
+    known: int | None = getattr(future, "rayflow_number", None)
     if known is None:
         numbers = getattr(future.get_loop(), "next_number", None)
-        known = object.__hash__(future) if numbers is None else numbers()
-        vars(future)["rayflow_number"] = known
+        future.rayflow_number = known = object.__hash__(future) if numbers is None else numbers()
     return known

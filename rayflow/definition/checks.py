@@ -116,7 +116,7 @@ def return_annotation(fn: Callable[..., Any]) -> Any:
         fn = fn.func
     try:
         annotations = inspect.get_annotations(fn)
-    except (NameError, TypeError):
+    except (NameError, ValueError):  # evaluated only now (3.14), or no dict at all
         return None
     if "return" not in annotations:
         return None

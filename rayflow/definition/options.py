@@ -54,7 +54,10 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> str:
         else:
             said = detail["msg"].removeprefix("Value error, ")
             given = "" if detail["type"] == "value_error" else f" (given: {detail['input']!r})"
-            lines.append(f"{cls.__name__}{'.' + where if where else ''}: {said}{given}")
+            # Made from JSON, a model's own __init__ has said it all already.
+            told = not where and isinstance(detail.get("ctx", {}).get("error"), DefinitionError)
+            place = "" if told else f"{cls.__name__}{'.' + where if where else ''}: "
+            lines.append(f"{place}{said}{given}")
     return "; ".join(lines)
 
 

@@ -14,9 +14,9 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle
 import ray
@@ -29,7 +29,7 @@ from ray.runtime_env import RuntimeEnv
 
 import rayflow
 from rayflow.errors import ClusterError
-from rayflow.runtime.replies import Replies, tell_elsewhere
+from rayflow.runtime.replies import Replies, Then, tell_elsewhere
 from rayflow.runtime.system import Actor, ActorLost, ActorSpec, ActorUnavailable, CallTimeout, Reply
 
 _api: Any = ray  # typed in parts only
@@ -47,7 +47,6 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _CARETS = re.compile(r"^[ ~^]*\^\n", re.MULTILINE)
 
 
-# --- errors ------------------------------------------------------------------------------------------------------
 def _text(error: BaseException) -> str:
     return _COLOURS.sub("", str(error)).strip()
 
@@ -67,12 +66,7 @@ def _cannot_be_sent(name: str, text: str) -> ClusterError:
 
 
 def translated(name: str, error: BaseException) -> BaseException:
-    """The exception that a caller of the actor gets for one of Ray's; any other exception stays as it is.
-
-    Args:
-        name: the actor's name.
-        error: what Ray raised or answered.
-    """
+    """What a caller of the named actor gets for an error of Ray's; any other exception stays as it is."""
     match error:
         case failures.RayTaskError():
             return _raised(name, error)
@@ -80,23 +74,24 @@ def translated(name: str, error: BaseException) -> BaseException:
             return _cannot_be_sent(name, _text(error))
         case failures.ActorUnavailableError() | failures.PendingCallsLimitExceeded():
             return ActorUnavailable(name, _text(error))
-        case (
-            failures.RayActorError()
-            | failures.ObjectLostError()
-            | failures.NodeDiedError()
-            | failures.ActorUnschedulableError()
-            | failures.RuntimeEnvSetupError()
-        ):
+        case failures.RayError() if isinstance(error, _GONE):
             return ActorLost(name, _text(error))
         case failures.RayError():
             return ClusterError(f"calling actor {name!r} failed: {_text(error)}")
     return error
 
 
+_GONE = (
+    failures.RayActorError,
+    failures.ObjectLostError,
+    failures.NodeDiedError,
+    failures.ActorUnschedulableError,
+    failures.RuntimeEnvSetupError,
+)
+
 _replies = Replies()
 
 
-# --- actors ------------------------------------------------------------------------------------------------------
 class RayActor:
     """A handle on an actor of the cluster.
 
@@ -117,21 +112,13 @@ class RayActor:
         _require_cluster()
         try:
             return ray.get(self._ready(method, group, "")(*args), timeout=timeout)
-        except failures.RayTaskError as error:  # before the next: a method may raise a GetTimeoutError of its own
-            raise self.translated(error) from None
-        except failures.GetTimeoutError:
-            raise CallTimeout(self.name, method, timeout or 0.0) from None
         except failures.RayError as error:
+            # A GetTimeoutError that the method itself raised is both.
+            if isinstance(error, failures.GetTimeoutError) and not isinstance(error, failures.RayTaskError):
+                raise CallTimeout(self.name, method, timeout or 0.0) from None
             raise self.translated(error) from None
 
-    def send(
-        self,
-        method: str,
-        *args: Any,
-        then: Callable[[Reply], None] | None = None,
-        group: str = "",
-        label: str = "",
-    ) -> None:
+    def send(self, method: str, *args: Any, then: Then | None = None, group: str = "", label: str = "") -> None:
         """See :class:`~rayflow.runtime.system.Actor`."""
         try:
             _require_cluster()
@@ -166,8 +153,7 @@ class RayActor:
         if call is None:
             if len(self._calls) >= _READY_CALLS:
                 self._calls.clear()
-            options = {"concurrency_group": group, "name": label}
-            options = {name: value for name, value in options.items() if value}
+            options = {option: value for option, value in (("concurrency_group", group), ("name", label)) if value}
             bound = getattr(self._handle, method)
             call = self._calls[key] = bound.options(**options).remote if options else bound.remote
         return call
@@ -191,23 +177,17 @@ def _environment(wanted: Mapping[str, Any]) -> RuntimeEnv | None:
 
     Environment variables are the exception: Ray merges them, and none can be taken away.
     """
-    inherited = {key for key, value in job_runtime_env().items() if value and key not in ("env_vars", "config")}
+    inherited = {key for key, value in job_runtime_env().items() if value} - {"env_vars", "config", *wanted}
     # Where rayflow itself came with the creator's environment, an actor without it could not be made at all.
-    if "runtime_resources" in Path(rayflow.__file__).parts:
-        inherited = set()
-    if not inherited.difference(wanted):
+    if not inherited or "runtime_resources" in Path(rayflow.__file__).parts:
         return RuntimeEnv(**wanted) if wanted else None
     environment = _Exactly(**wanted)
-    environment.without = tuple(sorted(inherited.difference(wanted)))
+    environment.without = tuple(inherited)
     return environment
 
 
 class RaySystem:
-    """The actors of one namespace of the Ray cluster that this process has joined.
-
-    Args:
-        namespace: Ray's namespace, in which the names are unique.
-    """
+    """The actors of one of Ray's namespaces, in the cluster that this process has joined."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
@@ -223,7 +203,7 @@ class RaySystem:
         _require_cluster()
         name = internal_kv._internal_kv_get(b"session_name", namespace=b"session")
         if not name:
-            raise ClusterError("this Ray cluster has no session name: it is no cluster of a version that rayflow knows")
+            raise ClusterError("this Ray cluster has no session name; rayflow does not know clusters of its version")
         return bytes(name).decode()
 
     def spawn(self, spec: ActorSpec) -> Actor:
@@ -268,10 +248,8 @@ class RaySystem:
     def kill(self, name: str, *, restart: bool = False) -> None:
         """Kill the actor's process; with ``restart`` let Ray make it anew. No error if it is gone."""
         self._known.pop(name, None)
-        try:
+        with suppress(ActorLost):
             ray.kill(self._get(name), no_restart=not restart)
-        except ActorLost:
-            return
 
     def cpus(self) -> float:
         """CPUs of the cluster."""
@@ -281,11 +259,10 @@ class RaySystem:
     def _class(self, spec: ActorSpec) -> ActorClass[Any]:
         # One for each class: Ray exports every one that it is given.
         key = (spec.cls, *sorted(spec.groups.items()))
-        made = self._classes.get(key)
-        if made is None:
+        if key not in self._classes:
             wrap = _api.remote(concurrency_groups=dict(spec.groups)) if spec.groups else _api.remote
-            made = self._classes[key] = wrap(spec.cls)
-        return made
+            self._classes[key] = wrap(spec.cls)
+        return self._classes[key]
 
     def _get(self, name: str) -> Any:
         _require_cluster()
@@ -304,24 +281,12 @@ class RaySystem:
 
 
 def _check_arguments(spec: ActorSpec) -> None:
-    for number, argument in enumerate(spec.args, 1):
-        size = len(cloudpickle.dumps(argument))
-        if size > LARGEST_ARGUMENT:
-            raise ClusterError(
-                f"argument {number} of actor {spec.name!r} takes {size:,} bytes; at most {LARGEST_ARGUMENT:,} are kept "
-                "with the actor, beyond that it could not be restarted. Let the actor fetch it"
-            )
-
-
-# --- this process and its cluster --------------------------------------------------------------------------------
-class Node(NamedTuple):
-    """A machine of the cluster, as Ray sees it."""
-
-    id: str
-    address: str
-    alive: bool
-    head: bool
-    cpus: float
+    largest = max((len(cloudpickle.dumps(argument)) for argument in spec.args), default=0)
+    if largest > LARGEST_ARGUMENT:
+        raise ClusterError(
+            f"an argument of actor {spec.name!r} takes {largest:,} bytes; at most {LARGEST_ARGUMENT:,} are kept with "
+            "the actor, and it cannot be restarted without one that is not. Let the actor fetch it"
+        )
 
 
 def joined() -> str:
@@ -334,9 +299,6 @@ def joined() -> str:
 def join(address: str, *, namespace: str | None = None, ours: bool = False) -> None:
     """Join a cluster, in which this process is not yet. ``cluster.connect`` decides which, and whether.
 
-    In a job that was submitted with a ``working_dir``, Ray takes that from the job. Output of the actors does not
-    appear in this process: Ray would show that of its own ones only.
-
     Args:
         address: ``host:port`` of the cluster, or ``ray://host:port``.
         namespace: Ray's namespace of this driver; None for one of its own.
@@ -348,6 +310,7 @@ def join(address: str, *, namespace: str | None = None, ours: bool = False) -> N
     # Ray's own rule: a cluster that was found, not named, is shown the token, if there is one.
     if ours and "RAY_AUTH_MODE" not in os.environ and _has_token():
         _tokens._enable_token_auth()
+    # The actors' output would be that of this driver's own ones only.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         ray.init(address, namespace=namespace, **({} if address.startswith("ray://") else quiet))
@@ -385,10 +348,7 @@ def job_working_dir() -> str:
 
 
 def import_paths() -> list[str]:
-    """Folders that Ray puts on the import path of this driver's workers: its script's and its working folder.
-
-    None where the job has a ``working_dir``, which takes their place.
-    """
+    """Folders that Ray puts on the import path of this driver's workers; none for a job with a ``working_dir``."""
     config = _api._private.worker.global_worker.core_worker.get_job_config()
     return list(config.py_driver_sys_path)
 
@@ -397,27 +357,23 @@ def get_package(uri: str) -> bytes | None:
     """The package of a ``working_dir``, by its ``gcs://`` URI; None if the cluster does not have it (any more)."""
     _require_cluster()
     data: bytes | None = internal_kv._internal_kv_get(uri)
-    return None if data is None else bytes(data)
+    return data
 
 
 def put_package(uri: str, data: bytes) -> None:
-    """Give the cluster a package that :func:`get_package` answered, perhaps in another cluster.
-
-    It is kept for ten minutes, and then as long as an actor or a job uses it.
-    """
+    """Give a package back to the cluster. It is kept for ten minutes, and then as long as an actor or job uses it."""
     _require_cluster()
     if not packaging.package_exists(uri):
         packaging.upload_package_to_gcs(uri, data)
     packaging.pin_runtime_env_uri(uri)
 
 
-def nodes() -> list[Node]:
-    """The machines of the cluster, also those that it has lost."""
+def nodes() -> list[dict[str, Any]]:
+    """The machines of the cluster, also those that it has lost: ``id``, ``address``, ``alive``, ``head``, ``cpus``."""
     _require_cluster()
-    return [
-        Node(n["NodeID"], n["NodeManagerAddress"], n["Alive"], HEAD in n["Resources"], n["Resources"].get("CPU", 0.0))
-        for n in _api.nodes()
-    ]
+    names = {"id": "NodeID", "address": "NodeManagerAddress", "alive": "Alive", "resources": "Resources"}
+    found = [{ours: node[rays] for ours, rays in names.items()} for node in _api.nodes()]
+    return [{"head": HEAD in (has := node.pop("resources")), "cpus": has.get("CPU", 0.0), **node} for node in found]
 
 
 def was_reconstructed() -> bool:
@@ -425,8 +381,7 @@ def was_reconstructed() -> bool:
     return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
-# --- for cluster.py ----------------------------------------------------------------------------------------------
-def psutil() -> ModuleType:
+def psutil() -> Any:
     """The psutil that Ray brings along, and puts on the import path."""
     return importlib.import_module("psutil")
 

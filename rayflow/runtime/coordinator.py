@@ -6,6 +6,7 @@ another one.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 
@@ -74,6 +75,10 @@ class Coordinator:
         """Answer. Raises whatever ended its thread: its executions have to be taken up elsewhere then."""
         self._conductor.turns.check()
         return True
+
+    def pid(self) -> int:
+        """The id of its process."""
+        return os.getpid()
 
     def watch(self) -> None:
         """Block until it is stopped: whoever calls this learns at once when its process dies."""

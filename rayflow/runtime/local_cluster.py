@@ -35,6 +35,8 @@ GRACE = 5.0
 _ENDS = ("raylet", "gcs_server")
 #: On one machine a late answer means that the machine is busy or was asleep, and there is nowhere else to go on.
 _PATIENT = {"RAY_health_check_timeout_ms": "30000", "RAY_health_check_failure_threshold": "20"}
+#: What Ray says after 30 s in which its part for this machine did not come up, as happens on a busy one.
+_TOO_SLOW = "timed out during startup"
 #: Of a cluster or a job that the starting process may itself be part of.
 _NOT_INHERITED = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID", "RAY_RAYLET_PID")
 
@@ -118,6 +120,12 @@ def up(
             if _runs(known, processes.carrying(known.mark)):
                 return known, False
             _end(known.mark)
+        try:
+            return _start(folder, num_cpus=num_cpus, dashboard=dashboard, environ=environ), True
+        except ClusterError as error:
+            if _TOO_SLOW not in str(error):
+                raise
+        # Now its files are in memory.
         return _start(folder, num_cpus=num_cpus, dashboard=dashboard, environ=environ), True
 
 

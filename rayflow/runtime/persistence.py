@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 import uuid
@@ -189,6 +190,10 @@ class Persistence:
     def ping(self) -> str:
         """Its life's id: another one after a restart."""
         return self._life
+
+    def pid(self) -> int:
+        """The id of its process."""
+        return os.getpid()
 
     def stop(self) -> None:
         """Close the store. The actor is of no use afterwards."""

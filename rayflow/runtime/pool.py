@@ -9,6 +9,7 @@ before anything is granted there, and hears from the coordinators what they hold
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -55,14 +56,15 @@ class Pool:
         self._up_workers: dict[str, None] = {}
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        # Started here, since nobody calls it when the system has made it anew.
+        self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
+        self._thread.start()
 
     # --- called by others, on any thread -------------------------------------------------------------------
     def ready(self) -> str:
-        """Begin; answers the pool's name."""
+        """Answer the pool's name once it has begun."""
         with self._lock:
-            if self._machine is None:
-                self._begin()
+            self._ready_machine()
         return self._name
 
     def update(self, data: bytes) -> bytes:
@@ -126,16 +128,19 @@ class Pool:
         Raises:
             ClusterError: its thread has ended by a defect.
         """
-        if self._thread is not None and not self._thread.is_alive():
+        if not self._thread.is_alive():
             raise ClusterError(f"the thread of pool {self._name} has ended; see its log")
         return self._epoch
+
+    def pid(self) -> int:
+        """The id of its process."""
+        return os.getpid()
 
     def stop(self) -> None:
         """Stop. Workers stay as they are."""
         self._stopped.set()
         self._work.put(lambda: None)
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._thread.join(timeout=5)
 
     # --- with the lock held --------------------------------------------------------------------------------
     def _ready_machine(self) -> PoolMachine:
@@ -156,8 +161,6 @@ class Pool:
         for name in found:
             self._machine.worker_starting(name, naming.environment_of(name), now)
             self._work.put(partial(self._adopt, name))
-        self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
-        self._thread.start()
 
     def _changed(self, change: Callable[[PoolMachine, float], Any]) -> None:
         machine, now = self._ready_machine(), time.time()

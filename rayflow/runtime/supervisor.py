@@ -8,6 +8,7 @@ moment; nothing waits for it but new starts and recoveries.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -70,17 +71,15 @@ class Supervisor:
         self._takeovers: dict[str, tuple[int, int]] = {}
         self._pings: dict[str, _Pinged] = {}
         self._most: int = 0
-        self._begun = threading.Lock()
+        self._found: list[str] = []
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        # Started here, since nobody calls it when the system has made it anew.
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._thread.start()
 
     # --- called by others, on any thread -------------------------------------------------------------------
     def ready(self) -> Settings:
-        """Begin; answers the settings that it was made with."""
-        with self._begun:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
-                self._thread.start()
+        """Answer the settings that it was made with."""
         return self._settings
 
     def environment(self, text: str) -> None:
@@ -110,7 +109,7 @@ class Supervisor:
             ids: only these; None for all.
         """
         done: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
-        self._queue.put(lambda: done.put(self._recover(ids)))
+        self._queue.put(lambda: done.put(self._recovered(ids)))
         return done.get(timeout=60)
 
     def coordinators(self) -> dict[str, tuple[str, int]]:
@@ -123,16 +122,19 @@ class Supervisor:
         Raises:
             ClusterError: its thread has ended by a defect.
         """
-        if self._thread is not None and not self._thread.is_alive():
+        if not self._thread.is_alive():
             raise ClusterError("the supervisor's thread has ended; see its log")
         return True
+
+    def pid(self) -> int:
+        """The id of its process."""
+        return os.getpid()
 
     def stop(self) -> None:
         """Stop supervising. Actors stay as they are."""
         self._stopped.set()
         self._queue.put(lambda: None)
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._thread.join(timeout=5)
 
     # --- the thread ----------------------------------------------------------------------------------------
     def _run(self) -> None:
@@ -163,11 +165,14 @@ class Supervisor:
     def _begin(self) -> None:
         """Read back what there is: pools, coordinators with what they drive, unfinished executions."""
         self._most = self._config.max_coordinators or max(2, int(2 * self._system.cpus()))
+        # Made anew in a namespace that is at work: then it goes on seeing to what there is, whatever was chosen.
+        restarted = naming.pool(self._config.pool.name) in self._system.names()
         self._spawn_pool()
         for name in self._system.names():
             if naming.is_coordinator(name):
                 self._adopt(name)
-        self._recover(None)
+        if restarted or self._config.recover == "auto":
+            self._found = self._recover(None)
 
     def _adopt(self, name: str) -> None:
         try:
@@ -257,6 +262,11 @@ class Supervisor:
                 records = [self._persistence().call("execution", i) for i in list(place.executions)]
                 known = (self._takeovers.get(r.id, (0, 0))[0] for r in records if r is not None)
                 place.reserved = any(r is not None and r.last_seq <= k for r, k in zip(records, known, strict=False))
+
+    def _recovered(self, ids: Sequence[str] | None) -> list[str]:
+        """What was taken up now, and what was at the beginning and is not told yet."""
+        found, self._found = self._found, []
+        return [i for i in found if ids is None or i in ids] + self._recover(ids)
 
     def _recover(self, ids: Sequence[str] | None) -> list[str]:
         unfinished = self._persistence().call("executions", Filter(status=_UNFINISHED, limit=1_000_000))

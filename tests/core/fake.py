@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from rayflow.core.actions import InboxItem, RunAttempt, StopAttempt
-from rayflow.core.events import AttemptFailed, CancelRequested, Entry, Event, Paused, Resumed, Rewound, StepCompleted
+from rayflow.core.events import AttemptFailed, CancelRequested, Entry, Event, Paused, Resumed, Rewound, StepCompleted, StepFailed
 from rayflow.core.execution import Execution
 from rayflow.core.journal import plan_rewind
 from rayflow.core.loop import CALLBACK_BUDGET
@@ -78,7 +78,7 @@ class Shell:
         now: float = 1000.0,
         budget: int = CALLBACK_BUDGET,
     ) -> None:
-        self.flow, self.options, self.deadline, self.now = flow, options, deadline, now
+        self.flow, self.options, self.deadline, self.now, self.budget = flow, options, deadline, now, budget
         self.told = Told()
         self.machine = Machine(
             flow, execution_id="e", workflow_id="w", payloads=CODEC, budget=budget, on_unhandled=self.told
@@ -108,11 +108,12 @@ class Shell:
             deadline=self.deadline,
             journal=recorded(kept),
             rows=self.rows,
-            now=self.now,
+            now=self.now if entries is None else kept[-1].event.at,
+            budget=self.budget,
         )
         other.inbox_done = self.inbox_done
         items = list(enumerate(self.rows, 1))[self.inbox_done :]
-        other.execution.restore(other.journal, items, self.now, seen=self.inbox_done)
+        other.execution.restore(other.journal, items, other.now, seen=self.inbox_done)
         return other.collect()
 
     def rewound(self, flow: Flow | None = None) -> Shell:
@@ -257,3 +258,13 @@ class Shell:
 def run(flow: Flow, answer: Callable[[RunAttempt], Any] = lambda run: None, **given: Any) -> Shell:
     """Run a workflow to its end."""
     return Shell(flow, **given).begin().finish(answer)
+
+
+def sweep(shell: Shell, answer: Callable[[RunAttempt], Any] = lambda run: None) -> None:
+    """Crash after each entry of a finished execution, go on, and compare: same journal, nothing recorded runs again."""
+    for entries in range(1, len(shell.journal)):
+        other = shell.restored(entries=entries)
+        known = {e.event.step for e in shell.journal[:entries] if isinstance(e.event, StepCompleted | StepFailed)}
+        assert known.isdisjoint(other.running), entries
+        other.finish(answer)
+        assert other.journal == shell.journal, entries

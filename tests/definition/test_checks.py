@@ -38,3 +38,13 @@ def test_an_empty_cell_is_no_obstacle() -> None:
 
 def test_what_has_no_annotations_has_no_result_annotation() -> None:
     assert return_annotation(len) is None
+
+
+def test_annotations_that_are_no_dict_are_none() -> None:
+    class Strange:
+        def __call__(self) -> int:
+            return 1
+
+    strange = Strange()
+    vars(strange)["__annotations__"] = 3
+    assert return_annotation(strange) is None

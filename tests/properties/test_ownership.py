@@ -38,8 +38,17 @@ from rayflow.storage.sqlite import SqliteStore
 from tests.contract.operations import NOW, start
 
 X = "x"
-ENDS = (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED)
+STATUSES = (
+    ExecutionStatus.RUNNING,
+    ExecutionStatus.RUNNING,
+    ExecutionStatus.PAUSED,
+    ExecutionStatus.FAILED,
+    ExecutionStatus.FAILED,
+    ExecutionStatus.COMPLETED,
+)
 who = st.integers(0, 1)
+#: What becomes of a message. "twice": answered, and a copy arrives later.
+fates = st.sampled_from(["answered", "answered", "delayed", "twice", "reply lost", "lost"])
 
 
 @dataclass
@@ -112,10 +121,21 @@ class Ownership(RuleBasedStateMachine):
         self.now += 1
         return self.now
 
-    def send(self, sender: Coordinator | None, operation: Operation) -> None:
-        self.network.append(Message(sender, operation))
+    def send(self, sender: Coordinator | None, operation: Operation, fate: str) -> None:
         if sender is not None:
             sender.unanswered.append(operation)
+        message = Message(sender, operation)
+        if fate in ("delayed", "twice"):
+            self.network.append(message)
+        if fate in ("answered", "twice", "reply lost"):
+            self.commit(message, lose_reply=fate == "reply lost")
+
+    def driver(self, i: int) -> Coordinator:
+        """One that believes it drives the execution: the i-th, if it does, or the other one."""
+        return next(c for c in (self.coordinators[i], *self.coordinators) if c.epoch is not None)
+
+    def driven(self) -> bool:
+        return any(c.epoch is not None for c in self.coordinators)
 
     # --- writers -----------------------------------------------------------------------------------------
     @rule(slot=who)
@@ -127,8 +147,8 @@ class Ownership(RuleBasedStateMachine):
         self.runner.run(old.close())
 
     # --- coordinators ------------------------------------------------------------------------------------
-    @rule(i=who)
-    def claim(self, i: int) -> None:
+    @rule(i=who, fate=fates)
+    def claim(self, i: int, fate: str) -> None:
         """Ask for the execution, by what the store says right now; it may be outdated on arrival."""
         coordinator = self.coordinators[i]
         coordinator.claims += 1
@@ -136,94 +156,67 @@ class Ownership(RuleBasedStateMachine):
         coordinator.claiming = Claim(X, self.record().epoch, nonce, coordinator.name, self.tick())
         coordinator.epoch = None
         coordinator.unanswered.clear()
-        self.send(coordinator, coordinator.claiming)
+        self.send(coordinator, coordinator.claiming, fate)
 
-    def append(
-        self, coordinator: Coordinator, status: ExecutionStatus, *, park: bool = False, see: bool = True
-    ) -> None:
-        assert coordinator.epoch is not None
+    @precondition(driven)
+    @rule(i=who, fate=fates, status=st.sampled_from(STATUSES), park=st.booleans(), see=st.booleans())
+    def append(self, i: int, fate: str, status: ExecutionStatus, *, park: bool, see: bool) -> None:
+        """Go on, pause, park or end, with or without what is in the inbox; also before the last answer came."""
+        coordinator = self.driver(i)
         unread = self.runner.run(self.writers[self.current_writer].inbox(X, after=coordinator.inbox_done))
-        bodies = [f"{coordinator.epoch} {coordinator.name} entry"]
+        author = f"{coordinator.epoch} {coordinator.name}"
+        bodies = [f"{author} entry"]
         if see:
-            bodies += [f"{coordinator.epoch} {coordinator.name} apply {row.key}" for row in unread]
+            bodies += [f"{author} apply {row.key}" for row in unread]
             coordinator.inbox_done = max([coordinator.inbox_done, *(row.number for row in unread)])
         first = coordinator.last_seq + 1
         rows = tuple(JournalRow(first + n, body.encode()) for n, body in enumerate(bodies))
         coordinator.last_seq += len(rows)
+        assert coordinator.epoch is not None
         operation = Append(X, coordinator.epoch, first, rows, append_digest(rows), self.tick(), status)
         wake = self.now + 10 if park and self.now % 2 else None
-        self.send(coordinator, replace(operation, inbox_done=coordinator.inbox_done, park=park, runnable_at=wake))
-        if park or status.terminal:
-            self.give_up(coordinator)
+        operation = replace(operation, inbox_done=coordinator.inbox_done, park=park, runnable_at=wake)
+        self.send(coordinator, operation, fate)
 
-    def give_up(self, coordinator: Coordinator) -> None:
-        """It drives no more. What is on its way may still be sent again."""
-        coordinator.epoch = None
+    @precondition(driven)
+    @rule(i=who, fate=fates)
+    def release(self, i: int, fate: str) -> None:
+        coordinator = self.driver(i)
+        assert coordinator.epoch is not None
+        self.send(coordinator, Release(X, coordinator.epoch, self.now + 20, self.tick()), fate)
 
-    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
-    @rule(i=who, status=st.sampled_from([ExecutionStatus.RUNNING, ExecutionStatus.PAUSED]), see=st.booleans())
-    def go_on(self, i: int, status: ExecutionStatus, *, see: bool) -> None:
-        if self.coordinators[i].epoch is not None:
-            self.append(self.coordinators[i], status, see=see)
-
-    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
-    @rule(i=who, see=st.booleans())
-    def park(self, i: int, *, see: bool) -> None:
-        if self.coordinators[i].epoch is not None:
-            self.append(self.coordinators[i], ExecutionStatus.RUNNING, park=True, see=see)
-
-    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
-    @rule(i=who, status=st.sampled_from(ENDS), see=st.booleans())
-    def end(self, i: int, status: ExecutionStatus, *, see: bool) -> None:
-        if self.coordinators[i].epoch is not None:
-            self.append(self.coordinators[i], status, see=see)
-
-    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
-    @rule(i=who)
-    def release(self, i: int) -> None:
-        coordinator = self.coordinators[i]
-        if coordinator.epoch is not None:
-            self.send(coordinator, Release(X, coordinator.epoch, self.now + 20, self.tick()))
-            self.give_up(coordinator)
-
-    @precondition(lambda self: any(c.epoch is not None for c in self.coordinators))
-    @rule(i=who)
-    def keep_for_later(self, i: int) -> None:
+    @precondition(driven)
+    @rule(i=who, fate=fates)
+    def keep_for_later(self, i: int, fate: str) -> None:
         """A result that arrives while paused becomes an inbox row of the owner's own."""
-        coordinator = self.coordinators[i]
-        if coordinator.epoch is not None:
-            self.keys += 1
-            row = InboxRow(f"kept{self.keys}", "result", b"", self.tick())
-            self.send(coordinator, Deliver(X, row, coordinator.epoch))
+        coordinator = self.driver(i)
+        self.send(coordinator, Deliver(X, self.new_row("kept", "result"), coordinator.epoch), fate)
 
     @precondition(lambda self: any(c.unanswered for c in self.coordinators))
-    @rule(i=who, data=st.data())
-    def send_again(self, i: int, data: st.DataObject) -> None:
+    @rule(i=who, data=st.data(), fate=fates)
+    def send_again(self, i: int, data: st.DataObject, fate: str) -> None:
         """No answer came: the coordinator asks again, for all it knows."""
-        coordinator = self.coordinators[i]
-        if coordinator.unanswered:
-            operation = data.draw(st.sampled_from(coordinator.unanswered))
-            self.network.append(Message(coordinator, operation))
+        coordinator = next(c for c in (self.coordinators[i], *self.coordinators) if c.unanswered)
+        operation = data.draw(st.sampled_from(coordinator.unanswered))
+        coordinator.unanswered.remove(operation)
+        self.send(coordinator, operation, fate)
 
     # --- from outside ------------------------------------------------------------------------------------
-    @rule()
-    def signal(self) -> None:
+    def new_row(self, word: str, kind: str) -> InboxRow:
         self.keys += 1
-        self.send(None, Deliver(X, InboxRow(f"key{self.keys}", "signal", b"", self.tick())))
+        return InboxRow(f"{word}{self.keys}", kind, b"", self.tick())
+
+    @rule(fate=fates)
+    def signal(self, fate: str) -> None:
+        self.send(None, Deliver(X, self.new_row("key", "signal")), fate)
 
     @precondition(lambda self: self.record().status is ExecutionStatus.FAILED)
-    @rule(carried=st.integers(0, 2))
-    def rewind(self, carried: int) -> None:
-        current = self.record()
-        row = JournalRow(current.last_seq + 1, f"{current.epoch + 1} rewound".encode())
-        rows = []
-        for _ in range(carried):
-            self.keys += 1
-            rows.append(InboxRow(f"carried{self.keys}", "result", b"", self.now))
-        operation = Rewind(
-            X, current.epoch, current.last_seq, row, append_digest([row]), tuple(rows), None, self.tick()
-        )
-        self.send(None, operation)
+    @rule(carried=st.integers(0, 2), fate=fates)
+    def rewind(self, carried: int, fate: str) -> None:
+        now = self.record()
+        row = JournalRow(now.last_seq + 1, f"{now.epoch + 1} rewound".encode())
+        rows = tuple(self.new_row("carried", "result") for _ in range(carried))
+        self.send(None, Rewind(X, now.epoch, now.last_seq, row, append_digest([row]), rows, None, self.tick()), fate)
 
     # --- the network -------------------------------------------------------------------------------------
     @precondition(lambda self: self.network)
@@ -279,8 +272,14 @@ class Ownership(RuleBasedStateMachine):
                 coordinator.epoch = answer.epoch
                 coordinator.last_seq = answer.last_seq
                 coordinator.inbox_done = self.record().inbox_done
-        elif not isinstance(answer, Done) and getattr(operation, "epoch", None) == coordinator.epoch:
-            self.give_up(coordinator)  # fenced, or its journal has a hole: it stops
+        elif getattr(operation, "epoch", None) == coordinator.epoch and self.is_over(operation, answer):
+            coordinator.epoch = None
+
+    def is_over(self, operation: Operation, answer: Answer) -> bool:
+        """Whether an answer tells a coordinator to stop: it is fenced or has a hole in its journal, or gave up."""
+        if not isinstance(answer, Done) or isinstance(operation, Release):
+            return True
+        return isinstance(operation, Append) and (answer.parked or operation.status.terminal)
 
     # --- what must hold ----------------------------------------------------------------------------------
     def acknowledged(self, operation: Operation, answer: Done, before: ExecutionRecord) -> None:
@@ -380,6 +379,6 @@ class SqliteOwnership(Ownership):
 
 
 TestMemoryOwnership = MemoryOwnership.TestCase
-TestMemoryOwnership.settings = settings(max_examples=120, stateful_step_count=40)
+TestMemoryOwnership.settings = settings(max_examples=150, stateful_step_count=40)
 TestSqliteOwnership = SqliteOwnership.TestCase
 TestSqliteOwnership.settings = settings(max_examples=12, stateful_step_count=30)

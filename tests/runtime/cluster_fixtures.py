@@ -60,7 +60,6 @@ class _Shared:
         self.patch = pytest.MonkeyPatch()
 
     def enter(self) -> RayCluster:
-        self.users += 1
         if self.cluster is None:
             self.folder = Path(tempfile.mkdtemp(prefix="rf-"))
             environ = own_environment(self.folder)
@@ -69,6 +68,7 @@ class _Shared:
             self.patch.delenv("RAY_ADDRESS", raising=False)
             local, _ = cluster.up(num_cpus=4, dashboard=False, environ=environ)
             self.cluster = RayCluster(local.address, local.mark, environ)
+        self.users += 1
         return self.cluster
 
     def leave(self) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,9 +35,18 @@ def spec(name: str = "echo", **options: Any) -> ActorSpec:
     return ActorSpec(Echo, name, **options)
 
 
+@pytest.fixture(scope="module")
+def calm(ray_cluster: RayCluster) -> Iterator[Actor]:
+    """An actor for tests that do not harm it; to make one takes longer than most of them."""
+    system = RaySystem("test-calm")
+    yield system.spawn(spec())
+    system.kill("echo")
+
+
 @pytest.fixture
 def echo(system: RaySystem) -> Actor:
-    actor = system.spawn(spec(groups={"control": 1}))
+    """An actor of the test's own."""
+    actor = system.spawn(spec())
     actor.call("greet", timeout=SOON)
     return actor
 
@@ -45,6 +55,18 @@ def sent(actor: Actor, method: str, *args: Any, **options: Any) -> queue.Queue[R
     replies: queue.Queue[Reply] = queue.Queue()
     actor.send(method, *args, then=replies.put, **options)
     return replies
+
+
+def until_lost(actor: Actor) -> None:
+    """Call until it is known that the actor is dead; at first it may only be known that it does not answer."""
+    for _ in range(10_000):
+        try:
+            actor.call("greet", timeout=SOON)
+        except ActorUnavailable:
+            continue
+        except ActorLost:
+            return
+    raise AssertionError("the actor still answers")
 
 
 def until_answered(actor: Actor, method: str) -> Any:
@@ -84,11 +106,11 @@ def test_the_cluster_is_described(system: RaySystem, ray_cluster: RayCluster) ->
     assert system.cpus() == 4.0
     assert system.identity.startswith("session_")
     [node] = _ray.nodes()
-    assert (node.alive, node.head, node.cpus) == (True, True, 4.0)
+    assert (node["alive"], node["head"], node["cpus"]) == (True, True, 4.0)
     assert _ray.joined() == ray_cluster.address
     assert str(Path.cwd()) in _ray.import_paths()
     pinned = system.spawn(spec("pinned", pinned=True))
-    assert pinned.call("place", timeout=SOON)["node"] in ("", node.id)
+    assert pinned.call("place", timeout=SOON)["node"] in ("", node["id"])
 
 
 def test_a_class_is_sent_by_its_name(system: RaySystem, echo: Actor) -> None:
@@ -100,39 +122,39 @@ def test_a_class_is_sent_by_its_name(system: RaySystem, echo: Actor) -> None:
 
 
 def test_an_argument_that_ray_would_keep_elsewhere_is_refused(system: RaySystem) -> None:
-    with pytest.raises(ClusterError, match="argument 1 of actor 'echo' takes 200,0"):
+    with pytest.raises(ClusterError, match="an argument of actor 'echo' takes 200,0"):
         system.spawn(spec(args=(b"x" * 200_000,)))
     assert system.names() == []
 
 
 # --- failing --------------------------------------------------------------------------------------------------
-def test_an_exception_comes_back_as_itself_with_its_traceback(echo: Actor) -> None:
+def test_an_exception_comes_back_as_itself_with_its_traceback(calm: Actor) -> None:
     with pytest.raises(ValueError, match="three is not even") as caught:
-        echo.call("fail", "plain")
+        calm.call("fail", "plain")
     assert type(caught.value) is ValueError
     [note] = caught.value.__notes__
     assert "In actor 'echo':" in note
     assert "ray_actors.py" in note
     assert "\x1b" not in note
-    [reply] = [sent(echo, "fail", "plain").get(timeout=SOON)]
+    [reply] = [sent(calm, "fail", "plain").get(timeout=SOON)]
     assert type(reply.error) is ValueError
 
 
-def test_an_exception_of_rayflow_keeps_its_fields(echo: Actor) -> None:
+def test_an_exception_of_rayflow_keeps_its_fields(calm: Actor) -> None:
     with pytest.raises(CorruptRecord) as caught:
-        echo.call("fail", "own")
+        calm.call("fail", "own")
     assert (caught.value.execution_id, caught.value.detail) == ("doc-17", "sequence 3 is missing")
 
 
 @pytest.mark.parametrize(("how", "names"), [("odd", "OddError"), ("unpicklable", "HoldsLock")])
-def test_an_exception_that_cannot_be_sent_is_told_as_text(echo: Actor, how: str, names: str) -> None:
+def test_an_exception_that_cannot_be_sent_is_told_as_text(calm: Actor, how: str, names: str) -> None:
     with pytest.raises(ClusterError, match="cannot be sent to another process") as caught:
-        echo.call("fail", how)
+        calm.call("fail", how)
     assert names in str(caught.value)
     assert "ray_actors.py" in str(caught.value)
-    error = sent(echo, "fail", how).get(timeout=SOON).error
+    error = sent(calm, "fail", how).get(timeout=SOON).error
     assert type(error) is ClusterError
-    assert echo.call("greet") == "hello"
+    assert calm.call("greet") == "hello"
 
 
 def test_a_late_answer_is_a_timeout(echo: Actor) -> None:
@@ -142,11 +164,11 @@ def test_a_late_answer_is_a_timeout(echo: Actor) -> None:
     echo.call("open")
 
 
-def test_a_method_that_does_not_exist_is_the_callers_mistake(echo: Actor) -> None:
+def test_a_method_that_does_not_exist_is_the_callers_mistake(calm: Actor) -> None:
     with pytest.raises(AttributeError, match="dance"):
-        echo.call("dance")
+        calm.call("dance")
     with pytest.raises(TypeError):
-        echo.call("greet", "one too many")
+        calm.call("greet", "one too many")
 
 
 # --- dying ----------------------------------------------------------------------------------------------------
@@ -154,10 +176,9 @@ def test_the_death_of_an_actor_reaches_all_who_wait(system: RaySystem, echo: Act
     waiting = sent(echo, "wait")
     os.kill(echo.call("pid"), signal.SIGKILL)
     error = waiting.get(timeout=SOON).error
-    assert isinstance(error, ActorLost)
+    assert isinstance(error, (ActorLost, ActorUnavailable))
     assert error.name == "echo"
-    with pytest.raises(ActorLost):
-        echo.call("greet", timeout=SOON)
+    until_lost(echo)
     with pytest.raises(ActorLost, match="no actor of that name"):
         system.find("echo")
     assert system.names() == []
@@ -166,13 +187,14 @@ def test_the_death_of_an_actor_reaches_all_who_wait(system: RaySystem, echo: Act
 
 def test_a_send_to_the_dead_is_told_and_not_raised(system: RaySystem, echo: Actor) -> None:
     system.kill("echo")
+    until_lost(echo)
     caller = threading.get_ident()
     threads: queue.Queue[tuple[int, Reply]] = queue.Queue()
     for _ in range(20):
         echo.send("greet", then=lambda reply: threads.put((threading.get_ident(), reply)))
     echo.send("greet")
     told = [threads.get(timeout=SOON) for _ in range(20)]
-    assert all(isinstance(reply.error, ActorLost) for _, reply in told)
+    assert {type(reply.error) for _, reply in told} == {ActorLost}
     assert caller not in {thread for thread, _ in told}
     assert threads.empty()
 
@@ -209,7 +231,7 @@ def test_a_group_answers_while_all_other_threads_wait(system: RaySystem) -> None
     assert [replies.get(timeout=SOON) for replies in waiting] == [Reply("opened")] * 4
 
 
-def test_each_of_a_thousand_sends_is_told_once(echo: Actor) -> None:
+def test_each_of_a_thousand_sends_is_told_once(calm: Actor) -> None:
     told: Counter[tuple[int, Any]] = Counter()
     left = threading.Semaphore(0)
 
@@ -218,32 +240,32 @@ def test_each_of_a_thousand_sends_is_told_once(echo: Actor) -> None:
         left.release()
 
     for number in range(1_000):
-        echo.send("say", number, then=lambda reply, n=number: then(n, reply), label=f"say {number % 3}")  # type: ignore[misc]
+        calm.send("say", number, then=lambda reply, n=number: then(n, reply), label=f"say {number % 3}")  # type: ignore[misc]
     assert all(left.acquire(timeout=SOON) for _ in range(1_000))
     assert told == Counter({(number, number): 1 for number in range(1_000)})
 
 
-def test_a_large_reply_arrives_and_an_exception_may_be_a_value(echo: Actor) -> None:
-    assert sent(echo, "say", b"x" * 3_000_000).get(timeout=SOON).value == b"x" * 3_000_000
-    reply = sent(echo, "say", ValueError("only said")).get(timeout=SOON)
+def test_a_large_reply_arrives_and_an_exception_may_be_a_value(calm: Actor) -> None:
+    assert sent(calm, "say", b"x" * 3_000_000).get(timeout=SOON).value == b"x" * 3_000_000
+    reply = sent(calm, "say", ValueError("only said")).get(timeout=SOON)
     assert reply.error is None
     assert isinstance(reply.value, ValueError)
 
 
-def test_a_callback_may_send_and_one_that_fails_harms_nobody(echo: Actor, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_may_send_and_one_that_fails_harms_nobody(calm: Actor, caplog: pytest.LogCaptureFixture) -> None:
     second: queue.Queue[Reply] = queue.Queue()
-    echo.send("say", 1, then=lambda reply: echo.send("say", reply.value + 1, then=second.put))
-    echo.send("say", 1, then=lambda reply: second.put(reply.value.no_such_thing))
+    calm.send("say", 1, then=lambda reply: calm.send("say", reply.value + 1, then=second.put))
+    calm.send("say", 1, then=lambda reply: second.put(reply.value.no_such_thing))
     assert second.get(timeout=SOON) == Reply(2)
-    assert sent(echo, "greet").get(timeout=SOON) == Reply("hello")
+    assert sent(calm, "greet").get(timeout=SOON) == Reply("hello")
     assert "the callback of a call failed" in caplog.text
 
 
-def test_an_argument_that_cannot_be_sent_is_told_or_raised(echo: Actor) -> None:
-    error = sent(echo, "say", threading.Lock()).get(timeout=SOON).error
+def test_an_argument_that_cannot_be_sent_is_told_or_raised(calm: Actor) -> None:
+    error = sent(calm, "say", threading.Lock()).get(timeout=SOON).error
     assert isinstance(error, TypeError)
     with pytest.raises(TypeError, match="pickle"):
-        echo.send("say", threading.Lock())
+        calm.send("say", threading.Lock())
 
 
 # --- drivers of their own -------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class Book:
 
     def start_failed(self, environment: Environment, now: float) -> None:
         """Wait longer with each failed round; workers that were started together fail as one."""
-        if now >= environment.retry_at:
+        if environment.retry_at is None:
             wait = self.terms.backoff * 2.0 ** min(environment.failures, 30)
             environment.retry_at = now + min(wait, self.terms.max_backoff)
             environment.failures += 1
@@ -186,7 +186,7 @@ class Book:
             moments += [ghost.revoke_at for ghost in worker.ghosts.values()]
             moments += [] if worker.up else [worker.since + terms.start_timeout]
         for environment in self.environments.values():
-            moments += [environment.retry_at]
+            moments += [] if environment.retry_at is None else [environment.retry_at]
             moments += [] if environment.idle_since is None else [environment.idle_since + terms.environment_idle]
         return moments
 

@@ -269,7 +269,8 @@ class PoolMachine:
             idle_since = None if environment.in_use else environment.idle_since
             if idle_since is not None and now >= idle_since + terms.environment_idle:
                 self._give_up(environment, now)
-            elif environment.failures and now >= environment.retry_at:
+            elif environment.retry_at is not None and now >= environment.retry_at:
+                environment.retry_at = None
                 book.changed.add(environment.name)
         moments = [*book.moments(), *self._gone.values()]
         book.alarm_at = min((moment for moment in moments if moment > now), default=math.inf)
@@ -293,7 +294,7 @@ class PoolMachine:
             recall=lambda seat: book.ask_back(seat, now),
         ).run()
         missing = self._config.workers - sum(not worker.stuck for worker in environment.workers.values())
-        if environment.wanted and missing > 0 and now >= environment.retry_at:
+        if environment.wanted and missing > 0 and environment.retry_at is None:
             book.out.append(StartWorkers(environment.name, missing))
         if environment.in_use:
             environment.idle_since = None

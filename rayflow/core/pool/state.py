@@ -138,7 +138,7 @@ class Environment:
         idle_since: since when it has neither demand nor leases; None if it has.
         drain: the worker that is being emptied for a task that must run alone.
         failures: failed starts in a row.
-        retry_at: no worker is started before.
+        retry_at: no worker is started before; None if nothing failed, or that time has passed.
         wake: when its plan could change by time alone; None for never.
     """
 
@@ -149,7 +149,7 @@ class Environment:
     idle_since: float | None = None
     drain: str | None = None
     failures: int = 0
-    retry_at: float = 0.0
+    retry_at: float | None = None
     wake: float | None = None
 
     @property

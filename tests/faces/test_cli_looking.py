@@ -1,0 +1,171 @@
+"""``rayflow list``, ``show`` and ``workflows``: they only read, and they need no code of the user's."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+
+import pytest
+
+from rayflow.cli import exits, main
+from rayflow.local import LocalEngine
+from tests.faces.conftest import Project
+
+
+def test_list_shows_the_newest_first_and_filters(project: Project) -> None:
+    project.run("nothing", "--id", "a")
+    project.run("broken", "--id", "b")
+    project.run("nothing", "--id", "c")
+    assert [row["execution_id"] for row in project("list", "--json").json] == ["c", "b", "a"]
+    assert [row["execution_id"] for row in project("list", "--json", "--status", "failed").json] == ["b"]
+    assert [row["execution_id"] for row in project("list", "--json", "--workflow", "nothing").json] == ["c", "a"]
+    assert [row["execution_id"] for row in project("list", "--json", "--limit", "1").json] == ["c"]
+    lines = project("list").out.splitlines()
+    assert lines[0].split() == ["ID", "WORKFLOW", "STATUS", "CREATED", "DURATION", "REASON"]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["c", "nothing", "completed"],
+        ["b", "broken", "failed"],
+        ["a", "nothing", "completed"],
+    ]
+    assert lines[2].endswith("ValueError: no")
+
+
+def test_show_tells_all_of_an_execution(project: Project) -> None:
+    project.run("shout", "--input", '"hello"', "--id", "one")
+    shown = project("show", "one")
+    assert shown.code == exits.COMPLETED
+    facts = dict(line.split(maxsplit=1) for line in shown.out.split("\n\n")[0].splitlines())
+    assert facts["execution"] == "one"
+    assert facts["workflow"] == "shout (version 1)"
+    assert facts["status"] == "completed"
+    assert facts["coordinator"].startswith("rayflow:coordinator:")
+    assert facts["coordinator"].endswith("(epoch 1)")
+    dt.datetime.strptime(facts["created"], "%Y-%m-%d %H:%M:%S").astimezone()
+    _, steps, result = shown.out.rstrip().split("\n\n")
+    assert steps.splitlines()[1].split()[:4] == ["1", "loud", "completed", "1"]
+    assert result == "result: HELLO"
+
+
+def test_show_full_adds_results_and_tracebacks(project: Project) -> None:
+    project.run("shout", "--input", '"hello"', "--id", "one")
+    assert "step 1 loud: result: HELLO" in project("show", "one", "--full").out
+    project.run("broken", "--id", "two")
+    assert "Traceback" not in project("show", "two").out
+    full = project("show", "two", "--full").out
+    assert "traceback\n  Traceback (most recent call last):\n" in full
+    assert "  ValueError: no\n  and more\n" in full
+
+
+def test_show_describes_a_result_without_importing_or_unpickling(project: Project) -> None:
+    (project.folder / "own.py").write_text(
+        "import rayflow as rf\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Mine:\n    x: int\n"
+        "class Odd:\n    def __reduce__(self): return (print, ('unpickled',))\n"
+        "@rf.workflow\nasync def make() -> list[object]:\n    return [Mine(3), Odd()]\n"
+    )
+    assert project("run", "own.py:make", "--local", "--id", "one", "--quiet").code == exits.COMPLETED
+    (project.folder / "own.py").unlink()
+    del sys.modules["own"]
+    shown = project("show", "one", "--json")
+    mine, odd = shown.json["result"]
+    assert mine == {"__type__": "own:Mine", "x": 3}
+    assert odd.startswith("<pickled ")
+    assert "unpickled" not in shown.out + shown.err
+    assert "own" not in sys.modules
+
+
+def test_show_tells_the_stages_and_the_state_of_a_declared_workflow(project: Project) -> None:
+    project.run("declared", "--input", '{"input": "x"}', "--id", "one")
+    shown = project("show", "one").out
+    stages = next(part for part in shown.split("\n\n") if part.startswith("STAGE"))
+    assert stages.splitlines()[1].split() == ["0", "stamping", "completed"]
+    assert 'state: {"input": "x", "stamped": "<x>"}' in shown
+
+
+def test_looking_starts_nothing_and_leaves_no_file(project: Project) -> None:
+    project.run("nothing", "--id", "one")
+    before = project.files()
+    content = (project.folder / "flows.db").read_bytes()
+    for words in (["list"], ["show", "one"], ["workflows"], ["list", "--json"]):
+        assert project(*words).code == exits.COMPLETED
+    assert project.files() == before
+    assert (project.folder / "flows.db").read_bytes() == content
+
+
+def test_looking_works_while_an_engine_writes(project: Project) -> None:
+    with LocalEngine(project.store):
+        project_list = project("list", "--json")
+    assert (project_list.code, project_list.json) == (exits.COMPLETED, [])
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "one"], ["workflows"], ["metrics", "--local"]])
+def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project, words: list[str]) -> None:
+    done = project(*words)
+    assert done.code == exits.USAGE
+    assert done.out == ""
+    assert done.err == (
+        f"rayflow: there is no store at {project.folder / 'flows.db'}; name another one with --store or RAYFLOW_STORE\n"
+    )
+    assert project.files() == {project.file.name}
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("flows.db", "'flows.db' is no store URL. For a file, write sqlite:///flows.db"),
+        ("redis://x", "'redis://x': there is no store for redis://"),
+        ("memory://", "memory:// lives in the process that made it"),
+    ],
+)
+def test_a_store_that_cannot_be_meant_is_wrong_usage(project: Project, url: str, said: str) -> None:
+    done = project("list", "--store", url)
+    assert done.code == exits.USAGE
+    assert done.err.startswith(f"rayflow: {said}")
+
+
+def test_the_store_option_counts_for_more_than_the_environment(project: Project) -> None:
+    project.run("nothing", "--id", "one", "--store", "sqlite:///other.db")
+    assert project("list", "--store", "sqlite:///other.db", "--json").json[0]["execution_id"] == "one"
+    assert project("list").code == exits.USAGE
+
+
+def test_an_unknown_execution_is_wrong_usage(project: Project) -> None:
+    project.run("nothing")
+    done = project("show", "nope")
+    assert (done.code, done.out) == (exits.USAGE, "")
+    assert done.err == "rayflow: no execution 'nope' in this store; `rayflow list` shows those that there are\n"
+
+
+def test_workflows_lists_what_was_saved(project: Project) -> None:
+    project.run("shout", "--input", '"a"')
+    lines = project("workflows").out.splitlines()
+    assert lines[0].split() == ["ID", "VERSION", "SAVED", "CODE", "ABOUT"]
+    assert lines[1].startswith("shout  1")
+    assert lines[1].endswith(f"{project.name}:shout  Says it louder.")
+
+
+def test_python_dash_m_is_the_same_command(project: Project) -> None:
+    with project.spawn("--version") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (exits.COMPLETED, "")
+    assert out.startswith("rayflow ")
+
+
+def test_a_reader_that_goes_away_is_no_defect(project: Project) -> None:
+    project.run("nothing")
+    with project.spawn("list") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        err = process.stderr.read()
+        process.wait(timeout=60)
+    assert (process.returncode, err) == (exits.READER_GONE, "")
+
+
+def test_the_console_command_is_this_main() -> None:
+    import tomllib
+
+    from tests.architecture.tree import ROOT
+
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["rayflow"] == f"{main.__module__.removesuffix('.program')}:{main.__name__}"

@@ -1,0 +1,278 @@
+"""``resume``, ``recover``, ``pause``, ``cancel``, ``wait``, ``metrics`` and the local cluster's commands."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import urllib.request
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rayflow.cli import exits, following, running, steering
+from rayflow.cli.following import Follower
+from rayflow.cli.screen import LiveLine, Screen
+from rayflow.client import Engine
+from rayflow.errors import ClusterError
+from rayflow.local import LocalEngine
+from rayflow.runtime import cluster
+from rayflow.storage.base import ExecutionRecord
+from tests.faces.conftest import Project
+from tests.faces.test_cli_run import INTERRUPTIBLE
+
+LONG = "86_400"
+
+
+def interrupt(project: Project, *ids: str) -> None:
+    """Leave executions behind that are under way, and let them end soon when they go on."""
+    for execution_id in ids:
+        assert project.run("long", "--id", execution_id, "--timeout", "0.05").code == exits.STOPPED_WAITING
+
+
+def hurry(project: Project) -> None:
+    project.file.write_text(project.file.read_text().replace(LONG, "0.1"))
+
+
+# --- going on -------------------------------------------------------------------------------------------------
+def test_resume_goes_on_from_the_failure_and_waits_locally(project: Project) -> None:
+    assert project.run("broken", "--id", "one").code == exits.FAILED
+    again = project("resume", "one", "--local")
+    assert again.code == exits.FAILED
+    assert project("show", "one", "--json").json["epoch"] > 1
+
+
+def test_resume_of_what_is_completed_is_wrong_usage(project: Project) -> None:
+    project.run("nothing", "--id", "one")
+    done = project("resume", "one", "--local")
+    assert done.code == exits.USAGE
+    assert done.err == ("rayflow: cannot resume execution 'one': it is completed. Start it anew under another id\n")
+
+
+@pytest.mark.parametrize("command", ["resume", "pause", "cancel", "wait"])
+def test_an_unknown_execution_is_wrong_usage(project: Project, command: str) -> None:
+    project.run("nothing")
+    done = project(command, "nope", "--local")
+    assert done.code == exits.USAGE
+    assert done.err.startswith("rayflow: no execution 'nope' in this store")
+
+
+def test_recover_takes_up_all_that_is_unfinished(project: Project) -> None:
+    interrupt(project, "one", "two")
+    project.run("nothing", "--id", "done")
+    stopped = project("recover", "--local", "--timeout", "0.05", "--json")
+    assert stopped.code == exits.STOPPED_WAITING
+    assert sorted(stopped.json["recovered"]) == ["one", "two"]
+    assert [row["status"] for row in stopped.json["executions"]] == ["running", "running"]
+
+
+def test_recover_without_anything_to_do_says_so(project: Project) -> None:
+    project.run("nothing")
+    done = project("recover", "--local")
+    assert (done.code, done.out) == (exits.COMPLETED, "nothing to recover\n")
+
+
+def test_a_paused_execution_stays_so_until_it_is_resumed(project: Project) -> None:
+    interrupt(project, "one")
+    paused = project("pause", "one", "--local", "--reason", "lunch")
+    assert (paused.code, paused.out) == (exits.COMPLETED, "one is paused\n")
+    waited = project("wait", "one", "--local")
+    assert waited.code == exits.STOPPED_WAITING
+    assert "rayflow: execution 'one' is paused" in waited.err
+    assert "lunch; to go on: rayflow resume one --local\n" in waited.err
+    resumed = project("resume", "one", "--local", "--timeout", "0.3", "--json")
+    assert resumed.code == exits.STOPPED_WAITING
+    assert resumed.json["status"] == "running"
+
+
+def test_cancel_ends_an_execution_with_its_reason(project: Project) -> None:
+    interrupt(project, "one")
+    done = project("cancel", "one", "--local", "--reason", "too long", "--json")
+    assert done.code == exits.COMPLETED
+    assert (done.json["status"], done.json["error"]["message"]) == ("cancelled", "too long")
+
+
+# --- on a cluster: an engine of this process in its place -----------------------------------------------------
+@pytest.fixture
+def elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Makes commands without --local use an engine that works as one on a cluster does, but in this process."""
+
+    def use(module: Any) -> None:
+        monkeypatch.setattr(
+            module, "open_engine", lambda args, recover="auto": LocalEngine(project.store, recover=recover)
+        )
+
+    return use
+
+
+def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewhere: Callable[[Any], None]) -> None:
+    elsewhere(running)
+    done = project("run", f"{project.name}:shout", "--input", '"hello"', "--id", "one")
+    assert done.code == exits.COMPLETED
+    # Once by the step itself, which runs in this process after all, and once by its coordinator.
+    assert done.out.splitlines()[:2] == ["step says hello", "step says hello"]
+    assert done.out.splitlines()[2].startswith("one completed: ")
+
+
+def test_one_who_waits_for_a_paused_execution_is_told_once_how_to_go_on(
+    project: Project, elsewhere: Callable[[Any], None]
+) -> None:
+    interrupt(project, "one")
+    project("pause", "one", "--local", "--reason", "lunch")
+    elsewhere(running)
+    done = project("wait", "one", "--timeout", "0.7")
+    assert done.code == exits.STOPPED_WAITING
+    assert done.err.count("execution 'one' is paused") == 2  # once on the way, once at the end
+    assert "to go on: rayflow resume one\n" in done.err
+
+
+def test_stopping_to_wait_for_what_runs_elsewhere_says_how_to_come_back(
+    project: Project, elsewhere: Callable[[Any], None]
+) -> None:
+    elsewhere(running)
+    done = project("run", f"{project.name}:long", "--id", "one", "--timeout", "0.05", "--store", project.store)
+    assert done.code == exits.STOPPED_WAITING
+    assert "goes on. To wait for it again: rayflow wait one --store sqlite:///" in done.err
+    assert "; to stop it: rayflow cancel one --store sqlite:///" in done.err
+
+
+def test_steering_elsewhere_answers_without_waiting(project: Project, elsewhere: Callable[[Any], None]) -> None:
+    interrupt(project, "one")
+    elsewhere(steering)
+    elsewhere(running)
+    done = project("cancel", "one")
+    assert done.code == exits.COMPLETED
+    assert done.out.startswith("one is told to stop (it is ")
+    interrupt(project, "two")
+    assert project("recover", "--json").json == {"recovered": ["two"]}
+    assert project("resume", "two").out == "two goes on\n"
+
+
+class SilentEngine(LocalEngine):
+    """An engine whose store stopped answering."""
+
+    answering = True
+
+    def record(self, execution_id: str) -> ExecutionRecord:
+        if not self.answering:
+            raise ClusterError("the cluster is gone")
+        return super().record(execution_id)
+
+
+def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(project, "one")
+    monkeypatch.setattr(following, "_PATIENCE", 0.3)
+    args = argparse.Namespace(local=False, store=None, address=None)
+    with SilentEngine(project.store) as engine:
+        engine.answering = False
+        with pytest.raises(exits.StoppedWaiting, match="nothing has answered for 0 s") as caught:
+            Follower(engine, Screen(), LiveLine(), args).wait("one")
+    assert exits.code_of(caught.value) == exits.STOPPED_WAITING
+    assert "to wait for it again: rayflow wait one" in str(caught.value)
+
+
+def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project) -> None:
+    project.run("nothing", "--id", "one")
+    args = argparse.Namespace(local=False, store=None, address=None)
+    with SilentEngine(project.store) as engine:
+        over: Future[ExecutionRecord] = engine.watcher.future("one")
+        assert over.result(10).id == "one"
+        engine.answering = False
+        assert Follower(engine, Screen(), LiveLine(), args).wait("one").status == "completed"
+
+
+def test_output_is_told_from_a_cursor_on(project: Project) -> None:
+    project.run("shout", "--input", '"a"', "--id", "earlier")
+    with LocalEngine(project.store) as engine:
+        engine.start("shout", "b", id="now").result(30)
+        first = engine.output("now")
+        assert first.lines == ("step says b",)
+        assert engine.output("now", first.cursor) == replace(first, lines=())
+        assert engine.output("now", "another coordinator/7").lines == ("step says b",)
+        assert engine.output("earlier").lines == (), "its coordinator ended with the process that had it"
+
+
+# --- metrics --------------------------------------------------------------------------------------------------
+def test_metrics_without_a_cluster_are_the_stores_totals(project: Project) -> None:
+    project.run("shout", "--input", '"a"')
+    project.run("broken")
+    figures = project("metrics", "--local", "--json").json
+    assert (figures["executions_started"], figures["executions_completed"], figures["executions_failed"]) == (2, 1, 1)
+    assert figures["tasks_completed"] == 1
+    assert "executions started    2\n" in project("metrics", "--local").out
+
+
+def test_metrics_of_an_engine_have_the_pool_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalEngine(project.store) as engine:
+        monkeypatch.setattr(steering, "open_engine", lambda args, recover: _left_open(engine))
+        figures = project("metrics", "--address", "somewhere:6379", "--json").json
+        assert figures["active_workers"] == engine.metrics().active_workers
+
+
+class _left_open:  # noqa: N801 - a context manager, used like a function
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __enter__(self) -> Engine:
+        return self._engine
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def test_metrics_are_served_until_interrupted(project: Project) -> None:
+    project.run("nothing")
+    with project.spawn("metrics", "--local", "--port", "0", program=INTERRUPTIBLE) as process:
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        url = told.partition("metrics for Prometheus at ")[2].partition(";")[0]
+        with urllib.request.urlopen(url, timeout=30) as page:
+            assert b"rayflow_executions_completed_total 1.0" in page.read()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (exits.COMPLETED, "", "")
+
+
+def test_a_port_that_is_taken_is_told(project: Project) -> None:
+    project.run("nothing")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = project("metrics", "--local", "--port", str(port))
+    assert done.code == exits.FAILED
+    assert done.err == f"rayflow: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+# --- the local cluster ----------------------------------------------------------------------------------------
+def test_without_a_local_cluster_status_and_down_say_so(project: Project) -> None:
+    status = project("status")
+    assert (status.code, status.out) == (
+        exits.FAILED,
+        "there is no local cluster; `rayflow up` starts one, and so does the first engine\n",
+    )
+    assert project("status", "--json").json == {"running": False, "processes": 0, "cluster": None}
+    assert project("down").out == "there is no local cluster\n"
+
+
+def test_up_and_down_say_what_they_did(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    running_one = cluster.LocalCluster("mark", "127.0.0.1:6379", dashboard="http://127.0.0.1:8265", created=1.0)
+    asked: list[dict[str, object]] = []
+
+    def up(**options: object) -> tuple[cluster.LocalCluster, bool]:
+        asked.append(options)
+        return running_one, len(asked) == 1
+
+    monkeypatch.setattr(cluster, "up", up)
+    stopped = cluster.Stopped(running_one, ended=((1, "raylet"), (2, "gcs_server")), killed=(2,))
+    monkeypatch.setattr(cluster, "down", lambda: stopped)
+    monkeypatch.setattr(cluster, "status", lambda: cluster.Status(running_one, running=True, processes=7))
+    assert project("up", "--num-cpus", "2").out == (
+        "the local cluster started at 127.0.0.1:6379, dashboard http://127.0.0.1:8265\n"
+    )
+    assert project("up", "--no-dashboard", "--json").json["started"] is False
+    assert asked == [{"num_cpus": 2, "dashboard": True}, {"num_cpus": None, "dashboard": False}]
+    assert "the local cluster runs at 127.0.0.1:6379" in project("status").out
+    assert project("down").out == (
+        "the local cluster at 127.0.0.1:6379 is stopped: 2 processes ended, 1 of them killed\n"
+    )

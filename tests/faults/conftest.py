@@ -1,0 +1,23 @@
+"""Engines on the shared cluster, each with a store and namespace of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rayflow as rf
+from tests.runtime.cluster_fixtures import RayCluster, ray_cluster
+
+__all__ = ["ray_cluster"]
+
+
+@pytest.fixture
+def engine(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[rf.DistributedEngine]:
+    """An engine on the shared cluster; its actors are stopped at the end."""
+    engine = rf.DistributedEngine(
+        store=f"sqlite:///{tmp_path}/flows.db", address=ray_cluster.address, pool=rf.PoolConfig(workers=2)
+    )
+    yield engine
+    engine.shutdown()
