@@ -64,9 +64,9 @@ class LocalEngine(Engine):
         self._threads.spawn(persistence_spec(self.store)).call("ready")
         self._threads.spawn(supervisor_spec(settings)).call("ready")
         self._supervisor().call("environment", self._env.to_json())
-        if self.config.recover == "no":
-            return
-        self.recovered: list[str] = self._supervisor().call("recover")
+        self.recovered: list[str] = []
+        if self.config.recover == "auto":
+            self.recovered = self._supervisor().call("recover")
 
     def close(self) -> None:
         """Stop. Unfinished executions go on when an engine opens the same store again."""

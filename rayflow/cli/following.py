@@ -78,11 +78,12 @@ class Follower:
             if record.status.terminal or up:
                 lines()
                 return record
-            if record.status is ExecutionStatus.PAUSED and self._args.local:
-                return record  # nobody else could let it go on while this process has the store
-            if record.status is ExecutionStatus.PAUSED and not told:
-                told = True
-                self._screen.say(ending(self._args, record))
+            if _stays_paused(record):
+                if self._args.local:
+                    return record  # nobody else could let it go on while this process has the store
+                if not told:
+                    told = True
+                    self._screen.say(ending(self._args, record))
             if counts is not None:
                 self._live.show(counts.text(now))
 
@@ -111,6 +112,11 @@ class Follower:
                     self._screen.line(line)
 
         return (lambda: None) if self._args.local else print_new
+
+
+def _stays_paused(record: ExecutionRecord) -> bool:
+    # What is not read yet may be the very request to go on.
+    return record.status is ExecutionStatus.PAUSED and record.inbox_done >= record.inbox_last
 
 
 class _Counts:

@@ -220,7 +220,13 @@ class DurableLoop(RefusingLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine = task.get_coro()
             if coroutine is not None:
-                self._close_quietly(coroutine)
+                # As if the task ran: a clean-up that found none would get errors that no live code gets, for
+                # example of asyncio.timeout(), and might retry for ever.
+                asyncio.tasks._enter_task(self, task)
+                try:
+                    self._close_quietly(coroutine)
+                finally:
+                    asyncio.tasks._leave_task(self, task)
         self.close_generators()
 
     def _close_quietly(self, coroutine: Any) -> None:

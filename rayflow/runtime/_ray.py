@@ -27,7 +27,6 @@ from ray.actor import ActorClass, ActorHandle
 from ray.experimental import internal_kv
 from ray.runtime_env import RuntimeEnv
 
-import rayflow
 from rayflow.errors import ClusterError
 from rayflow.runtime.replies import Replies, Then, tell_elsewhere
 from rayflow.runtime.system import Actor, ActorLost, ActorSpec, ActorUnavailable, CallTimeout, Reply
@@ -101,7 +100,7 @@ class RayActor:
         lost: called when the actor turns out to be gone.
     """
 
-    def __init__(self, name: str, handle: ActorHandle[Any], lost: Callable[[RayActor], None]) -> None:
+    def __init__(self, name: str, handle: Any, lost: Callable[[RayActor], None]) -> None:
         self.name = name
         self._handle = handle
         self._lost = lost
@@ -153,7 +152,8 @@ class RayActor:
         if call is None:
             if len(self._calls) >= _READY_CALLS:
                 self._calls.clear()
-            options = {option: value for option, value in (("concurrency_group", group), ("name", label)) if value}
+            options = {"name": label, "concurrency_group": group if isinstance(self._handle, ActorHandle) else ""}
+            options = {option: value for option, value in options.items() if value}  # Ray Client knows no groups
             bound = getattr(self._handle, method)
             call = self._calls[key] = bound.options(**options).remote if options else bound.remote
         return call
@@ -179,7 +179,7 @@ def _environment(wanted: Mapping[str, Any]) -> RuntimeEnv | None:
     """
     inherited = {key for key, value in job_runtime_env().items() if value} - {"env_vars", "config", *wanted}
     # Where rayflow itself came with the creator's environment, an actor without it could not be made at all.
-    if not inherited or "runtime_resources" in Path(rayflow.__file__).parts:
+    if not inherited or "runtime_resources" in Path(__file__).parts:
         return RuntimeEnv(**wanted) if wanted else None
     environment = _Exactly(**wanted)
     environment.without = tuple(inherited)
@@ -271,7 +271,7 @@ class RaySystem:
         except ValueError:
             raise ActorLost(name, f"there is no actor of that name in namespace {self.namespace!r}") from None
 
-    def _remember(self, name: str, handle: ActorHandle[Any]) -> RayActor:
+    def _remember(self, name: str, handle: Any) -> RayActor:
         actor = self._known[name] = RayActor(name, handle, self._forget)
         return actor
 
@@ -349,8 +349,8 @@ def job_working_dir() -> str:
 
 def import_paths() -> list[str]:
     """Folders that Ray puts on the import path of this driver's workers; none for a job with a ``working_dir``."""
-    config = _api._private.worker.global_worker.core_worker.get_job_config()
-    return list(config.py_driver_sys_path)
+    worker = getattr(_api._private.worker.global_worker, "core_worker", None)  # Ray Client's is in the cluster
+    return [] if worker is None else list(worker.get_job_config().py_driver_sys_path)
 
 
 def get_package(uri: str) -> bytes | None:
@@ -369,7 +369,7 @@ def put_package(uri: str, data: bytes) -> None:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The machines of the cluster, also those that it has lost: ``id``, ``address``, ``alive``, ``head``, ``cpus``."""
+    """The machines of the cluster, lost ones too: each its ``id``, ``address``, ``alive``, ``head`` and ``cpus``."""
     _require_cluster()
     names = {"id": "NodeID", "address": "NodeManagerAddress", "alive": "Alive", "resources": "Resources"}
     found = [{ours: node[rays] for ours, rays in names.items()} for node in _api.nodes()]

@@ -41,6 +41,10 @@ _TOO_SLOW = "timed out during startup"
 _NOT_INHERITED = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID", "RAY_RAYLET_PID")
 
 
+#: Where Ray's dashboard is looked for; the next free port is taken where another cluster has it.
+_DASHBOARD = 8265
+
+
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
     """The local cluster, as it is written down.
@@ -261,14 +265,26 @@ def _run(command: list[str], environment: dict[str, str], output: Path) -> None:
 
 
 def _command(num_cpus: int | None, *, dashboard: bool) -> list[str]:
-    with socket.socket() as probe:  # Ray Client's port cannot be left to chance, only be looked for
-        probe.bind(("", 0))
-        client_port = probe.getsockname()[1]
+    # These two cannot be left to Ray, which refuses to start where they are taken.
+    client_port = _free_port(0)
+    dashboard_port = next((port for port in range(_DASHBOARD, _DASHBOARD + 50) if _free_port(port)), _free_port(0))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=0", "--disable-usage-stats"]
-    # Any free ports, so that it does not get in the way of another cluster. The dashboard's is the next free from 8265.
+    # Any free ports, so that it does not get in the way of another cluster.
     command += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--ray-client-server-port={client_port}", f"--include-dashboard={str(dashboard).lower()}"]
+    command += [f"--dashboard-port={dashboard_port}"]
     return command if num_cpus is None else [*command, f"--num-cpus={num_cpus}"]
+
+
+def _free_port(port: int) -> int:
+    """That port, or any for 0, if nobody listens on it; else 0."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+        found: int = probe.getsockname()[1]
+        return found
 
 
 def _environment(mark: str, environ: Mapping[str, str]) -> dict[str, str]:
@@ -280,6 +296,8 @@ def _environment(mark: str, environ: Mapping[str, str]) -> dict[str, str]:
 
         _ray.ensure_token()
         kept["RAY_AUTH_MODE"] = "token"
+    # Submitted jobs say `python` and `rayflow`, and mean those of whoever started the cluster.
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
     return {**_PATIENT, **kept, processes.MARK: mark}
 
 

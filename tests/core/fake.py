@@ -6,7 +6,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from rayflow.core.actions import InboxItem, RunAttempt, StopAttempt
-from rayflow.core.events import AttemptFailed, CancelRequested, Entry, Event, Paused, Resumed, Rewound, StepCompleted, StepFailed
+from rayflow.core.events import (
+    AttemptFailed,
+    CancelRequested,
+    Entry,
+    Event,
+    Paused,
+    Resumed,
+    Rewound,
+    StepCompleted,
+    StepFailed,
+)
 from rayflow.core.execution import Execution
 from rayflow.core.journal import plan_rewind
 from rayflow.core.loop import CALLBACK_BUDGET

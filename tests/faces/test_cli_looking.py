@@ -9,7 +9,7 @@ import pytest
 
 from rayflow.cli import exits, main
 from rayflow.local import LocalEngine
-from tests.faces.conftest import Project
+from tests.faces.project import Project
 
 
 def test_list_shows_the_newest_first_and_filters(project: Project) -> None:

@@ -11,16 +11,7 @@ import pytest
 
 from rayflow.cli import exits, running
 from rayflow.local import LocalEngine
-from tests.faces.conftest import Project
-
-#: As ``python -m rayflow``, where the shell that runs the tests may have told its children to ignore Ctrl-C.
-_PROGRAM = """
-import signal, sys
-from rayflow.cli import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.exit(main())
-"""
-INTERRUPTIBLE = ("-c", _PROGRAM)
+from tests.faces.project import INTERRUPTIBLE, Project
 
 
 # --- how it ends --------------------------------------------------------------------------------------------
@@ -182,8 +173,8 @@ def test_running_an_id_again_answers_the_same_execution(project: Project) -> Non
 
 
 def test_running_an_interrupted_id_again_goes_on_with_it(project: Project) -> None:
-    project.file.write_text(project.file.read_text().replace("86_400", "0.5"))
     assert project.run("long", "--id", "one", "--timeout", "0.05").code == exits.STOPPED_WAITING
+    project.hurry()
     again = project.run("long", "--id", "one")
     assert again.code == exits.COMPLETED
     assert again.out.splitlines()[0].startswith("one completed: 0 steps in ")

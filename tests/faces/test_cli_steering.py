@@ -9,32 +9,25 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from rayflow.cli import exits, following, running, steering
 from rayflow.cli.following import Follower
 from rayflow.cli.screen import LiveLine, Screen
-from rayflow.client import Engine
+from rayflow.core.metrics import DistributedMetrics
 from rayflow.errors import ClusterError
 from rayflow.local import LocalEngine
 from rayflow.runtime import cluster
 from rayflow.storage.base import ExecutionRecord
-from tests.faces.conftest import Project
-from tests.faces.test_cli_run import INTERRUPTIBLE
-
-LONG = "86_400"
+from tests.faces.project import INTERRUPTIBLE, Project
 
 
 def interrupt(project: Project, *ids: str) -> None:
-    """Leave executions behind that are under way, and let them end soon when they go on."""
+    """Leave executions behind that are under way."""
     for execution_id in ids:
         assert project.run("long", "--id", execution_id, "--timeout", "0.05").code == exits.STOPPED_WAITING
-
-
-def hurry(project: Project) -> None:
-    project.file.write_text(project.file.read_text().replace(LONG, "0.1"))
 
 
 # --- going on -------------------------------------------------------------------------------------------------
@@ -66,7 +59,8 @@ def test_recover_takes_up_all_that_is_unfinished(project: Project) -> None:
     stopped = project("recover", "--local", "--timeout", "0.05", "--json")
     assert stopped.code == exits.STOPPED_WAITING
     assert sorted(stopped.json["recovered"]) == ["one", "two"]
-    assert [row["status"] for row in stopped.json["executions"]] == ["running", "running"]
+    assert sorted(row["execution_id"] for row in stopped.json["executions"]) == ["one", "two"]
+    assert {row["status"] for row in stopped.json["executions"]} <= {"pending", "running"}
 
 
 def test_recover_without_anything_to_do_says_so(project: Project) -> None:
@@ -85,7 +79,22 @@ def test_a_paused_execution_stays_so_until_it_is_resumed(project: Project) -> No
     assert "lunch; to go on: rayflow resume one --local\n" in waited.err
     resumed = project("resume", "one", "--local", "--timeout", "0.3", "--json")
     assert resumed.code == exits.STOPPED_WAITING
-    assert resumed.json["status"] == "running"
+    assert resumed.json["execution_id"] == "one"
+
+
+def test_what_is_paused_can_go_on_to_its_end(project: Project) -> None:
+    interrupt(project, "one")
+    assert project("pause", "one", "--local").code == exits.COMPLETED
+    project.hurry()
+    done = project("resume", "one", "--local")
+    assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exits.COMPLETED, "one completed")
+
+
+def test_what_is_paused_can_be_cancelled(project: Project) -> None:
+    interrupt(project, "one")
+    project("pause", "one", "--local")
+    done = project("cancel", "one", "--local", "--json")
+    assert (done.code, done.json["status"]) == (exits.COMPLETED, "cancelled")
 
 
 def test_cancel_ends_an_execution_with_its_reason(project: Project) -> None:
@@ -205,21 +214,22 @@ def test_metrics_without_a_cluster_are_the_stores_totals(project: Project) -> No
     assert "executions started    2\n" in project("metrics", "--local").out
 
 
-def test_metrics_of_an_engine_have_the_pool_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LocalEngine(project.store) as engine:
-        monkeypatch.setattr(steering, "open_engine", lambda args, recover: _left_open(engine))
-        figures = project("metrics", "--address", "somewhere:6379", "--json").json
-        assert figures["active_workers"] == engine.metrics().active_workers
+class FixedEngine:
+    """An engine that has nothing but its figures."""
 
-
-class _left_open:  # noqa: N801 - a context manager, used like a function
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __enter__(self) -> Engine:
-        return self._engine
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *error: object) -> None: ...
+
+    def metrics(self) -> DistributedMetrics:
+        return DistributedMetrics(active_workers=4, queue_depth=3)
+
+
+def test_metrics_of_an_engine_have_the_pool_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steering, "open_engine", lambda args, recover: FixedEngine())
+    figures = project("metrics", "--address", "somewhere:6379", "--json").json
+    assert (figures["active_workers"], figures["queue_depth"]) == (4, 3)
 
 
 def test_metrics_are_served_until_interrupted(project: Project) -> None:
@@ -228,7 +238,7 @@ def test_metrics_are_served_until_interrupted(project: Project) -> None:
         assert process.stderr is not None
         told = process.stderr.readline()
         url = told.partition("metrics for Prometheus at ")[2].partition(";")[0]
-        with urllib.request.urlopen(url, timeout=30) as page:
+        with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 - our own server
             assert b"rayflow_executions_completed_total 1.0" in page.read()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)

@@ -12,7 +12,7 @@ import pytest
 from rayflow.cli import exits
 from rayflow.cli.inputs import MISSING, arguments
 from rayflow.definition.function import workflow
-from tests.faces.conftest import Project
+from tests.faces.project import Project
 
 
 # --- forms of the target --------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,3 +23,11 @@ def engine(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[rf.DistributedEn
     )
     yield engine
     engine.shutdown()
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder with a short path, as the sockets of a cluster of one's own need it."""
+    folder = Path(tempfile.mkdtemp(prefix="rf-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

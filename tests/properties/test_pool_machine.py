@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rayflow.core.pool import Grant, Recall
 from rayflow.core.pool.state import Environment, Seat, Worker
@@ -37,6 +37,18 @@ class PoolWorld(RuleBasedStateMachine):
         self.ended: set[str] = set()
         self.restarted = False
         self.asked: dict[str, float] = {}
+
+    @initialize(busy=st.booleans())
+    def begin(self, busy: bool) -> None:
+        """Often there are two coordinators and workers already."""
+        self.world.now = 1.0
+        if busy:
+            self.actor_comes("red")
+            self.actor_comes("red")
+            self.world.machine.want("red", 1.0)
+            self.decide()
+            for name in list(self.world.workers):
+                self.world.census(name)
 
     # --- rules: coordinators ------------------------------------------------------------------------------
     def pick_actor(self, pick: int) -> Actor:

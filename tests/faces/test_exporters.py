@@ -1,0 +1,148 @@
+"""Metrics for Prometheus: names, values, and what a scrape gets when the metrics cannot be read."""
+
+from __future__ import annotations
+
+import logging
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+import rayflow as rf
+from rayflow.core.metrics import DistributedMetrics
+from rayflow.errors import ClusterError
+from rayflow.exporters import MetricsCollector, serve
+
+FIGURES = DistributedMetrics(
+    executions_started=10,
+    executions_completed=5,
+    executions_failed=2,
+    executions_cancelled=1,
+    tasks_enqueued=40,
+    tasks_completed=30,
+    tasks_failed=3,
+    attempts_failed=6,
+    attempts_lost=4,
+    late_results=2,
+    queue_depth=7,
+    oldest_waiting=1.5,
+    active_workers=4,
+    tasks_processing=9,
+    avg_task_duration=0.25,
+    avg_execution_time=2.5,
+)
+
+
+class Source:
+    """Answers metrics, or does not."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.reads = 0
+
+    def metrics(self) -> DistributedMetrics:
+        self.reads += 1
+        if self.error is not None:
+            raise self.error
+        return FIGURES
+
+
+def scraped(url: str) -> dict[str, float]:
+    with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 - our own server
+        text = page.read().decode()
+    return {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+@pytest.fixture
+def url(source: Source) -> Iterator[str]:
+    with serve(source, 0) as server:
+        yield server.url
+
+
+def test_every_figure_has_its_conventional_name(url: str) -> None:
+    assert scraped(url) == {
+        "rayflow_up": 1,
+        "rayflow_executions_started_total": 10,
+        "rayflow_executions_completed_total": 5,
+        "rayflow_executions_failed_total": 2,
+        "rayflow_executions_cancelled_total": 1,
+        "rayflow_tasks_enqueued_total": 40,
+        "rayflow_tasks_completed_total": 30,
+        "rayflow_tasks_failed_total": 3,
+        "rayflow_attempts_failed_total": 6,
+        "rayflow_attempts_lost_total": 4,
+        "rayflow_late_results_total": 2,
+        "rayflow_queue_depth": 7,
+        "rayflow_queue_oldest_waiting_seconds": 1.5,
+        "rayflow_active_workers": 4,
+        "rayflow_tasks_processing": 9,
+        "rayflow_task_duration_mean_seconds": 0.25,
+        "rayflow_execution_duration_seconds_count": 8,
+        "rayflow_execution_duration_seconds_sum": 20,
+    }
+
+
+def test_each_scrape_reads_anew_and_registering_reads_nothing(url: str, source: Source) -> None:
+    assert source.reads == 0
+    scraped(url)
+    scraped(url)
+    assert source.reads == 2
+
+
+def test_one_family_can_be_asked_for_by_its_name(url: str) -> None:
+    assert scraped(f"{url}?name[]=rayflow_queue_depth") == {"rayflow_queue_depth": 7}
+
+
+@pytest.mark.parametrize("error", [ClusterError("the cluster is gone"), ZeroDivisionError("a defect")])
+def test_a_scrape_says_that_the_metrics_cannot_be_read_and_the_next_one_works(
+    url: str, source: Source, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.error = error
+    with caplog.at_level(logging.WARNING, "rayflow.exporters"):
+        assert scraped(url) == {"rayflow_up": 0}
+    assert f"the metrics cannot be read now: {error}" in caplog.text
+    source.error = None
+    assert scraped(url)["rayflow_up"] == 1
+
+
+def test_two_collectors_of_one_registry_are_refused() -> None:
+    registry = CollectorRegistry()
+    registry.register(MetricsCollector(DistributedMetrics))
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        registry.register(MetricsCollector(DistributedMetrics))
+
+
+def test_closing_frees_the_port_and_may_be_repeated(source: Source) -> None:
+    server = serve(source, 0)
+    port = server.port
+    assert scraped(server.url)["rayflow_up"] == 1
+    server.close()
+    server.close()
+    with serve(source, port) as again:
+        assert again.port == port
+
+
+def test_a_port_that_is_taken_is_an_error(source: Source) -> None:
+    with serve(source, 0) as server, pytest.raises(OSError, match="in use"):
+        serve(source, server.port)
+
+
+@rf.workflow
+async def nothing() -> None: ...
+
+
+def test_an_engines_metrics_are_served() -> None:
+    with rf.LocalEngine() as engine, serve(engine, 0) as server:
+        engine.execute(nothing, timeout=30)
+        found = scraped(server.url)
+        assert found["rayflow_executions_completed_total"] == 1
+        assert found["rayflow_execution_duration_seconds_count"] == 1
+        engine.close()
+        assert scraped(server.url) == {"rayflow_up": 0}
