@@ -13,7 +13,8 @@ from rayflow.errors import ClusterError
 from rayflow.runtime import cluster, naming
 from rayflow.runtime.environment import capture
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor import persistence_spec, supervisor_spec
+from rayflow.runtime.specs import persistence_spec
+from rayflow.runtime.supervisor import supervisor_spec
 from rayflow.storage.urls import namespace_of, resolve
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from rayflow.errors import NotSupportedLocally
 from rayflow.runtime import naming
 from rayflow.runtime.environment import capture
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor import persistence_spec, supervisor_spec
+from rayflow.runtime.specs import persistence_spec
+from rayflow.runtime.supervisor import supervisor_spec
 from rayflow.runtime.threads import ThreadSystem
 from rayflow.storage.urls import resolve
 

@@ -13,6 +13,7 @@ of another loop, the tasks of this one would never advance (Python 3.14).
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import contextvars
 import heapq
@@ -47,6 +48,10 @@ _SWEEP = 64
 #: every workflow, where a step simply runs.
 _unending: list[object] = []
 
+#: Loops that are not evicted. They are held for the same reason: whoever drops one without evicting it leaks it,
+#: instead of having the garbage collector, or the interpreter's end, run its clean-up for real.
+_alive: set[DurableLoop] = set()
+
 
 class NeverSettles(Exception):
     """One event caused more callbacks than the budget allows: the code polls, or refuses to be cancelled."""
@@ -56,6 +61,10 @@ class NeverSettles(Exception):
             f"the workflow's code was still busy after {budget:,} callbacks for one event: it polls (for example with "
             "`await asyncio.sleep(0)`) or swallows its cancellation. Wait for a step, a timer or a signal instead"
         )
+
+
+class Evicted(BaseException):
+    """Ends code that is dropped. GeneratorExit, as by close(), would not reach into async generators up to 3.12."""
 
 
 class DurableLoop(RefusingLoop):
@@ -97,6 +106,7 @@ class DurableLoop(RefusingLoop):
         self._generators: list[AsyncGenerator[Any, Any]] = []
         self._sweep_generators_at = _SWEEP
         self._eager = False
+        _alive.add(self)
 
     # --- driven by the machine ---------------------------------------------------------------------------
     def advance(self, now: float) -> None:
@@ -194,7 +204,7 @@ class DurableLoop(RefusingLoop):
                 "left it; use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs"
             )
             with contextlib.suppress(BaseException):  # the echo of ending it in the midst of its clean-up
-                closing.throw(GeneratorExit)
+                closing.throw(Evicted)
         if _unfinished(generator):
             _unending.append(generator)
 
@@ -214,6 +224,7 @@ class DurableLoop(RefusingLoop):
             # In a context of its own: what clean-up code sets must not stay behind in this thread's.
             contextvars.Context().run(self._close_all)
         self._tasks.clear()
+        _alive.discard(self)
 
     def _close_all(self) -> None:
         for task in self.pending_tasks():
@@ -234,7 +245,7 @@ class DurableLoop(RefusingLoop):
             # Whatever clean-up code raises here is the echo of an eviction, not an outcome: the journal decides
             # what happens to the execution, and nothing was issued (commands raise on a dead loop).
             with contextlib.suppress(BaseException):
-                coroutine.close()
+                coroutine.throw(Evicted)
             if getattr(coroutine, "cr_frame", None) is None:
                 return
         _unending.append(coroutine)
@@ -371,6 +382,12 @@ class DurableLoop(RefusingLoop):
     def is_closed(self) -> bool:
         """Whether the execution was evicted."""
         return self.dead
+
+
+@atexit.register
+def _evict_all() -> None:
+    for loop in list(_alive):
+        loop.evict()
 
 
 def _name_of(code: object) -> str:

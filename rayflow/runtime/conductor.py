@@ -20,7 +20,7 @@ from rayflow.core.execution import Action, RunAttempt, StopAttempt
 from rayflow.core.machine import failure_of
 from rayflow.definition.code import CodeCache
 from rayflow.errors import ClusterError, DefinitionError, Failure, Fenced, RayflowError, StorageUnavailable
-from rayflow.runtime import logs, naming
+from rayflow.runtime import naming
 from rayflow.runtime.dispatcher import Dispatcher, Key
 from rayflow.runtime.driver import Driver, is_fresh
 from rayflow.runtime.environment import Environment
@@ -29,7 +29,7 @@ from rayflow.runtime.messages import TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.persistence import TakenUp
 from rayflow.runtime.prints import Prints, Progress
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLine, ActorSystem, Reply
+from rayflow.runtime.system import ActorLine, ActorSystem, Reply, send_to
 from rayflow.runtime.turns import Turns
 from rayflow.storage.base import Answer, ExecutionRecord, InboxRow, Operation, Refused
 from rayflow.storage.codec import MsgpackCodec
@@ -147,8 +147,8 @@ class Conductor:
         def reply(answer: Reply) -> None:
             self.post(lambda: self._taken_up(driver, answer, wait))
 
-        persistence = self._system.find(naming.PERSISTENCE)
-        persistence.send("take_up", pack(driver.claim(self.now())), then=reply, label=f"take up {driver.id}")
+        request = pack(driver.claim(self.now()))
+        send_to(self._system, naming.PERSISTENCE, "take_up", request, then=reply, label=f"take up {driver.id}")
 
     def _taken_up(self, driver: Driver, answer: Reply, wait: float) -> None:
         if self._drivers.get(driver.id) is not driver:
@@ -178,7 +178,7 @@ class Conductor:
         self._tell_supervisor(driver.id)
 
     def _tell_supervisor(self, execution_id: str) -> None:
-        self._system.find(naming.SUPERVISOR).send("released", self.name, (execution_id,))
+        send_to(self._system, naming.SUPERVISOR, "released", self.name, (execution_id,))
 
     # --- inbox ---------------------------------------------------------------------------------------------
     def read_inboxes(self, ids: Sequence[str]) -> None:
@@ -192,7 +192,7 @@ class Conductor:
         def reply(answer: Reply) -> None:
             self.post(lambda: self._inbox_read(driver, answer))
 
-        self._system.find(naming.PERSISTENCE).send("inbox", driver.id, driver.inbox_seen, then=reply)
+        send_to(self._system, naming.PERSISTENCE, "inbox", driver.id, driver.inbox_seen, then=reply)
 
     def _inbox_read(self, driver: Driver, answer: Reply) -> None:
         if self._drivers.get(driver.id) is not driver:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 
-from rayflow.runtime import environment, logs
+from rayflow.runtime import environment
 from rayflow.runtime.conductor import Conductor
 from rayflow.runtime.prints import Progress
 from rayflow.runtime.settings import Settings

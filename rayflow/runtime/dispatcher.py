@@ -19,7 +19,7 @@ from rayflow.core.slots import Send, Slots
 from rayflow.errors import Failure
 from rayflow.runtime import naming
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
-from rayflow.runtime.system import Actor, ActorLine, ActorLost, ActorSystem, Line, Reply
+from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, send_to
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class Dispatcher:
         self._host = host
         self._system = system
         self._pool_id = pool
+        self._pool = naming.pool(pool)
         self._slots = Slots(environment)
         self._grace = stop_grace
         self._runs: dict[Key, tuple[RunAttempt, str]] = {}
@@ -116,14 +117,14 @@ class Dispatcher:
         self._stopping.add(key)
         epoch = batch.tasks[key].epoch
         worker = naming.worker(self._pool_id, batch.worker)
-        self._actor(worker, lambda actor: actor.send("cancel", *key, "nobody waits for it", epoch, group="control"))
+        send_to(self._system, worker, "cancel", *key, "nobody waits for it", epoch, group="control")
         self._host.later(self._grace, lambda: self._stuck(key, batch))
 
     def _stuck(self, key: Key, batch: _Batch) -> None:
         if key not in self._stopping or batch.id not in self._batches:
             return
         log.warning("step %s of %s did not stop; worker %s is replaced", key[1], key[0], batch.worker)
-        self._pool(lambda pool: pool.send("retire", batch.worker, batch.token))
+        send_to(self._system, self._pool, "retire", batch.worker, batch.token)
 
     def forget(self, execution_id: str) -> None:
         """The execution is not driven here any more: stop all that it still has."""
@@ -171,7 +172,7 @@ class Dispatcher:
         def reply(answer: Reply) -> None:
             self._host.post(lambda: self._answered(answer))
 
-        self._pool(lambda pool: pool.send("update", arguments, then=reply), otherwise=reply)
+        send_to(self._system, self._pool, "update", arguments, then=reply)
 
     def _answered(self, answer: Reply) -> None:
         self._asking = False
@@ -278,22 +279,7 @@ class Dispatcher:
         for key, message in list(batch.tasks.items()):
             self._finish(batch, key)
             self._host.lost(key, _worker_died(message, batch.worker, error, alone), alone=alone, worker=batch.worker)
-        self._pool(lambda pool: pool.send("suspect", batch.worker))
-
-    # --- actors --------------------------------------------------------------------------------------------
-    def _pool(self, use: Callable[[Actor], None], otherwise: Callable[[Reply], None] | None = None) -> None:
-        self._actor(naming.pool(self._pool_id), use, otherwise)
-
-    def _actor(
-        self, name: str, use: Callable[[Actor], None], otherwise: Callable[[Reply], None] | None = None
-    ) -> None:
-        try:
-            actor = self._system.find(name)
-        except ActorLost as error:
-            if otherwise is not None:
-                otherwise(Reply(error=error))
-        else:
-            use(actor)
+        send_to(self._system, self._pool, "suspect", batch.worker)
 
 
 def _worker_died(message: TaskMessage, worker: str, error: BaseException, alone: bool) -> Failure:

@@ -103,13 +103,17 @@ class Driver:
         """Take the execution up where its journal ends, after the claim was granted."""
         self.record = record
         self._last_seq = record.last_seq
-        items = self._items(inbox)
-        if not journal:
-            self._load(lambda execution: execution.begin(now), now)
-            self._receive(items, now)
-            return
-        entries = [decode_entry(self.id, row.seq, row.body) for row in journal]
-        self._load(lambda execution: execution.restore(entries, items, now), now, seen=record.inbox_last)
+
+        def go(execution: Execution) -> None:
+            items = self._items(inbox)
+            if not journal:
+                execution.begin(now)
+                self._receive(items, now)
+                return
+            entries = [decode_entry(self.id, row.seq, row.body) for row in journal]
+            execution.restore(entries, items, now)
+
+        self._load(go, now, seen=record.inbox_last)
         log.info("execution %s taken up at entry %d, epoch %d", self.id, self._last_seq, self.epoch)
 
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:

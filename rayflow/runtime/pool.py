@@ -25,7 +25,7 @@ from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import Actor, ActorLost, ActorSpec, ActorSystem, Reply
+from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -187,12 +187,7 @@ class Pool:
 
     def _tell(self, coordinator: str, commands: list[Command]) -> None:
         # A message that does not arrive is repaired by the coordinator's next report.
-        try:
-            actor = self._system.find(coordinator)
-        except ActorLost:
-            self._work.put(lambda: self.forget(coordinator))
-        else:
-            actor.send("slots", pack((self._name, self._epoch, commands)))
+        send_to(self._system, coordinator, "slots", pack((self._name, self._epoch, commands)))
 
     def _start(self, environment: str) -> None:
         name = f"{environment}-{self._epoch}-{uuid.uuid4().hex[:6]}"
@@ -251,16 +246,8 @@ class Pool:
 
     def _adopt(self, name: str) -> None:
         """A worker of an earlier life: ask what it has under way."""
-        actor = self._find(name)
-        if actor is None:
-            self._down(name, ActorLost(name))
-            return
-        actor.send("fence_pool", self._epoch, group="control")
-
-        def reply(answer: Reply) -> None:
-            self._work.put(lambda: self._counted(name, answer))
-
-        actor.send("census", then=reply, group="control")
+        self._send(name, "fence_pool", self._epoch)
+        self._send(name, "census", then=lambda answer: self._work.put(partial(self._counted, name, answer)))
 
     def _counted(self, name: str, answer: Reply) -> None:
         if answer.error is not None:
@@ -284,10 +271,7 @@ class Pool:
             )
 
     def _watch(self, name: str) -> None:
-        def ended(reply: Reply) -> None:
-            self._work.put(lambda: self._down(name, reply.error))
-
-        self._system.find(naming.worker(self._name, name)).send("watch", then=ended, group="watch")
+        self._send(name, "watch", then=lambda reply: self._work.put(partial(self._down, name, reply.error)), group="watch")
 
     def _down(self, name: str, why: BaseException | None) -> None:
         if self._stopped.is_set():
@@ -303,15 +287,11 @@ class Pool:
         self._system.kill(naming.worker(self._name, name))
 
     def _revoke(self, worker: str, token: str) -> None:
-        actor = self._find(worker)
-        if actor is None:
-            return
-
         def reply(answer: Reply) -> None:
             if answer.error is None:
-                self._work.put(lambda: self._freed(worker, token))
+                self._work.put(partial(self._freed, worker, token))
 
-        actor.send("revoke_token", token, then=reply)
+        self._send(worker, "revoke_token", token, then=reply, group="")
 
     def _freed(self, worker: str, token: str) -> None:
         with self._lock:
@@ -329,24 +309,15 @@ class Pool:
             if now - asked > self._settings.config.ping_timeout:
                 self._down(name, ClusterError(f"it has not answered for {now - asked:.1f} s"))
             return
-        actor = self._find(name)
-        if actor is None:
-            self._down(name, ActorLost(name))
-            return
         self._asked[name] = now
-
-        def pong(reply: Reply) -> None:
-            self._work.put(lambda: self._ponged(name, reply))
-
-        actor.send("ping", then=pong, group="control")
+        self._send(name, "ping", then=lambda reply: self._work.put(partial(self._ponged, name, reply)))
 
     def _ponged(self, name: str, reply: Reply) -> None:
         self._asked.pop(name, None)
         if isinstance(reply.error, ActorLost):
             self._down(name, reply.error)
 
-    def _find(self, name: str) -> Actor | None:
-        try:
-            return self._system.find(naming.worker(self._name, name))
-        except ActorLost:
-            return None
+    def _send(
+        self, worker: str, method: str, *args: Any, then: Callable[[Reply], None] | None = None, group: str = "control"
+    ) -> None:
+        send_to(self._system, naming.worker(self._name, worker), method, *args, then=then, group=group)

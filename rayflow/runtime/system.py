@@ -98,7 +98,9 @@ class Actor(Protocol):
         group: str = "",
         label: str = "",
     ) -> None:
-        """Call without waiting; ``then`` gets the reply, on some thread of the system's, and must be quick.
+        """Call without waiting; ``then`` gets the reply, on some thread of the system's.
+
+        ``then`` must be quick; it may send, but not call.
 
         Args:
             method: the method's name.
@@ -130,6 +132,35 @@ class ActorSystem(Protocol):
 
     def cpus(self) -> float:
         """CPUs of the cluster."""
+
+
+def send_to(
+    system: ActorSystem,
+    name: str,
+    method: str,
+    *args: Any,
+    then: Callable[[Reply], None] | None = None,
+    group: str = "",
+    label: str = "",
+) -> None:
+    """Send to an actor by its name; that there is none is told to ``then``, like any other error.
+
+    Args:
+        system: where it is found.
+        name: its name.
+        method: as for :meth:`Actor.send`, like the arguments after it.
+        args: see there.
+        then: see there.
+        group: see there.
+        label: see there.
+    """
+    try:
+        actor = system.find(name)
+    except ActorLost as error:
+        if then is not None:
+            then(Reply(error=error))
+    else:
+        actor.send(method, *args, then=then, group=group, label=label)
 
 
 class Line(Protocol):

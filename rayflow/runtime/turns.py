@@ -19,18 +19,28 @@ class Turns:
     """One thread and its queue.
 
     Each turn runs what was posted, then what is due, then ``after``. An exception ends the thread: a defect must not
-    go on with half of its work done, and whoever asks :meth:`check` learns of it.
+    go on with half of its work done, and whoever asks :meth:`check` learns of it. Only what is ``tolerated`` is logged
+    instead: whoever names errors there tries again by itself.
 
     Args:
         name: the thread's name.
         after: called at the end of each turn.
         next_wake: when ``after`` wants to be called by itself, in seconds since the epoch; None for never.
+        tolerated: errors that do not end the thread.
     """
 
-    def __init__(self, name: str, after: Callable[[], None], next_wake: Callable[[], float | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        after: Callable[[], None],
+        next_wake: Callable[[], float | None],
+        *,
+        tolerated: tuple[type[Exception], ...] = (),
+    ) -> None:
         self._name = name
         self._after = after
         self._next_wake = next_wake
+        self._tolerated = tolerated
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -86,13 +96,19 @@ class Turns:
         action = self._first()
         left = _MOST
         while action is not None:
-            action()
+            self._do(action)
             left -= 1
             action = self._ready() if left else None
         now = self.now()
         while self._later and self._later[0][0] <= now:
-            heapq.heappop(self._later)[2]()
-        self._after()
+            self._do(heapq.heappop(self._later)[2])
+        self._do(self._after)
+
+    def _do(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except self._tolerated as error:
+            log.warning("thread %s could not do something, and will try again: %s", self._name, error)
 
     def _first(self) -> Callable[[], None] | None:
         wakes = [] if (wake := self._next_wake()) is None else [wake]

@@ -26,7 +26,7 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (set, frozenset)):
         yield from ((f"{{{member!r}}}", member) for member in value)
     elif isinstance(value, BaseModel):
-        parts = {**value.__dict__, **(value.__pydantic_private__ or {})}
+        parts = {**value.__dict__, **(value.__pydantic_extra__ or {}), **(value.__pydantic_private__ or {})}
         yield from ((f".{name}", member) for name, member in parts.items())
     elif not isinstance(value, type):
         names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []

@@ -106,7 +106,8 @@ class SqliteStore:
         )
         # A store that nobody closed must not keep its process from ending; what was acknowledged is on the disk.
         # (aiosqlite before 0.22: the connection is the thread.)
-        getattr(connection, "_thread", connection).daemon = True
+        thread: Any = getattr(connection, "_thread", connection)
+        thread.daemon = True
         return await connection
 
     async def _prepare(self, db: aiosqlite.Connection) -> None:

@@ -206,7 +206,7 @@ class Shell:
         """An attempt is lost with its worker."""
         run = self.running.pop(self.run_of(name).seq)
         self.execution.lost(run.seq, run.attempt, failure("died"), alone=alone, worker="w1", now=self.now)
-        return self.collect()
+        return self.pass_time(0)
 
     def pass_time(self, seconds: float) -> Shell:
         """Time passes."""

@@ -15,7 +15,7 @@ import pytest
 
 from rayflow.core import loop as loop_module
 from rayflow.core.actions import RunAttempt
-from rayflow.core.loop import CLOSINGS, DurableLoop
+from rayflow.core.loop import CLOSINGS, DurableLoop, Evicted
 from rayflow.definition import api as rf
 from rayflow.definition.context import current_execution
 from rayflow.errors import WorkflowSideEffect
@@ -232,7 +232,7 @@ def test_a_generator_that_swallows_its_end_is_kept_for_ever(monkeypatch: pytest.
             yield 1
         finally:
             while not free:
-                with contextlib.suppress(GeneratorExit):
+                with contextlib.suppress(Evicted):
                     await asyncio.sleep(1)
 
     async def flow() -> str:
@@ -370,7 +370,7 @@ def test_eviction_closes_again_what_swallows_its_end_a_few_times() -> None:
         for _ in range(CLOSINGS // 2):
             try:
                 await asyncio.sleep(1)
-            except GeneratorExit:
+            except Evicted:
                 swallowed.append(1)
 
     shell = Shell(flow).begin()

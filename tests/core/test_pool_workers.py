@@ -150,6 +150,14 @@ def test_a_silent_coordinator_loses_leases_and_demand() -> None:
     assert bench.says("silent") == [Void("silent", "1.1", "a")]
 
 
+def test_a_silent_coordinator_does_not_keep_an_environment_in_use() -> None:
+    bench = Bench(workers=1, up=False, lease_term=5.0)
+    bench.wants("silent", wish())
+    bench.now = 5.0
+    bench.decide()
+    assert bench.machine.environment_idle_since("env") == 5.0
+
+
 def test_a_coordinator_that_is_forgiven_is_granted_under_numbers_that_it_has_not_seen() -> None:
     bench = Bench(workers=1, slots=2, lease_term=5.0)
     bench.wants("c", wish(count=2))
@@ -197,7 +205,8 @@ def test_a_worker_with_a_stuck_task_is_replaced_once_its_others_are_done() -> No
     bench.machine.retire("stranger", "1.1", 1.0)
     assert bench.decide() == [Recall("c", "1.2", 1.0), StartWorkers("env", 1)]
     bench.machine.worker_starting("b", "env", 1.0)
-    assert bench.wants("c", wish(9)) == []
+    assert [bench.wants("c", wish(9)), bench.wants("high", wish(9))] == [[], []]
+    bench.wants("high")
     assert bench.machine.stats(1.0).idle == 0
     bench.wants("c")
     assert bench.gives_back("c", "1.2") == [Void("c", "1.1", "a"), StopWorker("env", "a")]

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rayflow.core.pool import Command, Demand, Grant, PoolMachine, PoolTerms, Recall, Revoke, StartWorkers, StopWorker, Void
+from rayflow.core.pool import (
+    Command,
+    Demand,
+    Grant,
+    PoolMachine,
+    PoolTerms,
+    Recall,
+    Revoke,
+    StartWorkers,
+    StopWorker,
+    Void,
+)
 from rayflow.definition.options import PoolConfig
 from tests.core.pool_bench import Coordinator
 

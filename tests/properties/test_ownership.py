@@ -37,13 +37,10 @@ from rayflow.storage.records import append_digest
 from rayflow.storage.sqlite import SqliteStore
 from tests.contract.operations import NOW, start
 
-X = "x"
 STATUSES = (
-    ExecutionStatus.RUNNING,
-    ExecutionStatus.RUNNING,
-    ExecutionStatus.PAUSED,
-    ExecutionStatus.FAILED,
-    ExecutionStatus.FAILED,
+    *[ExecutionStatus.RUNNING] * 6,
+    *[ExecutionStatus.PAUSED] * 2,
+    *[ExecutionStatus.FAILED] * 3,
     ExecutionStatus.COMPLETED,
 )
 who = st.integers(0, 1)
@@ -84,14 +81,10 @@ class Ownership(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.now = NOW
-        self.coordinators = [Coordinator("a"), Coordinator("b")]
-        self.network: list[Message] = []
         self.writer_claims = 0
         self.current_writer = 0
+        self.executions = 0
         self.keys = 0
-        # What must be true from now on, because somebody was told so.
-        self.journaled: dict[int, bytes] = {}
-        self.accepted: list[str] = []
 
     def new_store(self) -> Store:
         raise NotImplementedError
@@ -101,8 +94,24 @@ class Ownership(RuleBasedStateMachine):
     def begin(self) -> None:
         self.writers = [self.opened(), self.opened()]
         self.current_writer = 1  # it claimed last
-        self.loop.run_until_complete(self.writers[1].commit([start(X)]))
+        self.start_another()
+
+    def start_another(self) -> None:
+        self.executions += 1
+        self.x = f"x{self.executions}"
+        self.coordinators = [Coordinator("a"), Coordinator("b")]
+        self.network: list[Message] = []
+        # What must be true from now on, because somebody was told so.
+        self.journaled: dict[int, bytes] = {}
+        self.accepted: list[str] = []
+        self.loop.run_until_complete(self.writers[self.current_writer].commit([start(self.x)]))
         self.seen = self.record()
+
+    @precondition(lambda self: self.record().status is ExecutionStatus.COMPLETED)
+    @rule()
+    def go_to_the_next(self) -> None:
+        """Nothing more can happen to what is completed."""
+        self.start_another()
 
     def opened(self) -> Store:
         store = self.new_store()
@@ -113,7 +122,7 @@ class Ownership(RuleBasedStateMachine):
         return store
 
     def record(self) -> ExecutionRecord:
-        found = self.loop.run_until_complete(self.writers[self.current_writer].execution(X))
+        found = self.loop.run_until_complete(self.writers[self.current_writer].execution(self.x))
         assert found is not None
         return found
 
@@ -153,7 +162,7 @@ class Ownership(RuleBasedStateMachine):
         coordinator = self.coordinators[i]
         coordinator.claims += 1
         nonce = f"{coordinator.name}{coordinator.claims}"
-        coordinator.claiming = Claim(X, self.record().epoch, nonce, coordinator.name, self.tick())
+        coordinator.claiming = Claim(self.x, self.record().epoch, nonce, coordinator.name, self.tick())
         coordinator.epoch = None
         coordinator.unanswered.clear()
         self.send(coordinator, coordinator.claiming, fate)
@@ -163,7 +172,9 @@ class Ownership(RuleBasedStateMachine):
     def append(self, i: int, fate: str, status: ExecutionStatus, *, park: bool, see: bool) -> None:
         """Go on, pause, park or end, with or without what is in the inbox; also before the last answer came."""
         coordinator = self.driver(i)
-        unread = self.loop.run_until_complete(self.writers[self.current_writer].inbox(X, after=coordinator.inbox_done))
+        unread = self.loop.run_until_complete(
+            self.writers[self.current_writer].inbox(self.x, after=coordinator.inbox_done)
+        )
         author = f"{coordinator.epoch} {coordinator.name}"
         bodies = [f"{author} entry"]
         if see:
@@ -173,24 +184,31 @@ class Ownership(RuleBasedStateMachine):
         rows = tuple(JournalRow(first + n, body.encode()) for n, body in enumerate(bodies))
         coordinator.last_seq += len(rows)
         assert coordinator.epoch is not None
-        operation = Append(X, coordinator.epoch, first, rows, append_digest(rows), self.tick(), status)
+        operation = Append(self.x, coordinator.epoch, first, rows, append_digest(rows), self.tick(), status)
         wake = self.now + 10 if park and self.now % 2 else None
         operation = replace(operation, inbox_done=coordinator.inbox_done, park=park, runnable_at=wake)
         self.send(coordinator, operation, fate)
+
+    @rule(i=who, status=st.sampled_from(STATUSES), park=st.booleans())
+    def drive(self, i: int, status: ExecutionStatus, *, park: bool) -> None:
+        """A good moment: taken up, driven on and perhaps given up, all of it answered."""
+        self.claim(i=i, fate="answered")
+        if self.coordinators[i].epoch is not None:
+            self.append(i=i, fate="answered", status=status, park=park, see=True)
 
     @precondition(driven)
     @rule(i=who, fate=fates)
     def release(self, i: int, fate: str) -> None:
         coordinator = self.driver(i)
         assert coordinator.epoch is not None
-        self.send(coordinator, Release(X, coordinator.epoch, self.now + 20, self.tick()), fate)
+        self.send(coordinator, Release(self.x, coordinator.epoch, self.now + 20, self.tick()), fate)
 
     @precondition(driven)
     @rule(i=who, fate=fates)
     def keep_for_later(self, i: int, fate: str) -> None:
         """A result that arrives while paused becomes an inbox row of the owner's own."""
         coordinator = self.driver(i)
-        self.send(coordinator, Deliver(X, self.new_row("kept", "result"), coordinator.epoch), fate)
+        self.send(coordinator, Deliver(self.x, self.new_row("kept", "result"), coordinator.epoch), fate)
 
     @precondition(lambda self: any(c.unanswered for c in self.coordinators))
     @rule(i=who, data=st.data(), fate=fates)
@@ -208,7 +226,7 @@ class Ownership(RuleBasedStateMachine):
 
     @rule(fate=fates)
     def signal(self, fate: str) -> None:
-        self.send(None, Deliver(X, self.new_row("key", "signal")), fate)
+        self.send(None, Deliver(self.x, self.new_row("key", "signal")), fate)
 
     @precondition(lambda self: self.record().status is ExecutionStatus.FAILED)
     @rule(carried=st.integers(0, 2), fate=fates)
@@ -216,7 +234,9 @@ class Ownership(RuleBasedStateMachine):
         now = self.record()
         row = JournalRow(now.last_seq + 1, f"{now.epoch + 1} rewound".encode())
         rows = tuple(self.new_row("carried", "result") for _ in range(carried))
-        self.send(None, Rewind(X, now.epoch, now.last_seq, row, append_digest([row]), rows, None, self.tick()), fate)
+        self.send(
+            None, Rewind(self.x, now.epoch, now.last_seq, row, append_digest([row]), rows, None, self.tick()), fate
+        )
 
     # --- the network -------------------------------------------------------------------------------------
     @precondition(lambda self: self.network)
@@ -317,8 +337,8 @@ class Ownership(RuleBasedStateMachine):
     def all_that_must_hold(self) -> None:
         store = self.writers[self.current_writer]
         before, self.seen = self.seen, self.record()
-        journal = self.loop.run_until_complete(store.journal(X))
-        unread = self.loop.run_until_complete(store.inbox(X))
+        journal = self.loop.run_until_complete(store.journal(self.x))
+        unread = self.loop.run_until_complete(store.inbox(self.x))
         words = [row.body.decode().split() for row in journal]
         self.nothing_goes_back(before, self.seen)
         self.what_was_acknowledged_is_durable(journal)
@@ -387,6 +407,6 @@ class SqliteOwnership(Ownership):
 
 
 TestMemoryOwnership = MemoryOwnership.TestCase
-TestMemoryOwnership.settings = settings(max_examples=120, stateful_step_count=40)
+TestMemoryOwnership.settings = settings(max_examples=100, stateful_step_count=60)
 TestSqliteOwnership = SqliteOwnership.TestCase
 TestSqliteOwnership.settings = settings(max_examples=8, stateful_step_count=25)

@@ -165,7 +165,9 @@ class PoolWorld(RuleBasedStateMachine):
                 self.check_nothing_idle(environment, waiting)
             recalls = [c for c in commands if isinstance(c, Recall) and c.token not in self.asked]
             self.check_recalls(environment, recalls, waiting)
-        self.asked.update({c.token: c.deadline for c in commands if isinstance(c, Recall) and c.token not in self.asked})
+        self.asked.update(
+            {c.token: c.deadline for c in commands if isinstance(c, Recall) and c.token not in self.asked}
+        )
         wake = world.machine.next_wake(world.now)
         assert wake is None or wake > world.now, "a machine that has decided has nothing to do now"
 
@@ -226,7 +228,9 @@ class PoolWorld(RuleBasedStateMachine):
         seats = {token: seat for worker in environment.workers.values() for token, seat in worker.seats.items()}
         asked = {recall.token for recall in recalls}
         new = [seats[token] for token in asked if token in seats and counts(seats[token])]
-        underway = [s for t, s in seats.items() if t not in asked and counts(s) and s.deadline and s.deadline > self.world.now]
+        underway = [
+            s for t, s in seats.items() if t not in asked and counts(s) and s.deadline and s.deadline > self.world.now
+        ]
         plain = sum(wish.count for wish in waiting if not wish.alone)
         assert len(new) <= max(0, plain - len(underway))
         for seat in new:

@@ -218,8 +218,8 @@ def test_what_contains_itself_or_is_very_deep_is_pickled_whole() -> None:
         (threading.Lock(), "the value", "lock"),
         ({"report": Report("t", {"a": [0, threading.Lock()]})}, '["report"].pages["a"][1]', "lock"),
         ({"report": Plain(Plain(threading.Lock()))}, '["report"].client.client', "lock"),
-        ([Model.model_construct(name=threading.Lock())], "[0].name", "lock"),
-        ({(1, threading.get_ident): (i for i in ())}, "[(1, ", "generator"),
+        ([Open(part=threading.Lock())], "[0].part", "lock"),
+        ({(1, threading.get_ident): iter(lambda: 0, 0)}, "[(1, ", "callable_iterator"),
     ],
     ids=["top", "dataclass", "object", "model", "odd key"],
 )

@@ -15,7 +15,7 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage._sqlite import listing
-from rayflow.storage.base import Done, Filter, Refused
+from rayflow.storage.base import Done, Filter, Operation, Refused
 from rayflow.storage.sqlite import SqliteStore
 from tests.contract.operations import NOW, append, claim, deliver, done, row, start
 from tests.storage.faults import FaultyConnection, faulty_store
@@ -278,7 +278,13 @@ def test_an_error_in_the_transaction_changes_nothing(file: Path, statement: str)
 def test_a_bad_member_fails_alone_by_its_own_error(file: Path) -> None:
     async def body() -> None:
         store = await opened(new_store(file))
-        operations = [start("a"), start("b", workflow_id="\udc80"), start("c", priority=2**70), claim("a"), claim("b")]
+        operations: list[Operation] = [
+            start("a"),
+            start("b", workflow_id="\udc80"),
+            start("c", priority=2**70),
+            claim("a"),
+            claim("b"),
+        ]
         answers = await store.commit(operations)
         assert [type(answer) for answer in answers] == [Done, Refused, Refused, Done, Refused]
         texts = [str(answer.error) for answer in answers if isinstance(answer, Refused)]
@@ -299,7 +305,7 @@ def test_after_an_error_of_commit_nobody_is_answered_and_the_truth_is_read_back(
         store, fault = new_faulty_store(file)
         await opened(store)
         await done(store, start(), claim())
-        operations = [append(counts={"steps": 1}), deliver(), start("y")]
+        operations: list[Operation] = [append(counts={"steps": 1}), deliver(), start("y")]
         connection = store._writer
         fault.on, fault.after = "COMMIT", durable
         with pytest.raises(StorageUnavailable, match=r"cannot commit to store .*disk I/O error"):

@@ -17,7 +17,7 @@ is dealt out to what waits, highest priority first:
   waits for anything.
 
 A recall whose deadline passed is not counted on any more: its task may be a long one, and another lease is
-asked back in its stead.
+asked back in its stead. Neither is the recall of a whole worker: what must run alone is suspect.
 """
 
 from __future__ import annotations
@@ -228,25 +228,17 @@ class Plan:
         wants: dict[str, int] = {}
         for wish in plain:
             wants[wish.coordinator] = wants.get(wish.coordinator, 0) + wish.count
-        needs: dict[str, int] = {}
-        ceded: dict[str, int] = {}
-        for name in wants if shares is None else shares:
-            limit = wants[name]
-            if shares is not None:
-                limit = max(0, min(limit, shares[name] - self._flying.get(name, 0)))
-            kept, ceded[name] = self._keep(name, wants[name], limit)
-            needs[name] = max(0, limit - kept)
-        missing = max(0, sum(needs.values()) - self._coming)
-        self._coming = max(0, self._coming - sum(needs.values()))
-        if missing:
-            self._take(missing, self._ranks(priority))
-        for name, count in ceded.items():
-            # What nobody at this priority took stays with its holder: nobody below may have it.
-            seats = self._loose.get(name, [])
-            del seats[len(seats) - min(count, len(seats)) :]
+        missing = -self._coming
+        for name, want in wants.items():
+            limit = want if shares is None else max(0, min(want, shares[name] - self._flying.get(name, 0)))
+            missing += max(0, limit - self._keep(name, want, limit))
+        self._coming = max(0, -missing)
+        # Shares use up the whole supply or serve everybody, so here nothing that was ceded is left over for
+        # those below.
+        self._take(max(0, missing), self._ranks(priority))
 
-    def _keep(self, name: str, want: int, limit: int) -> tuple[int, int]:
-        """Take a holder's seats for its own next tasks out of the loose ones: how many, and how many it cedes.
+    def _keep(self, name: str, want: int, limit: int) -> int:
+        """Take a holder's seats for its own next tasks out of the loose ones, and answer how many they are.
 
         It cedes what it wants but is above its share, oldest first, except what it has held for less than a
         quantum. What it does not even want comes before that.
@@ -257,7 +249,7 @@ class Plan:
         above = wanted[: max(0, len(wanted) - limit)]
         ceded = [seat for seat in above if self._now >= seat.lease.granted_at + self._terms.quantum]
         seats[unwanted:] = ceded
-        return len(wanted) - len(ceded), len(ceded)
+        return len(wanted) - len(ceded)
 
     def _ranks(self, priority: int) -> dict[str, int]:
         """The most urgent thing that each coordinator still waits for, at this priority or below."""

@@ -1,0 +1,186 @@
+"""The coordinators of a namespace: started ahead, watched, pinged, given up when they are of no use.
+
+It owns which coordinators there are and whether they live; what they drive is the overseer's. Everything is called on
+the supervisor's one thread; what arrives on others is posted to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from rayflow.core.placement import Place
+from rayflow.errors import ClusterError
+from rayflow.runtime import naming
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.specs import coordinator_spec
+from rayflow.runtime.system import ActorLost, ActorSystem, Reply, send_to
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Pinged:
+    """What is known of an actor's pings."""
+
+    answered: float
+    asked: float = 0.0
+    waiting: bool = False
+
+
+class Fleet:
+    """See the module's docstring.
+
+    Args:
+        system: where actors are made and found.
+        settings: shared by all actors of the namespace.
+        post: runs an action on the supervisor's thread.
+        gone: told of a coordinator that is gone, with what it drove.
+    """
+
+    def __init__(
+        self,
+        system: ActorSystem,
+        settings: Settings,
+        post: Callable[[Callable[[], None]], None],
+        gone: Callable[[str, set[str]], None],
+    ) -> None:
+        self.places: dict[str, Place] = {}
+        self.environments: dict[str, Environment] = {}
+        self._system = system
+        self._settings = settings
+        self._config = settings.config
+        self._post = post
+        self._tell_gone = gone
+        self._active: dict[str, float] = {}
+        self._pings: dict[str, _Pinged] = {}
+        self._most: int | None = None
+
+    @property
+    def most(self) -> int:
+        """Coordinators at most."""
+        if self._most is None:
+            self._most = self._config.max_coordinators or max(2, int(2 * self._system.cpus()))
+        return self._most
+
+    def adopt(self) -> dict[str, str]:
+        """Take up the coordinators that are there already; answers who drives which execution."""
+        owners: dict[str, str] = {}
+        for name in self._system.names():
+            if naming.is_coordinator(name):
+                owners.update(dict.fromkeys(self._adopt(name), name))
+        return owners
+
+    def _adopt(self, name: str) -> list[str]:
+        try:
+            held = self._system.find(name).call("census", timeout=self._config.ping_timeout, group="control")
+        except ClusterError:
+            self._system.kill(name)
+            return []
+        place = Place(name, naming.environment_of(name), ready=True, idle_since=time.monotonic())
+        place.executions.update(held)
+        self.places[name] = place
+        self._watch(name)
+        return list(held)
+
+    def use(self, env: Environment) -> None:
+        """There is work for this code environment."""
+        self.environments[env.id] = env
+        self._active[env.id] = time.monotonic()
+
+    def keep_standbys(self, environment: str) -> None:
+        """Have as many idle coordinators ready ahead as the configuration says."""
+        idle = [p for p in self.places.values() if p.environment == environment and not p.executions]
+        for _ in range(self._config.standbys - len(idle)):
+            if len(self.places) < self.most:
+                self.start(environment)
+
+    def start(self, environment: str) -> None:
+        """Start a coordinator."""
+        name = naming.coordinator(environment, uuid.uuid4().hex[:6])
+        self.places[name] = Place(name, environment, idle_since=time.monotonic())
+        actor = self._system.spawn(coordinator_spec(name, self.environments[environment], self._settings))
+        actor.send("ready", then=lambda reply: self._post(partial(self._started, name, reply)))
+
+    def _started(self, name: str, reply: Reply) -> None:
+        place = self.places.get(name)
+        if place is None:
+            return
+        if reply.error is not None:
+            log.error("coordinator %s did not start: %s", name, reply.error)
+            self._gone(name)
+            return
+        place.ready = True
+        place.idle_since = time.monotonic()
+        self._watch(name)
+        self.keep_standbys(place.environment)
+
+    def _watch(self, name: str) -> None:
+        self._pings[name] = _Pinged(time.monotonic())
+        send_to(self._system, name, "watch", then=lambda _: self._post(partial(self._gone, name)), group="watch")
+
+    def _gone(self, name: str) -> None:
+        place = self.places.pop(name, None)
+        self._pings.pop(name, None)
+        if place is not None:
+            self._tell_gone(name, place.executions)
+
+    def drop_idle(self) -> None:
+        """Give up coordinators of code environments that have had no work for long."""
+        now = time.monotonic()
+        for place in self.places.values():
+            if place.executions:
+                self._active[place.environment] = now
+        for place in list(self.places.values()):
+            idle = now - self._active.get(place.environment, 0.0)
+            if not place.executions and place.ready and idle > self._config.environment_idle:
+                del self.places[place.name]
+                self._pings.pop(place.name, None)
+                self._system.kill(place.name)
+
+    # --- pings ---------------------------------------------------------------------------------------------
+    def ping_all(self) -> None:
+        """Ping coordinators and the namespace's singletons; what does not answer for long is killed."""
+        singletons = [naming.PERSISTENCE, naming.pool(self._config.pool.name)]
+        for name in [p.name for p in self.places.values() if p.ready]:
+            self._ping(name, restart=False)
+        for name in singletons:
+            self._ping(name, restart=True)
+
+    def _ping(self, name: str, *, restart: bool) -> None:
+        now = time.monotonic()
+        known = self._pings.setdefault(name, _Pinged(now))
+        if known.waiting:
+            if now - known.asked > self._config.ping_timeout:
+                self._hangs(name, now - known.answered, restart=restart)
+            return
+        known.waiting, known.asked = True, now
+        send_to(
+            self._system, name, "ping", then=lambda reply: self._post(partial(self._ponged, name, reply)), group="control"
+        )
+
+    def _hangs(self, name: str, seconds: float, *, restart: bool) -> None:
+        log.error("%s has not answered for %.1f s; it is killed", name, seconds)
+        self._pings.pop(name, None)
+        # Beside everything else: killing a process that is stopped takes seconds, and taking over what it drives
+        # needs nothing of it.
+        threading.Thread(target=self._system.kill, args=(name,), kwargs={"restart": restart}, daemon=True).start()
+        if not restart:
+            self._gone(name)
+
+    def _ponged(self, name: str, reply: Reply) -> None:
+        known = self._pings.get(name)
+        if known is None:
+            return
+        known.waiting = False
+        if reply.error is None:
+            known.answered = time.monotonic()
+        elif name in self.places and not isinstance(reply.error, ActorLost):
+            log.error("coordinator %s is broken: %s", name, reply.error)
+            self._system.kill(name)

@@ -1,0 +1,238 @@
+"""Sees to it that every execution that needs a coordinator has one.
+
+It owns who drives what, what waits for a coordinator, and how often an execution's coordinator died without any progress.
+All of that can be read back from the store and the coordinators, so its process can be restarted at any moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+
+from rayflow.core.events import Entry, Paused
+from rayflow.core.placement import Place, Wanting, plan
+from rayflow.errors import Failure, RayflowError
+from rayflow.ids import ExecutionStatus
+from rayflow.runtime import naming
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.fleet import Fleet
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.specs import pool_spec
+from rayflow.runtime.system import Actor, ActorSystem, send_to
+from rayflow.runtime.turns import Turns
+from rayflow.storage.base import Append, Claim, ExecutionRecord, Filter, JournalRow, Release
+from rayflow.storage.records import append_digest, encode_entry, encode_failure
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks into the store for executions that nobody was told of, and after something went wrong.
+SWEEP, AGAIN = 1.0, 0.2
+
+#: Takeovers of an execution without any progress in between: after so many it runs alone on a coordinator, and after
+#: so many it is set aside.
+TAKEOVERS_BEFORE_ALONE, MOST_TAKEOVERS = 2, 5
+
+_UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
+_ALL = 1_000_000
+
+
+class Overseer:
+    """See the module's docstring.
+
+    Args:
+        system: where actors are made and found.
+        settings: shared by all actors of the namespace.
+    """
+
+    def __init__(self, system: ActorSystem, settings: Settings) -> None:
+        self._system = system
+        self._settings = settings
+        self._config = settings.config
+        self.turns = Turns("supervisor", self._place, lambda: None, tolerated=(RayflowError, OSError))
+        self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
+        self._owners: dict[str, str] = {}
+        self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
+        self._takeovers: dict[str, tuple[int, int]] = {}
+        self._found: list[str] = []
+        self._begun = False
+
+    def start(self) -> None:
+        """Begin, on its own thread."""
+        self.turns.post(self._begin)
+        self.turns.start()
+
+    # --- turns ---------------------------------------------------------------------------------------------
+    def _begin(self) -> None:
+        """Read back what there is: pools, coordinators with what they drive, unfinished executions."""
+        try:
+            # Made anew in a namespace that is at work: then it goes on seeing to what there is, whatever was chosen.
+            restarted = naming.pool(self._config.pool.name) in self._system.names()
+            self._system.spawn(pool_spec(self._config.pool.name, self._settings)).call("ready", timeout=60)
+            self._owners.update(self.fleet.adopt())
+            if restarted or self._config.recover == "auto":
+                self._found = self._recover(None)
+        except (RayflowError, OSError) as error:
+            log.warning("the supervisor cannot begin now; it tries again: %s", error)
+            self.turns.later(AGAIN, self._begin)
+        else:
+            self._begun = True
+            self._tick()
+
+    def _tick(self) -> None:
+        for action in (self.fleet.ping_all, self._sweep, self.fleet.drop_idle):
+            self.turns.post(action)
+        self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
+
+    # --- posted --------------------------------------------------------------------------------------------
+    def want_environment(self, env: Environment) -> None:
+        """An engine of this code environment is at work: have a coordinator and workers ready."""
+        self.fleet.use(env)
+        self.fleet.keep_standbys(env.id)
+        send_to(self._system, naming.pool(self._config.pool.name), "want", env.to_json())
+
+    def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False) -> None:
+        """Have these executions driven."""
+        for record in records:
+            if record.id in self._owners:
+                continue
+            env = Environment.from_json(record.environment)
+            self.fleet.use(env)
+            want = Wanting(record.id, env.id, record.priority, record.created_at, suspect)
+            self._wanting[record.id] = (want, record)
+
+    def nudge(self, ids: Sequence[str]) -> None:
+        """Something was put into the inboxes of these executions."""
+        for execution_id in ids:
+            owner = self._owners.get(execution_id)
+            if owner is not None:
+                send_to(self._system, owner, "nudge", (execution_id,))
+                continue
+            record = self._persistence().call("execution", execution_id)
+            if record is not None and record.runnable_at is not None:
+                self.submit([record])
+
+    def released(self, coordinator: str, ids: Sequence[str]) -> None:
+        """A coordinator does not drive these executions any more."""
+        place = self.fleet.places.get(coordinator)
+        for execution_id in ids:
+            if self._owners.get(execution_id) == coordinator:
+                del self._owners[execution_id]
+            self._takeovers.pop(execution_id, None)
+            if place is not None:
+                place.executions.discard(execution_id)
+        if place is not None and not place.executions:
+            place.reserved = False
+            place.idle_since = time.monotonic()
+
+    def recovered(self, ids: Sequence[str] | None) -> list[str]:
+        """What was taken up now, and what was at the beginning and is not told yet."""
+        found, self._found = self._found, []
+        return [i for i in found if ids is None or i in ids] + self._recover(ids)
+
+    # --- placing -------------------------------------------------------------------------------------------
+    def _place(self) -> None:
+        if not self._wanting or not self._begun:
+            return
+        decided = plan(
+            [want for want, _ in self._wanting.values()],
+            list(self.fleet.places.values()),
+            most=self.fleet.most,
+            share=self._config.executions_per_coordinator,
+        )
+        for environment in decided.start:
+            self.fleet.start(environment)
+        batches: dict[str, list[ExecutionRecord]] = {}
+        for want, place in decided.assign:
+            _, record = self._wanting.pop(want.id)
+            place.executions.add(want.id)
+            place.reserved = place.reserved or want.suspect
+            self._owners[want.id] = place.name
+            batches.setdefault(place.name, []).append(record)
+        for name, records in batches.items():
+            label = f"drive {records[0].id}" + (f" and {len(records) - 1} more" if len(records) > 1 else "")
+            send_to(self._system, name, "assign", records, label=label)
+
+    def _sweep(self) -> None:
+        store = self._persistence()
+        runnable = store.call("executions", Filter(runnable_before=time.time(), limit=10_000))
+        self.submit([r for r in runnable if r.id not in self._owners and r.id not in self._wanting])
+        for record in store.call("executions", Filter(unread_inbox=True, limit=1_000)):
+            if record.id in self._owners:
+                send_to(self._system, self._owners[record.id], "nudge", (record.id,))
+        for place in self.fleet.places.values():
+            if place.reserved:
+                place.reserved = not self._made_progress(place)
+
+    def _made_progress(self, place: Place) -> bool:
+        """Whether all that a reserved coordinator drives has got further than where the one before died."""
+        records = [self._persistence().call("execution", execution_id) for execution_id in list(place.executions)]
+        return all(r is None or r.last_seq > self._takeovers.get(r.id, (0, 0))[0] for r in records)
+
+    # --- recovering ----------------------------------------------------------------------------------------
+    def _recover(self, ids: Sequence[str] | None) -> list[str]:
+        unfinished = self._persistence().call("executions", Filter(status=_UNFINISHED, limit=_ALL))
+        lost = [
+            record
+            for record in unfinished
+            if (ids is None or record.id in ids)
+            and record.id not in self._owners
+            and record.id not in self._wanting
+            and (record.owner or record.runnable_at is not None)
+        ]
+        self.submit(lost)
+        return [record.id for record in lost]
+
+    def _lost_coordinator(self, name: str, executions: set[str]) -> None:
+        for execution_id in executions:
+            self._owners.pop(execution_id, None)
+        send_to(self._system, naming.pool(self._config.pool.name), "forget", name)
+        if executions:
+            log.warning("coordinator %s is gone; %d executions are taken up by others", name, len(executions))
+            self._take_over(executions)
+
+    def _take_over(self, ids: set[str]) -> None:
+        try:
+            unfinished = self._persistence().call("executions", Filter(status=_UNFINISHED, limit=_ALL))
+        except RayflowError as error:
+            log.warning("what a lost coordinator drove cannot be looked up now; it is tried again: %s", error)
+            self.turns.later(AGAIN, lambda: self._take_over(ids))
+            return
+        for record in unfinished:
+            if record.id not in ids or record.id in self._owners:
+                continue
+            last_seq, count = self._takeovers.get(record.id, (-1, 0))
+            count = count + 1 if last_seq == record.last_seq else 1
+            self._takeovers[record.id] = (record.last_seq, count)
+            if count > MOST_TAKEOVERS:
+                self._set_aside(record, count)
+            else:
+                self.submit([record], suspect=count >= TAKEOVERS_BEFORE_ALONE)
+
+    def _set_aside(self, record: ExecutionRecord, times: int) -> None:
+        message = (
+            f"its coordinator died {times} times in a row without any progress of this execution; most likely its "
+            "own code kills the process. Mend it, then resume the execution"
+        )
+        log.error("execution %s is set aside: %s", record.id, message)
+        now = time.time()
+        rows = (JournalRow(record.last_seq + 1, encode_entry(Entry(record.last_seq + 1, Paused(now, message)))),)
+        epoch = record.epoch + 1
+        failure = encode_failure(Failure(type="rayflow.errors.CrashLoop", message=message))
+        self._persistence().call(
+            "start",
+            [
+                Claim(record.id, record.epoch, uuid.uuid4().hex, "", now),
+                Append(
+                    record.id, epoch, record.last_seq + 1, rows, append_digest(rows), now, ExecutionStatus.PAUSED,
+                    inbox_done=record.inbox_done, failure=failure,
+                ),
+                Release(record.id, epoch, runnable_at=record.deadline, at=now, seen=record.inbox_last),
+            ],
+        )  # fmt: skip
+        self._takeovers.pop(record.id, None)
+
+    # --- the store -----------------------------------------------------------------------------------------
+    def _persistence(self) -> Actor:
+        return self._system.find(naming.PERSISTENCE)

@@ -1,0 +1,42 @@
+"""How the actors of a namespace are made."""
+
+from __future__ import annotations
+
+from rayflow.runtime import naming
+from rayflow.runtime.coordinator import Coordinator
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.persistence import Persistence
+from rayflow.runtime.pool import Pool
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.system import ActorSpec
+
+
+def persistence_spec(url: str, *, take_over: bool = False) -> ActorSpec:
+    """The persistence actor: beside its disk, made anew when it dies."""
+    return ActorSpec(
+        cls=Persistence,
+        name=naming.PERSISTENCE,
+        args=(url, take_over),
+        threads=32,
+        groups={"control": 2, "news": 64},
+        restart=True,
+        pinned=True,
+    )
+
+
+def pool_spec(name: str, settings: Settings) -> ActorSpec:
+    """A pool's actor."""
+    return ActorSpec(
+        cls=Pool, name=naming.pool(name), args=(name, settings), groups={"control": 2}, restart=True, pinned=True
+    )
+
+
+def coordinator_spec(name: str, env: Environment, settings: Settings) -> ActorSpec:
+    """A coordinator: when it dies, another one takes over, so it is not made anew."""
+    return ActorSpec(
+        cls=Coordinator,
+        name=name,
+        args=(name, env, settings),
+        groups={"watch": 2, "control": 4},
+        runtime_env=env.runtime_env(),
+    )
