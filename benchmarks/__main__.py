@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import rayflow as rf
@@ -69,9 +70,7 @@ def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int,
                 f"chain of {length} steps, checkpoints={mode}",
                 "ms/step",
                 runs,
-                lambda options=options: 1e3
-                * seconds(lambda: engine.execute(workloads.chain, length, options=options, timeout=300))
-                / length,
+                partial(_chain, engine, length, options),
             )
             for mode, options in modes.items()
         ),
@@ -82,6 +81,11 @@ def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int,
             lambda: 1e3 * seconds(lambda: engine.execute(workloads.single, 1, timeout=60)),
         ),
     ]
+
+
+def _chain(engine: rf.DistributedEngine, length: int, options: rf.ExecutionOptions) -> float:
+    """Milliseconds of one step of a chain."""
+    return 1e3 * seconds(lambda: engine.execute(workloads.chain, length, options=options, timeout=300)) / length
 
 
 def shown(figures: list[Figure]) -> str:
@@ -99,7 +103,7 @@ def main() -> int:
     parser.add_argument("--no-recovery", action="store_true", help="leave out the recovery times")
     options = parser.parse_args()
     runs, width, length = (2, 200, 20) if options.quick else (7, 1000, 100)
-    if os.environ.get("RAY_worker_niceness") != "0":
+    if os.environ.get("RAY_worker_niceness") != "0":  # noqa: SIM112 - as Ray spells it
         print("note: RAY_worker_niceness is not 0; other load on this machine decides the figures", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="rayflow-bench-") as folder:
         os.environ.setdefault("RAYFLOW_HOME", folder)
@@ -111,7 +115,10 @@ def main() -> int:
                 if not options.no_recovery:
                     for row in recovery.ROWS:
                         times = recovery.measure(engine, row, Path(folder), runs=max(2, runs - 2))
-                        figures.append(Figure(f"recovery: {row} killed", "s", statistics.median(times), min(times), max(times), len(times)))
+                        median = statistics.median(times)
+                        figures.append(
+                            Figure(f"recovery: {row} killed", "s", median, min(times), max(times), len(times))
+                        )
         finally:
             cluster.down()
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import ray
 
@@ -20,7 +21,7 @@ class RawRay:
     """
 
     def __init__(self, workers: int) -> None:
-        cls = ray.remote(_Nothing)
+        cls: Any = ray.remote(_Nothing)
         self._actors = [cls.options(num_cpus=0.01).remote() for _ in range(workers)]
         ray.get([actor.call.remote(0) for actor in self._actors])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -40,7 +41,7 @@ def _once(engine: rf.DistributedEngine, row: str, folder: Path) -> float:
     handle.result(timeout=120)
     # Steps that were on their way at the kill still begin at once: the longest gap after it is the recovery.
     times = [at for _, at, _ in lines(ledger) if at >= killed - 0.1]
-    return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
+    return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
 
 
 def actor_name(engine: rf.DistributedEngine, row: str, execution_id: str) -> str:

@@ -15,9 +15,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from docanalysis import agents, documents, report
-
 import rayflow as rf
+from docanalysis import agents, documents, report
 
 #: Documents that are under way at once.
 AT_ONCE = 8

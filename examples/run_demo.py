@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from docanalysis.report import render_table, write_report
 from document_analysis import analyse_documents
 
 import rayflow as rf
+from docanalysis.report import render_table, write_report
 
 
 @contextlib.contextmanager
@@ -72,7 +72,8 @@ def main() -> int:
     target = write_report(options.out / "report.json", report)
     print(render_table(report))
     print(f"\n{target} written after {time.perf_counter() - began:.1f} s\n\n$ rayflow show {execution_id}", flush=True)
-    return subprocess.run([sys.executable, "-m", "rayflow", "show", execution_id, "--store", store], check=False).returncode
+    shown = subprocess.run([sys.executable, "-m", "rayflow", "show", execution_id, "--store", store], check=False)
+    return shown.returncode
 
 
 if __name__ == "__main__":

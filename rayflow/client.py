@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -16,14 +15,13 @@ from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed, 
 from rayflow.core.journal import plan_rewind
 from rayflow.core.metrics import DistributedMetrics, PoolNow
 from rayflow.core.snapshot import ExecutionSnapshot
-from rayflow.definition.code import CodeRef, by_value, reference
+from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import (
     ClusterError,
     DefinitionError,
-    ExecutionAlreadyExists,
     ExecutionCancelled,
     ExecutionFailed,
     ExecutionNotFound,
@@ -33,11 +31,12 @@ from rayflow.errors import (
     WorkflowNotRegistered,
 )
 from rayflow.handle import ExecutionHandle, Watcher
-from rayflow.ids import ExecutionStatus, check_id
+from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.prints import Progress
 from rayflow.runtime.system import Actor, ActorSystem
+from rayflow.starting import check_same_start, new_record
 from rayflow.storage.base import (
     Answer,
     DefinitionRecord,
@@ -52,7 +51,7 @@ from rayflow.storage.base import (
     Rewind,
     Start,
 )
-from rayflow.storage.codec import MsgpackCodec, canonical
+from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.records import append_digest, decode_entry, encode_entry
 from rayflow.views import Output, failure_in, snapshot, summary, tolerant
 
@@ -86,7 +85,7 @@ class Engine:
         self._codec = MsgpackCodec()
         self._nonce = uuid.uuid4().hex
         # With a declared workflow's steps as they were: more can be added until it is registered again.
-        self._registered: weakref.WeakKeyDictionary[Any, tuple[object, CodeRef]] = weakref.WeakKeyDictionary()
+        self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -103,7 +102,7 @@ class Engine:
         self.watcher.close()
 
     # --- definitions ---------------------------------------------------------------------------------------
-    def register(self, workflow: WorkflowFunction[..., Any] | Workflow) -> CodeRef:
+    def register(self, workflow: WorkflowFunction[..., Any] | Workflow) -> DefinitionRecord:
         """Save a workflow, so that it can be run by its id alone, from any process.
 
         What can be imported is saved as a reference, anything else by value, with its steps and lambdas.
@@ -130,8 +129,8 @@ class Engine:
             environment=self._env.to_json(),
         )
         self._persistence().call("save_definition", record)
-        self._registered[workflow] = (steps, code)
-        return code
+        self._registered[workflow] = (steps, record)
+        return record
 
     def workflows(self) -> list[DefinitionRecord]:
         """The saved workflows, by id, newest version first."""
@@ -247,40 +246,26 @@ class Engine:
         execution_id: str | None,
         options: ExecutionOptions | None,
     ) -> tuple[ExecutionRecord, Any]:
+        returns = None
         if isinstance(workflow, str):
-            saved = self._saved(workflow)
-            workflow_id, version, code, environment, returns = (
-                saved.workflow_id, saved.version, saved.code, saved.environment, None,
-            )  # fmt: skip
+            chosen = self._saved(workflow)
         elif isinstance(workflow, WorkflowFunction | Workflow):
             workflow.bind(*args, **kwargs)
-            ref = self.register(workflow)
-            workflow_id, version, returns = workflow.id, workflow.version, workflow.returns
-            code = json.dumps(ref.to_dict(), sort_keys=True).encode()
-            environment = self._env.to_json()
+            self.register(workflow)
+            chosen, returns = self._registered[workflow][1], workflow.returns
         else:
             raise DefinitionError(
                 f"cannot start {workflow!r}: it needs a workflow (@rf.workflow or rf.Workflow) or the id of one"
             )
-        chosen = options or self.config.execution
-        now = time.time()
-        limits = [chosen.deadline, None if chosen.timeout is None else now + chosen.timeout]
-        record = ExecutionRecord(
-            id=check_id("execution", execution_id or f"{workflow_id}-{uuid.uuid4().hex[:12]}"),
-            workflow_id=workflow_id,
-            version=version,
-            status=ExecutionStatus.PENDING,
-            priority=chosen.priority,
-            created_at=now,
-            updated_at=now,
-            input=self._codec.encode((args, kwargs)),
-            identity=_identity(workflow_id, args, kwargs),
-            start_nonce=f"{self._nonce}/{uuid.uuid4().hex}",
-            code=code,
-            options=chosen.model_dump_json().encode(),
-            environment=environment,
-            runnable_at=now,
-            deadline=min((limit for limit in limits if limit is not None), default=None),
+        record = new_record(
+            chosen,
+            args,
+            kwargs,
+            execution_id=execution_id,
+            options=options or self.config.execution,
+            codec=self._codec,
+            nonce=self._nonce,
+            now=time.time(),
         )
         return record, returns
 
@@ -296,7 +281,7 @@ class Engine:
         fresh = []
         for record, answer in zip(records, answers, strict=True):
             if isinstance(answer, Existing):
-                _same_start(record, answer.record)
+                check_same_start(record, answer.record)
             else:
                 fresh.append(record)
         if fresh:
@@ -477,23 +462,3 @@ class Engine:
 
     def _supervisor(self) -> Actor:
         return self._system.find(naming.SUPERVISOR)
-
-
-def _identity(workflow_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    content = canonical((list(args), kwargs))
-    if content is None:
-        return ""
-    return hashlib.sha256(workflow_id.encode() + b"\0" + content).hexdigest()
-
-
-def _same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
-    if asked.start_nonce == there.start_nonce:
-        return
-    if asked.workflow_id != there.workflow_id:
-        raise ExecutionAlreadyExists(asked.id, reason=f"it is an execution of workflow {there.workflow_id!r}")
-    if not asked.identity or not there.identity:
-        raise ExecutionAlreadyExists(
-            asked.id, reason="its input holds something that can only be pickled, so that two inputs cannot be compared"
-        )
-    if asked.identity != there.identity:
-        raise ExecutionAlreadyExists(asked.id, reason="it was started with another input")

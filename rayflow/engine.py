@@ -50,7 +50,7 @@ class DistributedEngine(Engine):
         recovered: ids of the unfinished executions that opening this engine took up.
 
     Example:
-        >>> with rf.DistributedEngine(store="sqlite:///flows.db") as engine:   # doctest: +SKIP
+        >>> with rf.DistributedEngine(store="sqlite:///flows.db") as engine:  # doctest: +SKIP
         ...     engine.execute(analyse, "…")
     """
 
@@ -123,5 +123,3 @@ class DistributedEngine(Engine):
         for name in names:
             self._system.kill(name)
         self.close()
-
-

@@ -180,9 +180,7 @@ class InvalidTransition(RayflowError):
         self.execution_id = execution_id
         self.status = status
         self.action = action
-        super().__init__(
-            f"cannot {action} execution {execution_id!r}: it is {status}" + (f". {hint}" if hint else "")
-        )
+        super().__init__(f"cannot {action} execution {execution_id!r}: it is {status}" + (f". {hint}" if hint else ""))
 
 
 class NonDeterminismError(RayflowError):

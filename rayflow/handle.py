@@ -36,8 +36,8 @@ class ExecutionHandle(Generic[R]):
         returns: the annotation of the workflow's result, to rebuild it.
 
     Example:
-        >>> handle = engine.start(analyse, "…")        # doctest: +SKIP
-        >>> handle.result(timeout=60)                  # or: await handle  # doctest: +SKIP
+        >>> handle = engine.start(analyse, "…")  # doctest: +SKIP
+        >>> handle.result(timeout=60)  # or: await handle  # doctest: +SKIP
     """
 
     def __init__(self, engine: Engine, execution_id: str, returns: Any = None) -> None:
@@ -148,7 +148,9 @@ class Watcher:
             if self._closed:
                 return
             try:
-                news: News = self._persistence().call("news", self._cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news")
+                news: News = self._persistence().call(
+                    "news", self._cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news"
+                )
             except Exception as error:  # noqa: BLE001 - the cluster may be gone under us; say so, and try again
                 log.warning("cannot be told what ends now: %s", error)
                 time.sleep(0.5)

@@ -96,8 +96,14 @@ class Conductor:
         driver = self._drivers.get(execution_id)
         execution = None if driver is None else driver.execution
         if execution is None:
-            return Progress(lines, cursor, driver is not None)
-        return Progress(lines, cursor, True, execution.issued, execution.issued - execution.unanswered)
+            return Progress(lines, cursor, driving=driver is not None)
+        return Progress(
+            lines,
+            cursor,
+            driving=True,
+            issued=execution.issued,
+            completed=execution.issued - execution.unanswered,
+        )
 
     def census(self) -> dict[str, int]:
         """The executions driven here, with their epochs."""
@@ -441,5 +447,3 @@ class Conductor:
 
     def _put_blob(self, digest: str, data: bytes) -> None:
         self._system.find(naming.PERSISTENCE).call("put_blob", digest, data)
-
-

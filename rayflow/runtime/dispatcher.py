@@ -278,14 +278,18 @@ class Dispatcher:
         alone = batch.alone and len(batch.tasks) == 1
         for key, message in list(batch.tasks.items()):
             self._finish(batch, key)
-            self._host.lost(key, _worker_died(message, batch.worker, error, alone), alone=alone, worker=batch.worker)
+            self._host.lost(
+                key, _worker_died(message, batch.worker, error, alone=alone), alone=alone, worker=batch.worker
+            )
         send_to(self._system, self._pool, "suspect", batch.worker)
 
 
-def _worker_died(message: TaskMessage, worker: str, error: BaseException, alone: bool) -> Failure:
+def _worker_died(message: TaskMessage, worker: str, error: BaseException, *, alone: bool) -> Failure:
     company = "alone on it" if alone else "perhaps with others on it"
     return Failure(
         type="rayflow.errors.WorkerDied",
-        message=f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {error}",
+        message=(
+            f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {error}"
+        ),
         mro=("rayflow.errors.WorkerDied",),
     )

@@ -147,8 +147,8 @@ class Driver:
         found = getattr(definition, "id", None)
         if found != self.record.workflow_id or definition.version != self.record.version:
             raise IncompatibleVersion(
-                f"{self.code.place} is workflow {found!r} version {getattr(definition, 'version', '')!r} now; execution "
-                f"{self.id!r} runs {self.record.workflow_id!r} version {self.record.version!r}"
+                f"{self.code.place} is workflow {found!r} version {getattr(definition, 'version', '')!r} now; "
+                f"execution {self.id!r} runs {self.record.workflow_id!r} version {self.record.version!r}"
             )
         self._check_source(definition)
         return definition
@@ -232,7 +232,9 @@ class Driver:
             self._entries = []
         operations.extend(self._hold(outcome) for outcome in work.holds)
         if not operations and self._parkable(work):
-            operations.append(Release(self.id, self.epoch, runnable_at=self.record.deadline, at=now, seen=self.inbox_seen))
+            operations.append(
+                Release(self.id, self.epoch, runnable_at=self.record.deadline, at=now, seen=self.inbox_seen)
+            )
             self._sent_release = True
         self._sent = work
         return operations
@@ -315,4 +317,3 @@ class Driver:
 def is_fresh(record: ExecutionRecord) -> bool:
     """Whether an execution has never been driven: it can be claimed and begun in one transaction."""
     return record.last_seq == 0 and record.epoch == 0 and record.inbox_last == 0
-

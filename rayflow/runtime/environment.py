@@ -77,16 +77,9 @@ def _installed(folder: str) -> bool:
     return any(_inside(folder, prefix) for prefix in (sys.prefix, sys.base_prefix))
 
 
-_applied = ""
-
-
 def apply(environment: Mapping[str, Any] | Environment) -> None:
-    """Make this process find the environment's code. Called once in each actor process, at its first use."""
-    global _applied
+    """Make this process find the environment's code. May be called again."""
     given = environment if isinstance(environment, Environment) else Environment(**dict(environment))
-    if _applied == given.id:
-        return
-    _applied = given.id
     folders = [os.path.abspath(p) for p in given.paths]  # relative ones lie in the working_dir, Ray's cwd
     if given.working_dir:
         folders.append(os.getcwd())

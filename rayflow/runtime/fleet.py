@@ -161,9 +161,11 @@ class Fleet:
                 self._hangs(name, now - known.answered, restart=restart)
             return
         known.waiting, known.asked = True, now
-        send_to(
-            self._system, name, "ping", then=lambda reply: self._post(partial(self._ponged, name, reply)), group="control"
-        )
+
+        def pong(reply: Reply) -> None:
+            self._post(partial(self._ponged, name, reply))
+
+        send_to(self._system, name, "ping", then=pong, group="control")
 
     def _hangs(self, name: str, seconds: float, *, restart: bool) -> None:
         log.error("%s has not answered for %.1f s; it is killed", name, seconds)

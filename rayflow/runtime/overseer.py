@@ -1,7 +1,8 @@
 """Sees to it that every execution that needs a coordinator has one.
 
-It owns who drives what, what waits for a coordinator, and how often an execution's coordinator died without any progress.
-All of that can be read back from the store and the coordinators, so its process can be restarted at any moment.
+It owns who drives what, what waits for a coordinator, and how often an execution's coordinator died without any
+progress. All of that can be read back from the store and the coordinators, so its process can be restarted at any
+moment.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class Persistence:
         take_over: take the store from a writer whose heartbeat is fresh.
     """
 
-    def __init__(self, system: ActorSystem, url: str, take_over: bool = False) -> None:
+    def __init__(self, system: ActorSystem, url: str, take_over: bool = False) -> None:  # noqa: FBT001, FBT002 - the arguments of actors are positional
         self._system = system
         self._url = url
         self._take_over = take_over
@@ -294,6 +294,6 @@ class Persistence:
                 self._run(store.heartbeat(now=time.time()))
             except Fenced as error:
                 self._fenced = error
-                log.error("another cluster took over the store %s; this one writes no more", self._url)
+                log.critical("another cluster took over the store %s; this one writes no more", self._url)
             except StorageUnavailable as error:
                 log.warning("the store %s cannot be written now: %s", self._url, error)

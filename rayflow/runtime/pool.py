@@ -271,7 +271,10 @@ class Pool:
             )
 
     def _watch(self, name: str) -> None:
-        self._send(name, "watch", then=lambda reply: self._work.put(partial(self._down, name, reply.error)), group="watch")
+        def ended(reply: Reply) -> None:
+            self._work.put(partial(self._down, name, reply.error))
+
+        self._send(name, "watch", then=ended, group="watch")
 
     def _down(self, name: str, why: BaseException | None) -> None:
         if self._stopped.is_set():

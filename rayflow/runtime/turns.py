@@ -87,7 +87,7 @@ class Turns:
         while not self._stopped.is_set():
             try:
                 self._turn()
-            except Exception as error:  # noqa: BLE001 - kept, and raised to whoever checks
+            except Exception as error:
                 log.critical("thread %s has ended by a defect", self._name, exc_info=True)
                 self._failure = error
                 return

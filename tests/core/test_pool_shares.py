@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayflow.core.pool import Grant, Recall
 from rayflow.core.pool.plan import deal
-from tests.core.pool_bench import Bench, granted, recalled, wish
+from tests.core.pool_bench import Bench, Coordinator, granted, recalled, wish
 
 
 # --- fairness ---------------------------------------------------------------------------------------------
@@ -218,9 +218,11 @@ def test_recalls_on_a_worker_that_is_emptied_do_not_count_for_others() -> None:
     bench.wants("a")
     bench.wants("lonely", wish(9, alone=True))
     on = dict(bench.coordinators["a"].held)
-    assert [on[command.token] for command in bench.at(0.25) if isinstance(command, Recall)] == ["a", "a"]
-    commands = bench.wants("b", wish(5, 1, stamp=0.2))
-    assert [on[command.token] for command in commands if isinstance(command, Recall)] == ["b"]
+    bench.coordinators["b"] = Coordinator("b")
+    bench.coordinators["b"].wants = [wish(5, 1, stamp=0.2)]
+    assert [on[command.token] for command in bench.at(0.25) if isinstance(command, Recall)] == ["a", "a", "b"]
+    bench.coordinators["b"].wants = [wish(5, 2, stamp=0.2)]
+    assert [on[command.token] for command in bench.says("b") if isinstance(command, Recall)] == ["b"]
 
 
 def test_the_worker_with_the_fewest_leases_is_emptied() -> None:

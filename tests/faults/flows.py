@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import rayflow as rf
@@ -78,7 +79,7 @@ def neighbour(number: int) -> int:
     return number
 
 
-TROUBLE = {
+TROUBLE: dict[str, Callable[[str], Awaitable[object]]] = {
     "raises": lambda ledger: raises_unpicklable(),
     "returns": lambda ledger: returns_unserialisable(),
     "exits": exits,

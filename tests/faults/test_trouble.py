@@ -21,9 +21,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_a_failed_attempt_is_readable_and_harms_nobody(
-    engine: rf.DistributedEngine, tmp_path: Path, kind: str
-) -> None:
+def test_a_failed_attempt_is_readable_and_harms_nobody(engine: rf.DistributedEngine, tmp_path: Path, kind: str) -> None:
     type_name, words, attempts = CASES[kind]
     beside = engine.start(neighbours, 50)
     handle = engine.start(trouble, kind, str(tmp_path / "ledger"))

@@ -37,3 +37,8 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def until_longer(ledger: Path, lines: int) -> None:
+    """Wait until a ledger has more than so many lines."""
+    until(lambda: len(ledger_lines(ledger)) > lines, f"{ledger.name} has more than {lines} lines")

@@ -39,7 +39,7 @@ class PoolWorld(RuleBasedStateMachine):
         self.asked: dict[str, float] = {}
 
     @initialize(busy=st.booleans())
-    def begin(self, busy: bool) -> None:
+    def begin(self, *, busy: bool) -> None:
         """Often there are two coordinators and workers already."""
         self.world.now = 1.0
         if busy:
@@ -125,7 +125,7 @@ class PoolWorld(RuleBasedStateMachine):
         if how != "twice":
             del self.world.network[index]
         if how != "lost":
-            token = "" if isinstance(message, Update) else getattr(getattr(message, "command", message), "token")
+            token = "" if isinstance(message, Update) else getattr(message, "command", message).token
             self.check_refusal(self.world.deliver(message), token)
             self.decide()
 
