@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 #: Seconds between two attempts to reach a store or a pool that does not answer.
 RETRY_FIRST, RETRY_MOST = 0.05, 2.0
 
+#: Steps and agents whose reference is remembered.
+_CODES_KEPT = 1_000
+
 #: Seconds between two full reports to the pools.
 REFRESH = 1.0
 
@@ -70,6 +73,7 @@ class Conductor:
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
         self._runs: dict[Key, str] = {}
+        self._codes: dict[tuple[int, str], tuple[object, dict[str, str], str]] = {}
         self._committing = False
         self._dispatchers: dict[str, Dispatcher] = {}
         self._local: LocalRuns | None = None
@@ -219,9 +223,7 @@ class Conductor:
         if driver is None:
             return None
         try:
-            target = self._cache.target_ref(run.call.target, driver.code)
-            if target.blob is not None:
-                self._put_blob(target.ref.digest, target.blob)
+            code, part = self._code(driver, run)
         except DefinitionError as error:
             self._refuse(driver, run, error)
             return None
@@ -236,12 +238,26 @@ class Conductor:
             run.seq,
             run.attempt,
             run.call.name,
-            target.ref.to_dict(),
-            target.part,
+            code,
+            part,
             run.payload,
             run.timeout,
             driver.key(run.seq, run.call.name, run.payload),
         )
+
+    def _code(self, driver: Driver, run: RunAttempt) -> tuple[dict[str, str], str]:
+        """Where a worker finds what the step calls; what was stored once is not asked for again."""
+        owner, part = run.call.target.owner, run.call.target.part
+        known = self._codes.get((id(owner), part))
+        if known is None:
+            target = self._cache.target_ref(run.call.target, driver.code)
+            if target.blob is not None:
+                self._put_blob(target.ref.digest, target.blob)
+            # With its owner, so that no other object gets its id.
+            known = self._codes[id(owner), part] = (owner, target.ref.to_dict(), target.part)
+            if len(self._codes) > _CODES_KEPT:
+                del self._codes[next(iter(self._codes))]
+        return known[1], known[2]
 
     def _refuse(self, driver: Driver, run: RunAttempt, error: RayflowError) -> None:
         """An attempt cannot be sent at all, and another could not either."""

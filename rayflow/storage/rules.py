@@ -8,8 +8,8 @@ The rules (docs/architecture.md, "Rules of the protocol"):
 * An append whose last entry is already durable at the same epoch is acknowledged whole and not applied again,
   if its digest is the same; with another digest it is a :class:`~rayflow.errors.CorruptRecord`.
 * What arrives from outside is an inbox row, unique by its key; a row for an execution without an owner makes it
-  runnable in the same transaction. So an inbox row that is not applied always has a live owner or a time at which
-  one is looked for.
+  runnable in the same transaction. So an inbox row that is not applied has a live owner or a time at which one is
+  looked for, unless its owner saw it and gave the execution up all the same (paused, with results kept for later).
 * A store has one writer. Its epoch rises with every claim and is checked in every transaction.
 """
 

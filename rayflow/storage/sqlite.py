@@ -108,7 +108,12 @@ class SqliteStore:
         # (aiosqlite before 0.22: the connection is the thread.)
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True
-        return await connection
+        try:
+            return await connection
+        except BaseException:
+            # aiosqlite tells its thread to stop and does not wait; it would report to a loop that may be closed.
+            await asyncio.to_thread(thread.join)
+            raise
 
     async def _prepare(self, db: aiosqlite.Connection) -> None:
         # The format first: a file of somebody else must not even be switched to WAL.

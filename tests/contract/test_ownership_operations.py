@@ -126,6 +126,41 @@ def test_release_with_an_unread_inbox_row_is_runnable_at_once(stores: Stores) ->
     stores.run(body)
 
 
+def test_an_owner_may_release_with_rows_that_it_has_seen(stores: Stores) -> None:
+    async def body(store: Store) -> None:
+        await done(store, start(), claim(), deliver(key="kept", epoch=1))
+        release = Release("x", 1, None, NOW + 1, seen=1)
+        assert (await done(store, release)).parked
+        assert ((await row(store)).owner, (await row(store)).runnable_at) == ("", None)
+        assert (await done(store, release)).parked  # sent again
+        await done(store, deliver(key="resume", at=NOW + 2))
+        assert (await row(store)).runnable_at == NOW + 2
+        assert [r.key for r in await store.inbox("x")] == ["kept", "resume"]
+
+    stores.run(body)
+
+
+def test_a_row_that_was_not_seen_keeps_the_owner(stores: Stores) -> None:
+    async def body(store: Store) -> None:
+        await done(store, start(), claim(), deliver(key="a"), deliver(key="b"))
+        before = await row(store)
+        assert not (await done(store, Release("x", 1, None, NOW + 1, seen=1))).parked
+        assert await row(store) == before
+
+    stores.run(body)
+
+
+@pytest.mark.parametrize("wake", [None, NOW + 50, NOW - 50])
+def test_a_blind_release_is_due_no_later_than_its_unread_rows(stores: Stores, wake: float | None) -> None:
+    async def body(store: Store) -> None:
+        await done(store, start("read"), claim("read"), Release("read", 1, wake, NOW + 1))
+        assert (await row(store, "read")).runnable_at == wake
+        await done(store, start(), claim(), deliver(), Release("x", 1, wake, NOW + 1))
+        assert (await row(store)).runnable_at == (NOW - 50 if wake == NOW - 50 else NOW + 1)
+
+    stores.run(body)
+
+
 def test_release_after_the_end_changes_nothing(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start(), claim(), end())

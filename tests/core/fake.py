@@ -97,6 +97,8 @@ class Shell:
         self.journal = list(journal)
         self.rows = list(rows)
         self.inbox_done = 0
+        #: For each entry, up to which row the inbox was applied when it was written.
+        self.done_at: list[int] = [0] * len(self.journal)
         #: Attempts under way, by step number; and every attempt and stop so far, in order.
         self.running: dict[int, RunAttempt] = {}
         self.started: list[tuple[str, int]] = []
@@ -121,9 +123,10 @@ class Shell:
             now=self.now if entries is None else kept[-1].event.at,
             budget=self.budget,
         )
-        other.inbox_done = self.inbox_done
-        items = list(enumerate(self.rows, 1))[self.inbox_done :]
-        other.execution.restore(other.journal, items, other.now, seen=self.inbox_done)
+        done = self.inbox_done if entries is None else self.done_at[entries - 1]
+        other.inbox_done, other.done_at = done, self.done_at[: len(kept)]
+        items = list(enumerate(self.rows, 1))[done:]
+        other.execution.restore(other.journal, items, other.now, seen=done)
         return other.collect()
 
     def rewound(self, flow: Flow | None = None) -> Shell:
@@ -131,6 +134,7 @@ class Shell:
         plan = plan_rewind("e", self.journal)
         self.journal.append(Entry(len(self.journal) + 1, Rewound(self.now, plan.to)))
         self.inbox_done = len(self.rows)
+        self.done_at.append(self.inbox_done)
         self.rows.extend(plan.carried)
         return self.restored(flow)
 
@@ -140,7 +144,8 @@ class Shell:
         while True:
             work = self.execution.take()
             self.journal.extend(recorded(work.entries))
-            self.inbox_done = max(self.inbox_done, work.inbox_done)
+            before, self.inbox_done = self.inbox_done, max(self.inbox_done, work.inbox_done)
+            self.done_at.extend([before] * (len(work.entries) - 1) + [self.inbox_done] * bool(work.entries))
             for name, count in work.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count
             for action in work.actions:

@@ -150,6 +150,7 @@ def test_tracebacks_and_time_zones_may_read_their_files() -> None:
     async def flow() -> list[bool]:
         await one()
         linecache.clearcache()
+        text = ""
         try:
             int("shown")
         except ValueError:

@@ -108,6 +108,19 @@ def test_grants_in_flight_are_part_of_the_share() -> None:
     assert bench.wants("old", wish(5, 7)) == []  # the new one has its half, although it has not said so
 
 
+def test_who_has_a_grant_in_flight_cedes_what_is_above_its_share() -> None:
+    bench = Bench(workers=1, slots=3, quantum=0.25)
+    bench.wants("both", wish(5, 1))
+    bench.wants("old", wish(5, 1))
+    for name in ("old", "both"):
+        bench.coordinators[name].wants = [wish(5, 9, stamp=0.2)] if name == "both" else []
+        bench.coordinators[name].update(bench.machine, 0.2)
+    assert granted(bench.machine.decide(0.2)) == [("both", "a")]  # and it does not arrive
+    bench.coordinators["old"].wants = [wish(5, 9, stamp=0.2)]
+    bench.at(0.25)
+    assert bench.wants("due", wish(5, 9, stamp=-1.0)) == [Recall("both", "1.1", 1.25)]
+
+
 def test_grants_in_flight_are_shares_too_when_others_are_measured() -> None:
     bench = Bench(workers=1, slots=7, quantum=0.25)
     bench.wants("holder", wish(5, 5))

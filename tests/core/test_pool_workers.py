@@ -206,7 +206,7 @@ def test_a_worker_with_a_stuck_task_is_replaced_once_its_others_are_done() -> No
     bench.machine.retire("stranger", "1.1", 1.0)
     assert bench.decide() == [Recall("c", "1.2", 1.0), StartWorkers("env", 1)]
     bench.machine.worker_starting("b", "env", 1.0)
-    assert [bench.wants("c", wish(9)), bench.wants("high", wish(9, 2))] == [[], []]
+    assert [bench.wants("high", wish(9, 2)), bench.wants("c", wish(9))] == [[], []]
     bench.wants("high")
     assert bench.machine.stats(1.0).idle == 0
     bench.wants("c")

@@ -23,9 +23,7 @@ def test_coordinator_worker_and_persistence_are_killed_in_the_middle(
     handle = engine.start(ledger_chain, str(ledger), LENGTH)
     for victim in ("coordinator", "worker", "persistence"):
         seen = len(ledger_lines(ledger))
-        until(
-            lambda seen=seen: len(ledger_lines(ledger)) > seen + 10, f"the execution goes on before {victim} is killed"
-        )
+        until_longer(ledger, seen + 10)
         before = {step.seq - 1 for step in handle.status().steps if step.status == "completed"}
         if victim == "worker":
             pid = int(ledger_lines(ledger)[-1][1])

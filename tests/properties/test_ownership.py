@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import settings
@@ -36,42 +36,7 @@ from rayflow.storage.memory import MemoryData, MemoryStore
 from rayflow.storage.records import append_digest
 from rayflow.storage.sqlite import SqliteStore
 from tests.contract.operations import NOW, start
-
-STATUSES = (
-    *[ExecutionStatus.RUNNING] * 6,
-    *[ExecutionStatus.PAUSED] * 2,
-    *[ExecutionStatus.FAILED] * 3,
-    ExecutionStatus.COMPLETED,
-)
-who = st.integers(0, 1)
-#: What becomes of a message. "twice": answered, and a copy arrives later.
-fates = st.sampled_from(["answered", "answered", "delayed", "twice", "reply lost", "lost"])
-
-
-@dataclass
-class Coordinator:
-    """What a coordinator believes. It may be wrong: it hears answers late, twice or never."""
-
-    name: str
-    #: The epoch it was told it holds; None while it drives nothing.
-    epoch: int | None = None
-    #: The last entry that it sent.
-    last_seq: int = 0
-    #: Inbox rows that it has put into an entry.
-    inbox_done: int = 0
-    claims: int = 0
-    #: The claim it waits for.
-    claiming: Claim | None = None
-    #: What it sent and has no answer for.
-    unanswered: list[Operation] = field(default_factory=list)
-
-
-@dataclass
-class Message:
-    """An operation on its way from a coordinator (None: from outside) to a writer."""
-
-    sender: Coordinator | None
-    operation: Operation
+from tests.properties.ownership_world import STATUSES, Coordinator, Message, fates, stops, who
 
 
 class Ownership(RuleBasedStateMachine):
@@ -104,6 +69,8 @@ class Ownership(RuleBasedStateMachine):
         # What must be true from now on, because somebody was told so.
         self.journaled: dict[int, bytes] = {}
         self.accepted: list[str] = []
+        #: Inbox rows up to this one were seen by an owner who released the execution all the same.
+        self.slept_on = 0
         self.loop.run_until_complete(self.writers[self.current_writer].commit([start(self.x)]))
         self.seen = self.record()
 
@@ -197,11 +164,14 @@ class Ownership(RuleBasedStateMachine):
             self.append(i=i, fate="answered", status=status, park=park, see=True)
 
     @precondition(driven)
-    @rule(i=who, fate=fates)
-    def release(self, i: int, fate: str) -> None:
+    @rule(i=who, fate=fates, timer=st.booleans(), blind=st.booleans())
+    def release(self, i: int, fate: str, *, timer: bool, blind: bool) -> None:
+        """Give it up, in any case or with the rows that are there now."""
         coordinator = self.driver(i)
         assert coordinator.epoch is not None
-        self.send(coordinator, Release(self.x, coordinator.epoch, self.now + 20, self.tick()), fate)
+        seen = None if blind else self.record().inbox_last
+        wake = self.now + 20 if timer else None
+        self.send(coordinator, Release(self.x, coordinator.epoch, wake, self.tick(), seen), fate)
 
     @precondition(driven)
     @rule(i=who, fate=fates)
@@ -292,27 +262,15 @@ class Ownership(RuleBasedStateMachine):
                 coordinator.epoch = answer.epoch
                 coordinator.last_seq = answer.last_seq
                 coordinator.inbox_done = self.record().inbox_done
-        elif getattr(operation, "epoch", None) == coordinator.epoch and self.is_over(operation, answer):
+        elif getattr(operation, "epoch", None) == coordinator.epoch and stops(operation, answer):
             coordinator.epoch = None
-
-    def is_over(self, operation: Operation, answer: Answer) -> bool:
-        """Whether an answer tells a coordinator to stop: it is fenced or has a hole in its journal, or gave up."""
-        if not isinstance(answer, Done) or isinstance(operation, Release):
-            return True
-        return isinstance(operation, Append) and (answer.parked or operation.status.terminal)
 
     # --- what must hold ----------------------------------------------------------------------------------
     def acknowledged(self, operation: Operation, answer: Done, before: ExecutionRecord) -> None:
         now = self.record()
         match operation:
             case Append():
-                assert answer.last_seq >= operation.rows[-1].seq
-                if operation.rows[0].seq not in self.journaled:
-                    assert (before.epoch, before.status.terminal) == (operation.epoch, False)
-                    assert before.owner != ""
-                    if now.owner == "" and not now.status.terminal:
-                        assert (answer.parked, now.inbox_done) == (True, now.inbox_last)
-                self.must_stay(operation.rows)
+                self.appended(operation, answer, before, now)
             case Rewind():
                 assert answer.epoch > operation.expected
                 if operation.row.seq not in self.journaled:
@@ -322,12 +280,25 @@ class Ownership(RuleBasedStateMachine):
             case Claim():
                 assert now.owner == operation.nonce
                 assert answer.epoch == operation.expected + 1
+            case Release():
+                if before.owner != "" and answer.parked:
+                    assert before.epoch == operation.epoch
+                    self.slept_on = max(self.slept_on, operation.seen or 0)
             case Deliver():
                 if answer.inbox_last > before.inbox_last:
                     assert operation.epoch is None or (before.epoch, before.owner != "") == (operation.epoch, True)
                     self.accepted.append(operation.row.key)
                 assert self.accepted.count(operation.row.key) == 1
         assert len(self.accepted) == answer.inbox_last
+
+    def appended(self, operation: Append, answer: Done, before: ExecutionRecord, now: ExecutionRecord) -> None:
+        assert answer.last_seq >= operation.rows[-1].seq
+        if operation.rows[0].seq not in self.journaled:
+            assert (before.epoch, before.status.terminal) == (operation.epoch, False)
+            assert before.owner != ""
+            if now.owner == "" and not now.status.terminal:
+                assert (answer.parked, now.inbox_done) == (True, now.inbox_last)
+        self.must_stay(operation.rows)
 
     def must_stay(self, rows: tuple[JournalRow, ...]) -> None:
         for row in rows:
@@ -372,6 +343,7 @@ class Ownership(RuleBasedStateMachine):
     def nobody_sleeps_through_an_inbox(self, now: ExecutionRecord) -> None:
         if now.inbox_last > now.inbox_done:
             assert not now.status.terminal
+        if now.inbox_last > max(now.inbox_done, self.slept_on):
             assert now.owner != "" or now.runnable_at is not None
 
     def each_key_is_applied_once_in_order(self, words: list[list[str]], unread: list[InboxRow]) -> None:

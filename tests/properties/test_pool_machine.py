@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rayflow.core.pool import Grant, Recall
 from rayflow.core.pool.state import Environment, Seat, Worker
-from tests.properties.pool_world import CONFIG, ENVIRONMENTS, TERMS, Actor, Update, World
+from tests.properties.pool_world import CONFIG, ENVIRONMENTS, TERMS, Actor, Told, World
 
 picks = st.integers(0, 999)
 
@@ -125,7 +125,7 @@ class PoolWorld(RuleBasedStateMachine):
         if how != "twice":
             del self.world.network[index]
         if how != "lost":
-            token = "" if isinstance(message, Update) else getattr(message, "command", message).token
+            token = message.command.token if isinstance(message, Told) else ""
             self.check_refusal(self.world.deliver(message), token)
             self.decide()
 

@@ -1,0 +1,45 @@
+"""What could be put into a set hashes by a number."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rayflow.core.loop import DurableLoop
+from rayflow.core.numbered import DurableFuture, DurableTimer, number_gatherings
+from tests.core.fake import Told
+
+
+def loop() -> DurableLoop:
+    return DurableLoop(execution=None, name="e", on_unhandled=Told())  # type: ignore[abstract]
+
+
+def test_tasks_and_futures_hash_by_one_count() -> None:
+    made = loop()
+
+    async def nothing() -> None: ...
+
+    future, task, other = made.create_future(), made.create_task(nothing()), made.create_future()
+    assert isinstance(future, DurableFuture)
+    assert [hash(future), hash(task), hash(other)] == [1, 2, 3]
+    assert future != other
+    made.drain()
+    made.evict()
+
+
+def test_timers_have_a_count_of_their_own() -> None:
+    made = loop()
+    first, second = made.call_later(2, print), made.call_at(1, print)
+    assert isinstance(first, DurableTimer)
+    assert isinstance(second, DurableTimer)
+    assert (first.number, second.number) == (1, 2)
+    assert made.next_timer() == (1, 2)
+    second.cancel()
+    assert made.next_timer() == (2, 1)
+    made.evict()
+
+
+def test_gatherings_are_numbered_once() -> None:
+    number_gatherings()
+    before = vars(asyncio.tasks._GatheringFuture)["__hash__"]  # type: ignore[attr-defined]
+    number_gatherings()
+    assert vars(asyncio.tasks._GatheringFuture)["__hash__"] is before  # type: ignore[attr-defined]
