@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed, Rewound
-from rayflow.core.journal import plan_rewind
 from rayflow.core.metrics import DistributedMetrics, PoolNow
 from rayflow.core.snapshot import ExecutionSnapshot
 from rayflow.definition.code import by_value, reference
@@ -24,10 +22,8 @@ from rayflow.errors import (
     DefinitionError,
     ExecutionCancelled,
     ExecutionFailed,
-    ExecutionNotFound,
     ExecutionTimeout,
     Failure,
-    InvalidTransition,
     WorkflowNotRegistered,
 )
 from rayflow.handle import ExecutionHandle, Watcher
@@ -35,38 +31,30 @@ from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.prints import Progress
-from rayflow.runtime.system import Actor, ActorSystem
+from rayflow.runtime.system import ActorSystem
 from rayflow.starting import check_same_start, new_record
+from rayflow.steering import Steering
 from rayflow.storage.base import (
-    Answer,
     DefinitionRecord,
-    Deliver,
     ExecutionRecord,
     Existing,
     Filter,
-    InboxRow,
     JournalRow,
-    Operation,
-    Refused,
-    Rewind,
     Start,
 )
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.records import append_digest, decode_entry, encode_entry
 from rayflow.views import Output, failure_in, snapshot, summary, tolerant
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds that pause() waits for the coordinator to have heard of it.
-_PAUSE_PATIENCE = 30.0
 
 #: Seconds that a coordinator may take to tell what was printed.
 _OUTPUT_PATIENCE = 5.0
 
 
-class Engine:
+class Engine(Steering):
     """Starts executions and steers them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
 
     Args:
@@ -77,10 +65,10 @@ class Engine:
     """
 
     def __init__(self, system: ActorSystem, config: EngineConfig, url: str, env: Environment) -> None:
+        super().__init__(system)
         self.config = config
         self.store = url
         self.watcher = Watcher(system)
-        self._system = system
         self._env = env
         self._codec = MsgpackCodec()
         self._nonce = uuid.uuid4().hex
@@ -351,13 +339,6 @@ class Engine:
         pid: int = self._system.find(actor).call("pid", timeout=10, group="control")
         return pid
 
-    def record(self, execution_id: str) -> ExecutionRecord:
-        """The execution's row. Raises ExecutionNotFound."""
-        record: ExecutionRecord | None = self._persistence().call("execution", execution_id)
-        if record is None:
-            raise ExecutionNotFound(execution_id)
-        return record
-
     def outcome(self, record: ExecutionRecord, returns: Any = None) -> Any:
         """The result of an execution that is over, or its exception."""
         if record.status is ExecutionStatus.COMPLETED:
@@ -369,96 +350,3 @@ class Engine:
         if failure.matches(ExecutionTimeout):
             raise ExecutionTimeout(record.id, failure)
         raise ExecutionFailed(record.id, failure)
-
-    # --- steering ------------------------------------------------------------------------------------------
-    def pause(self, execution_id: str, *, reason: str = "") -> None:
-        """Pause: running steps finish and are recorded, no new one starts, until :meth:`resume`.
-
-        Returns once no new step can start any more.
-
-        Raises:
-            ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is over.
-        """
-        record = self.record(execution_id)
-        if record.status is ExecutionStatus.PAUSED:
-            return
-        self._deliver(execution_id, "pause", Paused(time.time(), reason))
-        give_up = time.monotonic() + _PAUSE_PATIENCE
-        while time.monotonic() < give_up:
-            record = self.record(execution_id)
-            if record.status is ExecutionStatus.PAUSED:
-                return
-            if record.status.terminal:
-                raise InvalidTransition(execution_id, status=record.status, action="pause")
-            time.sleep(0.01)
-        log.warning("execution %s is not paused yet; it will be as soon as a coordinator drives it", execution_id)
-
-    def resume(self, execution_id: str) -> None:
-        """Let an execution go on: a paused one, an interrupted one, or a failed one from its failure.
-
-        A failed execution goes on before the failure that ended it: that step is tried again with fresh
-        retries, everything recorded before it stays as it is.
-
-        Raises:
-            ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is completed or cancelled.
-        """
-        record = self.record(execution_id)
-        match record.status:
-            case ExecutionStatus.PAUSED:
-                self._deliver(execution_id, "resume", Resumed(time.time()))
-            case ExecutionStatus.FAILED:
-                self._rewind(record)
-            case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
-                self._supervisor().call("recover", [execution_id])
-            case _:
-                raise InvalidTransition(
-                    execution_id, status=record.status, action="resume", hint="Start it anew under another id"
-                )
-
-    def cancel(self, execution_id: str, *, reason: str = "") -> None:
-        """Cancel: the workflow's code gets a CancelledError, may clean up, and ends as cancelled.
-
-        Raises:
-            ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is over.
-        """
-        self._deliver(execution_id, "cancel", CancelRequested(time.time(), reason))
-
-    def _deliver(self, execution_id: str, kind: str, event: Event) -> None:
-        row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
-        self._write([Deliver(execution_id, row)])
-        self._supervisor().send("nudge", (execution_id,))
-
-    def _rewind(self, record: ExecutionRecord) -> None:
-        rows: list[JournalRow] = self._persistence().call("journal", record.id)
-        entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
-        plan = plan_rewind(record.id, entries)
-        options = ExecutionOptions.model_validate_json(record.options)
-        now = time.time()
-        deadline = None if options.timeout is None else now + options.timeout
-        seq = record.last_seq + 1
-        row = JournalRow(seq, encode_entry(Entry(seq, Rewound(now, plan.to, deadline))))
-        carried = tuple(
-            InboxRow(f"carried/{record.epoch}/{event.step}", "outcome", encode_entry(Entry(0, event)), event.at)
-            for event in plan.carried
-        )
-        self._write([
-            Rewind(record.id, record.epoch, record.last_seq, row, append_digest([row]), carried, deadline, now)
-        ])  # fmt: skip
-        self._supervisor().send("submit", [self.record(record.id)])
-
-    # --- actors --------------------------------------------------------------------------------------------
-    def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        answers: Sequence[Answer] = self._persistence().call("start", list(operations))
-        for answer in answers:
-            if isinstance(answer, Refused):
-                raise answer.error
-        return answers
-
-    def _persistence(self) -> Actor:
-        return self._system.find(naming.PERSISTENCE)
-
-    def _supervisor(self) -> Actor:
-        return self._system.find(naming.SUPERVISOR)

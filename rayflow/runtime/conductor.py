@@ -15,12 +15,14 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
-from rayflow.core.execution import Action, RunAttempt, StopAttempt
+from rayflow.core.execution import Action, Execution, RunAttempt, StopAttempt
 from rayflow.core.machine import failure_of
-from rayflow.definition.code import CodeCache
 from rayflow.errors import ClusterError, DefinitionError, Failure, Fenced, RayflowError, StorageUnavailable
 from rayflow.runtime import naming
+from rayflow.runtime.codes import Codes
+from rayflow.runtime.commits import RETRY_FIRST, RETRY_MOST, Commits, Members
 from rayflow.runtime.dispatcher import Dispatcher, Key
 from rayflow.runtime.driver import Driver, is_fresh
 from rayflow.runtime.environment import Environment
@@ -31,16 +33,10 @@ from rayflow.runtime.prints import Prints, Progress
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorLine, ActorSystem, Reply, send_to
 from rayflow.runtime.turns import Turns
-from rayflow.storage.base import Answer, ExecutionRecord, InboxRow, Operation, Refused
+from rayflow.storage.base import Answer, ExecutionRecord, InboxRow, Refused
 from rayflow.storage.codec import MsgpackCodec
 
 log = logging.getLogger(__name__)
-
-#: Seconds between two attempts to reach a store or a pool that does not answer.
-RETRY_FIRST, RETRY_MOST = 0.05, 2.0
-
-#: Steps and agents whose reference is remembered.
-_CODES_KEPT = 1_000
 
 #: Seconds between two full reports to the pools.
 REFRESH = 1.0
@@ -68,20 +64,19 @@ class Conductor:
         self._settings = settings
         self._nonce = uuid.uuid4().hex
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
-        self._cache = CodeCache()
+        self._codes = Codes(system)
         self._drivers: dict[str, Driver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
         self._runs: dict[Key, str] = {}
-        self._codes: dict[tuple[int, str], tuple[object, dict[str, str], str]] = {}
-        self._committing = False
         self._dispatchers: dict[str, Dispatcher] = {}
         self._local: LocalRuns | None = None
-        self._store: ActorLine | None = None
+        self._commits: Commits | None = None
 
     def start(self) -> None:
         """Begin."""
-        self._store = ActorLine(self._system.find(naming.PERSISTENCE), "commit")
+        line = ActorLine(self._system.find(naming.PERSISTENCE), "commit")
+        self._commits = Commits(line, self.post, self.later, self._finish, self._fenced)
         self.later(REFRESH, self._refresh)
         self.turns.start()
 
@@ -130,8 +125,8 @@ class Conductor:
                 nonce=self._nonce,
                 coordinator=self.name,
                 codec=self._codec,
-                cache=self._cache,
-                fetch=self._fetch,
+                cache=self._codes.cache,
+                fetch=self._codes.fetch,
             )
             self._drivers[record.id] = driver
             if is_fresh(record):
@@ -223,7 +218,7 @@ class Conductor:
         if driver is None:
             return None
         try:
-            code, part = self._code(driver, run)
+            code, part = self._codes.reference(run.call.target, driver.code)
         except DefinitionError as error:
             self._refuse(driver, run, error)
             return None
@@ -245,20 +240,6 @@ class Conductor:
             driver.key(run.seq, run.call.name, run.payload),
         )
 
-    def _code(self, driver: Driver, run: RunAttempt) -> tuple[dict[str, str], str]:
-        """Where a worker finds what the step calls; what was stored once is not asked for again."""
-        owner, part = run.call.target.owner, run.call.target.part
-        known = self._codes.get((id(owner), part))
-        if known is None:
-            target = self._cache.target_ref(run.call.target, driver.code)
-            if target.blob is not None:
-                self._put_blob(target.ref.digest, target.blob)
-            # With its owner, so that no other object gets its id.
-            known = self._codes[id(owner), part] = (owner, target.ref.to_dict(), target.part)
-            if len(self._codes) > _CODES_KEPT:
-                del self._codes[next(iter(self._codes))]
-        return known[1], known[2]
-
     def _refuse(self, driver: Driver, run: RunAttempt, error: RayflowError) -> None:
         """An attempt cannot be sent at all, and another could not either."""
         if driver.execution is not None:
@@ -268,41 +249,34 @@ class Conductor:
 
     def sent(self, key: Key) -> None:
         """The attempt went out: its timeout begins."""
-        driver = self._drivers.get(key[0])
-        if driver is not None and driver.execution is not None:
-            driver.execution.sent(key[1], key[2], self.now())
-            self._touch(driver)
+        self._tell(key, lambda execution: execution.sent(key[1], key[2], self.now()))
 
     def outcome(self, outcome: TaskOutcome, worker: str) -> None:
         """An attempt ended."""
+        key = (outcome.execution_id, outcome.seq, outcome.attempt)
+        about: dict[str, Any] = {"began": outcome.began, "worker": worker, "now": self.now()}
         if outcome.output:
             self.prints.add(outcome.execution_id, outcome.output)
-        driver = self._drivers.get(outcome.execution_id)
-        if driver is None or driver.execution is None:
-            return
-        if outcome.result is not None:
-            driver.execution.completed(
-                outcome.seq, outcome.attempt, outcome.result, began=outcome.began, worker=worker, now=self.now()
-            )
-        elif outcome.failure is not None:
-            driver.execution.failed(
-                outcome.seq, outcome.attempt, outcome.failure, began=outcome.began, worker=worker, now=self.now()
-            )
-        # With neither, the worker knows a newer epoch: the next commit will be refused, and ends this driver.
-        self._touch(driver)
+        if (result := outcome.result) is not None:
+            self._tell(key, lambda execution: execution.completed(key[1], key[2], result, **about))
+        elif (failure := outcome.failure) is not None:
+            self._tell(key, lambda execution: execution.failed(key[1], key[2], failure, **about))
+        elif (driver := self._drivers.get(outcome.execution_id)) is not None:
+            self._drop(driver, "a worker refused it, because it knows a newer coordinator of this execution")
 
     def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str) -> None:
         """An attempt was lost with its worker."""
-        driver = self._drivers.get(key[0])
-        if driver is not None and driver.execution is not None:
-            driver.execution.lost(key[1], key[2], failure, alone=alone, worker=worker, now=self.now())
-            self._touch(driver)
+        now = self.now()
+        self._tell(key, lambda execution: execution.lost(key[1], key[2], failure, alone=alone, worker=worker, now=now))
 
     def not_begun(self, key: Key) -> None:
         """An attempt was given back."""
+        self._tell(key, lambda execution: execution.not_begun(key[1], key[2]))
+
+    def _tell(self, key: Key, what: Callable[[Execution], object]) -> None:
         driver = self._drivers.get(key[0])
         if driver is not None and driver.execution is not None:
-            driver.execution.not_begun(key[1], key[2])
+            what(driver.execution)
             self._touch(driver)
 
     # --- turns ---------------------------------------------------------------------------------------------
@@ -351,49 +325,26 @@ class Conductor:
                 self._schedule(driver)
 
     def _commit(self, now: float) -> None:
-        if self._committing or not self._dirty:
+        if self._commits is None or self._commits.under_way or not self._dirty:
             return
-        operations: list[Operation] = []
-        members: list[tuple[Driver, int]] = []
+        members: Members = []
         dirty, self._dirty = self._dirty, {}
         for execution_id in dirty:
             driver = self._drivers.get(execution_id)
             if driver is None:
                 continue
-            mine = driver.operations(now)
-            if mine:
-                operations.extend(mine)
-                members.append((driver, len(mine)))
+            operations = driver.operations(now)
+            if operations:
+                members.append((driver, operations))
             else:
                 self._finish(driver, [])
-        if operations:
-            self._committing = True
-            self._send_commit(pack(operations), members, RETRY_FIRST)
+        if members:
+            self._commits.send(members)
 
-    def _send_commit(self, request: bytes, members: list[tuple[Driver, int]], wait: float) -> None:
-        def reply(answer: Reply) -> None:
-            self.post(lambda: self._committed(request, members, answer, wait))
-
-        assert self._store is not None
-        self._store.send(request, reply, "commit")
-
-    def _committed(self, request: bytes, members: list[tuple[Driver, int]], answer: Reply, wait: float) -> None:
-        if isinstance(answer.error, Fenced):
-            # Another cluster writes this store: nothing that is driven here counts any more.
-            self._committing = False
-            for driver in list(self._drivers.values()):
-                self._drop(driver, answer.error)
-            return
-        if answer.error is not None:
-            log.warning("a commit is not answered: %s; it is sent again", answer.error)
-            again = min(wait * 2, RETRY_MOST)
-            self.later(wait, lambda: self._send_commit(request, members, again))
-            return
-        self._committing = False
-        answers: list[Answer] = unpack(answer.value)
-        for driver, count in members:
-            mine, answers = answers[:count], answers[count:]
-            self._finish(driver, mine)
+    def _fenced(self, error: Fenced) -> None:
+        """Another cluster writes this store: nothing that is driven here counts any more."""
+        for driver in list(self._drivers.values()):
+            self._drop(driver, error)
 
     def _finish(self, driver: Driver, answers: Sequence[Answer]) -> None:
         if self._drivers.get(driver.id) is not driver:
@@ -453,13 +404,3 @@ class Conductor:
         message = self.message(run, driver.id)
         if message is not None:
             self._local.run(message)
-
-    # --- blobs ---------------------------------------------------------------------------------------------
-    def _fetch(self, digest: str) -> bytes:
-        data: bytes | None = self._system.find(naming.PERSISTENCE).call("blob", digest)
-        if data is None:
-            raise StorageUnavailable(f"blob {digest} is not in the store")
-        return data
-
-    def _put_blob(self, digest: str, data: bytes) -> None:
-        self._system.find(naming.PERSISTENCE).call("put_blob", digest, data)

@@ -1,7 +1,7 @@
 """The persistence actor: the only writer of the store.
 
 It owns the writer's epoch, the group commit and the news of what ended. It owns no rule: what may be written is
-decided in :mod:`rayflow.storage.base`. Its methods are called from several threads; the store lives on one event
+decided in :mod:`rayflow.storage.rules`. Its methods are called from several threads; the store lives on one event
 loop in a thread of its own, where the commits that arrive while one is being written become the next transaction.
 """
 

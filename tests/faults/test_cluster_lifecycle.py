@@ -213,4 +213,4 @@ def test_a_ray_that_has_died_is_not_found(environ: dict[str, str]) -> None:
 
 def test_the_folder_is_the_users_unless_it_is_given() -> None:
     assert cluster.home({"RAYFLOW_HOME": "/srv/flows"}) == Path("/srv/flows")
-    assert cluster.home({"HOME": "/home/ada", "XDG_DATA_HOME": "/data"}).name == "rayflow"
+    assert cluster.home({"HOME": "/srv/ada", "XDG_DATA_HOME": "/data"}).name == "rayflow"

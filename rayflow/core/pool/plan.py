@@ -83,6 +83,8 @@ class Plan:
         self._recall = recall
         self._workers = [worker for worker in environment.workers.values() if worker.up and not worker.stuck]
         self._before, environment.drain = environment.drain, None
+        #: Free slots by worker; who has none is not in it, and neither is the worker that is being emptied.
+        self._room = {worker.name: free for worker in self._workers if (free := worker.free)}
         self._loose: dict[str, list[Seat]] = {}
         self._flying: dict[str, int] = {}
         self._coming_on: dict[str, int] = {}
@@ -113,19 +115,24 @@ class Plan:
     # --- the supply ---------------------------------------------------------------------------------------
     def _roomiest(self) -> Worker | None:
         """The worker with the most free slots; the one that was being emptied last of all."""
-        open_ = [worker for worker in self._workers if worker.free and worker.name != self._environment.drain]
-        return min(open_, key=lambda w: (w.name == self._before, -w.free, w.name), default=None)
+        name = min(self._room, key=lambda n: (n == self._before, -self._room[n], n), default=None)
+        return None if name is None else self._environment.workers[name]
 
     def _empty(self) -> Worker | None:
-        empty = [worker for worker in self._workers if worker.used == 0]
-        return min(empty, key=lambda w: (w.name != self._before, w.name), default=None)
+        workers = (self._environment.workers[name] for name in self._room)
+        empty = [worker.name for worker in workers if self._room[worker.name] == worker.slots]
+        name = min(empty, key=lambda n: (n != self._before, n), default=None)
+        return None if name is None else self._environment.workers[name]
 
     def _free(self) -> int:
-        return sum(worker.free for worker in self._workers if worker.name != self._environment.drain)
+        return sum(self._room.values())
 
     def _give(self, wish: Wish, worker: Worker) -> None:
         self._grant(worker, wish)
         wish.count -= 1
+        self._room[worker.name] -= worker.slots if wish.alone else 1
+        if not self._room[worker.name]:
+            del self._room[worker.name]
         if not wish.alone:
             self._flying[wish.coordinator] = self._flying.get(wish.coordinator, 0) + 1
 
@@ -195,6 +202,7 @@ class Plan:
         if not candidates:
             return
         _, _, self._environment.drain, held = min(candidates, key=lambda c: c[:3])
+        self._room.pop(self._environment.drain, None)
         for name, seats in held.items():
             # Seats that a more urgent task of the same holder was to keep are replaced by others of the holder.
             others = [seat for seat in self._loose[name] if seat.lease.worker != self._environment.drain]

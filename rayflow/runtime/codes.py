@@ -1,0 +1,54 @@
+"""The code that a coordinator deals with: what it loads itself, and where workers find what its steps call."""
+
+from __future__ import annotations
+
+from rayflow.definition.code import CodeCache, CodeRef
+from rayflow.definition.context import Target
+from rayflow.errors import StorageUnavailable
+from rayflow.runtime import naming
+from rayflow.runtime.system import ActorSystem
+
+#: Steps and agents whose reference is remembered.
+_KEPT = 1_000
+
+
+class Codes:
+    """Loads code through the store, and remembers references.
+
+    Args:
+        system: where the store is found.
+    """
+
+    def __init__(self, system: ActorSystem) -> None:
+        self.cache = CodeCache()
+        self._system = system
+        # With their owners, so that no other object gets the id of one.
+        self._known: dict[tuple[int, str], tuple[object, dict[str, str], str]] = {}
+
+    def fetch(self, digest: str) -> bytes:
+        """A blob of the store. Raises StorageUnavailable if it is not there."""
+        data: bytes | None = self._system.find(naming.PERSISTENCE).call("blob", digest)
+        if data is None:
+            raise StorageUnavailable(f"blob {digest} is not in the store")
+        return data
+
+    def reference(self, target: Target, within: CodeRef) -> tuple[dict[str, str], str]:
+        """Where a worker finds what a step calls: the reference and the part. What travels by value is stored first.
+
+        Args:
+            target: as the workflow issued it.
+            within: the workflow's own reference.
+
+        Raises:
+            DefinitionError: it can neither be imported nor pickled.
+            ClusterError, StorageUnavailable: it cannot be stored now.
+        """
+        known = self._known.get((id(target.owner), target.part))
+        if known is None:
+            found = self.cache.target_ref(target, within)
+            if found.blob is not None:
+                self._system.find(naming.PERSISTENCE).call("put_blob", found.ref.digest, found.blob)
+            known = self._known[id(target.owner), target.part] = (target.owner, found.ref.to_dict(), found.part)
+            if len(self._known) > _KEPT:
+                del self._known[next(iter(self._known))]
+        return known[1], known[2]

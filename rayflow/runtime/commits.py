@@ -1,0 +1,73 @@
+"""A coordinator's commits: one under way at a time, sent again until it is answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from rayflow.errors import Fenced
+from rayflow.runtime.driver import Driver
+from rayflow.runtime.messages import pack, unpack
+from rayflow.runtime.system import Line, Reply
+from rayflow.storage.base import Answer, Operation
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two attempts to reach a store or a pool that does not answer.
+RETRY_FIRST, RETRY_MOST = 0.05, 2.0
+
+Members = list[tuple[Driver, list[Operation]]]
+
+
+class Commits:
+    """See the module's docstring. Used on the coordinator's thread only.
+
+    Args:
+        line: the way to the store.
+        post: runs an action on the coordinator's thread.
+        later: the same, after some seconds.
+        finish: told the answers to a driver's operations.
+        fenced: told that another cluster writes this store now.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        post: Callable[[Callable[[], None]], None],
+        later: Callable[[float, Callable[[], None]], None],
+        finish: Callable[[Driver, Sequence[Answer]], None],
+        fenced: Callable[[Fenced], None],
+    ) -> None:
+        self._line = line
+        self._post = post
+        self._later = later
+        self._finish = finish
+        self._fenced = fenced
+        self.under_way = False
+
+    def send(self, members: Members) -> None:
+        """Commit the operations of some drivers, all in one message."""
+        self.under_way = True
+        request = pack([operation for _, operations in members for operation in operations])
+        self._send(request, members, RETRY_FIRST)
+
+    def _send(self, request: bytes, members: Members, wait: float) -> None:
+        def reply(answer: Reply) -> None:
+            self._post(lambda: self._answered(request, members, answer, wait))
+
+        self._line.send(request, reply, "commit")
+
+    def _answered(self, request: bytes, members: Members, answer: Reply, wait: float) -> None:
+        if isinstance(answer.error, Fenced):
+            self.under_way = False
+            self._fenced(answer.error)
+            return
+        if answer.error is not None:
+            log.warning("a commit is not answered: %s; it is sent again", answer.error)
+            self._later(wait, lambda: self._send(request, members, min(wait * 2, RETRY_MOST)))
+            return
+        self.under_way = False
+        answers: list[Answer] = unpack(answer.value)
+        for driver, operations in members:
+            mine, answers = answers[: len(operations)], answers[len(operations) :]
+            self._finish(driver, mine)

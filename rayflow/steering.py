@@ -1,0 +1,133 @@
+"""Steering executions: pause, resume, cancel. The part of an engine that writes into inboxes."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+
+from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed, Rewound
+from rayflow.core.journal import plan_rewind
+from rayflow.definition.options import ExecutionOptions
+from rayflow.errors import ExecutionNotFound, InvalidTransition
+from rayflow.ids import ExecutionStatus
+from rayflow.runtime import naming
+from rayflow.runtime.system import Actor, ActorSystem
+from rayflow.storage.base import Answer, Deliver, ExecutionRecord, InboxRow, JournalRow, Operation, Refused, Rewind
+from rayflow.storage.records import append_digest, decode_entry, encode_entry
+
+log = logging.getLogger(__name__)
+
+#: Seconds that pause() waits for the coordinator to have heard of it.
+_PAUSE_PATIENCE = 30.0
+
+
+class Steering:
+    """Looks at executions and steers them; the base of both engines.
+
+    Args:
+        system: where the actors are.
+    """
+
+    def __init__(self, system: ActorSystem) -> None:
+        self._system = system
+
+    def record(self, execution_id: str) -> ExecutionRecord:
+        """The execution's row. Raises ExecutionNotFound."""
+        record: ExecutionRecord | None = self._persistence().call("execution", execution_id)
+        if record is None:
+            raise ExecutionNotFound(execution_id)
+        return record
+
+    def pause(self, execution_id: str, *, reason: str = "") -> None:
+        """Pause: running steps finish and are recorded, no new one starts, until :meth:`resume`.
+
+        Returns once no new step can start any more.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it is over.
+        """
+        record = self.record(execution_id)
+        if record.status is ExecutionStatus.PAUSED:
+            return
+        self._deliver(execution_id, "pause", Paused(time.time(), reason))
+        give_up = time.monotonic() + _PAUSE_PATIENCE
+        while time.monotonic() < give_up:
+            record = self.record(execution_id)
+            if record.status is ExecutionStatus.PAUSED:
+                return
+            if record.status.terminal:
+                raise InvalidTransition(execution_id, status=record.status, action="pause")
+            time.sleep(0.01)
+        log.warning("execution %s is not paused yet; it will be as soon as a coordinator drives it", execution_id)
+
+    def resume(self, execution_id: str) -> None:
+        """Let an execution go on: a paused one, an interrupted one, or a failed one from its failure.
+
+        A failed execution goes on before the failure that ended it: that step is tried again with fresh
+        retries, everything recorded before it stays as it is.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it is completed or cancelled.
+        """
+        record = self.record(execution_id)
+        match record.status:
+            case ExecutionStatus.PAUSED:
+                self._deliver(execution_id, "resume", Resumed(time.time()))
+            case ExecutionStatus.FAILED:
+                self._rewind(record)
+            case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
+                self._supervisor().call("recover", [execution_id])
+            case _:
+                raise InvalidTransition(
+                    execution_id, status=record.status, action="resume", hint="Start it anew under another id"
+                )
+
+    def cancel(self, execution_id: str, *, reason: str = "") -> None:
+        """Cancel: the workflow's code gets a CancelledError, may clean up, and ends as cancelled.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it is over.
+        """
+        self._deliver(execution_id, "cancel", CancelRequested(time.time(), reason))
+
+    def _deliver(self, execution_id: str, kind: str, event: Event) -> None:
+        row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
+        self._write([Deliver(execution_id, row)])
+        self._supervisor().send("nudge", (execution_id,))
+
+    def _rewind(self, record: ExecutionRecord) -> None:
+        rows: list[JournalRow] = self._persistence().call("journal", record.id)
+        entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
+        plan = plan_rewind(record.id, entries)
+        options = ExecutionOptions.model_validate_json(record.options)
+        now = time.time()
+        deadline = None if options.timeout is None else now + options.timeout
+        seq = record.last_seq + 1
+        row = JournalRow(seq, encode_entry(Entry(seq, Rewound(now, plan.to, deadline))))
+        carried = tuple(
+            InboxRow(f"carried/{record.epoch}/{event.step}", "outcome", encode_entry(Entry(0, event)), event.at)
+            for event in plan.carried
+        )
+        self._write([
+            Rewind(record.id, record.epoch, record.last_seq, row, append_digest([row]), carried, deadline, now)
+        ])  # fmt: skip
+        self._supervisor().send("submit", [self.record(record.id)])
+
+    # --- actors --------------------------------------------------------------------------------------------
+    def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
+        answers: Sequence[Answer] = self._persistence().call("start", list(operations))
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise answer.error
+        return answers
+
+    def _persistence(self) -> Actor:
+        return self._system.find(naming.PERSISTENCE)
+
+    def _supervisor(self) -> Actor:
+        return self._system.find(naming.SUPERVISOR)

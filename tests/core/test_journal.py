@@ -1,0 +1,179 @@
+"""What a journal's entries mean together."""
+
+from __future__ import annotations
+
+import pytest
+
+from rayflow.core.events import (
+    AttemptFailed,
+    DeadlinePassed,
+    Ended,
+    Entry,
+    Event,
+    Paused,
+    Resumed,
+    Rewound,
+    Started,
+    StepCompleted,
+    StepFailed,
+    TimerFired,
+)
+from rayflow.core.journal import (
+    AttemptCount,
+    RewindPlan,
+    applied,
+    attempts_of,
+    effective,
+    plan_rewind,
+    superseded,
+)
+from rayflow.errors import Failure, InvalidTransition
+from rayflow.ids import ExecutionStatus
+from tests.core.fake import failure
+
+
+def done(step: int, attempt: int = 1) -> StepCompleted:
+    return StepCompleted(1.0, step, f"step{step}", attempt, b"x")
+
+
+def failed(step: int, issued: int, attempt: int = 1) -> StepFailed:
+    return StepFailed(1.0, step, f"step{step}", attempt, failure(), issued)
+
+
+def again(step: int, attempt: int, *, counts: bool = True, retry_at: float = 9.0) -> AttemptFailed:
+    return AttemptFailed(1.0, step, f"step{step}", attempt, failure(), retry_at, counts)
+
+
+def ended(step: int | None = None, status: ExecutionStatus = ExecutionStatus.FAILED) -> Ended:
+    return Ended(1.0, status, failure=Failure("x.Y", "no", step=step))
+
+
+def journal(*events: Event, issued: dict[int, int] | None = None) -> list[Entry]:
+    """Entries from 1; ``issued`` says how many steps an entry issued, by its position."""
+    numbers = issued or {}
+    names = iter(f"step{number}" for number in range(1, 100))
+    return [
+        Entry(seq, event, tuple(next(names) for _ in range(numbers.get(seq, 0)))) for seq, event in enumerate(events, 1)
+    ]
+
+
+def seqs(entries: list[Entry]) -> list[int]:
+    return [entry.seq for entry in entries]
+
+
+# --- which entries count ---------------------------------------------------------------------------------------
+def test_without_a_rewind_all_entries_count() -> None:
+    entries = journal(Started(1), Paused(1), Resumed(1), done(1), ended())
+    assert seqs(effective(entries)) == [1, 2, 3, 4, 5]
+    assert seqs(applied(entries)) == [1, 4]
+    assert superseded(entries) == set()
+
+
+def test_a_rewind_supersedes_what_came_after_its_position() -> None:
+    entries = journal(Started(1), done(1), failed(2, 2), ended(2), Rewound(1, to=2), done(2), done(3))
+    assert seqs(effective(entries)) == [1, 2, 6, 7]
+    assert seqs(applied(entries)) == [1, 2, 6, 7]
+    assert superseded(entries) == {3, 4}
+
+
+def test_rewinds_of_rewinds() -> None:
+    entries = journal(
+        Started(1), done(1), ended(), Rewound(1, to=2), done(2), ended(), Rewound(1, to=1), done(1), Rewound(1, to=0)
+    )
+    assert seqs(effective(entries[:7])) == [1]
+    assert seqs(effective(entries[:8])) == [1, 8]
+    assert effective(entries) == []
+    assert superseded(entries) == {1, 2, 3, 5, 6, 8}
+
+
+def test_attempts_and_pauses_are_not_seen_by_the_code() -> None:
+    entries = journal(
+        Started(1), again(1, 1), Paused(1), Resumed(1), TimerFired(1, 1), failed(1, 1), DeadlinePassed(1), ended()
+    )
+    assert seqs(applied(entries)) == [1, 5, 6, 7]
+
+
+# --- rewinding -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        journal(Started(1), done(1)),
+        journal(Started(1), ended(status=ExecutionStatus.COMPLETED)),
+        journal(Started(1), ended(status=ExecutionStatus.CANCELLED)),
+        journal(Started(1), done(1), ended(), Rewound(1, to=1)),
+    ],
+)
+def test_only_what_failed_can_be_rewound(entries: list[Entry]) -> None:
+    with pytest.raises(InvalidTransition, match="cannot rewind execution 'e': it is not failed"):
+        plan_rewind("e", entries)
+
+
+def test_a_failed_step_is_rewound_to_before_its_failure() -> None:
+    entries = journal(Started(1), done(1), again(2, 1), failed(2, 2, attempt=2), ended(2), issued={1: 1, 2: 1})
+    assert plan_rewind("e", entries) == RewindPlan(to=3, carried=())
+
+
+def test_later_results_of_steps_issued_before_the_failure_are_carried() -> None:
+    entries = journal(
+        Started(1),
+        failed(2, 3),
+        done(3),
+        done(4),  # issued by what handled the failure
+        done(1),
+        ended(2),
+        issued={1: 3, 2: 1},
+    )
+    assert plan_rewind("e", entries) == RewindPlan(to=1, carried=(done(3), done(1)))
+
+
+def test_the_newest_failure_of_the_step_counts() -> None:
+    entries = journal(
+        Started(1),
+        failed(1, 1),
+        ended(1),
+        Rewound(1, to=1),
+        again(1, 2),
+        failed(1, 1, attempt=3),
+        ended(1),
+        issued={1: 1},
+    )
+    assert plan_rewind("e", entries) == RewindPlan(to=5, carried=())
+
+
+def test_a_failure_of_the_code_is_rewound_to_before_the_event_that_led_to_it() -> None:
+    entries = journal(Started(1), done(1), Paused(1), Resumed(1), done(2), ended(), issued={1: 2})
+    assert plan_rewind("e", entries) == RewindPlan(to=4, carried=(done(2),))
+
+
+def test_a_failure_at_once_is_rewound_to_the_very_beginning() -> None:
+    assert plan_rewind("e", journal(Started(1), ended())) == RewindPlan(to=0, carried=())
+    assert plan_rewind("e", journal(Started(1), Ended(1, ExecutionStatus.FAILED))) == RewindPlan(to=0, carried=())
+
+
+def test_a_passed_deadline_is_rewound_with_all_that_it_led_to() -> None:
+    entries = journal(Started(1), done(1), DeadlinePassed(1), done(2), done(4), ended(), issued={1: 2, 3: 2})
+    assert plan_rewind("e", entries) == RewindPlan(to=2, carried=(done(2),))
+
+
+def test_a_cause_that_is_not_in_the_journal_is_the_codes_own_failure() -> None:
+    # A recorded result that could not be read: the step has no failure in the journal.
+    entries = journal(Started(1), done(1), ended(1), issued={1: 1})
+    assert plan_rewind("e", entries) == RewindPlan(to=1, carried=(done(1),))
+
+
+# --- attempts --------------------------------------------------------------------------------------------------
+def test_attempts_are_counted_by_kind() -> None:
+    entries = journal(
+        Started(1), again(1, 1), again(1, 2, counts=False, retry_at=11.0), again(2, 1), done(2, attempt=2)
+    )
+    assert attempts_of(entries) == {
+        1: AttemptCount(attempts=2, failures=1, losses=1, retry_at=11.0),
+        2: AttemptCount(attempts=2, failures=1, losses=0, retry_at=9.0),
+    }
+
+
+def test_a_rewind_gives_fresh_retries_and_numbers_attempts_on() -> None:
+    entries = journal(Started(1), again(1, 1), failed(1, 1, attempt=2), done(2), ended(1), Rewound(1, to=1))
+    assert attempts_of(entries) == {1: AttemptCount(attempts=2), 2: AttemptCount(attempts=1)}
+    assert attempts_of([*entries, Entry(7, again(1, 3))])[1] == AttemptCount(3, failures=1, losses=0, retry_at=9.0)
