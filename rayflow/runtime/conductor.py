@@ -120,6 +120,8 @@ class Conductor:
             held = self._drivers.get(record.id)
             if held is not None and held.epoch > record.epoch:
                 continue  # told twice
+            if held is not None:
+                self._let_go(held)
             driver = Driver(
                 record,
                 nonce=self._nonce,
@@ -175,15 +177,15 @@ class Conductor:
 
     def _drop(self, driver: Driver, why: object) -> None:
         log.info("execution %s is not driven here any more: %s", driver.id, why)
+        self._let_go(driver)
+        send_to(self._system, naming.SUPERVISOR, "released", self.name, (driver.id,))
+
+    def _let_go(self, driver: Driver) -> None:
         for dispatcher in self._dispatchers.values():
             dispatcher.forget(driver.id)
         driver.evict()
         if self._drivers.get(driver.id) is driver:
             del self._drivers[driver.id]
-        self._tell_supervisor(driver.id)
-
-    def _tell_supervisor(self, execution_id: str) -> None:
-        send_to(self._system, naming.SUPERVISOR, "released", self.name, (execution_id,))
 
     # --- inbox ---------------------------------------------------------------------------------------------
     def read_inboxes(self, ids: Sequence[str]) -> None:
@@ -224,7 +226,7 @@ class Conductor:
             return None
         except (ClusterError, StorageUnavailable) as error:
             log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
-            self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt)))
+            self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
             return None
         return TaskMessage(
             execution_id,
@@ -251,31 +253,32 @@ class Conductor:
         """The attempt went out: its timeout begins."""
         self._tell(key, lambda execution: execution.sent(key[1], key[2], self.now()))
 
-    def outcome(self, outcome: TaskOutcome, worker: str) -> None:
+    def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
         """An attempt ended."""
         key = (outcome.execution_id, outcome.seq, outcome.attempt)
         about: dict[str, Any] = {"began": outcome.began, "worker": worker, "now": self.now()}
         if outcome.output:
             self.prints.add(outcome.execution_id, outcome.output)
         if (result := outcome.result) is not None:
-            self._tell(key, lambda execution: execution.completed(key[1], key[2], result, **about))
+            self._tell(key, lambda execution: execution.completed(key[1], key[2], result, **about), epoch)
         elif (failure := outcome.failure) is not None:
-            self._tell(key, lambda execution: execution.failed(key[1], key[2], failure, **about))
-        elif (driver := self._drivers.get(outcome.execution_id)) is not None:
+            self._tell(key, lambda execution: execution.failed(key[1], key[2], failure, **about), epoch)
+        elif (driver := self._drivers.get(outcome.execution_id)) is not None and driver.epoch == epoch:
             self._drop(driver, "a worker refused it, because it knows a newer coordinator of this execution")
 
-    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str) -> None:
+    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str, epoch: int) -> None:
         """An attempt was lost with its worker."""
-        now = self.now()
-        self._tell(key, lambda execution: execution.lost(key[1], key[2], failure, alone=alone, worker=worker, now=now))
+        about: dict[str, Any] = {"alone": alone, "worker": worker, "now": self.now()}
+        self._tell(key, lambda execution: execution.lost(key[1], key[2], failure, **about), epoch)
 
-    def not_begun(self, key: Key) -> None:
+    def not_begun(self, key: Key, epoch: int) -> None:
         """An attempt was given back."""
-        self._tell(key, lambda execution: execution.not_begun(key[1], key[2]))
+        self._tell(key, lambda execution: execution.not_begun(key[1], key[2]), epoch)
 
-    def _tell(self, key: Key, what: Callable[[Execution], object]) -> None:
+    def _tell(self, key: Key, what: Callable[[Execution], object], epoch: int | None = None) -> None:
+        # An attempt of an earlier epoch is nobody's, also where this very coordinator took the execution up again.
         driver = self._drivers.get(key[0])
-        if driver is not None and driver.execution is not None:
+        if driver is not None and driver.execution is not None and epoch in {None, driver.epoch}:
             what(driver.execution)
             self._touch(driver)
 

@@ -52,13 +52,13 @@ class Host(Protocol):
     def sent(self, key: Key) -> None:
         """The attempt went out."""
 
-    def outcome(self, outcome: TaskOutcome, worker: str) -> None:
-        """An attempt ended."""
+    def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
+        """An attempt of that epoch ended."""
 
-    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str) -> None:
+    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str, epoch: int) -> None:
         """An attempt was lost with its worker."""
 
-    def not_begun(self, key: Key) -> None:
+    def not_begun(self, key: Key, epoch: int) -> None:
         """An attempt was given back."""
 
 
@@ -241,20 +241,19 @@ class Dispatcher:
             if message is not None:
                 self._slots.observe(message.step, max(0.0, outcome.ended - outcome.began))
                 self._finish(batch, key)
-                self._host.outcome(outcome, batch.worker)
+                self._host.outcome(outcome, batch.worker, message.epoch)
         for key in reply.not_begun:
             if key in batch.tasks:
-                self._finish(batch, key)
-                self._host.not_begun(key)
+                self._host.not_begun(key, self._finish(batch, key).epoch)
         if reply.running is not None:
             self._call(batch, "collect", pack((batch.id, COLLECT)), batch.tasks[reply.running].step)
             return
         self._over(batch)
 
-    def _finish(self, batch: _Batch, key: Key) -> None:
-        del batch.tasks[key]
+    def _finish(self, batch: _Batch, key: Key) -> TaskMessage:
         self._by_key.pop(key, None)
         self._stopping.discard(key)
+        return batch.tasks.pop(key)
 
     def _over(self, batch: _Batch) -> None:
         del self._batches[batch.id]
@@ -267,8 +266,7 @@ class Dispatcher:
         del self._batches[batch.id]
         self._slots.void(batch.token)
         for key in list(batch.tasks):
-            self._finish(batch, key)
-            self._host.not_begun(key)
+            self._host.not_begun(key, self._finish(batch, key).epoch)
 
     def _died(self, batch: _Batch, error: BaseException) -> None:
         del self._batches[batch.id]
@@ -278,9 +276,8 @@ class Dispatcher:
         alone = batch.alone and len(batch.tasks) == 1
         for key, message in list(batch.tasks.items()):
             self._finish(batch, key)
-            self._host.lost(
-                key, _worker_died(message, batch.worker, error, alone=alone), alone=alone, worker=batch.worker
-            )
+            failure = _worker_died(message, batch.worker, error, alone=alone)
+            self._host.lost(key, failure, alone=alone, worker=batch.worker, epoch=message.epoch)
         send_to(self._system, self._pool, "suspect", batch.worker)
 
 

@@ -54,4 +54,4 @@ class LocalRuns:
         batch = BatchMessage(number, "local", 0, self._host.name, (message,), 0.0)
         reply: BatchReply = unpack(self._worker.run(pack(batch)))
         for outcome in reply.outcomes:
-            self._host.post(partial(self._host.outcome, outcome, self._host.name))
+            self._host.post(partial(self._host.outcome, outcome, self._host.name, message.epoch))

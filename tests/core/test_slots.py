@@ -312,7 +312,7 @@ class SlotsModel(RuleBasedStateMachine):
             self.slots.observe(step, seconds)
 
     @rule(step=st.sampled_from(["known", "tiny", "unknown"]), priority=st.integers(0, 2), alone=st.booleans())
-    def want(self, step: str, priority: int, alone: bool) -> None:
+    def want(self, *, step: str, priority: int, alone: bool) -> None:
         self.made += 1
         self.wanted[key(self.made)] = (priority, alone, step)
         self.slots.want(key(self.made), step, priority=priority, alone=alone, now=self.now)
@@ -322,7 +322,7 @@ class SlotsModel(RuleBasedStateMachine):
         assert self.slots.withdraw(key(which)) == (self.wanted.pop(key(which), None) is not None)
 
     @rule(alone=st.booleans())
-    def grant(self, alone: bool) -> None:
+    def grant(self, *, alone: bool) -> None:
         self.granted += 1
         grant(self.slots, self.granted, alone=alone, now=self.now)
         self.live[f"t{self.granted}"] = alone

@@ -24,7 +24,7 @@ from rayflow.core.events import (
 )
 from rayflow.core.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot, fold
 from rayflow.definition import api as rf
-from rayflow.definition.agent import AgentResult
+from rayflow.definition.agent import Agent, AgentResult
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.definition.steps import SequentialStep
 from rayflow.definition.workflow import Workflow
@@ -142,20 +142,18 @@ def test_of_a_durable_function() -> None:
 
 
 def test_of_a_declared_workflow() -> None:
-    def agent(text: str) -> str:
-        return text.upper()
-
+    upper = Agent("upper", run=str.upper)
     declared = (
         Workflow("declared")
-        .add_step(SequentialStep("first", agent=agent, input=lambda state: state["input"], output_key="a"))
-        .add_step(SequentialStep("second", agent=agent, input=lambda state: state["a"], output_key="b"))
+        .add_step(SequentialStep("first", agent=upper, input=lambda state: state["input"], output_key="a"))
+        .add_step(SequentialStep("second", agent=upper, input=lambda state: state["a"], output_key="b"))
     )
     shell = Shell(lambda: declared.begin([{"input": "x"}], {})).begin()
     snapshot = seen(shell.journal)
     assert [(stage.index, stage.name, stage.status) for stage in snapshot.stages] == [(0, "first", "running")]
     assert (snapshot.completed_steps, snapshot.results) == ([], [])
     attempt = next(iter(shell.running.values()))
-    shell.complete(attempt.call.name, AgentResult("agent", "x", output="X"))
+    shell.complete(attempt.call.name, AgentResult("upper", "x", output="X"))
     snapshot = seen(shell.journal)
     assert snapshot.completed_steps == [0]
     assert snapshot.state["a"] == "X"
