@@ -228,19 +228,7 @@ class Conductor:
             log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
             self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
             return None
-        return TaskMessage(
-            execution_id,
-            driver.record.workflow_id,
-            driver.epoch,
-            run.seq,
-            run.attempt,
-            run.call.name,
-            code,
-            part,
-            run.payload,
-            run.timeout,
-            driver.key(run.seq, run.call.name, run.payload),
-        )
+        return driver.message(run, code, part)
 
     def _refuse(self, driver: Driver, run: RunAttempt, error: RayflowError) -> None:
         """An attempt cannot be sent at all, and another could not either."""

@@ -13,13 +13,14 @@ import logging
 from collections.abc import Callable, Sequence
 
 from rayflow.core.events import AttemptFailed, Entry, Paused, StepCompleted
-from rayflow.core.execution import Action, Execution, InboxItem, Work
+from rayflow.core.execution import Action, Execution, InboxItem, RunAttempt, Work
 from rayflow.core.machine import Machine, failure_of
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import PYTHON, CodeCache, CodeRef, source_hash
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ClusterError, Failure, IncompatibleVersion, StorageUnavailable
 from rayflow.ids import ExecutionStatus
+from rayflow.runtime.messages import TaskMessage
 from rayflow.storage.base import (
     Answer,
     Append,
@@ -308,10 +309,29 @@ class Driver:
             self._execution.evict()
             self._execution = None
 
-    def key(self, seq: int, step: str, payload: bytes) -> str:
-        """The idempotency key of a step: execution, number, name and arguments, whatever the attempt."""
-        text = f"{self.id}\0{seq}\0{step}\0".encode()
-        return hashlib.sha256(text + payload).hexdigest()[:32]
+    def message(self, run: RunAttempt, code: dict[str, str], part: str) -> TaskMessage:
+        """An attempt as a worker gets it.
+
+        Args:
+            run: the attempt.
+            code: where the worker finds what it calls.
+            part: the part of that.
+        """
+        # Of execution, number, name and arguments: the same on each try, whoever asks for it.
+        what = f"{self.id}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
+        return TaskMessage(
+            self.id,
+            self.record.workflow_id,
+            self.epoch,
+            run.seq,
+            run.attempt,
+            run.call.name,
+            code,
+            part,
+            run.payload,
+            run.timeout,
+            idempotency_key=hashlib.sha256(what).hexdigest()[:32],
+        )
 
 
 def is_fresh(record: ExecutionRecord) -> bool:
