@@ -15,6 +15,7 @@ from rayflow.runtime.environment import capture
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import persistence_spec
 from rayflow.runtime.supervisor import supervisor_spec
+from rayflow.storage.codec import digest
 from rayflow.storage.urls import namespace_of, resolve
 
 log = logging.getLogger(__name__)
@@ -68,12 +69,14 @@ class DistributedEngine(Engine):
         given = {name: value for name, value in given.items() if value is not None}
         chosen = EngineConfig.load(**given) if config is None else config.replace(**given)
         self._connection = cluster.connect(chosen.address)
-        from rayflow.runtime._ray import RaySystem, job_working_dir
+        from rayflow.runtime._ray import RaySystem, get_package, job_working_dir
 
         working_dir = job_working_dir()
         url = resolve(chosen.store, environ=os.environ, forbidden=[Path.cwd()] if working_dir else [])
         self.namespace = chosen.namespace or namespace_of(url)
-        super().__init__(RaySystem(self.namespace), chosen, url, capture(working_dir=working_dir))
+        self._package = get_package(working_dir) if working_dir else None
+        env = capture(working_dir=working_dir, package=digest(self._package) if self._package else "")
+        super().__init__(RaySystem(self.namespace), chosen, url, env)
         self.address = self._connection.address
         self.recovered: list[str] = []
         try:
@@ -92,6 +95,8 @@ class DistributedEngine(Engine):
         settings = Settings(url=self.store, config=self.config)
         running: Settings = self._system.spawn(supervisor_spec(settings)).call("ready", timeout=_READY)
         self._check_settings(running.config)
+        if self._package is not None:
+            self._persistence().call("put_blob", self._env.package, self._package)
         self._supervisor().call("environment", self._env.to_json())
         if self.config.recover == "auto":
             self.recovered = self._supervisor().call("recover", timeout=_READY)

@@ -92,10 +92,6 @@ class Machine:
         """When the earliest timer is due, and its number."""
         return None if self.outcome else self._loop.next_timer()
 
-    def timer_alive(self, number: int) -> bool:
-        """Whether that timer still waits; the firing of a dead one is not an event."""
-        return self._loop.timer_alive(number)
-
     def apply(self, event: Event) -> Effects:
         """Apply one event, run the code until it waits again, and answer what it did.
 

@@ -200,8 +200,6 @@ class Slots:
             for position, held in enumerate(idle[:waiting]):
                 share = 1 if alone else -(-waiting // (len(idle) - position))
                 keys = self._next_batch(groups, min(share, BATCH_TASKS))
-                if not keys:
-                    break
                 waiting -= len(keys)
                 held.busy = True
                 sends.append(Send(held.token, held.worker, alone, tuple(keys)))

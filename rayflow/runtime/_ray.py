@@ -28,6 +28,7 @@ from ray.experimental import internal_kv
 from ray.runtime_env import RuntimeEnv
 
 from rayflow.errors import ClusterError
+from rayflow.runtime import logs
 from rayflow.runtime.replies import Replies, Then, tell_elsewhere
 from rayflow.runtime.system import Actor, ActorLost, ActorSpec, ActorUnavailable, CallTimeout, Reply
 
@@ -194,8 +195,8 @@ class RaySystem:
         self._known: dict[str, RayActor] = {}
         self._classes: dict[tuple[Any, ...], ActorClass[Any]] = {}
 
-    def __reduce__(self) -> tuple[type[RaySystem], tuple[str]]:
-        return RaySystem, (self.namespace,)
+    def __reduce__(self) -> tuple[Callable[[str], RaySystem], tuple[str]]:
+        return _arrived, (self.namespace,)
 
     @property
     def identity(self) -> str:
@@ -251,6 +252,18 @@ class RaySystem:
         with suppress(ActorLost):
             ray.kill(self._get(name), no_restart=not restart)
 
+    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
+        """See ActorSystem. It is kept for ten minutes, and then as long as an actor or job uses it."""
+        _require_cluster()
+        if not packaging.package_exists(uri):
+            data = fetch()
+            if data is None:
+                raise ClusterError(
+                    f"the package {uri} is neither in this cluster nor in the store; submit the job again"
+                )
+            packaging.upload_package_to_gcs(uri, data)
+        packaging.pin_runtime_env_uri(uri)
+
     def cpus(self) -> float:
         """CPUs of the cluster."""
         _require_cluster()
@@ -278,6 +291,12 @@ class RaySystem:
     def _forget(self, actor: RayActor) -> None:
         if self._known.get(actor.name) is actor:
             self._known.pop(actor.name, None)
+
+
+def _arrived(namespace: str) -> RaySystem:
+    """The system in an actor's process, whose log is ours to arrange."""
+    logs.configure()
+    return RaySystem(namespace)
 
 
 def _check_arguments(spec: ActorSpec) -> None:
@@ -330,13 +349,6 @@ def _require_cluster() -> None:
         raise ClusterError("this process is in no Ray cluster: open an engine, or call ray.init()")
 
 
-def dashboard() -> str:
-    """URL of the cluster's dashboard; "" if it has none or it is not known here."""
-    node = _api._private.worker._global_node
-    url = node.webui_url if node is not None else ""
-    return f"http://{url}" if url and "://" not in url else url or ""
-
-
 def job_runtime_env() -> dict[str, Any]:
     """The runtime environment of this process: in a driver its job's, in an actor its own."""
     return dict(ray.get_runtime_context().runtime_env)
@@ -347,33 +359,11 @@ def job_working_dir() -> str:
     return str(job_runtime_env().get("working_dir") or "")
 
 
-def import_paths() -> list[str]:
-    """Folders that Ray puts on the import path of this driver's workers; none for a job with a ``working_dir``."""
-    worker = getattr(_api._private.worker.global_worker, "core_worker", None)  # Ray Client's is in the cluster
-    return [] if worker is None else list(worker.get_job_config().py_driver_sys_path)
-
-
 def get_package(uri: str) -> bytes | None:
     """The package of a ``working_dir``, by its ``gcs://`` URI; None if the cluster does not have it (any more)."""
     _require_cluster()
     data: bytes | None = internal_kv._internal_kv_get(uri)
     return data
-
-
-def put_package(uri: str, data: bytes) -> None:
-    """Give a package back to the cluster. It is kept for ten minutes, and then as long as an actor or job uses it."""
-    _require_cluster()
-    if not packaging.package_exists(uri):
-        packaging.upload_package_to_gcs(uri, data)
-    packaging.pin_runtime_env_uri(uri)
-
-
-def nodes() -> list[dict[str, Any]]:
-    """The machines of the cluster, lost ones too: each its ``id``, ``address``, ``alive``, ``head`` and ``cpus``."""
-    _require_cluster()
-    names = {"id": "NodeID", "address": "NodeManagerAddress", "alive": "Alive", "resources": "Resources"}
-    found = [{ours: node[rays] for ours, rays in names.items()} for node in _api.nodes()]
-    return [{"head": HEAD in (has := node.pop("resources")), "cpus": has.get("CPU", 0.0), **node} for node in found]
 
 
 def was_reconstructed() -> bool:

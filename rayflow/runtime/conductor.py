@@ -145,7 +145,7 @@ class Conductor:
         try:
             load()
         except (RayflowError, OSError) as error:
-            log.warning("execution %s cannot be loaded now: %s", driver.id, error)
+            driver.log.warning("execution %s cannot be loaded now: %s", driver.id, error)
             self.later(wait, lambda: self._load(driver, load, min(wait * 2, RETRY_MOST)))
         else:
             self._touch(driver)
@@ -164,7 +164,7 @@ class Conductor:
             if isinstance(answer.error, Fenced):
                 self._drop(driver, answer.error)
                 return
-            log.warning("execution %s cannot be taken up now: %s", driver.id, answer.error)
+            driver.log.warning("execution %s cannot be taken up now: %s", driver.id, answer.error)
             self.later(wait, lambda: self._take_up(driver, min(wait * 2, RETRY_MOST)))
             return
         taken: TakenUp = unpack(answer.value)
@@ -176,7 +176,7 @@ class Conductor:
         self._load(driver, lambda: driver.restore(record, taken.journal, taken.inbox, self.now()))
 
     def _drop(self, driver: Driver, why: object) -> None:
-        log.info("execution %s is not driven here any more: %s", driver.id, why)
+        driver.log.info("execution %s is not driven here any more: %s", driver.id, why)
         self._let_go(driver)
         send_to(self._system, naming.SUPERVISOR, "released", self.name, (driver.id,))
 
@@ -205,7 +205,7 @@ class Conductor:
         if self._drivers.get(driver.id) is not driver:
             return
         if answer.error is not None:
-            log.warning("the inbox of %s cannot be read now: %s", driver.id, answer.error)
+            driver.log.warning("the inbox of %s cannot be read now: %s", driver.id, answer.error)
             self.later(RETRY_MOST, lambda: self._read_inbox(driver))
             return
         rows: Sequence[InboxRow] = answer.value
@@ -225,7 +225,7 @@ class Conductor:
             self._refuse(driver, run, error)
             return None
         except (ClusterError, StorageUnavailable) as error:
-            log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
+            driver.log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
             self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
             return None
         return driver.message(run, code, part)

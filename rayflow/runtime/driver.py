@@ -72,6 +72,7 @@ class Driver:
         self.dirty = False
         self.over = False
         self.wake: float | None = None
+        self.log = logging.LoggerAdapter(log, {"execution": record.id})
         self._nonce = nonce
         self._coordinator = coordinator
         self._codec = codec
@@ -115,7 +116,7 @@ class Driver:
             execution.restore(entries, items, now)
 
         self._load(go, now, seen=record.inbox_last)
-        log.info("execution %s taken up at entry %d, epoch %d", self.id, self._last_seq, self.epoch)
+        self.log.info("execution %s taken up at entry %d, epoch %d", self.id, self._last_seq, self.epoch)
 
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         try:
@@ -164,19 +165,19 @@ class Driver:
         )
         if self.options.strict_versions:
             raise IncompatibleVersion(message + "; give the changed workflow another version")
-        log.warning("%s; it goes on, and is paused if it does not repeat itself", message)
+        self.log.warning("%s; it goes on, and is paused if it does not repeat itself", message)
 
     def _block(self, error: Exception, now: float, seen: int) -> None:
         if self._execution is not None:
             self._execution.evict()
             self._execution = None
         self._blocked, self._blocked_seen = failure_of(error), seen
-        log.error("execution %s is paused: %s", self.id, error)
+        self.log.error("execution %s is paused: %s", self.id, error)
         self._work = Work(status=ExecutionStatus.PAUSED, reason=self._blocked, inbox_done=seen)
         self._entries = [Entry(self._last_seq + 1, Paused(now, str(error)))]
 
     def _unhandled(self, message: str, error: BaseException | None) -> None:
-        log.warning("execution %s: %s", self.id, message, exc_info=error)
+        self.log.warning("execution %s: %s", self.id, message, exc_info=error)
 
     # --- what happens --------------------------------------------------------------------------------------
     @property

@@ -17,6 +17,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rayflow.runtime import naming
+from rayflow.runtime.system import ActorSystem
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -25,11 +28,13 @@ class Environment:
     Args:
         paths: folders put in front of ``sys.path``, first one first.
         working_dir: URI of the driver's package, as Ray names it by content hash; "" without one.
+        package: SHA-256 (hex) of that package, under which the store keeps it: a new cluster does not have it.
         python: the Python's minor version, like "3.11".
     """
 
     paths: tuple[str, ...] = ()
     working_dir: str = ""
+    package: str = ""
     python: str = f"{sys.version_info.major}.{sys.version_info.minor}"
 
     @property
@@ -46,26 +51,33 @@ class Environment:
     def from_json(cls, text: str) -> Environment:
         """The environment of that text."""
         fields = json.loads(text)
-        return cls(paths=tuple(fields["paths"]), working_dir=fields["working_dir"], python=fields["python"])
+        return cls(**{**fields, "paths": tuple(fields["paths"])})
 
     def runtime_env(self) -> dict[str, Any]:
         """What Ray is told when it makes an actor of this environment."""
         return {"working_dir": self.working_dir} if self.working_dir else {}
 
 
-def capture(*, working_dir: str = "") -> Environment:
+def capture(*, working_dir: str = "", package: str = "") -> Environment:
     """The environment of this process: the folders that it imports from, beyond its Python's own.
 
     Args:
         working_dir: URI of the package that Ray unpacked for this job. It lies in another folder on every node,
             so what is inside of it is recorded relative to it.
+        package: SHA-256 (hex) of that package.
     """
     here = os.getcwd()
     folders = [os.path.abspath(entry or here) for entry in sys.path]
     folders = [folder for folder in folders if os.path.isdir(folder) and not _installed(folder)]
     if working_dir:
         folders = [os.path.relpath(folder, here) if _inside(folder, here) else folder for folder in folders]
-    return Environment(paths=tuple(dict.fromkeys(folders)), working_dir=working_dir)
+    return Environment(paths=tuple(dict.fromkeys(folders)), working_dir=working_dir, package=package)
+
+
+def make_available(system: ActorSystem, env: Environment) -> None:
+    """See to it that actors of this environment can be made: a cluster that never saw its package gets it."""
+    if env.package:
+        system.provide(env.working_dir, lambda: system.find(naming.PERSISTENCE).call("blob", env.package))
 
 
 def _inside(folder: str, root: str) -> bool:

@@ -17,7 +17,7 @@ from functools import partial
 from rayflow.core.placement import Place
 from rayflow.errors import ClusterError
 from rayflow.runtime import naming
-from rayflow.runtime.environment import Environment
+from rayflow.runtime.environment import Environment, make_available
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import coordinator_spec
 from rayflow.runtime.system import ActorLost, ActorSystem, Reply, send_to
@@ -104,8 +104,10 @@ class Fleet:
     def start(self, environment: str) -> None:
         """Start a coordinator."""
         name = naming.coordinator(environment, uuid.uuid4().hex[:6])
+        env = self.environments[environment]
+        make_available(self._system, env)
+        actor = self._system.spawn(coordinator_spec(name, env, self._settings))
         self.places[name] = Place(name, environment, idle_since=time.monotonic())
-        actor = self._system.spawn(coordinator_spec(name, self.environments[environment], self._settings))
         actor.send("ready", then=lambda reply: self._post(partial(self._started, name, reply)))
 
     def _started(self, name: str, reply: Reply) -> None:

@@ -98,7 +98,9 @@ class JsonFormatter(logging.Formatter):
             shown["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             shown["stack"] = self.formatStack(record.stack_info)
-        shown.update((name, value) for name, value in given.items() if name not in _STANDARD and name not in shown)
+        # What begins with an underscore, others (Ray) have put there for themselves.
+        more = (name for name in given if name not in _STANDARD and name not in shown and not name.startswith("_"))
+        shown.update((name, given[name]) for name in list(more))
         return json_module.dumps(shown, default=repr, ensure_ascii=False)
 
 

@@ -22,7 +22,7 @@ from rayflow.core.metrics import PoolNow
 from rayflow.core.pool import Command, Grant, PoolMachine, PoolTerms, Recall, Revoke, StartWorkers, StopWorker, Void
 from rayflow.errors import ClusterError
 from rayflow.runtime import naming
-from rayflow.runtime.environment import Environment
+from rayflow.runtime.environment import Environment, make_available
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, send_to
@@ -221,6 +221,7 @@ class Pool:
         env = self._environments.get(environment)
         if env is None:
             env = self._learn(environment)
+        make_available(self._system, env)
         concurrency = self._config.concurrency
         actor_name = naming.worker(self._name, name)
         spec = ActorSpec(

@@ -133,6 +133,17 @@ class ActorSystem(Protocol):
     def cpus(self) -> float:
         """CPUs of the cluster."""
 
+    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
+        """Make a package of code available under its URI, if it is not.
+
+        Args:
+            uri: as ``ActorSpec.runtime_env`` names it.
+            fetch: answers its bytes; None if they are lost.
+
+        Raises:
+            ClusterError: they are lost.
+        """
+
 
 def send_to(
     system: ActorSystem,

@@ -145,6 +145,9 @@ class _View:
         check_alive(self._life)
         self._system.kill(name, restart=restart)
 
+    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
+        """Nothing: all actors are in this process, whose code is there."""
+
     def cpus(self) -> float:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
         return self._system.cpus()
@@ -220,6 +223,9 @@ class ThreadSystem:
         lost = ActorUnavailable if again else ActorLost
         for call in pending:
             self._settle(call, Reply(error=lost(name, "it was killed")), self._answers)
+
+    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
+        """Nothing: all actors are in this process, whose code is there."""
 
     def cpus(self) -> float:
         """CPUs of this machine."""

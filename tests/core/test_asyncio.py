@@ -288,6 +288,25 @@ def test_what_the_workflow_leaves_running_is_cancelled_and_cleans_up() -> None:
     assert shell.stopped == [(1, 1)]
 
 
+def test_what_is_left_running_is_cancelled_in_the_order_of_its_creation() -> None:
+    async def left(number: int) -> None:
+        try:
+            await one(number)
+        finally:
+            await undo(number)
+
+    tasks = []
+
+    async def flow() -> str:
+        tasks.extend(asyncio.create_task(left(number)) for number in range(5))
+        await asyncio.sleep(1)
+        return "done"
+
+    shell = Shell(flow).begin().wake()
+    assert [attempt.call.args for attempt in shell.running.values()] == [(number,) for number in range(5)]
+    assert shell.finish().result == "done"
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
 @pytest.mark.parametrize("factory", [True, False])
 def test_eager_tasks(factory: bool) -> None:  # noqa: FBT001 - a parameter of the test

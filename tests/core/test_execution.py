@@ -48,10 +48,12 @@ def test_from_start_to_end() -> None:
     shell = Shell(in_turn).begin()
     assert shell.execution.next_wake() is None
     assert not shell.execution.idle
+    assert (shell.execution.issued, shell.execution.unanswered) == (1, 1)
     assert shell.execution.take().status is ExecutionStatus.RUNNING
     shell.complete("one", "a").complete("two", "b")
     assert shell.result == ["a", "b"]
     assert shell.execution.idle
+    assert (shell.execution.issued, shell.execution.unanswered) == (2, 0)
     assert shell.events == [
         Started(1000.0),
         StepCompleted(1000.0, 1, "one", 1, CODEC.encode("a"), 1000.0, "w1"),
@@ -106,6 +108,13 @@ def test_time_never_goes_back() -> None:
     shell.now = 900.0
     assert shell.complete("one").result == [1000.0]
     assert [event.at for event in shell.events] == [1000.0] * 3
+
+
+def test_time_does_not_go_back_either_where_another_clock_takes_it_up() -> None:
+    shell = Shell(in_turn).begin().complete("one")
+    shell.now = 900.0
+    again = shell.restored().complete("two")
+    assert [event.at for event in again.events] == [1000.0] * 4
 
 
 def test_what_is_due_happens_earliest_first_and_each_on_its_own() -> None:
@@ -258,6 +267,12 @@ def test_cancel_passes_a_pause() -> None:
     assert [attempt.call.name for attempt in shell.running.values()] == ["undo"]
     assert ("two", 1) not in shell.started[2:], "what is given up is not started first"
     assert shell.complete("undo").execution.take().status is ExecutionStatus.CANCELLED
+
+
+def test_a_result_held_during_a_pause_that_ends_the_workflow_goes_before_a_cancellation() -> None:
+    shell = Shell(in_turn).begin().complete("one", 1).send("two").pause().complete("two", 2).cancel()
+    assert shell.result == [1, 2]
+    assert [event.__class__.__name__ for event in shell.events[-2:]] == ["StepCompleted", "Ended"]
 
 
 def test_a_deadline_passes_a_pause() -> None:

@@ -27,6 +27,9 @@ from tests.core.fake import Shell, run, stub
 
 one = stub("one")
 
+# Audit hooks are not traced otherwise, and coverage could not see this one.
+guard._audit.__cantrace__ = True  # type: ignore[attr-defined]
+
 
 def in_workflow(act: Callable[[], Any]) -> Any:
     async def flow() -> Any:
@@ -144,6 +147,20 @@ def test_an_import_inside_a_workflow_is_unaffected(tmp_path: Path, monkeypatch: 
     assert run(flow).result == len((tmp_path / "busy_at_import.py").read_text())
     assert list((tmp_path / "__pycache__").iterdir())
     sys.modules.pop("busy_at_import")
+
+
+def test_a_workflow_that_is_run_by_an_import_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs_at_import.py").write_text(
+        "import pathlib\n"
+        "from tests.core.fake import run\n"
+        "async def flow():\n"
+        "    pathlib.Path(__file__).read_text()\n"
+        "message = run(flow).failure.message\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    message: str = importlib.import_module("runs_at_import").message
+    assert message.startswith("opening a file")
+    sys.modules.pop("runs_at_import")
 
 
 def test_tracebacks_and_time_zones_may_read_their_files() -> None:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,8 @@ from rayflow.definition.context import current_execution
 from rayflow.errors import WorkflowSideEffect
 from rayflow.ids import ExecutionStatus
 from tests.core.fake import Shell, Told, failure, run, stub, sweep
+
+ROOT = Path(__file__).parents[2]
 
 one = stub("one")
 two = stub("two")
@@ -343,9 +347,12 @@ def test_eviction_ends_although_the_code_swallows_it_and_tries_again(
     free: list[int] = []
 
     async def flow() -> Any:
+        execution = current_execution()
+        assert execution is not None
         while not free:
             try:
                 rf.publish("tries", 1)
+                execution.stage(0, "tries", "running")
                 return await retry()
             except BaseException:  # noqa: BLE001, S112 - what a careless retry loop does
                 continue
@@ -415,6 +422,38 @@ def test_dropping_an_execution_does_nothing_after_it_was_evicted() -> None:
     del shell
     gc.collect()
     assert seen == [True]
+
+
+DROPPED = """
+import gc
+from rayflow.core.machine import Machine
+from rayflow.core.events import Started
+from rayflow.definition.step import step
+from rayflow.storage.codec import MsgpackCodec
+
+@step
+def compensate():
+    print("ran for real")
+
+async def flow():
+    try:
+        await compensate()
+    finally:
+        await compensate()
+
+for number in range(2):
+    machine = Machine(flow, execution_id=str(number), workflow_id="w", payloads=MsgpackCodec())
+    machine.apply(Started(1.0))
+    if number == 0:
+        del machine
+        gc.collect()
+print("at its end")
+"""
+
+
+def test_clean_up_of_a_dropped_execution_never_runs_for_real_not_even_when_the_process_ends() -> None:
+    ended = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (ended.stdout, ended.stderr) == ("at its end\n", "")
 
 
 def test_clean_up_code_sets_no_context_variables_of_the_thread() -> None:

@@ -191,6 +191,16 @@ def test_a_later_pool_numbers_anew_and_an_earlier_one_is_not_heard() -> None:
     assert slots.holding == 2
 
 
+def test_numbers_that_came_early_mean_nothing_to_a_later_pool() -> None:
+    slots = made()
+    grant(slots, 2)
+    slots.heard_from(2)
+    slots.granted("new", "w9", alone=False, number=2, now=0.0)
+    assert slots.full_report().holding == {"t2": "w2", "new": "w9"}
+    slots.granted("newer", "w9", alone=False, number=1, now=0.0)
+    assert slots.full_report().seen == 2
+
+
 def test_an_idle_slot_is_kept_for_a_moment() -> None:
     slots = made()
     assert slots.next_wake() is None

@@ -1,0 +1,52 @@
+"""What is recorded, and when: each step before the next, each step in order, or only the ends."""
+
+from __future__ import annotations
+
+import pytest
+
+import rayflow as rf
+from rayflow.definition.options import Checkpoints
+from tests.fundamentals.tools import Gate, Ledger, hold, note
+
+
+@rf.workflow
+async def three(ledger: str) -> list[str]:
+    return [await note(ledger, line) for line in ("a", "b", "c")]
+
+
+@rf.workflow
+async def noted_then_held(ledger: str) -> list[str]:
+    return [await note(ledger, "first"), await hold("gate")]
+
+
+@pytest.mark.parametrize(("mode", "recorded"), [("sync", 3), ("async", 3), ("off", 0)])
+def test_every_mode_answers_the_same_and_records_what_it_says(
+    engine: rf.LocalEngine, ledger: Ledger, mode: Checkpoints, recorded: int
+) -> None:
+    options = rf.ExecutionOptions(checkpoints=mode)
+    assert engine.execute(three, ledger.path, id="one", options=options, timeout=20) == ["a", "b", "c"]
+    assert ledger.lines() == ["a", "b", "c"]
+    snapshot = engine.status("one")
+    assert (len(snapshot.completed_steps), snapshot.result) == (recorded, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(("mode", "runs"), [("sync", 1), ("off", 2)])
+def test_after_an_interruption_what_was_recorded_is_not_run_again(
+    store: str, ledger: Ledger, gate: Gate, mode: Checkpoints, runs: int
+) -> None:
+    with rf.LocalEngine(store, pool=rf.PoolConfig(stop_grace=0)) as engine:
+        engine.start(noted_then_held, ledger.path, id="one", options=rf.ExecutionOptions(checkpoints=mode))
+        gate.wait_until_reached()
+        # With "sync", whoever sees the second step run can read the first one's result.
+        assert len(engine.status("one").completed_steps) == 2 - runs
+    gate.open()
+    with rf.LocalEngine(store) as engine:
+        assert engine.handle("one").result(timeout=20) == ["first", "through"]
+    assert ledger.count("first") == runs
+
+
+def test_a_switch_is_understood(engine: rf.LocalEngine) -> None:
+    assert rf.ExecutionOptions(checkpoints=True).checkpoints == "sync"  # type: ignore[arg-type]
+    assert rf.ExecutionOptions(checkpoints=False).checkpoints == "off"  # type: ignore[arg-type]
+    with pytest.raises(rf.DefinitionError, match="checkpoints"):
+        rf.ExecutionOptions(checkpoints="sometimes")  # type: ignore[arg-type]

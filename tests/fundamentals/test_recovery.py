@@ -1,0 +1,104 @@
+"""Whatever stops an engine, the next one on the same store goes on, and nothing that was recorded runs again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import rayflow as rf
+from tests.fundamentals.chain import LENGTH, chain
+from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
+
+ROOT = Path(__file__).parents[2]
+
+
+@rf.workflow
+async def held_between(ledger: str) -> list[str]:
+    return [await note(ledger, "first"), await hold("gate"), await note(ledger, "last")]
+
+
+def test_a_chain_that_was_interrupted_is_finished(store: str, ledger: Ledger) -> None:
+    with rf.LocalEngine(store) as engine:
+        engine.start(chain, ledger.path, LENGTH, id="one")
+        eventually(lambda: len(ledger.lines()) >= LENGTH // 4, "a quarter has run")
+    with rf.LocalEngine(store, recover="no") as engine:
+        assert engine.recovered == []
+        recorded = engine.status("one").results
+        assert len(recorded) < LENGTH, "it was over before it could be interrupted"
+    with rf.LocalEngine(store) as engine:
+        assert engine.recovered == ["one"]
+        assert engine.handle("one").result(timeout=30) == sum(range(LENGTH))
+        assert engine.status("one").epoch >= 2
+    assert [ledger.count(line) for line in recorded] == [1] * len(recorded)
+    assert sorted(set(ledger.lines()), key=int) == [str(number) for number in range(LENGTH)]
+
+
+def test_many_interruptions_change_nothing(store: str, ledger: Ledger) -> None:
+    recorded: list[str] = []
+    with rf.LocalEngine(store, recover="no") as engine:
+        engine.start(chain, ledger.path, LENGTH, id="one")
+    for part in range(1, 5):
+        with rf.LocalEngine(store) as engine:
+            wanted = part * LENGTH // 5
+            eventually(lambda wanted=wanted: len(set(ledger.lines())) >= wanted, "it got further")  # type: ignore[misc]
+            recorded = engine.status("one").results
+    with rf.LocalEngine(store) as engine:
+        assert engine.handle("one").result(timeout=30) == sum(range(LENGTH))
+    assert recorded
+    assert [ledger.count(line) for line in recorded] == [1] * len(recorded)
+
+
+def test_a_step_that_was_under_way_runs_again_and_those_before_do_not(store: str, ledger: Ledger, gate: Gate) -> None:
+    with rf.LocalEngine(store, pool=rf.PoolConfig(stop_grace=0)) as engine:
+        engine.start(held_between, ledger.path, id="one")
+        gate.wait_until_reached()
+    gate.open()
+    with rf.LocalEngine(store) as engine:
+        assert engine.handle("one").result(timeout=20) == ["first", "through", "last"]
+    assert ledger.lines() == ["first", "last"]
+
+
+def test_what_is_over_stays_as_it_was(store: str, ledger: Ledger) -> None:
+    with rf.LocalEngine(store) as engine:
+        engine.execute(chain, ledger.path, 3, id="one", timeout=20)
+        before = engine.status("one")
+    with rf.LocalEngine(store) as engine:
+        assert engine.recovered == []
+        assert engine.start(chain, ledger.path, 3, id="one").result(timeout=20) == 3
+        assert engine.status("one") == before
+    assert ledger.lines() == ["0", "1", "2"]
+
+
+def test_without_recovery_nothing_goes_on_before_it_is_asked_to(store: str, ledger: Ledger, gate: Gate) -> None:
+    with rf.LocalEngine(store, pool=rf.PoolConfig(stop_grace=0)) as engine:
+        engine.start(held_between, ledger.path, id="one")
+        gate.wait_until_reached()
+    gate.open()
+    with rf.LocalEngine(store, recover="no") as engine:
+        assert engine.status("one").status is rf.ExecutionStatus.RUNNING
+        assert ledger.lines() == ["first"]
+        engine.resume("one")
+        assert engine.handle("one").result(timeout=20) == ["first", "through", "last"]
+
+
+def test_a_process_that_dies_is_followed_by_another(store: str, ledger: Ledger) -> None:
+    died = subprocess.run(
+        [sys.executable, "-m", "tests.fundamentals.chain", store, ledger.path], cwd=ROOT, check=False, timeout=60
+    )
+    assert died.returncode == 9
+    assert ledger.lines() == ["first"]
+    opened: list[rf.LocalEngine] = []
+
+    def opens() -> bool:
+        try:
+            opened.append(rf.LocalEngine(store))
+        except rf.StorageUnavailable as error:  # the dead one's heartbeat is still fresh
+            assert "one writer" in str(error)  # noqa: PT017 - it need not be
+        return bool(opened)
+
+    eventually(opens, "the dead one is silent for long enough")
+    with opened[0] as engine:
+        assert engine.recovered == ["one"]
+        assert engine.handle("one").result(timeout=20) == ["first", "last"]
+    assert ledger.lines() == ["first", "last"]

@@ -1,0 +1,125 @@
+"""A start that returned is durable, and an id names one execution for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+import rayflow as rf
+from tests.fundamentals.tools import Ledger, note
+
+
+@rf.step
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+@rf.workflow
+async def total(*numbers: int) -> int:
+    found = 0
+    for number in numbers:
+        found = await add(found, number)
+    return found
+
+
+@rf.workflow
+async def written(ledger: str, line: str) -> str:
+    return await note(ledger, line)
+
+
+def test_start_answers_a_handle_and_the_handle_the_result(engine: rf.LocalEngine) -> None:
+    handle = engine.start(total, 1, 2, 3)
+    assert handle.id.startswith("total-")
+    assert handle.result(timeout=20) == 6
+    assert handle.done()
+    snapshot = engine.status(handle.id)
+    assert (snapshot.execution_id, snapshot.workflow_id) == (handle.id, "total")
+    assert snapshot.status is rf.ExecutionStatus.COMPLETED
+    assert [(step.name, step.result) for step in snapshot.steps] == [("add", 1), ("add", 3), ("add", 6)]
+
+
+def test_execute_is_start_and_result_in_one(engine: rf.LocalEngine) -> None:
+    assert engine.execute(total, 20, 22, timeout=20) == 42
+
+
+def test_a_workflow_without_steps_completes(engine: rf.LocalEngine) -> None:
+    assert engine.execute(total, timeout=20) == 0
+
+
+def test_ids_are_never_made_twice(engine: rf.LocalEngine) -> None:
+    assert len({engine.start(total).id for _ in range(50)}) == 50
+
+
+def test_the_same_start_again_is_the_same_execution(engine: rf.LocalEngine, ledger: Ledger) -> None:
+    first = engine.start(written, ledger.path, "once", id="one")
+    assert first.result(timeout=20) == "once"
+    again = engine.start(written, ledger.path, "once", id="one")
+    assert again.result(timeout=20) == "once"
+    assert ledger.lines() == ["once"]
+    assert len(engine.list()) == 1
+
+
+def test_another_input_or_workflow_under_a_known_id_is_refused(engine: rf.LocalEngine, ledger: Ledger) -> None:
+    engine.execute(total, 1, 2, id="one", timeout=20)
+    with pytest.raises(rf.ExecutionAlreadyExists, match="with another input"):
+        engine.start(total, 1, 3, id="one")
+    with pytest.raises(rf.ExecutionAlreadyExists, match="of workflow 'total'"):
+        engine.start(written, ledger.path, "x", id="one")
+    assert ledger.lines() == []
+    assert engine.status("one").result == 3
+
+
+def test_start_many_starts_one_for_each_input(engine: rf.LocalEngine) -> None:
+    handles = engine.start_many(total, [(1, 2), (3, 4), 5], ids=["a", "b", "c"])
+    assert [(handle.id, handle.result(timeout=20)) for handle in handles] == [("a", 3), ("b", 7), ("c", 5)]
+
+
+def test_start_many_needs_as_many_ids_as_inputs(engine: rf.LocalEngine) -> None:
+    with pytest.raises(ValueError, match="2 inputs and 1 ids"):
+        engine.start_many(total, [1, 2], ids=["a"])
+    assert engine.list() == []
+
+
+def test_arguments_are_checked_before_anything_is_written(engine: rf.LocalEngine, ledger: Ledger) -> None:
+    with pytest.raises(TypeError, match="written"):
+        engine.start(written, ledger.path)  # type: ignore[call-overload]
+    with pytest.raises(rf.DefinitionError, match="does not fit"):
+        engine.start(total, 1, id="no spaces")
+    with pytest.raises(rf.DefinitionError, match="cannot start 7"):
+        engine.start(7)  # type: ignore[call-overload]
+    assert engine.list() == []
+
+
+def test_a_registered_workflow_runs_by_its_id_alone(engine: rf.LocalEngine) -> None:
+    record = engine.register(total)
+    assert (record.workflow_id, record.version, record.name) == ("total", "1", "total")
+    assert [saved.workflow_id for saved in engine.workflows()] == ["total"]
+    assert engine.execute("total", 4, 5, timeout=20) == 9
+
+
+def test_an_id_that_nobody_registered_is_refused_and_the_known_ones_are_named(engine: rf.LocalEngine) -> None:
+    engine.register(total)
+    with pytest.raises(rf.WorkflowNotRegistered, match="'nobody' is registered.*registered here: total"):
+        engine.start("nobody")
+    with pytest.raises(rf.WorkflowNotRegistered):
+        engine.execute("nobody")
+    assert engine.unregister("total") is True
+    assert engine.unregister("total") is False
+    with pytest.raises(rf.WorkflowNotRegistered, match="none is registered"):
+        engine.start("total", 1)
+
+
+def test_an_execution_that_does_not_exist_is_not_found_whatever_is_asked(engine: rf.LocalEngine) -> None:
+    for ask in (engine.status, engine.handle, engine.pause, engine.resume, engine.cancel, engine.output):
+        with pytest.raises(rf.ExecutionNotFound, match="'nobody'"):
+            ask("nobody")
+
+
+def test_executions_are_listed_newest_first_and_by_status_and_workflow(
+    engine: rf.LocalEngine, ledger: Ledger
+) -> None:
+    for number in range(3):
+        engine.execute(total, number, id=f"t{number}", timeout=20)
+    engine.execute(written, ledger.path, "x", id="w", timeout=20)
+    assert [found.execution_id for found in engine.list()] == ["w", "t2", "t1", "t0"]
+    assert [found.execution_id for found in engine.list(workflow="total", limit=2)] == ["t2", "t1"]
+    assert engine.list(status="failed") == []
