@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from typing import Any
 
 from rayflow.client import Engine
@@ -52,7 +53,8 @@ class LocalEngine(Engine):
         base = config or EngineConfig.load()
         chosen = base.replace(**{"max_coordinators": 1, "standbys": 1, **options})
         url = resolve(store, environ=os.environ)
-        self._threads = ThreadSystem()
+        # Its own, so that it is told from another process that writes the same store.
+        self._threads = ThreadSystem(f"local/{uuid.uuid4().hex}")
         super().__init__(self._threads, chosen, url, capture())
         try:
             self._open()

@@ -13,14 +13,27 @@ from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionNotFound, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
-from rayflow.runtime.system import Actor, ActorSystem
-from rayflow.storage.base import Answer, Deliver, ExecutionRecord, InboxRow, JournalRow, Operation, Refused, Rewind
+from rayflow.runtime.system import Actor, ActorLost, ActorSystem, ActorUnavailable
+from rayflow.storage.base import (
+    Answer,
+    Deliver,
+    Done,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Refused,
+    Rewind,
+)
 from rayflow.storage.records import append_digest, decode_entry, encode_entry
 
 log = logging.getLogger(__name__)
 
 #: Seconds that pause() waits for the coordinator to have heard of it.
 _PAUSE_PATIENCE = 30.0
+
+#: Seconds for which a write is sent again while the store's actor restarts.
+_WRITE_PATIENCE = 10.0
 
 
 class Steering:
@@ -50,13 +63,13 @@ class Steering:
             InvalidTransition: it is over.
         """
         record = self.record(execution_id)
-        if record.status is ExecutionStatus.PAUSED:
+        if record.status is ExecutionStatus.PAUSED and record.inbox_done == record.inbox_last:
             return
-        self._deliver(execution_id, "pause", Paused(time.time(), reason))
+        number = self._deliver(execution_id, "pause", Paused(time.time(), reason))
         give_up = time.monotonic() + _PAUSE_PATIENCE
         while time.monotonic() < give_up:
             record = self.record(execution_id)
-            if record.status is ExecutionStatus.PAUSED:
+            if record.status is ExecutionStatus.PAUSED and (record.inbox_done >= number or record.owner == ""):
                 return
             if record.status.terminal:
                 raise InvalidTransition(execution_id, status=record.status, action="pause")
@@ -80,6 +93,8 @@ class Steering:
             case ExecutionStatus.FAILED:
                 self._rewind(record)
             case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
+                if record.inbox_done < record.inbox_last:  # a pause may be on its way
+                    self._deliver(execution_id, "resume", Resumed(time.time()))
                 self._supervisor().call("recover", [execution_id])
             case _:
                 raise InvalidTransition(
@@ -95,10 +110,11 @@ class Steering:
         """
         self._deliver(execution_id, "cancel", CancelRequested(time.time(), reason))
 
-    def _deliver(self, execution_id: str, kind: str, event: Event) -> None:
+    def _deliver(self, execution_id: str, kind: str, event: Event) -> int:
         row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
-        self._write([Deliver(execution_id, row)])
+        [answer] = self._write([Deliver(execution_id, row)])
         self._supervisor().send("nudge", (execution_id,))
+        return answer.inbox_last if isinstance(answer, Done) else 0
 
     def _rewind(self, record: ExecutionRecord) -> None:
         rows: list[JournalRow] = self._persistence().call("journal", record.id)
@@ -120,11 +136,24 @@ class Steering:
 
     # --- actors --------------------------------------------------------------------------------------------
     def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        answers: Sequence[Answer] = self._persistence().call("start", list(operations))
+        answers = self._send_until_answered(operations)
         for answer in answers:
             if isinstance(answer, Refused):
                 raise answer.error
         return answers
+
+    def _send_until_answered(self, operations: Sequence[Operation]) -> Sequence[Answer]:
+        """Send the same again while the store's actor restarts: what was applied already is recognised."""
+        give_up = time.monotonic() + _WRITE_PATIENCE
+        while True:
+            try:
+                answers: Sequence[Answer] = self._persistence().call("start", list(operations))
+            except (ActorLost, ActorUnavailable):
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.1)
+            else:
+                return answers
 
     def _persistence(self) -> Actor:
         return self._system.find(naming.PERSISTENCE)

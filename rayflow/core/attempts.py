@@ -7,14 +7,16 @@ too long. What that means for the execution is decided by its owner (:mod:`rayfl
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from rayflow.core.actions import RunAttempt, StopAttempt
 from rayflow.core.effects import Dispatch
+from rayflow.core.events import AttemptFailed
 from rayflow.core.journal import AttemptCount
-from rayflow.core.retry import SUSPICIONS_BEFORE_ALONE
+from rayflow.core.retry import MAX_LOST, SUSPICIONS_BEFORE_ALONE, next_delay
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import Failure
 
@@ -159,6 +161,16 @@ class Attempts:
                 stops.append(StopAttempt(seq, task.attempt))
                 self.take_back(task)
         return stops
+
+    def delay_after(self, task: Task, event: AttemptFailed, execution_id: str) -> float | None:
+        """Note a failed or lost attempt; answers the seconds until the next one, None if the step has failed."""
+        if not event.counts:
+            task.losses += 1
+            return 0.0 if task.losses <= MAX_LOST else None
+        task.failures += 1
+        rng = random.Random(f"{execution_id}/{event.step}/{event.attempt}")
+        policy = task.dispatch.call.options.retry or self._options.retry
+        return next_delay(policy, event.failure, task.failures, rng)
 
     def wait(self, task: Task, until: float) -> None:
         """The next attempt begins at that moment."""

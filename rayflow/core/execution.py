@@ -16,7 +16,6 @@ Deadlines and cancellation pass a pause.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from rayflow.core.actions import Action, InboxItem, RunAttempt, StopAttempt, Work
@@ -38,12 +37,16 @@ from rayflow.core.events import (
 )
 from rayflow.core.journal import applied, attempts_of, effective
 from rayflow.core.machine import Machine
-from rayflow.core.retry import MAX_LOST, next_delay
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 
 __all__ = ["Action", "Execution", "InboxItem", "RunAttempt", "StopAttempt", "Work"]
+
+
+#: Spelled once: an ``A | B`` in isinstance makes a new type each time.
+_ANSWERS = (StepCompleted, StepFailed)
+_ALWAYS_RECORDED = (Started, Paused, Resumed, Ended)
 
 
 class Execution:
@@ -280,7 +283,8 @@ class Execution:
 
     def _take_failure(self, task: Task, event: AttemptFailed, at: float) -> None:
         step, name, attempt, failure = event.step, event.name, event.attempt, event.failure
-        delay = self._delay(task, event)
+        self._work.counts["attempts_failed" if event.counts else "attempts_lost"] += 1
+        delay = self._attempts.delay_after(task, event, self._machine.execution_id)
         if delay is None:
             self._work.counts["steps_failed"] += 1
             issued = self._machine.issued
@@ -290,17 +294,6 @@ class Execution:
         retry = AttemptFailed(at, step, name, attempt, failure, retry_at, event.counts, event.began, event.worker)
         self._record(retry, Effects())
         self._attempts.wait(task, retry_at)
-
-    def _delay(self, task: Task, event: AttemptFailed) -> float | None:
-        if event.counts:
-            task.failures += 1
-            self._work.counts["attempts_failed"] += 1
-            rng = random.Random(f"{self._machine.execution_id}/{event.step}/{event.attempt}")
-            policy = task.dispatch.call.options.retry or self._options.retry
-            return next_delay(policy, event.failure, task.failures, rng)
-        task.losses += 1
-        self._work.counts["attempts_lost"] += 1
-        return 0.0 if task.losses <= MAX_LOST else None
 
     def _time_out(self, task: Task, now: float) -> None:
         seq, attempt = task.dispatch.seq, task.attempt
@@ -350,7 +343,7 @@ class Execution:
     def _apply(self, event: Event) -> None:
         if self.outcome is not None:
             return
-        if isinstance(event, StepCompleted | StepFailed):
+        if isinstance(event, _ANSWERS):
             self._attempts.answered(event.step)
         effects = self._machine.apply(event)
         self._record(event, effects)
@@ -371,10 +364,10 @@ class Execution:
         self._record(Ended(self._time(now), outcome.status, outcome.result, outcome.failure), Effects())
 
     def _record(self, event: Event, effects: Effects) -> None:
-        if self._options.checkpoints == "off" and not isinstance(event, Started | Paused | Resumed | Ended):
+        if self._options.checkpoints == "off" and not isinstance(event, _ALWAYS_RECORDED):
             return
         self._seq += 1
-        issued = tuple(dispatch.call.name for dispatch in effects.dispatches)
+        issued = tuple([dispatch.call.name for dispatch in effects.dispatches])
         self._work.entries.append(
             Entry(self._seq, event, issued, tuple(effects.dropped), effects.state, tuple(effects.stages))
         )

@@ -26,11 +26,16 @@ def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyTyp
         failed: the order in which steps failed, by their numbers: of several that caused it, the first is named.
     """
     causes = _step_failures_in(error)
+    try:
+        message, trace = str(error), "".join(traceback.format_exception(error))
+    except Exception as broken:  # noqa: BLE001 - the exception's own __str__ may raise anything
+        message, trace = f"<no message: its __str__ raised {type(broken).__name__}>", ""
     return Failure(
         type=class_name(type(error)),
-        message=str(error),
-        traceback="".join(traceback.format_exception(error)),
-        retryable=getattr(error, "retryable", True),
+        message=message,
+        traceback=trace,
+        # Whatever the exception's author put there; what goes into the journal is a bool.
+        retryable=bool(getattr(error, "retryable", True)),
         mro=tuple(class_name(c) for c in type(error).__mro__[:-1]),
         step=min(causes, key=lambda seq: failed.get(seq, len(failed)), default=None),
     )

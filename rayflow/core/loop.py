@@ -20,10 +20,11 @@ import heapq
 import sys
 from asyncio import events
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core import guard
+from rayflow.core.ending import Generators, end_coroutine
 from rayflow.core.numbered import DurableFuture, DurableHandle, DurableTask, DurableTimer, number_gatherings
 from rayflow.core.refusing import RefusingLoop, refuse_as_completed
 from rayflow.errors import WorkflowSideEffect
@@ -38,18 +39,11 @@ CALLBACK_BUDGET = 2_000_000
 #: made to wait instead, since an exception would keep it busy for ever.
 REFUSALS = 100
 
-#: How often a coroutine that swallows its end is closed again before it is left alone.
-CLOSINGS = 100
-
-#: Finished tasks and generators that are kept at least before they are swept out.
+#: Finished tasks and cancelled timers that are kept at least before they are swept out.
 _SWEEP = 64
 
-#: What could not be closed. It is kept for ever: if the garbage collector ended it, its clean-up would run outside
-#: every workflow, where a step simply runs.
-_unending: list[object] = []
-
-#: Loops that are not evicted. They are held for the same reason: whoever drops one without evicting it leaks it,
-#: instead of having the garbage collector, or the interpreter's end, run its clean-up for real.
+#: Loops that are not evicted. Whoever drops one without evicting it leaks it, instead of having the garbage
+#: collector, or the interpreter's end, run its clean-up outside every workflow.
 _alive: set[DurableLoop] = set()
 
 
@@ -61,10 +55,6 @@ class NeverSettles(Exception):
             f"the workflow's code was still busy after {budget:,} callbacks for one event: it polls (for example with "
             "`await asyncio.sleep(0)`) or swallows its cancellation. Wait for a step, a timer or a signal instead"
         )
-
-
-class Evicted(BaseException):
-    """Ends code that is dropped. GeneratorExit, as by close(), would not reach into async generators up to 3.12."""
 
 
 class DurableLoop(RefusingLoop):
@@ -102,9 +92,7 @@ class DurableLoop(RefusingLoop):
         self._timers: dict[int, DurableTimer] = {}
         self._tasks: list[DurableTask] = []
         self._sweep_tasks_at = _SWEEP
-        # Held, so that the garbage collector never decides when their clean-up runs.
-        self._generators: list[AsyncGenerator[Any, Any]] = []
-        self._sweep_generators_at = _SWEEP
+        self._generators = Generators()
         self._eager = False
         _alive.add(self)
 
@@ -124,7 +112,8 @@ class DurableLoop(RefusingLoop):
             raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
         budget = self._budget
         ready = self._ready
-        with self._running():
+        before = self._enter()
+        try:
             while ready:
                 handle = ready.popleft()
                 if handle._cancelled:
@@ -140,17 +129,26 @@ class DurableLoop(RefusingLoop):
                     if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
                         self._on_unhandled(f"{type(stop).__name__} in a callback of a workflow", stop)
 
+        finally:
+            self._leave(before)
+
+    def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, Any]:
+        before = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(self._generators.hold, None)
+        events._set_running_loop(self)
+        return before
+
+    def _leave(self, before: tuple[asyncio.AbstractEventLoop | None, Any]) -> None:
+        events._set_running_loop(before[0])
+        sys.set_asyncgen_hooks(*before[1])
+
     @contextlib.contextmanager
     def _running(self) -> Generator[None]:
-        hooks = sys.get_asyncgen_hooks()
-        before = asyncio._get_running_loop()
-        sys.set_asyncgen_hooks(firstiter=self._hold_generator, finalizer=None)
-        events._set_running_loop(self)
+        before = self._enter()
         try:
             yield
         finally:
-            events._set_running_loop(before)
-            sys.set_asyncgen_hooks(*hooks)
+            self._leave(before)
 
     def next_timer(self) -> tuple[float, int] | None:
         """When the earliest live timer is due, and its number; ties go to the lower number."""
@@ -183,33 +181,10 @@ class DurableLoop(RefusingLoop):
     def close_generators(self) -> None:
         """Close async generators that the code left unfinished, oldest first."""
         with self._running():
-            while self._generators:
-                generators, self._generators = self._generators, []
-                for generator in generators:
-                    self._close_generator(generator)
+            self._generators.close_all(self._tell)
 
-    def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
-        if not _unfinished(generator):
-            return
-        closing = generator.aclose()
-        try:
-            closing.send(None)
-        except StopIteration:
-            return
-        except BaseException as error:  # noqa: BLE001 - told, and the other generators still have to be closed
-            self._tell(f"an async generator ({_name_of(generator)}) failed while it was closed", error)
-        else:
-            self._tell(
-                f"the async generator {_name_of(generator)} waits for something in its clean-up after the workflow "
-                "left it; use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs"
-            )
-            with contextlib.suppress(BaseException):  # the echo of ending it in the midst of its clean-up
-                closing.throw(Evicted)
-        if _unfinished(generator):
-            _unending.append(generator)
-
-    def _tell(self, message: str, error: BaseException | None = None) -> None:
-        if not self.dead:  # in an eviction it is an echo, as in _close_quietly
+    def _tell(self, message: str, error: BaseException | None) -> None:
+        if not self.dead:  # in an eviction it is an echo
             self._on_unhandled(message, error)
 
     def evict(self) -> None:
@@ -235,21 +210,10 @@ class DurableLoop(RefusingLoop):
                 # example of asyncio.timeout(), and might retry for ever.
                 asyncio.tasks._enter_task(self, task)
                 try:
-                    self._close_quietly(coroutine)
+                    end_coroutine(coroutine, self._on_unhandled)
                 finally:
                     asyncio.tasks._leave_task(self, task)
         self.close_generators()
-
-    def _close_quietly(self, coroutine: Any) -> None:
-        for _ in range(CLOSINGS):
-            # Whatever clean-up code raises here is the echo of an eviction, not an outcome: the journal decides
-            # what happens to the execution, and nothing was issued (commands raise on a dead loop).
-            with contextlib.suppress(BaseException):
-                coroutine.throw(Evicted)
-            if getattr(coroutine, "cr_frame", None) is None:
-                return
-        _unending.append(coroutine)
-        self._on_unhandled(f"{_name_of(coroutine)} swallows every attempt to end it, and stays in memory", None)
 
     def refuse(self, message: str) -> None:
         """Raise, unless the code has been told so often that it evidently swallows it.
@@ -260,12 +224,6 @@ class DurableLoop(RefusingLoop):
         self._refusals += 1
         if self._refusals <= REFUSALS:
             raise RuntimeError(message)
-
-    def _hold_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
-        if len(self._generators) >= self._sweep_generators_at:
-            self._generators = [held for held in self._generators if _unfinished(held)]
-            self._sweep_generators_at = 2 * len(self._generators) + _SWEEP
-        self._generators.append(generator)
 
     # --- what asyncio asks of a loop ---------------------------------------------------------------------
     def time(self) -> float:
@@ -388,11 +346,3 @@ class DurableLoop(RefusingLoop):
 def _evict_all() -> None:
     for loop in list(_alive):
         loop.evict()
-
-
-def _name_of(code: object) -> str:
-    return getattr(code, "__qualname__", type(code).__qualname__)
-
-
-def _unfinished(generator: object) -> bool:
-    return getattr(generator, "ag_frame", None) is not None

@@ -212,8 +212,6 @@ class Machine:
 
     def _feed(self, event: Event) -> None:
         match event:
-            case Started():
-                self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
             case StepCompleted() | StepFailed():
                 self._answer(event)
             case TimerFired():
@@ -222,6 +220,8 @@ class Machine:
                         expected=f"timer {event.timer} to be waiting", seen="no such timer", position=event.timer
                     )
                 self._loop.fire(event.timer)
+            case Started():
+                self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
             case CancelRequested():
                 self._cancelled = self._cancelled or event
                 self._cancel(event.reason or "the execution was cancelled")

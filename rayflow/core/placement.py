@@ -55,34 +55,33 @@ def plan(
     Args:
         wanting: executions without a coordinator.
         places: all coordinators, starting ones included.
-        most: coordinators at most, over all environments.
+        most: coordinators at most, over all environments; but each environment with work gets one.
         share: executions that one coordinator drives at most.
     """
     result = Plan()
     loads = {place.name: len(place.executions) for place in places}
     reserved = {place.name for place in places if place.reserved}
+    served = {place.environment for place in places}
     free_starts = {place.name for place in places if not place.ready and not place.executions}
     for want in sorted(wanting, key=lambda w: (-w.priority, w.stamp, w.id)):
         fitting = [p for p in places if p.environment == want.environment and p.name not in reserved]
         ready = [p for p in fitting if p.ready]
-        idle = [p for p in ready if loads[p.name] == 0]
-        starting = [p for p in fitting if p.name in free_starts]
-        if idle:
-            chosen = idle[0]
-        elif starting:
-            free_starts.discard(starting[0].name)
+        chosen = next((p for p in ready if loads[p.name] == 0), None)
+        if chosen is None:
+            starting = next((p.name for p in fitting if p.name in free_starts), None)
+            if starting is not None:
+                free_starts.discard(starting)
+            elif len(places) + len(result.start) < most or want.environment not in served:
+                # Even beyond the limit where nobody else can run its code: executions elsewhere could otherwise
+                # keep it waiting for ever.
+                result.start.append(want.environment)
+                served.add(want.environment)
+            elif not want.suspect:
+                room = [p for p in ready if loads[p.name] < share]
+                chosen = min(room, key=lambda p: (loads[p.name], p.name), default=None)
+        if chosen is None:
             result.waiting.append(want)
             continue
-        elif len(places) + len(result.start) < most:
-            result.start.append(want.environment)
-            result.waiting.append(want)
-            continue
-        else:
-            room = [p for p in ready if loads[p.name] < share]
-            if not room or want.suspect:
-                result.waiting.append(want)
-                continue
-            chosen = min(room, key=lambda p: (loads[p.name], p.name))
         loads[chosen.name] += 1
         if want.suspect:
             reserved.add(chosen.name)

@@ -183,7 +183,8 @@ class EngineConfig(Options):
         address: Ray cluster to join; None joins a running one or starts a local one.
         pool: the default worker pool.
         execution: options of executions that are started without options of their own.
-        max_coordinators: coordinator actors at most; None for twice the cluster's CPUs, at least 2.
+        max_coordinators: coordinator actors at most, but one for each code environment with work; None for twice
+            the cluster's CPUs, at least 2.
         executions_per_coordinator: executions that share one coordinator at most, beyond ``max_coordinators``.
         standbys: coordinators kept ready ahead.
         recover: ``"auto"`` takes up unfinished executions when an engine opens the store; ``"no"`` leaves them.

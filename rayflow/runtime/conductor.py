@@ -19,7 +19,16 @@ from typing import Any
 
 from rayflow.core.execution import Action, Execution, RunAttempt, StopAttempt
 from rayflow.core.machine import failure_of
-from rayflow.errors import ClusterError, DefinitionError, Failure, Fenced, RayflowError, StorageUnavailable
+from rayflow.errors import (
+    ClusterError,
+    DefinitionError,
+    ExecutionNotFound,
+    Failure,
+    Fenced,
+    InvalidTransition,
+    RayflowError,
+    StorageUnavailable,
+)
 from rayflow.runtime import naming
 from rayflow.runtime.codes import Codes
 from rayflow.runtime.commits import RETRY_FIRST, RETRY_MOST, Commits, Members
@@ -68,7 +77,6 @@ class Conductor:
         self._drivers: dict[str, Driver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
-        self._runs: dict[Key, str] = {}
         self._dispatchers: dict[str, Dispatcher] = {}
         self._local: LocalRuns | None = None
         self._commits: Commits | None = None
@@ -183,6 +191,8 @@ class Conductor:
     def _let_go(self, driver: Driver) -> None:
         for dispatcher in self._dispatchers.values():
             dispatcher.forget(driver.id)
+        if self._local is not None:
+            self._local.forget(driver.id)
         driver.evict()
         if self._drivers.get(driver.id) is driver:
             del self._drivers[driver.id]
@@ -342,8 +352,15 @@ class Conductor:
             return
         try:
             actions, newest = driver.committed(answers)
-        except RayflowError as error:
+        except (Fenced, InvalidTransition, ExecutionNotFound) as error:
             self._drop(driver, error)
+            return
+        except RayflowError as error:
+            driver.log.warning("the store refuses what execution %s has to write: %s", driver.id, error)
+            if driver.set_aside(error, self.now()):
+                self._touch(driver)
+            else:
+                self._drop(driver, error)
             return
         self._perform(driver, actions)
         if driver.over:
@@ -373,14 +390,12 @@ class Conductor:
         except DefinitionError as error:
             self._refuse(driver, run, error)
         else:
-            self._runs[key] = pool
             dispatcher.want(driver.id, run, driver.options.priority)
 
     def _stop(self, key: Key) -> None:
-        pool = self._runs.pop(key, None)
-        if pool is not None:
-            self._dispatcher(pool).stop(key)
-        elif self._local is not None:
+        for dispatcher in self._dispatchers.values():
+            dispatcher.stop(key)
+        if self._local is not None:
             self._local.cancel(key)
 
     def _dispatcher(self, pool: str) -> Dispatcher:

@@ -18,7 +18,7 @@ from rayflow.core.machine import Machine, failure_of
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import PYTHON, CodeCache, CodeRef, source_hash
 from rayflow.definition.options import ExecutionOptions
-from rayflow.errors import ClusterError, Failure, IncompatibleVersion, StorageUnavailable
+from rayflow.errors import ClusterError, Failure, IncompatibleVersion, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.messages import TaskMessage
 from rayflow.storage.base import (
@@ -35,7 +35,7 @@ from rayflow.storage.base import (
     Release,
 )
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.records import append_digest, decode_entry, encode_entry, encode_failure
+from rayflow.storage.records import append_digest, decode_entry, decode_failure, encode_entry, encode_failure
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Driver:
         self._sent: Work | None = None
         self._sent_claim = False
         self._sent_release = False
-        self._last_seq = record.last_seq
+        self._last_seq = self._durable = record.last_seq
         self._blocked: Failure | None = None
         self._blocked_seen = 0
 
@@ -104,7 +104,7 @@ class Driver:
     ) -> None:
         """Take the execution up where its journal ends, after the claim was granted."""
         self.record = record
-        self._last_seq = record.last_seq
+        self._last_seq = self._durable = record.last_seq
 
         def go(execution: Execution) -> None:
             items = self._items(inbox)
@@ -173,8 +173,17 @@ class Driver:
             self._execution = None
         self._blocked, self._blocked_seen = failure_of(error), seen
         self.log.error("execution %s is paused: %s", self.id, error)
-        self._work = Work(status=ExecutionStatus.PAUSED, reason=self._blocked, inbox_done=seen)
-        self._entries = [Entry(self._last_seq + 1, Paused(now, str(error)))]
+        # What waits in the inbox stays there, for mended code.
+        self._work = Work(status=ExecutionStatus.PAUSED, reason=self._blocked)
+        self._last_seq = self._durable
+        known = self._paused_for()
+        same = known is not None and (known.type, known.message) == (self._blocked.type, self._blocked.message)
+        self._entries = [] if same else [Entry(self._last_seq + 1, Paused(now, str(error)))]
+
+    def _paused_for(self) -> Failure | None:
+        if self.record.status is not ExecutionStatus.PAUSED or self.record.failure is None:
+            return None
+        return decode_failure(self.record.failure, execution_id=self.id)
 
     def _unhandled(self, message: str, error: BaseException | None) -> None:
         self.log.warning("execution %s: %s", self.id, message, exc_info=error)
@@ -232,10 +241,12 @@ class Driver:
         if self._entries:
             operations.append(self._append(self._entries, work, now))
             self._entries = []
+        else:
+            self._work.counts.update(work.counts)  # they go with the next entry
         operations.extend(self._hold(outcome) for outcome in work.holds)
         if not operations and self._parkable(work):
             operations.append(
-                Release(self.id, self.epoch, runnable_at=self.record.deadline, at=now, seen=self.inbox_seen)
+                Release(self.id, self.epoch, runnable_at=self._runnable_at(now), at=now, seen=self.inbox_seen)
             )
             self._sent_release = True
         self._sent = work
@@ -256,6 +267,11 @@ class Driver:
         if execution is None:
             return self._blocked is not None
         return execution.paused and execution.idle and not work.actions
+
+    def _runnable_at(self, now: float) -> float | None:
+        """When a paused execution is needed by itself: when its time is up, unless nobody could do anything then."""
+        deadline = self.record.deadline
+        return None if self._blocked is not None or deadline is None or deadline <= now else deadline
 
     def _append(self, entries: Sequence[Entry], work: Work, now: float) -> Append:
         rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
@@ -294,6 +310,7 @@ class Driver:
                 self.over = True
                 raise answer.error
         self._sent_claim = False
+        self._durable = max([self._durable, *(a.last_seq for a in answers if isinstance(a, Done))])
         work, self._sent = self._sent or Work(), None
         newest = max((a.inbox_last for a in answers if isinstance(a, Done)), default=0)
         released = self._sent_release and any(isinstance(a, Done) and a.parked for a in answers)
@@ -303,6 +320,15 @@ class Driver:
         elif newest <= self.inbox_seen and self._parkable(work):
             self.dirty = True  # the next round parks it
         return work.actions, newest
+
+    def set_aside(self, error: RayflowError, now: float) -> bool:
+        """The store refused to write it: pause it with that reason. Answers whether that can be tried."""
+        if self._blocked is not None or self._unclaimed:
+            return False
+        self.over = False
+        self._sent = None
+        self._block(error, now, self.inbox_seen)
+        return True
 
     def evict(self) -> None:
         """Drop the workflow's code."""

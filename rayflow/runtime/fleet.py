@@ -18,6 +18,7 @@ from rayflow.core.placement import Place
 from rayflow.errors import ClusterError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available
+from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import coordinator_spec
 from rayflow.runtime.system import ActorLost, ActorSystem, Reply, send_to
@@ -60,6 +61,8 @@ class Fleet:
         self._tell_gone = gone
         self._active: dict[str, float] = {}
         self._pings: dict[str, _Pinged] = {}
+        singletons = (naming.PERSISTENCE, naming.pool(self._config.pool.name))
+        self._singletons = [Ping(system, name, self._config.ping_timeout) for name in singletons]
         self._most: int | None = None
 
     @property
@@ -83,11 +86,14 @@ class Fleet:
         except ClusterError:
             self._system.kill(name)
             return []
-        place = Place(name, naming.environment_of(name), ready=True, idle_since=time.monotonic())
+        # It may have been starting when the supervisor died, so it is told to begin, whether it has or not.
+        place = self.places[name] = Place(name, naming.environment_of(name), idle_since=time.monotonic())
         place.executions.update(held)
-        self.places[name] = place
-        self._watch(name)
+        self._begin(name)
         return list(held)
+
+    def _begin(self, name: str) -> None:
+        send_to(self._system, name, "ready", then=lambda reply: self._post(partial(self._started, name, reply)))
 
     def use(self, env: Environment) -> None:
         """There is work for this code environment."""
@@ -106,9 +112,9 @@ class Fleet:
         name = naming.coordinator(environment, uuid.uuid4().hex[:6])
         env = self.environments[environment]
         make_available(self._system, env)
-        actor = self._system.spawn(coordinator_spec(name, env, self._settings))
+        self._system.spawn(coordinator_spec(name, env, self._settings))
         self.places[name] = Place(name, environment, idle_since=time.monotonic())
-        actor.send("ready", then=lambda reply: self._post(partial(self._started, name, reply)))
+        self._begin(name)
 
     def _started(self, name: str, reply: Reply) -> None:
         place = self.places.get(name)
@@ -149,18 +155,17 @@ class Fleet:
     # --- pings ---------------------------------------------------------------------------------------------
     def ping_all(self) -> None:
         """Ping coordinators and the namespace's singletons; what does not answer for long is killed."""
-        singletons = [naming.PERSISTENCE, naming.pool(self._config.pool.name)]
         for name in [p.name for p in self.places.values() if p.ready]:
-            self._ping(name, restart=False)
-        for name in singletons:
-            self._ping(name, restart=True)
+            self._ping(name)
+        for singleton in self._singletons:
+            singleton.ping()
 
-    def _ping(self, name: str, *, restart: bool) -> None:
+    def _ping(self, name: str) -> None:
         now = time.monotonic()
         known = self._pings.setdefault(name, _Pinged(now))
         if known.waiting:
             if now - known.asked > self._config.ping_timeout:
-                self._hangs(name, now - known.answered, restart=restart)
+                self._hangs(name, now - known.answered)
             return
         known.waiting, known.asked = True, now
 
@@ -169,14 +174,13 @@ class Fleet:
 
         send_to(self._system, name, "ping", then=pong, group="control")
 
-    def _hangs(self, name: str, seconds: float, *, restart: bool) -> None:
+    def _hangs(self, name: str, seconds: float) -> None:
         log.error("%s has not answered for %.1f s; it is killed", name, seconds)
         self._pings.pop(name, None)
         # Beside everything else: killing a process that is stopped takes seconds, and taking over what it drives
         # needs nothing of it.
-        threading.Thread(target=self._system.kill, args=(name,), kwargs={"restart": restart}, daemon=True).start()
-        if not restart:
-            self._gone(name)
+        threading.Thread(target=self._system.kill, args=(name,), daemon=True).start()
+        self._gone(name)
 
     def _ponged(self, name: str, reply: Reply) -> None:
         known = self._pings.get(name)

@@ -33,14 +33,23 @@ class LocalRuns:
         self._worker = Worker(system, f"{host.name}:local", env, settings)
         self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="local")
         self._numbers = itertools.count(1)
+        #: Tasks that wait for a thread. Added by the coordinator's thread, taken by whoever is first.
+        self._queued: set[Key] = set()
 
     def run(self, message: TaskMessage) -> None:
         """Run a task as soon as there is room."""
+        self._queued.add((message.execution_id, message.seq, message.attempt))
         self._threads.submit(self._run, message)
 
     def cancel(self, key: Key) -> None:
-        """Nobody waits for the task any more."""
+        """Nobody waits for the task any more: it does not begin, or is asked to stop."""
+        self._queued.discard(key)
         self._worker.cancel(*key, "nobody waits for it")
+
+    def forget(self, execution_id: str) -> None:
+        """The execution is not driven here any more: what has not begun does not begin."""
+        for key in [key for key in list(self._queued) if key[0] == execution_id]:
+            self._queued.discard(key)
 
     def stop(self) -> None:
         """Take no more tasks."""
@@ -49,6 +58,10 @@ class LocalRuns:
 
     def _run(self, message: TaskMessage) -> None:
         key = (message.execution_id, message.seq, message.attempt)
+        try:
+            self._queued.remove(key)
+        except KeyError:
+            return  # withdrawn
         self._host.post(lambda: self._host.sent(key))
         number = f"{self._host.name}/local/{next(self._numbers)}"
         batch = BatchMessage(number, "local", 0, self._host.name, (message,), 0.0)

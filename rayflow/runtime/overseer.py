@@ -11,6 +11,8 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 from rayflow.core.events import Entry, Paused
 from rayflow.core.placement import Place, Wanting, plan
@@ -21,9 +23,9 @@ from rayflow.runtime.environment import Environment
 from rayflow.runtime.fleet import Fleet
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import pool_spec
-from rayflow.runtime.system import Actor, ActorSystem, send_to
+from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.runtime.turns import Turns
-from rayflow.storage.base import Append, Claim, ExecutionRecord, Filter, JournalRow, Release
+from rayflow.storage.base import Append, Claim, ExecutionRecord, Filter, JournalRow, Refused, Release
 from rayflow.storage.records import append_digest, encode_entry, encode_failure
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,9 @@ class Overseer:
             restarted = naming.pool(self._config.pool.name) in self._system.names()
             self._system.spawn(pool_spec(self._config.pool.name, self._settings)).call("ready", timeout=60)
             self._owners.update(self.fleet.adopt())
+            for record in self._ask("executions", Filter(status=_UNFINISHED, limit=_ALL)):
+                env = Environment.from_json(record.environment)
+                self.fleet.environments.setdefault(env.id, env)
             if restarted or self._config.recover == "auto":
                 self._found = self._recover(None)
         except (RayflowError, OSError) as error:
@@ -110,7 +115,7 @@ class Overseer:
             if owner is not None:
                 send_to(self._system, owner, "nudge", (execution_id,))
                 continue
-            record = self._persistence().call("execution", execution_id)
+            record = self._ask("execution", execution_id)
             if record is not None and record.runnable_at is not None:
                 self.submit([record])
 
@@ -153,13 +158,21 @@ class Overseer:
             batches.setdefault(place.name, []).append(record)
         for name, records in batches.items():
             label = f"drive {records[0].id}" + (f" and {len(records) - 1} more" if len(records) > 1 else "")
-            send_to(self._system, name, "assign", records, label=label)
+            send_to(self._system, name, "assign", records, then=partial(self._assigned, name, records), label=label)
+
+    def _assigned(self, name: str, records: Sequence[ExecutionRecord], reply: Reply) -> None:
+        if reply.error is not None:
+            self.turns.post(lambda: self._assign_again(name, records))
+
+    def _assign_again(self, name: str, records: Sequence[ExecutionRecord]) -> None:
+        """An assignment may not have arrived: claims are by compare-and-set, so it does no harm twice."""
+        if name in self.fleet.places:
+            send_to(self._system, name, "assign", records, then=partial(self._assigned, name, records))
 
     def _sweep(self) -> None:
-        store = self._persistence()
-        runnable = store.call("executions", Filter(runnable_before=time.time(), limit=10_000))
+        runnable = self._ask("executions", Filter(runnable_before=time.time(), limit=10_000))
         self.submit([r for r in runnable if r.id not in self._owners and r.id not in self._wanting])
-        for record in store.call("executions", Filter(unread_inbox=True, limit=1_000)):
+        for record in self._ask("executions", Filter(unread_inbox=True, limit=1_000)):
             if record.id in self._owners:
                 send_to(self._system, self._owners[record.id], "nudge", (record.id,))
         for place in self.fleet.places.values():
@@ -168,12 +181,12 @@ class Overseer:
 
     def _made_progress(self, place: Place) -> bool:
         """Whether all that a reserved coordinator drives has got further than where the one before died."""
-        records = [self._persistence().call("execution", execution_id) for execution_id in list(place.executions)]
+        records = [self._ask("execution", execution_id) for execution_id in list(place.executions)]
         return all(r is None or r.last_seq > self._takeovers.get(r.id, (0, 0))[0] for r in records)
 
     # --- recovering ----------------------------------------------------------------------------------------
     def _recover(self, ids: Sequence[str] | None) -> list[str]:
-        unfinished = self._persistence().call("executions", Filter(status=_UNFINISHED, limit=_ALL))
+        unfinished = self._ask("executions", Filter(status=_UNFINISHED, limit=_ALL))
         lost = [
             record
             for record in unfinished
@@ -195,7 +208,7 @@ class Overseer:
 
     def _take_over(self, ids: set[str]) -> None:
         try:
-            unfinished = self._persistence().call("executions", Filter(status=_UNFINISHED, limit=_ALL))
+            unfinished = self._ask("executions", Filter(status=_UNFINISHED, limit=_ALL))
         except RayflowError as error:
             log.warning("what a lost coordinator drove cannot be looked up now; it is tried again: %s", error)
             self.turns.later(AGAIN, lambda: self._take_over(ids))
@@ -207,9 +220,16 @@ class Overseer:
             count = count + 1 if last_seq == record.last_seq else 1
             self._takeovers[record.id] = (record.last_seq, count)
             if count > MOST_TAKEOVERS:
-                self._set_aside(record, count)
+                self._try_to_set_aside(record, count)
             else:
                 self.submit([record], suspect=count >= TAKEOVERS_BEFORE_ALONE)
+
+    def _try_to_set_aside(self, record: ExecutionRecord, times: int) -> None:
+        try:
+            self._set_aside(record, times)
+        except RayflowError as error:
+            log.warning("execution %s cannot be set aside now; it is tried again: %s", record.id, error)
+            self.turns.later(AGAIN, lambda: self._try_to_set_aside(record, times))
 
     def _set_aside(self, record: ExecutionRecord, times: int) -> None:
         message = (
@@ -221,7 +241,7 @@ class Overseer:
         rows = (JournalRow(record.last_seq + 1, encode_entry(Entry(record.last_seq + 1, Paused(now, message)))),)
         epoch = record.epoch + 1
         failure = encode_failure(Failure(type="rayflow.errors.CrashLoop", message=message))
-        self._persistence().call(
+        answers = self._ask(
             "start",
             [
                 Claim(record.id, record.epoch, uuid.uuid4().hex, "", now),
@@ -229,11 +249,15 @@ class Overseer:
                     record.id, epoch, record.last_seq + 1, rows, append_digest(rows), now, ExecutionStatus.PAUSED,
                     inbox_done=record.inbox_done, failure=failure,
                 ),
-                Release(record.id, epoch, runnable_at=record.deadline, at=now, seen=record.inbox_last),
+                Release(record.id, epoch, runnable_at=None, at=now, seen=record.inbox_last),
             ],
         )  # fmt: skip
+        refused = [answer.error for answer in answers if isinstance(answer, Refused)]
+        if refused:
+            log.warning("execution %s is not set aside, somebody else has it: %s", record.id, refused[0])
         self._takeovers.pop(record.id, None)
 
     # --- the store -----------------------------------------------------------------------------------------
-    def _persistence(self) -> Actor:
-        return self._system.find(naming.PERSISTENCE)
+    def _ask(self, method: str, *args: Any) -> Any:
+        # Never for long: this is the thread that would notice that the store's actor hangs.
+        return self._system.find(naming.PERSISTENCE).call(method, *args, timeout=self._config.ping_timeout)

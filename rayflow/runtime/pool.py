@@ -20,10 +20,11 @@ from typing import Any
 
 from rayflow.core.metrics import PoolNow
 from rayflow.core.pool import Command, Grant, PoolMachine, PoolTerms, Recall, Revoke, StartWorkers, StopWorker, Void
-from rayflow.errors import ClusterError
+from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available
 from rayflow.runtime.messages import pack, unpack
+from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
@@ -55,6 +56,7 @@ class Pool:
         self._asked: dict[str, float] = {}
         self._up_workers: dict[str, None] = {}
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._supervisor = Ping(system, naming.SUPERVISOR, settings.config.ping_timeout)
         self._stopped = threading.Event()
         # Started here, since nobody calls it when the system has made it anew.
         self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
@@ -210,7 +212,8 @@ class Pool:
                 if time.monotonic() >= next_pings:
                     next_pings = time.monotonic() + self._settings.config.ping_interval
                     self._ping_all()
-            except ClusterError as error:
+                    self._supervisor.ping()
+            except (RayflowError, OSError) as error:
                 log.warning("pool %s could not do something: %s", self._name, error)
 
     def _tick(self) -> None:
@@ -218,9 +221,12 @@ class Pool:
             self._changed(lambda machine, now: None)
 
     def _spawn(self, name: str, environment: str) -> None:
-        env = self._environments.get(environment)
-        if env is None:
-            env = self._learn(environment)
+        try:
+            self._try_spawn(name, self._environments.get(environment) or self._learn(environment))
+        except (RayflowError, OSError) as error:
+            self._down(name, error)  # the machine has another one started, after a while
+
+    def _try_spawn(self, name: str, env: Environment) -> None:
         make_available(self._system, env)
         concurrency = self._config.concurrency
         actor_name = naming.worker(self._name, name)
@@ -232,7 +238,7 @@ class Pool:
                 env,
                 WorkerSettings(concurrency, self._name, naming.PERSISTENCE, self._settings.allow_pickle),
             ),
-            threads=3 * concurrency + 2,  # a run, a collect and a revocation for each slot
+            threads=2 * concurrency + 2,  # a run and a collect for each slot
             groups={"watch": 2, "control": 4},
             num_cpus=self._config.num_cpus,
             runtime_env=env.runtime_env(),
@@ -291,11 +297,12 @@ class Pool:
         self._system.kill(naming.worker(self._name, name))
 
     def _revoke(self, worker: str, token: str) -> None:
+        # While a task still runs there the machine asks again, after a while.
         def reply(answer: Reply) -> None:
-            if answer.error is None:
+            if answer.error is None and answer.value:
                 self._work.put(partial(self._freed, worker, token))
 
-        self._send(worker, "revoke_token", token, then=reply, group="")
+        self._send(worker, "revoke_token", token, then=reply)
 
     def _freed(self, worker: str, token: str) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from rayflow.errors import ClusterError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.overseer import Overseer
@@ -41,8 +42,11 @@ class Supervisor:
         self._overseer.turns.post(lambda: self._overseer.want_environment(env))
 
     def environment_text(self, environment: str) -> str:
-        """The code environment of that id, as text, for a pool that was restarted."""
-        return self._overseer.fleet.environments[environment].to_json()
+        """The code environment of that id, as text, for a pool that was restarted. Raises ClusterError."""
+        known = self._overseer.fleet.environments.get(environment)
+        if known is None:
+            raise ClusterError(f"the supervisor knows no code environment {environment!r} yet")
+        return known.to_json()
 
     def submit(self, records: Sequence[ExecutionRecord]) -> None:
         """These executions were started: have them driven."""

@@ -185,11 +185,14 @@ class Worker:
         with self._lock:
             self._batches.pool_epoch = max(self._batches.pool_epoch, epoch)
 
-    def revoke_token(self, token: str) -> None:
-        """Refuse that token from now on, give back what has not begun with it, and return once nothing runs with it."""
+    def revoke_token(self, token: str) -> bool:
+        """Refuse that token from now on and give back what has not begun with it; answers whether nothing runs with it.
+
+        It does not wait: whoever wants to know when a running task has ended asks again.
+        """
         with self._lock:
             self._batches.revoke_token(token, time.monotonic())
-            self._ended.wait_for(lambda: self._stopped.is_set() or not self._batches.in_use(token))
+            return not self._batches.in_use(token)
 
     def census(self) -> list[tuple[str, str, int, int]]:
         """A row for each slot in use: token, execution id, sequence number, attempt."""

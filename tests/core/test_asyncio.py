@@ -295,7 +295,7 @@ def test_what_is_left_running_is_cancelled_in_the_order_of_its_creation() -> Non
         finally:
             await undo(number)
 
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
 
     async def flow() -> str:
         tasks.extend(asyncio.create_task(left(number)) for number in range(5))

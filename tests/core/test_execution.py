@@ -1,4 +1,4 @@
-"""Statuses, pausing, the inbox and what comes of attempts, without a cluster."""
+"""Events, the inbox and checkpoints of one execution, without a cluster."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import asyncio
 import contextlib
 from typing import Any
 
-import pytest
-
 from rayflow.core.events import (
     CancelRequested,
-    DeadlinePassed,
     Ended,
-    Entry,
-    Paused,
     Resumed,
     Started,
     StepCompleted,
@@ -21,9 +16,8 @@ from rayflow.core.events import (
 )
 from rayflow.definition import api as rf
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
-from rayflow.errors import NonDeterminismError
 from rayflow.ids import ExecutionStatus
-from tests.core.fake import CODEC, NO_RETRY, Flow, Shell, failure, run, stub
+from tests.core.fake import CODEC, NO_RETRY, Shell, failure, run, stub
 
 one = stub("one")
 two = stub("two")
@@ -37,10 +31,6 @@ PLAIN = ExecutionOptions(retry=RetryPolicy(max_retries=2, initial_delay=10, jitt
 async def in_turn() -> list[Any]:
     first = await one(1)
     return [first, await two(2)]
-
-
-async def at_once() -> list[Any]:
-    return list(await asyncio.gather(one(1), two(2), one(3)))
 
 
 # --- the ordinary way ------------------------------------------------------------------------------------------
@@ -177,131 +167,6 @@ def test_the_end_stops_what_still_runs() -> None:
     assert isinstance(shell.events[-1], Ended)
 
 
-# --- pause -----------------------------------------------------------------------------------------------------
-def test_a_pause_withdraws_what_was_not_sent_and_starts_nothing() -> None:
-    shell = Shell(at_once).begin().send("two").pause()
-    assert shell.execution.take().status is ExecutionStatus.PAUSED
-    assert shell.execution.take().reason is not None
-    assert shell.stopped == [(1, 1), (3, 1)]
-    assert list(shell.running) == [2]
-    assert not shell.execution.idle
-    assert shell.pause().events == [Started(1000.0), Paused(1000.0, "lunch")]
-    shell.resume()
-    assert shell.started == [("one", 1), ("two", 1), ("one", 1), ("one", 1), ("one", 1)]
-    assert shell.execution.take().reason is None
-    assert shell.resume().finish(lambda attempt: attempt.seq).result == [1, 2, 3]
-
-
-def test_what_ends_during_a_pause_is_held_and_applied_in_order_on_resume() -> None:
-    shell = Shell(at_once, options=PLAIN).begin().send("one").send("two")
-    shell.run_of("one")
-    shell.execution.sent(3, 1, shell.now)
-    shell.pause()
-    shell.running = dict(reversed(shell.running.items()))
-    shell.complete("one", "third")
-    shell.fail("two")
-    shell.complete("one", "first")
-    assert [event.__class__.__name__ for event in shell.events] == ["Started", "Paused"]
-    assert [row.__class__.__name__ for row in shell.rows] == [
-        "Paused",
-        "StepCompleted",
-        "AttemptFailed",
-        "StepCompleted",
-    ]
-    assert shell.inbox_done == 1
-    assert shell.execution.idle
-    shell.pass_time(60).resume()
-    assert shell.inbox_done == 5
-    assert [getattr(event, "step", None) for event in shell.events] == [None, None, None, 3, 2, 1]
-    assert [event.at for event in shell.events[2:]] == [1060.0] * 4
-    assert shell.running == {}
-    shell.wake()
-    assert (shell.now, shell.started[-1]) == (1070.0, ("two", 2))
-    assert shell.complete("two", "second").result == ["first", "second", "third"]
-
-
-def test_timers_and_retries_wait_for_the_end_of_a_pause() -> None:
-    async def flow() -> float:
-        await asyncio.gather(one(), asyncio.sleep(5))
-        return rf.now()
-
-    shell = Shell(flow, options=PLAIN).begin().send("one").fail("one").pause()
-    assert shell.execution.next_wake() is None
-    shell.pass_time(100)
-    assert isinstance(shell.events[-1], Paused)
-    shell.resume().pass_time(0)
-    assert [attempt.attempt for attempt in shell.running.values()] == [2]
-    assert shell.complete("one").result == 1100.0
-
-
-def test_an_attempt_that_never_began_waits_for_the_end_of_a_pause() -> None:
-    shell = Shell(in_turn).begin().send("one").pause()
-    shell.running.clear()
-    shell.execution.not_begun(1, 1)
-    assert shell.collect().running == {}
-    assert list(shell.resume().running) == [1]
-
-
-def test_a_timeout_during_a_pause_counts_and_is_held() -> None:
-    shell = Shell(in_turn, options=PLAIN.replace(step_timeout=30)).begin().send("one").pause().wake()
-    assert (shell.now, shell.stopped) == (1030.0, [(1, 1)])
-    assert isinstance(shell.events[-1], Paused)
-    shell.resume().wake()
-    assert shell.started[-1] == ("one", 2)
-
-
-def test_cancel_passes_a_pause() -> None:
-    async def flow() -> None:
-        try:
-            await asyncio.gather(one(), two())
-        finally:
-            await undo()
-
-    shell = Shell(flow).begin().send("one").pause().complete("one", 1).cancel()
-    assert [event.__class__.__name__ for event in shell.events[1:]] == [
-        "Paused",
-        "Resumed",
-        "StepCompleted",
-        "CancelRequested",
-    ]
-    assert [attempt.call.name for attempt in shell.running.values()] == ["undo"]
-    assert ("two", 1) not in shell.started[2:], "what is given up is not started first"
-    assert shell.complete("undo").execution.take().status is ExecutionStatus.CANCELLED
-
-
-def test_a_result_held_during_a_pause_that_ends_the_workflow_goes_before_a_cancellation() -> None:
-    shell = Shell(in_turn).begin().complete("one", 1).send("two").pause().complete("two", 2).cancel()
-    assert shell.result == [1, 2]
-    assert [event.__class__.__name__ for event in shell.events[-2:]] == ["StepCompleted", "Ended"]
-
-
-def test_a_deadline_passes_a_pause() -> None:
-    shell = Shell(in_turn, options=NO_RETRY.replace(deadline=1060.0), deadline=1060.0).begin().pause()
-    assert shell.execution.next_wake() == 1060.0
-    shell.wake()
-    assert shell.events[2:4] == [Resumed(1060.0), DeadlinePassed(1060.0, "deadline")]
-    assert shell.failure.message == "the execution's deadline is up"
-
-
-def test_a_deadline_while_it_waits_for_a_retry() -> None:
-    shell = Shell(in_turn, options=PLAIN, deadline=1005.0).begin().fail("one").wake()
-    assert (shell.now, shell.failure.matches(TimeoutError)) == (1005.0, True)
-    assert shell.execution.next_wake() is None
-
-
-def test_pausing_for_a_problem_says_which() -> None:
-    shell = Shell(in_turn).begin()
-    problem = failure("the module is gone")
-    shell.execution.pause_for(problem, 1001.0)
-    work = shell.execution.take()
-    assert (work.status, work.reason) == (ExecutionStatus.PAUSED, problem)
-    assert work.entries[0].event == Paused(1001.0, "ValueError: the module is gone")
-    other = failure("still gone")
-    shell.execution.pause_for(other, 1002.0)
-    work = shell.execution.take()
-    assert (work.entries, work.reason) == ([], other)
-
-
 # --- the inbox -------------------------------------------------------------------------------------------------
 def test_rows_that_are_known_are_passed_over() -> None:
     shell = Shell(in_turn).begin().pause()
@@ -353,116 +218,3 @@ def test_without_checkpoints_a_cancellation_stays_in_the_inbox_until_the_end() -
 
 def test_async_checkpoints_record_everything() -> None:
     assert run(in_turn, options=NO_RETRY.replace(checkpoints="async")).journal == run(in_turn).journal
-
-
-# --- restoring -------------------------------------------------------------------------------------------------
-def test_a_restored_execution_goes_on_where_it_was() -> None:
-    shell = Shell(in_turn).begin().complete("one", "a").restored()
-    assert shell.started == [("two", 1)]
-    assert shell.complete("two", "b").result == ["a", "b"]
-
-
-def test_retries_that_wait_still_wait_when_restored() -> None:
-    shell = Shell(in_turn, options=PLAIN).begin().fail("one")
-    soon = shell.restored()
-    assert (soon.running, soon.execution.next_wake()) == ({}, 1010.0)
-    soon.pass_time(10)
-    assert soon.started == [("one", 2)]
-    shell.now = 1010.0
-    late = shell.restored()
-    assert late.started == [("one", 2)]
-    late.fail("one").wake()
-    assert (late.now, late.started[-1]) == (1030.0, ("one", 3))
-    assert late.fail("one").failure.step == 1
-
-
-def test_restored_while_paused() -> None:
-    shell = Shell(at_once).begin().send("two").pause().complete("two", 2)
-    again = shell.restored()
-    assert again.execution.paused
-    assert again.execution.take().reason is not None
-    assert again.running == {}
-    again.resume()
-    assert again.started == [("one", 1), ("one", 1)]
-    assert again.restored().finish(lambda attempt: attempt.seq).result == [1, 2, 3]
-
-
-def test_restored_with_rows_that_were_not_applied() -> None:
-    shell = Shell(in_turn).begin()
-    shell.rows += [Paused(1000.0), Resumed(1000.0), CancelRequested(1000.0, "late")]
-    again = shell.restored()
-    assert again.execution.take().status is ExecutionStatus.CANCELLED
-    assert again.execution.inbox_seen == 3
-    assert (again.running, again.stopped) == ({}, [(1, 1)])
-
-
-def test_restored_between_its_last_event_and_its_end() -> None:
-    shell = Shell(in_turn).begin().complete("one").complete("two")
-    again = shell.restored(entries=3)
-    assert again.journal == shell.journal
-
-
-def test_a_deadline_that_passed_does_not_pass_again() -> None:
-    async def flow() -> None:
-        try:
-            await one()
-        finally:
-            await undo()
-
-    shell = Shell(flow, deadline=1005.0).begin().wake()
-    again = shell.restored()
-    assert again.execution.next_wake() is None
-    assert again.complete("undo").failure.matches(TimeoutError)
-
-
-def test_a_deadline_that_passed_meanwhile_passes_at_once() -> None:
-    shell = Shell(in_turn, deadline=1005.0).begin()
-    shell.now = 2000.0
-    assert shell.restored().failure.matches(TimeoutError)
-
-
-def test_timers_that_were_due_meanwhile_fire_at_once() -> None:
-    async def flow() -> float:
-        await asyncio.sleep(60)
-        return rf.now()
-
-    shell = Shell(flow).begin()
-    shell.now = 1059.0
-    assert shell.restored().execution.next_wake() == 1060.0
-    shell.now = 5000.0
-    assert shell.restored().result == 5000.0
-
-
-async def other() -> None:
-    await two()
-
-
-@pytest.mark.parametrize(
-    ("flow", "message"),
-    [
-        (other, "expected step 'one' (number 1 of this entry), saw 'two'"),
-        (at_once, "expected no further step, saw 'two'"),
-    ],
-)
-def test_code_that_changed_performs_nothing(flow: Flow, message: str) -> None:
-    shell = Shell(in_turn).begin().complete("one")
-    changed = Shell(flow, journal=shell.journal)
-    with pytest.raises(NonDeterminismError) as caught:
-        changed.execution.restore(shell.journal, [], 1000.0)
-    assert message in str(caught.value)
-    assert not changed.execution.take()
-    changed.execution.evict()
-    assert shell.restored(in_turn).started == [("two", 1)]
-
-
-def test_a_carried_result_for_another_step_is_found_too() -> None:
-    shell = Shell(in_turn).begin()
-    shell.rows.append(StepCompleted(1000.0, 1, "two", 1, b""))
-    with pytest.raises(NonDeterminismError, match="expected step 1 'two', saw step 1 'one'"):
-        shell.restored()
-
-
-def test_the_journal_is_numbered_on() -> None:
-    shell = Shell(in_turn).begin().pause().restored().resume()
-    assert [entry.seq for entry in shell.journal] == [1, 2, 3]
-    assert isinstance(shell.journal[2], Entry)

@@ -60,10 +60,14 @@ def test_beyond_the_limit_the_least_loaded_is_shared() -> None:
     assert short(plan([want("d")], places, most=2, share=1)) == ([], [], ["d"])
 
 
-def test_environments_do_not_share() -> None:
+def test_environments_do_not_share_but_each_gets_a_coordinator() -> None:
     places = [place("c1", environment="other")]
-    assert short(plan([want("a")], places, most=1, share=9)) == ([], [], ["a"])
-    assert short(plan([want("a")], places, most=2, share=9)) == ([], ["env"], ["a"])
+    wanting = [want("a"), want("b"), want("c", environment="third")]
+    assert short(plan(wanting, places, most=1, share=9)) == ([], ["env", "third"], ["a", "b", "c"])
+    starting = [*places, place("c2", ready=False)]
+    assert short(plan(wanting[:2], starting, most=1, share=9)) == ([], [], ["a", "b"])
+    served = [*places, place("c2", "x")]
+    assert short(plan(wanting[:2], served, most=1, share=9)) == ([("a", "c2"), ("b", "c2")], [], [])
 
 
 def test_a_suspect_runs_alone() -> None:

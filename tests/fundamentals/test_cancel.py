@@ -55,7 +55,7 @@ def test_what_is_over_can_be_neither_cancelled_nor_resumed(engine: rf.LocalEngin
     handle.cancel()
     with pytest.raises(rf.ExecutionCancelled):
         handle.result(timeout=20)
-    with pytest.raises(rf.InvalidTransition, match="cannot cancel.*it is cancelled"):
+    with pytest.raises(rf.InvalidTransition, match=r"cannot cancel.*it is cancelled"):
         handle.cancel()
-    with pytest.raises(rf.InvalidTransition, match="cannot resume.*it is cancelled.*another id"):
+    with pytest.raises(rf.InvalidTransition, match=r"cannot resume.*it is cancelled.*another id"):
         handle.resume()

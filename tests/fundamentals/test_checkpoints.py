@@ -46,7 +46,7 @@ def test_after_an_interruption_what_was_recorded_is_not_run_again(
 
 
 def test_a_switch_is_understood(engine: rf.LocalEngine) -> None:
-    assert rf.ExecutionOptions(checkpoints=True).checkpoints == "sync"  # type: ignore[arg-type]
-    assert rf.ExecutionOptions(checkpoints=False).checkpoints == "off"  # type: ignore[arg-type]
+    assert rf.ExecutionOptions(checkpoints=True).checkpoints == "sync"
+    assert rf.ExecutionOptions(checkpoints=False).checkpoints == "off"
     with pytest.raises(rf.DefinitionError, match="checkpoints"):
-        rf.ExecutionOptions(checkpoints="sometimes")  # type: ignore[arg-type]
+        rf.ExecutionOptions(checkpoints="sometimes")

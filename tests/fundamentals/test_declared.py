@@ -128,7 +128,7 @@ def test_a_retry_step_tries_so_often_and_says_so(engine: rf.LocalEngine, ledger:
 
     once = rf.SequentialStep("try", agent=rf.Agent("noting", noting), input=lambda s: "tried", output_key="out")
     flow = rf.Workflow("fundamental-retries").add_step(rf.RetryStep(once, max_retries=2, delay=0.01))
-    with pytest.raises(rf.ExecutionFailed, match="failed after 2 retries.*no luck"):
+    with pytest.raises(rf.ExecutionFailed, match=r"failed after 2 retries.*no luck"):
         engine.execute(flow, timeout=20)
     assert ledger.lines() == ["tried"] * 3
 
@@ -154,7 +154,11 @@ def test_one_that_no_module_holds_is_saved_by_value_and_run_by_its_id(store: str
     del flow, shout
     with rf.LocalEngine(store) as engine:
         [saved] = engine.workflows()
-        assert (saved.workflow_id, saved.name, saved.description) == ("fundamental-inline", "Inline", "Made in a function.")
+        assert (saved.workflow_id, saved.name, saved.description) == (
+            "fundamental-inline",
+            "Inline",
+            "Made in a function.",
+        )
         assert engine.execute("fundamental-inline", {"text": "hey"}, timeout=20)["loud"] == "HEY!!"
 
 

@@ -24,9 +24,7 @@ async def naps(ledger: str) -> str:
     return await note(ledger, "after")
 
 
-def test_what_arrives_meanwhile_is_applied_when_it_goes_on(
-    engine: rf.LocalEngine, ledger: Ledger, gate: Gate
-) -> None:
+def test_what_arrives_meanwhile_is_applied_when_it_goes_on(engine: rf.LocalEngine, ledger: Ledger, gate: Gate) -> None:
     handle = engine.start(held_then_noted, ledger.path, id="one")
     gate.wait_until_reached()
     handle.pause(reason="lunch")
@@ -81,7 +79,7 @@ def test_pausing_twice_is_pausing_once(engine: rf.LocalEngine, ledger: Ledger, g
 def test_what_is_over_cannot_be_paused(engine: rf.LocalEngine, ledger: Ledger) -> None:
     handle = engine.start(naps, ledger.path)
     handle.result(timeout=20)
-    with pytest.raises(rf.InvalidTransition, match="cannot pause.*it is completed"):
+    with pytest.raises(rf.InvalidTransition, match=r"cannot pause.*it is completed"):
         handle.pause()
     assert handle.status().status is COMPLETED
 

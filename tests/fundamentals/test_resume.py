@@ -12,8 +12,8 @@ from tests.fundamentals.tools import Ledger, note
 
 
 @rf.step(retry=rf.RetryPolicy(max_retries=1, initial_delay=0.01))
-async def fragile(ledger: str) -> str:
-    await note(ledger, "fragile")
+def fragile(ledger: str) -> str:
+    note.fn(ledger, "fragile")
     if not Path(f"{ledger}-mended").exists():
         raise ConnectionError("the service is down")
     return "up"
@@ -26,7 +26,7 @@ async def three(ledger: str) -> list[str]:
 
 @rf.workflow
 async def beside(ledger: str) -> list[str]:
-    return await asyncio.gather(note(ledger, "left"), fragile(ledger), note(ledger, "right"))
+    return list(await asyncio.gather(note(ledger, "left"), fragile(ledger), note(ledger, "right")))
 
 
 def mend(ledger: Ledger) -> None:
@@ -87,9 +87,9 @@ def test_another_engine_may_resume_it(store: str, ledger: Ledger) -> None:
 def test_what_is_completed_has_nothing_to_resume(engine: rf.LocalEngine, ledger: Ledger) -> None:
     mend(ledger)
     engine.execute(three, ledger.path, id="one", timeout=20)
-    with pytest.raises(rf.InvalidTransition, match="cannot resume.*it is completed"):
+    with pytest.raises(rf.InvalidTransition, match=r"cannot resume.*it is completed"):
         engine.resume("one")
-    with pytest.raises(rf.InvalidTransition, match="cannot cancel.*it is completed"):
+    with pytest.raises(rf.InvalidTransition, match=r"cannot cancel.*it is completed"):
         engine.cancel("one")
     assert ledger.count("first") == 1
 

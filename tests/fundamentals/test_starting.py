@@ -81,7 +81,7 @@ def test_start_many_needs_as_many_ids_as_inputs(engine: rf.LocalEngine) -> None:
 
 def test_arguments_are_checked_before_anything_is_written(engine: rf.LocalEngine, ledger: Ledger) -> None:
     with pytest.raises(TypeError, match="written"):
-        engine.start(written, ledger.path)  # type: ignore[call-overload]
+        engine.start(written, ledger.path)
     with pytest.raises(rf.DefinitionError, match="does not fit"):
         engine.start(total, 1, id="no spaces")
     with pytest.raises(rf.DefinitionError, match="cannot start 7"):
@@ -98,7 +98,7 @@ def test_a_registered_workflow_runs_by_its_id_alone(engine: rf.LocalEngine) -> N
 
 def test_an_id_that_nobody_registered_is_refused_and_the_known_ones_are_named(engine: rf.LocalEngine) -> None:
     engine.register(total)
-    with pytest.raises(rf.WorkflowNotRegistered, match="'nobody' is registered.*registered here: total"):
+    with pytest.raises(rf.WorkflowNotRegistered, match=r"'nobody' is registered.*registered here: total"):
         engine.start("nobody")
     with pytest.raises(rf.WorkflowNotRegistered):
         engine.execute("nobody")
@@ -114,9 +114,7 @@ def test_an_execution_that_does_not_exist_is_not_found_whatever_is_asked(engine:
             ask("nobody")
 
 
-def test_executions_are_listed_newest_first_and_by_status_and_workflow(
-    engine: rf.LocalEngine, ledger: Ledger
-) -> None:
+def test_executions_are_listed_newest_first_and_by_status_and_workflow(engine: rf.LocalEngine, ledger: Ledger) -> None:
     for number in range(3):
         engine.execute(total, number, id=f"t{number}", timeout=20)
     engine.execute(written, ledger.path, "x", id="w", timeout=20)
