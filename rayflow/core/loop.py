@@ -288,8 +288,9 @@ class DurableLoop(RefusingLoop):
         """A task that hashes by its number and has a name of this execution's own."""
         refuse_as_completed(coro)
         if self.dead:
+            # It never runs. An error here would leave the other coroutines of a gather unawaited, with a warning
+            # for each; whoever waits for this task is ended while waiting.
             coro.close()
-            self.refuse("this execution was set aside while its code ran; nothing more can be started in it")
         self._number += 1
         number = self._number
         if self._eager and not self.dead:

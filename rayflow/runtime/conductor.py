@@ -35,6 +35,7 @@ from rayflow.runtime.commits import RETRY_FIRST, RETRY_MOST, Commits, Members
 from rayflow.runtime.dispatcher import Dispatcher, Key
 from rayflow.runtime.driver import Driver, is_fresh
 from rayflow.runtime.environment import Environment
+from rayflow.runtime.inboxes import Inboxes
 from rayflow.runtime.localruns import LocalRuns
 from rayflow.runtime.messages import TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.persistence import TakenUp
@@ -80,6 +81,7 @@ class Conductor:
         self._dispatchers: dict[str, Dispatcher] = {}
         self._local: LocalRuns | None = None
         self._commits: Commits | None = None
+        self._inboxes = Inboxes(system, self.post, self.later, self._received)
 
     def start(self) -> None:
         """Begin."""
@@ -140,12 +142,9 @@ class Conductor:
             )
             self._drivers[record.id] = driver
             if is_fresh(record):
-                self._load(driver, partial(self._begin, driver))
+                self._load(driver, partial(driver.begin, self.now()))
             else:
                 self._take_up(driver)
-
-    def _begin(self, driver: Driver) -> None:
-        driver.begin(self.now())
 
     def _load(self, driver: Driver, load: Callable[[], None], wait: float = RETRY_FIRST) -> None:
         if self._drivers.get(driver.id) is not driver:
@@ -203,23 +202,10 @@ class Conductor:
         for execution_id in ids:
             driver = self._drivers.get(execution_id)
             if driver is not None and driver.execution is not None:
-                self._read_inbox(driver)
+                self._inboxes.read(driver)
 
-    def _read_inbox(self, driver: Driver) -> None:
-        def reply(answer: Reply) -> None:
-            self.post(lambda: self._inbox_read(driver, answer))
-
-        send_to(self._system, naming.PERSISTENCE, "inbox", driver.id, driver.inbox_seen, then=reply)
-
-    def _inbox_read(self, driver: Driver, answer: Reply) -> None:
-        if self._drivers.get(driver.id) is not driver:
-            return
-        if answer.error is not None:
-            driver.log.warning("the inbox of %s cannot be read now: %s", driver.id, answer.error)
-            self.later(RETRY_MOST, lambda: self._read_inbox(driver))
-            return
-        rows: Sequence[InboxRow] = answer.value
-        if rows:
+    def _received(self, driver: Driver, rows: Sequence[InboxRow]) -> None:
+        if self._drivers.get(driver.id) is driver:
             driver.receive(rows, self.now())
             self._touch(driver)
 
@@ -369,7 +355,7 @@ class Conductor:
         if driver.dirty:
             self._dirty[driver.id] = None
         if newest > driver.inbox_seen and driver.execution is not None:
-            self._read_inbox(driver)
+            self._inboxes.read(driver)
         self._schedule(driver)
 
     # --- doing ---------------------------------------------------------------------------------------------
