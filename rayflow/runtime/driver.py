@@ -113,7 +113,7 @@ class Driver:
                 self._receive(items, now)
                 return
             entries = [decode_entry(self.id, row.seq, row.body) for row in journal]
-            execution.restore(entries, items, now)
+            execution.restore(entries, items, now, seen=record.inbox_done)
 
         self._load(go, now, seen=record.inbox_last)
         self.log.info("execution %s taken up at entry %d, epoch %d", self.id, self._last_seq, self.epoch)
@@ -132,6 +132,7 @@ class Driver:
             self._execution = Execution(machine, self.options, deadline=self.record.deadline)
             go(self._execution)
         except (ClusterError, StorageUnavailable):
+            self.evict()
             raise  # it may be there in a moment; the coordinator tries again
         except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
             # Code that is gone or does not repeat itself, payloads that cannot be read: nothing was performed, and

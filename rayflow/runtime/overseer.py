@@ -148,7 +148,10 @@ class Overseer:
             share=self._config.executions_per_coordinator,
         )
         for environment in decided.start:
-            self.fleet.start(environment)
+            try:
+                self.fleet.start(environment)
+            except RayflowError as error:  # only the executions of this environment have to wait
+                log.error("no coordinator of code environment %s can be started: %s", environment, error)  # noqa: TRY400
         batches: dict[str, list[ExecutionRecord]] = {}
         for want, place in decided.assign:
             _, record = self._wanting.pop(want.id)
@@ -162,7 +165,8 @@ class Overseer:
 
     def _assigned(self, name: str, records: Sequence[ExecutionRecord], reply: Reply) -> None:
         if reply.error is not None:
-            self.turns.post(lambda: self._assign_again(name, records))
+            again = partial(self._assign_again, name, records)
+            self.turns.post(lambda: self.turns.later(AGAIN, again))
 
     def _assign_again(self, name: str, records: Sequence[ExecutionRecord]) -> None:
         """An assignment may not have arrived: claims are by compare-and-set, so it does no harm twice."""
