@@ -9,7 +9,8 @@ import sys
 import rayflow as rf
 from tests.fundamentals.tools import note
 
-LENGTH = 60
+#: Long enough that no machine is through with it before it is stopped.
+LENGTH = 400
 
 
 @rf.workflow
