@@ -115,10 +115,27 @@ class SqliteStore:
             await asyncio.to_thread(thread.join)
             raise
 
+    async def _write_ahead(self, db: aiosqlite.Connection) -> str:
+        """Switch the file to a write-ahead log; answers what SQLite chose.
+
+        SQLite does not wait for its busy timeout here when two connections switch a new file at the same moment.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.busy_timeout
+        while True:
+            try:
+                [(mode,)] = await db.execute_fetchall("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up:
+                    raise
+                await asyncio.sleep(0.01)
+            else:
+                return str(mode)
+
     async def _prepare(self, db: aiosqlite.Connection) -> None:
         # The format first: a file of somebody else must not even be switched to WAL.
         fresh = await self._check_format(db, may_be_empty=True)
-        [(mode,)] = await db.execute_fetchall("PRAGMA journal_mode = WAL")
+        mode = await self._write_ahead(db)
         if mode != "wal":
             raise StorageUnavailable(
                 f"cannot open store {self._path}: its file system allows no write-ahead log (SQLite chose {mode!r}). "
