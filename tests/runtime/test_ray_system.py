@@ -107,7 +107,7 @@ def test_the_cluster_is_described(system: RaySystem, ray_cluster: RayCluster) ->
     assert system.identity.startswith("session_")
     assert _ray.joined() == ray_cluster.address
     pinned = system.spawn(spec("pinned", pinned=True))
-    assert pinned.call("place", timeout=SOON)["pid"] != 0
+    assert pinned.call("place", timeout=SOON)["node"] in {"", _ray._api.get_runtime_context().get_node_id()}
 
 
 def test_a_class_is_sent_by_its_name(system: RaySystem, echo: Actor) -> None:
