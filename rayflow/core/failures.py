@@ -28,14 +28,15 @@ def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyTyp
     causes = _step_failures_in(error)
     try:
         message, trace = str(error), "".join(traceback.format_exception(error))
+        # Whatever the exception's author put there; what goes into the journal is a bool.
+        retryable = bool(getattr(error, "retryable", True))
     except Exception as broken:  # noqa: BLE001 - the exception's own __str__ may raise anything
-        message, trace = f"<no message: its __str__ raised {type(broken).__name__}>", ""
+        message, trace, retryable = f"<no message: its __str__ raised {type(broken).__name__}>", "", True
     return Failure(
         type=class_name(type(error)),
         message=message,
         traceback=trace,
-        # Whatever the exception's author put there; what goes into the journal is a bool.
-        retryable=bool(getattr(error, "retryable", True)),
+        retryable=retryable,
         mro=tuple(class_name(c) for c in type(error).__mro__[:-1]),
         step=min(causes, key=lambda seq: failed.get(seq, len(failed)), default=None),
     )

@@ -258,13 +258,7 @@ def failure_from(error: BaseException) -> Failure:
         own = own.tb_next
     if own is not None:
         error.__traceback__ = own
-    try:
-        failure = failure_of(error)
-    except Exception as broken:  # noqa: BLE001 - the exception's own __str__ may raise anything
-        message = f"<no message: its __str__ raised {type(broken).__name__}>"
-        return Failure(class_name(type(error)), message, mro=tuple(class_name(c) for c in type(error).__mro__[:-1]))
-    # `retryable` is whatever the exception's author put there; what goes into the journal is a bool.
-    return replace(failure, retryable=bool(failure.retryable))
+    return failure_of(error)
 
 
 def _on_the_road(frame: TracebackType) -> bool:
