@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -135,6 +136,22 @@ class ExecutionOptions(Options):
         return {True: "sync", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
+class RateLimit(Options):
+    """At most so many starts in any window of so many seconds, over the whole cluster.
+
+    Args:
+        count: starts.
+        per: seconds.
+
+    Example:
+        >>> RateLimit(count=50, per=1.0).count
+        50
+    """
+
+    count: int = Field(ge=1)
+    per: Seconds = Field(1.0, gt=0)
+
+
 class StepOptions(Options):
     """How one step runs; what is None comes from the execution's options.
 
@@ -144,30 +161,132 @@ class StepOptions(Options):
         local: True runs it in the coordinator instead of on a worker, False always on a worker; None takes
             what the execution says (``distributed``).
         pool: name of the worker pool.
+        not_before: the first attempt does not begin before this moment, in seconds since the epoch.
+        concurrency_limit: attempts of one key that run at once at most, over all executions of the pool.
+        concurrency_key: which key: a name, or a function of the step's arguments that answers one. Steps of one
+            pool that name the same key share it. None for the step's own name.
+        rate_limit: starts of this step at most, over all executions of the pool.
+        heartbeat_timeout: seconds without ``rf.step_context().heartbeat()`` after which an attempt has failed.
+        when_full: what becomes of an attempt that finds the pool's queue at its limit: ``"wait"``, or ``"raise"``
+            to let it fail with QueueFull, which its retry policy may try again.
+        num_cpus: CPUs. With this or any of the following the step runs as a Ray task of its own, not on a worker.
+        num_gpus: GPUs.
+        memory: bytes of memory.
+        resources: custom resources, by name.
+        runtime_env: Ray's runtime environment for the task, on top of the code environment.
+        scheduling_strategy: Ray's: ``"DEFAULT"``, ``"SPREAD"`` or one of its strategy objects.
     """
 
     retry: RetryPolicy | None = None
     timeout: Seconds | None = Field(None, gt=0)
     local: bool | None = None
     pool: str = "default"
+    not_before: float | None = None
+    concurrency_limit: int | None = Field(None, ge=1)
+    concurrency_key: str | Callable[..., object] | None = None
+    rate_limit: RateLimit | None = None
+    heartbeat_timeout: Seconds | None = Field(None, gt=0)
+    when_full: Literal["wait", "raise"] = "wait"
+    num_cpus: float | None = Field(None, ge=0)
+    num_gpus: float | None = Field(None, ge=0)
+    memory: int | None = Field(None, gt=0)
+    resources: Mapping[str, float] | None = None
+    runtime_env: Mapping[str, Any] | None = None
+    scheduling_strategy: Any = None
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.concurrency_key is not None and self.concurrency_limit is None:
+            raise ValueError("concurrency_key needs a concurrency_limit: how many of one key may run at once")
+        if self.local and self.own_task:
+            raise ValueError("a local step runs in the coordinator and cannot reserve resources: leave out local=True")
+        return self
+
+    @property
+    def own_task(self) -> bool:
+        """Whether it runs as a Ray task of its own."""
+        return any(getattr(self, name) is not None for name in _TASK_OPTIONS)
+
+
+#: What makes a step a Ray task of its own.
+_TASK_OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "runtime_env", "scheduling_strategy")
+
+#: Characters of a pool's name: it is part of actors' names.
+_POOL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 class PoolConfig(Options):
     """One worker pool.
 
+    With ``min_workers`` or ``max_workers`` the pool scales itself between the two by the work that waits; without
+    them it has ``workers``. Sizes are per code environment.
+
     Args:
-        name: the pool's name.
+        name: the pool's name: letters, digits, ``.``, ``_`` and ``-``.
         workers: worker actors per code environment.
         concurrency: tasks that one worker runs at once.
+        min_workers: workers at least; None with ``max_workers`` is 0.
+        max_workers: workers at most; None with ``min_workers`` is ``workers``.
+        idle_timeout: seconds after which an idle worker beyond ``min_workers`` is stopped.
+        queue_limit: tasks that may wait. Beyond it starts wait (or raise QueueFull), and steps with
+            ``when_full="raise"`` fail; None for any.
+        rate_limit: starts of tasks at most, over the whole pool; None for any.
         num_cpus: CPUs that Ray reserves for one worker.
+        num_gpus: GPUs that Ray reserves for one worker.
+        memory: bytes of memory that Ray reserves for one worker; None for none.
+        resources: custom resources that Ray reserves for one worker.
+        runtime_env: Ray's runtime environment of the workers, on top of the code environment.
+        setup: called once in each worker before it takes work: a function without arguments, ``async`` or not,
+            or ``"module:function"``. Steps find what it answers in ``rf.step_context().setup``; a context manager
+            is entered, and left when the worker stops.
+        max_tasks_per_worker: a worker is replaced after so many tasks; None for never.
+        max_ray_tasks: steps of this pool that run as Ray tasks of their own at once, per code environment.
+        drain_timeout: seconds that tasks may take to finish on a worker that is to stop; then they are handed back.
         stop_grace: seconds that a step which was told to stop may take before its worker is replaced.
+        start_timeout: seconds that a worker may take to start, its setup included.
     """
 
     name: str = "default"
-    workers: int = Field(4, ge=1)
+    workers: int = Field(4, ge=0)
     concurrency: int = Field(4, ge=1)
+    min_workers: int | None = Field(None, ge=0)
+    max_workers: int | None = Field(None, ge=1)
+    idle_timeout: Seconds = Field(30.0, gt=0)
+    queue_limit: int | None = Field(None, ge=1)
+    rate_limit: RateLimit | None = None
     num_cpus: float = Field(0.01, ge=0)
-    stop_grace: float = Field(5.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+    memory: int | None = Field(None, gt=0)
+    resources: Mapping[str, float] = Field(default_factory=dict)
+    runtime_env: Mapping[str, Any] = Field(default_factory=dict)
+    setup: str | Callable[[], Any] | None = None
+    max_tasks_per_worker: int | None = Field(None, ge=1)
+    max_ray_tasks: int = Field(100, ge=1)
+    drain_timeout: Seconds = Field(300.0, ge=0)
+    stop_grace: Seconds = Field(5.0, ge=0)
+    start_timeout: Seconds = Field(600.0, gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not _POOL_NAME.fullmatch(value):
+            raise ValueError("needs 1 to 63 letters, digits, '.', '_' or '-', the first a letter or digit")
+        return value
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Self:
+        low, high = self.bounds
+        if low > high:
+            raise ValueError(f"max_workers ({high}) must be at least min_workers ({low})")
+        return self
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Workers at least and at most; the same number twice where the pool does not scale itself."""
+        if self.min_workers is None and self.max_workers is None:
+            return self.workers, self.workers
+        high = max(self.workers, self.min_workers or 0) if self.max_workers is None else self.max_workers
+        return self.min_workers or 0, high
 
 
 #: Read from the environment as RAYFLOW_<NAME>, where a keyword does not say otherwise.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from rayflow.definition.base import Definition, making_module
 from rayflow.definition.checks import (
@@ -19,7 +19,7 @@ from rayflow.definition.checks import (
     signature_of,
 )
 from rayflow.definition.context import StepCall, Target, current_execution
-from rayflow.definition.options import RetryPolicy, StepOptions
+from rayflow.definition.options import RateLimit, RetryPolicy, StepOptions
 from rayflow.errors import DefinitionError
 
 P = ParamSpec("P")
@@ -34,6 +34,18 @@ class StepSettings(TypedDict, total=False):
     timeout: float | None
     local: bool | None
     pool: str
+    not_before: float | None
+    concurrency_limit: int | None
+    concurrency_key: str | Callable[..., object] | None
+    rate_limit: RateLimit | None
+    heartbeat_timeout: float | None
+    when_full: Literal["wait", "raise"]
+    num_cpus: float | None
+    num_gpus: float | None
+    memory: int | None
+    resources: Mapping[str, float] | None
+    runtime_env: Mapping[str, Any] | None
+    scheduling_strategy: Any
 
 
 class Step(Definition, Generic[P, R]):
@@ -156,9 +168,11 @@ def step(fn: Callable[..., Any] | None = None, /, **settings: Unpack[StepSetting
 
     Args:
         fn: the function; left out in ``@rf.step(...)`` with options.
-        settings: ``name`` (default: the function's own), ``retry`` (a RetryPolicy), ``timeout`` (seconds for one
-            attempt; None takes the execution's ``step_timeout``, ``float("inf")`` is none), ``local`` (True runs
-            it in the coordinator, False always on a worker), ``pool`` (name of the worker pool).
+        settings: ``name`` (default: the function's own), and the fields of
+            :class:`~rayflow.definition.options.StepOptions`: ``retry`` (a RetryPolicy), ``timeout`` (seconds for
+            one attempt; None takes the execution's ``step_timeout``, ``float("inf")`` is none), ``local`` (True
+            runs it in the coordinator, False always on a worker), ``pool`` (name of the worker pool), limits, and
+            what makes it a Ray task of its own (``num_gpus`` …).
 
     Raises:
         DefinitionError: an option is unknown or does not fit, or ``fn`` is a method, a class, a generator or a

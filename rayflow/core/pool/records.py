@@ -5,8 +5,38 @@ Times are seconds since the epoch, durations are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import quote, unquote
+
+#: What the name of an environment ends with whose tasks run as Ray tasks of their own, not on workers.
+_OWN_TASKS = "@tasks"
+
+
+def own_tasks(environment: str) -> str:
+    """The environment under which the pool admits tasks of a code environment that run as Ray tasks of their own."""
+    return environment + _OWN_TASKS
+
+
+def is_own_tasks(environment: str) -> bool:
+    """Whether an environment is one of :func:`own_tasks`."""
+    return environment.endswith(_OWN_TASKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What tasks of many coordinators share: so many at once, or so many starts in a time.
+
+    Args:
+        name: what is limited; the same name is the same limit, in all environments of the pool.
+        count: tasks at once, or starts in any window of ``per`` seconds.
+        per: seconds; 0 for a limit on tasks at once.
+    """
+
+    name: str
+    count: int
+    per: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +49,8 @@ class Demand:
         stamp: when the oldest of these tasks began to wait; kept when the wish is sent again.
         count: how many slots it could use now.
         alone: each needs a whole worker for itself (the task is suspected of killing its worker).
+        limits: what each of these tasks counts against; then each needs a lease for itself.
+        tasks: how many tasks wait in it: short ones share a slot.
     """
 
     environment: str
@@ -26,6 +58,8 @@ class Demand:
     stamp: float
     count: int
     alone: bool = False
+    limits: tuple[Limit, ...] = ()
+    tasks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +75,8 @@ class Lease:
         alone: whether nobody else may be on that worker.
         number: of the grant, counted per coordinator and epoch; 0 for a lease that was taken over.
         granted_at: when it was granted, or taken over.
+        keys: names of the limits on tasks at once that it counts against.
+        limited: whether it was granted under limits: it is for one task.
     """
 
     token: str
@@ -51,11 +87,18 @@ class Lease:
     alone: bool
     number: int
     granted_at: float
+    keys: tuple[str, ...] = ()
+    limited: bool = False
 
 
-def new_token(epoch: int, count: int, *, alone: bool) -> str:
-    """A lease's token. It says what a later epoch must know of it: its epoch, and whether it is alone."""
-    return f"{epoch}.{count}.alone" if alone else f"{epoch}.{count}"
+def new_token(epoch: int, count: int, *, alone: bool = False, keys: Iterable[str] = ()) -> str:
+    """A lease's token. It says what a later epoch must know of it: its epoch, whether it is alone, and its keys.
+
+    Example:
+        >>> token_keys(new_token(7, 12, keys=["customer/5"]))
+        ('customer/5',)
+    """
+    return "".join([f"{epoch}.{count}", ".alone" if alone else "", *("/" + quote(key, safe="") for key in keys)])
 
 
 def token_epoch(token: str) -> int:
@@ -65,7 +108,12 @@ def token_epoch(token: str) -> int:
 
 def token_alone(token: str) -> bool:
     """Whether this token is for a whole worker."""
-    return token.endswith(".alone")
+    return token.partition("/")[0].endswith(".alone")
+
+
+def token_keys(token: str) -> tuple[str, ...]:
+    """Names of the limits on tasks at once that this token counts against."""
+    return tuple(unquote(key) for key in token.split("/")[1:])
 
 
 # --- commands ---------------------------------------------------------------------------------------------
@@ -73,7 +121,9 @@ def token_alone(token: str) -> bool:
 class Grant:
     """Tell the coordinator that it has this lease. May be sent again, with the same number.
 
-    Numbers count each coordinator's grants from 1 in each epoch of the pool, without gaps.
+    Numbers count each coordinator's grants from 1 in each epoch of the pool, without gaps. One with ``limits`` is
+    for one task that has these very limits, and is given back after it; that task may not begin after
+    ``start_by``, if that is given (seconds since the epoch).
     """
 
     coordinator: str
@@ -83,6 +133,8 @@ class Grant:
     environment: str
     priority: int
     alone: bool = False
+    limits: tuple[Limit, ...] = ()
+    start_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +149,25 @@ class Recall:
     deadline: float
 
 
+class Why(StrEnum):
+    """Why a lease is void."""
+
+    #: Its worker died or hangs: what ran on it is lost, and may be to blame.
+    DIED = "died"
+    #: Its worker was stopped before the task ended: what ran on it is lost, and is not to blame.
+    DRAINED = "drained"
+    #: It is nobody's lease any more, or was never one. What runs there may still end well.
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Void:
-    """Tell the coordinator that it does not have this lease (any more): what ran on it is lost."""
+    """Tell the coordinator that it does not have this lease (any more)."""
 
     coordinator: str
     token: str
     worker: str
+    why: Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +206,7 @@ class PoolTerms:
         lease_term: a coordinator that sent no update for so long loses its leases and its demand.
         settle: after its start the pool only listens for so long, so that a restarted one hears all
             coordinators and finds its workers before it decides; 0 for a pool that never ran before.
-        start_timeout: a worker that is not up after so long counts as failed.
+        start_within: a task under a rate limit begins within this time after its grant, or not at all.
         environment_idle: an environment without demand and leases for so long is given up.
         quantum: within one priority, how long somebody waits before slots are shared out evenly, and how long
             a slot is kept before it is asked back for that.
@@ -154,7 +218,7 @@ class PoolTerms:
 
     lease_term: float = 5.0
     settle: float = 0.5
-    start_timeout: float = 60.0
+    start_within: float = 2.0
     environment_idle: float = 300.0
     quantum: float = 0.25
     recall_term: float = 1.0
@@ -170,19 +234,25 @@ class EnvironmentStats:
     Args:
         environment: its id.
         up: workers that are up.
+        wanted: workers that it should have now.
+        leaving: workers that are to stop once their tasks are done.
         starting: workers that are not up yet.
         starting_for: how long the oldest of them has been starting; 0 if none is.
         failures: starts that failed since the last one that did not.
         waiting: slots that are waited for.
+        tasks: tasks that wait.
         draining: the worker that is being emptied for a task that must run alone, if any.
     """
 
     environment: str
     up: int
+    wanted: int
+    leaving: int
     starting: int
     starting_for: float
     failures: int
     waiting: int
+    tasks: int
     draining: str | None
 
 
@@ -203,6 +273,11 @@ class PoolStats:
     busy: int
     idle: int
     environments: tuple[EnvironmentStats, ...]
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that wait, in all environments."""
+        return sum(environment.tasks for environment in self.environments)
 
     @property
     def waiting_total(self) -> int:
