@@ -48,6 +48,52 @@ class StopAttempt(NamedTuple):
 Action = RunAttempt | StopAttempt
 
 
+class Letter(NamedTuple):
+    """A step that used up its attempts, with what it was given: to be kept until somebody deals with it.
+
+    Args:
+        seq: position of the journal entry of its failure.
+        step: the step's number.
+        name: its name.
+        attempts: number of its last attempt.
+        at: when it failed for good.
+        began: when its last attempt began; 0 if that is not known.
+        worker: who ran that.
+        failure: how that failed.
+        payload: the encoded [args, kwargs].
+    """
+
+    seq: int
+    step: int
+    name: str
+    attempts: int
+    at: float
+    began: float
+    worker: str
+    failure: Failure
+    payload: bytes
+
+
+class LiveTask(NamedTuple):
+    """An unanswered step at this moment.
+
+    Args:
+        seq: the step's number.
+        name: its name.
+        attempt: the attempt that is under way or comes next.
+        began: since when that runs; None if it does not.
+        failures: attempts that it failed.
+        losses: attempts that were lost to infrastructure.
+    """
+
+    seq: int
+    name: str
+    attempt: int
+    began: float | None
+    failures: int
+    losses: int
+
+
 @dataclass(slots=True)
 class Work:
     """What the shell has to do: append the entries, then perform the actions.
@@ -61,6 +107,7 @@ class Work:
         reason: why it is paused, if it is.
         inbox_done: inbox rows up to this number are applied by the entries so far.
         counts: what this adds to the store's totals.
+        letters: steps that failed for good, to be kept together with the entries.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -71,6 +118,7 @@ class Work:
     reason: Failure | None = None
     inbox_done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    letters: list[Letter] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.actions or self.holds)

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from rayflow.core.actions import RunAttempt, StopAttempt
+from rayflow.core.actions import LiveTask, RunAttempt, StopAttempt
 from rayflow.core.effects import Dispatch
 from rayflow.core.events import AttemptFailed
 from rayflow.core.journal import AttemptCount
-from rayflow.core.retry import MAX_LOST, SUSPICIONS_BEFORE_ALONE, next_delay
+from rayflow.core.retry import MAX_LOST, SUSPICIONS_BEFORE_ALONE, is_suspicious, next_delay
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import Failure
 
@@ -27,7 +27,7 @@ class TaskState(Enum):
     IDLE = auto()
     #: An attempt is under way.
     RUNNING = auto()
-    #: For its retry.
+    #: For its retry, or for the moment before which it may not begin.
     WAITING = auto()
     #: Its answer came during a pause and is in the inbox.
     HELD = auto()
@@ -43,9 +43,11 @@ class Task:
         attempt: number of the newest attempt.
         failures: attempts that it failed itself.
         losses: attempts that were lost to infrastructure.
+        suspicions: those of them that may have been its own doing: their workers died.
         state: where it is.
-        sent: whether the attempt under way has gone to a worker.
-        due: when that attempt times out; tells its watch from those of attempts that were given back.
+        sent_at: when the attempt under way went to a worker; None if it has not.
+        beaten_at: when it last said that it is alive.
+        due: when that attempt times out; tells its watch from those that are out of date.
     """
 
     dispatch: Dispatch
@@ -53,8 +55,10 @@ class Task:
     attempt: int = 0
     failures: int = 0
     losses: int = 0
+    suspicions: int = 0
     state: TaskState = TaskState.IDLE
-    sent: bool = False
+    sent_at: float | None = None
+    beaten_at: float = 0.0
     due: float = 0.0
 
     @property
@@ -93,9 +97,12 @@ class Attempts:
         task = self._tasks[dispatch.seq] = Task(dispatch, None if limit == float("inf") else limit)
         former = self._former.get(dispatch.seq)
         if former is not None:
-            task.attempt, task.failures, task.losses = former.attempts, former.failures, former.losses
-            if former.retry_at > now:
-                self.wait(task, former.retry_at)
+            task.attempt, task.failures = former.attempts, former.failures
+            task.losses, task.suspicions = former.losses, former.suspicions
+        first = dispatch.call.options.not_before or 0.0
+        begins = first if former is None else max(first, former.retry_at)
+        if begins > now:
+            self.wait(task, begins)
         return task
 
     def get(self, seq: int) -> Task | None:
@@ -134,30 +141,44 @@ class Attempts:
     def start(self, task: Task) -> RunAttempt:
         """Begin the next attempt of an idle task."""
         task.attempt += 1
-        task.state, task.sent = TaskState.RUNNING, False
+        task.state, task.sent_at = TaskState.RUNNING, None
         seq, call, payload = task.dispatch
         local = not self._options.distributed if call.options.local is None else call.options.local
         return RunAttempt(
-            seq, task.attempt, call, payload, task.limit, alone=task.losses >= SUSPICIONS_BEFORE_ALONE, local=local
+            seq, task.attempt, call, payload, task.limit, alone=task.suspicions >= SUSPICIONS_BEFORE_ALONE, local=local
         )
 
     def sent(self, task: Task, now: float) -> None:
-        """The attempt under way went to a worker: its timeout begins."""
-        task.sent = True
-        if task.limit is not None:
-            task.due = now + task.limit
-            heapq.heappush(self._watch, (task.due, task.dispatch.seq, task.attempt))
+        """The attempt under way went to a worker: its timeouts begin."""
+        task.sent_at = task.beaten_at = now
+        self._watch_over(task)
+
+    def beat(self, task: Task, now: float) -> None:
+        """The attempt under way says that it is alive."""
+        if task.sent_at is not None:
+            task.beaten_at = max(task.beaten_at, now)
+            self._watch_over(task)
+
+    def _watch_over(self, task: Task) -> None:
+        silence = task.dispatch.call.options.heartbeat_timeout
+        assert task.sent_at is not None
+        limits = ((task.sent_at, task.limit), (task.beaten_at, silence))
+        ends = [begin + limit for begin, limit in limits if limit is not None]
+        due = min(ends, default=0.0)
+        if due != task.due:
+            task.due = due
+            heapq.heappush(self._watch, (due, task.dispatch.seq, task.attempt))
 
     def take_back(self, task: Task) -> None:
         """The attempt under way never began: it costs nothing, and its number is used again."""
-        task.state, task.sent = TaskState.IDLE, False
+        task.state, task.sent_at, task.due = TaskState.IDLE, None, 0.0
         task.attempt -= 1
 
     def withdraw_unsent(self) -> list[StopAttempt]:
         """Take back all attempts that have not gone to a worker."""
         stops = []
         for seq, task in self._tasks.items():
-            if task.state is TaskState.RUNNING and not task.sent:
+            if task.state is TaskState.RUNNING and task.sent_at is None:
                 stops.append(StopAttempt(seq, task.attempt))
                 self.take_back(task)
         return stops
@@ -166,6 +187,7 @@ class Attempts:
         """Note a failed or lost attempt; answers the seconds until the next one, None if the step has failed."""
         if not event.counts:
             task.losses += 1
+            task.suspicions += is_suspicious(event.failure)
             return 0.0 if task.losses <= MAX_LOST else None
         task.failures += 1
         rng = random.Random(f"{execution_id}/{event.step}/{event.attempt}")
@@ -176,6 +198,16 @@ class Attempts:
         """The next attempt begins at that moment."""
         task.state = TaskState.WAITING
         heapq.heappush(self._retries, (until, task.dispatch.seq, task.attempt))
+
+    def live(self) -> list[LiveTask]:
+        """The unanswered steps, as somebody who looks sees them."""
+        found = []
+        for seq, task in self._tasks.items():
+            under_way = task.state in {TaskState.RUNNING, TaskState.HELD}
+            began = task.sent_at if task.state is TaskState.RUNNING else None
+            attempt = task.attempt if under_way else task.attempt + 1
+            found.append(LiveTask(seq, task.name, attempt, began, failures=task.failures, losses=task.losses))
+        return found
 
     # --- time ----------------------------------------------------------------------------------------------
     def next_retry(self) -> tuple[float, Task] | None:
@@ -193,17 +225,22 @@ class Attempts:
         while self._watch:
             when, seq, attempt = self._watch[0]
             task = self.current(seq, attempt)
-            if task is not None and task.sent and task.due == when:
+            if task is not None and task.sent_at is not None and task.due == when:
                 return when, task
             heapq.heappop(self._watch)
         return None
 
 
 def timed_out(task: Task) -> Failure:
-    """The failure of a task's attempt that took too long."""
-    took = f"attempt {task.attempt} of step {task.name!r} took longer than its timeout of {task.limit:g} s"
-    if task.dispatch.call.options.timeout is None:
-        took += " (the execution's step_timeout; set another with @rf.step(timeout=…), float('inf') for none)"
+    """The failure of a task's attempt that took too long, or was silent for too long."""
+    silence = task.dispatch.call.options.heartbeat_timeout
+    what = f"attempt {task.attempt} of step {task.name!r}"
+    if silence is not None and task.due == task.beaten_at + silence:
+        took = f"{what} sent no heartbeat for its heartbeat_timeout of {silence:g} s"
+    else:
+        took = f"{what} took longer than its timeout of {task.limit:g} s"
+        if task.dispatch.call.options.timeout is None:
+            took += " (the execution's step_timeout; set another with @rf.step(timeout=…), float('inf') for none)"
     return Failure(
         type="rayflow.errors.StepTimeout",
         message=took,

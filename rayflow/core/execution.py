@@ -6,9 +6,10 @@ the entries, and performs the actions once the entries before them are durable.
 
     inputs                                             outputs, by take()
     begin, restore                                     entries   to append to the journal, in order
-    completed, failed, lost, not_begun, sent           actions   RunAttempt, StopAttempt
+    completed, failed, lost, not_begun, sent, beat     actions   RunAttempt, StopAttempt
     inbox (pause, resume, cancel, carried results)     holds     outcomes to keep in the inbox while paused
-    tick(now)                                          next_wake()
+    tick(now)                                          letters   steps that failed for good
+                                                       next_wake()
 
 While it is paused, outcomes are not applied: they become inbox rows and are applied, in their order, on resume.
 Deadlines and cancellation pass a pause.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rayflow.core.actions import Action, InboxItem, RunAttempt, StopAttempt, Work
+from rayflow.core.actions import Action, InboxItem, Letter, LiveTask, RunAttempt, StopAttempt, Work
 from rayflow.core.attempts import Attempts, Task, TaskState, timed_out
 from rayflow.core.effects import Effects, Outcome
 from rayflow.core.events import (
@@ -126,6 +127,13 @@ class Execution:
         if task is not None:
             self._attempts.sent(task, now)
 
+    def beat(self, seq: int, attempt: int, now: float) -> bool:
+        """The attempt says that it is alive. Answers whether it is the one that counts."""
+        task = self._attempts.current(seq, attempt)
+        if task is not None:
+            self._attempts.beat(task, now)
+        return task is not None
+
     def completed(self, seq: int, attempt: int, result: bytes, *, began: float, worker: str, now: float) -> bool:
         """An attempt succeeded. Answers whether it counts; a late one does not."""
         task = self._attempts.current(seq, attempt)
@@ -207,12 +215,6 @@ class Execution:
         due = self._next_due() if self.outcome is None else None
         return None if due is None else due[0]
 
-    def pause_for(self, failure: Failure, now: float) -> None:
-        """Pause it because of a problem that a person has to solve."""
-        if not self.paused:
-            self._pause(str(failure), now)
-        self._reason = failure
-
     # --- what to do ----------------------------------------------------------------------------------------
     def take(self) -> Work:
         """What is to be written and done since the last call."""
@@ -226,6 +228,10 @@ class Execution:
         if self._unrecorded is not None and self.outcome is None:
             work.inbox_done = min(work.inbox_done, self._unrecorded - 1)
         return work
+
+    def live(self) -> list[LiveTask]:
+        """The unanswered steps, with their attempts."""
+        return self._attempts.live()
 
     @property
     def idle(self) -> bool:
@@ -287,8 +293,11 @@ class Execution:
         delay = self._attempts.delay_after(task, event, self._machine.execution_id)
         if delay is None:
             self._work.counts["steps_failed"] += 1
-            issued = self._machine.issued
-            self._apply(StepFailed(at, step, name, attempt, failure, issued, event.began, event.worker))
+            began, worker, issued = event.began, event.worker, self._machine.issued
+            self._work.letters.append(
+                Letter(self._seq + 1, step, name, attempt, at, began, worker, failure, task.dispatch.payload)
+            )
+            self._apply(StepFailed(at, step, name, attempt, failure, issued, began, worker))
             return
         retry_at = at + delay
         retry = AttemptFailed(at, step, name, attempt, failure, retry_at, event.counts, event.began, event.worker)
@@ -298,11 +307,10 @@ class Execution:
     def _time_out(self, task: Task, now: float) -> None:
         seq, attempt = task.dispatch.seq, task.attempt
         self._work.actions.append(StopAttempt(seq, attempt))
-        began = task.due - (task.limit or 0.0)
-        self.failed(seq, attempt, timed_out(task), began=began, worker="", now=now)
+        self.failed(seq, attempt, timed_out(task), began=task.sent_at or 0.0, worker="", now=now)
 
     def _run(self, task: Task) -> None:
-        if not self.paused:
+        if not self.paused and task.state is TaskState.IDLE:
             self._work.counts["attempts_started"] += 1
             self._work.actions.append(self._attempts.start(task))
 

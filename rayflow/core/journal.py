@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayflow.core.events import APPLIED, AttemptFailed, DeadlinePassed, Ended, Entry, Rewound, StepCompleted, StepFailed
+from rayflow.core.retry import is_suspicious
 from rayflow.errors import InvalidTransition
 from rayflow.ids import ExecutionStatus
 
@@ -87,6 +88,7 @@ class AttemptCount:
     attempts: int = 0
     failures: int = 0
     losses: int = 0
+    suspicions: int = 0
     retry_at: float = 0.0
 
 
@@ -103,12 +105,13 @@ def attempts_of(entries: Sequence[Entry]) -> dict[int, AttemptCount]:
                 count.failures += 1
             else:
                 count.losses += 1
+                count.suspicions += is_suspicious(event.failure)
         elif isinstance(event, StepCompleted | StepFailed):
             count = counts.setdefault(event.step, AttemptCount())
             count.attempts = max(count.attempts, event.attempt)
         elif isinstance(event, Rewound):
             for count in counts.values():
                 # The numbers of attempts go on (they are part of fencing); what they used up does not.
-                count.failures = count.losses = 0
+                count.failures = count.losses = count.suspicions = 0
                 count.retry_at = 0.0
     return counts

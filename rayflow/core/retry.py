@@ -12,8 +12,16 @@ from rayflow.errors import Failure
 #: takeover) before the step counts as failed. Such losses do not use up the step's own retries.
 MAX_LOST = 50
 
-#: Losses in company after which a task is suspected of killing its worker, and next runs alone.
+#: Deaths of its worker in company after which a task is suspected of killing it, and next runs alone.
 SUSPICIONS_BEFORE_ALONE = 2
+
+#: What a lost attempt's failure is called: its worker died, or was stopped before the attempt ended.
+WORKER_DIED, WORKER_STOPPED = "rayflow.errors.WorkerDied", "rayflow.errors.WorkerStopped"
+
+
+def is_suspicious(failure: Failure) -> bool:
+    """Whether a lost attempt may have been its own task's doing."""
+    return failure.type == WORKER_DIED
 
 
 def delay_before(policy: RetryPolicy, retry: int, rng: random.Random) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from rayflow.core.actions import InboxItem, RunAttempt, StopAttempt
+from rayflow.core.actions import InboxItem, Letter, RunAttempt, StopAttempt
 from rayflow.core.events import (
     AttemptFailed,
     CancelRequested,
@@ -21,6 +21,7 @@ from rayflow.core.execution import Execution
 from rayflow.core.journal import plan_rewind
 from rayflow.core.loop import CALLBACK_BUDGET
 from rayflow.core.machine import Machine
+from rayflow.core.retry import WORKER_DIED
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.definition.step import Step, StepSettings, step
 from rayflow.errors import Failure, class_name
@@ -104,6 +105,7 @@ class Shell:
         self.started: list[tuple[str, int]] = []
         self.stopped: list[tuple[int, int]] = []
         self.counts: dict[str, int] = {}
+        self.letters: list[Letter] = []
 
     # --- beginning -----------------------------------------------------------------------------------------
     def begin(self) -> Shell:
@@ -148,6 +150,7 @@ class Shell:
             self.done_at.extend([before] * (len(work.entries) - 1) + [self.inbox_done] * bool(work.entries))
             for name, count in work.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count
+            self.letters.extend(work.letters)
             for action in work.actions:
                 self._perform(action)
             if not work.holds:
@@ -193,6 +196,12 @@ class Shell:
         self.execution.sent(run.seq, run.attempt, self.now)
         return self.collect()
 
+    def beat(self, name: str) -> Shell:
+        """The attempt says that it is alive."""
+        run = self.run_of(name)
+        assert self.execution.beat(run.seq, run.attempt, self.now)
+        return self.collect()
+
     def complete(self, name: str, value: Any = None) -> Shell:
         """An attempt succeeds."""
         run = self.running.pop(self.run_of(name).seq)
@@ -207,10 +216,11 @@ class Shell:
         assert self.execution.failed(run.seq, run.attempt, how, began=self.now, worker="w1", now=self.now)
         return self.collect()
 
-    def lose(self, name: str, *, alone: bool = False) -> Shell:
+    def lose(self, name: str, *, alone: bool = False, how: str = WORKER_DIED) -> Shell:
         """An attempt is lost with its worker."""
         run = self.running.pop(self.run_of(name).seq)
-        self.execution.lost(run.seq, run.attempt, failure("died"), alone=alone, worker="w1", now=self.now)
+        lost = Failure(type=how, message="died")
+        self.execution.lost(run.seq, run.attempt, lost, alone=alone, worker="w1", now=self.now)
         return self.pass_time(0)
 
     def pass_time(self, seconds: float) -> Shell:

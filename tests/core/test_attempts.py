@@ -163,7 +163,7 @@ def test_a_death_alone_is_the_tasks_own_failure() -> None:
     shell.wake()
     assert shell.run_of("one").alone
     shell.lose("one", alone=True)
-    assert shell.failure.message == "step 'one' failed after 4 attempts: ValueError: died"
+    assert shell.failure.message == "step 'one' failed after 4 attempts: rayflow.errors.WorkerDied: died"
 
 
 def test_losses_have_a_limit_of_their_own() -> None:

@@ -14,7 +14,7 @@ from rayflow.core.events import (
 from rayflow.definition import api as rf
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.ids import ExecutionStatus
-from tests.core.fake import NO_RETRY, Shell, failure, stub
+from tests.core.fake import NO_RETRY, Shell, stub
 
 one = stub("one")
 two = stub("two")
@@ -141,16 +141,3 @@ def test_a_deadline_while_it_waits_for_a_retry() -> None:
     shell = Shell(in_turn, options=PLAIN, deadline=1005.0).begin().fail("one").wake()
     assert (shell.now, shell.failure.matches(TimeoutError)) == (1005.0, True)
     assert shell.execution.next_wake() is None
-
-
-def test_pausing_for_a_problem_says_which() -> None:
-    shell = Shell(in_turn).begin()
-    problem = failure("the module is gone")
-    shell.execution.pause_for(problem, 1001.0)
-    work = shell.execution.take()
-    assert (work.status, work.reason) == (ExecutionStatus.PAUSED, problem)
-    assert work.entries[0].event == Paused(1001.0, "ValueError: the module is gone")
-    other = failure("still gone")
-    shell.execution.pause_for(other, 1002.0)
-    work = shell.execution.take()
-    assert (work.entries, work.reason) == ([], other)
