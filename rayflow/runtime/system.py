@@ -40,6 +40,14 @@ class CallTimeout(ClusterError, TimeoutError):
         super().__init__(f"actor {name!r} did not answer {method}() within {seconds:g} s")
 
 
+class TaskCrashed(ClusterError):
+    """The process of a task died while it ran."""
+
+    def __init__(self, name: str, detail: str = "") -> None:
+        self.name = name
+        super().__init__(f"the process of task {name!r} died{': ' + detail if detail else ''}")
+
+
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
     """How an actor is made.
@@ -52,6 +60,9 @@ class ActorSpec:
         groups: separate sets of threads, by name, for calls that must not wait behind others.
         restart: let the system make it anew, by the same arguments, when it dies.
         num_cpus: CPUs reserved for it.
+        num_gpus: GPUs reserved for it.
+        memory: bytes of memory reserved for it; None for none.
+        resources: custom resources reserved for it.
         pinned: keep it on the head node, beside its disk.
         runtime_env: Ray's runtime environment for its process.
     """
@@ -63,7 +74,30 @@ class ActorSpec:
     groups: Mapping[str, int] = field(default_factory=dict)
     restart: bool = False
     num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    memory: int | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
     pinned: bool = False
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """How a function runs once, in a process of its own.
+
+    Args:
+        fn: a function of a module; it gets the system, then ``args``, and, where nothing can interrupt it, the
+            keyword ``cancelled``: a threading.Event that is set when it is to stop.
+        name: what the task is called in the Ray dashboard.
+        args: its arguments.
+        options: Ray's options: resources and scheduling strategy.
+        runtime_env: Ray's runtime environment for its process.
+    """
+
+    fn: Callable[..., Any]
+    name: str
+    args: tuple[Any, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     runtime_env: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -111,8 +145,15 @@ class Actor(Protocol):
         """
 
 
+class RunningTask(Protocol):
+    """A task that was submitted."""
+
+    def cancel(self, *, force: bool = False) -> None:
+        """Ask it to stop, by a KeyboardInterrupt where it runs; with ``force`` kill its process."""
+
+
 class ActorSystem(Protocol):
-    """Makes, finds, lists and kills actors."""
+    """Makes, finds, lists and kills actors, and runs tasks."""
 
     @property
     def identity(self) -> str:
@@ -132,6 +173,21 @@ class ActorSystem(Protocol):
 
     def cpus(self) -> float:
         """CPUs of the cluster."""
+
+    def nodes(self) -> list[dict[str, float]]:
+        """What each live node has in all: CPU, GPU, memory (bytes), custom resources. Empty where nobody counts them."""
+
+    def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
+        """Run a function once, in a process of its own, as soon as there is room for it.
+
+        Args:
+            spec: what runs, and what it needs.
+            then: told how it ended, exactly once, on some thread: TaskCrashed if its process died by itself,
+                ActorLost if it was lost otherwise.
+
+        Raises:
+            ClusterError: it cannot be submitted.
+        """
 
     def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
         """Make a package of code available under its URI, if it is not.

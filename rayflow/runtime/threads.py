@@ -17,16 +17,23 @@ from typing import Any
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.daemons import Daemons
-from rayflow.runtime.system import Actor, ActorLost, ActorSpec, ActorSystem, ActorUnavailable, CallTimeout, Reply
+from rayflow.runtime.system import (
+    Actor,
+    ActorLost,
+    ActorSpec,
+    ActorSystem,
+    ActorUnavailable,
+    CallTimeout,
+    Reply,
+    RunningTask,
+    TaskSpec,
+)
+from rayflow.runtime.threadtasks import Killed, ThreadTask, ThreadTasks, tell
 
 log = logging.getLogger(__name__)
 
 #: Seconds that closing the system waits for threads that are still in a call.
 JOIN = 5.0
-
-
-class Killed(SystemExit):
-    """Ends a thread of an actor that was killed, quietly, when it next tries to reach another actor."""
 
 
 class _Life:
@@ -37,6 +44,7 @@ class _Life:
         self.target: Any = None
         self.alive = True
         self.pending: set[_Call] = set()
+        self.tasks: set[ThreadTask] = set()
         self.groups = {group: Daemons(f"{spec.name}/{group}", n) for group, n in spec.groups.items()}
         self.groups[""] = Daemons(spec.name, spec.threads)
 
@@ -152,6 +160,15 @@ class _View:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
         return self._system.cpus()
 
+    def nodes(self) -> list[dict[str, float]]:
+        """See :class:`~rayflow.runtime.system.ActorSystem`."""
+        return self._system.nodes()
+
+    def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
+        """See :class:`~rayflow.runtime.system.ActorSystem`."""
+        check_alive(self._life)
+        return self._system.run(spec, then, self._life)
+
 
 class ThreadSystem:
     """See the module's docstring. Values are passed by reference, so actors must not change what they are given.
@@ -178,6 +195,7 @@ class ThreadSystem:
         self._closed = False
         # Calls of the dead are answered here: neither the killer nor the caller expects to be called back.
         self._answers = Daemons("answers", 2)
+        self._tasks = ThreadTasks()
 
     @property
     def identity(self) -> str:
@@ -217,9 +235,11 @@ class ThreadSystem:
                 record.life = self._begin(record.spec)
             else:
                 del self._records[name]
-            pending = list(dead.pending)
+            pending, tasks = list(dead.pending), list(dead.tasks)
         for threads in dead.groups.values():
             threads.close()
+        for task in tasks:
+            task.cancel(force=True)
         lost = ActorUnavailable if again else ActorLost
         for call in pending:
             self._settle(call, Reply(error=lost(name, "it was killed")), self._answers)
@@ -230,6 +250,22 @@ class ThreadSystem:
     def cpus(self) -> float:
         """CPUs of this machine."""
         return float(os.cpu_count() or 1)
+
+    def nodes(self) -> list[dict[str, float]]:
+        """Nothing: nobody counts resources here."""
+        return []
+
+    def run(self, spec: TaskSpec, then: Callable[[Reply], None], owner: _Life | None = None) -> RunningTask:
+        """See ActorSystem. The tasks of an actor that is killed are killed as well.
+
+        Raises:
+            ClusterError: the system is closed.
+        """
+        view: ActorSystem = self if owner is None else _View(self, owner)
+        running = set() if owner is None else owner.tasks
+        task = self._tasks.run(view, spec, _unless_dead(then, owner), running.discard)
+        running.add(task)
+        return task
 
     def close(self) -> None:
         """Stop all actors, newest first, and wait for their threads: at most a few seconds."""
@@ -245,10 +281,12 @@ class ThreadSystem:
                     log.exception("actor %s did not stop cleanly", record.spec.name)
         for record in records:
             self.kill(record.spec.name)
+        self._tasks.close()
         self._answers.close()
         deadline = time.monotonic() + JOIN
         groups = [threads for record in records for threads in record.life.groups.values()]
         running = [name for threads in (*groups, self._answers) for name in threads.join(deadline)]
+        running += self._tasks.join(deadline)
         if running:
             log.warning("threads that still run end with the process: %s", ", ".join(running))
 
@@ -338,8 +376,8 @@ class ThreadSystem:
         then = call.then
         if then is None:
             return
-        if elsewhere is None or not elsewhere.submit(lambda: _tell(then, reply)):
-            _tell(then, reply)
+        if elsewhere is None or not elsewhere.submit(lambda: tell(then, reply)):
+            tell(then, reply)
 
 
 def check_alive(caller: _Life | None) -> None:
@@ -349,17 +387,8 @@ def check_alive(caller: _Life | None) -> None:
 
 
 def _unless_dead(then: Callable[[Reply], None], caller: _Life | None) -> Callable[[Reply], None]:
-    def tell(reply: Reply) -> None:
+    def told(reply: Reply) -> None:
         if caller is None or caller.alive:
             then(reply)
 
-    return tell
-
-
-def _tell(then: Callable[[Reply], None], reply: Reply) -> None:
-    try:
-        then(reply)
-    except Killed:
-        return  # the callback belongs to an actor that was killed meanwhile
-    except Exception:
-        log.exception("the callback of a call failed")
+    return told

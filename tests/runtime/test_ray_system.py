@@ -107,7 +107,7 @@ def test_the_cluster_is_described(system: RaySystem, ray_cluster: RayCluster) ->
     assert system.identity.startswith("session_")
     assert _ray.joined() == ray_cluster.address
     pinned = system.spawn(spec("pinned", pinned=True))
-    assert pinned.call("place", timeout=SOON)["node"] in {"", _ray._api.get_runtime_context().get_node_id()}
+    assert pinned.call("place", timeout=SOON)["node"] in {"", _ray.api.get_runtime_context().get_node_id()}
 
 
 def test_a_class_is_sent_by_its_name(system: RaySystem, echo: Actor) -> None:
@@ -288,8 +288,8 @@ from rayflow.runtime import _ray, cluster
 from rayflow.runtime.system import ActorSpec
 from tests.runtime.ray_actors import Echo
 address, namespace, folder = sys.argv[1:]
-if _ray._has_token():
-    _ray._tokens._enable_token_auth()
+if _ray.has_token():
+    _ray.tokens._enable_token_auth()
 # As `ray job submit --working-dir` has it.
 environment = {"working_dir": folder, "env_vars": {"RAYFLOW_TEST_VARIABLE": "set"}}
 ray.init(address, log_to_driver=False, runtime_env=environment)
