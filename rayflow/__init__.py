@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rayflow.definition.agent import Agent, AgentOutput, AgentResult, TokenUsage, agent
 from rayflow.definition.api import StepContext, now, publish, random, step_context, uuid4
 from rayflow.definition.function import WorkflowFunction, workflow
-from rayflow.definition.options import EngineConfig, ExecutionOptions, PoolConfig, RetryPolicy, StepOptions
+from rayflow.definition.options import EngineConfig, ExecutionOptions, PoolConfig, RateLimit, RetryPolicy, StepOptions
 from rayflow.definition.results import StepResult
 from rayflow.definition.step import Step, step
 from rayflow.definition.steps import DistributedParallelStep, MapStep, ParallelStep, SequentialStep
@@ -37,6 +37,7 @@ from rayflow.errors import (
     LeaseLost,
     NonDeterminismError,
     NotSupportedLocally,
+    PoolNotFound,
     QueueFull,
     RayflowError,
     ResultTimeout,
@@ -51,11 +52,13 @@ from rayflow.errors import (
 from rayflow.ids import ExecutionStatus
 
 if TYPE_CHECKING:
-    from rayflow.core.metrics import DistributedMetrics
+    from rayflow.core.metrics import DistributedMetrics, PoolStatus
     from rayflow.core.snapshot import ExecutionSnapshot
+    from rayflow.core.tasks import TaskStatus
     from rayflow.engine import DistributedEngine
     from rayflow.handle import ExecutionHandle
     from rayflow.local import LocalEngine
+    from rayflow.pools import WorkerPool
 
 __all__ = [
     "Agent",
@@ -90,7 +93,10 @@ __all__ = [
     "NotSupportedLocally",
     "ParallelStep",
     "PoolConfig",
+    "PoolNotFound",
+    "PoolStatus",
     "QueueFull",
+    "RateLimit",
     "RayflowError",
     "RemoteStep",
     "ResultTimeout",
@@ -105,8 +111,10 @@ __all__ = [
     "StepTimeout",
     "StorageError",
     "StorageUnavailable",
+    "TaskStatus",
     "TerminalError",
     "TokenUsage",
+    "WorkerPool",
     "Workflow",
     "WorkflowFunction",
     "WorkflowNotRegistered",
@@ -129,6 +137,9 @@ _LAZY = {
     "ExecutionHandle": "rayflow.handle",
     "ExecutionSnapshot": "rayflow.core.snapshot",
     "LocalEngine": "rayflow.local",
+    "PoolStatus": "rayflow.core.metrics",
+    "TaskStatus": "rayflow.core.tasks",
+    "WorkerPool": "rayflow.pools",
 }
 
 try:

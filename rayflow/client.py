@@ -11,14 +11,11 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from rayflow.core.metrics import DistributedMetrics, PoolNow
-from rayflow.core.snapshot import ExecutionSnapshot
 from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import (
-    ClusterError,
     DefinitionError,
     ExecutionCancelled,
     ExecutionFailed,
@@ -28,33 +25,27 @@ from rayflow.errors import (
 )
 from rayflow.handle import ExecutionHandle, Watcher
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime import naming
+from rayflow.looking import Looking
+from rayflow.pools import QueueRoom, portable
 from rayflow.runtime.environment import Environment
-from rayflow.runtime.prints import Progress
+from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
 from rayflow.starting import check_same_start, new_record
-from rayflow.steering import Steering
 from rayflow.storage.base import (
     DefinitionRecord,
     ExecutionRecord,
     Existing,
-    Filter,
-    JournalRow,
     Start,
 )
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.views import Output, failure_in, snapshot, summary, tolerant
+from rayflow.views import failure_in
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-#: Seconds that a coordinator may take to tell what was printed.
-_OUTPUT_PATIENCE = 5.0
-
-
-class Engine(Steering):
+class Engine(Looking):
     """Starts executions and steers them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
 
     Args:
@@ -65,16 +56,16 @@ class Engine(Steering):
     """
 
     def __init__(self, system: ActorSystem, config: EngineConfig, url: str, env: Environment) -> None:
-        super().__init__(system)
+        super().__init__(system, MsgpackCodec())
         self.config = config
         self.store = url
         self.watcher = Watcher(system)
         self._env = env
-        self._codec = MsgpackCodec()
         self._nonce = uuid.uuid4().hex
         # With a declared workflow's steps as they were: more can be added until it is registered again.
         self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
         self._closed = False
+        self._room: QueueRoom
 
     def __enter__(self) -> Self:
         return self
@@ -88,6 +79,13 @@ class Engine(Steering):
         """Let go. Executions go on where their actors outlive this process; LocalEngine stops with it."""
         self._closed = True
         self.watcher.close()
+
+    def _settings(self) -> Settings:
+        """What the actors are made with; the store has to be there."""
+        config = self.config
+        if config.pool.setup is not None:
+            config = config.replace(pool=portable(config.pool, self._system))
+        return Settings(url=self.store, config=config)
 
     # --- definitions ---------------------------------------------------------------------------------------
     def register(self, workflow: WorkflowFunction[..., Any] | Workflow) -> DefinitionRecord:
@@ -139,6 +137,7 @@ class Engine(Steering):
         *args: Any,
         id: str | None = None,
         options: ExecutionOptions | None = None,
+        wait: bool = True,
         **kwargs: Any,
     ) -> ExecutionHandle[R]: ...
     @overload
@@ -148,11 +147,18 @@ class Engine(Steering):
         *args: Any,
         id: str | None = None,
         options: ExecutionOptions | None = None,
+        wait: bool = True,
         **kwargs: Any,
     ) -> ExecutionHandle[dict[str, Any]]: ...
     @overload
     def start(
-        self, workflow: str, *args: Any, id: str | None = None, options: ExecutionOptions | None = None, **kwargs: Any
+        self,
+        workflow: str,
+        *args: Any,
+        id: str | None = None,
+        options: ExecutionOptions | None = None,
+        wait: bool = True,
+        **kwargs: Any,
     ) -> ExecutionHandle[Any]: ...
     def start(
         self,
@@ -160,6 +166,7 @@ class Engine(Steering):
         *args: Any,
         id: str | None = None,
         options: ExecutionOptions | None = None,
+        wait: bool = True,
         **kwargs: Any,
     ) -> ExecutionHandle[Any]:
         """Start an execution. It is durable once this returns.
@@ -170,9 +177,11 @@ class Engine(Steering):
             id: the execution's id; starting it again with the same workflow and input answers the same
                 execution. None for a new one.
             options: how it runs; None takes ``config.execution``.
+            wait: wait while the queue of the default pool is at its ``queue_limit``; False raises QueueFull.
             kwargs: the workflow's keyword arguments.
 
         Raises:
+            QueueFull: see ``wait``; nothing was started.
             ExecutionAlreadyExists: the id belongs to another workflow or input.
             WorkflowNotRegistered: no workflow has that id.
             TypeError: the arguments do not fit.
@@ -182,6 +191,7 @@ class Engine(Steering):
             >>> handle = engine.start(analyse, "…", id="doc-17")  # doctest: +SKIP
         """
         record, returns = self._record(workflow, args, kwargs, id, options)
+        self._room.make(wait=wait)
         [handle] = self._start([record], returns)
         return handle
 
@@ -192,6 +202,7 @@ class Engine(Steering):
         *,
         ids: Sequence[str] | None = None,
         options: ExecutionOptions | None = None,
+        wait: bool = True,
     ) -> list[ExecutionHandle[Any]]:
         """Start one execution for each input, in one transaction.
 
@@ -200,8 +211,10 @@ class Engine(Steering):
             inputs: one tuple of arguments each; anything but a tuple is the only argument.
             ids: as many ids, or None.
             options: how they run.
+            wait: as for :meth:`start`, once for all of them.
 
         Raises:
+            QueueFull: see ``wait``; nothing was started.
             ValueError: there are not as many ids as inputs.
         """
         arguments = [value if isinstance(value, tuple) else (value,) for value in inputs]
@@ -212,6 +225,7 @@ class Engine(Steering):
         for position, args in enumerate(arguments):
             record, returns = self._record(workflow, args, {}, None if ids is None else ids[position], options)
             records.append(record)
+        self._room.make(wait=wait)
         return self._start(records, returns)
 
     def execute(
@@ -281,63 +295,6 @@ class Engine(Steering):
         """A handle on an execution, whoever started it. Raises ExecutionNotFound."""
         self.record(execution_id)
         return ExecutionHandle(self, execution_id)
-
-    def status(self, execution_id: str) -> ExecutionSnapshot:
-        """The execution's snapshot: status, steps, state, results. Raises ExecutionNotFound."""
-        record = self.record(execution_id)
-        rows: list[JournalRow] = self._persistence().call("journal", execution_id)
-        return snapshot(record, rows, tolerant(self._codec))
-
-    def output(self, execution_id: str, cursor: str = "") -> Output:
-        """What an execution's steps have printed, as far as it is kept: the last lines since its coordinator began.
-
-        Args:
-            execution_id: the execution.
-            cursor: of the answer before; "" for all that there is.
-
-        Raises:
-            ExecutionNotFound: there is no such execution.
-        """
-        name = self.record(execution_id).coordinator
-        known, _, position = cursor.rpartition("/")
-        if not name:
-            return Output((), cursor)
-        try:
-            found: Progress = self._system.find(name).call(
-                "progress",
-                execution_id,
-                int(position) if known == name else 0,
-                timeout=_OUTPUT_PATIENCE,
-                group="control",
-            )
-        except ClusterError:  # it is gone or restarting; its successor prints on
-            return Output((), cursor)
-        return Output(found.lines, f"{name}/{found.cursor}", issued=found.issued, completed=found.completed)
-
-    def list(
-        self, *, status: ExecutionStatus | str | None = None, workflow: str | None = None, limit: int = 100
-    ) -> list[ExecutionSnapshot]:
-        """Executions, newest first, without their steps and state.
-
-        Args:
-            status: only those.
-            workflow: only those of that workflow id.
-            limit: at most so many.
-        """
-        wanted = () if status is None else (ExecutionStatus(status),)
-        query = Filter(status=wanted, workflow_id=workflow, limit=limit)
-        return [summary(record) for record in self._persistence().call("executions", query)]
-
-    def metrics(self) -> DistributedMetrics:
-        """The store's totals and what the pools do now."""
-        totals = self._persistence().call("totals")
-        now: PoolNow = self._system.find(naming.pool(self.config.pool.name)).call("now")
-        return DistributedMetrics.of(totals, now)
-
-    def pid_of(self, actor: str) -> int:
-        """The process of an actor, by its name as a snapshot or the Ray dashboard shows it. Raises ActorLost."""
-        pid: int = self._system.find(actor).call("pid", timeout=10, group="control")
-        return pid
 
     def outcome(self, record: ExecutionRecord, returns: Any = None) -> Any:
         """The result of an execution that is over, or its exception."""

@@ -10,6 +10,7 @@ from typing import Any
 from rayflow.client import Engine
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError
+from rayflow.pools import QueueRoom
 from rayflow.runtime import cluster, naming
 from rayflow.runtime.environment import capture
 from rayflow.runtime.settings import Settings
@@ -92,9 +93,10 @@ class DistributedEngine(Engine):
                 f"namespace {self.namespace!r} of this cluster is bound to the store {bound!r}, not to "
                 f"{self.store!r}; use that store, or give this engine a namespace of its own"
             )
-        settings = Settings(url=self.store, config=self.config)
+        settings = self._settings()
         running: Settings = self._system.spawn(supervisor_spec(settings)).call("ready", timeout=_READY)
-        self._check_settings(running.config)
+        self._check_settings(settings.config, running.config)
+        self._room = QueueRoom(self.pools, running.config.pool)
         if self._package is not None:
             self._persistence().call("put_blob", self._env.package, self._package)
         self._supervisor().call("environment", self._env.to_json())
@@ -103,11 +105,11 @@ class DistributedEngine(Engine):
             if self.recovered:
                 log.info("taken up: %s", ", ".join(self.recovered))
 
-    def _check_settings(self, running: EngineConfig) -> None:
+    def _check_settings(self, ours: EngineConfig, running: EngineConfig) -> None:
         differ = [
-            f"{name}={getattr(self.config, name)!r} (running: {getattr(running, name)!r})"
+            f"{name}={getattr(ours, name)!r} (running: {getattr(running, name)!r})"
             for name in sorted(self.config.model_fields_set - _OWN)
-            if getattr(self.config, name) != getattr(running, name)
+            if getattr(ours, name) != getattr(running, name)
         ]
         if differ:
             raise ClusterError(

@@ -17,6 +17,8 @@
     │   └── StepTimeout (TimeoutError)        … and the last one ran out of time
     ├── TerminalError                         raise it in a step: do not retry
     ├── LeaseLost                             the slot or attempt belongs to somebody newer
+    ├── DeadLetterNotFound (LookupError)      no dead letter of that step in this store
+    ├── PoolNotFound (LookupError)            there is no worker pool of that name
     ├── QueueFull                             the queue is at its limit and the caller asked not to wait
     ├── CodecError (TypeError)                a value cannot be written, or a payload not be read
     ├── StorageError
@@ -236,6 +238,31 @@ class TerminalError(RayflowError):
 
 class LeaseLost(RayflowError):
     """The slot or the attempt belongs to somebody newer; the answer does not count."""
+
+
+class DeadLetterNotFound(RayflowError, LookupError):
+    """There is no dead letter of that step in this store."""
+
+    def __init__(self, execution_id: str, step: int) -> None:
+        self.execution_id = execution_id
+        self.step = step
+        super().__init__(
+            f"no dead letter of step {step} of execution {execution_id!r} in this store; `rayflow dlq list` shows "
+            "those that there are"
+        )
+
+
+class PoolNotFound(RayflowError, LookupError):
+    """There is no worker pool of that name."""
+
+    def __init__(self, pool: str, *, known: tuple[str, ...] = ()) -> None:
+        self.pool = pool
+        self.known = known
+        hint = f"; there are: {', '.join(known)}" if known else ""
+        super().__init__(
+            f"there is no worker pool {pool!r}{hint}. Create it with engine.pools.create(rf.PoolConfig(name={pool!r})) "
+            f"or `rayflow pool create {pool}`"
+        )
 
 
 class QueueFull(RayflowError):

@@ -9,9 +9,9 @@ from typing import Any
 from rayflow.client import Engine
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import NotSupportedLocally
+from rayflow.pools import QueueRoom
 from rayflow.runtime import naming
 from rayflow.runtime.environment import capture
-from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import persistence_spec
 from rayflow.runtime.supervisor import supervisor_spec
 from rayflow.runtime.threads import ThreadSystem
@@ -63,9 +63,10 @@ class LocalEngine(Engine):
             raise
 
     def _open(self) -> None:
-        settings = Settings(url=self.store, config=self.config)
         self._threads.spawn(persistence_spec(self.store)).call("ready")
+        settings = self._settings()
         self._threads.spawn(supervisor_spec(settings)).call("ready")
+        self._room = QueueRoom(self.pools, settings.config.pool)
         self._supervisor().call("environment", self._env.to_json())
         self.recovered: list[str] = []
         if self.config.recover == "auto":

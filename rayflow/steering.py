@@ -130,7 +130,7 @@ class Steering:
             for event in plan.carried
         )
         self._write([
-            Rewind(record.id, record.epoch, record.last_seq, row, append_digest([row]), carried, deadline, now)
+            Rewind(record.id, record.epoch, record.last_seq, row, append_digest([row]), carried, deadline, now, plan.to)
         ])  # fmt: skip
         self._supervisor().send("submit", [self.record(record.id)])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rayflow.core.snapshot import ExecutionSnapshot, fold
 from rayflow.errors import Failure
-from rayflow.storage.base import ExecutionRecord, JournalRow
+from rayflow.storage.base import ExecutionRecord, JournalRow, StepNote
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.records import decode_entry, decode_failure
 
@@ -52,19 +52,29 @@ def summary(record: ExecutionRecord) -> ExecutionSnapshot:
     )
 
 
-def snapshot(record: ExecutionRecord, rows: Sequence[JournalRow], decode: Callable[[bytes], Any]) -> ExecutionSnapshot:
-    """The whole snapshot: the record, and what its journal folds to.
+def snapshot(
+    record: ExecutionRecord, rows: Sequence[JournalRow], notes: Sequence[StepNote], decode: Callable[[bytes], Any]
+) -> ExecutionSnapshot:
+    """The whole snapshot: the record, what its journal folds to, and what its steps said of themselves.
 
     Args:
         record: the execution's row.
         rows: its journal.
+        notes: the newest one of each step that has one.
         decode: reads payloads.
 
     Raises:
         CorruptRecord: a journal row is not what was written.
     """
     entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
-    return fold(summary(record), entries, decode)
+    made = fold(summary(record), entries, decode)
+    for note in notes:
+        step = made.steps[note.step - 1]
+        if note.kind == "progress":
+            step.progress = decode(note.body)
+        elif step.status == "running":
+            step.waits_for = decode(note.body)
+    return made
 
 
 def tolerant(codec: MsgpackCodec) -> Callable[[bytes], Any]:

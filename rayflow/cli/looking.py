@@ -47,7 +47,8 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
         record = await store.execution(args.id)
         if record is None:
             raise ExecutionNotFound(args.id)
-        return snapshot(record, await store.journal(args.id), MsgpackCodec().describe)
+        journal, notes = await store.journal(args.id), await store.notes(args.id)
+        return snapshot(record, journal, notes, MsgpackCodec().describe)
 
     found = read(store_url(args.store), look)
     detail: Detail = "full" if args.full else "steps" if args.steps else "brief"

@@ -10,9 +10,10 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from rayflow import __version__
-from rayflow.cli import looking, running, steering
+from rayflow.cli import letters, looking, pools, running, steering, tasks
 from rayflow.cli.exits import INTERRUPTED, READER_GONE, code_of
 from rayflow.cli.screen import Screen
+from rayflow.definition.options import RateLimit
 from rayflow.errors import RayflowError
 from rayflow.ids import ExecutionStatus
 
@@ -74,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_waiting(commands)
     _add_steering(commands)
     _add_looking(commands)
+    _add_letters(commands)
+    _add_pools(commands)
     _add_metrics(commands)
     _add_cluster(commands)
     return parser
@@ -152,7 +155,90 @@ def _add_looking(commands: _Commands[argparse.ArgumentParser]) -> None:
     detail = parser.add_mutually_exclusive_group()
     detail.add_argument("--steps", action="store_true", help="all steps, not only the last ones")
     detail.add_argument("--full", action="store_true", help="all steps with their results and tracebacks")
+    parser = _command(commands, "tasks", tasks.tasks, "show every attempt at an execution's steps", engine=True)
+    parser.add_argument("id", metavar="ID")
     _command(commands, "workflows", looking.workflows, "list the saved workflows")
+
+
+def _add_letters(commands: _Commands[argparse.ArgumentParser]) -> None:
+    about = "look at steps that failed for good, try them again, or discard them"
+    group = commands.add_parser("dlq", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    parser = _command(actions, "list", letters.list_letters, "list dead letters, newest first")
+    parser.add_argument("--workflow", metavar="ID", help="only those of this workflow")
+    parser.add_argument("--execution", metavar="ID", help="only those of this execution")
+    parser.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many; 50 if left out")
+    for name, command, about, engine in (
+        ("show", letters.show, "show a dead letter, with its input and all its attempts", False),
+        ("requeue", letters.requeue, "try the step again and let its execution go on", True),
+        ("discard", letters.discard, "delete a dead letter; its execution stays as it is", True),
+    ):
+        parser = _command(actions, name, command, about, engine=engine)
+        parser.add_argument("id", metavar="EXECUTION", help="the execution's id")
+        parser.add_argument("step", metavar="STEP", type=_count, help="the step's number")
+        if name == "requeue":
+            parser.add_argument(
+                "--wait", action="store_true", help="wait for it; with --local that is a matter of course"
+            )
+            parser.add_argument(
+                "--timeout", type=_seconds, metavar="S", help="stop waiting after S seconds; it goes on"
+            )
+
+
+def _add_pools(commands: _Commands[argparse.ArgumentParser]) -> None:
+    about = "look at worker pools, make them, scale, drain or delete them"
+    group = commands.add_parser("pool", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    actions = group.add_subparsers(required=True, metavar="ACTION")
+    _pool_command(actions, "list", pools.list_pools, "show what each pool does now", name=False)
+    _add_pool_options(_pool_command(actions, "create", pools.create, "make a pool"))
+    parser = _pool_command(actions, "scale", pools.scale, "change a pool's size while it runs; no task is lost")
+    parser.add_argument("workers", type=_whole, nargs="?", metavar="N", help="so many workers in each code environment")
+    parser.add_argument("--min", dest="min_workers", type=_whole, metavar="N", help="scale by the work: at least N")
+    parser.add_argument("--max", dest="max_workers", type=_count, metavar="N", help="scale by the work: at most N")
+    parser = _pool_command(actions, "drain", pools.drain, "stop a pool's workers, each once its tasks are done")
+    parser.add_argument(
+        "--timeout", type=_seconds, metavar="S", help="stop waiting after S seconds; they go on to stop"
+    )
+    parser = _pool_command(actions, "delete", pools.delete, "delete a pool with its workers")
+    parser.add_argument("--force", action="store_true", help="also while tasks wait for it or run in it")
+
+
+def _pool_command(
+    actions: _Commands[argparse.ArgumentParser], action: str, command: Command, about: str, *, name: bool = True
+) -> argparse.ArgumentParser:
+    parser = _command(actions, action, command, about)
+    parser.add_argument("--address", metavar="ADDR", help="the Ray cluster to join, as host:port")
+    parser.add_argument("--local", action="store_true", help=argparse.SUPPRESS)  # to say why it cannot be
+    if name:
+        parser.add_argument("name", metavar="NAME", help="the pool's name")
+    return parser
+
+
+def _add_pool_options(parser: argparse.ArgumentParser) -> None:
+    size = parser.add_argument_group("size, in each code environment")
+    size.add_argument("--workers", type=_whole, metavar="N", help="workers; 4 if left out")
+    size.add_argument("--concurrency", type=_count, metavar="N", help="tasks that a worker runs at once; 4 if left out")
+    size.add_argument("--min-workers", type=_whole, metavar="N", help="scale by the work that waits: at least so many")
+    size.add_argument("--max-workers", type=_count, metavar="N", help="scale by the work that waits: at most so many")
+    size.add_argument("--idle-timeout", type=_seconds, metavar="S", help="stop a spare worker idle for S seconds; 30")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--queue-limit", type=_count, metavar="N", help="tasks that may wait; any number if left out")
+    limits.add_argument("--rate", type=_rate, metavar="N/SECONDS", help="starts of tasks at most, such as 50/1")
+    worker = parser.add_argument_group("each worker")
+    worker.add_argument("--num-cpus", type=_amount, metavar="X", help="CPUs that Ray reserves for it; 0.01 if left out")
+    worker.add_argument("--num-gpus", type=_amount, metavar="X", help="GPUs that Ray reserves for it; 0 if left out")
+    worker.add_argument("--memory", type=_count, metavar="BYTES", help="memory that Ray reserves for it")
+    worker.add_argument("--resources", metavar="JSON", help="custom resources that Ray reserves for it, as an object")
+    worker.add_argument(
+        "--runtime-env", metavar="JSON", help="Ray's runtime environment, on top of the code environment"
+    )
+    worker.add_argument("--setup", metavar="MODULE:FUNCTION", help="called once before it takes work")
+    worker.add_argument(
+        "--max-tasks", type=_count, metavar="N", help="replace it after so many tasks; never if left out"
+    )
+    worker.add_argument(
+        "--drain-timeout", type=_amount, metavar="S", help="seconds to finish its tasks when it is to stop; 300"
+    )
 
 
 def _add_metrics(commands: _Commands[argparse.ArgumentParser]) -> None:
@@ -185,6 +271,28 @@ def _count(text: str) -> int:
     return value
 
 
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"needs at least 0, not {text}")
+    return value
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"needs at least 0, not {text}")
+    return value
+
+
+def _rate(text: str) -> RateLimit:
+    count, _, per = text.partition("/")
+    try:
+        return RateLimit(count=_count(count), per=_seconds(per))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise argparse.ArgumentTypeError(f"needs starts and seconds, such as 50/1, not {text!r}") from error
+
+
 def _port(text: str) -> int:
     value = int(text)
     if not 0 <= value < 65536:
@@ -194,3 +302,4 @@ def _port(text: str) -> int:
 
 # argparse names a type in its own message by this.
 _seconds.__name__, _count.__name__, _port.__name__ = "number of seconds", "number", "port"
+_whole.__name__, _amount.__name__ = "number", "number"

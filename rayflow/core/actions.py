@@ -119,6 +119,3 @@ class Work:
     inbox_done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     letters: list[Letter] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.entries or self.actions or self.holds)

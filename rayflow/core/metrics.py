@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from rayflow.definition.options import PoolConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +51,10 @@ class DistributedMetrics:
     avg_execution_time: float = 0.0
 
     @classmethod
-    def of(cls, totals: Mapping[str, float], pool: PoolNow | None = None) -> DistributedMetrics:
-        """The metrics of a store's totals and a pool's present state."""
+    def of(cls, totals: Mapping[str, float], pools: Sequence[PoolStatus] = ()) -> DistributedMetrics:
+        """The metrics of a store's totals and the present state of its pools."""
         ended = sum(totals.get(f"executions_{how}", 0) for how in ("completed", "failed", "cancelled"))
         timed = totals.get("attempts_timed", 0)
-        now = pool or PoolNow()
         return cls(
             executions_started=int(totals.get("executions_started", 0)),
             executions_completed=int(totals.get("executions_completed", 0)),
@@ -65,20 +66,43 @@ class DistributedMetrics:
             attempts_failed=int(totals.get("attempts_failed", 0)),
             attempts_lost=int(totals.get("attempts_lost", 0)),
             late_results=int(totals.get("late_results", 0)),
-            queue_depth=now.waiting,
-            oldest_waiting=now.oldest_waiting,
-            active_workers=now.workers,
-            tasks_processing=now.busy,
+            queue_depth=sum(pool.queued for pool in pools),
+            oldest_waiting=max((pool.oldest_waiting for pool in pools), default=0.0),
+            active_workers=sum(pool.workers for pool in pools),
+            tasks_processing=sum(pool.busy for pool in pools),
             avg_task_duration=totals.get("attempt_microseconds", 0) / 1e6 / timed if timed else 0.0,
             avg_execution_time=totals.get("execution_seconds", 0) / ended if ended else 0.0,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class PoolNow:
-    """What a pool does now."""
+class PoolStatus:
+    """What a worker pool does now.
 
-    waiting: int = 0
+    Args:
+        name: its name.
+        config: how it is configured.
+        queued: tasks that wait for a slot.
+        oldest_waiting: seconds that the oldest of them has waited; 0 if none does.
+        full: whether the queue is at its limit.
+        wanted: workers that it should have now, over all code environments with work.
+        workers: workers that are up.
+        starting: workers that are not up yet.
+        leaving: workers that stop once their tasks are done.
+        busy: slots in use.
+        idle: slots that are free.
+        problem: why its workers do not start, in words; "" if they do.
+    """
+
+    name: str = "default"
+    config: PoolConfig = PoolConfig()
+    queued: int = 0
     oldest_waiting: float = 0.0
+    full: bool = False
+    wanted: int = 0
     workers: int = 0
+    starting: int = 0
+    leaving: int = 0
     busy: int = 0
+    idle: int = 0
+    problem: str = ""

@@ -29,6 +29,8 @@ class StepSnapshot:
         ended: when its outcome was recorded.
         retry_at: when the next attempt is due, while it waits for one.
         worker: who ran the newest attempt.
+        progress: what it last said of its progress, by ``rf.step_context().heartbeat(progress)``.
+        waits_for: what it waits for that the cluster does not have, in words; "" if it does not.
     """
 
     seq: int
@@ -41,6 +43,8 @@ class StepSnapshot:
     ended: float | None = None
     retry_at: float | None = None
     worker: str = ""
+    progress: Any = None
+    waits_for: str = ""
 
 
 @dataclass(slots=True)

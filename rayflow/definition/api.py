@@ -6,7 +6,7 @@ import contextlib
 import random as random_module
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +64,14 @@ def _execution(what: str, instead: str) -> ExecutionContext:
     return execution
 
 
+def _unheard(progress: Any) -> None:
+    """Where nobody listens for heartbeats."""
+
+
+def _nothing_prepared() -> Any:
+    raise RuntimeError("rf.step_context().setup: no setup of a pool has run where this step runs")
+
+
 @dataclass(frozen=True, slots=True)
 class StepContext:
     """Which attempt at which step is running.
@@ -79,6 +87,8 @@ class StepContext:
             lower one than was seen before is late.
         worker: the worker's name.
         cancel: set by the worker when the attempt is given up.
+        beat: takes each heartbeat, with its progress.
+        prepared: answers what the pool's setup did.
     """
 
     execution_id: str
@@ -90,11 +100,39 @@ class StepContext:
     epoch: int
     worker: str
     cancel: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    beat: Callable[[Any], None] = field(default=_unheard, repr=False, compare=False)
+    prepared: Callable[[], Any] = field(default=_nothing_prepared, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
         """Whether the attempt was given up (timeout, cancellation, drain): its result no longer counts."""
         return self.cancel.is_set()
+
+    @property
+    def setup(self) -> Any:
+        """What the ``setup`` of the step's pool answered in this worker; of a context manager, what entering it did.
+
+        Raises:
+            RuntimeError: the pool has no setup, or the step does not run on one of the pool's workers.
+        """
+        return self.prepared()
+
+    def heartbeat(self, progress: Any = None) -> None:
+        """Say that the step is alive and, if you like, how far it is.
+
+        Call it as often as you like, from any thread: only now and then one goes out, with the newest progress. A step
+        with a ``heartbeat_timeout`` has to call it more often than that.
+
+        Args:
+            progress: anything that the codec can write; None leaves what was said last.
+
+        Raises:
+            CodecError: the progress cannot be written.
+
+        Example:
+            ``rf.step_context().heartbeat({"pages": done, "of": total})`` in a loop of a step.
+        """
+        self.beat(progress)
 
 
 _STEP: ContextVar[StepContext] = ContextVar("rayflow_step")

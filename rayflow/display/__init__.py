@@ -1,4 +1,6 @@
-"""What a person sees of executions and metrics: text for terminals, HTML for notebooks, JSON for programs.
+"""What a person sees of executions, dead letters, worker pools and metrics.
+
+Text for terminals, HTML for notebooks, JSON for programs.
 
 Nothing here reads the clock or the screen: what is shown follows from the arguments alone. Whatever data hold is
 escaped, so that it can neither draw on a terminal nor become part of a page.
@@ -9,8 +11,11 @@ Example:
 
 from __future__ import annotations
 
+from rayflow.display.letters import letter_json, letter_text, letters_text
 from rayflow.display.page import to_html
 from rayflow.display.plain import definition_json, jsonable, summary_json, to_json
+from rayflow.display.pools import pool_json, pool_size_text, pools_text
+from rayflow.display.tasks import task_json, tasks_text
 from rayflow.display.text import Detail, list_text, metrics_text, snapshot_text, value_text, workflows_text
 from rayflow.display.words import Style, duration_text, failure_text, time_text
 
@@ -21,10 +26,18 @@ __all__ = [
     "duration_text",
     "failure_text",
     "jsonable",
+    "letter_json",
+    "letter_text",
+    "letters_text",
     "list_text",
     "metrics_text",
+    "pool_json",
+    "pool_size_text",
+    "pools_text",
     "snapshot_text",
     "summary_json",
+    "task_json",
+    "tasks_text",
     "time_text",
     "to_html",
     "to_json",

@@ -9,6 +9,7 @@ from typing import Any
 
 from rayflow.core.snapshot import ExecutionSnapshot, StepSnapshot
 from rayflow.display.plain import jsonable
+from rayflow.display.text import progress_text
 from rayflow.display.words import PLAIN, Style, duration_text, failure_text, lasted, step_lasted, step_status, time_text
 
 #: Colours that are readable on the light and on the dark theme of a notebook.
@@ -64,9 +65,10 @@ def _steps(steps: Sequence[StepSnapshot]) -> list[str]:
             _status(step_status(step)),
             str(step.attempts),
             "" if took is None else duration_text(took),
+            _text(progress_text(step)),
             _text("" if step.error is None else failure_text(step.error)),
         ])  # fmt: skip
-    shown = _table(["step", "name", "status", "attempts", "duration", "error"], rows)
+    shown = _table(["step", "name", "status", "attempts", "duration", "progress", "error"], rows)
     left_out = len(steps) - len(rows)
     return [shown, f"<div>… and {left_out} earlier ones</div>"] if left_out else [shown]
 

@@ -92,11 +92,12 @@ def summary_json(snapshot: ExecutionSnapshot) -> dict[str, Any]:
         "priority": snapshot.priority,
         "epoch": snapshot.epoch,
         "coordinator": snapshot.coordinator,
-        "error": None if snapshot.error is None else _failure_json(snapshot.error),
+        "error": None if snapshot.error is None else failure_json(snapshot.error),
     }
 
 
-def _failure_json(failure: Failure) -> dict[str, Any]:
+def failure_json(failure: Failure) -> dict[str, Any]:
+    """A failure as plain JSON values."""
     return {**failure.to_dict(), "mro": list(failure.mro)}
 
 
@@ -107,12 +108,14 @@ def _step_json(step: StepSnapshot) -> dict[str, Any]:
         "status": step.status,
         "attempts": step.attempts,
         "result": jsonable(step.result),
-        "error": None if step.error is None else _failure_json(step.error),
+        "error": None if step.error is None else failure_json(step.error),
         "began": step.began,
         "ended": step.ended,
         "duration": step_lasted(step),
         "retry_at": step.retry_at,
         "worker": step.worker,
+        "progress": jsonable(step.progress),
+        "waits_for": step.waits_for,
     }
 
 

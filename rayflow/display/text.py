@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from rayflow.display.words import (
     failure_text,
     lasted,
     one_line,
+    painted,
     step_lasted,
     step_status,
     time_text,
@@ -30,15 +31,8 @@ Detail = Literal["brief", "steps", "full"]
 STEPS_SHOWN = 20
 LINES_SHOWN = 12
 
-_COLOURS = {
-    "completed": "32", "running": "36", "pending": "2", "paused": "33", "failed": "31", "cancelled": "35",
-    "dropped": "2", "skipped": "2", "waiting": "33",
-}  # fmt: skip
-
-
-def _paint(text: str, word: str, style: Style) -> str:
-    code = _COLOURS.get(word)
-    return f"\x1b[{code}m{text}\x1b[0m" if style.colour and code else text
+#: Columns that a step's progress, and what it waits for, may take among other columns.
+_PROGRESS = 80
 
 
 def list_text(snapshots: Sequence[ExecutionSnapshot], style: Style = PLAIN) -> str:
@@ -60,7 +54,7 @@ def list_text(snapshots: Sequence[ExecutionSnapshot], style: Style = PLAIN) -> s
             "" if took is None else duration_text(took),
             "" if snapshot.error is None else failure_text(snapshot.error),
         ])  # fmt: skip
-    return "\n".join(table(columns, rows, style.width, lambda text, cell: _paint(text, cell, style)))
+    return "\n".join(table(columns, rows, style.width, lambda text, cell: painted(text, cell, style)))
 
 
 def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: Detail = "brief") -> str:
@@ -74,7 +68,7 @@ def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: 
     """
     parts = ["\n".join(_header(snapshot, style))]
     if snapshot.error is not None and detail == "full" and snapshot.error.traceback:
-        parts.append(_indented("traceback", snapshot.error.traceback))
+        parts.append(indented("traceback", snapshot.error.traceback))
     if snapshot.stages:
         parts.append("\n".join(_stages(snapshot.stages, style)))
     if snapshot.steps:
@@ -90,7 +84,7 @@ def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: 
 
 def _header(snapshot: ExecutionSnapshot, style: Style) -> list[str]:
     took = lasted(snapshot, style.now)
-    status = _paint(str(snapshot.status), str(snapshot.status), style)
+    status = painted(str(snapshot.status), str(snapshot.status), style)
     facts = {
         "execution": visible(snapshot.execution_id),
         "workflow": f"{visible(snapshot.workflow_id)} (version {visible(snapshot.version)})",
@@ -103,6 +97,11 @@ def _header(snapshot: ExecutionSnapshot, style: Style) -> list[str]:
         "priority": str(snapshot.priority),
         "coordinator": f"{visible(snapshot.coordinator)} (epoch {snapshot.epoch})" if snapshot.coordinator else "",
     }
+    return facts_text(facts)
+
+
+def facts_text(facts: Mapping[str, str]) -> list[str]:
+    """Named facts, one to a line; those that are empty are left out."""
     wide = max(map(len, facts))
     return [f"{pad(name, wide)}  {fact}" for name, fact in facts.items() if fact]
 
@@ -110,13 +109,14 @@ def _header(snapshot: ExecutionSnapshot, style: Style) -> list[str]:
 def _stages(stages: Sequence[StageSnapshot], style: Style) -> list[str]:
     columns = (Column("STAGE", right=True), Column("NAME", least=8), Column("STATUS"))
     rows = [[str(stage.index), visible(stage.name), stage.status] for stage in stages]
-    return table(columns, rows, style.width, lambda text, cell: _paint(text, cell, style))
+    return table(columns, rows, style.width, lambda text, cell: painted(text, cell, style))
 
 
 def _steps(steps: Sequence[StepSnapshot], style: Style, detail: Detail) -> list[str]:
     columns = (
         Column("STEP", right=True), Column("NAME", least=8), Column("STATUS"), Column("ATTEMPTS", right=True),
-        Column("DURATION", right=True), Column("WORKER", least=8), Column("ERROR", least=12),
+        Column("DURATION", right=True), Column("WORKER", least=8), Column("PROGRESS", least=12),
+        Column("ERROR", least=12),
     )  # fmt: skip
     shown = steps if detail != "brief" else steps[-STEPS_SHOWN:]
     rows = []
@@ -129,11 +129,22 @@ def _steps(steps: Sequence[StepSnapshot], style: Style, detail: Detail) -> list[
             str(step.attempts),
             "" if took is None else duration_text(took),
             visible(step.worker.removeprefix("rayflow:worker:")),
+            progress_text(step),
             "" if step.error is None else failure_text(step.error),
         ])  # fmt: skip
-    lines = table(columns, rows, style.width, lambda text, cell: _paint(text, cell, style))
+    lines = table(columns, rows, style.width, lambda text, cell: painted(text, cell, style))
     left_out = len(steps) - len(shown)
     return lines if not left_out else [*lines, f"… and {left_out} earlier ones; --steps shows all"]
+
+
+def progress_text(step: StepSnapshot) -> str:
+    """How far a step that is under way says it is, or what it waits for; short, in one line, "" if it says nothing."""
+    if step.status != "running":
+        return ""
+    said = step.progress
+    how_far = "" if said is None else said if isinstance(said, str) else json.dumps(jsonable(said), ensure_ascii=False)
+    parts = (f"waits: {one_line(step.waits_for)}" if step.waits_for else "", one_line(how_far))
+    return clip("; ".join(filter(None, parts)), _PROGRESS)
 
 
 def _step_details(steps: Iterable[StepSnapshot], style: Style) -> list[str]:
@@ -143,11 +154,12 @@ def _step_details(steps: Iterable[StepSnapshot], style: Style) -> list[str]:
         if step.status == "completed":
             parts.append(value_text(f"{title}: result", step.result, style, whole=True))
         elif step.error is not None and step.error.traceback:
-            parts.append(_indented(f"{title}: traceback", step.error.traceback))
+            parts.append(indented(f"{title}: traceback", step.error.traceback))
     return parts
 
 
-def _indented(title: str, text: str) -> str:
+def indented(title: str, text: str) -> str:
+    """A text under its title."""
     return "\n".join([title, *(f"  {visible(line)}".rstrip() for line in text.rstrip().splitlines())])
 
 

@@ -30,6 +30,17 @@ class Style:
 #: How it is shown where nobody says otherwise.
 PLAIN = Style()
 
+_COLOURS = {
+    "completed": "32", "running": "36", "pending": "2", "paused": "33", "failed": "31", "cancelled": "35",
+    "dropped": "2", "skipped": "2", "waiting": "33", "lost": "33",
+}  # fmt: skip
+
+
+def painted(text: str, word: str, style: Style) -> str:
+    """The text in the colour of a status, where colours are wanted and the word is one."""
+    code = _COLOURS.get(word)
+    return f"\x1b[{code}m{text}\x1b[0m" if style.colour and code else text
+
 
 def duration_text(seconds: float) -> str:
     """A duration for people.

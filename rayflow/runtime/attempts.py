@@ -25,6 +25,7 @@ from rayflow.definition.step import Step
 from rayflow.errors import ClusterError, Failure, IncompatibleVersion, StorageUnavailable, class_name
 from rayflow.runtime import logs, output
 from rayflow.runtime.arguments import read_arguments
+from rayflow.runtime.beats import Beats
 from rayflow.runtime.eventloop import LoopThread
 from rayflow.runtime.messages import TaskMessage, TaskOutcome
 from rayflow.storage.codec import Codec
@@ -45,13 +46,29 @@ class Attempt:
     Args:
         task: what runs.
         worker: the worker's name.
-        coordinator: name of the actor that is told what the step prints.
+        coordinator: name of the actor that is told what the step prints, and that it is alive.
+        beats: what it says of being alive.
+        prepared: answers what the pool's setup did.
+        begun: told when the step's own code begins.
+
+    Attributes:
+        began: when the step's own code began, in seconds since the epoch; 0 before.
     """
 
-    def __init__(self, task: TaskMessage, worker: str, coordinator: str) -> None:
+    def __init__(
+        self,
+        task: TaskMessage,
+        worker: str,
+        coordinator: str,
+        *,
+        beats: Beats,
+        prepared: Callable[[], Any],
+        begun: Callable[[Attempt], None] | None = None,
+    ) -> None:
         self.task = task
         self.coordinator = coordinator
-        self.began = time.time()
+        self.began = 0.0
+        self.beats = beats
         self.since = time.monotonic()
         self.lines = output.Lines()
         #: While something is done that another attempt would not mend: what it means if it fails.
@@ -65,10 +82,22 @@ class Attempt:
             idempotency_key=task.idempotency_key,
             epoch=task.epoch,
             worker=worker,
+            beat=beats.beat,
+            prepared=prepared,
         )
+        self._begun = begun
         self._lock = threading.Lock()
         self._reason: str | None = None
         self._interrupt: Callable[[], None] | None = None
+
+    def begins(self) -> None:
+        """The step's own code begins now. Raises TooLate if it should have begun before."""
+        now = time.time()
+        if self.task.start_by is not None and now > self.task.start_by:
+            raise TooLate
+        first, self.began = not self.began, now
+        if first and self._begun is not None:
+            self._begun(self)
 
     @property
     def stopped(self) -> str | None:
@@ -108,11 +137,14 @@ class Runner:
         self._codec = codec
         self._loop = loop
 
-    def run(self, attempt: Attempt) -> TaskOutcome:
-        """Run an attempt on this thread, to its end."""
+    def run(self, attempt: Attempt) -> TaskOutcome | None:
+        """Run an attempt on this thread, to its end. None if it should have begun before, and was not begun."""
         output.install()
-        # A context of its own, so that what one step sets in it is not seen by the next.
-        result, failure = contextvars.copy_context().run(self._run, attempt)
+        try:
+            # A context of its own, so that what one step sets in it is not seen by the next.
+            result, failure = contextvars.copy_context().run(self._run, attempt)
+        except TooLate:
+            return None
         return TaskOutcome(
             attempt.task.execution_id,
             attempt.task.seq,
@@ -134,6 +166,8 @@ class Runner:
                 return None, late.failure(task)
             except _Stopped as stopped:
                 return None, cancelled(str(stopped))
+            except TooLate:
+                raise
             except BaseException as error:  # noqa: BLE001 - also SystemExit: a step does not end its worker
                 return None, _explained(attempt, error)
 
@@ -148,6 +182,7 @@ class Runner:
         attempt.needs = ""
         if attempt.stopped is not None:
             raise _Stopped(attempt.stopped)
+        attempt.begins()
         if agent:
             on_this_thread = _OnThisThread(agent_id(target), lambda value: self._settled(attempt, fn(value)))
             value = _driven(run_agent(on_this_thread, given, time.time))
@@ -170,9 +205,13 @@ class Runner:
         limit = asyncio.timeout(attempt.task.timeout)
         try:
             attempt.interruptible(lambda: self._loop.call(task.cancel))
+            if inspect.iscoroutine(answer) and inspect.getcoroutinestate(answer) == inspect.CORO_CREATED:
+                attempt.begins()  # only now does its code begin
             async with limit:
                 return await answer, None
         except BaseException as error:  # noqa: BLE001 - see above
+            if isinstance(error, TooLate):
+                cast("Coroutine[Any, Any, Any]", answer).close()
             if limit.expired():
                 return None, _TimedOut(error)
             if isinstance(error, asyncio.CancelledError) and attempt.stopped is not None:
@@ -222,6 +261,10 @@ def _driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------
+class TooLate(BaseException):
+    """The attempt was to begin before now, or not at all. Not for the step: its code has not begun."""
+
+
 class _Stopped(Exception):
     """The attempt was told to stop, and did."""
 

@@ -37,11 +37,15 @@ class Batch:
     waiting: deque[TaskMessage]
     outcomes: list[TaskOutcome] = field(default_factory=list)
     given_back: list[Key] = field(default_factory=list)
+    #: What was under way when the worker stopped.
+    stopped: list[Key] = field(default_factory=list)
     running: TaskMessage | None = None
     attempt: Attempt | None = None
     over: bool = False
     #: How many outcomes went out with an early answer; None if there was none.
     answered: int | None = None
+    #: How many of those given back it told.
+    returned: int = 0
     expires: float = 0.0
     settled: threading.Event = field(default_factory=threading.Event)
 
@@ -51,12 +55,14 @@ class Batches:
 
     Args:
         slots: batches that are worked on at once.
+        most: tasks that are begun, after which no batch is taken any more; None for any number.
         remembered: how many executions' epochs, and how many revoked tokens.
         kept: how many batches that were answered early are kept after their end.
     """
 
-    def __init__(self, slots: int, *, remembered: int = REMEMBERED, kept: int = KEPT) -> None:
+    def __init__(self, slots: int, *, most: int | None = None, remembered: int = REMEMBERED, kept: int = KEPT) -> None:
         self._slots = slots
+        self._left = most
         self._remembered = remembered
         self._keep = kept
         self._epochs: OrderedDict[str, int] = OrderedDict()
@@ -65,6 +71,8 @@ class Batches:
         self.active: dict[str, Batch] = {}
         self.pool_epoch = 0
         self.closed = False
+        #: What is under way was told to stop: however it ends, that is not its own doing.
+        self._ending = False
         #: Counts what begins and ends: it stands still only while nothing happens.
         self.progress = 0
 
@@ -78,7 +86,12 @@ class Batches:
         if message.pool_epoch < self.pool_epoch or message.token in self._revoked:
             return "stale"
         self.pool_epoch = message.pool_epoch
-        return "busy" if self.closed or len(self.active) >= self._slots else ""
+        return "busy" if self.closed or self.worn or len(self.active) >= self._slots else ""
+
+    @property
+    def worn(self) -> bool:
+        """Whether as many tasks were begun as may be."""
+        return self._left is not None and self._left <= 0
 
     def take(self, message: BatchMessage) -> Batch:
         """Put a batch on a slot."""
@@ -111,6 +124,8 @@ class Batches:
     def begin(self, batch: Batch, now: float, mono: float) -> TaskMessage | None:
         """The next task of a batch, which begins now; None at its end, when its slot is free again.
 
+        What a newer coordinator has taken over is refused.
+
         Args:
             batch: the batch.
             now: seconds since the epoch.
@@ -118,19 +133,36 @@ class Batches:
         """
         while batch.waiting:
             task = batch.waiting.popleft()
-            if task.epoch >= self._epochs.get(task.execution_id, 0):
+            if task.epoch < self._epochs.get(task.execution_id, 0):
+                batch.outcomes.append(TaskOutcome(*key_of(task), result=None, failure=None, began=now, ended=now))
+            else:
                 batch.running = task
                 self.progress += 1
+                if self._left is not None:
+                    self._left -= 1
                 return task
-            batch.outcomes.append(TaskOutcome(*key_of(task), result=None, failure=None, began=now, ended=now))
         self._end(batch, mono)
         return None
 
     def finish(self, batch: Batch, outcome: TaskOutcome, mono: float) -> None:
         """The running task of a batch ended."""
-        batch.outcomes.append(outcome)
+        if batch.over:
+            return  # it was given up before
+        if self._ending:
+            batch.stopped.append((outcome.execution_id, outcome.seq, outcome.attempt))
+        else:
+            batch.outcomes.append(outcome)
         batch.running = batch.attempt = None
         self.progress += 1
+        if not batch.waiting:
+            self._end(batch, mono)
+
+    def not_begun(self, batch: Batch, mono: float) -> None:
+        """The running task of a batch was not begun after all: it was too late for that."""
+        if batch.over or batch.running is None:
+            return
+        batch.given_back.append(key_of(batch.running))
+        batch.running = batch.attempt = None
         if not batch.waiting:
             self._end(batch, mono)
 
@@ -156,9 +188,10 @@ class Batches:
         """The answer to a batch, at its end or because patience is: what has not begun is given back."""
         self.give_back(batch, mono)
         if not batch.over:
-            batch.answered = len(batch.outcomes)
-        running = None if batch.running is None else key_of(batch.running)
-        return BatchReply(tuple(batch.outcomes), running, tuple(batch.given_back))
+            batch.answered, batch.returned = len(batch.outcomes), len(batch.given_back)
+        return _under_way(batch)._replace(
+            outcomes=tuple(batch.outcomes), not_begun=tuple(batch.given_back), stopped=tuple(batch.stopped)
+        )
 
     def give_back(self, batch: Batch, mono: float) -> None:
         """Withdraw what has not begun. The slot is free at once if nothing runs."""
@@ -170,9 +203,33 @@ class Batches:
     def collect(self, batch: Batch, mono: float) -> BatchReply:
         """What came of the task that was running when a batch was answered early."""
         if not batch.over:
-            return BatchReply(running=None if batch.running is None else key_of(batch.running))
+            return _under_way(batch)
         batch.expires = min(batch.expires, mono + KEEP_COLLECTED)
-        return BatchReply(tuple(batch.outcomes[batch.answered or 0 :]))
+        return BatchReply(
+            tuple(batch.outcomes[batch.answered or 0 :]),
+            not_begun=tuple(batch.given_back[batch.returned :]),
+            stopped=tuple(batch.stopped),
+        )
+
+    # --- the end -------------------------------------------------------------------------------------------
+    def close(self, mono: float) -> None:
+        """Take nothing more, and give back what has not begun."""
+        self.closed = True
+        for batch in list(self.active.values()):
+            self.give_back(batch, mono)
+
+    def end(self) -> list[Attempt]:
+        """The attempts under way, which are to be told to stop. From now on nothing that comes of them counts."""
+        self._ending = True
+        return [batch.attempt for batch in self.active.values() if batch.attempt is not None]
+
+    def give_up(self, mono: float) -> None:
+        """Wait no more for those that did not stop."""
+        for batch in list(self.active.values()):
+            assert batch.running is not None, "what had not begun was given back before"
+            batch.stopped.append(key_of(batch.running))
+            batch.running = batch.attempt = None
+            self._end(batch, mono)
 
     def cancel(self, key: Key, epoch: int | None, reason: str, now: float) -> tuple[bool, list[Attempt]]:
         """Withdraw a task that has not begun; find the attempts that have to be told.
@@ -211,6 +268,12 @@ class Batches:
 def key_of(task: TaskMessage) -> Key:
     """What names an attempt."""
     return task.execution_id, task.seq, task.attempt
+
+
+def _under_way(batch: Batch) -> BatchReply:
+    if batch.running is None:
+        return BatchReply()
+    return BatchReply(running=key_of(batch.running), began=0.0 if batch.attempt is None else batch.attempt.began)
 
 
 def _meant(task: TaskMessage, key: Key, epoch: int | None) -> bool:

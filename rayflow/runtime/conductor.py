@@ -14,11 +14,12 @@ import heapq
 import logging
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
+from rayflow.core.actions import LiveTask
 from rayflow.core.execution import Action, Execution, RunAttempt, StopAttempt
 from rayflow.core.machine import failure_of
+from rayflow.core.slots import Key
 from rayflow.errors import (
     ClusterError,
     DefinitionError,
@@ -26,24 +27,25 @@ from rayflow.errors import (
     Failure,
     Fenced,
     InvalidTransition,
+    QueueFull,
     RayflowError,
     StorageUnavailable,
 )
 from rayflow.runtime import naming
 from rayflow.runtime.codes import Codes
-from rayflow.runtime.commits import RETRY_FIRST, RETRY_MOST, Commits, Members
-from rayflow.runtime.dispatcher import Dispatcher, Key
-from rayflow.runtime.driver import Driver, is_fresh
+from rayflow.runtime.commits import RETRY_MOST, Commits, Members
+from rayflow.runtime.dispatchers import Dispatchers
+from rayflow.runtime.driver import Driver
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.inboxes import Inboxes
 from rayflow.runtime.localruns import LocalRuns
-from rayflow.runtime.messages import TaskMessage, TaskOutcome, pack, unpack
-from rayflow.runtime.persistence import TakenUp
+from rayflow.runtime.messages import TaskMessage, TaskOutcome, unpack
 from rayflow.runtime.prints import Prints, Progress
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLine, ActorSystem, Reply, send_to
+from rayflow.runtime.system import ActorLine, ActorSystem, send_to
+from rayflow.runtime.takeups import TakeUps
 from rayflow.runtime.turns import Turns
-from rayflow.storage.base import Answer, ExecutionRecord, InboxRow, Refused
+from rayflow.storage.base import Answer, ExecutionRecord, InboxRow
 from rayflow.storage.codec import MsgpackCodec
 
 log = logging.getLogger(__name__)
@@ -78,10 +80,12 @@ class Conductor:
         self._drivers: dict[str, Driver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
-        self._dispatchers: dict[str, Dispatcher] = {}
+        self._dispatchers = Dispatchers(self, system, env, settings)
+        self._waits: set[Key] = set()
         self._local: LocalRuns | None = None
         self._commits: Commits | None = None
         self._inboxes = Inboxes(system, self.post, self.later, self._received)
+        self._takeups = TakeUps(system, self.turns, self._holds, self._touch, self._drop)
 
     def start(self) -> None:
         """Begin."""
@@ -118,11 +122,38 @@ class Conductor:
         """The executions driven here, with their epochs."""
         return {driver.id: driver.epoch for driver in list(self._drivers.values())}
 
+    def live(self, execution_id: str) -> list[tuple[LiveTask, str]]:
+        """The unanswered steps of an execution, each with its worker; for the coordinator's own thread."""
+        driver = self._drivers.get(execution_id)
+        if driver is None or driver.execution is None:
+            return []
+        tasks = driver.execution.live()
+        return [(task, self._dispatchers.worker_of((execution_id, task.seq, task.attempt))) for task in tasks]
+
     # --- posted --------------------------------------------------------------------------------------------
     def slots(self, data: bytes) -> None:
         """A pool says something by itself."""
-        pool, epoch, commands = unpack(data)
-        self._dispatcher(pool).apply(epoch, commands)
+        self._dispatchers.apply(*unpack(data))
+
+    def beat(self, key: Key, epoch: int, progress: bytes | None) -> None:
+        """A step says that it is alive, and how far it is."""
+        driver = self._drivers.get(key[0])
+        if driver is None or driver.execution is None or driver.epoch != epoch:
+            return
+        if driver.execution.beat(key[1], key[2], self.now()):
+            self._schedule(driver)
+            if progress is not None:
+                driver.note(key[1], key[2], self.now(), progress)
+
+    def begun(self, key: Key, epoch: int, at: float) -> None:
+        """A step that is a Ray task of its own has begun."""
+        driver = self._drivers.get(key[0])
+        if driver is None or driver.epoch != epoch:
+            return
+        self._dispatchers.begun(key, at)
+        if key in self._waits:
+            self._waits.discard(key)
+            driver.note(key[1], key[2], at, self._codec.encode(None))
 
     def assign(self, records: Sequence[ExecutionRecord]) -> None:
         """Drive these executions."""
@@ -141,46 +172,10 @@ class Conductor:
                 fetch=self._codes.fetch,
             )
             self._drivers[record.id] = driver
-            if is_fresh(record):
-                self._load(driver, partial(driver.begin, self.now()))
-            else:
-                self._take_up(driver)
+            self._takeups.begin(driver)
 
-    def _load(self, driver: Driver, load: Callable[[], None], wait: float = RETRY_FIRST) -> None:
-        if self._drivers.get(driver.id) is not driver:
-            return
-        try:
-            load()
-        except (RayflowError, OSError) as error:
-            driver.log.warning("execution %s cannot be loaded now: %s", driver.id, error)
-            self.later(wait, lambda: self._load(driver, load, min(wait * 2, RETRY_MOST)))
-        else:
-            self._touch(driver)
-
-    def _take_up(self, driver: Driver, wait: float = RETRY_FIRST) -> None:
-        def reply(answer: Reply) -> None:
-            self.post(lambda: self._taken_up(driver, answer, wait))
-
-        request = pack(driver.claim(self.now()))
-        send_to(self._system, naming.PERSISTENCE, "take_up", request, then=reply, label=f"take up {driver.id}")
-
-    def _taken_up(self, driver: Driver, answer: Reply, wait: float) -> None:
-        if self._drivers.get(driver.id) is not driver:
-            return
-        if answer.error is not None:
-            if isinstance(answer.error, Fenced):
-                self._drop(driver, answer.error)
-                return
-            driver.log.warning("execution %s cannot be taken up now: %s", driver.id, answer.error)
-            self.later(wait, lambda: self._take_up(driver, min(wait * 2, RETRY_MOST)))
-            return
-        taken: TakenUp = unpack(answer.value)
-        if isinstance(taken.answer, Refused):
-            self._drop(driver, taken.answer.error)
-            return
-        record = taken.record
-        assert record is not None
-        self._load(driver, lambda: driver.restore(record, taken.journal, taken.inbox, self.now()))
+    def _holds(self, driver: Driver) -> bool:
+        return self._drivers.get(driver.id) is driver
 
     def _drop(self, driver: Driver, why: object) -> None:
         driver.log.info("execution %s is not driven here any more: %s", driver.id, why)
@@ -188,12 +183,11 @@ class Conductor:
         send_to(self._system, naming.SUPERVISOR, "released", self.name, (driver.id,))
 
     def _let_go(self, driver: Driver) -> None:
-        for dispatcher in self._dispatchers.values():
-            dispatcher.forget(driver.id)
+        self._dispatchers.forget(driver.id)
         if self._local is not None:
             self._local.forget(driver.id)
         driver.evict()
-        if self._drivers.get(driver.id) is driver:
+        if self._holds(driver):
             del self._drivers[driver.id]
 
     # --- inbox ---------------------------------------------------------------------------------------------
@@ -205,7 +199,7 @@ class Conductor:
                 self._inboxes.read(driver)
 
     def _received(self, driver: Driver, rows: Sequence[InboxRow]) -> None:
-        if self._drivers.get(driver.id) is driver:
+        if self._holds(driver):
             driver.receive(rows, self.now())
             self._touch(driver)
 
@@ -218,7 +212,7 @@ class Conductor:
         try:
             code, part = self._codes.reference(run.call.target, driver.code)
         except DefinitionError as error:
-            self._refuse(driver, run, error)
+            self.refused((execution_id, run.seq, run.attempt), error)
             return None
         except (ClusterError, StorageUnavailable) as error:
             driver.log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
@@ -226,16 +220,27 @@ class Conductor:
             return None
         return driver.message(run, code, part)
 
-    def _refuse(self, driver: Driver, run: RunAttempt, error: RayflowError) -> None:
-        """An attempt cannot be sent at all, and another could not either."""
-        if driver.execution is not None:
-            failure = dataclasses.replace(failure_of(error), retryable=False)
-            driver.execution.failed(run.seq, run.attempt, failure, began=0.0, worker="", now=self.now())
-            self._touch(driver)
+    def refused(self, key: Key, error: Exception) -> None:
+        """An attempt cannot be made, and but for a full queue another could not either."""
+        failure = dataclasses.replace(failure_of(error), retryable=isinstance(error, QueueFull))
+        about: dict[str, Any] = {"began": 0.0, "worker": "", "now": self.now()}
+        self._tell(key, lambda execution: execution.failed(key[1], key[2], failure, **about))
 
-    def sent(self, key: Key) -> None:
+    def waits(self, key: Key, why: str) -> None:
+        """An attempt waits for something that the cluster does not have."""
+        driver = self._drivers.get(key[0])
+        if driver is not None:
+            driver.log.warning("step %d of execution %s waits: %s", key[1], key[0], why)
+            driver.note(key[1], key[2], self.now(), self._codec.encode(why), kind="waits")
+            self._waits.add(key)
+
+    def pool_is_silent(self, pool: str) -> None:
+        """A pool cannot be reached."""
+        self._dispatchers.pool_is_silent(pool, self.post)
+
+    def sent(self, key: Key, at: float) -> None:
         """The attempt went out: its timeout begins."""
-        self._tell(key, lambda execution: execution.sent(key[1], key[2], self.now()))
+        self._tell(key, lambda execution: execution.sent(key[1], key[2], at))
 
     def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
         """An attempt ended."""
@@ -272,18 +277,19 @@ class Conductor:
         self._tick(now)
         self._hurry()
         self._commit(now)
-        for dispatcher in self._dispatchers.values():
-            dispatcher.pump()
+        self._dispatchers.pump()
 
     def _next_wake(self) -> float | None:
-        wakes = [w for d in self._dispatchers.values() if (w := d.next_wake()) is not None]
+        wakes = [] if (wake := self._dispatchers.next_wake()) is None else [wake]
         if self._wakes:
             wakes.append(self._wakes[0][0])
         return min(wakes, default=None)
 
     def _refresh(self) -> None:
-        for dispatcher in self._dispatchers.values():
-            dispatcher.refresh()
+        self._dispatchers.refresh()
+        for driver in self._drivers.values():
+            if driver.notes:
+                self._dirty[driver.id] = None
         self.later(REFRESH, self._refresh)
 
     def _touch(self, driver: Driver) -> None:
@@ -334,7 +340,7 @@ class Conductor:
             self._drop(driver, error)
 
     def _finish(self, driver: Driver, answers: Sequence[Answer]) -> None:
-        if self._drivers.get(driver.id) is not driver:
+        if not self._holds(driver):
             return
         try:
             actions, newest = driver.committed(answers)
@@ -370,25 +376,18 @@ class Conductor:
                 self._run_on_pool(driver, key, action)
 
     def _run_on_pool(self, driver: Driver, key: Key, run: RunAttempt) -> None:
-        pool = run.call.options.pool
         try:
-            dispatcher = self._dispatcher(pool)
-        except DefinitionError as error:
-            self._refuse(driver, run, error)
-        else:
-            dispatcher.want(driver.id, run, driver.options.priority)
+            self._dispatchers.run(driver.id, run, driver.options.priority)
+        except (ClusterError, StorageUnavailable) as error:
+            driver.log.warning("step %s cannot be sent now: %s", run.call.name, error)
+            self.later(RETRY_MOST, lambda: self.not_begun(key, driver.epoch))
+        except Exception as error:  # noqa: BLE001 - a function of the user's says which key a step has
+            self.refused(key, error)
 
     def _stop(self, key: Key) -> None:
-        for dispatcher in self._dispatchers.values():
-            dispatcher.stop(key)
+        self._dispatchers.stop(key)
         if self._local is not None:
             self._local.cancel(key)
-
-    def _dispatcher(self, pool: str) -> Dispatcher:
-        if pool not in self._dispatchers:
-            grace = self._settings.pool(pool).stop_grace
-            self._dispatchers[pool] = Dispatcher(self, self._system, pool, self._env.id, grace)
-        return self._dispatchers[pool]
 
     def _run_local(self, driver: Driver, run: RunAttempt) -> None:
         if self._local is None:

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 
+from rayflow.core.actions import LiveTask
 from rayflow.runtime import environment
 from rayflow.runtime.conductor import Conductor
 from rayflow.runtime.prints import Progress
@@ -62,6 +63,18 @@ class Coordinator:
     def output(self, execution_id: str, seq: int, step: str, lines: Sequence[str]) -> None:
         """A step that still runs printed something."""
         self._conductor.prints.add(execution_id, lines)
+
+    def beat(self, execution_id: str, seq: int, attempt: int, epoch: int, progress: bytes | None) -> None:
+        """A step says that it is alive, and how far it is."""
+        self._conductor.turns.post(lambda: self._conductor.beat((execution_id, seq, attempt), epoch, progress))
+
+    def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
+        """A step that is a Ray task of its own has begun."""
+        self._conductor.turns.post(lambda: self._conductor.begun((execution_id, seq, attempt), epoch, at))
+
+    def live(self, execution_id: str) -> list[tuple[LiveTask, str]]:
+        """The unanswered steps of an execution, each with the worker that has it."""
+        return self._conductor.turns.ask(lambda: self._conductor.live(execution_id))
 
     def progress(self, execution_id: str, cursor: int = 0) -> Progress:
         """How far an execution is, and the new output of its steps since a cursor."""

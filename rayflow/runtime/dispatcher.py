@@ -1,25 +1,30 @@
-"""Sends a coordinator's tasks to workers and brings their outcomes back.
+"""Sends a coordinator's tasks to one pool's workers and brings their outcomes back.
 
-It owns the coordinator's slots in one pool (the pure :class:`~rayflow.core.slots.Slots`), the lines to workers,
-and what is under way on them. It is called from the coordinator's one thread; replies arrive on other threads and
-are posted back to that thread before anything is touched.
+It owns the coordinator's slots in the pool (the pure :class:`~rayflow.core.slots.Slots`), the lines to workers, and
+what is under way on them. It is called from the coordinator's one thread; replies arrive on other threads and are
+posted back to that thread before anything is touched.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
 
 from rayflow.core.execution import RunAttempt
-from rayflow.core.pool import Grant, Recall, Void
-from rayflow.core.slots import Send, Slots
-from rayflow.errors import Failure
+from rayflow.core.limits import limits_of
+from rayflow.core.pool import Grant, Recall, Void, Why, is_own_tasks, own_tasks
+from rayflow.core.retry import WORKER_DIED, WORKER_STOPPED
+from rayflow.core.slots import Key, Report, Send, Slots
+from rayflow.definition.options import PoolConfig
+from rayflow.errors import Failure, LeaseLost, QueueFull
 from rayflow.runtime import naming
-from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
-from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, send_to
+from rayflow.runtime.host import Host
+from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
+from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, TaskCrashed, send_to
+from rayflow.runtime.tasklauncher import TaskLauncher
 
 log = logging.getLogger(__name__)
 
@@ -29,37 +34,8 @@ PATIENCE = 0.05
 #: Seconds that one question for a long task's outcome may stay open.
 COLLECT = 20.0
 
-Key = tuple[str, int, int]
-
-
-class Host(Protocol):
-    """What the dispatcher needs of its coordinator."""
-
-    name: str
-
-    def post(self, action: Callable[[], None]) -> None:
-        """Run the action on the coordinator's thread."""
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """The same, after a while."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-
-    def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
-        """The task as a worker gets it; None if nobody wants it any more."""
-
-    def sent(self, key: Key) -> None:
-        """The attempt went out."""
-
-    def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
-        """An attempt of that epoch ended."""
-
-    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str, epoch: int) -> None:
-        """An attempt was lost with its worker."""
-
-    def not_begun(self, key: Key, epoch: int) -> None:
-        """An attempt was given back."""
+#: Seconds between two attempts to reach the pool, and attempts after which somebody looks whether there is one.
+AGAIN, MISSED = 0.2, 10
 
 
 @dataclass(slots=True)
@@ -67,10 +43,15 @@ class _Batch:
     """A batch under way."""
 
     id: str
-    token: str
-    worker: str
-    alone: bool
+    send: Send
     tasks: dict[Key, TaskMessage] = field(default_factory=dict)
+    #: Those that were given up as lost while it was under way; their late outcomes are only counted.
+    lost: dict[Key, TaskMessage] = field(default_factory=dict)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a Ray task of its own."""
+        return is_own_tasks(self.send.environment)
 
 
 class Dispatcher:
@@ -79,32 +60,58 @@ class Dispatcher:
     Args:
         host: the coordinator.
         system: where workers are found.
-        pool: the pool's name.
+        config: the pool's configuration.
         environment: the coordinator's code environment.
-        stop_grace: seconds that a stopped task may keep its slot before its worker is replaced.
+        tasks: runs the steps that are Ray tasks of their own.
     """
 
-    def __init__(self, host: Host, system: ActorSystem, pool: str, environment: str, stop_grace: float) -> None:
+    def __init__(
+        self, host: Host, system: ActorSystem, config: PoolConfig, environment: str, tasks: TaskLauncher
+    ) -> None:
         self._host = host
         self._system = system
-        self._pool_id = pool
-        self._pool = naming.pool(pool)
-        self._slots = Slots(environment)
-        self._grace = stop_grace
+        self._config = config
+        self._environment = environment
+        self._tasks = tasks
+        self._pool = naming.pool(config.name)
+        self._slots = Slots()
         self._runs: dict[Key, tuple[RunAttempt, str]] = {}
         self._batches: dict[str, _Batch] = {}
         self._by_key: dict[Key, str] = {}
+        self._by_token: dict[str, str] = {}
         self._lines: dict[str, Line] = {}
         self._asking = False
+        self._missed = 0
+        self._full = False
         self._numbers = itertools.count(1)
         self._stopping: set[Key] = set()
 
     # --- tasks ---------------------------------------------------------------------------------------------
     def want(self, execution_id: str, run: RunAttempt, priority: int) -> None:
-        """Run an attempt as soon as there is a slot."""
+        """Run an attempt as soon as there is a slot.
+
+        Raises:
+            QueueFull: the queue is at its limit, and the step is not to wait.
+            Exception: whatever the step's ``concurrency_key`` raises.
+        """
+        options = run.call.options
+        if options.when_full == "raise" and self._full:
+            raise QueueFull(
+                f"the queue of pool {self._config.name!r} is at its limit of {self._config.queue_limit} tasks, and "
+                f"step {run.call.name!r} is not to wait (when_full='raise')"
+            )
         key = (execution_id, run.seq, run.attempt)
+        environment = own_tasks(self._environment) if options.own_task else self._environment
+        self._slots.want(
+            key,
+            run.call.name,
+            environment=environment,
+            priority=priority,
+            alone=run.alone and not options.own_task,  # a process of its own is alone anyway
+            limits=limits_of(run.call, self._config),
+            now=self._host.now(),
+        )
         self._runs[key] = (run, execution_id)
-        self._slots.want(key, run.call.name, priority=priority, alone=run.alone, now=self._host.now())
 
     def stop(self, key: Key) -> None:
         """Nobody waits for the attempt: withdraw it, or tell its worker."""
@@ -114,38 +121,71 @@ class Dispatcher:
         batch = self._batches.get(self._by_key.get(key, ""))
         if batch is None:
             return
-        self._stopping.add(key)
-        epoch = batch.tasks[key].epoch
-        worker = naming.worker(self._pool_id, batch.worker)
-        send_to(self._system, worker, "cancel", *key, "nobody waits for it", epoch, group="control")
-        self._host.later(self._grace, lambda: self._stuck(key, batch))
+        if batch.own:
+            self._finish(batch, key)  # it may not even have begun; its number may be used again
+            self._tasks.stop(batch.id)
+        else:
+            self._stopping.add(key)
+            epoch = batch.tasks[key].epoch
+            worker = naming.worker(self._config.name, batch.send.worker)
+            send_to(self._system, worker, "cancel", *key, "nobody waits for it", epoch, group="control")
+        self._host.later(self._config.stop_grace, lambda: self._stuck(key, batch))
 
     def _stuck(self, key: Key, batch: _Batch) -> None:
-        if key not in self._stopping or batch.id not in self._batches:
+        if batch.id not in self._batches:
             return
-        log.warning("step %s of %s did not stop; worker %s is replaced", key[1], key[0], batch.worker)
-        send_to(self._system, self._pool, "retire", batch.worker, batch.token)
+        if batch.own:
+            self._tasks.stop(batch.id, force=True)
+        elif key in self._stopping:
+            log.warning("step %s of %s did not stop; worker %s is replaced", key[1], key[0], batch.send.worker)
+            send_to(self._system, self._pool, "retire", batch.send.worker, batch.send.token)
 
     def forget(self, execution_id: str) -> None:
         """The execution is not driven here any more: stop all that it still has."""
         for key in [key for key in (*self._runs, *self._by_key) if key[0] == execution_id]:
             self.stop(key)
 
+    def refuse_all(self, error: Exception) -> None:
+        """The pool is no more: nothing that waits for it can be run."""
+        for key in list(self._runs):
+            self._slots.withdraw(key)
+            del self._runs[key]
+            self._host.refused(key, error)
+
+    def begun(self, key: Key, at: float) -> None:
+        """A Ray task has begun."""
+        batch = self._batches.get(self._by_key.get(key, ""))
+        if batch is not None:
+            self._slots.began(batch.send.token, at)
+            self._host.sent(key, at)
+
+    def worker_of(self, key: Key) -> str:
+        """Where an attempt is under way; "" if it waits."""
+        batch = self._batches.get(self._by_key.get(key, ""))
+        return "" if batch is None else batch.send.worker
+
     # --- slots ---------------------------------------------------------------------------------------------
-    def apply(self, epoch: int, commands: list[Grant | Recall | Void]) -> None:
+    def apply(self, epoch: int, commands: Sequence[Grant | Recall | Void]) -> None:
         """The pool says something: in its reply, or by itself."""
         if not self._slots.heard_from(epoch):
             return
         for command in commands:
             match command:
                 case Grant():
-                    self._slots.granted(
-                        command.token, command.worker, alone=command.alone, number=command.number, now=self._host.now()
-                    )
+                    self._slots.granted(command, self._host.now())
                 case Recall():
                     self._slots.recalled(command.token)
                 case Void():
-                    self._slots.void(command.token)
+                    self._void(command)
+
+    def _void(self, command: Void) -> None:
+        self._slots.void(command.token)
+        batch = self._batches.get(self._by_token.get(command.token, ""))
+        # Its call may fail much later, or never: of a worker that hangs on a node that hangs.
+        if batch is not None and command.why is Why.DIED:
+            self._lose(batch, partial(_worker_died, worker=command.worker, detail="its pool lost it"))
+        elif batch is not None and command.why is Why.DRAINED:
+            self._lose(batch, partial(_worker_stopped, worker=command.worker))
 
     def pump(self) -> None:
         """Send what can be sent, and tell the pool what it does not know."""
@@ -165,55 +205,84 @@ class Dispatcher:
         """When an idle slot is to be given back."""
         return self._slots.next_wake()
 
-    def _ask(self, report: object) -> None:
+    def _ask(self, report: Report) -> None:
         self._asking = True
         arguments = pack((self._host.name, report))
 
         def reply(answer: Reply) -> None:
-            self._host.post(lambda: self._answered(answer))
+            self._host.post(lambda: self._answered(report, answer))
 
         send_to(self._system, self._pool, "update", arguments, then=reply)
 
-    def _answered(self, answer: Reply) -> None:
+    def _answered(self, report: Report, answer: Reply) -> None:
         self._asking = False
-        if answer.error is not None:
-            log.warning("the pool cannot be reached: %s", answer.error)
-            self._slots.forget_told()
-            self._asking = True
-            self._host.later(0.2, self._ask_again)
+        if answer.error is None:
+            self._missed = 0
+            epoch, commands, self._full = unpack(answer.value)
+            self._slots.told(report)
+            self.apply(epoch, commands)
             return
-        epoch, commands = unpack(answer.value)
-        self.apply(epoch, commands)
+        if not self._missed:
+            log.warning("pool %s cannot be reached: %s", self._config.name, answer.error)
+        self._missed += 1
+        if self._missed % MISSED == 0:
+            self._host.pool_is_silent(self._config.name)
+        self._slots.forget_told()
+        self._asking = True
+        self._host.later(AGAIN, self._ask_again)
 
     def _ask_again(self) -> None:
         self._asking = False
 
     # --- workers -------------------------------------------------------------------------------------------
     def _send(self, send: Send) -> None:
-        batch = _Batch(f"{self._host.name}/{next(self._numbers)}", send.token, send.worker, send.alone)
-        for key in send.keys:
-            run, execution_id = self._runs.pop(key)
+        batch = _Batch(f"{self._host.name}/{next(self._numbers)}", send)
+        runs = [self._runs.pop(key) for key in send.keys]
+        for key, (run, execution_id) in zip(send.keys, runs, strict=True):
             message = self._host.message(run, execution_id)
             if message is not None:
-                batch.tasks[key] = message
+                batch.tasks[key] = message if send.start_by is None else message._replace(start_by=send.start_by)
         if not batch.tasks:
+            self._slots.began(send.token, 0.0)
             self._slots.done(send.token, self._host.now())
             return
         self._batches[batch.id] = batch
+        self._by_token[send.token] = batch.id
         for key in batch.tasks:
             self._by_key[key] = batch.id
-            self._host.sent(key)
+            if not batch.own:
+                self._host.sent(key, self._host.now())
         tasks = tuple(batch.tasks.values())
-        request = BatchMessage(batch.id, batch.token, self._slots.epoch, self._host.name, tasks, PATIENCE)
+        request = pack(
+            BatchMessage(batch.id, send.token, self._slots.epoch, self._host.name, tasks, PATIENCE, send.rated)
+        )
         label = tasks[0].step if len(tasks) == 1 else f"{tasks[0].step} and {len(tasks) - 1} more"
-        self._call(batch, "run", pack(request), label)
+        if batch.own:
+            self._run_own(batch, runs[0][0], request, label)
+        else:
+            self._call(batch, "run", request, label)
+
+    def _run_own(self, batch: _Batch, run: RunAttempt, request: bytes, label: str) -> None:
+        def reply(answer: Reply) -> None:
+            self._host.post(lambda: self._replied(batch, answer))
+
+        [key] = batch.tasks
+        try:
+            lacking = self._tasks.run(batch.id, run.call.options, request, label, reply)
+        except Exception as error:  # noqa: BLE001 - Ray says in many ways that options do not fit
+            self._finish(batch, key)
+            self._over(batch)
+            self._host.refused(key, error)
+        else:
+            if lacking:
+                self._host.waits(key, lacking)
 
     def _call(self, batch: _Batch, method: str, request: bytes, label: str) -> None:
         def reply(answer: Reply) -> None:
             self._host.post(lambda: self._replied(batch, answer))
 
         try:
-            line = self._line(batch.worker, method)
+            line = self._line(batch.send.worker, method)
         except ActorLost as error:
             reply(Reply(error=error))
         else:
@@ -222,16 +291,28 @@ class Dispatcher:
     def _line(self, worker: str, method: str) -> Line:
         key = f"{worker}/{method}"
         if key not in self._lines:
-            self._lines[key] = ActorLine(self._system.find(naming.worker(self._pool_id, worker)), method)
+            self._lines[key] = ActorLine(self._system.find(naming.worker(self._config.name, worker)), method)
         return self._lines[key]
 
+    # --- outcomes ------------------------------------------------------------------------------------------
     def _replied(self, batch: _Batch, answer: Reply) -> None:
         if batch.id not in self._batches:
-            return
-        if answer.error is not None:
-            self._died(batch, answer.error)
-            return
-        reply: BatchReply = unpack(answer.value)
+            self._replied_late(batch, answer)
+        elif answer.error is not None:
+            self._failed(batch, answer.error)
+        else:
+            self._take(batch, unpack(answer.value))
+
+    def _replied_late(self, batch: _Batch, answer: Reply) -> None:
+        reply: BatchReply = BatchReply() if answer.error is not None else unpack(answer.value)
+        for outcome in reply.outcomes:
+            message = batch.lost.pop((outcome.execution_id, outcome.seq, outcome.attempt), None)
+            if message is not None:
+                self._host.outcome(outcome, batch.send.worker, message.epoch)
+        if reply.running is not None:
+            self._call(batch, "collect", pack((batch.id, COLLECT)), "late")
+
+    def _take(self, batch: _Batch, reply: BatchReply) -> None:
         if reply.refused:
             self._refused(batch, reply.refused)
             return
@@ -239,14 +320,23 @@ class Dispatcher:
             key = (outcome.execution_id, outcome.seq, outcome.attempt)
             message = batch.tasks.get(key)
             if message is not None:
-                self._slots.observe(message.step, max(0.0, outcome.ended - outcome.began))
+                self._slots.began(batch.send.token, outcome.began)
+                if outcome.began:
+                    self._slots.observe(message.step, max(0.0, outcome.ended - outcome.began))
                 self._finish(batch, key)
-                self._host.outcome(outcome, batch.worker, message.epoch)
+                self._host.outcome(outcome, batch.send.worker, message.epoch)
         for key in reply.not_begun:
             if key in batch.tasks:
+                self._slots.began(batch.send.token, 0.0)
                 self._host.not_begun(key, self._finish(batch, key).epoch)
+        for key in reply.stopped:
+            if key in batch.tasks:
+                self._tell_lost(batch, key, partial(_worker_stopped, worker=batch.send.worker))
         if reply.running is not None:
-            self._call(batch, "collect", pack((batch.id, COLLECT)), batch.tasks[reply.running].step)
+            if reply.began:
+                self._slots.began(batch.send.token, reply.began)
+            running = batch.tasks.get(reply.running)
+            self._call(batch, "collect", pack((batch.id, COLLECT)), running.step if running else "collect")
             return
         self._over(batch)
 
@@ -256,37 +346,56 @@ class Dispatcher:
         return batch.tasks.pop(key)
 
     def _over(self, batch: _Batch) -> None:
+        self._remove(batch)
+        self._slots.done(batch.send.token, self._host.now())
+
+    def _remove(self, batch: _Batch) -> None:
         del self._batches[batch.id]
-        self._slots.done(batch.token, self._host.now())
+        self._by_token.pop(batch.send.token, None)
+        self._tasks.over(batch.id)
 
     def _refused(self, batch: _Batch, why: str) -> None:
         # Busy: the slot is not free yet although the pool thought so (the worker is the truth). Stale: the pool
         # was restarted, and this slot was granted by the one before. Either way the slot is not ours.
-        log.info("worker %s refused a batch: %s", batch.worker, why)
-        del self._batches[batch.id]
-        self._slots.void(batch.token)
+        log.info("worker %s refused a batch: %s", batch.send.worker, why)
+        self._remove(batch)
+        self._slots.began(batch.send.token, 0.0)
+        self._slots.void(batch.send.token)
         for key in list(batch.tasks):
             self._host.not_begun(key, self._finish(batch, key).epoch)
 
-    def _died(self, batch: _Batch, error: BaseException) -> None:
-        del self._batches[batch.id]
-        self._slots.void(batch.token)
+    # --- losses --------------------------------------------------------------------------------------------
+    def _failed(self, batch: _Batch, error: BaseException) -> None:
+        self._slots.void(batch.send.token)
+        worker = batch.send.worker
         for method in ("run", "collect"):
-            self._lines.pop(f"{batch.worker}/{method}", None)
-        alone = batch.alone and len(batch.tasks) == 1
-        for key, message in list(batch.tasks.items()):
-            self._finish(batch, key)
-            failure = _worker_died(message, batch.worker, error, alone=alone)
-            self._host.lost(key, failure, alone=alone, worker=batch.worker, epoch=message.epoch)
-        send_to(self._system, self._pool, "suspect", batch.worker)
+            self._lines.pop(f"{worker}/{method}", None)
+        if isinstance(error, LeaseLost) or (batch.own and not isinstance(error, TaskCrashed)):
+            self._lose(batch, partial(_worker_stopped, worker=worker, detail=str(error)))
+            return
+        alone = batch.own or (batch.send.alone and len(batch.tasks) == 1)
+        self._lose(batch, partial(_worker_died, worker=worker, detail=str(error), alone=alone), alone=alone)
+        if not batch.own:
+            send_to(self._system, self._pool, "suspect", worker)
+
+    def _lose(self, batch: _Batch, failure: Callable[[TaskMessage], Failure], *, alone: bool = False) -> None:
+        self._remove(batch)
+        for key in list(batch.tasks):
+            self._tell_lost(batch, key, failure, alone=alone)
+
+    def _tell_lost(
+        self, batch: _Batch, key: Key, failure: Callable[[TaskMessage], Failure], *, alone: bool = False
+    ) -> None:
+        message = batch.lost[key] = self._finish(batch, key)
+        self._host.lost(key, failure(message), alone=alone, worker=batch.send.worker, epoch=message.epoch)
 
 
-def _worker_died(message: TaskMessage, worker: str, error: BaseException, *, alone: bool) -> Failure:
+def _worker_died(message: TaskMessage, *, worker: str, detail: str, alone: bool = False) -> Failure:
     company = "alone on it" if alone else "perhaps with others on it"
-    return Failure(
-        type="rayflow.errors.WorkerDied",
-        message=(
-            f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {error}"
-        ),
-        mro=("rayflow.errors.WorkerDied",),
-    )
+    what = f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {detail}"
+    return Failure(type=WORKER_DIED, message=what, mro=(WORKER_DIED,))
+
+
+def _worker_stopped(message: TaskMessage, *, worker: str, detail: str = "it was drained") -> Failure:
+    what = f"worker {worker} was stopped before step {message.step!r} (attempt {message.attempt}) ended: {detail}"
+    return Failure(type=WORKER_STOPPED, message=what, mro=(WORKER_STOPPED,))

@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 
+from rayflow.core.actions import Letter
 from rayflow.core.events import AttemptFailed, Entry, Paused, StepCompleted
 from rayflow.core.execution import Action, Execution, InboxItem, RunAttempt, Work
 from rayflow.core.machine import Machine, failure_of
@@ -25,14 +26,17 @@ from rayflow.storage.base import (
     Answer,
     Append,
     Claim,
+    DeadLetter,
     Deliver,
     Done,
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    Note,
     Operation,
     Refused,
     Release,
+    StepNote,
 )
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.records import append_digest, decode_entry, decode_failure, encode_entry, encode_failure
@@ -88,6 +92,8 @@ class Driver:
         self._last_seq = self._durable = record.last_seq
         self._blocked: Failure | None = None
         self._blocked_seen = 0
+        #: What steps said of themselves and is not written yet, by their numbers.
+        self.notes: dict[int, StepNote] = {}
 
     # --- taking up -----------------------------------------------------------------------------------------
     def claim(self, now: float) -> Claim:
@@ -204,6 +210,10 @@ class Driver:
         """Inbox rows arrived."""
         self._receive(self._items(rows), now)
 
+    def note(self, step: int, attempt: int, at: float, body: bytes, *, kind: str = "progress") -> None:
+        """Keep what a step says of itself; it is written with the next entries, or soon."""
+        self.notes[step] = StepNote(step, attempt, at, kind, body)
+
     def _receive(self, items: Sequence[tuple[int, InboxItem]], now: float) -> None:
         if self._execution is None:
             return
@@ -244,7 +254,11 @@ class Driver:
             self._entries = []
         else:
             self._work.counts.update(work.counts)  # they go with the next entry
+            self._work.letters.extend(work.letters)
         operations.extend(self._hold(outcome) for outcome in work.holds)
+        if self.notes and not self._sent_claim:
+            operations.append(Note(self.id, self.epoch, tuple(self.notes.values())))
+            self.notes = {}
         if not operations and self._parkable(work):
             operations.append(
                 Release(self.id, self.epoch, runnable_at=self._runnable_at(now), at=now, seen=self.inbox_seen)
@@ -262,6 +276,7 @@ class Driver:
         work.actions[:0] = earlier.actions
         work.holds[:0] = earlier.holds
         work.counts.update(earlier.counts)
+        work.letters[:0] = earlier.letters
 
     def _parkable(self, work: Work) -> bool:
         execution = self._execution
@@ -291,6 +306,22 @@ class Driver:
             result=None if outcome is None else outcome.result,
             failure=None if failure is None else encode_failure(failure),
             counts=dict(work.counts),
+            dead_letters=tuple(self._dead(letter) for letter in work.letters),
+        )
+
+    def _dead(self, letter: Letter) -> DeadLetter:
+        return DeadLetter(
+            execution_id=self.id,
+            step=letter.step,
+            seq=letter.seq,
+            workflow_id=self.record.workflow_id,
+            name=letter.name,
+            attempts=letter.attempts,
+            at=letter.at,
+            began=letter.began,
+            worker=letter.worker,
+            failure=encode_failure(letter.failure),
+            input=letter.payload,
         )
 
     def _hold(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
@@ -312,7 +343,7 @@ class Driver:
                 raise answer.error
         self._sent_claim = False
         self._durable = max([self._durable, *(a.last_seq for a in answers if isinstance(a, Done))])
-        work, self._sent = self._sent or Work(), None
+        work, self._sent = Work() if self._sent is None else self._sent, None
         newest = max((a.inbox_last for a in answers if isinstance(a, Done)), default=0)
         released = self._sent_release and any(isinstance(a, Done) and a.parked for a in answers)
         self._sent_release = False

@@ -80,6 +80,12 @@ def make_available(system: ActorSystem, env: Environment) -> None:
         system.provide(env.working_dir, lambda: system.find(naming.PERSISTENCE).call("blob", env.package))
 
 
+def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A runtime environment of the user's on top of that of the code."""
+    variables = {**base.get("env_vars", {}), **own.get("env_vars", {})}
+    return {**base, **own, **({"env_vars": variables} if variables else {})}
+
+
 def _inside(folder: str, root: str) -> bool:
     return os.path.commonpath([folder, os.path.abspath(root)]) == os.path.abspath(root)
 

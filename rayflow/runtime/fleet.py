@@ -61,8 +61,7 @@ class Fleet:
         self._tell_gone = gone
         self._active: dict[str, float] = {}
         self._pings: dict[str, _Pinged] = {}
-        singletons = (naming.PERSISTENCE, naming.pool(self._config.pool.name))
-        self._singletons = [Ping(system, name, self._config.ping_timeout) for name in singletons]
+        self._persistence = Ping(system, naming.PERSISTENCE, self._config.ping_timeout)
         self._most: int | None = None
 
     @property
@@ -154,11 +153,10 @@ class Fleet:
 
     # --- pings ---------------------------------------------------------------------------------------------
     def ping_all(self) -> None:
-        """Ping coordinators and the namespace's singletons; what does not answer for long is killed."""
+        """Ping coordinators and the store's actor; what does not answer for long is killed."""
         for name in [p.name for p in self.places.values() if p.ready]:
             self._ping(name)
-        for singleton in self._singletons:
-            singleton.ping()
+        self._persistence.ping()
 
     def _ping(self, name: str) -> None:
         now = time.monotonic()

@@ -6,9 +6,10 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from rayflow.core.slots import Key
 from rayflow.runtime import naming
-from rayflow.runtime.dispatcher import Host, Key
 from rayflow.runtime.environment import Environment
+from rayflow.runtime.host import Host
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
 from rayflow.runtime.system import ActorSystem
 from rayflow.runtime.worker import Worker, WorkerSettings
@@ -62,7 +63,7 @@ class LocalRuns:
             self._queued.remove(key)
         except KeyError:
             return  # withdrawn
-        self._host.post(lambda: self._host.sent(key))
+        self._host.post(lambda: self._host.sent(key, self._host.now()))
         number = f"{self._host.name}/local/{next(self._numbers)}"
         batch = BatchMessage(number, "local", 0, self._host.name, (message,), 0.0)
         reply: BatchReply = unpack(self._worker.run(pack(batch)))

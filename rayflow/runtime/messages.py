@@ -9,7 +9,11 @@ from rayflow.errors import Failure
 
 
 class TaskMessage(NamedTuple):
-    """One attempt at a step, for a worker to run."""
+    """One attempt at a step, for a worker to run.
+
+    ``start_by``, in seconds since the epoch, is the moment after which the worker gives it back instead of beginning
+    it. Its heartbeats reach the coordinator at most every ``beat_every`` seconds.
+    """
 
     execution_id: str
     workflow_id: str
@@ -22,13 +26,16 @@ class TaskMessage(NamedTuple):
     payload: bytes
     timeout: float | None
     idempotency_key: str
+    start_by: float | None = None
+    beat_every: float = 0.5
 
 
 class BatchMessage(NamedTuple):
     """Tasks that one slot of a worker runs, one after another.
 
     ``patience`` is the time in seconds after which the worker answers although tasks are left: what is done,
-    which one is under way, and those that it gives back without having begun them.
+    which one is under way, and those that it gives back without having begun them. A single task is waited for to
+    its end all the same, unless ``tell_begin``: then the early answer says when it began.
     """
 
     id: str
@@ -37,6 +44,7 @@ class BatchMessage(NamedTuple):
     coordinator: str
     tasks: tuple[TaskMessage, ...]
     patience: float
+    tell_begin: bool = False
 
 
 class TaskOutcome(NamedTuple):
@@ -60,12 +68,16 @@ class BatchReply(NamedTuple):
         running: (execution id, seq, attempt) of the task under way, or None: ask ``collect`` for it.
         not_begun: tasks that are given back.
         refused: "busy" or "stale" if nothing was taken at all.
+        began: when the task under way began, in seconds since the epoch; 0.0 if none is.
+        stopped: tasks that were under way when the worker stopped: lost with it, which is not their fault.
     """
 
     outcomes: tuple[TaskOutcome, ...] = ()
     running: tuple[str, int, int] | None = None
     not_begun: tuple[tuple[str, int, int], ...] = ()
     refused: str = ""
+    began: float = 0.0
+    stopped: tuple[tuple[str, int, int], ...] = ()
 
 
 def pack(message: Any) -> bytes:

@@ -21,8 +21,8 @@ from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.fleet import Fleet
+from rayflow.runtime.keeper import PoolKeeper
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.specs import pool_spec
 from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.runtime.turns import Turns
 from rayflow.storage.base import Append, Claim, ExecutionRecord, Filter, JournalRow, Refused, Release
@@ -55,6 +55,7 @@ class Overseer:
         self._config = settings.config
         self.turns = Turns("supervisor", self._place, lambda: None, tolerated=(RayflowError, OSError))
         self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
+        self.pools = PoolKeeper(system, settings)
         self._owners: dict[str, str] = {}
         self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
         self._takeovers: dict[str, tuple[int, int]] = {}
@@ -72,7 +73,7 @@ class Overseer:
         try:
             # Made anew in a namespace that is at work: then it goes on seeing to what there is, whatever was chosen.
             restarted = naming.pool(self._config.pool.name) in self._system.names()
-            self._system.spawn(pool_spec(self._config.pool.name, self._settings)).call("ready", timeout=60)
+            self.pools.begin(restarted=restarted)
             self._owners.update(self.fleet.adopt())
             for record in self._ask("executions", Filter(status=_UNFINISHED, limit=_ALL)):
                 env = Environment.from_json(record.environment)
@@ -87,7 +88,7 @@ class Overseer:
             self._tick()
 
     def _tick(self) -> None:
-        for action in (self.fleet.ping_all, self._sweep, self.fleet.drop_idle):
+        for action in (self.fleet.ping_all, self.pools.ping_all, self._sweep, self.fleet.drop_idle):
             self.turns.post(action)
         self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
 
@@ -96,7 +97,7 @@ class Overseer:
         """An engine of this code environment is at work: have a coordinator and workers ready."""
         self.fleet.use(env)
         self.fleet.keep_standbys(env.id)
-        send_to(self._system, naming.pool(self._config.pool.name), "want", env.to_json())
+        self.pools.want(env)
 
     def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False) -> None:
         """Have these executions driven."""
@@ -205,7 +206,7 @@ class Overseer:
     def _lost_coordinator(self, name: str, executions: set[str]) -> None:
         for execution_id in executions:
             self._owners.pop(execution_id, None)
-        send_to(self._system, naming.pool(self._config.pool.name), "forget", name)
+        self.pools.forget(name)
         if executions:
             log.warning("coordinator %s is gone; %d executions are taken up by others", name, len(executions))
             self._take_over(executions)

@@ -25,6 +25,7 @@ from rayflow.storage.base import (
     Answer,
     Append,
     Claim,
+    DeadLetter,
     DefinitionRecord,
     Done,
     ExecutionRecord,
@@ -32,6 +33,8 @@ from rayflow.storage.base import (
     InboxRow,
     JournalRow,
     Operation,
+    PoolRecord,
+    StepNote,
     Store,
 )
 from rayflow.storage.group import GroupCommitter
@@ -125,6 +128,18 @@ class Persistence:
         """Forget a workflow definition."""
         return self._run(self._opened().delete_definition(workflow_id))
 
+    def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
+        """Delete dead letters by execution id and step; answers how many there were."""
+        return self._run(self._opened().delete_dead_letters(keys))
+
+    def save_pool(self, record: PoolRecord) -> None:
+        """Keep a pool's configuration."""
+        self._run(self._opened().save_pool(record))
+
+    def delete_pool(self, name: str) -> bool:
+        """Forget a pool's configuration; answers whether there was one."""
+        return self._run(self._opened().delete_pool(name))
+
     def put_blob(self, digest: str, data: bytes) -> None:
         """Keep bytes by their digest."""
         self._run(self._opened().put_blob(digest, data))
@@ -149,6 +164,29 @@ class Persistence:
     def inbox(self, execution_id: str, after: int = 0) -> list[InboxRow]:
         """The inbox rows that are not applied."""
         return self._run(self._opened().inbox(execution_id, after=after))
+
+    def notes(self, execution_id: str) -> list[StepNote]:
+        """The newest note of each step that has one."""
+        return self._run(self._opened().notes(execution_id))
+
+    def dead_letters(
+        self,
+        execution_id: str | None = None,
+        workflow_id: str | None = None,
+        limit: int = 1000,
+        step: int | None = None,
+    ) -> list[DeadLetter]:
+        """Dead letters that fit, newest first."""
+        store = self._opened()
+        return self._run(store.dead_letters(execution_id=execution_id, workflow_id=workflow_id, step=step, limit=limit))
+
+    def pools(self) -> list[PoolRecord]:
+        """All saved pools, by name."""
+        return self._run(self._opened().pools())
+
+    def pool(self, name: str) -> PoolRecord | None:
+        """A saved pool, or None."""
+        return next((record for record in self.pools() if record.name == name), None)
 
     def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
         """A saved definition, or None."""

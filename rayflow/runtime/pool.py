@@ -1,14 +1,16 @@
 """The actor of a worker pool: grants slots, and keeps its workers alive. It never sees a task.
 
 Who gets which slot is decided by the pure :class:`~rayflow.core.pool.PoolMachine`; this shell tells it what
-happened and performs what it answers: grants and recalls go to coordinators, workers are started and stopped.
-It is restarted by the system when it dies; a new life has a higher epoch, asks every worker what it has under way
-before anything is granted there, and hears from the coordinators what they hold and want.
+happened and performs what it answers: grants and recalls go to coordinators, workers are started and stopped by the
+:class:`~rayflow.runtime.crew.Crew`. It is restarted by the system when it dies; a new life has a higher epoch, asks
+every worker what it has under way before anything is granted there, and hears from the coordinators what they hold
+and want. How it is configured is kept in the store.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import threading
@@ -18,21 +20,26 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from rayflow.core.metrics import PoolNow
+from rayflow.core.metrics import PoolStatus
 from rayflow.core.pool import Command, Grant, PoolMachine, PoolTerms, Recall, Revoke, StartWorkers, StopWorker, Void
+from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime import naming
-from rayflow.runtime.environment import Environment, make_available
+from rayflow.runtime.crew import Crew
+from rayflow.runtime.environment import Environment
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, send_to
-from rayflow.runtime.worker import Worker, WorkerSettings
+from rayflow.runtime.system import ActorSystem, send_to
+from rayflow.storage.base import PoolRecord
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at what is due.
-_TICK = 0.25
+#: Seconds after which it is looked at what is due, whatever the machine says.
+_TICK = 1.0
+
+#: Seconds that the store may take to answer.
+_PATIENCE = 10.0
 
 
 class Pool:
@@ -48,13 +55,11 @@ class Pool:
         self._system = system
         self._name = name
         self._settings = settings
-        self._config = settings.pool(name)
         self._lock = threading.Lock()
         self._machine: PoolMachine | None = None
+        self._crew: Crew | None = None
         self._epoch = 0
-        self._environments: dict[str, Environment] = {}
-        self._asked: dict[str, float] = {}
-        self._up_workers: dict[str, None] = {}
+        self._wakes_at = math.inf
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._supervisor = Ping(system, naming.SUPERVISOR, settings.config.ping_timeout)
         self._stopped = threading.Event()
@@ -70,7 +75,7 @@ class Pool:
         return self._name
 
     def update(self, data: bytes) -> bytes:
-        """A coordinator says all that it holds and wants; answers the epoch and what is decided for it."""
+        """A coordinator says all that it holds and wants; answers epoch, what is decided for it, and whether it is full."""
         coordinator, report = unpack(data)
         mine: list[Command] = []
         with self._lock:
@@ -83,17 +88,27 @@ class Pool:
                 seen=report.seen,
                 demand=report.demand,
                 holding=report.holding,
+                begun=report.begun,
                 now=now,
             )
             self._perform(machine.decide(now), mine, coordinator)
-        return pack((self._epoch, mine))
+            self._wake_by(machine.next_wake(now))
+            full = self._is_full(machine)
+        return pack((self._epoch, mine, full))
 
     def want(self, environment: str) -> None:
         """An engine of this code environment is at work: have its workers ready."""
         env = Environment.from_json(environment)
         with self._lock:
-            self._environments[env.id] = env
+            self._ready_crew().environments[env.id] = env
             self._changed(lambda machine, now: machine.want(env.id, now))
+
+    def configure(self) -> None:
+        """Its configuration in the store has changed: read it again. Sizes take effect at once, on what runs too."""
+        config = self._stored()
+        with self._lock:
+            self._ready_crew().config = config
+            self._changed(lambda machine, now: machine.configure(config, now))
 
     def forget(self, coordinator: str) -> None:
         """A coordinator died: its slots are free again."""
@@ -102,27 +117,43 @@ class Pool:
 
     def suspect(self, worker: str) -> None:
         """Somebody's call to this worker failed: see whether it lives."""
-        self._work.put(lambda: self._ping(worker))
+        self._work.put(lambda: self._ready_crew().ping(worker))
 
     def retire(self, worker: str, token: str) -> None:
         """A task in this slot cannot be stopped: replace the worker once its other tasks are done."""
         with self._lock:
             self._changed(lambda machine, now: machine.retire(worker, token, now))
 
-    def now(self) -> PoolNow:
+    def worn(self, worker: str) -> None:
+        """A worker has begun as many tasks as it may: replace it once they are done."""
+        with self._lock:
+            self._changed(lambda machine, now: machine.worn(worker, now))
+
+    def now(self) -> PoolStatus:
         """What the pool does now."""
         with self._lock:
-            stats = self._ready_machine().stats(time.time())
-        return PoolNow(
-            waiting=sum(stats.waiting.values()),
+            machine, crew = self._ready_machine(), self._ready_crew()
+            stats = machine.stats(time.time())
+            full = self._is_full(machine)
+        return PoolStatus(
+            name=self._name,
+            config=crew.config,
+            queued=stats.tasks,
             oldest_waiting=stats.oldest_waiting,
+            full=full,
+            wanted=sum(environment.wanted for environment in stats.environments),
             workers=sum(environment.up for environment in stats.environments),
+            starting=stats.workers_starting,
+            leaving=sum(environment.leaving for environment in stats.environments),
             busy=stats.busy,
+            idle=stats.idle,
+            problem=crew.problem(),
         )
 
     def workers(self) -> list[str]:
         """The workers that are up, by the names that leases have."""
-        return list(self._up_workers)
+        with self._lock:
+            return self._ready_crew().names()
 
     def ping(self) -> int:
         """Its epoch: a higher one after a restart.
@@ -144,6 +175,24 @@ class Pool:
         self._work.put(lambda: None)
         self._thread.join(timeout=5)
 
+    # --- what the crew tells, on the thread ----------------------------------------------------------------
+    def up(self, worker: str, busy_tokens: Sequence[str]) -> None:
+        """See Told."""
+        environment = naming.environment_of(worker)
+        with self._lock:
+            self._changed(lambda machine, now: machine.worker_up(worker, environment, now, busy_tokens=busy_tokens))
+
+    def down(self, worker: str) -> None:
+        """See Told."""
+        if not self._stopped.is_set():
+            with self._lock:
+                self._changed(lambda machine, now: machine.worker_down(worker, now))
+
+    def freed(self, worker: str, token: str) -> None:
+        """See Told."""
+        with self._lock:
+            self._changed(lambda machine, now: machine.slot_free(worker, token, now))
+
     # --- with the lock held --------------------------------------------------------------------------------
     def _ready_machine(self) -> PoolMachine:
         if self._machine is None:
@@ -151,26 +200,51 @@ class Pool:
         assert self._machine is not None
         return self._machine
 
+    def _ready_crew(self) -> Crew:
+        self._ready_machine()
+        assert self._crew is not None
+        return self._crew
+
     def _begin(self) -> None:
+        config = self._stored()
+        found = [naming.worker_in(name) for name in self._system.names() if naming.is_worker(name, self._name)]
         # Milliseconds of the clock: higher than in any earlier life, without anything to remember.
         now = time.time()
         self._epoch = int(now * 1000)
-        config = self._settings.config
-        found = [naming.worker_in(name) for name in self._system.names() if naming.is_worker(name, self._name)]
         # Only a pool that was there before has coordinators to hear from first.
-        terms = PoolTerms(environment_idle=config.environment_idle, settle=PoolTerms().settle if found else 0.0)
-        self._machine = PoolMachine(self._config, epoch=self._epoch, now=now, terms=terms)
+        again = bool(found) or self._system.restarted
+        idle = self._settings.config.environment_idle
+        terms = PoolTerms(environment_idle=idle, settle=PoolTerms().settle if again else 0.0)
+        self._crew = Crew(self._system, config, self._settings, self, self._work.put)
+        self._machine = PoolMachine(config, epoch=self._epoch, now=now, terms=terms)
         for name in found:
             self._machine.worker_starting(name, naming.environment_of(name), now)
-            self._work.put(partial(self._adopt, name))
+            self._work.put(partial(self._crew.adopt, name, self._epoch))
+
+    def _stored(self) -> PoolConfig:
+        record: PoolRecord | None = self._system.find(naming.PERSISTENCE).call("pool", self._name, timeout=_PATIENCE)
+        if record is None:
+            raise ClusterError(f"the store has no pool {self._name!r}: it was deleted")
+        return PoolConfig.model_validate_json(record.config)
+
+    def _is_full(self, machine: PoolMachine) -> bool:
+        limit = self._ready_crew().config.queue_limit
+        return limit is not None and machine.stats(time.time()).tasks >= limit
 
     def _changed(self, change: Callable[[PoolMachine, float], Any]) -> None:
         machine, now = self._ready_machine(), time.time()
         change(machine, now)
         self._perform(machine.decide(now))
+        self._wake_by(machine.next_wake(now))
+
+    def _wake_by(self, moment: float | None) -> None:
+        if moment is not None and moment < self._wakes_at:
+            self._wakes_at = moment
+            self._work.put(_nothing)  # so that the thread looks when to wake
 
     def _perform(self, commands: Sequence[Command], mine: list[Command] | None = None, caller: str = "") -> None:
         told: dict[str, list[Command]] = {}
+        crew = self._ready_crew()
         for command in commands:
             match command:
                 case Grant() | Recall() | Void() if command.coordinator == caller and mine is not None:
@@ -178,157 +252,44 @@ class Pool:
                 case Grant() | Recall() | Void():
                     told.setdefault(command.coordinator, []).append(command)
                 case Revoke():
-                    self._work.put(partial(self._revoke, command.worker, command.token))
+                    self._work.put(partial(crew.revoke, command.worker, command.token))
                 case StartWorkers():
                     for _ in range(command.count):
                         self._start(command.environment)
                 case StopWorker():
-                    self._work.put(partial(self._kill, command.worker))
+                    self._work.put(partial(crew.stop, command.worker))
         for coordinator, said in told.items():
-            self._tell(coordinator, said)
-
-    def _tell(self, coordinator: str, commands: list[Command]) -> None:
-        # A message that does not arrive is repaired by the coordinator's next report.
-        send_to(self._system, coordinator, "slots", pack((self._name, self._epoch, commands)))
+            # A message that does not arrive is repaired by the coordinator's next report.
+            send_to(self._system, coordinator, "slots", pack((self._name, self._epoch, said)))
 
     def _start(self, environment: str) -> None:
         name = f"{environment}-{self._epoch}-{uuid.uuid4().hex[:6]}"
-        assert self._machine is not None
-        self._machine.worker_starting(name, environment, time.time())
-        self._work.put(lambda: self._spawn(name, environment))
+        self._ready_machine().worker_starting(name, environment, time.time())
+        self._work.put(partial(self._ready_crew().start, name, environment))
 
     # --- the thread ----------------------------------------------------------------------------------------
     def _run(self) -> None:
-        next_tick = time.monotonic() + _TICK
         next_pings = time.monotonic()
         while not self._stopped.is_set():
             try:
-                action = self._work.get(timeout=max(0.0, next_tick - time.monotonic()))
+                action = self._work.get(timeout=min(_TICK, max(0.0, self._wakes_at - time.time())))
             except queue.Empty:
-                next_tick = time.monotonic() + _TICK
                 action = self._tick
             try:
                 action()
                 if time.monotonic() >= next_pings:
                     next_pings = time.monotonic() + self._settings.config.ping_interval
-                    self._ping_all()
+                    self._ready_crew().ping_all()
                     self._supervisor.ping()
             except (RayflowError, OSError) as error:
                 log.warning("pool %s could not do something: %s", self._name, error)
 
     def _tick(self) -> None:
         with self._lock:
+            self._wakes_at = math.inf
             self._changed(lambda machine, now: None)
+        self._ready_crew().tick()
 
-    def _spawn(self, name: str, environment: str) -> None:
-        try:
-            self._try_spawn(name, self._environments.get(environment) or self._learn(environment))
-        except (RayflowError, OSError) as error:
-            self._down(name, error)  # the machine has another one started, after a while
 
-    def _try_spawn(self, name: str, env: Environment) -> None:
-        make_available(self._system, env)
-        concurrency = self._config.concurrency
-        actor_name = naming.worker(self._name, name)
-        spec = ActorSpec(
-            cls=Worker,
-            name=actor_name,
-            args=(
-                actor_name,
-                env,
-                WorkerSettings(concurrency, self._name, naming.PERSISTENCE, self._settings.allow_pickle),
-            ),
-            threads=2 * concurrency + 2,  # a run and a collect for each slot
-            groups={"watch": 2, "control": 4},
-            num_cpus=self._config.num_cpus,
-            runtime_env=env.runtime_env(),
-        )
-        self._system.spawn(spec).send("ready", then=lambda reply: self._work.put(lambda: self._came_up(name, reply)))
-
-    def _learn(self, environment: str) -> Environment:
-        """The environment of that id, from the supervisor: this actor was restarted."""
-        text: str = self._system.find(naming.SUPERVISOR).call("environment_text", environment, timeout=10)
-        self._environments[environment] = Environment.from_json(text)
-        return self._environments[environment]
-
-    def _adopt(self, name: str) -> None:
-        """A worker of an earlier life: ask what it has under way."""
-        self._send(name, "fence_pool", self._epoch)
-        self._send(name, "census", then=lambda answer: self._work.put(partial(self._counted, name, answer)))
-
-    def _counted(self, name: str, answer: Reply) -> None:
-        if answer.error is not None:
-            self._down(name, answer.error)
-            return
-        busy = [token for token, *_ in answer.value]
-        self._up(name, busy)
-
-    def _came_up(self, name: str, reply: Reply) -> None:
-        if reply.error is not None:
-            self._down(name, reply.error)
-        else:
-            self._up(name, ())
-
-    def _up(self, name: str, busy: Sequence[str]) -> None:
-        self._watch(name)
-        self._up_workers[name] = None
-        with self._lock:
-            self._changed(
-                lambda machine, now: machine.worker_up(name, naming.environment_of(name), now, busy_tokens=busy)
-            )
-
-    def _watch(self, name: str) -> None:
-        def ended(reply: Reply) -> None:
-            self._work.put(partial(self._down, name, reply.error))
-
-        self._send(name, "watch", then=ended, group="watch")
-
-    def _down(self, name: str, why: BaseException | None) -> None:
-        if self._stopped.is_set():
-            return
-        log.warning("worker %s is down: %s", name, why)
-        with self._lock:
-            self._changed(lambda machine, now: machine.worker_down(name, now))
-        self._kill(name)
-
-    def _kill(self, name: str) -> None:
-        self._asked.pop(name, None)
-        self._up_workers.pop(name, None)
-        self._system.kill(naming.worker(self._name, name))
-
-    def _revoke(self, worker: str, token: str) -> None:
-        # While a task still runs there the machine asks again, after a while.
-        def reply(answer: Reply) -> None:
-            if answer.error is None and answer.value:
-                self._work.put(partial(self._freed, worker, token))
-
-        self._send(worker, "revoke_token", token, then=reply)
-
-    def _freed(self, worker: str, token: str) -> None:
-        with self._lock:
-            self._changed(lambda machine, now: machine.slot_free(worker, token, now))
-
-    # --- pings ---------------------------------------------------------------------------------------------
-    def _ping_all(self) -> None:
-        for name in self.workers():
-            self._ping(name)
-
-    def _ping(self, name: str) -> None:
-        now = time.monotonic()
-        asked = self._asked.get(name)
-        if asked is not None:
-            if now - asked > self._settings.config.ping_timeout:
-                self._down(name, ClusterError(f"it has not answered for {now - asked:.1f} s"))
-            return
-        self._asked[name] = now
-        self._send(name, "ping", then=lambda reply: self._work.put(partial(self._ponged, name, reply)))
-
-    def _ponged(self, name: str, reply: Reply) -> None:
-        self._asked.pop(name, None)
-        if isinstance(reply.error, ActorLost):
-            self._down(name, reply.error)
-
-    def _send(
-        self, worker: str, method: str, *args: Any, then: Callable[[Reply], None] | None = None, group: str = "control"
-    ) -> None:
-        send_to(self._system, naming.worker(self._name, worker), method, *args, then=then, group=group)
+def _nothing() -> None:
+    """What is done only to be awake."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rayflow.definition.options import EngineConfig, PoolConfig
-from rayflow.errors import DefinitionError
+from rayflow.definition.options import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +20,3 @@ class Settings:
     url: str
     config: EngineConfig = field(default_factory=EngineConfig)
     allow_pickle: bool = True
-
-    def pool(self, name: str) -> PoolConfig:
-        """The configuration of a pool.
-
-        Raises:
-            DefinitionError: there is no pool of that name.
-        """
-        if name != self.config.pool.name:
-            raise DefinitionError(f"there is no worker pool {name!r}; there is {self.config.pool.name!r}")
-        return self.config.pool

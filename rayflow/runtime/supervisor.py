@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import Future
 
+from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
@@ -13,9 +13,6 @@ from rayflow.runtime.overseer import Overseer
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSpec, ActorSystem
 from rayflow.storage.base import ExecutionRecord
-
-#: Seconds that a question to the supervisor's thread may take.
-_PATIENCE = 60.0
 
 
 class Supervisor:
@@ -48,6 +45,15 @@ class Supervisor:
             raise ClusterError(f"the supervisor knows no code environment {environment!r} yet")
         return known.to_json()
 
+    def save_pool(self, config: str) -> None:
+        """Make a pool, or change it: its configuration as JSON. Raises StorageUnavailable."""
+        made = PoolConfig.model_validate_json(config)
+        self._overseer.turns.ask(lambda: self._overseer.pools.save(made))
+
+    def delete_pool(self, name: str) -> None:
+        """Delete a pool and its workers. Raises DefinitionError."""
+        self._overseer.turns.ask(lambda: self._overseer.pools.delete(name))
+
     def submit(self, records: Sequence[ExecutionRecord]) -> None:
         """These executions were started: have them driven."""
         self._overseer.turns.post(lambda: self._overseer.submit(records))
@@ -69,16 +75,7 @@ class Supervisor:
         Raises:
             RayflowError: the store cannot be read now.
         """
-        answer: Future[list[str]] = Future()
-
-        def ask() -> None:
-            try:
-                answer.set_result(self._overseer.recovered(ids))
-            except Exception as error:  # noqa: BLE001 - raised to the caller
-                answer.set_exception(error)
-
-        self._overseer.turns.post(ask)
-        return answer.result(_PATIENCE)
+        return self._overseer.turns.ask(lambda: self._overseer.recovered(ids))
 
     def coordinators(self) -> dict[str, tuple[str, int]]:
         """Every coordinator: its environment and the number of executions it drives."""

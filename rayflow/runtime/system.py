@@ -159,6 +159,10 @@ class ActorSystem(Protocol):
     def identity(self) -> str:
         """Which cluster this is: the same for all actors of one cluster's life, another after it was restarted."""
 
+    @property
+    def restarted(self) -> bool:
+        """Inside of an actor: whether the system has made it anew."""
+
     def spawn(self, spec: ActorSpec) -> Actor:
         """The actor of that name: the one there is, or a new one."""
 

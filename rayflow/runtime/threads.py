@@ -28,7 +28,8 @@ from rayflow.runtime.system import (
     RunningTask,
     TaskSpec,
 )
-from rayflow.runtime.threadtasks import Killed, ThreadTask, ThreadTasks, tell
+from rayflow.runtime.threadlives import Call, Life, check_alive, unless_dead
+from rayflow.runtime.threadtasks import ThreadTasks, tell
 
 log = logging.getLogger(__name__)
 
@@ -36,48 +37,10 @@ log = logging.getLogger(__name__)
 JOIN = 5.0
 
 
-class _Life:
-    """One object of an actor, from its making to its death, and the calls that it has not answered."""
-
-    def __init__(self, spec: ActorSpec) -> None:
-        self.name = spec.name
-        self.target: Any = None
-        self.alive = True
-        self.pending: set[_Call] = set()
-        self.tasks: set[ThreadTask] = set()
-        self.groups = {group: Daemons(f"{spec.name}/{group}", n) for group, n in spec.groups.items()}
-        self.groups[""] = Daemons(spec.name, spec.threads)
-
-
-class _Call:
-    """A call under way. It is settled once, by its answer or by the death of the actor."""
-
-    def __init__(self, life: _Life, then: Callable[[Reply], None] | None) -> None:
-        self.life = life
-        self.then = then
-        self.reply = Reply()
-        self._first = True
-        self.settled = threading.Event()
-
-    def settle(self, reply: Reply) -> bool:
-        """Whether this was the first answer."""
-        with _settling:
-            if not self._first:
-                return False
-            self._first = False
-            self.reply = reply
-        self.settled.set()
-        return True
-
-
-#: Guards the first answer of every call; it is held for an instant.
-_settling = threading.Lock()
-
-
 class _Record:
     """One actor: its specification, and the object that it is at present."""
 
-    def __init__(self, spec: ActorSpec, life: _Life) -> None:
+    def __init__(self, spec: ActorSpec, life: Life) -> None:
         self.spec = spec
         self.life = life
 
@@ -91,7 +54,7 @@ class _Handle:
         caller: the life that calls; None for the world outside the actors.
     """
 
-    def __init__(self, system: ThreadSystem, record: _Record, caller: _Life | None) -> None:
+    def __init__(self, system: ThreadSystem, record: _Record, caller: Life | None) -> None:
         self.name = record.spec.name
         self._system = system
         self._record = record
@@ -124,7 +87,7 @@ class _Handle:
 class _View:
     """The system as one actor sees it: while it lives, everything; after its death, nothing."""
 
-    def __init__(self, system: ThreadSystem, life: _Life) -> None:
+    def __init__(self, system: ThreadSystem, life: Life) -> None:
         self._system = system
         self._life = life
 
@@ -132,6 +95,11 @@ class _View:
     def identity(self) -> str:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
         return self._system.identity
+
+    @property
+    def restarted(self) -> bool:
+        """See :class:`~rayflow.runtime.system.ActorSystem`."""
+        return self._life.restarted
 
     def spawn(self, spec: ActorSpec) -> Actor:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
@@ -202,6 +170,11 @@ class ThreadSystem:
         """The identity that it was given."""
         return self._identity
 
+    @property
+    def restarted(self) -> bool:
+        """No: this is the world outside of the actors."""
+        return False
+
     def spawn(self, spec: ActorSpec) -> Actor:
         """The actor of that name: the one there is, or a new one.
 
@@ -232,7 +205,7 @@ class ThreadSystem:
             again = restart and record.spec.restart
             dead, dead.alive = record.life, False
             if again:
-                record.life = self._begin(record.spec)
+                record.life = self._begin(record.spec, restarted=True)
             else:
                 del self._records[name]
             pending, tasks = list(dead.pending), list(dead.tasks)
@@ -255,7 +228,7 @@ class ThreadSystem:
         """Nothing: nobody counts resources here."""
         return []
 
-    def run(self, spec: TaskSpec, then: Callable[[Reply], None], owner: _Life | None = None) -> RunningTask:
+    def run(self, spec: TaskSpec, then: Callable[[Reply], None], owner: Life | None = None) -> RunningTask:
         """See ActorSystem. The tasks of an actor that is killed are killed as well.
 
         Raises:
@@ -263,7 +236,7 @@ class ThreadSystem:
         """
         view: ActorSystem = self if owner is None else _View(self, owner)
         running = set() if owner is None else owner.tasks
-        task = self._tasks.run(view, spec, _unless_dead(then, owner), running.discard)
+        task = self._tasks.run(view, spec, unless_dead(then, owner), running.discard)
         running.add(task)
         return task
 
@@ -295,7 +268,7 @@ class ThreadSystem:
         return getattr(target, method)(*args)
 
     # --- what handles and views call -----------------------------------------------------------------------
-    def handle(self, record: _Record, caller: _Life | None) -> Actor:
+    def handle(self, record: _Record, caller: Life | None) -> Actor:
         """A handle for a caller."""
         return _Handle(self, record, caller)
 
@@ -325,12 +298,12 @@ class ThreadSystem:
         *,
         then: Callable[[Reply], None] | None = None,
         group: str,
-        caller: _Life | None,
-    ) -> _Call:
+        caller: Life | None,
+    ) -> Call:
         """Put a call on its actor's threads."""
         with self._lock:
             life = record.life
-            call = _Call(life, None if then is None else _unless_dead(then, caller))
+            call = Call(life, None if then is None else unless_dead(then, caller))
             threads = life.groups.get(group)
             if threads is not None and life.alive:
                 life.pending.add(call)
@@ -347,13 +320,13 @@ class ThreadSystem:
         return call
 
     # --- inside --------------------------------------------------------------------------------------------
-    def _begin(self, spec: ActorSpec) -> _Life:
-        life = _Life(spec)
+    def _begin(self, spec: ActorSpec, *, restarted: bool = False) -> Life:
+        life = Life(spec, restarted=restarted)
         view: ActorSystem = _View(self, life)
         life.target = spec.cls(view, *spec.args)
         return life
 
-    def _perform(self, call: _Call, method: str, args: tuple[Any, ...], threads: Daemons) -> None:
+    def _perform(self, call: Call, method: str, args: tuple[Any, ...], threads: Daemons) -> None:
         life = call.life
         if not life.alive:
             return
@@ -368,7 +341,7 @@ class ThreadSystem:
         if life.alive:
             self._settle(call, reply, None)
 
-    def _settle(self, call: _Call, reply: Reply, elsewhere: Daemons | None) -> None:
+    def _settle(self, call: Call, reply: Reply, elsewhere: Daemons | None) -> None:
         if not call.settle(reply):
             return
         with self._lock:
@@ -378,17 +351,3 @@ class ThreadSystem:
             return
         if elsewhere is None or not elsewhere.submit(lambda: tell(then, reply)):
             tell(then, reply)
-
-
-def check_alive(caller: _Life | None) -> None:
-    """End the thread if it belongs to an actor that was killed."""
-    if caller is not None and not caller.alive:
-        raise Killed(f"actor {caller.name!r} was killed")
-
-
-def _unless_dead(then: Callable[[Reply], None], caller: _Life | None) -> Callable[[Reply], None]:
-    def told(reply: Reply) -> None:
-        if caller is None or caller.alive:
-            then(reply)
-
-    return told

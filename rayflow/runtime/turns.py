@@ -8,11 +8,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: Posted actions that one turn takes, so that what is due is not kept waiting by what arrives.
 _MOST = 1_000
+
+#: Seconds that somebody waits for the answer to a question.
+_PATIENCE = 60.0
 
 
 class Turns:
@@ -57,6 +63,24 @@ class Turns:
     def post(self, action: Callable[[], None]) -> None:
         """Run the action in a turn. From any thread."""
         self._queue.put(action)
+
+    def ask(self, question: Callable[[], T]) -> T:
+        """The answer to a question that is put in a turn. From another thread.
+
+        Raises:
+            TimeoutError: there is no answer for long.
+            Exception: whatever the question raises.
+        """
+        answer: Future[T] = Future()
+
+        def put() -> None:
+            try:
+                answer.set_result(question())
+            except Exception as error:  # noqa: BLE001 - raised to who asks
+                answer.set_exception(error)
+
+        self.post(put)
+        return answer.result(_PATIENCE)
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Run the action in a turn, after a while. From the thread itself, or before it starts."""

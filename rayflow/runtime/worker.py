@@ -1,9 +1,9 @@
 """A worker: runs batches of tasks on its slots.
 
-The worker owns its threads (one for each slot, one loop for async steps, one that brings output to coordinators)
+The worker owns its threads (one for each slot, one loop for async steps, one that brings news to coordinators)
 and one lock; what is decided under that lock is in :mod:`rayflow.runtime.batches`, how one attempt runs in
-:mod:`rayflow.runtime.attempts`. Pools steer work by leases; the worker is the truth: it refuses what its slots
-cannot take, and what an older pool or coordinator sends.
+:mod:`rayflow.runtime.attempts`, what its pool's setup did in :mod:`rayflow.runtime.prepared`. Pools steer work by
+leases; the worker is the truth: it refuses what its slots cannot take, and what an older pool or coordinator sends.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from typing import Any
 
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.errors import ClusterError, LeaseLost, StorageError, StorageUnavailable
-from rayflow.runtime import output
+from rayflow.runtime import naming, output
 from rayflow.runtime.attempts import Attempt, Runner
 from rayflow.runtime.batches import Batch, Batches
+from rayflow.runtime.beats import Beats
 from rayflow.runtime.environment import Environment, apply
 from rayflow.runtime.eventloop import LoopThread
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
-from rayflow.runtime.system import ActorLost, ActorSystem
+from rayflow.runtime.news import News
+from rayflow.runtime.prepared import Prepared
+from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.storage.codec import MsgpackCodec
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a step's lines are sent ahead of its outcome, and between two times that they are.
-OUTPUT_AFTER = 0.5
-
 #: Seconds that the worker tries to get a blob while the store cannot be reached.
 FETCH_PATIENCE = 10.0
 
-#: Seconds for the clean-up of async steps that are cancelled because the worker stops.
+#: Seconds for the clean-up of steps that are told to stop because the worker does.
 STOP_GRACE = 1.0
 
 
@@ -51,12 +51,18 @@ class WorkerSettings:
         pool: name of its pool.
         store_actor: name of the actor that answers ``blob(digest)``.
         allow_pickle: whether payloads may hold pickles.
+        setup: its pool's setup, as :func:`~rayflow.definition.setup.setup_reference` answers it; "" for none.
+        max_tasks: tasks that it begins, after which it is to be replaced; None for any number.
+        pool_actor: name of the actor that is told so, by ``worn(worker)``.
     """
 
     concurrency: int
     pool: str
     store_actor: str
     allow_pickle: bool = True
+    setup: str = ""
+    max_tasks: int | None = None
+    pool_actor: str = ""
 
 
 class Worker:
@@ -67,10 +73,16 @@ class Worker:
         name: its name.
         environment: its code environment, applied at its first use.
         settings: how it runs.
+        begun: told of each attempt that begins, before its step is called.
     """
 
     def __init__(
-        self, system: ActorSystem, name: str, environment: Mapping[str, Any] | Environment, settings: WorkerSettings
+        self,
+        system: ActorSystem,
+        name: str,
+        environment: Mapping[str, Any] | Environment,
+        settings: WorkerSettings,
+        begun: Callable[[Attempt], None] | None = None,
     ) -> None:
         self._system = system
         self._name = name
@@ -78,22 +90,30 @@ class Worker:
         self._settings = settings
         self._cache = CodeCache()
         self._loop = LoopThread(f"{name}/async")
-        codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
-        self._runner = Runner(self._resolve, codec, self._loop)
+        self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
+        self._runner = Runner(self._resolve, self._codec, self._loop)
+        self._prepared = Prepared(settings.setup, settings.pool, self._fetch, self._loop)
+        self._news = News(system, self._under_way)
+        self._begun = begun
+        self._told_worn = False
         self._opening = threading.Lock()
         self._open = False
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
-        self._batches = Batches(settings.concurrency)
+        self._batches = Batches(settings.concurrency, most=settings.max_tasks)
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._working = threading.Event()
         self._stopped = threading.Event()
 
     # --- about itself --------------------------------------------------------------------------------------
     def ready(self) -> dict[str, Any]:
-        """Make the code environment usable; answers pid, Python version, node and pool."""
+        """Make the code environment usable and run the pool's setup; answers pid, Python version, node and pool.
+
+        Raises:
+            ClusterError: the setup failed. It is not tried again in this worker.
+        """
         self._start()
+        self._prepared.begin()
         return {
             "pid": os.getpid(),
             "python": platform.python_version(),
@@ -118,20 +138,25 @@ class Worker:
     def run(self, data: bytes) -> bytes:
         """Run a packed BatchMessage; answers a packed BatchReply.
 
-        A batch of one is waited for to its end. A longer one is answered when its patience is up: what has not
-        begun is given back, and what runs is asked for with :meth:`collect`. A batch that comes again while it is
-        under way, or kept for collecting, is not run again.
+        A batch of one is waited for to its end, unless it is to tell its begin. Any other is answered when its
+        patience is up: what has not begun is given back, and what runs is asked for with :meth:`collect`. A batch
+        that comes again while it is under way, or kept for collecting, is not run again.
         """
         message: BatchMessage = unpack(data)
         self._start()
         with self._lock:
-            batch = self._batches.find(message.id)
+            batch, refused = self._batches.find(message.id), ""
             if batch is None:
                 refused = self._batches.refusal(message)
-                if refused:
-                    return pack(BatchReply(refused=refused))
-                batch = self._take(message)
-        batch.settled.wait(message.patience if len(message.tasks) > 1 else None)
+                if not refused:
+                    batch = self._take(message)
+            worn = self._batches.worn
+        if batch is None:
+            if worn:
+                self._tell_worn()  # again: a pool that was restarted does not know
+            return pack(BatchReply(refused=refused))
+        early = len(message.tasks) > 1 or message.tell_begin
+        batch.settled.wait(message.patience if early else None)
         with self._lock:
             return pack(self._batches.answer(batch, time.monotonic()))
 
@@ -142,7 +167,7 @@ class Worker:
             data: packed (batch id, seconds to wait).
 
         Raises:
-            LeaseLost: no such batch is here any more, or the worker stopped before the task ended.
+            LeaseLost: no such batch is here any more.
         """
         batch_id, seconds = unpack(data)
         with self._lock:
@@ -151,8 +176,6 @@ class Worker:
             raise LeaseLost(f"worker {self._name} has no batch {batch_id!r}: it never came, or was collected long ago")
         batch.settled.wait(seconds)
         with self._lock:
-            if self._stopped.is_set() and not batch.over:
-                raise LeaseLost(f"worker {self._name} stopped while a task of batch {batch_id!r} was under way")
             return pack(self._batches.collect(batch, time.monotonic()))
 
     def cancel(self, execution_id: str, seq: int, attempt: int, reason: str = "", epoch: int | None = None) -> bool:
@@ -203,31 +226,30 @@ class Worker:
     def stop(self, drain_timeout: float = 0.0) -> bool:
         """Take nothing more, give back what has not begun, wait for what runs, and end the threads.
 
-        What still runs afterwards is cancelled and counts as lost with the worker: batches are answered without
-        it, and ``collect`` raises LeaseLost.
+        What still runs afterwards is told to stop, and after a short grace given up. However it ends, it is
+        answered as stopped: lost with the worker, neither done nor failed.
 
         Args:
             drain_timeout: seconds to wait for what runs.
 
         Returns:
-            Whether everything that had begun has ended.
+            Whether everything that had begun has ended by itself.
         """
         with self._lock:
-            self._batches.closed = True
-            for batch in list(self._batches.active.values()):
-                self._batches.give_back(batch, time.monotonic())
+            self._batches.close(time.monotonic())
             drained = self._ended.wait_for(lambda: not self._batches.active, drain_timeout)
-            self._stopped.set()
+            attempts = self._batches.end()
+        for attempt in attempts:
+            attempt.stop("the worker stops")
+        with self._lock:
+            self._ended.wait_for(lambda: not self._batches.active, STOP_GRACE)
+            self._batches.give_up(time.monotonic())
             self._ended.notify_all()
-            left = list(self._batches.active.values())
-            for batch in left:
-                batch.settled.set()
+            self._news.stop()
             threads = len(self._threads)
-        for batch in left:
-            if batch.attempt is not None:
-                batch.attempt.stop("the worker stops")
+        self._prepared.end()
+        self._stopped.set()
         self._loop.stop(STOP_GRACE)
-        self._working.set()
         for _ in range(threads):
             self._queue.put(None)
         return drained
@@ -240,7 +262,7 @@ class Worker:
             if not self._open:
                 apply(self._environment)
                 output.install()
-                threading.Thread(target=self._bring_output, name=f"{self._name}/output", daemon=True).start()
+                self._news.start(f"{self._name}/news")
                 self._open = True
 
     def _take(self, message: BatchMessage) -> Batch:
@@ -250,7 +272,7 @@ class Worker:
             thread = threading.Thread(target=self._serve, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._working.set()
+        self._news.work()
         self._queue.put(batch)
         return batch
 
@@ -259,7 +281,10 @@ class Worker:
             while (attempt := self._begin(batch)) is not None:
                 outcome = self._runner.run(attempt)
                 with self._lock:
-                    self._batches.finish(batch, outcome, time.monotonic())
+                    if outcome is None:
+                        self._batches.not_begun(batch, time.monotonic())
+                    else:
+                        self._batches.finish(batch, outcome, time.monotonic())
                     if batch.over:
                         self._free()
 
@@ -269,13 +294,35 @@ class Worker:
             if task is None:
                 self._free()
                 return None
-            batch.attempt = Attempt(task, self._name, batch.message.coordinator)
-            return batch.attempt
+            attempt = batch.attempt = Attempt(
+                task,
+                self._name,
+                batch.message.coordinator,
+                beats=Beats(task.beat_every, self._codec.encode, self._news.wake),
+                prepared=self._prepared.value,
+                begun=self._begun,
+            )
+            worn_now = self._batches.worn and not self._told_worn
+            self._told_worn = self._batches.worn
+        if worn_now:
+            self._tell_worn()
+        return attempt
 
     def _free(self) -> None:
         self._ended.notify_all()
-        if not self._batches.active and not self._stopped.is_set():
-            self._working.clear()
+        if not self._batches.active:
+            self._news.rest()
+
+    def _under_way(self) -> list[Attempt]:
+        with self._lock:
+            return [batch.attempt for batch in self._batches.active.values() if batch.attempt is not None]
+
+    def _tell_worn(self) -> None:
+        def told(reply: Reply) -> None:
+            if reply.error is not None:
+                log.info("worker %s cannot say that it is worn: %s", self._name, reply.error)
+
+        send_to(self._system, self._settings.pool_actor, "worn", naming.worker_in(self._name), then=told)
 
     # --- code ----------------------------------------------------------------------------------------------
     def _resolve(self, code: Mapping[str, Any], part: str) -> Any:
@@ -299,29 +346,6 @@ class Worker:
             except (ClusterError, StorageUnavailable):
                 if time.monotonic() > give_up or self._stopped.wait(0.2):
                     raise
-
-    # --- output --------------------------------------------------------------------------------------------
-    def _bring_output(self) -> None:
-        while True:
-            self._working.wait()
-            if self._stopped.wait(OUTPUT_AFTER):
-                return
-            with self._lock:
-                attempts = [batch.attempt for batch in self._batches.active.values() if batch.attempt is not None]
-            for attempt in attempts:
-                if time.monotonic() - attempt.since >= OUTPUT_AFTER:
-                    self._bring(attempt)
-
-    def _bring(self, attempt: Attempt) -> None:
-        lines = attempt.lines.take()
-        if not lines:
-            return
-        task = attempt.task
-        try:
-            coordinator = self._system.find(attempt.coordinator)
-            coordinator.send("output", task.execution_id, task.seq, task.step, lines)
-        except ActorLost as error:
-            log.info("nobody watches step %s of %s any more: %s", task.step, task.execution_id, error)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import ExecutionRecord, Filter
+from rayflow.storage.base import DeadLetter, ExecutionRecord, Filter, StepNote
 
 FORMAT = 1
 
@@ -46,6 +46,17 @@ SCHEMA = (
         " code BLOB NOT NULL, source_sha256 TEXT NOT NULL, saved_at REAL NOT NULL, environment TEXT NOT NULL,"
         " UNIQUE (workflow_id, version))"
     ),
+    (
+        "CREATE TABLE dead_letters (execution_id TEXT NOT NULL, step INTEGER NOT NULL, seq INTEGER NOT NULL,"
+        " workflow_id TEXT NOT NULL, name TEXT NOT NULL, attempts INTEGER NOT NULL, at REAL NOT NULL,"
+        " began REAL NOT NULL, worker TEXT NOT NULL, failure BLOB NOT NULL, input BLOB NOT NULL,"
+        " UNIQUE (execution_id, step))"
+    ),
+    (
+        "CREATE TABLE notes (execution_id TEXT, step INTEGER, attempt INTEGER NOT NULL, at REAL NOT NULL,"
+        " kind TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (execution_id, step)) WITHOUT ROWID"
+    ),
+    "CREATE TABLE pools (name TEXT PRIMARY KEY, config BLOB NOT NULL, saved_at REAL NOT NULL)",
     "CREATE TABLE blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL)",
     "CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID",
     "CREATE INDEX executions_newest ON executions (created_at)",
@@ -53,6 +64,8 @@ SCHEMA = (
     "CREATE INDEX executions_runnable ON executions (runnable_at) WHERE runnable_at IS NOT NULL",
     "CREATE INDEX executions_unread ON executions (created_at) WHERE inbox_last > inbox_done AND owner <> ''",
     "CREATE INDEX inbox_key ON inbox (execution_id, key)",
+    "CREATE INDEX dead_letters_newest ON dead_letters (at)",
+    "CREATE INDEX dead_letters_workflow ON dead_letters (workflow_id, at)",
     f"INSERT INTO meta VALUES ('format', {FORMAT})",
     "INSERT INTO writer VALUES (1, 0, '', NULL)",
 )
@@ -103,6 +116,23 @@ DEFINITION = (
     " ORDER BY saved_at DESC, rowid DESC LIMIT 1"
 )
 DELETE_DEFINITION = "DELETE FROM definitions WHERE workflow_id = ?"
+_LETTER = tuple(f.name for f in fields(DeadLetter))
+SAVE_LETTER = f"INSERT OR REPLACE INTO dead_letters ({', '.join(_LETTER)}) VALUES ({', '.join('?' * len(_LETTER))})"
+DELETE_LETTER = "DELETE FROM dead_letters WHERE execution_id = ? AND step = ?"
+DELETE_LATER_LETTERS = "DELETE FROM dead_letters WHERE execution_id = ? AND seq > ?"
+
+SAVE_NOTE = (
+    "INSERT INTO notes (execution_id, step, attempt, at, kind, body) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (execution_id, step)"
+    " DO UPDATE SET attempt = excluded.attempt, at = excluded.at, kind = excluded.kind, body = excluded.body"
+    " WHERE (excluded.attempt, excluded.at) >= (attempt, at)"
+)
+NOTES = "SELECT step, attempt, at, kind, body FROM notes WHERE execution_id = ? ORDER BY step"
+
+SAVE_POOL = "INSERT OR REPLACE INTO pools (name, config, saved_at) VALUES (?, ?, ?)"
+POOLS = "SELECT name, config, saved_at FROM pools ORDER BY name"
+DELETE_POOL = "DELETE FROM pools WHERE name = ?"
+
 PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
 BLOB = "SELECT data FROM blobs WHERE digest = ?"
 TOTALS = "SELECT name, value FROM totals"
@@ -115,6 +145,8 @@ DELETES = tuple(
     for table, column in (
         ("journal", "execution_id"),
         ("inbox", "execution_id"),
+        ("dead_letters", "execution_id"),
+        ("notes", "execution_id"),
         ("starts", "id"),
         ("executions", "id"),
     )
@@ -142,6 +174,17 @@ def listing(query: Filter) -> tuple[str, list[Any]]:
     return f"{_RECORDS}{where} ORDER BY {order} LIMIT ?", [*values, query.limit]
 
 
+def letter_listing(
+    execution_id: str | None, workflow_id: str | None, step: int | None, limit: int
+) -> tuple[str, list[Any]]:
+    """The statement that lists dead letters, and its parameters."""
+    wanted = {"execution_id": execution_id, "workflow_id": workflow_id, "step": step}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    where = f" WHERE {' AND '.join(f'{name} = ?' for name in given)}" if given else ""
+    statement = f"SELECT {', '.join(_LETTER)} FROM dead_letters{where} ORDER BY at DESC, rowid DESC LIMIT ?"
+    return statement, [*given.values(), limit]
+
+
 # --- rows -------------------------------------------------------------------------------------------------
 def record(row: Sequence[Any]) -> ExecutionRecord:
     """The record of a row whose columns are the record's fields."""
@@ -158,6 +201,16 @@ def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
 def changing_values(row: ExecutionRecord) -> tuple[Any, ...]:
     """Parameters of UPDATE_EXECUTION."""
     return (*(getattr(row, name) for name in _CHANGING), row.id)
+
+
+def letter_values(letter: DeadLetter) -> tuple[Any, ...]:
+    """Parameters of SAVE_LETTER."""
+    return tuple(getattr(letter, name) for name in _LETTER)
+
+
+def note_values(note: StepNote) -> tuple[Any, ...]:
+    """Parameters of SAVE_NOTE, after the execution's id."""
+    return (note.step, note.attempt, note.at, note.kind, note.body)
 
 
 def as_json(values: Iterable[Any]) -> str:

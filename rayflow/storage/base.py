@@ -14,6 +14,12 @@ from typing import Protocol
 from rayflow.errors import RayflowError
 from rayflow.ids import ExecutionStatus
 
+# Part of the contract as well; "as" says to type checkers that they are meant to be had from here.
+from rayflow.storage.kept import DeadLetter as DeadLetter  # noqa: PLC0414
+from rayflow.storage.kept import DefinitionRecord as DefinitionRecord  # noqa: PLC0414
+from rayflow.storage.kept import PoolRecord as PoolRecord  # noqa: PLC0414
+from rayflow.storage.kept import StepNote as StepNote  # noqa: PLC0414
+
 
 # --- records ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
@@ -95,20 +101,6 @@ class InboxRow:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DefinitionRecord:
-    """A saved workflow definition: enough to run it by id alone."""
-
-    workflow_id: str
-    version: str
-    name: str
-    description: str
-    code: bytes
-    source_sha256: str
-    saved_at: float
-    environment: str
-
-
 # --- operations -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -152,6 +144,8 @@ class Append:
         deadline: the new deadline; None leaves it.
         result: the encoded result, with a terminal status.
         failure: the encoded failure, or the reason of a pause.
+        counts: what these entries add to the store's totals (steps completed, seconds of work …).
+        dead_letters: of the failed steps among these entries, at the positions of those.
     """
 
     execution_id: str
@@ -167,8 +161,8 @@ class Append:
     deadline: float | None = None
     result: bytes | None = None
     failure: bytes | None = None
-    #: What these entries add to the store's totals (steps completed, seconds of work …).
     counts: Mapping[str, float] = field(default_factory=dict)
+    dead_letters: tuple[DeadLetter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +197,10 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Rewind:
-    """Let a failed execution go on: compare-and-set on epoch and journal, bump the epoch, append the entry."""
+    """Let a failed execution go on: compare-and-set on epoch and journal, bump the epoch, append the entry.
+
+    The dead letters of entries after ``to``, the last position that stays, are removed.
+    """
 
     execution_id: str
     expected: int
@@ -213,9 +210,19 @@ class Rewind:
     carried: tuple[InboxRow, ...]
     deadline: float | None
     at: float
+    to: int = 0
 
 
-Operation = Start | Claim | Append | Release | Deliver | Rewind
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Keep what running steps reported, the newest of each step. It changes nothing else of the execution."""
+
+    execution_id: str
+    epoch: int
+    notes: tuple[StepNote, ...]
+
+
+Operation = Start | Claim | Append | Release | Deliver | Rewind | Note
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -331,6 +338,22 @@ class Store(Protocol):
     async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
         """The inbox rows that are not applied, with numbers above ``after``, in order."""
 
+    async def notes(self, execution_id: str) -> list[StepNote]:
+        """The newest note of each step that has one, by step."""
+
+    async def dead_letters(
+        self,
+        *,
+        execution_id: str | None = None,
+        workflow_id: str | None = None,
+        step: int | None = None,
+        limit: int = 1000,
+    ) -> list[DeadLetter]:
+        """The dead letters, newest first; with a filter only those that fit, ``limit`` at most."""
+
+    async def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
+        """Delete dead letters by execution id and step; answers how many there were."""
+
     async def save_definition(self, record: DefinitionRecord) -> None:
         """Keep a definition; the same workflow id and version is replaced."""
 
@@ -343,6 +366,15 @@ class Store(Protocol):
     async def delete_definition(self, workflow_id: str) -> bool:
         """Forget all versions of a definition; answers whether there was one."""
 
+    async def save_pool(self, record: PoolRecord) -> None:
+        """Keep a pool's configuration; that of the same name is replaced."""
+
+    async def pools(self) -> list[PoolRecord]:
+        """All saved pools, by name."""
+
+    async def delete_pool(self, name: str) -> bool:
+        """Forget a pool's configuration; answers whether there was one."""
+
     async def put_blob(self, digest: str, data: bytes) -> None:
         """Keep bytes under their SHA-256 (hex). Putting the same again changes nothing."""
 
@@ -350,7 +382,7 @@ class Store(Protocol):
         """The bytes of that digest, or None."""
 
     async def delete_executions(self, ids: Sequence[str]) -> int:
-        """Delete executions that are over, with journal and inbox; others are left. Answers how many."""
+        """Delete executions that are over, with all that belongs to them; others are left. Answers how many."""
 
     async def totals(self) -> dict[str, float]:
         """Counters, kept in the same transactions as what they count: the sums of all ``counts`` that the rules add."""

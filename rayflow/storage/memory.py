@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rayflow.errors import Fenced, StorageUnavailable
-from rayflow.storage.base import Answer, DefinitionRecord, ExecutionRecord, Filter, InboxRow, JournalRow, Operation
-from rayflow.storage.rules import Batch, Writer, check_writer, next_writer
+from rayflow.storage.base import (
+    Answer,
+    DeadLetter,
+    DefinitionRecord,
+    ExecutionRecord,
+    Filter,
+    InboxRow,
+    JournalRow,
+    Operation,
+    PoolRecord,
+    StepNote,
+)
+from rayflow.storage.rules import Batch, Writer, check_writer, newer_note, next_writer
 
 
 @dataclass(slots=True)
@@ -18,7 +29,10 @@ class MemoryData:
     journals: dict[str, list[JournalRow]] = field(default_factory=dict)
     inboxes: dict[str, list[InboxRow]] = field(default_factory=dict)
     keys: set[tuple[str, str]] = field(default_factory=set)
+    letters: dict[tuple[str, int], DeadLetter] = field(default_factory=dict)
+    notes: dict[str, dict[int, StepNote]] = field(default_factory=dict)
     definitions: dict[tuple[str, str], DefinitionRecord] = field(default_factory=dict)
+    pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
     writer: Writer = field(default_factory=Writer)
@@ -80,9 +94,23 @@ class MemoryStore:
         for name, row in batch.inbox:
             data.inboxes.setdefault(name, []).append(row)
             data.keys.add((name, row.key))
+        self._write_letters(batch)
+        for (name, step), note in batch.notes.items():
+            kept = data.notes.setdefault(name, {})
+            kept[step] = newer_note(kept.get(step), note)
         for counter, amount in batch.counts.items():
             data.totals[counter] = data.totals.get(counter, 0.0) + amount
         return answers
+
+    def _write_letters(self, batch: Batch) -> None:
+        letters = self.data.letters
+        for letter in list(letters.values() if batch.letters_after else ()):
+            last = batch.letters_after.get(letter.execution_id)
+            if last is not None and letter.seq > last:
+                del letters[letter.execution_id, letter.step]
+        for key, letter in batch.letters.items():
+            letters.pop(key, None)  # so that it becomes the last one
+            letters[key] = letter
 
     async def execution(self, execution_id: str) -> ExecutionRecord | None:
         """See Store."""
@@ -113,6 +141,36 @@ class MemoryStore:
             return []
         return self.data.inboxes.get(execution_id, [])[max(after, record.inbox_done) :]  # gapless from 1
 
+    async def notes(self, execution_id: str) -> list[StepNote]:
+        """See Store."""
+        self._check_open()
+        return sorted(self.data.notes.get(execution_id, {}).values(), key=lambda note: note.step)
+
+    async def dead_letters(
+        self,
+        *,
+        execution_id: str | None = None,
+        workflow_id: str | None = None,
+        step: int | None = None,
+        limit: int = 1000,
+    ) -> list[DeadLetter]:
+        """See Store."""
+        self._check_open()
+        found = [
+            letter
+            for letter in self.data.letters.values()
+            if execution_id in (None, letter.execution_id)
+            and workflow_id in (None, letter.workflow_id)
+            and step in (None, letter.step)
+        ]
+        found.reverse()
+        return sorted(found, key=lambda letter: letter.at, reverse=True)[:limit]
+
+    async def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
+        """See Store."""
+        self._check_writer()
+        return sum(self.data.letters.pop((key[0], key[1]), None) is not None for key in keys)
+
     async def save_definition(self, record: DefinitionRecord) -> None:
         """See Store."""
         self._check_writer()
@@ -140,6 +198,21 @@ class MemoryStore:
             del self.data.definitions[key]
         return bool(versions)
 
+    async def save_pool(self, record: PoolRecord) -> None:
+        """See Store."""
+        self._check_writer()
+        self.data.pools[record.name] = record
+
+    async def pools(self) -> list[PoolRecord]:
+        """See Store."""
+        self._check_open()
+        return sorted(self.data.pools.values(), key=lambda record: record.name)
+
+    async def delete_pool(self, name: str) -> bool:
+        """See Store."""
+        self._check_writer()
+        return self.data.pools.pop(name, None) is not None
+
     async def put_blob(self, digest: str, data: bytes) -> None:
         """See Store."""
         self._check_writer()
@@ -160,7 +233,9 @@ class MemoryStore:
         for name in over:
             del data.executions[name]
             data.journals.pop(name, None)
+            data.notes.pop(name, None)
             data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
+        data.letters = {key: letter for key, letter in data.letters.items() if key[0] not in over}
         return len(over)
 
     async def totals(self) -> dict[str, float]:

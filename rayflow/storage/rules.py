@@ -7,6 +7,8 @@ The rules (docs/architecture.md, "Rules of the protocol"):
   owner gave the execution up: after parking, releasing or ending it, it writes nothing more without a new claim.
 * An append whose last entry is already durable at the same epoch is acknowledged whole and not applied again,
   if its digest is the same; with another digest it is a :class:`~rayflow.errors.CorruptRecord`.
+* A dead letter is written with the journal entry that it belongs to, and removed with the rewind that supersedes
+  that entry. Of a step's notes the newest is kept; one that arrives late changes nothing.
 * What arrives from outside is an inbox row, unique by its key; a row for an execution without an owner makes it
   runnable in the same transaction. So an inbox row that is not applied has a live owner or a time at which one is
   looked for, unless its owner saw it and gave the execution up all the same (paused, with results kept for later).
@@ -25,17 +27,20 @@ from rayflow.storage.base import (
     Answer,
     Append,
     Claim,
+    DeadLetter,
     Deliver,
     Done,
     ExecutionRecord,
     Existing,
     InboxRow,
     JournalRow,
+    Note,
     Operation,
     Refused,
     Release,
     Rewind,
     Start,
+    StepNote,
 )
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -49,6 +54,10 @@ class Write:
     answer: Done
     rows: tuple[JournalRow, ...] = ()
     inbox: tuple[InboxRow, ...] = ()
+    #: Dead letters to add, and the position after which the execution's stored ones go before that.
+    letters: tuple[DeadLetter, ...] = ()
+    letters_after: int | None = None
+    notes: tuple[StepNote, ...] = ()
     #: What to add to the store's totals, in the same transaction.
     counts: Mapping[str, float] = field(default_factory=dict)
 
@@ -81,6 +90,8 @@ def decide(
             return _deliver(record, operation, known_key=known_key)
         case Rewind():
             return _rewind(record, operation)
+        case Note():
+            return _note(record, operation)
 
 
 def _write(
@@ -88,11 +99,14 @@ def _write(
     *,
     rows: tuple[JournalRow, ...] = (),
     inbox: tuple[InboxRow, ...] = (),
+    letters: tuple[DeadLetter, ...] = (),
+    letters_after: int | None = None,
+    notes: tuple[StepNote, ...] = (),
     parked: bool = False,
     counts: Mapping[str, float] = _NOTHING,
 ) -> Write:
     answer = Done(epoch=record.epoch, last_seq=record.last_seq, inbox_last=record.inbox_last, parked=parked)
-    return Write(record=record, answer=answer, rows=rows, inbox=inbox, counts=counts)
+    return Write(record, answer, rows, inbox, letters, letters_after, notes, counts)
 
 
 def _stale(record: ExecutionRecord, epoch: int) -> Refused:
@@ -148,6 +162,15 @@ def _append(record: ExecutionRecord, op: Append) -> Write | Refused:
                 record.id, f"append begins at entry {op.first_seq}, but the journal ends at {record.last_seq}"
             )
         )
+    for letter in op.dead_letters:
+        if letter.execution_id != record.id or not op.first_seq <= letter.seq <= last:
+            return Refused(
+                CorruptRecord(
+                    record.id,
+                    f"an append of {op.first_seq} to {last} holds a dead letter of entry {letter.seq} of "
+                    f"{letter.execution_id!r}",
+                )
+            )
     return _apply(record, op, last)
 
 
@@ -175,6 +198,7 @@ def _apply(record: ExecutionRecord, op: Append, last: int) -> Write:
             failure=op.failure,
         ),
         rows=op.rows,
+        letters=op.dead_letters,
         parked=park,
         counts=counts,
     )
@@ -238,7 +262,23 @@ def _rewind(record: ExecutionRecord, op: Rewind) -> Write | Refused:
         ),
         rows=(op.row,),
         inbox=inbox,
+        letters_after=op.to,
     )
+
+
+def _note(record: ExecutionRecord, op: Note) -> Write | Refused:
+    if record.epoch != op.epoch:
+        return _stale(record, op.epoch)
+    if record.owner == "":
+        return _given_up(record)
+    return _write(record, notes=op.notes)
+
+
+def newer_note(known: StepNote | None, note: StepNote) -> StepNote:
+    """Which of two notes of a step is kept; the later one where both are of the same moment."""
+    if known is not None and (known.attempt, known.at) > (note.attempt, note.at):
+        return known
+    return note
 
 
 class Batch:
@@ -259,6 +299,10 @@ class Batch:
         self.changed: dict[str, None] = {}
         self.journal: list[tuple[str, JournalRow]] = []
         self.inbox: list[tuple[str, InboxRow]] = []
+        #: By execution and step, to be written after what ``letters_after`` says is deleted.
+        self.letters: dict[tuple[str, int], DeadLetter] = {}
+        self.letters_after: dict[str, int] = {}
+        self.notes: dict[tuple[str, int], StepNote] = {}
         self.counts: dict[str, float] = {}
 
     def apply(self, operation: Operation) -> Answer:
@@ -277,9 +321,20 @@ class Batch:
         self.journal.extend((name, row) for row in decision.rows)
         self.inbox.extend((name, row) for row in decision.inbox)
         self._keys.update((name, row.key) for row in decision.inbox)
+        if decision.letters_after is not None:
+            self._drop_letters(name, decision.letters_after)
+        self.letters.update(((name, letter.step), letter) for letter in decision.letters)
+        for note in decision.notes:
+            self.notes[name, note.step] = newer_note(self.notes.get((name, note.step)), note)
         for counter, amount in decision.counts.items():
             self.counts[counter] = self.counts.get(counter, 0) + amount
         return decision.answer
+
+    def _drop_letters(self, name: str, after: int) -> None:
+        self.letters_after[name] = min(after, self.letters_after.get(name, after))
+        for key, letter in list(self.letters.items()):
+            if key[0] == name and letter.seq > after:
+                del self.letters[key]
 
 
 # --- the writer -------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """The Store contract on one SQLite file.
 
 Two connections, each with a thread of its own (aiosqlite): one writes, one reads, so that in WAL mode no read
-waits for a commit. ``synchronous=FULL``: a commit returns when the disk has it. A transaction that failed in any
-other way than by what one operation holds leaves the writing connection in doubt; it is closed and opened again
-before the next use, and what is durable is found there.
+waits for a commit. A transaction is one function that runs on the writing connection's thread.
+``synchronous=FULL``: a commit returns when the disk has it. A transaction that failed in any other way than by what
+one operation holds leaves the writing connection as it was, or, where nobody knows what became of it, in doubt; then
+it is closed and opened again before the next use, and what is durable is found there.
 """
 
 from __future__ import annotations
@@ -11,28 +12,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-import urllib.parse
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage import _sqlite as sql
-from rayflow.storage._sqlite_batch import apply, pipeline, unwritable
+from rayflow.storage._sqlite_batch import InDoubtError, commit, transaction
+from rayflow.storage._sqlite_open import SqliteFile, on_thread
 from rayflow.storage.base import (
     Answer,
+    DeadLetter,
     DefinitionRecord,
     ExecutionRecord,
     Filter,
     InboxRow,
     JournalRow,
     Operation,
-    Refused,
+    PoolRecord,
+    StepNote,
 )
 from rayflow.storage.rules import Writer, check_writer, next_writer
+
+T = TypeVar("T")
 
 
 class SqliteStore:
@@ -65,12 +70,11 @@ class SqliteStore:
         if self._open:
             return
         self._read_only = read_only
+        file = self._file()
         try:
             if not read_only:
-                await asyncio.to_thread(self._path.parent.mkdir, parents=True, exist_ok=True)
-                self._writer = await self._connect("mode=rwc")
-                await self._prepare(self._writer)
-            self._reader = await self._connect_reader()
+                self._writer = await file.creator()
+            self._reader = await file.reader(may_create=not read_only)
         except BaseException as error:
             await self._close_connections()
             if isinstance(error, (sqlite3.Error, OSError)):
@@ -78,95 +82,8 @@ class SqliteStore:
             raise
         self._open = True
 
-    async def _connect_reader(self) -> aiosqlite.Connection:
-        # Not "mode=ro": a connection that may not write cannot read a WAL whose index is gone, and leaves its own
-        # index behind. This one may tidy up, and refuses to change anything.
-        db = await self._connect("mode=rw")
-        try:
-            await db.execute("PRAGMA query_only = ON")
-            await self._check_format(db)
-        except sqlite3.OperationalError:
-            await db.close()
-            if not self._read_only or await asyncio.to_thread(_has_log, self._path):
-                raise
-        except BaseException:
-            await db.close()
-            raise
-        else:
-            return db
-        # A folder in which SQLite may create nothing, and no log of a writer: the file can only be read as it is.
-        db = await self._connect("mode=ro&immutable=1")
-        await self._check_format(db)
-        return db
-
-    async def _connect(self, options: str) -> aiosqlite.Connection:
-        uri = f"file:{urllib.parse.quote(str(self._path.absolute()))}?{options}"
-        connection = aiosqlite.connect(
-            uri, uri=True, isolation_level=None, timeout=self.busy_timeout, factory=self.connection_class
-        )
-        # A store that nobody closed must not keep its process from ending; what was acknowledged is on the disk.
-        # (aiosqlite before 0.22: the connection is the thread.)
-        thread: Any = getattr(connection, "_thread", connection)
-        thread.daemon = True
-        try:
-            return await connection
-        except BaseException:
-            # aiosqlite tells its thread to stop and does not wait; it would report to a loop that may be closed.
-            await asyncio.to_thread(thread.join)
-            raise
-
-    async def _write_ahead(self, db: aiosqlite.Connection) -> str:
-        """Switch the file to a write-ahead log; answers what SQLite chose.
-
-        SQLite does not wait for its busy timeout here when two connections switch a new file at the same moment.
-        """
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.busy_timeout
-        while True:
-            try:
-                [(mode,)] = await db.execute_fetchall("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up:
-                    raise
-                await asyncio.sleep(0.01)
-            else:
-                return str(mode)
-
-    async def _prepare(self, db: aiosqlite.Connection) -> None:
-        # The format first: a file of somebody else must not even be switched to WAL.
-        fresh = await self._check_format(db, may_be_empty=True)
-        mode = await self._write_ahead(db)
-        if mode != "wal":
-            raise StorageUnavailable(
-                f"cannot open store {self._path}: its file system allows no write-ahead log (SQLite chose {mode!r}). "
-                "Network file systems do not; put the file on a local disk"
-            )
-        await db.execute("PRAGMA synchronous = FULL")
-        if not fresh:
-            return
-        await db.execute("BEGIN IMMEDIATE")
-        if await self._check_format(db, may_be_empty=True):  # another process may have been faster
-            for statement in sql.SCHEMA:
-                await db.execute(statement)
-        await db.commit()
-
-    async def _check_format(self, db: aiosqlite.Connection, *, may_be_empty: bool = False) -> bool:
-        """Check that the file is a store of ours; answers whether it is empty. Raises StorageUnavailable."""
-        tables = {name for (name,) in await db.execute_fetchall("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables and may_be_empty:
-            return True
-        rows = []
-        if {"meta", "executions"} <= tables:
-            rows = list(await db.execute_fetchall("SELECT value FROM meta WHERE name = 'format'"))
-        if not rows:
-            what = "another program's SQLite database" if tables else "empty, no store was made in it yet"
-            raise StorageUnavailable(f"cannot open store {self._path}: the file is {what}. Name another file")
-        if rows[0][0] > sql.FORMAT:
-            raise StorageUnavailable(
-                f"cannot open store {self._path}: it has format {rows[0][0]} and was written by a newer rayflow; this "
-                f"one knows formats up to {sql.FORMAT}. Install that newer version, or name another file"
-            )
-        return False
+    def _file(self) -> SqliteFile:
+        return SqliteFile(self._path, self.connection_class, self.busy_timeout)
 
     def _cannot_open(self, error: Exception) -> StorageUnavailable:
         if self._read_only and not self._path.exists():
@@ -202,41 +119,47 @@ class SqliteStore:
     # --- the writer ----------------------------------------------------------------------------------------
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
         """See Store."""
-        async with self._transaction(claimed=False) as (db, writer):
+
+        def claim(db: sqlite3.Connection, writer: Writer) -> int:
             claimed = next_writer(writer, nonce, now=now, fresh_for=fresh_for, take_over=take_over, url=self.url)
-            await db.execute(sql.SET_WRITER, (claimed.epoch, claimed.nonce, claimed.heartbeat))
-        self._epoch = claimed.epoch
-        return claimed.epoch
+            db.execute(sql.SET_WRITER, (claimed.epoch, claimed.nonce, claimed.heartbeat))
+            return claimed.epoch
+
+        self._epoch = await self._write(claim, claimed=False)
+        return self._epoch
 
     async def heartbeat(self, *, now: float) -> None:
         """See Store."""
-        async with self._transaction() as (db, writer):
-            await db.execute(sql.SET_WRITER, (writer.epoch, writer.nonce, now))
+        await self._write(lambda db, writer: db.execute(sql.SET_WRITER, (writer.epoch, writer.nonce, now)))
 
-    @contextlib.asynccontextmanager
-    async def _transaction(self, *, claimed: bool = True) -> AsyncIterator[tuple[aiosqlite.Connection, Writer]]:
-        """A transaction of the writer, with the writer's row as it stands in it."""
+    async def _write(self, body: Callable[[sqlite3.Connection, Writer], T], *, claimed: bool = True) -> T:
+        """Run ``body`` in a transaction of the writer, which is one way to the connection's thread and back."""
         async with self._lock:
             db = await self._writable(claimed=claimed)
             try:
-                _, rows = await pipeline(db.execute("BEGIN IMMEDIATE"), db.execute_fetchall(sql.WRITER))
-                writer = Writer(*rows[0])
-                if self._epoch is not None:
-                    check_writer(writer, self._epoch, self.url)
-                yield db, writer
-            except BaseException as error:
-                await self._undo(db, error)
-                if isinstance(error, sqlite3.Error):
-                    raise sql.unavailable(error, str(self._path), "write") from error
-                raise
-            try:
-                await db.execute("COMMIT")
-            except BaseException as error:
+                return await on_thread(db, transaction, self._check, body)
+            except InDoubtError as doubt:
                 # Durable or not, nobody knows: the connection goes, and whoever asks again is told what is there.
                 self._in_doubt = True
-                if isinstance(error, sqlite3.Error):
-                    raise sql.unavailable(error, str(self._path), "commit to") from error
+                raise self._told(doubt.error, doubt.doing) from doubt.error
+            except Exception as error:
+                told = self._told(error, "write")
+                if told is error:
+                    raise
+                raise told from error
+            except BaseException:  # cancelled: the transaction may still be running
+                self._in_doubt = True
                 raise
+
+    def _check(self, writer: Writer) -> None:
+        if self._epoch is not None:
+            check_writer(writer, self._epoch, self.url)
+
+    def _told(self, error: BaseException, doing: str) -> BaseException:
+        """What the caller is told of an error in a transaction."""
+        if isinstance(error, Fenced):
+            self._fenced = error
+        return sql.unavailable(error, str(self._path), doing) if isinstance(error, sqlite3.Error) else error
 
     async def _writable(self, *, claimed: bool) -> aiosqlite.Connection:
         if not self._open:
@@ -260,48 +183,14 @@ class SqliteStore:
                 with contextlib.suppress(sqlite3.Error):  # most often there is nothing to take back
                     await old.execute("ROLLBACK")
                 await old.close()
-            db = await self._connect("mode=rw")
-            await db.execute("PRAGMA synchronous = FULL")
+            return await self._file().writer()
         except sqlite3.Error as error:
             raise sql.unavailable(error, str(self._path), "reopen") from error
-        return db
-
-    async def _undo(self, db: aiosqlite.Connection, error: BaseException) -> None:
-        if isinstance(error, Fenced):
-            self._fenced = error
-        if not isinstance(error, Exception):  # cancelled: a statement may still be running
-            self._in_doubt = True
-            return
-        try:
-            if db.in_transaction:
-                await db.execute("ROLLBACK")
-        except sqlite3.Error:  # SQLite took it back already, or cannot: either way, a new connection will tell
-            self._in_doubt = True
 
     # --- executions ----------------------------------------------------------------------------------------
     async def commit(self, operations: Sequence[Operation]) -> list[Answer]:
         """See Store."""
-        async with self._transaction() as (db, _):
-            try:
-                return await apply(db, operations)
-            except sql.MEMBER_ERRORS:
-                await db.execute("ROLLBACK")
-                await db.execute("BEGIN IMMEDIATE")
-                return await self._one_by_one(db, operations)
-
-    async def _one_by_one(self, db: aiosqlite.Connection, operations: Sequence[Operation]) -> list[Answer]:
-        [row] = await db.execute_fetchall(sql.WRITER)  # somebody may have claimed since the first attempt
-        check_writer(Writer(*row), self._epoch or 0, self.url)
-        answers: list[Answer] = []
-        for operation in operations:
-            await db.execute("SAVEPOINT member")
-            try:
-                answers += await apply(db, [operation])
-            except sql.MEMBER_ERRORS as error:
-                await db.execute("ROLLBACK TO member")
-                answers.append(Refused(unwritable(operation, error)))
-            await db.execute("RELEASE member")
-        return answers
+        return await self._write(lambda db, _: commit(db, operations, self._check))
 
     async def execution(self, execution_id: str) -> ExecutionRecord | None:
         """See Store."""
@@ -321,14 +210,18 @@ class SqliteStore:
         """See Store."""
         return [InboxRow(*row) for row in await self._read(sql.INBOX, (execution_id, after))]
 
+    async def notes(self, execution_id: str) -> list[StepNote]:
+        """See Store."""
+        return [StepNote(*row) for row in await self._read(sql.NOTES, (execution_id,))]
+
     async def delete_executions(self, ids: Sequence[str]) -> int:
         """See Store."""
-        async with self._transaction() as (db, _):
-            over = sql.as_json(name for (name,) in await db.execute_fetchall(sql.OVER, (sql.as_json(ids),)))
-            deleted = 0
-            for statement in sql.DELETES:
-                deleted = (await db.execute(statement, (over,))).rowcount  # the executions are the last
-        return deleted
+
+        def delete(db: sqlite3.Connection, _: Writer) -> int:
+            over = sql.as_json(name for (name,) in db.execute(sql.OVER, (sql.as_json(ids),)))
+            return [db.execute(statement, (over,)).rowcount for statement in sql.DELETES][-1]  # the executions
+
+        return await self._write(delete)
 
     async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         if self._reader is None:
@@ -339,10 +232,25 @@ class SqliteStore:
             raise sql.unavailable(error, str(self._path), "read") from error
 
     # --- the rest ------------------------------------------------------------------------------------------
+    async def dead_letters(
+        self,
+        *,
+        execution_id: str | None = None,
+        workflow_id: str | None = None,
+        step: int | None = None,
+        limit: int = 1000,
+    ) -> list[DeadLetter]:
+        """See Store."""
+        statement, values = sql.letter_listing(execution_id, workflow_id, step, limit)
+        return [DeadLetter(*row) for row in await self._read(statement, values)]
+
+    async def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
+        """See Store."""
+        return await self._write(lambda db, _: db.executemany(sql.DELETE_LETTER, keys).rowcount)
+
     async def save_definition(self, record: DefinitionRecord) -> None:
         """See Store."""
-        async with self._transaction() as (db, _):
-            await db.execute(sql.SAVE_DEFINITION, astuple(record))
+        await self._write(lambda db, _: db.execute(sql.SAVE_DEFINITION, astuple(record)))
 
     async def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
         """See Store."""
@@ -355,13 +263,23 @@ class SqliteStore:
 
     async def delete_definition(self, workflow_id: str) -> bool:
         """See Store."""
-        async with self._transaction() as (db, _):
-            return (await db.execute(sql.DELETE_DEFINITION, (workflow_id,))).rowcount > 0
+        return await self._write(lambda db, _: db.execute(sql.DELETE_DEFINITION, (workflow_id,)).rowcount > 0)
+
+    async def save_pool(self, record: PoolRecord) -> None:
+        """See Store."""
+        await self._write(lambda db, _: db.execute(sql.SAVE_POOL, astuple(record)))
+
+    async def pools(self) -> list[PoolRecord]:
+        """See Store."""
+        return [PoolRecord(*row) for row in await self._read(sql.POOLS)]
+
+    async def delete_pool(self, name: str) -> bool:
+        """See Store."""
+        return await self._write(lambda db, _: db.execute(sql.DELETE_POOL, (name,)).rowcount > 0)
 
     async def put_blob(self, digest: str, data: bytes) -> None:
         """See Store."""
-        async with self._transaction() as (db, _):
-            await db.execute(sql.PUT_BLOB, (digest, data))
+        await self._write(lambda db, _: db.execute(sql.PUT_BLOB, (digest, data)))
 
     async def blob(self, digest: str) -> bytes | None:
         """See Store."""
@@ -371,7 +289,3 @@ class SqliteStore:
     async def totals(self) -> dict[str, float]:
         """See Store."""
         return dict(await self._read(sql.TOTALS))
-
-
-def _has_log(path: Path) -> bool:
-    return path.with_name(f"{path.name}-wal").exists()

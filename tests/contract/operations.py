@@ -11,16 +11,20 @@ from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import (
     Append,
     Claim,
+    DeadLetter,
     DefinitionRecord,
     Deliver,
     Done,
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    Note,
     Operation,
+    PoolRecord,
     Refused,
     Rewind,
     Start,
+    StepNote,
     Store,
 )
 from rayflow.storage.records import append_digest
@@ -91,6 +95,35 @@ def deliver(
 def rewind(name: str = "x", *, expected: int = 1, last_seq: int = 1, at: float = NOW, **changes: Any) -> Rewind:
     row = JournalRow(last_seq + 1, b"rewound")
     return replace(Rewind(name, expected, last_seq, row, append_digest([row]), (), None, at), **changes)
+
+
+def letter(name: str = "x", step: int = 1, *, seq: int = 1, at: float = NOW, **changes: Any) -> DeadLetter:
+    made = DeadLetter(name, step, seq, "w", f"step{step}", 4, at, at - 1, "worker", b"failure", b"input")
+    return replace(made, **changes)
+
+
+def fail(name: str = "x", *steps: int, first: int = 1, epoch: int = 1, at: float = NOW, **changes: Any) -> Append:
+    """An append of one entry for each step, with its dead letter, after which the execution has failed."""
+    letters = tuple(letter(name, step, seq=first + i, at=at) for i, step in enumerate(steps))
+    bodies = [b"failed %d" % step for step in steps]
+    return append(
+        name,
+        first=first,
+        bodies=bodies,
+        epoch=epoch,
+        status=ExecutionStatus.FAILED,
+        at=at,
+        dead_letters=letters,
+        **changes,
+    )
+
+
+def note(name: str = "x", *notes: StepNote, epoch: int = 1) -> Note:
+    return Note(name, epoch, notes)
+
+
+def pool(name: str = "gpu", config: bytes = b"config", saved_at: float = NOW) -> PoolRecord:
+    return PoolRecord(name, config, saved_at)
 
 
 def definition(workflow_id: str = "w", version: str = "1", saved_at: float = NOW) -> DefinitionRecord:

@@ -8,7 +8,7 @@ from rayflow.errors import CorruptRecord, ExecutionNotFound, Fenced, InvalidTran
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Done, Existing, Filter, InboxRow, JournalRow, Operation, Release, Store
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, append, claim, deliver, done, end, record, refused, rewind, row, start
+from tests.contract.operations import NOW, append, claim, deliver, done, end, note, record, refused, rewind, row, start
 
 FAILED = ExecutionStatus.FAILED
 
@@ -48,7 +48,9 @@ def test_two_starts_of_one_id_in_one_commit(stores: Stores) -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [claim(), append(), Release("x", 1, NOW, NOW), deliver(), rewind()], ids=lambda op: type(op).__name__
+    "operation",
+    [claim(), append(), Release("x", 1, NOW, NOW), deliver(), rewind(), note()],
+    ids=lambda op: type(op).__name__,
 )
 def test_what_is_asked_of_an_unknown_execution_is_not_found(stores: Stores, operation: Operation) -> None:
     async def body(store: Store) -> None:

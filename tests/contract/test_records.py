@@ -7,7 +7,7 @@ import pytest
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, append, claim, definition, deliver, done, end, start
+from tests.contract.operations import NOW, append, claim, definition, deliver, done, end, pool, start
 
 
 async def listed(store: Store, query: Filter) -> list[str]:
@@ -171,6 +171,21 @@ def test_payloads_of_any_size(stores: Stores, size: int) -> None:
         assert found.input == b"i" * size
         assert (await store.journal("x"))[0].body == b"j" * size
         assert (await store.inbox("x"))[0].body == b"k" * size
+
+    stores.run(write)
+    stores.run(read)
+
+
+def test_pools_are_kept_by_name_and_replaced(stores: Stores) -> None:
+    async def write(store: Store) -> None:
+        for saved in (pool("gpu"), pool("cpu", b"cpu"), pool("gpu", b"larger", NOW + 1)):
+            await store.save_pool(saved)
+
+    async def read(store: Store) -> None:
+        assert await store.pools() == [pool("cpu", b"cpu"), pool("gpu", b"larger", NOW + 1)]
+        assert await store.delete_pool("cpu") is True
+        assert await store.delete_pool("cpu") is False
+        assert [found.name for found in await store.pools()] == ["gpu"]
 
     stores.run(write)
     stores.run(read)

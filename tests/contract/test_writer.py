@@ -9,7 +9,7 @@ import pytest
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage.base import Filter, Store
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, claim, definition, done, row, run, start
+from tests.contract.operations import NOW, claim, definition, done, pool, row, run, start
 
 WRITES: dict[str, Callable[[Store], Awaitable[object]]] = {
     "commit": lambda store: store.commit([start("late")]),
@@ -17,6 +17,9 @@ WRITES: dict[str, Callable[[Store], Awaitable[object]]] = {
     "save_definition": lambda store: store.save_definition(definition()),
     "delete_definition": lambda store: store.delete_definition("w"),
     "put_blob": lambda store: store.put_blob("d", b""),
+    "delete_dead_letters": lambda store: store.delete_dead_letters([("x", 1)]),
+    "save_pool": lambda store: store.save_pool(pool()),
+    "delete_pool": lambda store: store.delete_pool("gpu"),
     "delete_executions": lambda store: store.delete_executions(["x"]),
 }
 READS: dict[str, Callable[[Store], Awaitable[object]]] = {
@@ -27,6 +30,9 @@ READS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "definition": lambda store: store.definition("w"),
     "definitions": lambda store: store.definitions(),
     "blob": lambda store: store.blob("d"),
+    "dead_letters": lambda store: store.dead_letters(),
+    "notes": lambda store: store.notes("x"),
+    "pools": lambda store: store.pools(),
     "totals": lambda store: store.totals(),
 }
 

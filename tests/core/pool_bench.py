@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
-from rayflow.core.pool import Command, Demand, Grant, PoolMachine, PoolTerms, Recall, StartWorkers, Void
+from rayflow.core.pool import (
+    Command,
+    Demand,
+    EnvironmentStats,
+    Grant,
+    Limit,
+    PoolMachine,
+    PoolTerms,
+    Recall,
+    StartWorkers,
+    StopWorker,
+    Void,
+    Why,
+)
 from rayflow.definition.options import PoolConfig
 
 ENV = "env"
@@ -20,6 +35,8 @@ class Coordinator:
         self.alone: set[str] = set()
         self.recalled: list[str] = []
         self.void: list[str] = []
+        self.why: list[Why] = []
+        self.begun: dict[str, float] = {}
         self.epoch = 0
         self.seen = 0
         self._early: set[int] = set()
@@ -47,6 +64,7 @@ class Coordinator:
             case Void():
                 self.held.pop(command.token, None)
                 self.void.append(command.token)
+                self.why.append(command.why)
         return False
 
     def give_back(self, *tokens: str) -> None:
@@ -55,7 +73,7 @@ class Coordinator:
             del self.held[token]
 
     def update(self, machine: PoolMachine, now: float) -> None:
-        """Send the whole state."""
+        """Send the whole state, and what was not yet told of tasks that began."""
         self._sequence += 1
         machine.update(
             self.name,
@@ -65,12 +83,16 @@ class Coordinator:
             demand=list(self.wants),
             holding=dict(self.held),
             now=now,
+            begun=self.begun,
         )
+        self.begun = {}
 
 
-def wish(priority: int = 5, count: int = 1, *, stamp: float = 0.0, alone: bool = False, env: str = ENV) -> Demand:
-    """A demand."""
-    return Demand(env, priority, stamp, count, alone)
+def wish(
+    priority: int = 5, count: int = 1, *limits: Limit, stamp: float = 0.0, alone: bool = False, env: str = ENV
+) -> Demand:
+    """A demand of as many tasks as slots."""
+    return Demand(env, priority, stamp, count, alone, limits, count)
 
 
 class Bench:
@@ -79,15 +101,25 @@ class Bench:
     Args:
         workers: per environment; that many are up at the beginning, named a, b, c …
         slots: of each.
+        config: other settings of the pool.
         terms: durations that differ from the defaults; the settling time is 0.
     """
 
-    def __init__(self, workers: int = 1, slots: int = 4, *, epoch: int = 1, up: bool = True, **terms: float) -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        slots: int = 4,
+        *,
+        epoch: int = 1,
+        up: bool = True,
+        config: Mapping[str, Any] = MappingProxyType({}),
+        **terms: Any,
+    ) -> None:
         self.now = 0.0
         self.epoch = epoch
         self.terms = PoolTerms(**{"settle": 0.0, **terms})
-        config = PoolConfig(workers=workers, concurrency=slots)
-        self.machine = PoolMachine(config, epoch=epoch, now=0.0, terms=self.terms)
+        self.config = PoolConfig(**{"workers": workers, "concurrency": slots, **config})
+        self.machine = PoolMachine(self.config, epoch=epoch, now=0.0, terms=self.terms)
         self.coordinators: dict[str, Coordinator] = {}
         if up:
             self.up(*"abcdefgh"[:workers])
@@ -115,6 +147,17 @@ class Bench:
         self.coordinators[name].update(self.machine, self.now)
         return self.decide()
 
+    def configure(self, **changes: Any) -> list[Command]:
+        """Other settings, and the machine decides."""
+        self.config = self.config.replace(**changes)
+        self.machine.configure(self.config, self.now)
+        return self.decide()
+
+    def reports(self, name: str, token: str, at: float) -> list[Command]:
+        """A coordinator reports when the task of a token began, and the machine decides."""
+        self.coordinators[name].begun[token] = at
+        return self.says(name)
+
     def gives_back(self, name: str, *tokens: str) -> list[Command]:
         """A coordinator gives tokens back, or all, and says so."""
         self.coordinators[name].give_back(*tokens)
@@ -126,6 +169,10 @@ class Bench:
         for coordinator in self.coordinators.values():
             coordinator.update(self.machine, now)
         return self.decide()
+
+    def environment(self, name: str = ENV) -> EnvironmentStats:
+        """The figures of one environment."""
+        return next(e for e in self.machine.stats(self.now).environments if e.environment == name)
 
     def held(self, name: str) -> int:
         return len(self.coordinators[name].held)
@@ -144,3 +191,8 @@ def recalled(commands: list[Command]) -> list[str]:
 def started(commands: list[Command]) -> dict[str, int]:
     """How many workers are to be started, by environment."""
     return {command.environment: command.count for command in commands if isinstance(command, StartWorkers)}
+
+
+def stopped(commands: list[Command]) -> list[str]:
+    """The workers that are to be stopped, in order."""
+    return [command.worker for command in commands if isinstance(command, StopWorker)]

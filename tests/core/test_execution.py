@@ -61,16 +61,6 @@ def test_from_start_to_end() -> None:
     }
 
 
-def test_work_is_empty_when_there_is_nothing_to_do() -> None:
-    shell = Shell(in_turn)
-    assert not shell.execution.take()
-    shell.execution.begin(1.0)
-    work = shell.execution.take()
-    assert work
-    assert work.outcome is None
-    assert not shell.execution.take()
-
-
 def test_where_steps_run() -> None:
     async def flow() -> None:
         await asyncio.gather(one(), here(), there())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from rayflow.core.metrics import DistributedMetrics, PoolNow
+from rayflow.core.metrics import DistributedMetrics, PoolStatus
 
 
 def test_of_a_new_store() -> None:
@@ -30,7 +30,7 @@ def test_each_figure_has_its_total() -> None:
         "something_else": 99,
     }
     assert DistributedMetrics.of(
-        totals, PoolNow(waiting=8, oldest_waiting=1.5, workers=4, busy=9)
+        totals, [PoolStatus(queued=8, oldest_waiting=1.5, workers=3, busy=4), PoolStatus("gpu", workers=1, busy=5)]
     ) == DistributedMetrics(
         executions_started=10,
         executions_completed=4,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from rayflow.core.pool import Grant, Recall, Revoke, StartWorkers, StopWorker, Void
+from rayflow.core.pool import Grant, Recall, Revoke, StartWorkers, StopWorker, Void, Why
 from rayflow.errors import LeaseLost
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, started, wish
 
@@ -36,7 +38,9 @@ def test_workers_that_are_only_found_are_not_completed_before_somebody_wants_the
 
 
 def test_a_worker_that_does_not_come_up_is_stopped_and_tried_again_with_growing_waits() -> None:
-    bench = Bench(workers=2, up=False, start_timeout=10.0, backoff=1.0, max_backoff=3.0, environment_idle=999.0)
+    bench = Bench(
+        workers=2, up=False, backoff=1.0, max_backoff=3.0, environment_idle=999.0, config={"start_timeout": 10.0}
+    )
     bench.machine.want("env", 0.0)
     bench.decide()
     waits, names = [], iter(range(99))
@@ -70,7 +74,7 @@ def test_a_worker_that_comes_up_ends_the_failures() -> None:
 
 
 def test_a_stopped_worker_that_reports_late_is_stopped_again() -> None:
-    bench = Bench(workers=1, up=False, start_timeout=1.0)
+    bench = Bench(workers=1, up=False, config={"start_timeout": 1.0})
     bench.wants("c", wish())
     bench.machine.worker_starting("a", "env", 0.0)
     assert StopWorker("env", "a") in bench.at(1.0)
@@ -90,7 +94,7 @@ def test_the_leases_of_a_dead_worker_are_void_and_it_is_replaced_at_once() -> No
     bench.wants("c", wish(count=2))
     bench.wants("c")
     bench.machine.worker_down("a", 1.0)
-    assert bench.decide() == [Void("c", "1.1", "a"), StartWorkers("env", 1)]
+    assert bench.decide() == [Void("c", "1.1", "a", Why.DIED), StartWorkers("env", 1)]
     assert bench.coordinators["c"].held == {"1.2": "b"}
     bench.machine.worker_down("a", 1.0)
     bench.machine.worker_down("stranger", 1.0)
@@ -102,7 +106,7 @@ def test_a_void_whose_grant_was_lost_is_sent_again_with_the_grant() -> None:
     bench.machine.update("c", sequence=1, epoch=0, seen=0, demand=[wish()], holding={}, now=0.0)
     (grant,) = bench.decide()
     bench.machine.worker_down("a", 0.5)
-    void = Void("c", "1.1", "a")
+    void = Void("c", "1.1", "a", Why.DIED)
     assert bench.decide() == [void, StartWorkers("env", 1)]
     bench.machine.worker_starting("b", "env", 0.5)
     bench.machine.update("c", sequence=2, epoch=0, seen=0, demand=[], holding={}, now=1.0)
@@ -117,7 +121,8 @@ def test_a_dead_coordinators_slots_are_free_once_the_worker_confirms() -> None:
     bench.machine.forget("stranger", 0.0)
     commands = bench.decide()
     assert commands == [
-        Void("dead", "1.1", "a"), Void("dead", "1.2", "a"), Revoke("a", "1.1"), Revoke("a", "1.2")
+        Void("dead", "1.1", "a", Why.UNKNOWN), Void("dead", "1.2", "a", Why.UNKNOWN),
+        Revoke("a", "1.1"), Revoke("a", "1.2"),
     ]  # fmt: skip
     assert bench.machine.stats(0.0).busy == 2
     bench.machine.slot_free("a", "1.2", 0.1)
@@ -142,13 +147,13 @@ def test_a_silent_coordinator_loses_leases_and_demand() -> None:
     bench.now = 4.9
     bench.wants("c", wish(1))
     bench.now = 5.0
-    assert bench.decide() == [Void("silent", "1.1", "a"), Revoke("a", "1.1")]
+    assert bench.decide() == [Void("silent", "1.1", "a", Why.UNKNOWN), Revoke("a", "1.1")]
     bench.machine.slot_free("a", "1.1", 5.0)
     assert granted(bench.decide()) == [("c", "a")]
     silent = bench.coordinators["silent"]
     silent.held = {"1.1": "a"}  # it never heard that this is void
     silent.wants = []
-    assert bench.says("silent") == [Void("silent", "1.1", "a")]
+    assert bench.says("silent") == [Void("silent", "1.1", "a", Why.UNKNOWN)]
 
 
 def test_a_silent_coordinator_does_not_keep_an_environment_in_use() -> None:
@@ -210,7 +215,7 @@ def test_a_worker_with_a_stuck_task_is_replaced_once_its_others_are_done() -> No
     bench.wants("high")
     assert bench.machine.stats(1.0).idle == 0
     bench.wants("c")
-    assert bench.gives_back("c", "1.2") == [Void("c", "1.1", "a"), StopWorker("env", "a")]
+    assert bench.gives_back("c", "1.2") == [Void("c", "1.1", "a", Why.DRAINED), StopWorker("env", "a")]
 
 
 def test_a_revoked_task_that_cannot_be_stopped_retires_its_worker_too() -> None:
@@ -261,7 +266,7 @@ def test_demand_that_comes_at_the_last_moment_keeps_the_environment() -> None:
 
 
 # --- a restarted pool -------------------------------------------------------------------------------------
-def restarted(**terms: float) -> tuple[Bench, Coordinator]:
+def restarted(**terms: Any) -> tuple[Bench, Coordinator]:
     """A pool in its second life, and a coordinator that holds two leases of the first."""
     bench = Bench(workers=1, slots=3, epoch=2, up=False, **{"settle": 0.5, **terms})
     coordinator = bench.coordinators["c"] = Coordinator("c")
@@ -301,7 +306,7 @@ def test_claims_wait_for_the_census_of_their_worker() -> None:
 def test_claims_on_a_worker_that_is_not_found_are_void_after_the_settling_time() -> None:
     bench, coordinator = restarted()
     assert bench.says("c") == []
-    assert bench.at(0.5) == [Void("c", "1.6", "a"), Void("c", "1.7", "a")]
+    assert bench.at(0.5) == [Void("c", "1.6", "a", Why.UNKNOWN), Void("c", "1.7", "a", Why.UNKNOWN)]
     assert coordinator.held == {}
 
 
@@ -310,13 +315,13 @@ def test_claims_on_a_worker_that_dies_before_its_census_are_void() -> None:
     bench.machine.worker_starting("a", "env", 0.0)
     bench.says("c")
     bench.machine.worker_down("a", 0.1)
-    assert bench.decide() == [Void("c", "1.6", "a"), Void("c", "1.7", "a")]
+    assert bench.decide() == [Void("c", "1.6", "a", Why.DIED), Void("c", "1.7", "a", Why.DIED)]
 
 
 def test_a_claim_without_room_is_void_and_one_that_is_busy_always_has_room() -> None:
     bench, _ = restarted()
     bench.up("a", busy=["1.7", "1.8", "1.9"])
-    assert bench.says("c") == [Void("c", "1.6", "a")]
+    assert bench.says("c") == [Void("c", "1.6", "a", Why.UNKNOWN)]
     assert [lease.token for lease in bench.machine.leases()] == ["1.7"]
     assert bench.machine.stats(0.0).busy == 3
 
@@ -330,7 +335,7 @@ def test_a_busy_token_that_nobody_claims_is_revoked_after_a_lease_term_and_then_
         assert bench.decide() == []
     bench.now = 5.0
     assert bench.decide() == [Revoke("a", "1.6")]
-    assert bench.says("c") == [Void("c", "1.6", "a")]
+    assert bench.says("c") == [Void("c", "1.6", "a", Why.UNKNOWN)]
     assert bench.machine.stats(5.0).busy == 2  # the revoked one, and 1.7
 
 
@@ -350,7 +355,7 @@ def test_a_lonely_lease_that_is_idle_is_taken_over_only_on_an_empty_worker() -> 
     bench, coordinator = restarted()
     coordinator.held = {"1.6.alone": "a"}
     bench.up("a", busy=["1.5"])
-    assert bench.says("c") == [Void("c", "1.6.alone", "a")]
+    assert bench.says("c") == [Void("c", "1.6.alone", "a", Why.UNKNOWN)]
 
 
 def test_a_pool_that_meets_a_later_epoch_stops() -> None:

@@ -1,34 +1,10 @@
-"""A coordinator's slots: what goes out where, and what the pool is told."""
+"""A coordinator's slots: what goes out where, what is kept, and what the pool is told."""
 
 from __future__ import annotations
 
-from rayflow.core.pool.records import Demand
-from rayflow.core.slots import BATCH_SECONDS, BATCH_TASKS, IDLE_KEEP, Key, Report, Send, Slots
-
-
-def key(number: int) -> Key:
-    return ("e", number, 1)
-
-
-def made(*waiting: int, step: str = "s", priority: int = 5, alone: bool = False, now: float = 0.0) -> Slots:
-    """Slots of a coordinator for which these tasks wait."""
-    slots = Slots("env")
-    slots.heard_from(1)
-    for number in waiting:
-        slots.want(key(number), step, priority=priority, alone=alone, now=now)
-    return slots
-
-
-def grant(slots: Slots, number: int, *, alone: bool = False, now: float = 0.0) -> None:
-    slots.granted(f"t{number}", f"w{number}", alone=alone, number=number, now=now)
-
-
-def numbers(sends: list[Send]) -> list[list[int]]:
-    return [[number for _, number, _ in send.keys] for send in sends]
-
-
-def demand(slots: Slots) -> list[tuple[int, float, int, bool]]:
-    return [(d.priority, d.stamp, d.count, d.alone) for d in slots.full_report().demand]
+from rayflow.core.pool.records import Demand, own_tasks
+from rayflow.core.slots import IDLE_KEEP, Report
+from tests.core.slots_bench import BOTH, RATE, grant, key, made, numbers, plain, reported, want
 
 
 # --- sending ---------------------------------------------------------------------------------------------------
@@ -36,26 +12,30 @@ def test_nothing_goes_out_without_a_slot() -> None:
     slots = made(1, 2)
     assert slots.plan(0.0) == []
     assert slots.wanting
-    assert slots.holding == 0
+    assert (slots.queued, slots.holding) == (2, 0)
 
 
 def test_a_task_goes_out_on_a_slot_which_is_then_busy() -> None:
     slots = made(1, 2)
     grant(slots, 1)
-    assert slots.plan(0.0) == [Send("t1", "w1", alone=False, keys=(key(1),))]
+    assert slots.plan(0.0) == [plain("t1", "w1", key(1))]
     assert slots.plan(0.0) == []
     slots.done("t1", 1.0)
     assert numbers(slots.plan(1.0)) == [[2]]
     assert not slots.wanting
+    assert slots.queued == 0
 
 
-def test_the_highest_priority_goes_first_then_who_waits_longest() -> None:
-    slots = Slots("env")
-    for number, priority, now in ((1, 5, 3.0), (2, 5, 1.0), (3, 9, 7.0), (4, 0, 0.0), (5, 9, 7.0)):
-        slots.want(key(number), "s", priority=priority, alone=False, now=now)
-    for number in range(1, 6):
-        grant(slots, number)
-    assert numbers(slots.plan(8.0)) == [[3], [5], [2], [1], [4]]
+def test_slots_are_used_in_the_order_in_which_they_became_idle() -> None:
+    slots = made(1, 2, 3)
+    slots.observe("s", 0.0)
+    grant(slots, 1)
+    grant(slots, 2)
+    assert slots.plan(0.0) == [plain("t1", "w1", key(1), key(2)), plain("t2", "w2", key(3))]
+    slots.done("t2", 0.0)
+    slots.done("t1", 0.0)
+    want(slots, 4)
+    assert slots.plan(0.0) == [plain("t2", "w2", key(4))]
 
 
 def test_withdrawn_tasks_do_not_go_out() -> None:
@@ -66,86 +46,45 @@ def test_withdrawn_tasks_do_not_go_out() -> None:
     grant(slots, 1)
     assert numbers(slots.plan(0.0)) == [[2]]
     assert not slots.withdraw(key(2))
+    assert slots.queued == 1
 
 
 def test_a_task_that_is_wanted_again_waits_once() -> None:
     slots = made(1, 2)
-    slots.want(key(1), "s", priority=5, alone=False, now=9.0)
-    assert demand(slots) == [(5, 0.0, 2, False)]
-    grant(slots, 1)
-    grant(slots, 2)
-    grant(slots, 3)
+    want(slots, 1, now=9.0)
+    assert slots.queued == 2
+    assert slots.full_report().demand == (Demand("env", 5, 0.0, 2, tasks=2),)
+    for number in (1, 2, 3):
+        grant(slots, number)
     assert numbers(slots.plan(9.0)) == [[2], [1]]
 
 
-def test_short_tasks_go_out_together_up_to_about_ten_milliseconds() -> None:
-    slots = made(*range(20))
-    slots.observe("s", BATCH_SECONDS / 4)
-    grant(slots, 1)
-    assert numbers(slots.plan(0.0)) == [[0, 1, 2, 3]]
-
-
-def test_a_batch_has_a_limit_however_short_its_tasks_are() -> None:
-    slots = made(*range(BATCH_TASKS + 5))
-    slots.observe("s", 0.0)
-    grant(slots, 1)
-    assert [len(send.keys) for send in slots.plan(0.0)] == [BATCH_TASKS]
-
-
-def test_idle_slots_share_short_tasks_evenly() -> None:
-    slots = made(*range(10))
-    slots.observe("s", 0.0)
-    for number in (1, 2, 3):
+def test_a_slot_serves_its_environment_only() -> None:
+    slots = made(1)
+    want(slots, 2, environment="other", priority=9)
+    want(slots, 3, environment=own_tasks("env"))
+    for number in (1, 2):
         grant(slots, number)
-    assert numbers(slots.plan(0.0)) == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
-
-
-def test_long_and_unknown_tasks_go_out_singly() -> None:
-    slots = made(1, 2, step="long")
-    slots.observe("long", 5.0)
-    slots.observe("short", 0.001)
-    slots.want(key(3), "short", priority=9, alone=False, now=0.0)
-    slots.want(key(4), "unknown", priority=9, alone=False, now=0.0)
-    slots.want(key(5), "short", priority=9, alone=False, now=0.0)
-    for number in range(4):
-        grant(slots, number + 1)
-        assert len(slots.plan(0.0)) == 1
-    assert not slots.withdraw(key(3))
-    assert slots.withdraw(key(2)) != slots.withdraw(key(1))
-
-
-def test_a_batch_crosses_priorities_but_keeps_their_order() -> None:
-    slots = made(1, 2, priority=1)
-    slots.observe("s", 0.001)
-    slots.want(key(3), "s", priority=9, alone=False, now=5.0)
-    grant(slots, 1)
-    assert numbers(slots.plan(5.0)) == [[3, 1, 2]]
-
-
-def test_expectations_follow_short_runs_quickly_and_long_ones_slowly() -> None:
-    slots = made(*range(100))
-    slots.observe("s", 0.010)
-    slots.observe("s", 0.002)
-    grant(slots, 1)
-    assert [len(send.keys) for send in slots.plan(0.0)] == [1]  # 6 ms
-    slots.observe("s", 0.002)
-    slots.observe("s", 0.004)
-    grant(slots, 2)
-    assert [len(send.keys) for send in slots.plan(0.0)] == [2]  # 4 ms
-    slots.observe("s", 10.0)
-    grant(slots, 3)
-    assert [len(send.keys) for send in slots.plan(0.0)] == [1]
+    assert slots.plan(0.0) == [plain("t1", "w1", key(1))]
+    grant(slots, 3, environment=own_tasks("env"))
+    (send,) = slots.plan(0.0)
+    assert (send.token, send.environment, send.keys) == ("t3", own_tasks("env"), (key(3),))
+    grant(slots, 4, environment="other")
+    (send,) = slots.plan(0.0)
+    assert (send.token, send.environment, send.keys) == ("t4", "other", (key(2),))
 
 
 def test_suspects_go_out_alone_on_slots_of_their_own() -> None:
-    slots = made(1, 2, alone=True)
+    slots = made()
     slots.observe("s", 0.0)
-    slots.want(key(3), "s", priority=0, alone=False, now=0.0)
+    want(slots, 1, 2, alone=True)
+    want(slots, 3, priority=0)
     grant(slots, 1)
     assert numbers(slots.plan(0.0)) == [[3]]
-    slots.want(key(4), "s", priority=9, alone=False, now=0.0)
+    want(slots, 4, priority=9)
     grant(slots, 2, alone=True)
-    assert slots.plan(0.0) == [Send("t2", "w2", alone=True, keys=(key(1),))]
+    (send,) = slots.plan(0.0)
+    assert (send.token, send.alone, send.keys, send.limited) == ("t2", True, (key(1),), False)
     assert slots.withdraw(key(4))
 
 
@@ -177,20 +116,19 @@ def test_a_later_pool_numbers_anew_and_an_earlier_one_is_not_heard() -> None:
     assert slots.heard_from(2)
     assert not slots.heard_from(1)
     assert slots.epoch == 2
-    report = slots.report()
-    assert report is not None
+    report = reported(slots)
     assert (report.epoch, report.seen, report.holding) == (2, 0, {"t1": "w1"})
-    slots.granted("new", "w2", alone=False, number=1, now=0.0)
-    assert slots.holding == 2
+    grant(slots, 1)
+    assert slots.full_report().holding == {"t1": "w1", "t1.2": "w1"}
 
 
 def test_numbers_that_came_early_mean_nothing_to_a_later_pool() -> None:
     slots = made()
     grant(slots, 2)
     slots.heard_from(2)
-    slots.granted("new", "w9", alone=False, number=2, now=0.0)
-    assert slots.full_report().holding == {"t2": "w2", "new": "w9"}
-    slots.granted("newer", "w9", alone=False, number=1, now=0.0)
+    grant(slots, 2)
+    assert slots.full_report().holding == {"t2": "w2", "t2.2": "w2"}
+    grant(slots, 1)
     assert slots.full_report().seen == 2
 
 
@@ -243,53 +181,32 @@ def test_a_void_slot_is_gone() -> None:
 # --- reports ---------------------------------------------------------------------------------------------------
 def test_a_report_is_the_full_state() -> None:
     slots = made(1, 2, now=3.0)
+    want(slots, 3, limits=BOTH, now=4.0)
     grant(slots, 1)
+    grant(slots, 2, limits=RATE)
     slots.plan(3.0)
-    assert slots.full_report() == Report(1, 1, 1, (Demand("env", 5, 3.0, 1),), {"t1": "w1"})
+    demand = (Demand("env", 5, 3.0, 1, tasks=1), Demand("env", 5, 4.0, 1, limits=BOTH, tasks=1))
+    assert slots.full_report() == Report(1, 1, 2, demand, {"t1": "w1"}, {"t2": 0.0})
 
 
 def test_a_report_is_made_when_something_changed() -> None:
     slots = made(1)
-    first = slots.report()
-    assert first is not None
+    first = reported(slots)
     assert slots.report() is None
     slots.forget_told()
-    second = slots.report()
-    assert second is not None
+    second = reported(slots)
     assert (second.sequence, second.demand) == (2, first.demand)
     slots.withdraw(key(1))
-    third = slots.report()
-    assert third is not None
-    assert third.demand == ()
+    assert reported(slots).demand == ()
     slots.full_report()
     assert slots.report() is None
 
 
-def test_demand_is_by_priority_with_its_oldest_stamp() -> None:
-    slots = made(1, 2, priority=5, now=7.0)
-    slots.want(key(3), "s", priority=5, alone=False, now=6.0)
-    slots.want(key(4), "s", priority=9, alone=False, now=8.0)
-    slots.want(key(5), "s", priority=5, alone=True, now=9.0)
-    assert demand(slots) == [(9, 8.0, 1, False), (5, 6.0, 3, False), (5, 9.0, 1, True)]
-    slots.withdraw(key(3))
-    assert demand(slots) == [(9, 8.0, 1, False), (5, 7.0, 2, False), (5, 9.0, 1, True)]
-
-
-def test_demand_for_short_tasks_is_for_as_many_slots_as_they_need() -> None:
-    slots = made(*range(100))
-    assert demand(slots) == [(5, 0.0, 100, False)]
-    slots.observe("s", BATCH_SECONDS / 10)
-    assert demand(slots) == [(5, 0.0, 10, False)]
-    slots.observe("s", 0.0)
-    slots.observe("s", 0.0)
-    assert demand(slots) == [(5, 0.0, 3, False)]
-    slots.withdraw(key(0))
-    assert demand(slots) == [(5, 0.0, 3, False)]
-
-
-def test_demand_for_very_short_tasks_is_for_the_batches_that_they_fill() -> None:
-    slots = Slots("env")
-    slots.observe("s", 0.0)
-    for number in range(2 * BATCH_TASKS + 1):
-        slots.want(key(number), "s", priority=5, alone=False, now=0.0)
-    assert demand(slots) == [(5, 0.0, 3, False)]
+def test_a_report_that_was_made_does_not_change() -> None:
+    slots = made(1, limits=RATE)
+    grant(slots, 1, limits=RATE)
+    slots.plan(0.0)
+    report = reported(slots)
+    slots.began("t1", 0.5)
+    slots.done("t1", 1.0)
+    assert (report.holding, report.begun) == ({"t1": "w1"}, {})

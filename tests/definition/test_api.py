@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import random
 import threading
 import uuid
@@ -75,3 +76,18 @@ def test_a_step_learns_that_it_was_given_up() -> None:
     before = running.cancelled
     running.cancel.set()
     assert (before, running.cancelled) == (False, True)
+
+
+def test_heartbeats_go_to_whoever_runs_the_step() -> None:
+    heard: list[object] = []
+    running = dataclasses.replace(context(), beat=heard.append)
+    running.heartbeat()
+    running.heartbeat({"done": 3})
+    context().heartbeat("unheard")
+    assert heard == [None, {"done": 3}]
+
+
+def test_a_step_gets_what_its_pool_prepared() -> None:
+    assert dataclasses.replace(context(), prepared=lambda: "client").setup == "client"
+    with pytest.raises(RuntimeError, match="no setup of a pool has run where this step runs"):
+        _ = context().setup

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.definition.options import EngineConfig, ExecutionOptions, Options, PoolConfig, RetryPolicy, StepOptions
+from rayflow.definition.options import (
+    EngineConfig,
+    ExecutionOptions,
+    Options,
+    PoolConfig,
+    RateLimit,
+    RetryPolicy,
+    StepOptions,
+)
 
 
 class Odd(Exception):
@@ -50,7 +58,12 @@ def test_exceptions_are_named() -> None:
         (ExecutionOptions, {"step_timeout": 0}, "ExecutionOptions.step_timeout: Input should be greater than 0"),
         (ExecutionOptions, {"priority": 10}, r"ExecutionOptions.priority: .* \(given: 10\)"),
         (ExecutionOptions, {"checkpoints": "often"}, r"checkpoints: Input should be 'sync', 'async' or 'off'"),
-        (PoolConfig, {"workers": 0}, r"PoolConfig.workers: Input should be greater than or equal to 1 \(given: 0\)"),
+        (PoolConfig, {"workers": -1}, r"PoolConfig.workers: Input should be greater than or equal to 0 \(given: -1\)"),
+        (PoolConfig, {"name": "a:b"}, r"PoolConfig.name: needs 1 to 63 letters, digits"),
+        (PoolConfig, {"min_workers": 3, "max_workers": 2}, r"max_workers \(2\) must be at least min_workers \(3\)"),
+        (StepOptions, {"concurrency_key": "x"}, "concurrency_key needs a concurrency_limit"),
+        (StepOptions, {"local": True, "num_gpus": 1}, "a local step runs in the coordinator and cannot reserve"),
+        (RateLimit, {"count": 0}, "RateLimit.count: Input should be greater than or equal to 1"),
         (EngineConfig, {"ping_timeout": 1.0}, "EngineConfig: ping_timeout must be longer than ping_interval"),
         (EngineConfig, {"pool": {"worker": 1}}, "EngineConfig.pool: PoolConfig has no option 'worker'"),
     ],
@@ -91,10 +104,33 @@ def test_keywords_go_before_the_environment_and_that_before_the_defaults() -> No
     ("environ", "message"),
     [
         ({"RAYFLOW_STANDBYS": "many"}, r"EngineConfig.standbys: Input should be a valid integer.* \(given: 'many'\)"),
-        ({"RAYFLOW_POOL": '{"workers": 0}'}, "^RAYFLOW_POOL: PoolConfig.workers: Input should be greater than"),
+        ({"RAYFLOW_POOL": '{"workers": -1}'}, "^RAYFLOW_POOL: PoolConfig.workers: Input should be greater than"),
         ({"RAYFLOW_POOL": "four"}, "RAYFLOW_POOL: .*Invalid JSON"),
     ],
 )
 def test_a_wrong_environment_names_its_variable(environ: dict[str, str], message: str) -> None:
     with pytest.raises(rf.DefinitionError, match=message):
         EngineConfig.load(environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (4, 4)),
+        ({"workers": 0}, (0, 0)),
+        ({"min_workers": 0}, (0, 4)),
+        ({"min_workers": 6}, (6, 6)),
+        ({"max_workers": 8}, (0, 8)),
+        ({"workers": 2, "min_workers": 1, "max_workers": 8}, (1, 8)),
+    ],
+)
+def test_the_bounds_of_a_pool(given: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert PoolConfig(**given).bounds == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "own"),
+    [({}, False), ({"timeout": 3}, False), ({"num_cpus": 0}, True), ({"resources": {"disk": 1}}, True)],
+)
+def test_what_reserves_something_is_a_task_of_its_own(given: dict[str, Any], *, own: bool) -> None:
+    assert StepOptions(**given).own_task is own

@@ -154,7 +154,7 @@ def test_a_named_lambda_is_a_step() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"retri": 1}, "@rf.step has no option 'retri'; it has: local, name, pool, retry, timeout"),
+        ({"retri": 1}, "@rf.step has no option 'retri'; it has: concurrency_key, concurrency_limit, "),
         ({"timeout": dt.timedelta(seconds=90)}, "timeout: needs seconds as a number, not a timedelta; pass 90"),
         ({"timeout": True}, "timeout: needs seconds as a number, not True"),
         ({"timeout": 0}, r"timeout: Input should be greater than 0 \(given: 0\)"),

@@ -358,6 +358,7 @@ def test_the_keys_of_a_snapshot_are_stable() -> None:
     ]  # fmt: skip
     assert list(found["steps"][0]) == [
         "seq", "name", "status", "attempts", "result", "error", "began", "ended", "duration", "retry_at", "worker",
+        "progress", "waits_for",
     ]  # fmt: skip
     assert found["steps"][1]["error"]["message"] == "bad\nworse"
     assert found["stages"][0]["result"]["x"] == 1

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import rayflow as rf
-from rayflow.core.metrics import DistributedMetrics
+from rayflow.core.metrics import DistributedMetrics, PoolStatus
 from rayflow.errors import ClusterError
 from rayflow.exporters import MetricsCollector, serve
 
@@ -47,6 +47,39 @@ class Source:
         if self.error is not None:
             raise self.error
         return FIGURES
+
+
+class Pools:
+    """Two pools."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def list(self) -> list[PoolStatus]:
+        if self.error is not None:
+            raise self.error
+        return [
+            PoolStatus("default", workers=4, busy=5, idle=11),
+            PoolStatus("gpu", queued=7, oldest_waiting=1.5, wanted=2, workers=3, starting=1, leaving=2, busy=1),
+        ]
+
+
+class SourceWithPools(Source):
+    """An engine, as far as the exporter goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pools = Pools()
+
+
+def labelled(url: str) -> dict[tuple[str, ...], float]:
+    """The samples with labels: the name and the labels' values."""
+    with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 - our own server
+        text = page.read().decode()
+    families = text_string_to_metric_families(text)
+    samples = [sample for family in families for sample in family.samples if sample.labels]
+    assert all(list(sample.labels) in (["pool"], ["pool", "state"]) for sample in samples)
+    return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
 
 
 def scraped(url: str) -> dict[str, float]:
@@ -134,6 +167,41 @@ def test_a_port_that_is_taken_is_an_error(source: Source) -> None:
         serve(source, server.port)
 
 
+# --- pools ----------------------------------------------------------------------------------------------------
+def test_each_pool_has_its_gauges() -> None:
+    with serve(SourceWithPools(), 0) as server:
+        assert labelled(server.url) == {
+            ("rayflow_pool_queued_tasks", "default"): 0,
+            ("rayflow_pool_queued_tasks", "gpu"): 7,
+            ("rayflow_pool_oldest_waiting_seconds", "default"): 0,
+            ("rayflow_pool_oldest_waiting_seconds", "gpu"): 1.5,
+            ("rayflow_pool_workers", "default", "up"): 4,
+            ("rayflow_pool_workers", "default", "starting"): 0,
+            ("rayflow_pool_workers", "default", "leaving"): 0,
+            ("rayflow_pool_workers", "gpu", "up"): 1,
+            ("rayflow_pool_workers", "gpu", "starting"): 1,
+            ("rayflow_pool_workers", "gpu", "leaving"): 2,
+            ("rayflow_pool_slots", "default", "busy"): 5,
+            ("rayflow_pool_slots", "default", "idle"): 11,
+            ("rayflow_pool_slots", "gpu", "busy"): 1,
+            ("rayflow_pool_slots", "gpu", "idle"): 0,
+        }
+        assert scraped(server.url)["rayflow_queue_depth"] == 7
+
+
+def test_without_an_engine_there_are_no_pools(url: str) -> None:
+    assert labelled(url) == {}
+
+
+def test_pools_that_cannot_be_read_fail_the_scrape() -> None:
+    source = SourceWithPools()
+    with serve(source, 0) as server:
+        source.pools.error = ClusterError("the pool is gone")
+        assert scraped(server.url) == {"rayflow_up": 0}
+        source.pools.error = None
+        assert scraped(server.url)["rayflow_up"] == 1
+
+
 @rf.workflow
 async def nothing() -> None: ...
 
@@ -144,5 +212,6 @@ def test_an_engines_metrics_are_served() -> None:
         found = scraped(server.url)
         assert found["rayflow_executions_completed_total"] == 1
         assert found["rayflow_execution_duration_seconds_count"] == 1
+        assert ("rayflow_pool_queued_tasks", "default") in labelled(server.url)
         engine.close()
         assert scraped(server.url) == {"rayflow_up": 0}

@@ -6,7 +6,17 @@ import pytest
 
 import rayflow as rf
 from rayflow.definition.options import Checkpoints
-from tests.fundamentals.tools import Gate, Ledger, hold, note
+from rayflow.runtime import naming
+from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
+
+
+def census(engine: rf.LocalEngine) -> dict[str, int]:
+    """What the engine's coordinators drive."""
+    names = [name for name in engine._system.names() if naming.is_coordinator(name)]
+    found: dict[str, int] = {}
+    for name in names:
+        found.update(engine._system.find(name).call("census"))
+    return found
 
 
 @rf.workflow
@@ -28,6 +38,7 @@ def test_every_mode_answers_the_same_and_records_what_it_says(
     assert ledger.lines() == ["a", "b", "c"]
     snapshot = engine.status("one")
     assert (len(snapshot.completed_steps), snapshot.result) == (recorded, ["a", "b", "c"])
+    eventually(lambda: census(engine) == {}, "its coordinator has let go of it")
 
 
 @pytest.mark.parametrize(("mode", "runs"), [("sync", 1), ("off", 2)])

@@ -107,4 +107,4 @@ def test_what_needs_a_cluster_is_refused_and_says_what_can() -> None:
     with pytest.raises(rf.NotSupportedLocally, match="cannot keep actors in a namespace"):
         rf.LocalEngine(namespace="mine")
     with pytest.raises(rf.DefinitionError, match="workers"):
-        rf.LocalEngine(pool=rf.PoolConfig(workers=0))
+        rf.LocalEngine(pool=rf.PoolConfig(workers=-1))

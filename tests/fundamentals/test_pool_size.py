@@ -14,7 +14,7 @@ def test_a_pool_has_as_many_workers_as_it_was_given(workers: int) -> None:
         eventually(lambda: engine.metrics().active_workers == workers, "all workers are up")
 
 
-@pytest.mark.parametrize("wrong", [{"workers": 0}, {"workers": -1}, {"concurrency": 0}, {"stop_grace": -1}])
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"concurrency": 0}, {"stop_grace": -1}])
 def test_a_size_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(rf.DefinitionError, match=next(iter(wrong))):
         rf.PoolConfig(**wrong)

@@ -8,9 +8,25 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rayflow.core.pool import Grant, Recall
+from rayflow.core.pool import Grant, Limit, Recall, is_own_tasks
+from rayflow.core.pool.records import token_keys
 from rayflow.core.pool.state import Environment, Seat, Worker
-from tests.properties.pool_world import CONFIG, ENVIRONMENTS, TERMS, Actor, Told, World
+from tests.properties.pool_world import (
+    ENVIRONMENTS,
+    LIMITS,
+    ONE,
+    PAIR,
+    RATE,
+    SIZES,
+    SLOTS,
+    SLOW,
+    TERMS,
+    Actor,
+    Task,
+    Told,
+    TrueWorker,
+    World,
+)
 
 picks = st.integers(0, 999)
 
@@ -24,6 +40,7 @@ class Open:
     stamp: float
     count: int
     alone: bool
+    limits: tuple[Limit, ...]
 
 
 class PoolWorld(RuleBasedStateMachine):
@@ -62,25 +79,33 @@ class PoolWorld(RuleBasedStateMachine):
             self.world.actors[f"c{self.made}"] = Actor(f"c{self.made}", environment)
 
     @precondition(lambda self: self.world.actors)
-    @rule(pick=picks, priority=st.sampled_from([1, 5, 9]), count=st.integers(1, 6), alone=st.integers(0, 4))
-    def tasks_come(self, pick: int, priority: int, count: int, alone: int) -> None:
+    @rule(
+        pick=picks,
+        priority=st.sampled_from([1, 5, 9]),
+        count=st.integers(1, 6),
+        alone=st.integers(0, 4),
+        limits=st.sampled_from(LIMITS),
+    )
+    def tasks_come(self, pick: int, priority: int, count: int, alone: int, limits: tuple[Limit, ...]) -> None:
         actor = self.pick_actor(pick)
-        actor.tasks += [(-priority, self.world.now, alone == 0)] * (min(count, 2) if alone == 0 else count)
+        # One of its own has a process for itself anyway.
+        lonely = alone == 0 and actor.environment not in self.world.own
+        actor.tasks += [Task(-priority, self.world.now, lonely, limits)] * (min(count, 2) if lonely else count)
         for token in self.world.idle(actor):
             self.check_refusal(self.world.use(actor, token), token)
         self.world.send_update(actor)
 
     @precondition(lambda self: self.world.actors)
-    @rule(pick=picks)
-    def actor_sends(self, pick: int) -> None:
-        self.world.send_update(self.pick_actor(pick))
+    @rule(pick=picks, tell=st.booleans())
+    def actor_sends(self, pick: int, *, tell: bool) -> None:
+        self.world.send_update(self.pick_actor(pick), tell=tell)
 
     @precondition(lambda self: self.world.actors)
     @rule(pick=picks)
     def idle_slots_are_given_back(self, pick: int) -> None:
         actor = self.pick_actor(pick)
         for token in self.world.idle(actor):
-            actor.give_back(token)
+            actor.never_began(token)
         self.world.send_update(actor)
 
     @precondition(lambda self: self.world.actors)
@@ -103,17 +128,30 @@ class PoolWorld(RuleBasedStateMachine):
         self.world.worker_dies(sorted(self.world.workers)[pick % len(self.world.workers)])
         self.decide()
 
-    @precondition(lambda self: any(worker.running for worker in self.world.workers.values()))
+    def pick_running(self, pick: int, workers: dict[str, TrueWorker]) -> tuple[str, str] | None:
+        running = [(name, token) for name, worker in workers.items() for token in sorted(worker.running)]
+        return running[pick % len(running)] if running else None
+
     @rule(pick=picks)
     def task_ends(self, pick: int) -> None:
-        running = [(name, token) for name, worker in self.world.workers.items() for token in sorted(worker.running)]
-        self.world.finish(*running[pick % len(running)])
+        if found := self.pick_running(pick, self.world.all_workers()):
+            self.world.finish(*found)
 
-    @precondition(lambda self: any(worker.running for worker in self.world.workers.values()))
     @rule(pick=picks)
     def task_is_stuck(self, pick: int) -> None:
-        running = [(name, token) for name, worker in self.world.workers.items() for token in sorted(worker.running)]
-        self.world.machine.retire(*running[pick % len(running)], self.world.now)
+        if found := self.pick_running(pick, self.world.all_workers()):
+            self.world.machine.retire(*found, self.world.now)
+            self.decide()
+
+    @precondition(lambda self: self.world.workers)
+    @rule(pick=picks)
+    def worker_is_worn(self, pick: int) -> None:
+        self.world.machine.worn(sorted(self.world.workers)[pick % len(self.world.workers)], self.world.now)
+        self.decide()
+
+    @rule(size=st.integers(0, len(SIZES) - 1))
+    def pool_gets_another_size(self, size: int) -> None:
+        self.world.configure(SIZES[size])
         self.decide()
 
     # --- rules: network, time, pool -----------------------------------------------------------------------
@@ -163,8 +201,10 @@ class PoolWorld(RuleBasedStateMachine):
             self.check_order(environment, [g for g in fresh if g.environment == environment.name], waiting)
             if settled:
                 self.check_nothing_idle(environment, waiting)
+                self.check_size(environment)
             recalls = [c for c in commands if isinstance(c, Recall) and c.token not in self.asked]
-            self.check_recalls(environment, recalls, waiting)
+            elsewhere = [grant for grant in fresh if grant.environment != environment.name]
+            self.check_recalls(environment, recalls, waiting, elsewhere)
         self.asked.update(
             {c.token: c.deadline for c in commands if isinstance(c, Recall) and c.token not in self.asked}
         )
@@ -176,54 +216,92 @@ class PoolWorld(RuleBasedStateMachine):
         found = []
         for name, demand in environment.waiting.items():
             seats = self.world.machine._book.parties[name].seats.values()
-            for alone in (False, True):
-                flying = sum(1 for seat in seats if not seat.received and seat.lease.alone == alone)
-                for entry in sorted((d for d in demand if d.alone == alone), key=lambda d: -d.priority):
-                    rest = max(0, entry.count - flying)
-                    flying -= min(flying, entry.count)
-                    if rest:
-                        found.append(Open(name, entry.priority, entry.stamp, rest, alone))
+            flying: dict[tuple[bool, tuple[Limit, ...]], int] = {}
+            for seat in seats:
+                if not seat.received:
+                    kind = (seat.lease.alone, seat.limits)
+                    flying[kind] = flying.get(kind, 0) + 1
+            for entry in sorted(demand, key=lambda d: -d.priority):
+                kind = (entry.alone, entry.limits)
+                rest = max(0, entry.count - flying.get(kind, 0))
+                flying[kind] = max(0, flying.get(kind, 0) - entry.count)
+                if rest:
+                    found.append(Open(name, entry.priority, entry.stamp, rest, *kind))
         return found
+
+    def used(self) -> dict[Limit, int]:
+        """Places that are taken; those of keys are counted here, by the tokens that there are."""
+        book = self.world.machine._book
+        tokens = [token for w in book.workers.values() for token in (*w.seats, *w.ghosts)]
+        tokens += [token for party in book.parties.values() for token in party.claims]
+        used = {limit: sum(limit.name in token_keys(token) for token in tokens) for limit in (ONE, PAIR)}
+        return used | {limit: book.limits.used(limit, self.world.now) for limit in (RATE, SLOW)}
 
     def check_no_double_grants(self, environment: Environment, grants: list[Grant]) -> None:
         """Nobody has more in flight than it wants."""
         for grant in grants:
             if grant.environment == environment.name:
+                kind = (grant.alone, grant.limits)
                 seats = self.world.machine._book.parties[grant.coordinator].seats.values()
-                flying = sum(1 for seat in seats if not seat.received and seat.lease.alone == grant.alone)
+                flying = sum(1 for seat in seats if not seat.received and (seat.lease.alone, seat.limits) == kind)
                 entries = environment.waiting[grant.coordinator]
-                assert flying <= sum(entry.count for entry in entries if entry.alone == grant.alone)
+                assert flying <= sum(entry.count for entry in entries if (entry.alone, entry.limits) == kind)
 
     def check_order(self, environment: Environment, grants: list[Grant], waiting: list[Open]) -> None:
         """Every grant is the best demand that it could have served."""
         occupied = {name: worker.used for name, worker in environment.workers.items()}
+        used = self.used()
         for grant in reversed(grants):
-            occupied[grant.worker] -= CONFIG.concurrency if grant.alone else 1
+            occupied[grant.worker] -= SLOTS if grant.alone else 1
+            for limit in grant.limits:
+                assert used[limit] <= limit.count
+                used[limit] -= 1
             for other in waiting:
+                if any(used[limit] >= limit.count for limit in other.limits):
+                    continue
                 if not other.alone or occupied[grant.worker] == 0:
                     assert grant.priority >= other.priority
                 if other.alone == grant.alone and other.priority == grant.priority:
                     entries = environment.waiting[grant.coordinator]
-                    stamp = next(e.stamp for e in entries if (e.priority, e.alone) == (grant.priority, grant.alone))
+                    kind = (grant.priority, grant.alone, grant.limits)
+                    stamp = next(e.stamp for e in entries if (e.priority, e.alone, e.limits) == kind)
                     if other.stamp + TERMS.quantum > self.world.now and stamp + TERMS.quantum > self.world.now:
                         assert (stamp, grant.coordinator) <= (other.stamp, other.coordinator)
         plain = [grant.priority for grant in grants if not grant.alone]
         assert plain == sorted(plain, reverse=True)
 
     def check_nothing_idle(self, environment: Environment, waiting: list[Open]) -> None:
-        """Nobody waits beside a slot that fits."""
-        usable = [worker for worker in environment.workers.values() if worker.up and not worker.stuck]
-        if any(wish.alone for wish in waiting):
+        """Nobody waits beside a slot that fits, unless the room is kept for a task that needs a whole worker."""
+        used = self.used()
+        usable = [worker for worker in environment.workers.values() if worker.up and not worker.leaving]
+        lonely = [wish for wish in waiting if wish.alone and self.has_room(wish, used)]
+        if lonely:
             assert all(worker.used for worker in usable)
-        if any(not wish.alone for wish in waiting):
+        for wish in lonely:
+            used |= {limit: used[limit] + wish.count for limit in wish.limits}
+        if any(not wish.alone and self.has_room(wish, used) for wish in waiting):
             assert not [w.name for w in usable if w.free and w.name != environment.drain]
 
-    def check_recalls(self, environment: Environment, recalls: list[Recall], waiting: list[Open]) -> None:
+    def has_room(self, wish: Open, used: dict[Limit, int]) -> bool:
+        return all(used[limit] < limit.count for limit in wish.limits)
+
+    def check_size(self, environment: Environment) -> None:
+        """Never more workers than there may be, but those that leave, and those that nobody knows yet."""
+        low, high = self.world.config.bounds
+        if not environment.own:
+            staying = [worker for worker in environment.workers.values() if not worker.leaving]
+            assert len(staying) <= max(high, sum(worker.found and not worker.up for worker in staying))
+            if environment.waiting and environment.retry_at is None:
+                assert len(staying) >= min(high, max(low, 1))
+
+    def check_recalls(
+        self, environment: Environment, recalls: list[Recall], waiting: list[Open], elsewhere: list[Grant]
+    ) -> None:
         """No more leases are asked back than are waited for, and only for somebody else."""
 
         def counts(seat: Seat) -> bool:
             worker = environment.workers[seat.lease.worker]
-            return not seat.lease.alone and not worker.stuck and worker.name != environment.drain
+            return not seat.lease.alone and not worker.leaving and worker.name != environment.drain
 
         seats = {token: seat for worker in environment.workers.values() for token, seat in worker.seats.items()}
         asked = {recall.token for recall in recalls}
@@ -231,10 +309,15 @@ class PoolWorld(RuleBasedStateMachine):
         underway = [
             s for t, s in seats.items() if t not in asked and counts(s) and s.deadline and s.deadline > self.world.now
         ]
-        plain = sum(wish.count for wish in waiting if not wish.alone)
+        used = self.used()
+        for limit in (limit for grant in elsewhere for limit in grant.limits):
+            used[limit] -= 1  # there may have been room before
+        room = {wish: min([wish.count, *(limit.count - used[limit] for limit in wish.limits)]) for wish in waiting}
+        plain = sum(max(0, count) for wish, count in room.items() if not wish.alone)
         assert len(new) <= max(0, plain - len(underway))
         for seat in new:
-            assert any(wish.coordinator != seat.lease.coordinator for wish in waiting)
+            assert not seat.lease.limited
+            assert any(wish.coordinator != seat.lease.coordinator or wish.limits for wish in waiting)
 
     def check_refusal(self, answer: str, token: str) -> None:
         """Without a restart, a worker never lacks room for a lease that is valid."""
@@ -246,7 +329,8 @@ class PoolWorld(RuleBasedStateMachine):
     def workers_are_not_overfull(self) -> None:
         for worker in self.world.machine._book.workers.values():
             leases = [seat.lease for seat in worker.seats.values()]
-            assert len(leases) + self.own_ghosts(worker) <= CONFIG.concurrency
+            if not is_own_tasks(worker.environment):
+                assert len(leases) + self.own_ghosts(worker) <= SLOTS
             if any(lease.alone for lease in leases):
                 assert len(leases) == 1
 
@@ -264,28 +348,44 @@ class PoolWorld(RuleBasedStateMachine):
         for party in self.world.machine._book.parties.values():
             assert all(seat.lease.coordinator == party.name for seat in party.seats.values())
 
+    @invariant()
+    def leases_are_on_workers_that_live(self) -> None:
+        assert {lease.worker for lease in self.world.machine.leases()} <= self.world.all_workers().keys()
+
+    @invariant()
+    def limits_are_kept(self) -> None:
+        """What a restarted pool does not hear of in time may run once more than it should; nothing starts too often."""
+        for limit in (ONE, PAIR):
+            assert self.restarted or self.world.running_under(limit) <= limit.count
+        for limit in (RATE, SLOW):
+            starts = sorted(self.world.starts.get(limit.name, []))
+            for first, beyond in zip(starts, starts[limit.count :], strict=False):
+                assert beyond - first >= limit.per
+
     # --- what must come true in the end -------------------------------------------------------------------
     def teardown(self) -> None:
         """Once messages arrive and workers come up, everything that waits is served."""
-        for _ in range(400):
-            if not any(actor.tasks for actor in self.world.actors.values()):
+        self.world.configure(SIZES[0])
+        for _ in range(1500):
+            if not any(actor.tasks or actor.running for actor in self.world.actors.values()):
                 return
             self.world.now += 0.25
             for name in [name for name, worker in self.world.workers.items() if not worker.up]:
                 self.world.census(name)
-            for name, worker in list(self.world.workers.items()):
+            for name, worker in self.world.all_workers().items():
                 for token in sorted(worker.running):
                     self.world.finish(name, token)
             for actor in self.world.actors.values():
                 for token in self.world.idle(actor):
                     if token in actor.recalled or not actor.tasks:
-                        actor.give_back(token)
+                        actor.never_began(token)
                     else:
                         self.world.use(actor, token)
                 self.world.send_update(actor)
             self.decide()
             self.all_messages()
-        waiting = {actor.name: actor.tasks for actor in self.world.actors.values()}
+            self.limits_are_kept()
+        waiting = {actor.name: (actor.tasks, actor.running) for actor in self.world.actors.values()}
         raise AssertionError(f"not served: {waiting}; {self.world.machine.stats(self.world.now)}")
 
 

@@ -2,124 +2,307 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rayflow.core.slots import BATCH_SECONDS, BATCH_TASKS, Key, Send, Slots
+from rayflow.core.pool.records import Grant, Limit, own_tasks
+from rayflow.core.slots import IDLE_KEEP, Key, Report, Send, Slots
+from rayflow.core.waiting import BATCH_SECONDS, BATCH_TASKS, Kind
+
+KEY, RATE = Limit("key", 1), Limit("rate", 2, 1.0)
+
+KINDS: list[Kind] = [
+    ("env", False, ()),
+    ("env", True, ()),
+    ("other", False, ()),
+    (own_tasks("env"), False, ()),
+    ("env", False, (KEY,)),
+    ("env", False, (RATE,)),
+    ("env", True, (KEY, RATE)),
+    ("other", False, (RATE,)),
+]
 
 
-def key(number: int) -> Key:
-    return ("e", number, 1)
+def is_rated(kind: Kind) -> bool:
+    return RATE in kind[2]
 
 
-def grant(slots: Slots, number: int, *, alone: bool = False, now: float = 0.0) -> None:
-    slots.granted(f"t{number}", f"w{number}", alone=alone, number=number, now=now)
+def is_single(kind: Kind) -> bool:
+    environment, alone, limits = kind
+    return alone or bool(limits) or environment == own_tasks("env")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A task that waits, as the model knows it."""
+
+    kind: Kind
+    priority: int
+    step: str
+    since: float
 
 
 class SlotsModel(RuleBasedStateMachine):
-    """Tasks, slots and a pool that grants, recalls, voids and repeats itself, against a plain model."""
+    """Tasks, slots and a pool that grants, recalls, voids, repeats itself, restarts and is not always reached."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.slots = Slots("env")
+        self.slots = Slots()
         self.slots.heard_from(1)
+        self.epoch = 1
         self.now = 0.0
-        self.wanted: dict[Key, tuple[int, bool, str]] = {}
-        self.sent: Counter[Key] = Counter()
         self.made = 0
-        self.granted = 0
-        self.live: dict[str, bool] = {}
-        self.busy: set[str] = set()
+        self.wanted: dict[Key, Wanted] = {}
+        self.withdrawn: set[Key] = set()
+        self.sent: Counter[Key] = Counter()
+        #: By number, those of the present epoch; the kind of each slot that is held; which are idle since when.
+        self.grants: dict[int, Grant] = {}
+        self.held: dict[str, Kind] = {}
+        self.idle: dict[str, float] = {}
+        self.recalled: set[str] = set()
+        #: Rated leases: those that may still begin, what is to be told, what was in no report, what arrived.
+        self.unbegun: set[str] = set()
+        self.begun: dict[str, float] = {}
+        self.news: set[str] = set()
+        self.dealt_with: set[str] = set()
+        #: What the pool was told last, as far as is known, and the report that is under way to it.
+        self.told: object = None
+        self.asking: Report | None = None
         self.expected = {"known": 0.002, "tiny": 0.0}
         for step, seconds in self.expected.items():
             self.slots.observe(step, seconds)
 
-    @rule(step=st.sampled_from(["known", "tiny", "unknown"]), priority=st.integers(0, 2), alone=st.booleans())
-    def want(self, *, step: str, priority: int, alone: bool) -> None:
+    # --- what happens ------------------------------------------------------------------------------------------
+    @rule(step=st.sampled_from(["known", "tiny", "unknown"]), priority=st.integers(0, 2), kind=st.sampled_from(KINDS))
+    def want(self, *, step: str, priority: int, kind: Kind) -> None:
         self.made += 1
-        self.wanted[key(self.made)] = (priority, alone, step)
-        self.slots.want(key(self.made), step, priority=priority, alone=alone, now=self.now)
+        self.want_it(("e", self.made, 1), step, priority, kind)
+
+    @precondition(lambda self: self.wanted)
+    @rule(data=st.data(), priority=st.integers(0, 2), kind=st.sampled_from(KINDS))
+    def want_anew(self, *, data: st.DataObject, priority: int, kind: Kind) -> None:
+        self.want_it(data.draw(st.sampled_from(sorted(self.wanted))), "known", priority, kind)
+
+    def want_it(self, key: Key, step: str, priority: int, kind: Kind) -> None:
+        environment, alone, limits = kind
+        self.slots.want(key, step, environment=environment, priority=priority, alone=alone, limits=limits, now=self.now)
+        self.wanted.pop(key, None)
+        self.wanted[key] = Wanted(kind, priority, step, self.now)
 
     @rule(which=st.integers(0, 50))
     def withdraw(self, which: int) -> None:
-        assert self.slots.withdraw(key(which)) == (self.wanted.pop(key(which), None) is not None)
+        key = ("e", which, 1)
+        waited = self.wanted.pop(key, None) is not None
+        assert self.slots.withdraw(key) == waited
+        self.withdrawn |= {key} if waited else set()
 
-    @rule(alone=st.booleans())
-    def grant(self, *, alone: bool) -> None:
-        self.granted += 1
-        grant(self.slots, self.granted, alone=alone, now=self.now)
-        self.live[f"t{self.granted}"] = alone
+    @rule(kind=st.sampled_from(KINDS), start_within=st.sampled_from([None, 2.0]))
+    def grant(self, *, kind: Kind, start_within: float | None) -> None:
+        environment, alone, limits = kind
+        number = len(self.grants) + 1
+        token = f"{self.epoch}.{number}"
+        start_by = None if start_within is None else self.now + start_within
+        grant = Grant("c", number, token, f"w{number}", environment, 5, alone, limits, start_by)
+        self.slots.granted(grant, self.now)
+        self.grants[number] = grant
+        self.held[token] = kind
+        self.idle[token] = self.now
+        if is_rated(kind):
+            self.unbegun.add(token)
 
-    @precondition(lambda self: self.granted)
+    @precondition(lambda self: self.grants)
     @rule(data=st.data())
-    def pool_says_something(self, data: st.DataObject) -> None:
-        number = data.draw(st.integers(1, self.granted))
-        token = f"t{number}"
-        what = data.draw(st.sampled_from(["again", "recall", "void"]))
-        if what == "again":
-            grant(self.slots, number, now=self.now)
-        elif what == "recall":
+    def pool_repeats_itself(self, data: st.DataObject) -> None:
+        self.slots.granted(self.grants[data.draw(st.integers(1, len(self.grants)))], self.now)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def pool_wants_a_slot_back(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(sorted(self.held)))
+        if data.draw(st.booleans()):
             self.slots.recalled(token)
+            self.recalled.add(token)
         else:
             self.slots.void(token)
-            self.live.pop(token, None)
-            self.busy.discard(token)
+            self.gone(token)
+
+    @rule()
+    def pool_restarts(self) -> None:
+        self.epoch += 1
+        assert self.slots.heard_from(self.epoch)
+        assert not self.slots.heard_from(self.epoch - 1)
+        self.grants.clear()
+        self.unbegun.clear()
+        self.begun.clear()
+        self.news.clear()
+        self.dealt_with.clear()
+        self.told = None
 
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.01, 1.0]))
     def time_passes(self, data: st.DataObject, seconds: float) -> None:
         self.now += seconds
-        for token in sorted(self.busy):
+        for token in sorted(self.held.keys() - self.idle.keys()):
             if data.draw(st.booleans()):
-                self.busy.discard(token)
                 self.slots.done(token, self.now)
+                if self.held[token][2]:
+                    del self.held[token]
+                else:
+                    self.idle[token] = self.now
 
+    @precondition(lambda self: self.unbegun - self.idle.keys())
+    @rule(data=st.data(), never=st.booleans())
+    def a_begin_becomes_known(self, *, data: st.DataObject, never: bool) -> None:
+        self.it_began(data.draw(st.sampled_from(sorted(self.unbegun - self.idle.keys()))), 0.0 if never else self.now)
+
+    @rule(data=st.data())
+    def a_begin_means_nothing(self, data: st.DataObject) -> None:
+        tokens = {grant.token for grant in self.grants.values()} | self.held.keys() | {"0.1"}
+        for token in sorted(tokens - self.unbegun):
+            if data.draw(st.booleans()):
+                self.slots.began(token, self.now)
+
+    def it_began(self, token: str, at: float) -> None:
+        self.slots.began(token, at)
+        self.note_begin(token, at)
+
+    def note_begin(self, token: str, at: float) -> None:
+        self.unbegun.remove(token)
+        self.begun[token] = at
+        self.news.add(token)
+
+    def gone(self, token: str) -> None:
+        del self.held[token]
+        if self.idle.pop(token, None) is not None and token in self.unbegun:
+            self.note_begin(token, 0.0)
+
+    # --- what goes out -----------------------------------------------------------------------------------------
     @rule()
     def plan(self) -> None:
         for send in self.slots.plan(self.now):
-            assert send.token in self.live
-            assert send.token not in self.busy
-            assert send.alone == self.live[send.token]
-            self.busy.add(send.token)
+            assert send.token in self.idle
+            assert send.token not in self.recalled
+            del self.idle[send.token]
             self.check_batch(send)
-        held = self.slots.full_report().holding
-        assert self.busy <= held.keys() <= self.live.keys()
-        self.live = {token: alone for token, alone in self.live.items() if token in held}
+        waiting = {task.kind for task in self.wanted.values()}
+        for token, since in list(self.idle.items()):
+            kind = self.held[token]
+            assert token in self.recalled or kind not in waiting, "a task waits beside an idle slot"
+            if token in self.recalled or kind[2] or self.now >= since + IDLE_KEEP:
+                self.gone(token)
 
     def check_batch(self, send: Send) -> None:
-        assert 1 <= len(send.keys) <= (1 if send.alone else BATCH_TASKS)
-        known = [self.expected.get(self.wanted[k][2], BATCH_SECONDS) for k in send.keys]
+        kind = self.held[send.token]
+        environment, alone, limits = kind
+        assert (send.environment, send.alone, send.limited, send.rated) == (
+            environment,
+            alone,
+            bool(limits),
+            is_rated(kind),
+        )
+        started = [grant.start_by for grant in self.grants.values() if grant.token == send.token]
+        assert started in ([], [send.start_by])  # none for a lease of an earlier epoch
+        assert 1 <= len(send.keys) <= (1 if is_single(kind) else BATCH_TASKS)
+        known = [self.expected.get(self.wanted[key].step, BATCH_SECONDS) for key in send.keys]
         assert len(known) == 1 or sum(known) <= BATCH_SECONDS + 1e-9
-        for sent in send.keys:
-            priority, alone, _ = self.wanted.pop(sent)
-            self.sent[sent] += 1
-            assert self.sent[sent] == 1
-            assert alone == send.alone
-            same = [(p, k) for k, (p, a, _) in self.wanted.items() if a == alone]
-            assert all(p <= priority for p, _ in same), "somebody more important waits"
-            assert all(k > sent for p, k in same if p == priority), "somebody older waits"
+        for key in send.keys:
+            task = self.wanted[key]
+            assert task.kind == kind
+            same = {other: wanted for other, wanted in self.wanted.items() if wanted.kind == kind}
+            assert all(wanted.priority <= task.priority for wanted in same.values()), "somebody more important waits"
+            line = [other for other, wanted in same.items() if wanted.priority == task.priority]
+            assert line[0] == key, "somebody older waits"
+            del self.wanted[key]
+            self.sent[key] += 1
+            assert self.sent[key] == 1
+
+    # --- what the pool is told ---------------------------------------------------------------------------------
+    def state(self) -> Report:
+        """What it would tell the pool now, without telling it."""
+        return copy.deepcopy(self.slots).full_report()
+
+    @precondition(lambda self: self.asking is None)
+    @rule()
+    def ask(self) -> None:
+        state = self.state()
+        says = (state.demand, state.holding, state.seen)
+        report = self.slots.report()
+        assert (report is None) == (self.told == says and not self.news)
+        if report is not None:
+            assert report == state
+            self.told, self.asking = says, report
+            self.news.clear()
+
+    @precondition(lambda self: self.asking is not None)
+    @rule(lost=st.booleans())
+    def answer(self, *, lost: bool) -> None:
+        assert self.asking is not None
+        if lost:
+            self.slots.forget_told()
+            self.told = None
+        else:
+            self.slots.told(self.asking)
+            for token in self.asking.begun.keys() & self.begun.keys():
+                del self.begun[token]
+                self.dealt_with.add(token)
+        self.asking = None
+
+    @invariant()
+    def tells_what_it_holds(self) -> None:
+        report = self.state()
+        assert (report.epoch, report.seen) == (self.epoch, len(self.grants))
+        assert report.holding.keys() == self.held.keys()
+        assert self.slots.holding == len(self.held)
+
+    @invariant()
+    def tells_each_begin_until_it_was_told(self) -> None:
+        assert self.state().begun == self.begun
+        rated = {grant.token for grant in self.grants.values() if RATE in grant.limits}
+        assert rated == self.unbegun | self.begun.keys() | self.dealt_with
 
     @invariant()
     def tells_what_it_wants(self) -> None:
-        report = self.slots.full_report()
-        assert report.seen == self.granted
-        groups: dict[tuple[int, bool], list[str]] = {}
-        for priority, alone, step in self.wanted.values():
-            groups.setdefault((priority, alone), []).append(step)
-        assert {(d.priority, d.alone): d.count for d in report.demand} == {
-            at: self.slots_for(steps, alone=at[1]) for at, steps in groups.items()
+        demand = self.state().demand
+        groups: dict[tuple[Kind, int], list[Wanted]] = {}
+        for task in self.wanted.values():
+            groups.setdefault((task.kind, task.priority), []).append(task)
+        assert {((d.environment, d.alone, d.limits), d.priority): (d.count, d.tasks, d.stamp) for d in demand} == {
+            at: (self.slots_for(tasks), len(tasks), min(task.since for task in tasks)) for at, tasks in groups.items()
         }
+        assert len(demand) == len(groups)
+        ranks = [(-entry.priority, entry.stamp) for entry in demand]
+        assert ranks == sorted(ranks)
+        assert self.slots.queued == len(self.wanted)
         assert self.slots.wanting == bool(self.wanted)
-        assert self.slots.holding == len(report.holding)
 
-    def slots_for(self, steps: list[str], *, alone: bool) -> int:
-        if alone:
-            return len(steps)
-        milliseconds = sum(round(self.expected.get(step, BATCH_SECONDS) * 1000) for step in steps)
-        return max(1, min(len(steps), max(-(-milliseconds // 10), -(-len(steps) // BATCH_TASKS))))
+    def slots_for(self, tasks: list[Wanted]) -> int:
+        if is_single(tasks[0].kind):
+            return len(tasks)
+        milliseconds = sum(round(self.expected.get(task.step, BATCH_SECONDS) * 1000) for task in tasks)
+        return max(1, min(len(tasks), max(-(-milliseconds // 10), -(-len(tasks) // BATCH_TASKS))))
+
+    def teardown(self) -> None:
+        """In the end all tasks were sent or withdrawn, and the pool knows of all begins."""
+        while self.wanted:
+            self.grant(kind=next(iter(self.wanted.values())).kind, start_within=None)
+            self.plan()
+        assert self.sent.keys() | self.withdrawn >= {("e", number, 1) for number in range(1, self.made + 1)}
+        assert not self.sent.keys() & self.withdrawn
+        self.plan()
+        for token in sorted(self.unbegun):
+            self.it_began(token, self.now)
+        for _ in range(2):  # one answer may still be under way
+            if self.asking is None:
+                self.ask()
+            if self.asking is not None:
+                self.answer(lost=False)
+        assert self.state().begun == {}
+        self.tells_each_begin_until_it_was_told()
 
 
 TestSlotsModel: Any = SlotsModel.TestCase

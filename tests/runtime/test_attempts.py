@@ -11,6 +11,7 @@ import pytest
 from rayflow.definition.agent import AgentResult, TokenUsage
 from rayflow.definition.step import step
 from rayflow.errors import Failure, IncompatibleVersion, StepFailed, StorageUnavailable
+from rayflow.runtime import news as news_module
 from rayflow.runtime import worker as worker_module
 from rayflow.runtime.attempts import failure_from
 from rayflow.runtime.system import ActorSpec
@@ -273,7 +274,7 @@ def test_what_a_long_step_prints_is_sent_ahead(one: Bench) -> None:
 
 def test_nobody_needs_to_listen(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr(worker_module.log, "info", lambda text, *args: said.put(text % args))
+    monkeypatch.setattr(news_module.log, "info", lambda text, *args: said.put(text % args))
     one.system.kill("coordinator")
     pending = one.send(one.task(steps.say_and_wait, "hello", "a"))
     assert said.get(timeout=PATIENCE).startswith(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayflow.runtime.batches import KEEP, KEEP_COLLECTED, Batch, Batches
-from rayflow.runtime.messages import BatchMessage, TaskMessage, TaskOutcome
+from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome
 
 
 def task(seq: int) -> TaskMessage:
@@ -81,3 +81,55 @@ def test_a_batch_with_a_withdrawn_last_task_ends_with_the_running_one() -> None:
     batches.finish(batch, outcome(1), 0.0)
     assert batch.over
     assert [(o.seq, o.failure is None) for o in batch.outcomes] == [(2, False), (1, True)]
+
+
+def test_what_was_given_up_is_stopped_whatever_comes_of_it_later() -> None:
+    batches = Batches(2)
+    one, two = batches.take(message("one", 1)), batches.take(message("two", 2, 3))
+    for batch in (one, two):
+        batches.begin(batch, 7.0, 0.0)
+    batches.close(0.0)
+    assert batches.refusal(message("three", 4)) == "busy"
+    assert batches.end() == [], "no attempt was put there"
+    batches.finish(one, outcome(1), 0.0)
+    assert batches.answer(one, 0.0) == BatchReply(stopped=(("e", 1, 1),))
+    batches.give_up(0.0)
+    batches.finish(two, outcome(2), 0.0)
+    assert batches.answer(two, 0.0) == BatchReply(not_begun=(("e", 3, 1),), stopped=(("e", 2, 1),))
+    assert (batches.active, two.settled.is_set()) == ({}, True)
+
+
+def test_after_so_many_tasks_no_batch_is_taken_and_those_here_go_on() -> None:
+    batches = Batches(2, most=2)
+    first, second = batches.take(message("a", 1, 2, 3)), batches.take(message("b", 4))
+    assert batches.begin(first, 0.0, 0.0) is not None
+    assert (batches.worn, batches.refusal(message("c", 5))) == (False, "busy")
+    assert batches.begin(second, 0.0, 0.0) is not None
+    assert batches.worn
+    for batch, seq in ((first, 1), (second, 4)):
+        batches.finish(batch, outcome(seq), 0.0)
+    assert batches.begin(first, 0.0, 0.0) == task(2)
+    assert batches.refusal(message("c", 5)) == "busy"
+    assert not Batches(1).worn
+
+
+def test_what_turns_out_to_be_too_late_is_given_back_and_the_next_begins() -> None:
+    batches = Batches(1)
+    batch = batches.take(message("b", 1, 2))
+    assert batches.begin(batch, 0.0, 0.0) == task(1)
+    batches.not_begun(batch, 0.0)
+    assert batches.begin(batch, 0.0, 0.0) == task(2)
+    batches.finish(batch, outcome(2), 0.0)
+    assert batches.answer(batch, 0.0) == BatchReply((outcome(2),), not_begun=(("e", 1, 1),))
+    assert not batches.active
+
+
+def test_what_is_too_late_after_an_early_answer_is_told_when_it_is_collected() -> None:
+    batches = Batches(1)
+    batch = batches.take(message("b", 1))
+    batches.begin(batch, 0.0, 0.0)
+    assert batches.answer(batch, 0.0) == BatchReply(running=("e", 1, 1))
+    batches.not_begun(batch, 0.0)
+    assert batches.collect(batch, 0.0) == BatchReply(not_begun=(("e", 1, 1),))
+    batches.not_begun(batch, 0.0)
+    assert batch.given_back == [("e", 1, 1)]

@@ -1,10 +1,10 @@
-"""Batches on a worker: their order, early answers, what is refused, given back, cancelled, and its end."""
+"""Batches on a worker: their order, early answers, what is refused, given back and cancelled."""
 
 from __future__ import annotations
 
 import os
 import platform
-import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,8 +13,8 @@ from rayflow.errors import LeaseLost
 from rayflow.runtime.batches import Batches
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage
 from tests.runtime import worker_steps as steps
-from tests.runtime.worker_harness import Bench, bench, ended, keys, value
-from tests.runtime.worker_steps import PATIENCE, STAGE
+from tests.runtime.worker_harness import Bench, bench, ended, keys, reach, value
+from tests.runtime.worker_steps import STAGE
 
 
 @pytest.fixture
@@ -29,10 +29,6 @@ def one() -> Iterator[Bench]:
     """A worker with one slot."""
     with bench(1) as made:
         yield made
-
-
-def reach(gate: str) -> None:
-    assert STAGE.gate(gate).reached.wait(PATIENCE), f"no step came to gate {gate!r}"
 
 
 # --- about itself -------------------------------------------------------------------------------------------
@@ -105,14 +101,34 @@ def test_impatience_answers_what_is_done_and_gives_the_rest_back(one: Bench) -> 
     assert list(early.not_begun) == keys(tasks[2], tasks[3])
 
     assert one.run(one.task(steps.double, 9)) == BatchReply(refused="busy")
-    assert one.collect("b", 0.0) == BatchReply(running=keys(tasks[1])[0])
+    assert one.collect("b", 0.0) == BatchReply(running=keys(tasks[1])[0], began=early.began)
+    assert early.outcomes[0].ended <= early.began <= time.time()
 
     STAGE.gate("a").opened.set()
     late = one.collect("b")
     assert ended(late) == keys(tasks[1])
-    assert (value(late.outcomes[0]), late.running, late.not_begun) == ("a", None, ())
+    assert (value(late.outcomes[0]), late.running, late.not_begun, late.began) == ("a", None, (), 0.0)
+    assert late.outcomes[0].began == early.began
     assert one.collect("b") == late, "the answer may have been lost"
     assert STAGE.ran == [1, "a"], "what was given back was not run"
+
+
+def test_a_batch_of_one_that_is_to_tell_its_begin_is_answered_early(one: Bench) -> None:
+    task = one.task(steps.wait_at, "a")
+    early = one.run(task, patience=0.3, id="b", tell_begin=True)
+    assert early == BatchReply(running=keys(task)[0], began=early.began)
+    assert 0.0 < early.began <= time.time()
+    STAGE.gate("a").opened.set()
+    [outcome] = one.collect("b").outcomes
+    assert (value(outcome), outcome.began) == ("a", early.began)
+
+
+def test_a_task_that_would_begin_too_late_is_given_back(one: Bench) -> None:
+    late, soon = one.task(steps.double, 1, start_by=time.time() - 0.001), one.task(steps.double, 2, start_by=2e10)
+    assert one.run(late) == BatchReply(not_begun=(keys(late)[0],))
+    reply = one.run(late, soon)
+    assert (ended(reply), list(reply.not_begun)) == (keys(soon), keys(late))
+    assert STAGE.ran == [2]
 
 
 def test_a_batch_that_comes_again_is_run_once(one: Bench) -> None:
@@ -280,51 +296,3 @@ def test_no_task_is_both_run_and_given_back(one: Bench, patience: float) -> None
         done = [(o.execution_id, o.seq, o.attempt) for o in (*reply.outcomes, *late)]
         assert done + list(reply.not_begun) == keys(*tasks)
         assert [ran for ran in STAGE.ran if ran[0] == round_] == [(round_, n) for n in range(len(done))]
-
-
-# --- its end ------------------------------------------------------------------------------------------------
-def test_stopping_gives_back_what_waits_and_waits_for_what_runs(two: Bench) -> None:
-    tasks = [two.task(steps.wait_at, "a"), two.task(steps.double, 1)]
-    pending = two.send(*tasks)
-    reach("a")
-    watched, drained = threading.Event(), threading.Event()
-    two.worker.send("watch", then=lambda reply: watched.set(), group="watch")
-    answers: list[object] = []
-
-    def stopped(reply: object) -> None:
-        answers.append(reply)
-        drained.set()
-
-    two.worker.send("stop", PATIENCE, then=stopped, group="control")
-    while two.run(two.task(steps.thread_name)).refused != "busy":  # there is a free slot, until it is told to stop
-        pass
-    assert not watched.is_set()
-    STAGE.gate("a").opened.set()
-    reply = pending.reply()
-    assert (ended(reply), list(reply.not_begun)) == (keys(tasks[0]), keys(tasks[1]))
-    assert drained.wait(PATIENCE)
-    assert watched.wait(PATIENCE)
-    assert getattr(answers[0], "value", None) is True
-    assert two.run(two.task(steps.double, 2)) == BatchReply(refused="busy")
-
-
-def test_what_does_not_end_in_time_is_cancelled_and_lost(two: Bench) -> None:
-    tasks = [two.task(steps.until_cancelled, "a"), two.task(steps.wait_for_ever, "b")]
-    pending = [two.send(task, id=name) for task, name in zip(tasks, "ab", strict=True)]
-    reach("a")
-    reach("b")
-    assert two.worker.call("stop", 0.0, group="control") is False
-    for task, sent in zip(tasks, pending, strict=True):
-        reply = sent.reply()
-        if not reply.outcomes:  # it may have ended between being told and the answer
-            assert reply.running == keys(task)[0]
-
-
-def test_a_stopped_worker_does_not_answer_for_what_it_left(one: Bench) -> None:
-    task = one.task(steps.wait_at, "a")
-    pending = one.send(task, id="b")
-    reach("a")
-    assert one.worker.call("stop", 0.0, group="control") is False
-    assert pending.reply() == BatchReply(running=keys(task)[0])
-    with pytest.raises(LeaseLost, match="worker w1 stopped while a task of batch 'b' was under way"):
-        one.collect("b")

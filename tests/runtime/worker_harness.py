@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rayflow.definition.code import CodeCache
@@ -35,13 +36,28 @@ class Blobs:
 class Listener:
     """The coordinator, as a worker sees it."""
 
-    def __init__(self, system: ActorSystem, heard: list[Any], news: threading.Event) -> None:
-        self.heard = heard
-        self.news = news
+    def __init__(self, system: ActorSystem, bench: Bench) -> None:
+        self.bench = bench
 
     def output(self, execution_id: str, seq: int, step: str, lines: tuple[str, ...]) -> None:
-        self.heard.append((execution_id, seq, step, lines))
-        self.news.set()
+        self.bench.heard.append((execution_id, seq, step, lines))
+        self.bench.news.set()
+
+    def beat(self, execution_id: str, seq: int, attempt: int, epoch: int, progress: bytes | None) -> None:
+        self.bench.beats.put((execution_id, seq, attempt, epoch, progress))
+
+    def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
+        self.bench.begun.append((execution_id, seq, attempt, epoch, at))
+
+
+class Pool:
+    """The pool, as a worker sees it."""
+
+    def __init__(self, system: ActorSystem, bench: Bench) -> None:
+        self.bench = bench
+
+    def worn(self, worker: str) -> None:
+        self.bench.worn.put(worker)
 
 
 class Pending:
@@ -72,14 +88,20 @@ class Pending:
 class Bench:
     """One worker, and what is needed to talk to it."""
 
-    def __init__(self, system: ThreadSystem, settings: WorkerSettings) -> None:
+    def __init__(
+        self, system: ThreadSystem, settings: WorkerSettings, environment: Mapping[str, Any], name: str
+    ) -> None:
         self.system = system
         self.blobs: dict[str, bytes] = {}
         self.heard: list[Any] = []
         self.news = threading.Event()
+        self.beats: queue.SimpleQueue[tuple[str, int, int, int, bytes | None]] = queue.SimpleQueue()
+        self.begun: list[tuple[str, int, int, int, float]] = []
+        self.worn: queue.SimpleQueue[str] = queue.SimpleQueue()
         system.spawn(ActorSpec(Blobs, "store", (self.blobs,)))
-        system.spawn(ActorSpec(Listener, "coordinator", (self.heard, self.news)))
-        spec = ActorSpec(Worker, "w1", ("w1", {}, settings), threads=16, groups={"watch": 2, "control": 4})
+        system.spawn(ActorSpec(Listener, "coordinator", (self,)))
+        system.spawn(ActorSpec(Pool, "pool", (self,)))
+        spec = ActorSpec(Worker, name, (name, environment, settings), threads=16, groups={"watch": 2, "control": 4})
         self.worker = system.spawn(spec)
 
     def task(self, owner: Any, *args: Any, part: str = "", **given: Any) -> TaskMessage:
@@ -103,11 +125,21 @@ class Bench:
         }
         return TaskMessage(**(fields | own))
 
-    def send(self, *tasks: TaskMessage, patience: float = PATIENCE, pool_epoch: int = 1, id: str = "") -> Pending:
-        """Send tasks as one batch."""
+    def batch(
+        self,
+        *tasks: TaskMessage,
+        patience: float = PATIENCE,
+        pool_epoch: int = 1,
+        id: str = "",
+        tell_begin: bool = False,
+    ) -> BatchMessage:
+        """Tasks as one batch."""
         number = next(_numbers)
-        message = BatchMessage(id or f"b{number}", f"t{number}", pool_epoch, "coordinator", tasks, patience)
-        return Pending(self.worker, "run", message)
+        return BatchMessage(id or f"b{number}", f"t{number}", pool_epoch, "coordinator", tasks, patience, tell_begin)
+
+    def send(self, *tasks: TaskMessage, **batch: Any) -> Pending:
+        """Send tasks as one batch."""
+        return Pending(self.worker, "run", self.batch(*tasks, **batch))
 
     def run(self, *tasks: TaskMessage, **batch: Any) -> BatchReply:
         """Send tasks as one batch and wait for the answer."""
@@ -124,9 +156,18 @@ class Bench:
         assert outcome.failure is None, outcome.failure
         return value(outcome)
 
-    def collect(self, batch_id: str, seconds: float = PATIENCE) -> BatchReply:
+    def collecting(self, batch_id: str, seconds: float = PATIENCE) -> Pending:
         """Ask for the rest of a batch that was answered early."""
-        return Pending(self.worker, "collect", (batch_id, seconds)).reply()
+        return Pending(self.worker, "collect", (batch_id, seconds))
+
+    def collect(self, batch_id: str, seconds: float = PATIENCE) -> BatchReply:
+        """The rest of a batch that was answered early."""
+        return self.collecting(batch_id, seconds).reply()
+
+    def heartbeat(self) -> Any:
+        """The progress of the next heartbeat that the coordinator hears."""
+        progress = self.beats.get(timeout=PATIENCE)[-1]
+        return None if progress is None else CODEC.decode(progress)
 
 
 def value(outcome: TaskOutcome) -> Any:
@@ -140,18 +181,35 @@ def keys(*tasks: TaskMessage) -> list[tuple[str, int, int]]:
     return [(task.execution_id, task.seq, task.attempt) for task in tasks]
 
 
+def reach(gate: str) -> None:
+    """Wait until a step is at that gate."""
+    assert STAGE.gate(gate).reached.wait(PATIENCE), f"no step came to gate {gate!r}"
+
+
 def ended(reply: BatchReply) -> list[tuple[str, int, int]]:
     """What names the attempts that a reply has outcomes of."""
     return [(outcome.execution_id, outcome.seq, outcome.attempt) for outcome in reply.outcomes]
 
 
 @contextlib.contextmanager
-def bench(concurrency: int = 2, *, allow_pickle: bool = True) -> Iterator[Bench]:
+def bench(
+    concurrency: int = 2,
+    *,
+    environment: Mapping[str, Any] | None = None,
+    name: str = "w1",
+    system: ThreadSystem | None = None,
+    **settings: Any,
+) -> Iterator[Bench]:
     """A worker that ends with the block, and all that waits at a gate with it."""
     STAGE.clear()
-    system = ThreadSystem()
+    system = system or ThreadSystem()
     try:
-        yield Bench(system, WorkerSettings(concurrency, "default", "store", allow_pickle))
+        yield Bench(
+            system,
+            WorkerSettings(concurrency, "default", "store", pool_actor="pool", **settings),
+            environment or {},
+            name,
+        )
     finally:
         for gate in list(STAGE.gates.values()):
             gate.opened.set()

@@ -169,6 +169,55 @@ def _plain(n: int) -> Coroutine[Any, Any, int]:
 plain_around_async = step(_plain, name="plain_around_async")
 
 
+@step
+def beat(*progress: Any) -> None:
+    for value in progress:
+        step_context().heartbeat(value)
+
+
+@step
+def beat_and_wait(before: list[Any], gate: str, after: list[Any], last: str) -> None:
+    for value in before:
+        step_context().heartbeat(value)
+    STAGE.gate(gate).wait()
+    for value in after:
+        step_context().heartbeat(value)
+    STAGE.gate(last).wait()
+
+
+@step
+async def beat_on_the_loop(gate: str) -> None:
+    step_context().heartbeat()
+    STAGE.gate(gate).reached.set()
+    await asyncio.to_thread(STAGE.gate(gate).wait)
+
+
+@step
+def beat_a_lock() -> str:
+    try:
+        step_context().heartbeat({"held": threading.Lock()})
+    except TypeError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing happened"
+
+
+@step
+def fail_when_told(gate: str) -> None:
+    STAGE.gate(gate).reached.set()
+    assert step_context().cancel.wait(PATIENCE)
+    raise Broken("told to stop")
+
+
+@step
+def what_was_prepared() -> str:
+    return str(step_context().setup)
+
+
+@step
+def first_path() -> str:
+    return sys.path[0]
+
+
 # --- what goes wrong ----------------------------------------------------------------------------------------
 @step
 def fail(kind: str) -> NoReturn:

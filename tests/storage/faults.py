@@ -10,9 +10,13 @@ from rayflow.storage.sqlite import SqliteStore
 
 
 class FaultyConnection(sqlite3.Connection):
-    """Fails the next statement that begins with ``on``; ``after`` does it first and fails then."""
+    """Fails the next statement that begins with ``on``, then the next with ``then``.
+
+    With ``after`` the statement is done, and fails nevertheless.
+    """
 
     on: str | None = None
+    then: str | None = None
     after = False
     error: Exception = sqlite3.OperationalError("disk I/O error")
 
@@ -27,7 +31,7 @@ class FaultyConnection(sqlite3.Connection):
         if cls.on is None or not statement.startswith(cls.on):
             made: sqlite3.Cursor = call()
             return made
-        cls.on = None
+        cls.on, cls.then = cls.then, None
         if cls.after:
             call()
         raise cls.error

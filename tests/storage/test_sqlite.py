@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage._sqlite import listing
-from rayflow.storage.base import Done, Filter, Operation, Refused
-from tests.contract.operations import NOW, append, claim, deliver, done, row, start
+from rayflow.storage._sqlite import letter_listing, listing
+from rayflow.storage._sqlite_open import on_thread
+from rayflow.storage.base import Done, Filter, Operation, Refused, StepNote
+from tests.contract.operations import NOW, append, claim, deliver, done, fail, letter, note, row, start
 from tests.storage.faults import FaultyConnection
 from tests.storage.sqlite_stores import fill, new_faulty_store, new_store, opened, run
 
@@ -91,6 +95,83 @@ def test_a_bad_member_fails_alone_by_its_own_error(file: Path) -> None:
         assert "no execution 'b'" in texts[2]
         assert [found.id for found in await store.executions(Filter())] == ["a"]
         assert (await store.totals())["executions_started"] == 1
+        await store.close()
+
+    run(body())
+
+
+def test_a_dead_letter_or_note_that_cannot_be_written_fails_its_operation_alone(file: Path) -> None:
+    async def body() -> None:
+        store = await opened(new_store(file))
+        for name in ("a", "b", "c"):
+            await done(store, start(name), claim(name))
+        operations: list[Operation] = [
+            append("a", dead_letters=(letter("a", worker="\udc80"),)),
+            fail("b", 1),
+            note("c", StepNote(2**70, 1, NOW, "progress", b"")),
+        ]
+        answers = await store.commit(operations)
+        assert [type(answer) for answer in answers] == [Refused, Done, Refused]
+        assert [found.execution_id for found in await store.dead_letters()] == ["b"]
+        assert (await store.journal("a"), await store.notes("c")) == ([], [])
+        await store.close()
+
+    run(body())
+
+
+# --- one way to the connection's thread ----------------------------------------------------------------------
+def test_a_function_runs_on_the_connections_own_thread(file: Path) -> None:
+    async def body() -> None:
+        store = await opened(new_store(file))
+        assert store._writer is not None
+
+        def function(db: sqlite3.Connection, start: int, *, step: int) -> tuple[int, int]:
+            [value] = db.execute("SELECT ? + ?", (start, step)).fetchone()  # raises on any other thread
+            return value, threading.get_ident()
+
+        value, thread = await on_thread(store._writer, function, 1, step=2)
+        assert value == 3
+        assert thread != threading.get_ident()
+        with pytest.raises(sqlite3.OperationalError, match="syntax error"):
+            await on_thread(store._writer, lambda db: db.execute("nonsense"))
+        await store.close()
+
+    run(body())
+
+
+def test_a_commit_is_one_way_to_the_thread_and_back(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        store = await opened(new_store(file))
+        ways = []
+
+        async def counted(self: aiosqlite.Connection, *args: Any, **kwargs: Any) -> Any:
+            ways.append(args)
+            return await execute(self, *args, **kwargs)
+
+        execute: Any = aiosqlite.Connection._execute
+        monkeypatch.setattr(aiosqlite.Connection, "_execute", counted)
+        await done(store, start(), claim(), append(counts={"steps": 1}), deliver())
+        assert len(ways) == 1
+        await store.commit([start("b", workflow_id="\udc80"), start("c")])
+        assert len(ways) == 2
+        monkeypatch.undo()
+        await store.close()
+
+    run(body())
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "SELECT", "INSERT INTO starts"])
+def test_a_rollback_that_fails_costs_the_connection_only(file: Path, statement: str) -> None:
+    async def body() -> None:
+        store, fault = new_faulty_store(file)
+        await opened(store)
+        connection = store._writer
+
+        fault.on, fault.then = statement, "ROLLBACK"
+        with pytest.raises(StorageUnavailable, match=r"cannot write store .*disk I/O error"):
+            await store.commit([start()])
+        await done(store, start())
+        assert (store._writer is connection) == (statement == "BEGIN")
         await store.close()
 
     run(body())
@@ -187,11 +268,28 @@ def test_every_list_has_its_index(file: Path, query: Filter, index: str) -> None
     assert index in plan
 
 
+@pytest.mark.parametrize(
+    ("execution", "workflow", "index"),
+    [(None, None, "dead_letters_newest"), (None, "w", "dead_letters_workflow"), ("x", None, "(execution_id=?)")],
+)
+def test_every_list_of_dead_letters_has_its_index(
+    file: Path, execution: str | None, workflow: str | None, index: str
+) -> None:
+    fill(file)
+    statement, values = letter_listing(execution, workflow, None, 10)
+    with closing(sqlite3.connect(file)) as db:
+        plan = " ".join(str(step[3]) for step in db.execute(f"EXPLAIN QUERY PLAN {statement}", values))
+    assert index in plan
+
+
 def test_the_switch_of_faults_works() -> None:
     class Connection(FaultyConnection):
         on = "SELECT"
+        then = "SELECT 2"
 
     with closing(sqlite3.connect(":memory:", factory=Connection)) as db:
         with pytest.raises(sqlite3.OperationalError):
             db.execute("SELECT 1")
+        with pytest.raises(sqlite3.OperationalError):
+            db.execute("SELECT 2")
         assert db.execute("SELECT 1").fetchone() == (1,)

@@ -7,6 +7,7 @@ from rayflow.core.pool.records import (
     EnvironmentStats,
     Grant,
     Lease,
+    Limit,
     PoolStats,
     PoolTerms,
     Recall,
@@ -14,6 +15,9 @@ from rayflow.core.pool.records import (
     StartWorkers,
     StopWorker,
     Void,
+    Why,
+    is_own_tasks,
+    own_tasks,
 )
 
 __all__ = [
@@ -22,6 +26,7 @@ __all__ = [
     "EnvironmentStats",
     "Grant",
     "Lease",
+    "Limit",
     "PoolMachine",
     "PoolStats",
     "PoolTerms",
@@ -30,4 +35,7 @@ __all__ = [
     "StartWorkers",
     "StopWorker",
     "Void",
+    "Why",
+    "is_own_tasks",
+    "own_tasks",
 ]

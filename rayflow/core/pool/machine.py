@@ -19,17 +19,24 @@ How a coordinator takes part:
 * Grants that it has not seen are in flight: they are not given back although they are missing from its
   holdings, and they are taken off its demand. A token that it has seen and no longer holds is given back.
 * A grant that it has had before, by its number, is dropped. When the pool's epoch rises, numbers begin anew.
-* It may keep a lease over many tasks, and gives it back when it is recalled, or after a short idle time.
+* It may keep a lease over many tasks, and gives it back when it is recalled, or after a short idle time. One
+  under limits is for one task that has these very limits, and is given back after it. If starts are limited, the
+  coordinator reports when the task began, or that it never will, as soon as it knows.
 * A lease is never taken by force for being slow, only when its coordinator is dead or silent. Then the worker
-  is told to revoke the token, and the slot stays occupied until the worker confirms.
+  is told to revoke the token, and the slot stays occupied until the worker confirms. A worker that is to stop
+  waits for its tasks, but not for ever.
+* Tasks that run as Ray tasks of their own are admitted in an environment of their own
+  (:func:`~rayflow.core.pool.records.own_tasks`). Its one worker, named like it, is only a number of slots.
 
-Who gets what is decided in :mod:`rayflow.core.pool.plan`.
+Who gets what is decided in :mod:`rayflow.core.pool.plan`, what limits allow in :mod:`rayflow.core.pool.limits`, and
+how many workers there are in :mod:`rayflow.core.pool.sizes`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from rayflow.core.pool.book import Book
 from rayflow.core.pool.plan import Plan
@@ -40,23 +47,26 @@ from rayflow.core.pool.records import (
     PoolStats,
     PoolTerms,
     Revoke,
-    StartWorkers,
     StopWorker,
     Void,
+    Why,
+    is_own_tasks,
     token_epoch,
 )
-from rayflow.core.pool.state import Environment, Party, wishes
+from rayflow.core.pool.sizes import Sizes
+from rayflow.core.pool.state import Environment, Party, Wish, Worker, wishes
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import LeaseLost
 
 _DEFAULT = PoolTerms()
+_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class PoolMachine:
     """Grants slots of workers to coordinators, by priority, then first in, first out.
 
     Args:
-        config: workers per environment, and slots per worker.
+        config: the pool's settings.
         epoch: of this pool, from 1, above that of every pool of this name before it.
         now: the time.
         terms: the durations by which it works.
@@ -75,11 +85,25 @@ class PoolMachine:
 
     def __init__(self, config: PoolConfig, *, epoch: int, now: float, terms: PoolTerms = _DEFAULT) -> None:
         self.epoch = epoch
-        self._config = config
         self._terms = terms
         self._settled_at = now + terms.settle
-        self._book = Book(epoch, config.concurrency, terms)
+        self._book = Book(epoch, config, terms, now)
+        self._sizes = Sizes(self._book)
         self._gone: dict[str, float] = {}
+
+    def configure(self, config: PoolConfig, now: float) -> None:
+        """Go on with other settings. Another size takes effect at once, another ``concurrency`` in new workers.
+
+        Too many workers leave: they get nothing new, and are stopped once their tasks are done.
+        """
+        book = self._book
+        book.config = config
+        for environment in book.environments.values():
+            book.changed.add(environment.name)
+            if environment.own:
+                environment.workers[environment.name].slots = config.max_ray_tasks
+        # Other durations, other moments.
+        book.alarm(now)
 
     # --- workers ------------------------------------------------------------------------------------------
     def worker_starting(self, worker: str, environment: str, now: float) -> None:
@@ -88,7 +112,7 @@ class PoolMachine:
         It gets no grants before :meth:`worker_up`.
         """
         if worker not in self._book.workers and worker not in self._book.stopped:
-            self._book.register(worker, environment, now)
+            self._book.register(worker, environment, now, found=now < self._settled_at)
 
     def worker_up(self, worker: str, environment: str, now: float, busy_tokens: Collection[str] = ()) -> None:
         """A worker reported, with the tokens on which something runs there. May be repeated as a new census."""
@@ -98,9 +122,10 @@ class PoolMachine:
             return
         record = book.workers.get(worker) or book.register(worker, environment, now)
         if not record.up:
-            record.up = True
+            record.up, record.idle_since = True, now
             book.environments[record.environment].failures = 0
-        record.ghosts = {token: ghost for token, ghost in record.ghosts.items() if token in busy_tokens}
+        for token in record.ghosts.keys() - busy_tokens:
+            book.lay(record, token, now)
         for token in sorted(set(busy_tokens) - record.seats.keys() - record.ghosts.keys()):
             # One of an earlier epoch may still be claimed; one of ours was void before.
             book.haunt(record, token, now if token_epoch(token) == self.epoch else now + self._terms.lease_term)
@@ -115,26 +140,36 @@ class PoolMachine:
         if record is not None:
             if not record.up:
                 self._book.start_failed(self._book.environments[record.environment], now)
-            self._book.lose(record, now)
+            self._book.lose(record, now, Why.DIED)
 
     def slot_free(self, worker: str, token: str, now: float) -> None:
         """A worker confirms that nothing runs on a revoked token any more, and that it will refuse it."""
         record = self._book.workers.get(worker)
-        if record is not None and record.ghosts.pop(token, None) is not None:
-            self._book.changed.add(record.environment)
+        if record is not None and token in record.ghosts:
+            self._book.lay(record, token, now)
 
     def retire(self, worker: str, token: str, now: float) -> None:
         """The task on this token cannot be stopped: replace its worker once its other tasks are done.
 
         Nothing more is granted there, the other leases are recalled, and a replacement is started at once.
         """
-        record = self._book.workers.get(worker)
+        record = self._replaceable(worker)
         if record is not None and (token in record.seats or token in record.ghosts):
             record.stuck.add(token)
-            self._book.changed.add(record.environment)
+            self._book.leave(record, now)
+
+    def worn(self, worker: str, now: float) -> None:
+        """This worker has run as many tasks as it should: replace it once those that it has are done."""
+        record = self._replaceable(worker)
+        if record is not None:
+            self._book.leave(record, now)
+
+    def _replaceable(self, worker: str) -> Worker | None:
+        record = self._book.workers.get(worker)
+        return None if record is None or self._book.environments[record.environment].own else record
 
     def want(self, environment: str, now: float) -> None:
-        """Have workers of this environment ready, although nothing waits for them yet."""
+        """Have workers of this environment ready, although nothing waits for them yet: at least as many as it keeps."""
         record = self._book.environment(environment)
         record.wanted = True
         if not record.in_use:
@@ -153,6 +188,7 @@ class PoolMachine:
         demand: Sequence[Demand],
         holding: Mapping[str, str],
         now: float,
+        begun: Mapping[str, float] = _NOTHING,
     ) -> None:
         """Take a coordinator's whole state. One that is not newer than the newest is ignored.
 
@@ -164,6 +200,8 @@ class PoolMachine:
             demand: how many slots it could use beyond those that it holds.
             holding: the worker of each token that it holds.
             now: the time.
+            begun: when the tasks of leases under limits on starts began, by token, as far as it was not told
+                before; 0.0 for one that never will.
 
         Raises:
             LeaseLost: the coordinator has dealt with a later epoch of this pool: this one must stop.
@@ -171,6 +209,10 @@ class PoolMachine:
         if epoch > self.epoch:
             raise LeaseLost(f"this pool has epoch {self.epoch}, but {coordinator} knows epoch {epoch}: stop this one")
         book = self._book
+        for token, at in begun.items():
+            # Facts do not age, so this counts also where the rest of the update is too late.
+            if book.limits.began(token, at):
+                book.changed |= book.limits.waiting
         seen = seen if epoch == self.epoch else 0
         party = book.parties.get(coordinator) or Party(coordinator, last=seen)
         if now < self._gone.get(coordinator, -math.inf) or sequence <= party.sequence:
@@ -179,7 +221,8 @@ class PoolMachine:
         party.sequence, party.heard = sequence, now
         book.alarm(now + self._terms.lease_term)
         self._received(party, seen, holding, now)
-        party.claims.clear()
+        for token in party.claims.keys() - holding.keys():
+            book.unclaim(party, token)
         self._claim(party, {token: name for token, name in holding.items() if token not in party.seats}, now)
         book.demand(party, demand)
         self._send_again(party, now)
@@ -204,16 +247,18 @@ class PoolMachine:
 
     def _claim(self, party: Party, claims: Mapping[str, str], now: float) -> None:
         """Take over leases of an earlier epoch, or say that they are void."""
+        book = self._book
         for token, name in claims.items():
-            party.claims.pop(token, None)
-            worker = self._book.workers.get(name)
+            if token in party.claims:
+                book.unclaim(party, token)
+            worker = book.worker(name)
             old = token_epoch(token) != self.epoch
             if old and (now < self._settled_at if worker is None else not worker.up):
-                party.claims[token] = name
+                book.claim(party, token, name)
             elif old and worker is not None and worker.admits(token):
-                self._book.adopt(party, token, worker, now)
+                book.adopt(party, token, worker, now)
             else:
-                self._book.out.append(Void(party.name, token, name))
+                book.out.append(Void(party.name, token, name, Why.UNKNOWN))
 
     def _send_again(self, party: Party, now: float) -> None:
         """Repeat what this coordinator should have answered by now: it was lost, or is very late."""
@@ -232,9 +277,14 @@ class PoolMachine:
         if now >= book.alarm_at:
             self._check(now)
         if now >= self._settled_at:
-            woken = {e.name for e in book.environments.values() if e.wake is not None and now >= e.wake}
-            for name in sorted(book.changed | woken):
-                self._plan(book.environments[name], now)
+            book.changed.update(e.name for e in book.environments.values() if e.wake is not None and now >= e.wake)
+            for name in sorted(book.changed):
+                self._sizes.shed(book.environments[name], now)
+            queues = [(name, wishes(book.environments[name], book.parties)) for name in sorted(book.changed)]
+            if len(queues) > 1:
+                queues.sort(key=lambda named: _urgency(named[1]))
+            for name, queue in queues:
+                self._plan(book.environments[name], queue, now)
             book.changed.clear()
         commands, book.out = book.out, []
         return commands
@@ -254,62 +304,54 @@ class PoolMachine:
         """Do what is due by time alone, outside the plans."""
         book, terms = self._book, self._terms
         self._gone = {name: until for name, until in self._gone.items() if now < until}
+        book.limits.forget_the_past(now)
         for party in list(book.parties.values()):
             if now >= party.heard + terms.lease_term:
                 book.drop(party, now)
         for worker in list(book.workers.values()):
-            if not worker.up and now >= worker.since + terms.start_timeout:
-                book.start_failed(book.environments[worker.environment], now)
-                book.stop(worker, now)
-            for token, ghost in worker.ghosts.items():
-                if now >= ghost.revoke_at:
-                    ghost.revoked, ghost.revoke_at = True, now + terms.resend
-                    book.out.append(Revoke(worker.name, token))
+            self._check_worker(worker, now)
         for environment in list(book.environments.values()):
             idle_since = None if environment.in_use else environment.idle_since
             if idle_since is not None and now >= idle_since + terms.environment_idle:
-                self._give_up(environment, now)
+                book.give_up(environment, now)
             elif environment.retry_at is not None and now >= environment.retry_at:
                 environment.retry_at = None
                 book.changed.add(environment.name)
         moments = [*book.moments(), *self._gone.values()]
         book.alarm_at = min((moment for moment in moments if moment > now), default=math.inf)
 
-    def _give_up(self, environment: Environment, now: float) -> None:
-        for worker in list(environment.workers.values()):
-            self._book.stop(worker, now)
-        del self._book.environments[environment.name]
-        self._book.changed.discard(environment.name)
-
-    def _plan(self, environment: Environment, now: float) -> None:
+    def _check_worker(self, worker: Worker, now: float) -> None:
         book = self._book
-        self._replace_stuck(environment, now)
-        Plan(
+        if not worker.up and now >= worker.since + book.config.start_timeout:
+            book.start_failed(book.environments[worker.environment], now)
+            book.stop(worker, now, Why.DIED)
+        elif worker.leave_by is not None and now >= worker.leave_by:
+            book.changed.add(worker.environment)
+        for token, ghost in worker.ghosts.items():
+            if now >= ghost.revoke_at:
+                ghost.revoked, ghost.revoke_at = True, now + self._terms.resend
+                book.out.append(Revoke(worker.name, token))
+
+    def _plan(self, environment: Environment, queue: list[Wish], now: float) -> None:
+        book = self._book
+        held_back = book.limits.cut(environment.name, queue, self._sizes.slots(environment), now)
+        resize_at = self._sizes.fit(environment, queue, now)
+        plan = Plan(
             environment,
-            wishes(environment, book.parties),
+            queue,
             book.parties,
             now=now,
             terms=self._terms,
             grant=lambda worker, wish: book.grant(worker, wish, now),
             recall=lambda seat: book.ask_back(seat, now),
-        ).run()
-        missing = self._config.workers - sum(not worker.stuck for worker in environment.workers.values())
-        if environment.wanted and missing > 0 and environment.retry_at is None:
-            book.out.append(StartWorkers(environment.name, missing))
+        )
+        wake = min(plan.run(), resize_at, book.limits.next_place(held_back, now))
+        environment.wake = None if wake == math.inf else wake
         if environment.in_use:
             environment.idle_since = None
         elif environment.idle_since is None:
             environment.idle_since = now
             book.alarm(now + self._terms.environment_idle)
-
-    def _replace_stuck(self, environment: Environment, now: float) -> None:
-        for worker in list(environment.workers.values()):
-            if worker.stuck and worker.stuck >= worker.seats.keys() | worker.ghosts.keys():
-                self._book.stop(worker, now)
-            elif worker.stuck:
-                for seat in worker.seats.values():
-                    if seat.deadline is None and seat.lease.token not in worker.stuck:
-                        self._book.ask_back(seat, now)
 
     # --- looking ------------------------------------------------------------------------------------------
     def leases(self) -> tuple[Lease, ...]:
@@ -318,7 +360,9 @@ class PoolMachine:
 
     def workers(self) -> list[str]:
         """Names of the workers that are up."""
-        return sorted(worker.name for worker in self._book.workers.values() if worker.up)
+        return sorted(
+            worker.name for worker in self._book.workers.values() if worker.up and not is_own_tasks(worker.name)
+        )
 
     def environments(self) -> list[str]:
         """The environments that have workers, or should have."""
@@ -332,3 +376,8 @@ class PoolMachine:
     def stats(self, now: float) -> PoolStats:
         """The pool's figures at this moment."""
         return self._book.stats(now)
+
+
+def _urgency(queue: list[Wish]) -> tuple[int, float]:
+    """Where an environment comes in the order of planning: who shares a limit with others goes by what is under it."""
+    return next(((-wish.priority, wish.stamp) for wish in queue if wish.limits), (1, 0.0))

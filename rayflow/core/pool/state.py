@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rayflow.core.pool.records import Demand, Grant, Lease, Void, token_alone
+from rayflow.core.pool.records import Demand, Grant, Lease, Limit, Void, is_own_tasks, token_alone
 
 
 @dataclass(slots=True, eq=False)
@@ -13,12 +13,14 @@ class Seat:
 
     Args:
         lease: the lease.
+        limits: what it was granted under; not known of one that was taken over.
         received: whether the coordinator is known to have got it; else it is in flight.
         deadline: until when a recall is counted on; None if it was not recalled.
         asked_at: when it was last recalled.
     """
 
     lease: Lease
+    limits: tuple[Limit, ...] = ()
     received: bool = False
     deadline: float | None = None
     asked_at: float = 0.0
@@ -26,7 +28,7 @@ class Seat:
     @property
     def loose(self) -> bool:
         """Whether it could be recalled: its holder has it, may put further tasks on it, and was not asked yet."""
-        return self.received and self.deadline is None and not self.lease.alone
+        return self.received and self.deadline is None and not self.lease.alone and not self.lease.limited
 
 
 @dataclass(slots=True, eq=False)
@@ -54,9 +56,13 @@ class Worker:
         slots: tasks that it runs at once.
         since: when it began to start.
         up: whether it has reported.
+        found: whether it was there before this pool: until it has reported, nobody knows what it does.
+        idle_since: when it came up, or something last left it.
         seats: its leases, by token.
         ghosts: what else occupies it, by token.
-        stuck: tokens of tasks that cannot be stopped; if there are any, it is replaced.
+        stuck: tokens of tasks that cannot be stopped: not waited for when it leaves.
+        leave_by: if it is leaving, when it is stopped at the latest.
+        surplus: whether it leaves only because there are too many.
     """
 
     name: str
@@ -64,9 +70,18 @@ class Worker:
     slots: int
     since: float
     up: bool = False
+    found: bool = False
+    idle_since: float = 0.0
     seats: dict[str, Seat] = field(default_factory=dict)
     ghosts: dict[str, Ghost] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
+    leave_by: float | None = None
+    surplus: bool = False
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is to stop once its tasks are done."""
+        return self.leave_by is not None
 
     @property
     def alone(self) -> bool:
@@ -81,7 +96,7 @@ class Worker:
     @property
     def free(self) -> int:
         """Slots that could be granted now."""
-        return max(0, self.slots - self.used) if self.up and not self.stuck else 0
+        return max(0, self.slots - self.used) if self.up and self.leave_by is None else 0
 
     def admits(self, token: str) -> bool:
         """Whether a claim to a token of an earlier epoch can be granted."""
@@ -112,7 +127,7 @@ class Party:
         seats: its leases, by token.
         claims: tokens of earlier epochs that it says it holds, on workers whose census is not there yet.
         outbox: grants that it has not confirmed, by number.
-        served: when it last gave up a slot, by environment.
+        served: when it last gave up a slot, by environment, and whether that was under limits.
     """
 
     name: str
@@ -123,7 +138,7 @@ class Party:
     seats: dict[str, Seat] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)
     outbox: dict[int, Unseen] = field(default_factory=dict)
-    served: dict[str, float] = field(default_factory=dict)
+    served: dict[tuple[str, bool], float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -134,12 +149,14 @@ class Environment:
         name: its id.
         wanted: whether there was demand for it, or ``want``: only then are missing workers started.
         workers: by name.
-        waiting: demand by coordinator, as last sent.
+        waiting: demand by coordinator, as last sent, most urgent first.
         idle_since: since when it has neither demand nor leases; None if it has.
         drain: the worker that is being emptied for a task that must run alone.
         failures: failed starts in a row.
         retry_at: no worker is started before; None if nothing failed, or that time has passed.
         wake: when its plan could change by time alone; None for never.
+        target: workers that it should have, by its last plan.
+        own: whether its tasks run as Ray tasks of their own: then it has one worker that is only a number of slots.
     """
 
     name: str
@@ -151,11 +168,21 @@ class Environment:
     failures: int = 0
     retry_at: float | None = None
     wake: float | None = None
+    target: int = 0
+    own: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.own = is_own_tasks(self.name)
 
     @property
     def in_use(self) -> bool:
         """Whether it has demand, or anything occupies a worker of it."""
         return bool(self.waiting) or any(worker.used for worker in self.workers.values())
+
+
+#: Who has a share of the slots: a coordinator, once with its tasks under limits and once with all others. For the
+#: former each needs a lease for itself, so the slots that it keeps for the latter do not help them.
+Claimant = tuple[str, bool]
 
 
 @dataclass(slots=True)
@@ -167,24 +194,34 @@ class Wish:
     stamp: float
     count: int
     alone: bool
+    limits: tuple[Limit, ...]
+    claimant: Claimant
 
 
 def wishes(environment: Environment, parties: dict[str, Party]) -> list[Wish]:
     """What is still waited for in an environment: highest priority first, then the oldest stamp.
 
-    Leases in flight are taken off the coordinator's most urgent demand first, because that is what it will use
-    them for, whatever they were granted for.
+    Leases in flight are taken off the coordinator's most urgent demand of their kind first, because that is what
+    it will use them for, whatever they were granted for.
     """
     found: list[Wish] = []
     for name, demand in environment.waiting.items():
-        flying = {False: 0, True: 0}
+        flying: dict[tuple[bool, tuple[Limit, ...]], int] = {}
         for seat in parties[name].seats.values():
             if not seat.received and seat.lease.environment == environment.name:
-                flying[seat.lease.alone] += 1
-        for entry in sorted(demand, key=lambda d: (-d.priority, d.stamp)):
-            covered = min(entry.count, flying[entry.alone])
-            flying[entry.alone] -= covered
-            if entry.count > covered:
-                found.append(Wish(name, entry.priority, entry.stamp, entry.count - covered, entry.alone))
-    found.sort(key=lambda w: (-w.priority, w.stamp, w.coordinator))
+                kind = (seat.lease.alone, seat.limits)
+                flying[kind] = flying.get(kind, 0) + 1
+        for entry in demand:
+            count = entry.count
+            if flying:
+                kind = (entry.alone, entry.limits)
+                there = flying.pop(kind, 0)
+                if there > count:
+                    flying[kind] = there - count
+                count = max(0, count - there)
+            if count:
+                limited = bool(entry.limits)
+                found.append(Wish(name, entry.priority, entry.stamp, count, entry.alone, entry.limits, (name, limited)))
+    if len(environment.waiting) > 1:
+        found.sort(key=lambda w: (-w.priority, w.stamp, w.coordinator))
     return found

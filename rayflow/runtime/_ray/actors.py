@@ -17,7 +17,7 @@ from ray.experimental import internal_kv
 
 from rayflow.errors import ClusterError
 from rayflow.runtime import logs
-from rayflow.runtime._ray.cluster import api, environment_of, replies, require_cluster
+from rayflow.runtime._ray.cluster import api, environment_of, replies, require_cluster, was_reconstructed
 from rayflow.runtime._ray.errors import translated
 from rayflow.runtime._ray.tasks import run
 from rayflow.runtime.replies import Then, tell_elsewhere
@@ -118,6 +118,11 @@ class RaySystem:
         if not name:
             raise ClusterError("this Ray cluster has no session name; rayflow does not know clusters of its version")
         return bytes(name).decode()
+
+    @property
+    def restarted(self) -> bool:
+        """See ActorSystem."""
+        return was_reconstructed()
 
     def spawn(self, spec: ActorSpec) -> Actor:
         """The actor of that name: the one there is, or a new one; it is not waited for.

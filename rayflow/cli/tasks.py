@@ -1,0 +1,42 @@
+"""``tasks``: every attempt of an execution. Without a cluster it reads the store and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+from rayflow.cli.engines import open_engine
+from rayflow.cli.exits import COMPLETED
+from rayflow.cli.reading import read, store_url
+from rayflow.cli.screen import Screen
+from rayflow.core.tasks import TaskStatus, tasks_of
+from rayflow.display import task_json, tasks_text
+from rayflow.errors import ExecutionNotFound
+from rayflow.runtime.local_cluster import running_address
+from rayflow.storage.base import Store
+from rayflow.storage.records import decode_entry
+
+
+def tasks(args: argparse.Namespace, screen: Screen) -> int:
+    """Every attempt: where it is, who runs it or ran it, since when, and how it failed."""
+    url = store_url(args.store)
+    if args.local or not (args.address or os.environ.get("RAY_ADDRESS") or running_address()):
+        found = _stored(url, args.id)
+    else:
+        with open_engine(args, recover="no") as engine:
+            found = engine.tasks(args.id)
+    screen.answer(tasks_text(found, screen.style(time.time())), [task_json(task) for task in found])
+    return COMPLETED
+
+
+def _stored(url: str, execution_id: str) -> list[TaskStatus]:
+    """As the journal tells them: what has not ended, waits, since nobody runs it."""
+
+    async def look(store: Store) -> list[TaskStatus]:
+        if await store.execution(execution_id) is None:
+            raise ExecutionNotFound(execution_id)
+        rows = await store.journal(execution_id)
+        return tasks_of([decode_entry(execution_id, row.seq, row.body) for row in rows], {})
+
+    return read(url, look)

@@ -1,0 +1,119 @@
+"""Looking at executions: status, tasks, output, lists, metrics. The part of an engine that only reads."""
+
+from __future__ import annotations
+
+from rayflow.core.actions import LiveTask
+from rayflow.core.metrics import DistributedMetrics
+from rayflow.core.snapshot import ExecutionSnapshot
+from rayflow.core.tasks import TaskStatus, tasks_of
+from rayflow.errors import ClusterError
+from rayflow.ids import ExecutionStatus
+from rayflow.letters import DeadLetters
+from rayflow.pools import Pools
+from rayflow.runtime.prints import Progress
+from rayflow.runtime.system import ActorSystem
+from rayflow.steering import Steering
+from rayflow.storage.base import ExecutionRecord, Filter, JournalRow, StepNote
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.records import decode_entry
+from rayflow.views import Output, snapshot, summary, tolerant
+
+#: Seconds that a coordinator may take to tell what it knows.
+_PATIENCE = 5.0
+
+
+class Looking(Steering):
+    """Looks at executions, and steers them; the base of both engines.
+
+    Args:
+        system: where the actors are.
+        codec: reads payloads.
+
+    Attributes:
+        pools: the worker pools.
+        dead_letters: steps that failed for good.
+    """
+
+    def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
+        super().__init__(system)
+        self._codec = codec
+        self.pools = Pools(system)
+        self.dead_letters = DeadLetters(self)
+
+    def status(self, execution_id: str) -> ExecutionSnapshot:
+        """The execution's snapshot: status, steps, state, results. Raises ExecutionNotFound."""
+        record = self.record(execution_id)
+        rows: list[JournalRow] = self._persistence().call("journal", execution_id)
+        notes: list[StepNote] = self._persistence().call("notes", execution_id)
+        return snapshot(record, rows, notes, tolerant(self._codec))
+
+    def tasks(self, execution_id: str) -> list[TaskStatus]:
+        """Every attempt of an execution: where it is, who runs it or ran it, since when, and how it failed.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+        """
+        record = self.record(execution_id)
+        rows: list[JournalRow] = self._persistence().call("journal", execution_id)
+        entries = [decode_entry(execution_id, row.seq, row.body) for row in rows]
+        return tasks_of(entries, self._live(record))
+
+    def _live(self, record: ExecutionRecord) -> dict[int, tuple[LiveTask, str]]:
+        if not record.coordinator or record.status.terminal:
+            return {}
+        try:
+            found: list[tuple[LiveTask, str]] = self._system.find(record.coordinator).call(
+                "live", record.id, timeout=_PATIENCE, group="control"
+            )
+        except ClusterError:  # it is gone or restarting; the journal tells what there is
+            return {}
+        return {task.seq: (task, worker) for task, worker in found}
+
+    def output(self, execution_id: str, cursor: str = "") -> Output:
+        """What an execution's steps have printed, as far as it is kept: the last lines since its coordinator began.
+
+        Args:
+            execution_id: the execution.
+            cursor: of the answer before; "" for all that there is.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+        """
+        name = self.record(execution_id).coordinator
+        known, _, position = cursor.rpartition("/")
+        if not name:
+            return Output((), cursor)
+        try:
+            found: Progress = self._system.find(name).call(
+                "progress",
+                execution_id,
+                int(position) if known == name else 0,
+                timeout=_PATIENCE,
+                group="control",
+            )
+        except ClusterError:  # it is gone or restarting; its successor prints on
+            return Output((), cursor)
+        return Output(found.lines, f"{name}/{found.cursor}", issued=found.issued, completed=found.completed)
+
+    def list(
+        self, *, status: ExecutionStatus | str | None = None, workflow: str | None = None, limit: int = 100
+    ) -> list[ExecutionSnapshot]:
+        """Executions, newest first, without their steps and state.
+
+        Args:
+            status: only those.
+            workflow: only those of that workflow id.
+            limit: at most so many.
+        """
+        wanted = () if status is None else (ExecutionStatus(status),)
+        query = Filter(status=wanted, workflow_id=workflow, limit=limit)
+        return [summary(record) for record in self._persistence().call("executions", query)]
+
+    def metrics(self) -> DistributedMetrics:
+        """The store's totals and what the pools do now."""
+        return DistributedMetrics.of(self._persistence().call("totals"), self.pools.list())
+
+    def pid_of(self, actor: str) -> int:
+        """The process of an actor, by its name as a snapshot or the Ray dashboard shows it. Raises ActorLost."""
+        pid: int = self._system.find(actor).call("pid", timeout=10, group="control")
+        return pid

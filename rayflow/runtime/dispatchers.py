@@ -1,0 +1,123 @@
+"""A coordinator's dispatchers, one for each pool that its steps name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from rayflow.core.execution import RunAttempt
+from rayflow.core.pool import Grant, Recall, Void
+from rayflow.core.slots import Key
+from rayflow.definition.options import PoolConfig
+from rayflow.errors import PoolNotFound
+from rayflow.runtime import naming
+from rayflow.runtime.dispatcher import Dispatcher
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.host import Host
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.system import ActorSystem, Reply, send_to
+from rayflow.runtime.tasklauncher import TaskLauncher
+from rayflow.storage.base import PoolRecord
+
+#: Seconds that the store may take to say how a pool is configured.
+_PATIENCE = 5.0
+
+
+class Dispatchers:
+    """See the module's docstring. Used on the coordinator's thread only.
+
+    Args:
+        host: the coordinator.
+        system: where pools and workers are found.
+        env: the coordinator's code environment.
+        settings: shared by all actors of the namespace.
+    """
+
+    def __init__(self, host: Host, system: ActorSystem, env: Environment, settings: Settings) -> None:
+        self._host = host
+        self._system = system
+        self._env = env
+        self._settings = settings
+        self._tasks = TaskLauncher(system, host.name, env, allow_pickle=settings.allow_pickle)
+        self._known: dict[str, Dispatcher] = {}
+
+    def run(self, execution_id: str, run: RunAttempt, priority: int) -> None:
+        """Run an attempt in the pool that its step names.
+
+        Raises:
+            PoolNotFound: there is no such pool.
+            QueueFull: its queue is at its limit, and the step is not to wait.
+            ClusterError, StorageUnavailable: it cannot be found out now.
+            Exception: whatever the step's ``concurrency_key`` raises.
+        """
+        self._dispatcher(run.call.options.pool).want(execution_id, run, priority)
+
+    def stop(self, key: Key) -> None:
+        """Nobody waits for the attempt any more."""
+        for dispatcher in self._known.values():
+            dispatcher.stop(key)
+
+    def forget(self, execution_id: str) -> None:
+        """The execution is not driven here any more."""
+        for dispatcher in self._known.values():
+            dispatcher.forget(execution_id)
+
+    def apply(self, pool: str, epoch: int, commands: Sequence[Grant | Recall | Void]) -> None:
+        """A pool says something by itself."""
+        if pool in self._known:
+            self._known[pool].apply(epoch, commands)
+
+    def begun(self, key: Key, at: float) -> None:
+        """A Ray task has begun."""
+        for dispatcher in self._known.values():
+            dispatcher.begun(key, at)
+
+    def worker_of(self, key: Key) -> str:
+        """Where an attempt is under way; "" if it waits."""
+        return next((worker for each in self._known.values() if (worker := each.worker_of(key))), "")
+
+    def pump(self) -> None:
+        """Send what can be sent."""
+        for dispatcher in self._known.values():
+            dispatcher.pump()
+
+    def refresh(self) -> None:
+        """Tell the pools everything again."""
+        for dispatcher in self._known.values():
+            dispatcher.refresh()
+
+    def next_wake(self) -> float | None:
+        """When :meth:`pump` has something to do by itself."""
+        return min((w for d in self._known.values() if (w := d.next_wake()) is not None), default=None)
+
+    # --- pools that are gone -------------------------------------------------------------------------------
+    def pool_is_silent(self, pool: str, post: Callable[[Callable[[], None]], None]) -> None:
+        """A pool cannot be reached: see whether there still is one of that name."""
+
+        def reply(answer: Reply) -> None:
+            if answer.error is None and answer.value is None:
+                post(partial(self._gone, pool))
+
+        if pool != self._settings.config.pool.name:
+            send_to(self._system, naming.PERSISTENCE, "pool", pool, then=reply)
+
+    def _gone(self, pool: str) -> None:
+        dispatcher = self._known.pop(pool, None)
+        if dispatcher is not None:
+            dispatcher.refuse_all(PoolNotFound(pool))
+
+    # --- inside --------------------------------------------------------------------------------------------
+    def _dispatcher(self, pool: str) -> Dispatcher:
+        if pool not in self._known:
+            config = self._config(pool)
+            self._known[pool] = Dispatcher(self._host, self._system, config, self._env.id, self._tasks)
+        return self._known[pool]
+
+    def _config(self, pool: str) -> PoolConfig:
+        if pool == self._settings.config.pool.name:
+            return self._settings.config.pool
+        persistence = self._system.find(naming.PERSISTENCE)
+        record: PoolRecord | None = persistence.call("pool", pool, timeout=_PATIENCE)
+        if record is None:
+            raise PoolNotFound(pool, known=tuple(each.name for each in persistence.call("pools", timeout=_PATIENCE)))
+        return PoolConfig.model_validate_json(record.config)

@@ -1,0 +1,102 @@
+"""Which worker pools a namespace has: their records in the store, and their actors.
+
+Everything is called on the supervisor's one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from rayflow.definition.options import PoolConfig
+from rayflow.errors import DefinitionError
+from rayflow.runtime import naming
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.pings import Ping
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.specs import pool_spec
+from rayflow.runtime.system import ActorSystem, send_to
+from rayflow.storage.base import PoolRecord
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a pool's actor may take to be ready.
+_READY = 60.0
+
+
+class PoolKeeper:
+    """See the module's docstring.
+
+    Args:
+        system: where actors are made and found.
+        settings: shared by all actors of the namespace.
+    """
+
+    def __init__(self, system: ActorSystem, settings: Settings) -> None:
+        self._system = system
+        self._settings = settings
+        self._default = settings.config.pool
+        self._pings: dict[str, Ping] = {}
+
+    def begin(self, *, restarted: bool) -> None:
+        """Have an actor for each pool.
+
+        Args:
+            restarted: the namespace is at work already. Else the default pool begins as it is configured, whatever
+                size it was given in an earlier cluster.
+        """
+        if not restarted:
+            self._keep(self._default)
+        for record in self._ask("pools"):
+            self._open(record.name)
+
+    def save(self, config: PoolConfig) -> None:
+        """Make a pool, or change the one of that name."""
+        self._keep(config)
+        known = config.name in self._pings
+        self._open(config.name)
+        if known:
+            self._system.find(naming.pool(config.name)).call("configure", timeout=_READY)
+
+    def delete(self, name: str) -> None:
+        """Delete a pool with its workers; nothing may need it any more.
+
+        Raises:
+            DefinitionError: it is the default pool, or there is none of that name.
+        """
+        if name == self._default.name:
+            raise DefinitionError(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
+        if not self._ask("delete_pool", name):
+            raise DefinitionError(f"there is no worker pool {name!r}")
+        self._pings.pop(name, None)
+        self._system.kill(naming.pool(name))
+        for actor in self._system.names():
+            if naming.is_worker(actor, name):
+                self._system.kill(actor)
+
+    def want(self, env: Environment) -> None:
+        """An engine of this code environment is at work: have the default pool's workers ready."""
+        send_to(self._system, naming.pool(self._default.name), "want", env.to_json())
+
+    def forget(self, coordinator: str) -> None:
+        """A coordinator died."""
+        for name in self._pings:
+            send_to(self._system, naming.pool(name), "forget", coordinator)
+
+    def ping_all(self) -> None:
+        """Ping the pools' actors; one that does not answer for long is killed and made anew."""
+        for ping in self._pings.values():
+            ping.ping()
+
+    def _keep(self, config: PoolConfig) -> None:
+        self._ask("save_pool", PoolRecord(config.name, config.model_dump_json().encode(), time.time()))
+
+    def _open(self, name: str) -> None:
+        actor = self._system.spawn(pool_spec(name, self._settings))
+        actor.call("ready", timeout=_READY)
+        if name not in self._pings:
+            self._pings[name] = Ping(self._system, actor.name, self._settings.config.ping_timeout)
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        return self._system.find(naming.PERSISTENCE).call(method, *args, timeout=self._settings.config.ping_timeout)

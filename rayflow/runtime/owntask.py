@@ -1,0 +1,89 @@
+"""The body of a Ray task that runs one step in a process of its own.
+
+It is a worker with one slot and one task, which lives as long as the task does. There is no early answer: that the
+task has begun is told to its coordinator.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, wait
+from dataclasses import replace
+
+from rayflow.runtime.attempts import Attempt
+from rayflow.runtime.batches import key_of
+from rayflow.runtime.environment import Environment
+from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
+from rayflow.runtime.system import ActorSystem, send_to
+from rayflow.runtime.worker import Worker, WorkerSettings
+
+#: Seconds between two looks at whether the task was cancelled. Ray interrupts the main thread, but does not wake it:
+#: it is not to wait for longer than this at once.
+LOOK = 0.05
+
+
+def run_own_task(
+    system: ActorSystem,
+    environment: Environment,
+    settings: WorkerSettings,
+    name: str,
+    data: bytes,
+    *,
+    cancelled: threading.Event | None = None,
+) -> bytes:
+    """Run one step, and leave nothing behind.
+
+    An interrupt of the main thread cancels the attempt, which is then waited for: an async step cleans up, a sync one
+    sees it in ``step_context().cancelled``.
+
+    Args:
+        system: where the coordinator and the store are found.
+        environment: the code environment.
+        settings: as for a worker; its slots, setup and end do not matter here.
+        name: the name of the worker in the step's context.
+        data: a packed BatchMessage with one task.
+        cancelled: another way to cancel, for threads, which nobody can interrupt.
+
+    Returns:
+        A packed BatchReply.
+    """
+    message: BatchMessage = unpack(data)
+    [task] = message.tasks
+
+    def begun(attempt: Attempt) -> None:
+        arguments = (task.execution_id, task.seq, task.attempt, task.epoch, attempt.began)
+        send_to(system, message.coordinator, "begun", *arguments)
+
+    alone = replace(settings, concurrency=1, setup="", max_tasks=None)
+    worker = Worker(system, name, environment, alone, begun)
+    answer: Future[bytes] = Future()
+    request = pack(message._replace(tell_begin=False))
+    thread = threading.Thread(target=_answer, args=(answer, worker, request), name=f"{name}/run", daemon=True)
+    try:
+        thread.start()
+        _watch(answer, worker, task, cancelled)
+        return answer.result()
+    finally:
+        worker.stop()
+
+
+def _answer(answer: Future[bytes], worker: Worker, request: bytes) -> None:
+    try:
+        answer.set_result(worker.run(request))
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the task's result is
+        answer.set_exception(error)
+
+
+def _watch(answer: Future[bytes], worker: Worker, task: TaskMessage, cancelled: threading.Event | None) -> None:
+    """Wait for the answer, and cancel the task when somebody asks for that."""
+    asked = told = False
+    while True:
+        try:
+            if wait((answer,), LOOK).done:
+                return
+            asked = asked or (cancelled is not None and cancelled.is_set())
+            if asked and not told:
+                # The worker may not even have it yet: then it is told the next time.
+                told = worker.cancel(*key_of(task), "nobody waits for it")
+        except KeyboardInterrupt:
+            asked = True

@@ -1,0 +1,171 @@
+"""Making connections to a SQLite file, and the one way to run a function on a connection's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import aiosqlite
+
+from rayflow.errors import StorageUnavailable
+from rayflow.storage import _sqlite as sql
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def on_thread(
+    db: aiosqlite.Connection,
+    function: Callable[Concatenate[sqlite3.Connection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run a function on a connection's thread, where nothing else of that connection runs meanwhile.
+
+    Each call of an aiosqlite connection is a way to its thread and back, which costs more than most statements;
+    a function makes any number of statements one way. aiosqlite has no public call for that (0.22, core.py):
+    ``_execute`` is what all of its own calls go through, ``_conn`` the connection that they use.
+    """
+    answer: T = await db._execute(lambda: function(db._conn, *args, **kwargs))  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteFile:
+    """A file, and how it is connected to.
+
+    Args:
+        path: the file.
+        connection_class: what the connections are made of.
+        busy_timeout: seconds to wait for a lock of another process.
+    """
+
+    path: Path
+    connection_class: type[sqlite3.Connection]
+    busy_timeout: float
+
+    async def writer(self) -> aiosqlite.Connection:
+        """A connection to a store that is there, for writing."""
+        db = await self._connect("mode=rw")
+        await db.execute("PRAGMA synchronous = FULL")
+        return db
+
+    async def creator(self) -> aiosqlite.Connection:
+        """A connection for writing, with the file and its tables made where they are missing.
+
+        Raises:
+            StorageUnavailable: the file is not a store, or its file system cannot hold one.
+        """
+        await asyncio.to_thread(self.path.parent.mkdir, parents=True, exist_ok=True)
+        db = await self._connect("mode=rwc")
+        try:
+            await self._prepare(db)
+        except BaseException:
+            await db.close()
+            raise
+        return db
+
+    async def reader(self, *, may_create: bool) -> aiosqlite.Connection:
+        """A connection for reading.
+
+        Args:
+            may_create: SQLite must be able to create files beside the store; without it, a store in a folder
+                where it cannot is read as it is.
+        """
+        # Not "mode=ro": a connection that may not write cannot read a WAL whose index is gone, and leaves its own
+        # index behind. This one may tidy up, and refuses to change anything.
+        db = await self._connect("mode=rw")
+        try:
+            await db.execute("PRAGMA query_only = ON")
+            await self._check_format(db)
+        except sqlite3.OperationalError:
+            await db.close()
+            if may_create or await asyncio.to_thread(_has_log, self.path):
+                raise
+        except BaseException:
+            await db.close()
+            raise
+        else:
+            return db
+        # A folder in which SQLite may create nothing, and no log of a writer: the file can only be read as it is.
+        db = await self._connect("mode=ro&immutable=1")
+        await self._check_format(db)
+        return db
+
+    async def _connect(self, options: str) -> aiosqlite.Connection:
+        uri = f"file:{urllib.parse.quote(str(self.path.absolute()))}?{options}"
+        connection = aiosqlite.connect(
+            uri, uri=True, isolation_level=None, timeout=self.busy_timeout, factory=self.connection_class
+        )
+        # A store that nobody closed must not keep its process from ending; what was acknowledged is on the disk.
+        # (aiosqlite before 0.22: the connection is the thread.)
+        thread: Any = getattr(connection, "_thread", connection)
+        thread.daemon = True
+        try:
+            return await connection
+        except BaseException:
+            # aiosqlite tells its thread to stop and does not wait; it would report to a loop that may be closed.
+            await asyncio.to_thread(thread.join)
+            raise
+
+    async def _write_ahead(self, db: aiosqlite.Connection) -> str:
+        """Switch the file to a write-ahead log; answers what SQLite chose.
+
+        SQLite does not wait for its busy timeout here when two connections switch a new file at the same moment.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.busy_timeout
+        while True:
+            try:
+                [(mode,)] = await db.execute_fetchall("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or loop.time() > give_up:
+                    raise
+                await asyncio.sleep(0.01)
+            else:
+                return str(mode)
+
+    async def _prepare(self, db: aiosqlite.Connection) -> None:
+        # The format first: a file of somebody else must not even be switched to WAL.
+        fresh = await self._check_format(db, may_be_empty=True)
+        mode = await self._write_ahead(db)
+        if mode != "wal":
+            raise StorageUnavailable(
+                f"cannot open store {self.path}: its file system allows no write-ahead log (SQLite chose {mode!r}). "
+                "Network file systems do not; put the file on a local disk"
+            )
+        await db.execute("PRAGMA synchronous = FULL")
+        if not fresh:
+            return
+        await db.execute("BEGIN IMMEDIATE")
+        if await self._check_format(db, may_be_empty=True):  # another process may have been faster
+            for statement in sql.SCHEMA:
+                await db.execute(statement)
+        await db.commit()
+
+    async def _check_format(self, db: aiosqlite.Connection, *, may_be_empty: bool = False) -> bool:
+        """Check that the file is a store of ours; answers whether it is empty. Raises StorageUnavailable."""
+        tables = {name for (name,) in await db.execute_fetchall("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables and may_be_empty:
+            return True
+        rows = []
+        if {"meta", "executions"} <= tables:
+            rows = list(await db.execute_fetchall("SELECT value FROM meta WHERE name = 'format'"))
+        if not rows:
+            what = "another program's SQLite database" if tables else "empty, no store was made in it yet"
+            raise StorageUnavailable(f"cannot open store {self.path}: the file is {what}. Name another file")
+        if rows[0][0] > sql.FORMAT:
+            raise StorageUnavailable(
+                f"cannot open store {self.path}: it has format {rows[0][0]} and was written by a newer rayflow; this "
+                f"one knows formats up to {sql.FORMAT}. Install that newer version, or name another file"
+            )
+        return False
+
+
+def _has_log(path: Path) -> bool:
+    return path.with_name(f"{path.name}-wal").exists()

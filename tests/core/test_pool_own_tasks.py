@@ -1,0 +1,102 @@
+"""Tasks that run as Ray tasks of their own: admitted by the pool, on no worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayflow.core.pool import Command, Grant, Limit, StartWorkers, Void, Why, is_own_tasks, own_tasks
+from rayflow.core.pool.records import new_token
+from tests.core.pool_bench import Bench, Coordinator, granted, recalled, wish
+
+OWN = own_tasks("env")
+
+
+def bench_of(slots: int = 2, **terms: Any) -> Bench:
+    return Bench(up=False, config={"max_ray_tasks": slots, "drain_timeout": 0.0}, **terms)
+
+
+def test_the_environment_of_own_tasks_is_known_by_its_name() -> None:
+    assert (is_own_tasks(OWN), is_own_tasks("env")) == (True, False)
+
+
+def test_they_are_admitted_without_a_worker_up_to_their_number() -> None:
+    bench = bench_of(2)
+    assert bench.wants("c", wish(5, 3, env=OWN)) == [
+        Grant("c", 1, "1.1", OWN, OWN, 5), Grant("c", 2, "1.2", OWN, OWN, 5)
+    ]  # fmt: skip
+    bench.coordinators["c"].wants = [wish(5, 1, env=OWN)]
+    assert granted(bench.gives_back("c", "1.1")) == [("c", OWN)]
+
+
+def test_priority_and_limits_hold_for_them_too() -> None:
+    bench = bench_of(2)
+    key = Limit("key", 1)
+    bench.wants("c", wish(5, 1, key, env=OWN), wish(1, 1, env=OWN))
+    bench.wants("c", wish(5, 1, key, env=OWN), wish(1, 1, env=OWN))
+    assert recalled(bench.wants("high", wish(9, env=OWN))) == ["c"]
+
+
+def test_their_environment_has_no_workers_to_look_at() -> None:
+    bench = bench_of(5)
+    bench.wants("c", wish(5, 2, env=OWN))
+    stats = bench.machine.stats(0.0)
+    (environment,) = stats.environments
+    assert (environment.up, environment.wanted, environment.starting, environment.leaving) == (0, 0, 0, 0)
+    assert (stats.busy, stats.idle, bench.machine.workers()) == (2, 3, [])
+
+
+def test_nothing_stops_or_replaces_what_they_run_on() -> None:
+    bench = bench_of(2)
+    bench.wants("c", wish(5, 1, env=OWN))
+    bench.wants("c")
+    bench.machine.retire(OWN, "1.1", 0.0)
+    bench.machine.worn(OWN, 0.0)
+    assert bench.configure(workers=0) == []
+    assert len(bench.machine.leases()) == 1
+
+
+def test_another_number_counts_at_once() -> None:
+    bench = bench_of(1)
+    bench.wants("c", wish(5, 3, env=OWN))
+    bench.coordinators["c"].wants = [wish(5, 2, env=OWN)]
+    bench.says("c")
+    assert granted(bench.configure(max_ray_tasks=2)) == [("c", OWN)]
+    bench.coordinators["c"].wants = [wish(5, 1, env=OWN)]
+    bench.configure(max_ray_tasks=1)
+    assert [granted(bench.gives_back("c", "1.1")), granted(bench.gives_back("c", "1.2"))] == [[], [("c", OWN)]]
+
+
+def test_they_end_with_their_coordinator() -> None:
+    bench = bench_of(1)
+    bench.wants("dead", wish(5, 1, Limit("key", 1), env=OWN))
+    bench.wants("c", wish(5, 1, Limit("key", 1), env=OWN))
+    bench.machine.forget("dead", 0.0)
+    assert bench.decide() == [
+        Void("dead", "1.1/key", OWN, Why.UNKNOWN),
+        Grant("c", 1, "1.2/key", OWN, OWN, 5, limits=(Limit("key", 1),)),
+    ]
+
+
+def test_an_idle_environment_of_theirs_is_forgotten_without_a_word() -> None:
+    bench = bench_of(1, environment_idle=100.0)
+    bench.wants("c", wish(env=OWN))
+    bench.wants("c")
+    bench.gives_back("c")
+    assert [bench.at(99.0), bench.at(100.0), bench.machine.environments()] == [[], [], []]
+    assert granted(bench.wants("c", wish(env=OWN))) == [("c", OWN)]
+
+
+def test_a_restarted_pool_takes_them_over() -> None:
+    bench = Bench(epoch=2, up=False, config={"max_ray_tasks": 2}, settle=0.5)
+    holder = bench.coordinators["c"] = Coordinator("c")
+    holder.epoch, holder.held = 1, {new_token(1, 7): OWN}
+    assert bench.says("c") == []
+    assert [(lease.token, lease.worker) for lease in bench.machine.leases()] == [("1.7", OWN)]
+    bench.wants("c", wish(5, 2, env=OWN))
+    assert granted(bench.at(0.5)) == [("c", OWN)]
+
+
+def test_their_workers_of_the_same_code_are_started_for_other_tasks_only() -> None:
+    bench = bench_of(1)
+    commands: list[Command] = bench.wants("c", wish(env=OWN), wish())
+    assert [type(command) for command in commands] == [StartWorkers, Grant]
