@@ -16,6 +16,9 @@ from rayflow.storage.base import PoolRecord
 #: What may differ between a pool and the configuration that somebody creates it with again: its size changes.
 _SIZE = ("workers", "min_workers", "max_workers")
 
+#: Seconds that slots which nobody uses any more may take to be given back.
+_LET_GO = 1.0
+
 #: Seconds between two looks at a pool that is being drained.
 _LOOK = 0.1
 
@@ -99,8 +102,11 @@ class WorkerPool:
             DefinitionError: it is the default pool, or it is in use.
             PoolNotFound: there is none.
         """
-        now = self.status()
-        if not force and (now.queued or now.busy):
+        give_up = time.monotonic() + _LET_GO
+        while not force and ((now := self.status()).queued or now.busy):
+            if time.monotonic() < give_up:
+                time.sleep(_LOOK)  # slots are kept for a moment after the last task
+                continue
             raise DefinitionError(
                 f"pool {self.name!r} is in use: {now.queued} tasks wait and {now.busy} slots are taken. Wait, cancel "
                 "what uses it, or pass force"

@@ -153,6 +153,10 @@ class Slots:
         """A task of that step took so long."""
         self._waiting.observe(step, seconds)
 
+    def is_long(self, step: str) -> None:
+        """A task of that step kept those behind it in its batch waiting."""
+        self._waiting.is_long(step)
+
     @property
     def wanting(self) -> bool:
         """Whether tasks wait."""

@@ -138,7 +138,14 @@ class Waiting:
         """A task of that step took so long."""
         seen, before = round(seconds * 1e9), self._work_of(step)
         weight = _SMOOTHING_DOWN if seen < before else _SMOOTHING_UP
-        after = before + round(weight * (seen - before)) if step in self._expected else seen
+        self._expect(step, before + round(weight * (seen - before)) if step in self._expected else seen)
+
+    def is_long(self, step: str) -> None:
+        """A task of that step kept those behind it in its batch waiting: the next ones are sent one by one."""
+        self._expect(step, max(self._work_of(step), _BATCH_WORK))
+
+    def _expect(self, step: str, after: int) -> None:
+        before = self._work_of(step)
         self._expected[step] = after
         for group in self._sharing:
             if step in group.steps:

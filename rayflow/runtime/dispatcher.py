@@ -16,13 +16,13 @@ from functools import partial
 from rayflow.core.execution import RunAttempt
 from rayflow.core.limits import limits_of
 from rayflow.core.pool import Grant, Recall, Void, Why, is_own_tasks, own_tasks
-from rayflow.core.retry import WORKER_DIED, WORKER_STOPPED
 from rayflow.core.slots import Key, Report, Send, Slots
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import Failure, LeaseLost, QueueFull
 from rayflow.runtime import naming
 from rayflow.runtime.host import Host
-from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
+from rayflow.runtime.losses import worker_died, worker_stopped
+from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, TaskCrashed, send_to
 from rayflow.runtime.tasklauncher import TaskLauncher
 
@@ -183,9 +183,9 @@ class Dispatcher:
         batch = self._batches.get(self._by_token.get(command.token, ""))
         # Its call may fail much later, or never: of a worker that hangs on a node that hangs.
         if batch is not None and command.why is Why.DIED:
-            self._lose(batch, partial(_worker_died, worker=command.worker, detail="its pool lost it"))
+            self._lose(batch, partial(worker_died, worker=command.worker, detail="its pool lost it"))
         elif batch is not None and command.why is Why.DRAINED:
-            self._lose(batch, partial(_worker_stopped, worker=command.worker))
+            self._lose(batch, partial(worker_stopped, worker=command.worker))
 
     def pump(self) -> None:
         """Send what can be sent, and tell the pool what it does not know."""
@@ -317,28 +317,36 @@ class Dispatcher:
             self._refused(batch, reply.refused)
             return
         for outcome in reply.outcomes:
-            key = (outcome.execution_id, outcome.seq, outcome.attempt)
-            message = batch.tasks.get(key)
-            if message is not None:
-                self._slots.began(batch.send.token, outcome.began)
-                if outcome.began:
-                    self._slots.observe(message.step, max(0.0, outcome.ended - outcome.began))
-                self._finish(batch, key)
-                self._host.outcome(outcome, batch.send.worker, message.epoch)
-        for key in reply.not_begun:
-            if key in batch.tasks:
-                self._slots.began(batch.send.token, 0.0)
-                self._host.not_begun(key, self._finish(batch, key).epoch)
-        for key in reply.stopped:
-            if key in batch.tasks:
-                self._tell_lost(batch, key, partial(_worker_stopped, worker=batch.send.worker))
-        if reply.running is not None:
-            if reply.began:
-                self._slots.began(batch.send.token, reply.began)
-            running = batch.tasks.get(reply.running)
-            self._call(batch, "collect", pack((batch.id, COLLECT)), running.step if running else "collect")
+            self._take_outcome(batch, outcome)
+        for key in [key for key in reply.not_begun if key in batch.tasks]:
+            self._slots.began(batch.send.token, 0.0)
+            self._host.not_begun(key, self._finish(batch, key).epoch)
+        for key in [key for key in reply.stopped if key in batch.tasks]:
+            self._tell_lost(batch, key, partial(worker_stopped, worker=batch.send.worker))
+        if reply.running is None:
+            self._over(batch)
+        else:
+            self._wait_for_running(batch, reply)
+
+    def _take_outcome(self, batch: _Batch, outcome: TaskOutcome) -> None:
+        key = (outcome.execution_id, outcome.seq, outcome.attempt)
+        message = batch.tasks.get(key)
+        if message is None:
             return
-        self._over(batch)
+        self._slots.began(batch.send.token, outcome.began)
+        if outcome.began:
+            self._slots.observe(message.step, max(0.0, outcome.ended - outcome.began))
+        self._finish(batch, key)
+        self._host.outcome(outcome, batch.send.worker, message.epoch)
+
+    def _wait_for_running(self, batch: _Batch, reply: BatchReply) -> None:
+        if reply.began:
+            self._slots.began(batch.send.token, reply.began)
+        message = None if reply.running is None else batch.tasks.get(reply.running)
+        if message is not None and reply.not_begun:
+            self._slots.is_long(message.step)
+        label = "a task that was stopped" if message is None else message.step
+        self._call(batch, "collect", pack((batch.id, COLLECT)), label)
 
     def _finish(self, batch: _Batch, key: Key) -> TaskMessage:
         self._by_key.pop(key, None)
@@ -371,10 +379,10 @@ class Dispatcher:
         for method in ("run", "collect"):
             self._lines.pop(f"{worker}/{method}", None)
         if isinstance(error, LeaseLost) or (batch.own and not isinstance(error, TaskCrashed)):
-            self._lose(batch, partial(_worker_stopped, worker=worker, detail=str(error)))
+            self._lose(batch, partial(worker_stopped, worker=worker, detail=str(error)))
             return
         alone = batch.own or (batch.send.alone and len(batch.tasks) == 1)
-        self._lose(batch, partial(_worker_died, worker=worker, detail=str(error), alone=alone), alone=alone)
+        self._lose(batch, partial(worker_died, worker=worker, detail=str(error), alone=alone), alone=alone)
         if not batch.own:
             send_to(self._system, self._pool, "suspect", worker)
 
@@ -388,14 +396,3 @@ class Dispatcher:
     ) -> None:
         message = batch.lost[key] = self._finish(batch, key)
         self._host.lost(key, failure(message), alone=alone, worker=batch.send.worker, epoch=message.epoch)
-
-
-def _worker_died(message: TaskMessage, *, worker: str, detail: str, alone: bool = False) -> Failure:
-    company = "alone on it" if alone else "perhaps with others on it"
-    what = f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {detail}"
-    return Failure(type=WORKER_DIED, message=what, mro=(WORKER_DIED,))
-
-
-def _worker_stopped(message: TaskMessage, *, worker: str, detail: str = "it was drained") -> Failure:
-    what = f"worker {worker} was stopped before step {message.step!r} (attempt {message.attempt}) ended: {detail}"
-    return Failure(type=WORKER_STOPPED, message=what, mro=(WORKER_STOPPED,))

@@ -75,7 +75,7 @@ class Pool:
         return self._name
 
     def update(self, data: bytes) -> bytes:
-        """A coordinator says all that it holds and wants; answers epoch, what is decided for it, and whether it is full."""
+        """A coordinator says all that it holds and wants; answers epoch, decisions, and whether the queue is full."""
         coordinator, report = unpack(data)
         mine: list[Command] = []
         with self._lock:

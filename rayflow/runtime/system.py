@@ -179,7 +179,7 @@ class ActorSystem(Protocol):
         """CPUs of the cluster."""
 
     def nodes(self) -> list[dict[str, float]]:
-        """What each live node has in all: CPU, GPU, memory (bytes), custom resources. Empty where nobody counts them."""
+        """What each live node has in all: CPU, GPU, memory (bytes), custom resources. Empty if nobody counts them."""
 
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
         """Run a function once, in a process of its own, as soon as there is room for it.

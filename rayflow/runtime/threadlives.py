@@ -8,7 +8,7 @@ from typing import Any
 
 from rayflow.runtime.daemons import Daemons
 from rayflow.runtime.system import ActorSpec, Reply
-from rayflow.runtime.threadtasks import Killed, ThreadTask
+from rayflow.runtime.threadtasks import ThreadTask
 
 
 class Life:
@@ -53,7 +53,8 @@ _settling = threading.Lock()
 def check_alive(caller: Life | None) -> None:
     """End the thread if it belongs to an actor that was killed."""
     if caller is not None and not caller.alive:
-        raise Killed(f"actor {caller.name!r} was killed")
+        # Threads end quietly by this very class, and by none that is derived from it.
+        raise SystemExit(f"actor {caller.name!r} was killed")
 
 
 def unless_dead(then: Callable[[Reply], None], caller: Life | None) -> Callable[[Reply], None]:

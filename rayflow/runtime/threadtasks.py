@@ -16,10 +16,6 @@ log = logging.getLogger(__name__)
 _MOST = 1_000
 
 
-class Killed(SystemExit):
-    """Ends a thread of an actor that was killed, quietly, when it next tries to reach another actor."""
-
-
 class ThreadTask:
     """A task that was submitted. Threads cannot be killed, so one that is killed is cut off."""
 
@@ -105,7 +101,7 @@ def tell(then: Callable[[Reply], None], reply: Reply) -> None:
     """Call back, unless whoever wanted to be called was killed meanwhile."""
     try:
         then(reply)
-    except Killed:
+    except SystemExit:
         return  # the callback belongs to an actor that was killed meanwhile
     except Exception:
         log.exception("the callback of a call failed")

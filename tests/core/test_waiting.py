@@ -231,3 +231,16 @@ def test_withdrawn_tasks_do_not_pile_up_behind_one_that_waits() -> None:
     assert len(group.heap) < 100
     assert len(group.steps) == 10
     assert taken(waiting, 10) == [[number] for number in range(0, 1000, 100)]
+
+
+def test_a_step_that_kept_others_waiting_goes_out_one_by_one_until_it_is_seen_to_be_short() -> None:
+    waiting = made(1, 2, 3, 4)
+    waiting.observe("s", 0.001)
+    assert counts(waiting) == [(1, 4)]
+    waiting.is_long("s")
+    assert counts(waiting) == [(4, 4)]
+    waiting.is_long("s")
+    assert taken(waiting, 2) == [[1], [2]]
+    for _ in range(5):
+        waiting.observe("s", 0.001)
+    assert taken(waiting, 1) == [[3, 4]]

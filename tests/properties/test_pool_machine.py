@@ -251,13 +251,15 @@ class PoolWorld(RuleBasedStateMachine):
         """Every grant is the best demand that it could have served."""
         occupied = {name: worker.used for name, worker in environment.workers.items()}
         used = self.used()
+        kept = self.kept(waiting, used)
         for grant in reversed(grants):
             occupied[grant.worker] -= SLOTS if grant.alone else 1
             for limit in grant.limits:
                 assert used[limit] <= limit.count
                 used[limit] -= 1
+                kept[limit] -= 1
             for other in waiting:
-                if any(used[limit] >= limit.count for limit in other.limits):
+                if not self.has_room(other, used if other.alone else kept):
                     continue
                 if not other.alone or occupied[grant.worker] == 0:
                     assert grant.priority >= other.priority
@@ -271,16 +273,22 @@ class PoolWorld(RuleBasedStateMachine):
         assert plain == sorted(plain, reverse=True)
 
     def check_nothing_idle(self, environment: Environment, waiting: list[Open]) -> None:
-        """Nobody waits beside a slot that fits, unless the room is kept for a task that needs a whole worker."""
+        """Nobody waits beside a slot that fits."""
         used = self.used()
         usable = [worker for worker in environment.workers.values() if worker.up and not worker.leaving]
-        lonely = [wish for wish in waiting if wish.alone and self.has_room(wish, used)]
-        if lonely:
+        if any(wish.alone and self.has_room(wish, used) for wish in waiting):
             assert all(worker.used for worker in usable)
-        for wish in lonely:
-            used |= {limit: used[limit] + wish.count for limit in wish.limits}
-        if any(not wish.alone and self.has_room(wish, used) for wish in waiting):
+        kept = self.kept(waiting, used)
+        if any(not wish.alone and self.has_room(wish, kept) for wish in waiting):
             assert not [w.name for w in usable if w.free and w.name != environment.drain]
+
+    def kept(self, waiting: list[Open], used: dict[Limit, int]) -> dict[Limit, int]:
+        """What is taken, and what is kept for tasks that have room and lack a whole worker."""
+        kept = dict(used)
+        for wish in waiting:
+            if wish.alone and self.has_room(wish, used):
+                kept |= {limit: kept[limit] + wish.count for limit in wish.limits}
+        return kept
 
     def has_room(self, wish: Open, used: dict[Limit, int]) -> bool:
         return all(used[limit] < limit.count for limit in wish.limits)
