@@ -24,6 +24,7 @@ from rayflow.errors import (
     ClusterError,
     CodecError,
     CorruptRecord,
+    DeadLetterNotFound,
     DefinitionError,
     ExecutionAlreadyExists,
     ExecutionCancelled,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from rayflow.core.tasks import TaskStatus
     from rayflow.engine import DistributedEngine
     from rayflow.handle import ExecutionHandle
+    from rayflow.letters import DeadLetterInfo
     from rayflow.local import LocalEngine
     from rayflow.pools import WorkerPool
 
@@ -68,6 +70,8 @@ __all__ = [
     "CodecError",
     "ConditionalStep",
     "CorruptRecord",
+    "DeadLetterInfo",
+    "DeadLetterNotFound",
     "DefinitionError",
     "DistributedEngine",
     "DistributedMetrics",
@@ -132,6 +136,7 @@ __all__ = [
 
 #: What is loaded when it is first used, and from where.
 _LAZY = {
+    "DeadLetterInfo": "rayflow.letters",
     "DistributedEngine": "rayflow.engine",
     "DistributedMetrics": "rayflow.core.metrics",
     "ExecutionHandle": "rayflow.handle",

@@ -268,6 +268,11 @@ class PoolNotFound(RayflowError, LookupError):
 class QueueFull(RayflowError):
     """The queue is at its limit and the caller asked not to wait."""
 
+    def __init__(self, pool: str, *, limit: int, who: str) -> None:
+        self.pool = pool
+        self.limit = limit
+        super().__init__(f"the queue of pool {pool!r} is at its limit of {limit} tasks, and {who}")
+
 
 class CodecError(RayflowError, TypeError):
     """A value cannot be written, or a payload cannot be read back."""

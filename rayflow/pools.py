@@ -225,9 +225,6 @@ class QueueRoom:
         pause = _FIRST_PAUSE
         while self._pools.status(self._name).full:
             if not wait:
-                raise QueueFull(
-                    f"the queue of pool {self._name!r} is at its limit of {self._limit} tasks, and wait=False was "
-                    "given. Nothing was started"
-                )
+                raise QueueFull(self._name, limit=self._limit, who="wait=False was given. Nothing was started")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)

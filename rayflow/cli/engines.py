@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from typing import Any, Literal
 
 from rayflow.cli.reading import store_url
 from rayflow.client import Engine
+from rayflow.runtime.local_cluster import running_address
 
 
 def open_engine(args: argparse.Namespace, *, recover: Literal["auto", "no"] | None = None) -> Engine:
@@ -26,6 +28,11 @@ def open_engine(args: argparse.Namespace, *, recover: Literal["auto", "no"] | No
 
     options: dict[str, Any] = {} if recover is None else {"recover": recover}
     return DistributedEngine(store_url(args.store), address=args.address, **options)
+
+
+def has_cluster(args: argparse.Namespace) -> bool:
+    """Whether a command that only looks has a cluster to ask; it would start none."""
+    return not args.local and bool(args.address or os.environ.get("RAY_ADDRESS") or running_address())
 
 
 def command(args: argparse.Namespace, *words: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from rayflow.errors import (
+    DeadLetterNotFound,
     DefinitionError,
     ExecutionAlreadyExists,
     ExecutionNotFound,
     InvalidTransition,
     NotSupportedLocally,
+    PoolNotFound,
     RayflowError,
     WorkflowNotRegistered,
 )
@@ -33,11 +35,13 @@ class StoppedWaiting(RayflowError):
 
 _WRONG_USAGE = (
     UsageError,
+    DeadLetterNotFound,
     DefinitionError,
     ExecutionAlreadyExists,
     ExecutionNotFound,
     InvalidTransition,
     NotSupportedLocally,
+    PoolNotFound,
     WorkflowNotRegistered,
 )
 

@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 
 from rayflow.cli.engines import command, open_engine
-from rayflow.cli.exits import COMPLETED, UsageError
+from rayflow.cli.exits import COMPLETED
 from rayflow.cli.following import following, wait_and_conclude
 from rayflow.cli.reading import read, store_url
 from rayflow.cli.screen import Screen
@@ -47,8 +45,7 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
         entries = [decode_entry(args.id, row.seq, row.body) for row in await store.journal(args.id)]
         return letter_info(letters[0], record, MsgpackCodec().describe, entries)
 
-    with _existing():
-        found = read(store_url(args.store), look)
+    found = read(store_url(args.store), look)
     screen.answer(letter_text(found, screen.style()), letter_json(found))
     names = ["discard"] if found.handled else ["requeue", "discard"]
     commands = [f"to {name} it: {command(args, 'dlq', name, args.id, str(args.step))}" for name in names]
@@ -59,8 +56,7 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
 def requeue(args: argparse.Namespace, screen: Screen) -> int:
     """Try a step again and let its execution go on; a local one needs this process, so it is waited for."""
     with following(lambda: open_engine(args), screen, args) as (engine, follower):
-        with _existing():
-            engine.dead_letters.requeue(args.id, args.step)
+        engine.dead_letters.requeue(args.id, args.step)
         if args.wait or args.local:
             return wait_and_conclude(engine, follower, screen, args, args.id)
         screen.answer(
@@ -72,17 +68,8 @@ def requeue(args: argparse.Namespace, screen: Screen) -> int:
 
 def discard(args: argparse.Namespace, screen: Screen) -> int:
     """Delete a dead letter; its execution stays as it is."""
-    with following(lambda: open_engine(args), screen, args) as (engine, _), _existing():
+    with following(lambda: open_engine(args), screen, args) as (engine, _):
         engine.dead_letters.discard(args.id, args.step)
         text = f"the dead letter of step {args.step} of {args.id} is discarded"
         screen.answer(text, {"execution_id": args.id, "step": args.step, "discarded": True})
         return COMPLETED
-
-
-@contextlib.contextmanager
-def _existing() -> Iterator[None]:
-    """A letter that is not there was not meant: wrong usage."""
-    try:
-        yield
-    except DeadLetterNotFound as error:
-        raise UsageError(str(error)) from error

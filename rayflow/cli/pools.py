@@ -16,7 +16,6 @@ from rayflow.core.metrics import PoolStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
 from rayflow.display import pool_json, pool_size_text, pools_text
-from rayflow.errors import PoolNotFound
 
 #: Options of ``pool create`` that are fields of PoolConfig as they are.
 _PLAIN = (
@@ -93,17 +92,14 @@ def delete(args: argparse.Namespace, screen: Screen) -> int:
 
 @contextlib.contextmanager
 def _engine(args: argparse.Namespace) -> Iterator[Engine]:
-    """The engine of a cluster; a pool that it does not have was not meant."""
+    """The engine of a cluster."""
     if args.local:
         raise UsageError(
             "a pool lives on a cluster: with --local it would end with this command. Leave out --local, or set "
             "RAYFLOW_POOL for the workers of `rayflow run --local`"
         )
     with open_engine(args, recover="no") as engine:
-        try:
-            yield engine
-        except PoolNotFound as error:
-            raise UsageError(str(error)) from error
+        yield engine
 
 
 def _workers(now: PoolStatus) -> str:

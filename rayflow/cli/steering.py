@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import threading
 import time
 from dataclasses import asdict
 
 from rayflow import exporters
-from rayflow.cli.engines import open_engine
+from rayflow.cli.engines import has_cluster, open_engine
 from rayflow.cli.exits import COMPLETED, FAILED
 from rayflow.cli.following import following
 from rayflow.cli.reading import read, store_url
@@ -20,7 +19,6 @@ from rayflow.core.metrics import DistributedMetrics
 from rayflow.display import duration_text, metrics_text, summary_json
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import cluster
-from rayflow.runtime.local_cluster import running_address
 from rayflow.views import summary
 
 
@@ -71,7 +69,7 @@ class _StoredMetrics:
 def metrics(args: argparse.Namespace, screen: Screen) -> int:
     """Print the metrics, or serve them. Starts no cluster: without one there are only the store's totals."""
     url = store_url(args.store)
-    if args.local or not (args.address or os.environ.get("RAY_ADDRESS") or running_address()):
+    if not has_cluster(args):
         stored = _StoredMetrics(url)
         stored.metrics()  # so that a wrong store is an error now, not a gap in the graphs later
         return _print_or_serve(stored, args, screen)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 
-from rayflow.cli.engines import open_engine
+from rayflow.cli.engines import has_cluster, open_engine
 from rayflow.cli.exits import COMPLETED
 from rayflow.cli.reading import read, store_url
 from rayflow.cli.screen import Screen
 from rayflow.core.tasks import TaskStatus, tasks_of
 from rayflow.display import task_json, tasks_text
 from rayflow.errors import ExecutionNotFound
-from rayflow.runtime.local_cluster import running_address
 from rayflow.storage.base import Store
 from rayflow.storage.records import decode_entry
 
@@ -21,11 +19,11 @@ from rayflow.storage.records import decode_entry
 def tasks(args: argparse.Namespace, screen: Screen) -> int:
     """Every attempt: where it is, who runs it or ran it, since when, and how it failed."""
     url = store_url(args.store)
-    if args.local or not (args.address or os.environ.get("RAY_ADDRESS") or running_address()):
-        found = _stored(url, args.id)
-    else:
+    if has_cluster(args):
         with open_engine(args, recover="no") as engine:
             found = engine.tasks(args.id)
+    else:
+        found = _stored(url, args.id)
     screen.answer(tasks_text(found, screen.style(time.time())), [task_json(task) for task in found])
     return COMPLETED
 

@@ -86,11 +86,11 @@ class PoolStatus:
         oldest_waiting: seconds that the oldest of them has waited; 0 if none does.
         full: whether the queue is at its limit.
         wanted: workers that it should have now, over all code environments with work.
-        workers: workers that are up.
+        workers: workers that are up, those that are leaving included.
         starting: workers that are not up yet.
         leaving: workers that stop once their tasks are done.
-        busy: slots in use.
-        idle: slots that are free.
+        busy: slots in use, by Ray tasks of their own as well.
+        idle: slots of workers that are free.
         problem: why its workers do not start, in words; "" if they do.
     """
 

@@ -96,10 +96,8 @@ class Dispatcher:
         """
         options = run.call.options
         if options.when_full == "raise" and self._full:
-            raise QueueFull(
-                f"the queue of pool {self._config.name!r} is at its limit of {self._config.queue_limit} tasks, and "
-                f"step {run.call.name!r} is not to wait (when_full='raise')"
-            )
+            who = f"step {run.call.name!r} is not to wait (when_full='raise')"
+            raise QueueFull(self._config.name, limit=self._config.queue_limit or 0, who=who)
         key = (execution_id, run.seq, run.attempt)
         environment = own_tasks(self._environment) if options.own_task else self._environment
         self._slots.want(
@@ -183,7 +181,7 @@ class Dispatcher:
         batch = self._batches.get(self._by_token.get(command.token, ""))
         # Its call may fail much later, or never: of a worker that hangs on a node that hangs.
         if batch is not None and command.why is Why.DIED:
-            self._lose(batch, partial(worker_died, worker=command.worker, detail="its pool lost it"))
+            self._worker_died(batch, "its pool lost it")
         elif batch is not None and command.why is Why.DRAINED:
             self._lose(batch, partial(worker_stopped, worker=command.worker))
 
@@ -381,10 +379,13 @@ class Dispatcher:
         if isinstance(error, LeaseLost) or (batch.own and not isinstance(error, TaskCrashed)):
             self._lose(batch, partial(worker_stopped, worker=worker, detail=str(error)))
             return
-        alone = batch.own or (batch.send.alone and len(batch.tasks) == 1)
-        self._lose(batch, partial(worker_died, worker=worker, detail=str(error), alone=alone), alone=alone)
+        self._worker_died(batch, str(error))
         if not batch.own:
             send_to(self._system, self._pool, "suspect", worker)
+
+    def _worker_died(self, batch: _Batch, detail: str) -> None:
+        alone = batch.own or batch.send.alone
+        self._lose(batch, partial(worker_died, worker=batch.send.worker, detail=detail, alone=alone), alone=alone)
 
     def _lose(self, batch: _Batch, failure: Callable[[TaskMessage], Failure], *, alone: bool = False) -> None:
         self._remove(batch)

@@ -42,7 +42,7 @@ def test_their_environment_has_no_workers_to_look_at() -> None:
     stats = bench.machine.stats(0.0)
     (environment,) = stats.environments
     assert (environment.up, environment.wanted, environment.starting, environment.leaving) == (0, 0, 0, 0)
-    assert (stats.busy, stats.idle, bench.machine.workers()) == (2, 3, [])
+    assert (stats.busy, stats.idle, bench.machine.workers()) == (2, 0, [])
 
 
 def test_nothing_stops_or_replaces_what_they_run_on() -> None:

@@ -38,6 +38,7 @@ def pid_of_some_worker(engine: rf.DistributedEngine, rng: random.Random) -> int:
     return found[-1]
 
 
+@pytest.mark.system
 @pytest.mark.timeout(240)
 def test_workers_are_killed_again_and_again_and_every_task_is_recorded_once(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=4, concurrency=SLOTS), tmp_path / "ledger"

@@ -15,6 +15,7 @@ from tests.pools.flows import many, serving, stamps
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.system
 def test_urgent_tasks_start_next_behind_thousands_that_wait(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=2, concurrency=2), tmp_path / "ledger"
     low = [
@@ -33,6 +34,7 @@ def test_urgent_tasks_start_next_behind_thousands_that_wait(open_engine: Open, t
         handle.cancel()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(180)
 def test_a_rate_limit_holds_over_all_workers_and_executions(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=4, rate_limit=rf.RateLimit(count=50, per=1.0)), tmp_path / "ledger"
@@ -66,6 +68,7 @@ def test_no_more_of_one_key_at_once_than_its_limit(open_engine: Open, tmp_path: 
     assert at_once > 2, "keys do not wait for each other"
 
 
+@pytest.mark.system
 def test_a_full_queue_pushes_back_on_starts_and_loses_nothing(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=1, concurrency=2, queue_limit=20), tmp_path / "ledger"
     first = engine.start(many, str(ledger), 0, 100, 0.02)

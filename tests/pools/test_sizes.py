@@ -21,6 +21,7 @@ def workers_of(pool: rf.WorkerPool) -> tuple[int, int]:
     return now.workers - now.leaving, now.leaving
 
 
+@pytest.mark.system
 @pytest.mark.timeout(180)
 def test_scaling_up_and_down_under_load_loses_and_repeats_nothing(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=2, concurrency=2), tmp_path / "ledger"
@@ -35,6 +36,7 @@ def test_scaling_up_and_down_under_load_loses_and_repeats_nothing(open_engine: O
     assert begun == dict.fromkeys(range(600), 1)
 
 
+@pytest.mark.system
 @pytest.mark.timeout(180)
 def test_a_pool_grows_from_nothing_with_its_work_and_shrinks_back_to_nothing(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(min_workers=0, max_workers=4, concurrency=2, idle_timeout=1), tmp_path / "ledger"
@@ -70,6 +72,7 @@ def test_a_pool_is_found_again_by_name_and_drained_and_deleted(
             other.execute(asking, 1, timeout=60)
 
 
+@pytest.mark.system
 def test_a_setup_that_fails_is_told_and_one_that_needs_what_is_not_there(open_engine: Open) -> None:
     engine = open_engine(workers=1)
     broken = engine.pools.create(rf.PoolConfig(name="clients", workers=1, setup=broken_setup))
@@ -81,6 +84,7 @@ def test_a_setup_that_fails_is_told_and_one_that_needs_what_is_not_there(open_en
     until(lambda: "3 GPU, and no node has any" in hungry.status().problem, "the pool says what is missing")
 
 
+@pytest.mark.system
 def test_a_worker_is_replaced_after_so_many_tasks(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=1, concurrency=1, max_tasks_per_worker=10), tmp_path / "ledger"
     assert engine.execute(many, str(ledger), 0, 30, 0.03, timeout=100) == sum(range(30))
@@ -90,6 +94,7 @@ def test_a_worker_is_replaced_after_so_many_tasks(open_engine: Open, tmp_path: P
     assert sorted(by_worker.values()) == [10, 10, 10]
 
 
+@pytest.mark.system
 def test_hundreds_of_async_steps_run_at_once_on_one_worker(open_engine: Open) -> None:
     engine = open_engine(workers=1, concurrency=200)
     engine.execute(naps, 1, 0.0, timeout=60)

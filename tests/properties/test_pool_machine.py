@@ -251,16 +251,12 @@ class PoolWorld(RuleBasedStateMachine):
         """Every grant is the best demand that it could have served."""
         occupied = {name: worker.used for name, worker in environment.workers.items()}
         used = self.used()
-        kept = self.kept(waiting, used)
         for grant in reversed(grants):
             occupied[grant.worker] -= SLOTS if grant.alone else 1
             for limit in grant.limits:
                 assert used[limit] <= limit.count
                 used[limit] -= 1
-                kept[limit] -= 1
-            for other in waiting:
-                if not self.has_room(other, used if other.alone else kept):
-                    continue
+            for other in self.eligible(waiting, used):
                 if not other.alone or occupied[grant.worker] == 0:
                     assert grant.priority >= other.priority
                 if other.alone == grant.alone and other.priority == grant.priority:
@@ -274,24 +270,22 @@ class PoolWorld(RuleBasedStateMachine):
 
     def check_nothing_idle(self, environment: Environment, waiting: list[Open]) -> None:
         """Nobody waits beside a slot that fits."""
-        used = self.used()
         usable = [worker for worker in environment.workers.values() if worker.up and not worker.leaving]
-        if any(wish.alone and self.has_room(wish, used) for wish in waiting):
+        eligible = self.eligible(waiting, self.used())
+        if any(wish.alone for wish in eligible):
             assert all(worker.used for worker in usable)
-        kept = self.kept(waiting, used)
-        if any(not wish.alone and self.has_room(wish, kept) for wish in waiting):
+        if any(not wish.alone for wish in eligible):
             assert not [w.name for w in usable if w.free and w.name != environment.drain]
 
-    def kept(self, waiting: list[Open], used: dict[Limit, int]) -> dict[Limit, int]:
-        """What is taken, and what is kept for tasks that have room and lack a whole worker."""
-        kept = dict(used)
-        for wish in waiting:
-            if wish.alone and self.has_room(wish, used):
-                kept |= {limit: kept[limit] + wish.count for limit in wish.limits}
-        return kept
-
-    def has_room(self, wish: Open, used: dict[Limit, int]) -> bool:
-        return all(used[limit] < limit.count for limit in wish.limits)
+    def eligible(self, waiting: list[Open], used: dict[Limit, int]) -> list[Open]:
+        """What has room in its limits, beside what is kept for more urgent tasks that lack a whole worker."""
+        found, kept = [], dict(used)
+        for wish in sorted(waiting, key=lambda w: (-w.priority, w.stamp, w.coordinator)):
+            if all(kept[limit] < limit.count for limit in wish.limits):
+                found.append(wish)
+                for limit in wish.limits if wish.alone else ():
+                    kept[limit] += wish.count
+        return found
 
     def check_size(self, environment: Environment) -> None:
         """Never more workers than there may be, but those that leave, and those that nobody knows yet."""

@@ -293,7 +293,7 @@ class Book:
             waiting=dict(sorted(waiting.items(), reverse=True)),
             oldest_waiting=now - oldest,
             busy=sum(worker.used for worker in self.workers.values()),
-            idle=sum(worker.free for worker in self.workers.values()),
+            idle=sum(w.free for e in self.environments.values() if not e.own for w in e.workers.values()),
             environments=tuple(environments),
         )
 
