@@ -210,3 +210,12 @@ def test_a_report_that_was_made_does_not_change() -> None:
     slots.began("t1", 0.5)
     slots.done("t1", 1.0)
     assert (report.holding, report.begun) == ({"t1": "w1"}, {})
+
+
+def test_a_step_that_kept_others_waiting_gets_slots_of_its_own() -> None:
+    slots = made(1, 2, 3, 4)
+    slots.observe("s", 0.0001)
+    grant(slots, 1)
+    slots.is_long("s")
+    assert numbers(slots.plan(0.0)) == [[1]]
+    assert reported(slots).demand == (Demand("env", 5, 0.0, 3, tasks=3),)

@@ -219,3 +219,27 @@ async def napped(seconds: float) -> None:
 async def naps(count: int, seconds: float) -> None:
     """So many naps at once."""
     await asyncio.gather(*(napped(seconds) for _ in range(count)))
+
+
+@rf.step(timeout=0.5, retry=QUICK)
+def stubborn(ledger: str) -> str:
+    """Cannot be stopped, in its first attempt."""
+    note(ledger, "stubborn", os.getpid())
+    if rf.step_context().attempt == 1:
+        time.sleep(600)
+    return f"attempt {rf.step_context().attempt}"
+
+
+@rf.step
+def neighbour(ledger: str, release: str) -> str:
+    """Runs beside it until it is released, or told to stop."""
+    note(ledger, "neighbour", os.getpid())
+    while not Path(release).exists() and not rf.step_context().cancelled:
+        time.sleep(0.02)
+    return "released"
+
+
+@rf.workflow
+async def beside_a_stubborn_one(ledger: str, release: str) -> list[str]:
+    """A step that does not stop, and two that have nothing to do with it."""
+    return await asyncio.gather(stubborn(ledger), neighbour(ledger, release), neighbour(ledger, release))
