@@ -20,7 +20,7 @@ from rayflow.display import pool_json, pool_size_text, pools_text
 #: Options of ``pool create`` that are fields of PoolConfig as they are.
 _PLAIN = (
     "workers", "concurrency", "min_workers", "max_workers", "idle_timeout", "queue_limit", "num_cpus", "num_gpus",
-    "memory", "setup", "drain_timeout",
+    "memory", "setup", "drain_timeout", "stop_grace", "start_timeout", "max_ray_tasks",
 )  # fmt: skip
 
 

@@ -223,6 +223,7 @@ def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--idle-timeout", type=_seconds, metavar="S", help="stop a spare worker idle for S seconds; 30")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--queue-limit", type=_count, metavar="N", help="tasks that may wait; any number if left out")
+    limits.add_argument("--max-ray-tasks", type=_count, metavar="N", help="Ray tasks of their own at once; 100")
     limits.add_argument("--rate", type=_rate, metavar="N/SECONDS", help="starts of tasks at most, such as 50/1")
     worker = parser.add_argument_group("each worker")
     worker.add_argument("--num-cpus", type=_amount, metavar="X", help="CPUs that Ray reserves for it; 0.01 if left out")
@@ -239,6 +240,10 @@ def _add_pool_options(parser: argparse.ArgumentParser) -> None:
     worker.add_argument(
         "--drain-timeout", type=_amount, metavar="S", help="seconds to finish its tasks when it is to stop; 300"
     )
+    worker.add_argument(
+        "--stop-grace", type=_amount, metavar="S", help="seconds that a step which is told to stop may take; 5"
+    )
+    worker.add_argument("--start-timeout", type=_seconds, metavar="S", help="seconds to start, with its setup; 600")
 
 
 def _add_metrics(commands: _Commands[argparse.ArgumentParser]) -> None:

@@ -200,6 +200,8 @@ class StepOptions(Options):
             raise ValueError("concurrency_key needs a concurrency_limit: how many of one key may run at once")
         if self.local and self.own_task:
             raise ValueError("a local step runs in the coordinator and cannot reserve resources: leave out local=True")
+        if self.local and (self.concurrency_limit or self.rate_limit or self.when_full == "raise"):
+            raise ValueError("a local step runs in the coordinator, where no pool limits it: leave out local=True")
         return self
 
     @property
@@ -228,8 +230,8 @@ class PoolConfig(Options):
         min_workers: workers at least; None with ``max_workers`` is 0.
         max_workers: workers at most; None with ``min_workers`` is ``workers``.
         idle_timeout: seconds after which an idle worker beyond ``min_workers`` is stopped.
-        queue_limit: tasks that may wait. Beyond it starts wait (or raise QueueFull), and steps with
-            ``when_full="raise"`` fail; None for any.
+        queue_limit: tasks that may wait. Beyond it steps with ``when_full="raise"`` fail, and where it is the
+            default pool, starts wait (or raise QueueFull); None for any.
         rate_limit: starts of tasks at most, over the whole pool; None for any.
         num_cpus: CPUs that Ray reserves for one worker.
         num_gpus: GPUs that Ray reserves for one worker.
@@ -324,6 +326,15 @@ class EngineConfig(Options):
     ping_interval: float = Field(1.0, gt=0)
     ping_timeout: float = Field(4.0, gt=0)
     environment_idle: float = Field(300.0, gt=0)
+
+    @field_validator("pool")
+    @classmethod
+    def _default_pool(cls, value: PoolConfig) -> PoolConfig:
+        if value.name != "default":
+            raise ValueError(
+                f"the default pool is called 'default', not {value.name!r}; make others with engine.pools.create()"
+            )
+        return value
 
     @model_validator(mode="after")
     def _ping(self) -> Self:

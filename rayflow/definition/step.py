@@ -57,7 +57,7 @@ class Step(Definition, Generic[P, R]):
     Attributes:
         fn: the undecorated function.
         name: what the journal and the metrics call it.
-        options: retry, timeout, local, pool.
+        options: retry, timeouts, placement, limits.
     """
 
     fn: Callable[..., Any]

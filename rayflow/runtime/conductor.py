@@ -234,9 +234,9 @@ class Conductor:
             driver.note(key[1], key[2], self.now(), self._codec.encode(why), kind="waits")
             self._waits.add(key)
 
-    def pool_is_silent(self, pool: str) -> None:
-        """A pool cannot be reached."""
-        self._dispatchers.pool_is_silent(pool, self.post)
+    def look_up_pool(self, pool: str) -> None:
+        """See whether there still is a pool of that name."""
+        self._dispatchers.look_up(pool)
 
     def sent(self, key: Key, at: float) -> None:
         """The attempt went out: its timeout begins."""

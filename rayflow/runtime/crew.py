@@ -163,9 +163,14 @@ class Crew:
         self._told.down(name)
         self._kill(name)
 
-    def stop(self, name: str) -> None:
-        """Stop a worker that the machine has given up: it leaves what its setup made, then it is killed."""
-        if name not in self._up:
+    def stop(self, name: str, *, at_once: bool) -> None:
+        """Stop a worker that the machine has given up: it leaves what its setup made, then it is killed.
+
+        Args:
+            name: the worker.
+            at_once: kill it, since something runs there that cannot be stopped.
+        """
+        if at_once or name not in self._up:
             self._kill(name)
             return
         self._forget(name)

@@ -16,13 +16,14 @@ from functools import partial
 from rayflow.core.execution import RunAttempt
 from rayflow.core.limits import limits_of
 from rayflow.core.pool import Grant, Recall, Void, Why, is_own_tasks, own_tasks
-from rayflow.core.slots import Key, Report, Send, Slots
+from rayflow.core.slots import Key, Send, Slots
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import Failure, LeaseLost, QueueFull
 from rayflow.runtime import naming
 from rayflow.runtime.host import Host
 from rayflow.runtime.losses import worker_died, worker_stopped
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
+from rayflow.runtime.pooltalk import PoolTalk
 from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, TaskCrashed, send_to
 from rayflow.runtime.tasklauncher import TaskLauncher
 
@@ -33,9 +34,6 @@ PATIENCE = 0.05
 
 #: Seconds that one question for a long task's outcome may stay open.
 COLLECT = 20.0
-
-#: Seconds between two attempts to reach the pool, and attempts after which somebody looks whether there is one.
-AGAIN, MISSED = 0.2, 10
 
 
 @dataclass(slots=True)
@@ -80,13 +78,15 @@ class Dispatcher:
         self._by_key: dict[Key, str] = {}
         self._by_token: dict[str, str] = {}
         self._lines: dict[str, Line] = {}
-        self._asking = False
-        self._missed = 0
-        self._full = False
+        self._talk = PoolTalk(host, system, config.name, self._slots, self.apply)
         self._numbers = itertools.count(1)
         self._stopping: set[Key] = set()
 
     # --- tasks ---------------------------------------------------------------------------------------------
+    def configure(self, config: PoolConfig) -> None:
+        """The pool is configured like this now."""
+        self._config = config
+
     def want(self, execution_id: str, run: RunAttempt, priority: int) -> None:
         """Run an attempt as soon as there is a slot.
 
@@ -95,7 +95,8 @@ class Dispatcher:
             Exception: whatever the step's ``concurrency_key`` raises.
         """
         options = run.call.options
-        if options.when_full == "raise" and self._full:
+        if options.when_full == "raise" and self._talk.full:
+            self._slots.forget_told()  # ask again: there may be room by now
             who = f"step {run.call.name!r} is not to wait (when_full='raise')"
             raise QueueFull(self._config.name, limit=self._config.queue_limit or 0, who=who)
         key = (execution_id, run.seq, run.attempt)
@@ -189,48 +190,15 @@ class Dispatcher:
         """Send what can be sent, and tell the pool what it does not know."""
         for send in self._slots.plan(self._host.now()):
             self._send(send)
-        if not self._asking:
-            report = self._slots.report()
-            if report is not None:
-                self._ask(report)
+        self._talk.tell()
 
     def refresh(self) -> None:
         """Tell the pool everything again; it forgets coordinators that it does not hear from."""
-        if not self._asking and (self._slots.wanting or self._slots.holding):
-            self._ask(self._slots.full_report())
+        self._talk.tell_all()
 
     def next_wake(self) -> float | None:
         """When an idle slot is to be given back."""
         return self._slots.next_wake()
-
-    def _ask(self, report: Report) -> None:
-        self._asking = True
-        arguments = pack((self._host.name, report))
-
-        def reply(answer: Reply) -> None:
-            self._host.post(lambda: self._answered(report, answer))
-
-        send_to(self._system, self._pool, "update", arguments, then=reply)
-
-    def _answered(self, report: Report, answer: Reply) -> None:
-        self._asking = False
-        if answer.error is None:
-            self._missed = 0
-            epoch, commands, self._full = unpack(answer.value)
-            self._slots.told(report)
-            self.apply(epoch, commands)
-            return
-        if not self._missed:
-            log.warning("pool %s cannot be reached: %s", self._config.name, answer.error)
-        self._missed += 1
-        if self._missed % MISSED == 0:
-            self._host.pool_is_silent(self._config.name)
-        self._slots.forget_told()
-        self._asking = True
-        self._host.later(AGAIN, self._ask_again)
-
-    def _ask_again(self) -> None:
-        self._asking = False
 
     # --- workers -------------------------------------------------------------------------------------------
     def _send(self, send: Send) -> None:

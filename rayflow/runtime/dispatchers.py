@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from rayflow.core.execution import RunAttempt
@@ -90,21 +90,22 @@ class Dispatchers:
         """When :meth:`pump` has something to do by itself."""
         return min((w for d in self._known.values() if (w := d.next_wake()) is not None), default=None)
 
-    # --- pools that are gone -------------------------------------------------------------------------------
-    def pool_is_silent(self, pool: str, post: Callable[[Callable[[], None]], None]) -> None:
-        """A pool cannot be reached: see whether there still is one of that name."""
+    # --- pools that changed --------------------------------------------------------------------------------
+    def look_up(self, pool: str) -> None:
+        """See whether there still is a pool of that name, and how it is configured now."""
 
         def reply(answer: Reply) -> None:
-            if answer.error is None and answer.value is None:
-                post(partial(self._gone, pool))
+            if answer.error is None:
+                self._host.post(partial(self._found, pool, answer.value))
 
         if pool != self._settings.config.pool.name:
             send_to(self._system, naming.PERSISTENCE, "pool", pool, then=reply)
 
-    def _gone(self, pool: str) -> None:
-        dispatcher = self._known.pop(pool, None)
-        if dispatcher is not None:
-            dispatcher.refuse_all(PoolNotFound(pool))
+    def _found(self, pool: str, record: PoolRecord | None) -> None:
+        if record is not None and pool in self._known:
+            self._known[pool].configure(PoolConfig.model_validate_json(record.config))
+        elif record is None and pool in self._known:
+            self._known.pop(pool).refuse_all(PoolNotFound(pool))
 
     # --- inside --------------------------------------------------------------------------------------------
     def _dispatcher(self, pool: str) -> Dispatcher:

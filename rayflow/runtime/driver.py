@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 from rayflow.core.actions import Letter
@@ -21,7 +22,7 @@ from rayflow.definition.code import PYTHON, CodeCache, CodeRef, source_hash
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ClusterError, Failure, IncompatibleVersion, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.messages import TaskMessage
+from rayflow.runtime.messages import BEAT_EVERY, TaskMessage
 from rayflow.storage.base import (
     Answer,
     Append,
@@ -390,6 +391,7 @@ class Driver:
             run.payload,
             run.timeout,
             idempotency_key=hashlib.sha256(what).hexdigest()[:32],
+            beat_every=min(BEAT_EVERY, (run.call.options.heartbeat_timeout or math.inf) / 4),
         )
 
 

@@ -46,5 +46,5 @@ class Host(Protocol):
     def waits(self, key: Key, why: str) -> None:
         """An attempt waits for something that the cluster does not have."""
 
-    def pool_is_silent(self, pool: str) -> None:
-        """The pool cannot be reached: it restarts, or there is none any more."""
+    def look_up_pool(self, pool: str) -> None:
+        """The pool cannot be reached, or its actor is another one: it may have been deleted, or made again."""

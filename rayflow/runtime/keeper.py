@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from rayflow.definition.options import PoolConfig
-from rayflow.errors import DefinitionError
+from rayflow.errors import DefinitionError, PoolNotFound
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.pings import Ping
@@ -63,12 +63,13 @@ class PoolKeeper:
         """Delete a pool with its workers; nothing may need it any more.
 
         Raises:
-            DefinitionError: it is the default pool, or there is none of that name.
+            DefinitionError: it is the default pool.
+            PoolNotFound: there is none of that name.
         """
         if name == self._default.name:
             raise DefinitionError(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
         if not self._ask("delete_pool", name):
-            raise DefinitionError(f"there is no worker pool {name!r}")
+            raise PoolNotFound(name)
         self._pings.pop(name, None)
         self._system.kill(naming.pool(name))
         for actor in self._system.names():

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from rayflow.errors import Failure
 
+#: Seconds between two heartbeats of a step that reach its coordinator.
+BEAT_EVERY = 0.5
+
 
 class TaskMessage(NamedTuple):
     """One attempt at a step, for a worker to run.
@@ -27,7 +30,7 @@ class TaskMessage(NamedTuple):
     timeout: float | None
     idempotency_key: str
     start_by: float | None = None
-    beat_every: float = 0.5
+    beat_every: float = BEAT_EVERY
 
 
 class BatchMessage(NamedTuple):

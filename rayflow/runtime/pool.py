@@ -257,7 +257,7 @@ class Pool:
                     for _ in range(command.count):
                         self._start(command.environment)
                 case StopWorker():
-                    self._work.put(partial(crew.stop, command.worker))
+                    self._work.put(partial(crew.stop, command.worker, at_once=command.at_once))
         for coordinator, said in told.items():
             # A message that does not arrive is repaired by the coordinator's next report.
             send_to(self._system, coordinator, "slots", pack((self._name, self._epoch, said)))

@@ -100,3 +100,41 @@ def test_their_workers_of_the_same_code_are_started_for_other_tasks_only() -> No
     bench = bench_of(1)
     commands: list[Command] = bench.wants("c", wish(env=OWN), wish())
     assert [type(command) for command in commands] == [StartWorkers, Grant]
+
+
+# --- starts that may be long in coming ------------------------------------------------------------------------
+RATE = Limit("rate", 1, 10.0)
+
+
+def waiting_for_its_process() -> Bench:
+    """One has the only place of a limit on starts, and its process is not there yet; another waits for it."""
+    bench = bench_of(5, start_within=2.0, lease_term=1000.0)
+    assert [c.start_by for c in bench.wants("c", wish(5, 1, RATE, env=OWN)) if isinstance(c, Grant)] == [None]
+    bench.wants("c")
+    assert bench.wants("d", wish(5, 1, RATE, env=OWN)) == []
+    return bench
+
+
+def test_a_start_that_is_long_in_coming_keeps_its_place() -> None:
+    bench = waiting_for_its_process()
+    assert bench.machine.next_wake(0.0) == 1000.0
+    assert granted(bench.at(500.0)) == []
+    bench.coordinators["c"].begun = {"1.1": 495.0}
+    assert granted(bench.says("c")) == []
+    assert granted(bench.at(505.0)) == [("d", OWN)]
+
+
+def test_a_start_whose_lease_was_given_back_has_been_by_then() -> None:
+    bench = waiting_for_its_process()
+    bench.at(100.0)
+    assert granted(bench.gives_back("c", "1.1")) == []
+    assert granted(bench.at(109.0)) == []
+    assert granted(bench.at(110.0)) == [("d", OWN)]
+
+
+def test_a_start_whose_coordinator_is_gone_may_just_be_on_its_way() -> None:
+    bench = waiting_for_its_process()
+    bench.at(100.0)
+    bench.machine.forget("c", 100.0)
+    assert granted(bench.at(111.0)) == []
+    assert granted(bench.at(112.0)) == [("d", OWN)]

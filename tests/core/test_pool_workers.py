@@ -215,7 +215,7 @@ def test_a_worker_with_a_stuck_task_is_replaced_once_its_others_are_done() -> No
     bench.wants("high")
     assert bench.machine.stats(1.0).idle == 0
     bench.wants("c")
-    assert bench.gives_back("c", "1.2") == [Void("c", "1.1", "a", Why.DRAINED), StopWorker("env", "a")]
+    assert bench.gives_back("c", "1.2") == [Void("c", "1.1", "a", Why.DRAINED), StopWorker("env", "a", at_once=True)]
 
 
 def test_a_revoked_task_that_cannot_be_stopped_retires_its_worker_too() -> None:
@@ -224,7 +224,7 @@ def test_a_revoked_task_that_cannot_be_stopped_retires_its_worker_too() -> None:
     bench.machine.forget("dead", 0.0)
     bench.decide()
     bench.machine.retire("a", "1.1", 1.0)
-    assert bench.decide() == [StopWorker("env", "a"), StartWorkers("env", 1)]
+    assert bench.decide() == [StopWorker("env", "a", at_once=True), StartWorkers("env", 1)]
 
 
 # --- giving up --------------------------------------------------------------------------------------------

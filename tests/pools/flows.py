@@ -242,4 +242,4 @@ def neighbour(ledger: str, release: str) -> str:
 @rf.workflow
 async def beside_a_stubborn_one(ledger: str, release: str) -> list[str]:
     """A step that does not stop, and two that have nothing to do with it."""
-    return await asyncio.gather(stubborn(ledger), neighbour(ledger, release), neighbour(ledger, release))
+    return list(await asyncio.gather(stubborn(ledger), neighbour(ledger, release), neighbour(ledger, release)))

@@ -72,7 +72,7 @@ class Book:
             bool(wish.limits),
         )  # fmt: skip
         self._seat(Seat(lease, wish.limits))
-        start_by = self.limits.take(token, wish.limits, now) if wish.limits else None
+        start_by = self.limits.take(token, wish.limits, now, waits=is_own_tasks(worker.name)) if wish.limits else None
         grant = Grant(
             party.name, party.last, token, worker.name, worker.environment, wish.priority, wish.alone, wish.limits,
             start_by,
@@ -119,7 +119,11 @@ class Book:
         self.out.append(Recall(seat.lease.coordinator, seat.lease.token, now + self.terms.recall_term))
 
     def remove(self, seat: Seat, now: float) -> None:
-        """A lease is over: given back, or void."""
+        """A lease was given back: its task has begun, or never will."""
+        self._remove(seat, now)
+        self.limits.over(seat.lease.token, now)
+
+    def _remove(self, seat: Seat, now: float) -> None:
         lease = seat.lease
         party, worker = self.parties[lease.coordinator], self.workers[lease.worker]
         del party.seats[lease.token], worker.seats[lease.token]
@@ -130,7 +134,9 @@ class Book:
     def void(self, seat: Seat, now: float, why: Why) -> None:
         """A lease is lost. Its holder is told, also if it never heard of the grant."""
         lease = seat.lease
-        self.remove(seat, now)
+        self._remove(seat, now)
+        # Its holder may only have been silent: the task may be on its way.
+        self.limits.over(lease.token, now + self.terms.start_within)
         void = Void(lease.coordinator, lease.token, lease.worker, why)
         unseen = self.parties[lease.coordinator].outbox.get(lease.number)
         if unseen is not None:
@@ -229,7 +235,7 @@ class Book:
         """Give a worker up."""
         self.lose(worker, now, why)
         self.stopped.add(worker.name)
-        self.out.append(StopWorker(worker.environment, worker.name))
+        self.out.append(StopWorker(worker.environment, worker.name, at_once=bool(worker.stuck)))
 
     def give_up(self, environment: Environment, now: float) -> None:
         """Nobody needs this environment: stop its workers and forget it."""

@@ -5,7 +5,9 @@ one place of each of its keys.
 
 A limit on starts is kept exactly, although the pool does not see tasks begin. A grant takes a place from its moment
 on. Its task begins within ``start_within`` or not at all, so ``per`` seconds after that the place is free again;
-sooner, if the coordinator reports when the task began; and at once, if it reports that it never will.
+sooner, if the coordinator reports when the task began; and at once, if it reports that it never will. A Ray task of
+its own may have to wait for its process, however long: it keeps its place until its begin is reported, or its lease
+is over.
 
 How much a limit allows is said by the wish that asks: each obeys its own numbers.
 """
@@ -61,8 +63,15 @@ class Limits:
         self.waiting: set[str] = set()
 
     # --- places -------------------------------------------------------------------------------------------
-    def take(self, token: str, limits: Iterable[Limit], now: float) -> float | None:
-        """A lease is granted: take a place in each limit. Answers by when its task has to begin, if it matters."""
+    def take(self, token: str, limits: Iterable[Limit], now: float, *, waits: bool = False) -> float | None:
+        """A lease is granted: take a place in each limit. Answers by when its task has to begin, if it matters.
+
+        Args:
+            token: the lease's.
+            limits: what it counts against.
+            now: the time.
+            waits: its task may wait however long before it begins.
+        """
         rates = []
         for limit in limits:
             if limit.per:
@@ -71,12 +80,13 @@ class Limits:
                 self.hold(token, [limit.name])
         if not rates:
             return None
-        start = self._unreported[token] = _Start(now, now + self._start_within, tuple(rates))
+        latest = math.inf if waits else now + self._start_within
+        start = self._unreported[token] = _Start(now, latest, tuple(rates))
         for limit in rates:
             window = self._windows.setdefault(limit.name, _Window())
             window.longest = max(window.longest, limit.per)
             insort(window.starts, start.latest)
-        return start.latest
+        return None if waits else latest
 
     def hold(self, holder: str, keys: Iterable[str]) -> None:
         """This holder counts against these keys, if it did not before."""
@@ -89,6 +99,16 @@ class Limits:
             self._holders[key].remove(holder)
             if not self._holders[key]:
                 del self._holders[key]
+
+    def over(self, token: str, by: float) -> None:
+        """A lease is over: its task begins by that moment, or never."""
+        start = self._unreported.get(token)
+        if start is not None and start.latest > by:
+            for limit in start.limits:
+                starts = self._windows[limit.name].starts
+                del starts[bisect_left(starts, start.latest)]
+                insort(starts, by)
+            self._unreported[token] = _Start(start.granted_at, by, start.limits)
 
     def began(self, token: str, at: float) -> bool:
         """The task of this lease began then, or never (0.0). Answers whether that was news."""

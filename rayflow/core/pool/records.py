@@ -188,10 +188,11 @@ class StartWorkers:
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
-    """Stop this worker; the pool has given it up already."""
+    """Stop this worker; the pool has given it up already. ``at_once``: what still runs there cannot be stopped."""
 
     environment: str
     worker: str
+    at_once: bool = False
 
 
 Command = Grant | Recall | Void | Revoke | StartWorkers | StopWorker

@@ -1,0 +1,152 @@
+"""Pools: made and found by name, limits on what runs at once and how often it starts, queues that are full."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+import rayflow as rf
+from tests.fundamentals.tools import Gate, eventually, hold
+
+
+class Crowd:
+    """Counts how many are in it at once, and the most there were."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.now -= 1
+
+
+CROWDS: dict[str, Crowd] = {}
+STARTS: list[float] = []
+
+
+@rf.step(concurrency_limit=2, concurrency_key=lambda crowd: crowd)
+def crowded(crowd: str) -> None:
+    with CROWDS[crowd]:
+        time.sleep(0.01)
+
+
+@rf.workflow
+async def crowds(names: list[str]) -> None:
+    await asyncio.gather(*(crowded(name) for name in names))
+
+
+def test_no_more_of_one_key_run_at_once_than_its_limit(engine: rf.LocalEngine) -> None:
+    CROWDS.update({"a": Crowd(), "b": Crowd()})
+    engine.execute(crowds, ["a", "b"] * 15, timeout=20)
+    assert {name: CROWDS[name].most for name in "ab"} == {"a": 2, "b": 2}
+
+
+@rf.step(concurrency_limit=1, concurrency_key=lambda: None, retry=rf.RetryPolicy(max_retries=0))
+def keyless() -> None:
+    raise AssertionError("it has no key")
+
+
+@rf.workflow
+async def without_a_key() -> None:
+    await keyless()
+
+
+def test_a_key_that_cannot_be_made_fails_the_step(engine: rf.LocalEngine) -> None:
+    with pytest.raises(rf.ExecutionFailed, match="concurrency_key of step 'keyless' answered None"):
+        engine.execute(without_a_key, timeout=20)
+
+
+@rf.step(rate_limit=rf.RateLimit(count=5, per=0.3))
+def started() -> None:
+    STARTS.append(time.time())
+
+
+@rf.workflow
+async def starts(count: int) -> None:
+    await asyncio.gather(*(started() for _ in range(count)))
+
+
+def test_no_more_starts_in_any_window_than_the_limit(engine: rf.LocalEngine) -> None:
+    STARTS.clear()
+    handles = [engine.start(starts, 9) for _ in range(2)]
+    for handle in handles:
+        handle.result(timeout=20)
+    assert len(STARTS) == 18
+    ordered = sorted(STARTS)
+    assert all(later - earlier >= 0.3 for earlier, later in zip(ordered, ordered[5:], strict=False))
+
+
+@rf.step(when_full="raise", retry=rf.RetryPolicy(max_retries=0))
+def impatient(number: int) -> int:
+    return number
+
+
+@rf.workflow
+async def crowding() -> list[object]:
+    """Fills the queue, and asks for more while it is full and afterwards."""
+    held = asyncio.gather(*(hold("gate") for _ in range(4)))
+    found: list[object] = []
+    while not found:
+        await asyncio.sleep(0.1)
+        try:
+            await impatient(0)
+        except rf.StepFailed as error:
+            found.append(error.failure.type)
+    rf.publish("refused", len(found))
+    await held
+    return [*found, await impatient(1)]
+
+
+def test_what_is_not_to_wait_fails_while_the_queue_is_full_and_not_afterwards(gate: Gate) -> None:
+    with rf.LocalEngine(pool=rf.PoolConfig(workers=1, concurrency=1, queue_limit=2)) as engine:
+        handle = engine.start(crowding)
+        eventually(lambda: handle.status().state.get("refused"), "a step was refused")
+        with pytest.raises(rf.QueueFull, match="limit of 2 tasks, and wait=False was given"):
+            engine.start(crowding, id="other", wait=False)
+        with pytest.raises(rf.ExecutionNotFound):
+            engine.status("other")
+        gate.open()
+        assert handle.result(timeout=20) == ["rayflow.errors.QueueFull", 1]
+
+
+@rf.step(pool="nowhere", retry=rf.RetryPolicy(max_retries=5))
+def lost() -> None: ...
+
+
+@rf.workflow
+async def astray() -> None:
+    await lost()
+
+
+def test_a_step_whose_pool_is_not_there_says_which_are(engine: rf.LocalEngine) -> None:
+    with pytest.raises(rf.ExecutionFailed, match=r"no worker pool 'nowhere'; there are: default\. Create it with"):
+        engine.execute(astray, timeout=20)
+
+
+def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.LocalEngine) -> None:
+    config = rf.PoolConfig(name="nowhere", workers=1, concurrency=2)
+    engine.pools.create(config).scale(3)
+    assert engine.pools.create(config).status().config.workers == 3
+    with pytest.raises(rf.DefinitionError, match=r"with other settings: concurrency=3 \(there: 2\)"):
+        engine.pools.create(config.replace(concurrency=3))
+    engine.execute(astray, timeout=20)
+    engine.pools.get("nowhere").delete()
+    with pytest.raises(rf.PoolNotFound, match="there is no worker pool 'nowhere'; there are: default"):
+        engine.pools.get("nowhere")
+    with pytest.raises(rf.DefinitionError, match="the default pool 'default' cannot be deleted"):
+        engine.pools.get().delete(force=True)
+
+
+@pytest.mark.parametrize("given", [{}, {"workers": 2, "max_workers": 3}])
+def test_scaling_needs_a_size_or_bounds(engine: rf.LocalEngine, given: dict[str, int]) -> None:
+    with pytest.raises(rf.DefinitionError, match="needs a number of workers, or min_workers and max_workers"):
+        engine.pools.get().scale(**given)
