@@ -168,24 +168,28 @@ class Pools:
     def status(self, name: str) -> PoolStatus:
         """What a pool does now. Raises PoolNotFound."""
         self.config(name)
-        give_up = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                now: PoolStatus = self._system.find(naming.pool(name)).call("now", group="control")
-            except (ActorLost, ActorUnavailable):  # it restarts
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(_LOOK)
-            else:
-                return now
+        now: PoolStatus = self._patiently(name, "now", group="control")
+        return now
 
     def save(self, config: PoolConfig) -> None:
-        """Make or change a pool."""
+        """Make or change a pool, and wait until it is so."""
         self._system.find(naming.SUPERVISOR).call("save_pool", config.model_dump_json())
+        self._patiently(config.name, "configure")
 
     def remove(self, name: str) -> None:
         """Delete a pool."""
         self._system.find(naming.SUPERVISOR).call("delete_pool", name)
+
+    def _patiently(self, name: str, method: str, *, group: str = "") -> Any:
+        """Call a pool's actor, also while it restarts."""
+        give_up = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return self._system.find(naming.pool(name)).call(method, group=group)
+            except (ActorLost, ActorUnavailable):
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(_LOOK)
 
     def _record(self, name: str) -> PoolRecord | None:
         found: PoolRecord | None = self._ask("pool", name)

@@ -179,8 +179,9 @@ class Attempts:
         stops = []
         for seq, task in self._tasks.items():
             if task.state is TaskState.RUNNING and task.sent_at is None:
+                # Its number is not used again: whatever is still heard of it is nobody's.
                 stops.append(StopAttempt(seq, task.attempt))
-                self.take_back(task)
+                task.state = TaskState.IDLE
         return stops
 
     def delay_after(self, task: Task, event: AttemptFailed, execution_id: str) -> float | None:

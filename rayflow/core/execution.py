@@ -123,14 +123,12 @@ class Execution:
     # --- what happened -------------------------------------------------------------------------------------
     def sent(self, seq: int, attempt: int, now: float) -> None:
         """The attempt went to a worker; its timeout begins."""
-        task = self._attempts.current(seq, attempt)
-        if task is not None:
+        if (task := self._attempts.current(seq, attempt)) is not None:
             self._attempts.sent(task, now)
 
     def beat(self, seq: int, attempt: int, now: float) -> bool:
         """The attempt says that it is alive. Answers whether it is the one that counts."""
-        task = self._attempts.current(seq, attempt)
-        if task is not None:
+        if (task := self._attempts.current(seq, attempt)) is not None:
             self._attempts.beat(task, now)
         return task is not None
 
@@ -229,6 +227,10 @@ class Execution:
             work.inbox_done = min(work.inbox_done, self._unrecorded - 1)
         return work
 
+    def wants(self, seq: int, attempt: int) -> bool:
+        """Whether this attempt is the one under way, and not one that was given up meanwhile."""
+        return self._attempts.current(seq, attempt) is not None
+
     def live(self) -> list[LiveTask]:
         """The unanswered steps, with their attempts."""
         return self._attempts.live()
@@ -279,6 +281,7 @@ class Execution:
             # Whole microseconds, so that the sums do not depend on the order.
             self._work.counts["attempt_microseconds"] += int(max(0.0, event.at - event.began) * 1e6)
         at = self._time(now)
+        task.attempt = max(task.attempt, event.attempt)  # one that was kept during a pause may not be known
         if isinstance(event, AttemptFailed):
             self._take_failure(task, event, at)
             return

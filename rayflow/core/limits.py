@@ -74,12 +74,13 @@ def needs_of(options: StepOptions | PoolConfig) -> dict[str, float]:
     return {name: float(amount) for name, amount in {**named, **(options.resources or {})}.items() if amount}
 
 
-def lacking(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> str:
+def lacking(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]], *, have: str = "have") -> str:
     """What no node has, in words; "" if a node has it all, or nobody counts resources.
 
     Args:
         needs: by resource.
-        nodes: what each node has in all.
+        nodes: what each node has in all, or has left.
+        have: the verb for that.
 
     Example:
         >>> lacking({"GPU": 1.0}, [{"CPU": 2.0}, {"CPU": 8.0}])
@@ -97,7 +98,7 @@ def lacking(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) ->
     told = [{name: n for name, n in node.items() if _worth_telling(name, needs)} for node in nodes[:5]]
     shown = " | ".join(_listed(node) for node in told)
     more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
-    return f"{what}; the nodes have {shown}{more}"
+    return f"{what}; the nodes {have} {shown}{more}"
 
 
 def _worth_telling(name: str, needs: Mapping[str, float]) -> bool:

@@ -184,6 +184,7 @@ class Conductor:
 
     def _let_go(self, driver: Driver) -> None:
         self._dispatchers.forget(driver.id)
+        self._waits = {key for key in self._waits if key[0] != driver.id}
         if self._local is not None:
             self._local.forget(driver.id)
         driver.evict()
@@ -207,7 +208,7 @@ class Conductor:
     def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
         """The task as a worker gets it."""
         driver = self._drivers.get(execution_id)
-        if driver is None:
+        if driver is None or driver.execution is None or not driver.execution.wants(run.seq, run.attempt):
             return None
         try:
             code, part = self._codes.reference(run.call.target, driver.code)
@@ -220,7 +221,7 @@ class Conductor:
             return None
         return driver.message(run, code, part)
 
-    def refused(self, key: Key, error: Exception) -> None:
+    def refused(self, key: Key, error: BaseException) -> None:
         """An attempt cannot be made, and but for a full queue another could not either."""
         failure = dataclasses.replace(failure_of(error), retryable=isinstance(error, QueueFull))
         about: dict[str, Any] = {"began": 0.0, "worker": "", "now": self.now()}
@@ -381,7 +382,7 @@ class Conductor:
         except (ClusterError, StorageUnavailable) as error:
             driver.log.warning("step %s cannot be sent now: %s", run.call.name, error)
             self.later(RETRY_MOST, lambda: self.not_begun(key, driver.epoch))
-        except Exception as error:  # noqa: BLE001 - a function of the user's says which key a step has
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a function of the user's says which key a step has
             self.refused(key, error)
 
     def _stop(self, key: Key) -> None:

@@ -18,7 +18,7 @@ from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available, merged
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, send_to
+from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, kill_aside, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ class Crew:
         self._up: dict[str, None] = {}
         self._asked: dict[str, float] = {}
         self._starting: dict[str, float] = {}
+        self._adopted: dict[str, float] = {}
         self._stopping: dict[str, float] = {}
         self._problems: dict[str, str] = {}
         self._said = 0.0
@@ -124,22 +125,33 @@ class Crew:
     def adopt(self, name: str, epoch: int) -> None:
         """Take up a worker of the pool's earlier life: fence that life there, and ask what is under way."""
         self._send(name, "fence_pool", epoch)
-        self._send(name, "census", then=lambda answer: self._post(partial(self._counted, name, answer)))
+        # It may have been starting when the pool died: then its setup is waited for.
+        self._starting[name] = time.monotonic()
+        self._send(name, "ready", then=lambda reply: self._post(partial(self._count, name, reply)), group="")
+        self._adopted[name] = time.monotonic()
+        self._send(name, "ping", then=lambda reply: self._post(partial(self._found, name)))
 
-    def _counted(self, name: str, answer: Reply) -> None:
-        if answer.error is not None:
-            self._down(name, answer.error)
-        else:
-            self._came(name, [token for token, *_ in answer.value])
+    def _found(self, name: str) -> None:
+        self._adopted.pop(name, None)
 
-    def _came_up(self, name: str, reply: Reply) -> None:
+    def _count(self, name: str, reply: Reply) -> None:
+        def counted(answer: Reply) -> None:
+            busy = [token for token, *_ in answer.value or ()]
+            self._post(lambda: self._came_up(name, answer, busy))
+
+        if reply.error is not None:
+            self._came_up(name, reply)
+        elif name in self._starting:
+            self._send(name, "census", then=counted)
+
+    def _came_up(self, name: str, reply: Reply, busy: Sequence[str] = ()) -> None:
         if name not in self._starting:
             return  # given up meanwhile
         if reply.error is not None:
             self._problems[naming.environment_of(name)] = str(reply.error)
             self._down(name, reply.error)
         else:
-            self._came(name, ())
+            self._came(name, busy)
 
     def _came(self, name: str, busy: Sequence[str]) -> None:
         self._starting.pop(name, None)
@@ -159,8 +171,6 @@ class Crew:
 
     def _down(self, name: str, why: BaseException | None) -> None:
         log.warning("worker %s is down: %s", name, why)
-        # First, since killing a process that hangs takes a while.
-        self._told.down(name)
         self._kill(name)
 
     def stop(self, name: str, *, at_once: bool) -> None:
@@ -185,12 +195,12 @@ class Crew:
     def _kill(self, name: str) -> None:
         self._forget(name)
         self._stopping.pop(name, None)
-        self._system.kill(naming.worker(self.config.name, name))
+        kill_aside(self._system, naming.worker(self.config.name, name))
+        self._told.down(name)
 
     def _forget(self, name: str) -> None:
-        self._starting.pop(name, None)
-        self._asked.pop(name, None)
-        self._up.pop(name, None)
+        for known in (self._starting, self._adopted, self._asked, self._up):
+            known.pop(name, None)
 
     # --- watching ------------------------------------------------------------------------------------------
     def names(self) -> list[str]:
@@ -202,6 +212,9 @@ class Crew:
         now = time.monotonic()
         for name in [name for name, until in self._stopping.items() if now > until]:
             self._kill(name)
+        patience = self._settings.config.ping_timeout
+        for name in [name for name, since in self._adopted.items() if now > since + patience]:
+            self._down(name, ClusterError("it has not answered since the pool was restarted"))
         if now > self._said + _SAY_AGAIN and self._is_late(now):
             self._said = now
             if problem := self.problem():
@@ -210,9 +223,10 @@ class Crew:
     def problem(self) -> str:
         """Why workers do not start, in words; "" if they do, or have only begun to. From any thread."""
         if self._is_late(time.monotonic()):
-            missing = lacking(needs_of(self.config), self._system.nodes())
+            needs = needs_of(self.config)
+            missing = lacking(needs, self._system.nodes()) or lacking(needs, self._system.free(), have="have left")
             if missing:
-                return f"its workers cannot be placed: {missing}"
+                return f"workers cannot be placed: {missing}"
         return next(iter(list(self._problems.values())), "")
 
     def _is_late(self, now: float) -> bool:

@@ -18,13 +18,13 @@ from rayflow.core.limits import limits_of
 from rayflow.core.pool import Grant, Recall, Void, Why, is_own_tasks, own_tasks
 from rayflow.core.slots import Key, Send, Slots
 from rayflow.definition.options import PoolConfig
-from rayflow.errors import Failure, LeaseLost, QueueFull
+from rayflow.errors import ClusterError, Failure, LeaseLost, QueueFull, StorageUnavailable
 from rayflow.runtime import naming
 from rayflow.runtime.host import Host
 from rayflow.runtime.losses import worker_died, worker_stopped
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.pooltalk import PoolTalk
-from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, TaskCrashed, send_to
+from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, TaskCrashed, TaskRefused, send_to
 from rayflow.runtime.tasklauncher import TaskLauncher
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,13 @@ PATIENCE = 0.05
 
 #: Seconds that one question for a long task's outcome may stay open.
 COLLECT = 20.0
+
+#: Seconds after which the pool is told again of a task that does not stop, and after which a Ray task that could not
+#: be submitted is tried again.
+RETIRE_AGAIN, SUBMIT_AGAIN = 5.0, 2.0
+
+#: Workers' lines that are kept at hand.
+_LINES = 256
 
 
 @dataclass(slots=True)
@@ -80,7 +87,7 @@ class Dispatcher:
         self._lines: dict[str, Line] = {}
         self._talk = PoolTalk(host, system, config.name, self._slots, self.apply)
         self._numbers = itertools.count(1)
-        self._stopping: set[Key] = set()
+        self._stopping: set[tuple[str, Key]] = set()
 
     # --- tasks ---------------------------------------------------------------------------------------------
     def configure(self, config: PoolConfig) -> None:
@@ -124,7 +131,7 @@ class Dispatcher:
             self._finish(batch, key)  # it may not even have begun; its number may be used again
             self._tasks.stop(batch.id)
         else:
-            self._stopping.add(key)
+            self._stopping.add((batch.id, key))
             epoch = batch.tasks[key].epoch
             worker = naming.worker(self._config.name, batch.send.worker)
             send_to(self._system, worker, "cancel", *key, "nobody waits for it", epoch, group="control")
@@ -135,9 +142,10 @@ class Dispatcher:
             return
         if batch.own:
             self._tasks.stop(batch.id, force=True)
-        elif key in self._stopping:
+        elif (batch.id, key) in self._stopping:
             log.warning("step %s of %s did not stop; worker %s is replaced", key[1], key[0], batch.send.worker)
             send_to(self._system, self._pool, "retire", batch.send.worker, batch.send.token)
+            self._host.later(RETIRE_AGAIN, lambda: self._stuck(key, batch))  # the pool may have been restarted
 
     def forget(self, execution_id: str) -> None:
         """The execution is not driven here any more: stop all that it still has."""
@@ -196,13 +204,18 @@ class Dispatcher:
         """Tell the pool everything again; it forgets coordinators that it does not hear from."""
         self._talk.tell_all()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._batches)
+
     def next_wake(self) -> float | None:
         """When an idle slot is to be given back."""
         return self._slots.next_wake()
 
     # --- workers -------------------------------------------------------------------------------------------
     def _send(self, send: Send) -> None:
-        batch = _Batch(f"{self._host.name}/{next(self._numbers)}", send)
+        batch = _Batch(f"{self._host.name}/{self._config.name}/{next(self._numbers)}", send)
         runs = [self._runs.pop(key) for key in send.keys]
         for key, (run, execution_id) in zip(send.keys, runs, strict=True):
             message = self._host.message(run, execution_id)
@@ -235,10 +248,15 @@ class Dispatcher:
         [key] = batch.tasks
         try:
             lacking = self._tasks.run(batch.id, run.call.options, request, label, reply)
-        except Exception as error:  # noqa: BLE001 - Ray says in many ways that options do not fit
-            self._finish(batch, key)
+        except (ClusterError, StorageUnavailable) as error:
+            self._slots.began(batch.send.token, 0.0)
+            epoch = self._finish(batch, key).epoch
             self._over(batch)
-            self._host.refused(key, error)
+            if isinstance(error, TaskRefused):
+                self._host.refused(key, error)
+            else:
+                log.warning("step %s of %s cannot be submitted now: %s", key[1], key[0], error)
+                self._host.later(SUBMIT_AGAIN, lambda: self._host.not_begun(key, epoch))
         else:
             if lacking:
                 self._host.waits(key, lacking)
@@ -257,6 +275,8 @@ class Dispatcher:
     def _line(self, worker: str, method: str) -> Line:
         key = f"{worker}/{method}"
         if key not in self._lines:
+            if len(self._lines) >= _LINES:
+                self._lines.clear()
             self._lines[key] = ActorLine(self._system.find(naming.worker(self._config.name, worker)), method)
         return self._lines[key]
 
@@ -296,10 +316,10 @@ class Dispatcher:
 
     def _take_outcome(self, batch: _Batch, outcome: TaskOutcome) -> None:
         key = (outcome.execution_id, outcome.seq, outcome.attempt)
+        self._slots.began(batch.send.token, outcome.began)
         message = batch.tasks.get(key)
         if message is None:
             return
-        self._slots.began(batch.send.token, outcome.began)
         if outcome.began:
             self._slots.observe(message.step, max(0.0, outcome.ended - outcome.began))
         self._finish(batch, key)
@@ -315,8 +335,9 @@ class Dispatcher:
         self._call(batch, "collect", pack((batch.id, COLLECT)), label)
 
     def _finish(self, batch: _Batch, key: Key) -> TaskMessage:
-        self._by_key.pop(key, None)
-        self._stopping.discard(key)
+        if self._by_key.get(key) == batch.id:  # it may have been sent anew, after a rewind
+            del self._by_key[key]
+        self._stopping.discard((batch.id, key))
         return batch.tasks.pop(key)
 
     def _over(self, batch: _Batch) -> None:

@@ -40,6 +40,8 @@ class Dispatchers:
         self._settings = settings
         self._tasks = TaskLauncher(system, host.name, env, allow_pickle=settings.allow_pickle)
         self._known: dict[str, Dispatcher] = {}
+        #: Of pools that are no more, as long as anything of theirs is under way.
+        self._leaving: list[Dispatcher] = []
 
     def run(self, execution_id: str, run: RunAttempt, priority: int) -> None:
         """Run an attempt in the pool that its step names.
@@ -54,12 +56,12 @@ class Dispatchers:
 
     def stop(self, key: Key) -> None:
         """Nobody waits for the attempt any more."""
-        for dispatcher in self._known.values():
+        for dispatcher in self._all():
             dispatcher.stop(key)
 
     def forget(self, execution_id: str) -> None:
         """The execution is not driven here any more."""
-        for dispatcher in self._known.values():
+        for dispatcher in self._all():
             dispatcher.forget(execution_id)
 
     def apply(self, pool: str, epoch: int, commands: Sequence[Grant | Recall | Void]) -> None:
@@ -69,17 +71,19 @@ class Dispatchers:
 
     def begun(self, key: Key, at: float) -> None:
         """A Ray task has begun."""
-        for dispatcher in self._known.values():
+        for dispatcher in self._all():
             dispatcher.begun(key, at)
 
     def worker_of(self, key: Key) -> str:
         """Where an attempt is under way; "" if it waits."""
-        return next((worker for each in self._known.values() if (worker := each.worker_of(key))), "")
+        return next((worker for each in self._all() if (worker := each.worker_of(key))), "")
 
     def pump(self) -> None:
         """Send what can be sent."""
         for dispatcher in self._known.values():
             dispatcher.pump()
+        if self._leaving:
+            self._leaving = [dispatcher for dispatcher in self._leaving if dispatcher.at_work]
 
     def refresh(self) -> None:
         """Tell the pools everything again."""
@@ -105,7 +109,12 @@ class Dispatchers:
         if record is not None and pool in self._known:
             self._known[pool].configure(PoolConfig.model_validate_json(record.config))
         elif record is None and pool in self._known:
-            self._known.pop(pool).refuse_all(PoolNotFound(pool))
+            dispatcher = self._known.pop(pool)
+            self._leaving.append(dispatcher)
+            dispatcher.refuse_all(PoolNotFound(pool))
+
+    def _all(self) -> list[Dispatcher]:
+        return [*self._known.values(), *self._leaving]
 
     # --- inside --------------------------------------------------------------------------------------------
     def _dispatcher(self, pool: str) -> Dispatcher:

@@ -307,14 +307,14 @@ class Driver:
             result=None if outcome is None else outcome.result,
             failure=None if failure is None else encode_failure(failure),
             counts=dict(work.counts),
-            dead_letters=tuple(self._dead(letter) for letter in work.letters),
+            dead_letters=tuple(self._dead(letter, entries[0].seq, entries[-1].seq) for letter in work.letters),
         )
 
-    def _dead(self, letter: Letter) -> DeadLetter:
+    def _dead(self, letter: Letter, first: int, last: int) -> DeadLetter:
         return DeadLetter(
             execution_id=self.id,
             step=letter.step,
-            seq=letter.seq,
+            seq=min(max(letter.seq, first), last),  # with checkpoints="off" the failure has no entry of its own
             workflow_id=self.record.workflow_id,
             name=letter.name,
             attempts=letter.attempts,

@@ -7,7 +7,6 @@ the supervisor's one thread; what arrives on others is posted to it.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -21,9 +20,12 @@ from rayflow.runtime.environment import Environment, make_available
 from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import coordinator_spec
-from rayflow.runtime.system import ActorLost, ActorSystem, Reply, send_to
+from rayflow.runtime.system import ActorLost, ActorSystem, Reply, kill_aside, send_to
 
 log = logging.getLogger(__name__)
+
+#: Seconds for which a coordinator beyond the standbys is kept without work.
+SPARE_FOR = 30.0
 
 
 @dataclass(slots=True)
@@ -147,13 +149,27 @@ class Fleet:
         for place in list(self.places.values()):
             idle = now - self._active.get(place.environment, 0.0)
             if not place.executions and place.ready and idle > self._config.environment_idle:
-                del self.places[place.name]
-                self._pings.pop(place.name, None)
-                self._system.kill(place.name)
+                self._give_up(place)
+        for environment in {place.environment for place in self.places.values()}:
+            self._drop_spare(environment, now)
+
+    def _drop_spare(self, environment: str, now: float) -> None:
+        """Give up idle coordinators beyond the standbys: each keeps a process, and perhaps a node that could go."""
+        idle = [p for p in self.places.values() if p.environment == environment and p.ready and not p.executions]
+        idle.sort(key=lambda place: place.idle_since, reverse=True)
+        for place in idle[max(1, self._config.standbys) :]:
+            if now > place.idle_since + SPARE_FOR:
+                self._give_up(place)
+
+    def _give_up(self, place: Place) -> None:
+        del self.places[place.name]
+        self._pings.pop(place.name, None)
+        kill_aside(self._system, place.name)
 
     # --- pings ---------------------------------------------------------------------------------------------
     def ping_all(self) -> None:
         """Ping coordinators and the store's actor; what does not answer for long is killed."""
+        self._most = None  # nodes may have come or gone
         for name in [p.name for p in self.places.values() if p.ready]:
             self._ping(name)
         self._persistence.ping()
@@ -175,9 +191,7 @@ class Fleet:
     def _hangs(self, name: str, seconds: float) -> None:
         log.error("%s has not answered for %.1f s; it is killed", name, seconds)
         self._pings.pop(name, None)
-        # Beside everything else: killing a process that is stopped takes seconds, and taking over what it drives
-        # needs nothing of it.
-        threading.Thread(target=self._system.kill, args=(name,), daemon=True).start()
+        kill_aside(self._system, name)  # taking over what it drives needs nothing of it
         self._gone(name)
 
     def _ponged(self, name: str, reply: Reply) -> None:

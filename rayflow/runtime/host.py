@@ -40,7 +40,7 @@ class Host(Protocol):
     def not_begun(self, key: Key, epoch: int) -> None:
         """An attempt was given back."""
 
-    def refused(self, key: Key, error: Exception) -> None:
+    def refused(self, key: Key, error: BaseException) -> None:
         """An attempt cannot be made."""
 
     def waits(self, key: Key, why: str) -> None:

@@ -16,7 +16,7 @@ from rayflow.runtime.environment import Environment
 from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import pool_spec
-from rayflow.runtime.system import ActorSystem, send_to
+from rayflow.runtime.system import Actor, ActorSystem, send_to
 from rayflow.storage.base import PoolRecord
 
 log = logging.getLogger(__name__)
@@ -49,15 +49,12 @@ class PoolKeeper:
         if not restarted:
             self._keep(self._default)
         for record in self._ask("pools"):
-            self._open(record.name)
+            self._open(record.name).call("ready", timeout=_READY)
 
     def save(self, config: PoolConfig) -> None:
-        """Make a pool, or change the one of that name."""
+        """Make a pool, or change the one of that name. Its actor reads it when it begins, and when it is told."""
         self._keep(config)
-        known = config.name in self._pings
-        self._open(config.name)
-        if known:
-            self._system.find(naming.pool(config.name)).call("configure", timeout=_READY)
+        self._open(config.name).send("configure")
 
     def delete(self, name: str) -> None:
         """Delete a pool with its workers; nothing may need it any more.
@@ -93,11 +90,11 @@ class PoolKeeper:
     def _keep(self, config: PoolConfig) -> None:
         self._ask("save_pool", PoolRecord(config.name, config.model_dump_json().encode(), time.time()))
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str) -> Actor:
         actor = self._system.spawn(pool_spec(name, self._settings))
-        actor.call("ready", timeout=_READY)
         if name not in self._pings:
             self._pings[name] = Ping(self._system, actor.name, self._settings.config.ping_timeout)
+        return actor
 
     def _ask(self, method: str, *args: Any) -> Any:
         return self._system.find(naming.PERSISTENCE).call(method, *args, timeout=self._settings.config.ping_timeout)

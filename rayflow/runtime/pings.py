@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 
-from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable, Reply, send_to
+from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
 
 log = logging.getLogger(__name__)
 
@@ -50,5 +50,4 @@ class Ping:
         log.error("%s is killed and made anew: %s", self._name, why)
         with self._lock:
             self._asked = None
-        # Beside everything else: killing a process that is stopped takes seconds.
-        threading.Thread(target=self._system.kill, args=(self._name,), kwargs={"restart": True}, daemon=True).start()
+        kill_aside(self._system, self._name, restart=True)

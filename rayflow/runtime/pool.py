@@ -79,6 +79,8 @@ class Pool:
         coordinator, report = unpack(data)
         mine: list[Command] = []
         with self._lock:
+            if report.epoch > self._ready_machine().epoch:
+                self._begin(report.epoch + 1)
             machine = self._ready_machine()
             now = time.time()
             machine.update(
@@ -117,7 +119,7 @@ class Pool:
 
     def suspect(self, worker: str) -> None:
         """Somebody's call to this worker failed: see whether it lives."""
-        self._work.put(lambda: self._ready_crew().ping(worker))
+        self._work.put(lambda: self._locked_crew().ping(worker))
 
     def retire(self, worker: str, token: str) -> None:
         """A task in this slot cannot be stopped: replace the worker once its other tasks are done."""
@@ -205,12 +207,13 @@ class Pool:
         assert self._crew is not None
         return self._crew
 
-    def _begin(self) -> None:
+    def _begin(self, least: int = 0) -> None:
         config = self._stored()
         found = [naming.worker_in(name) for name in self._system.names() if naming.is_worker(name, self._name)]
-        # Milliseconds of the clock: higher than in any earlier life, without anything to remember.
+        # Milliseconds of the clock: higher than in any earlier life, without anything to remember, unless the clock
+        # was set back.
         now = time.time()
-        self._epoch = int(now * 1000)
+        self._epoch = max(int(now * 1000), least)
         # Only a pool that was there before has coordinators to hear from first.
         again = bool(found) or self._system.restarted
         idle = self._settings.config.environment_idle
@@ -279,16 +282,26 @@ class Pool:
                 action()
                 if time.monotonic() >= next_pings:
                     next_pings = time.monotonic() + self._settings.config.ping_interval
-                    self._ready_crew().ping_all()
-                    self._supervisor.ping()
+                    # Behind what has arrived meanwhile: answers to the pings before are among it.
+                    self._work.put(self._ping_all)
             except (RayflowError, OSError) as error:
                 log.warning("pool %s could not do something: %s", self._name, error)
+            except SystemExit:  # this actor was killed, in a process that goes on
+                return
 
     def _tick(self) -> None:
         with self._lock:
             self._wakes_at = math.inf
             self._changed(lambda machine, now: None)
-        self._ready_crew().tick()
+        self._locked_crew().tick()
+
+    def _ping_all(self) -> None:
+        self._locked_crew().ping_all()
+        self._supervisor.ping()
+
+    def _locked_crew(self) -> Crew:
+        with self._lock:
+            return self._ready_crew()
 
 
 def _nothing() -> None:

@@ -8,7 +8,9 @@ final. The first argument of each is the system itself, then ``ActorSpec.args``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -38,6 +40,14 @@ class CallTimeout(ClusterError, TimeoutError):
         self.name = name
         self.method = method
         super().__init__(f"actor {name!r} did not answer {method}() within {seconds:g} s")
+
+
+class TaskRefused(ClusterError):
+    """A task's options do not fit: it can never run."""
+
+    def __init__(self, name: str, detail: str) -> None:
+        self.name = name
+        super().__init__(f"{name} cannot run as a Ray task: {detail}")
 
 
 class TaskCrashed(ClusterError):
@@ -181,6 +191,9 @@ class ActorSystem(Protocol):
     def nodes(self) -> list[dict[str, float]]:
         """What each live node has in all: CPU, GPU, memory (bytes), custom resources. Empty if nobody counts them."""
 
+    def free(self) -> list[dict[str, float]]:
+        """What each live node has left: as :meth:`nodes`, less what is reserved."""
+
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
         """Run a function once, in a process of its own, as soon as there is room for it.
 
@@ -190,7 +203,8 @@ class ActorSystem(Protocol):
                 ActorLost if it was lost otherwise.
 
         Raises:
-            ClusterError: it cannot be submitted.
+            TaskRefused: its options do not fit.
+            ClusterError: it cannot be submitted now.
         """
 
     def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
@@ -232,6 +246,22 @@ def send_to(
             then(Reply(error=error))
     else:
         actor.send(method, *args, then=then, group=group, label=label)
+
+
+def kill_aside(system: ActorSystem, name: str, *, restart: bool = False) -> None:
+    """Kill an actor without waiting for it: killing a process that is stopped takes seconds.
+
+    Args:
+        system: where it is found.
+        name: its name.
+        restart: let the system make it anew.
+    """
+
+    def kill() -> None:
+        with suppress(SystemExit):  # whoever asked was killed meanwhile
+            system.kill(name, restart=restart)
+
+    threading.Thread(target=kill, name="kill", daemon=True).start()
 
 
 class Line(Protocol):

@@ -9,6 +9,7 @@ from typing import Any
 
 from rayflow.core.limits import lacking, needs_of
 from rayflow.definition.options import StepOptions
+from rayflow.errors import ClusterError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available, merged
 from rayflow.runtime.owntask import run_own_task
@@ -59,7 +60,8 @@ class TaskLauncher:
             What no node of the cluster has for it; "" if one has it all.
 
         Raises:
-            ClusterError: the options do not fit.
+            TaskRefused: the options do not fit.
+            ClusterError, StorageUnavailable: it cannot be submitted now.
         """
         if not self._provided:
             make_available(self._system, self._env)
@@ -94,6 +96,10 @@ class TaskLauncher:
     def _all_nodes(self) -> list[dict[str, float]]:
         asked, nodes = self._nodes
         if time.monotonic() > asked + _NODES_FOR:
-            nodes = self._system.nodes()
+            try:
+                nodes = self._system.nodes()
+            except ClusterError as error:
+                log.warning("it is not known now what the cluster's nodes have: %s", error)
+                nodes = []
             self._nodes = time.monotonic(), nodes
         return nodes

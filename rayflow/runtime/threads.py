@@ -132,6 +132,10 @@ class _View:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
         return self._system.nodes()
 
+    def free(self) -> list[dict[str, float]]:
+        """See :class:`~rayflow.runtime.system.ActorSystem`."""
+        return self._system.free()
+
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
         check_alive(self._life)
@@ -226,6 +230,10 @@ class ThreadSystem:
 
     def nodes(self) -> list[dict[str, float]]:
         """Nothing: nobody counts resources here."""
+        return []
+
+    def free(self) -> list[dict[str, float]]:
+        """Nothing, as for :meth:`nodes`."""
         return []
 
     def run(self, spec: TaskSpec, then: Callable[[Reply], None], owner: Life | None = None) -> RunningTask:

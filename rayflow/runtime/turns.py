@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from rayflow.errors import ClusterError
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,9 @@ class Turns:
         while not self._stopped.is_set():
             try:
                 self._turn()
+            except SystemExit as error:  # somebody's code, or the death of an actor that is a part of this process
+                self._failure = ClusterError(f"thread {self._name} was told to exit: {error}")
+                return
             except Exception as error:
                 log.critical("thread %s has ended by a defect", self._name, exc_info=True)
                 self._failure = error

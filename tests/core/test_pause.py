@@ -41,7 +41,7 @@ def test_a_pause_withdraws_what_was_not_sent_and_starts_nothing() -> None:
     assert not shell.execution.idle
     assert shell.pause().events == [Started(1000.0), Paused(1000.0, "lunch")]
     shell.resume()
-    assert shell.started == [("one", 1), ("two", 1), ("one", 1), ("one", 1), ("one", 1)]
+    assert shell.started == [("one", 1), ("two", 1), ("one", 1), ("one", 2), ("one", 2)]
     assert shell.execution.take().reason is None
     assert shell.resume().finish(lambda attempt: attempt.seq).result == [1, 2, 3]
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -27,6 +27,8 @@ from rayflow.runtime.system import Actor, ActorLost, ActorSpec, CallTimeout, Rep
 HEAD = "node:__internal_head__"
 #: Bytes; Ray keeps a larger argument in its creator's memory, and an actor cannot be restarted without it.
 LARGEST_ARGUMENT = 100_000
+#: Handles that are kept at hand.
+_HANDLES = 1_000
 #: Calls of one actor that are kept ready, by method, group and label.
 _READY_CALLS = 256
 
@@ -190,8 +192,13 @@ class RaySystem:
     def nodes(self) -> list[dict[str, float]]:
         """See ActorSystem."""
         require_cluster()
-        found = [node["Resources"] for node in api.nodes() if node["Alive"]]
-        return [{name: n for name, n in each.items() if not name.startswith("node:")} for each in found]
+        return [_countable(node["Resources"]) for node in api.nodes() if node["Alive"]]
+
+    def free(self) -> list[dict[str, float]]:
+        """See ActorSystem."""
+        require_cluster()
+        left = api._private.state.available_resources_per_node()
+        return [_countable(resources) for resources in left.values()]
 
     def run(self, spec: TaskSpec, then: Then) -> RunningTask:
         """See ActorSystem."""
@@ -213,6 +220,8 @@ class RaySystem:
             raise ActorLost(name, f"there is no actor of that name in namespace {self.namespace!r}") from None
 
     def _remember(self, name: str, handle: Any) -> RayActor:
+        if len(self._known) >= _HANDLES:
+            self._known.clear()
         actor = self._known[name] = RayActor(name, handle, self._forget)
         return actor
 
@@ -225,6 +234,11 @@ def _arrived(namespace: str) -> RaySystem:
     """The system in an actor's process, whose log is ours to arrange."""
     logs.configure()
     return RaySystem(namespace)
+
+
+def _countable(resources: Mapping[str, float]) -> dict[str, float]:
+    """Without the resources by which Ray names nodes."""
+    return {name: amount for name, amount in resources.items() if not name.startswith("node:")}
 
 
 def _check_arguments(spec: ActorSpec) -> None:

@@ -16,7 +16,7 @@ from rayflow.errors import ClusterError
 from rayflow.runtime._ray.cluster import api, environment_of, replies, require_cluster
 from rayflow.runtime._ray.errors import text_of, translated
 from rayflow.runtime.replies import Then
-from rayflow.runtime.system import Reply, TaskSpec
+from rayflow.runtime.system import Reply, TaskRefused, TaskSpec
 
 
 class RayTask:
@@ -38,7 +38,8 @@ def run(system: object, spec: TaskSpec, then: Then) -> RayTask:
     """Submit a task; see :meth:`~rayflow.runtime.system.ActorSystem.run`.
 
     Raises:
-        ClusterError: Ray refuses its options, or this process is in no cluster.
+        TaskRefused: Ray refuses its options.
+        ClusterError: it cannot be submitted, or this process is in no cluster.
     """
     require_cluster()
     options = {**spec.options, "name": spec.name, "max_retries": 0}
@@ -46,11 +47,13 @@ def run(system: object, spec: TaskSpec, then: Then) -> RayTask:
     try:
         # As for actors: .options() would make an environment of its own.
         given = None if environment is None else get_runtime_env_info(environment, serialize=True)
-        ref = _function(spec.fn)._remote(
+        ref = _function(spec.fn, once=bool(spec.options.get("num_gpus")))._remote(
             args=[system, *spec.args], kwargs={}, serialized_runtime_env_info=given, **options
         )
-    except (ValueError, TypeError, failures.RayError) as error:
-        raise ClusterError(f"{spec.name} cannot run as a Ray task: {text_of(error)}") from error
+    except (ValueError, TypeError) as error:
+        raise TaskRefused(spec.name, text_of(error)) from error
+    except failures.RayError as error:
+        raise ClusterError(f"{spec.name} cannot be submitted as a Ray task: {text_of(error)}") from error
     settle = replies.expect(spec.name, then, ref)
 
     def ended(value: Any) -> None:
@@ -61,6 +64,7 @@ def run(system: object, spec: TaskSpec, then: Then) -> RayTask:
 
 
 @functools.lru_cache(maxsize=16)
-def _function(fn: Callable[..., Any]) -> Any:
-    # One for each function: Ray exports every one that it is given.
-    return api.remote(fn)
+def _function(fn: Callable[..., Any], *, once: bool) -> Any:
+    # One for each function: Ray exports every one that it is given. A process that has used a GPU may keep some of its
+    # memory, so it runs one task; Ray sees to that by itself only where the GPU is named at decoration.
+    return api.remote(max_calls=1)(fn) if once else api.remote(fn)
