@@ -93,6 +93,7 @@ def test_the_late_answer_of_a_worker_that_was_stopped_and_continued_is_dropped_a
     assert handle.status().steps[0].attempts == 2
 
 
+@pytest.mark.system
 def test_a_poison_step_becomes_a_dead_letter_and_is_requeued_when_it_is_mended(
     open_engine: Open, tmp_path: Path
 ) -> None:

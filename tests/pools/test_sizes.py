@@ -49,6 +49,7 @@ def test_a_pool_grows_from_nothing_with_its_work_and_shrinks_back_to_nothing(ope
     assert engine.execute(many, str(ledger), 500, 2, 0.0, timeout=60) == 1001
 
 
+@pytest.mark.system
 def test_a_pool_is_found_again_by_name_and_drained_and_deleted(
     open_engine: Open, tmp_path: Path, ray_cluster: RayCluster
 ) -> None:

@@ -15,6 +15,7 @@ from tests.pools.flows import beside_a_stubborn_one, many
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.system
 def test_a_step_that_does_not_stop_is_fenced_and_its_worker_replaced_when_its_neighbours_are_done(
     open_engine: Open, tmp_path: Path
 ) -> None:
@@ -35,6 +36,7 @@ def test_a_step_that_does_not_stop_is_fenced_and_its_worker_replaced_when_its_ne
     assert engine.execute(many, str(tmp_path / "more"), 0, 4, 0.0, timeout=60) == 6
 
 
+@pytest.mark.system
 def test_a_cancelled_execution_stops_what_runs(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=1, concurrency=3, stop_grace=0.3), tmp_path / "ledger"
     handle = engine.start(beside_a_stubborn_one, str(ledger), str(tmp_path / "go"))

@@ -36,6 +36,7 @@ def test_one_that_takes_too_long_is_stopped(open_engine: Open, tmp_path: Path) -
     until(lambda: ledger_lines(ledger), "it has seen that it is to stop")
 
 
+@pytest.mark.system
 def test_one_that_no_node_can_satisfy_says_so_and_can_be_cancelled(open_engine: Open) -> None:
     engine = open_engine(workers=1)
     handle = engine.start(hopeless)
@@ -48,6 +49,7 @@ def test_one_that_no_node_can_satisfy_says_so_and_can_be_cancelled(open_engine: 
     until(lambda: engine.pools.get().status().busy == 0, "nothing is left of it")
 
 
+@pytest.mark.system
 def test_progress_is_seen_while_a_step_runs_and_so_is_who_runs_it(open_engine: Open, tmp_path: Path) -> None:
     engine, release = open_engine(workers=1), tmp_path / "go"
     handle = engine.start(measuring, str(release))
