@@ -62,13 +62,14 @@ async def serving(ledger: str, customers: list[str]) -> None:
     await asyncio.gather(*(served(ledger, customer) for customer in customers))
 
 
-@rf.step(retry=rf.RetryPolicy(max_retries=1, initial_delay=0.01), timeout=1.0)
-def late(ledger: str) -> str:
-    """Its first attempt answers late, if its process is stopped meanwhile."""
+@rf.step(retry=rf.RetryPolicy(max_retries=1, initial_delay=0.01), timeout=4.0)
+def late(ledger: str, stopped: str) -> str:
+    """Its first attempt answers late: after its process was stopped and has gone on."""
     attempt = rf.step_context().attempt
     note(ledger, attempt, os.getpid())
     if attempt == 1:
-        time.sleep(0.5)
+        while not Path(stopped).exists():
+            time.sleep(0.02)
         note(ledger, "ended", os.getpid())
     return f"attempt {attempt}"
 
@@ -82,9 +83,9 @@ def released(release: str) -> str:
 
 
 @rf.workflow
-async def lateness(ledger: str, release: str) -> list[str]:
+async def lateness(ledger: str, stopped: str, release: str) -> list[str]:
     """One late step, and another that keeps the execution going."""
-    return [await late(ledger), await released(release)]
+    return [await late(ledger, stopped), await released(release)]
 
 
 @rf.step(retry=QUICK)

@@ -72,15 +72,13 @@ def test_workers_are_killed_again_and_again_and_every_task_is_recorded_once(open
 def test_the_late_answer_of_a_worker_that_was_stopped_and_continued_is_dropped_and_counted(
     open_engine: Open, tmp_path: Path
 ) -> None:
-    engine, ledger, release = (
-        open_engine(workers=2, concurrency=1, ping_timeout=20),
-        tmp_path / "ledger",
-        tmp_path / "go",
-    )
-    handle = engine.start(lateness, str(ledger), str(release))
+    engine = open_engine(workers=2, concurrency=1, ping_timeout=60)
+    ledger, stopped, release = tmp_path / "ledger", tmp_path / "stopped", tmp_path / "release"
+    handle = engine.start(lateness, str(ledger), str(stopped), str(release))
     until(lambda: ledger_lines(ledger), "the first attempt has begun")
     first = int(ledger_lines(ledger)[0][1])
     os.kill(first, signal.SIGSTOP)
+    stopped.touch()
     try:
         until(lambda: handle.status().steps[0].status == "completed", "the second attempt is recorded")
     finally:
