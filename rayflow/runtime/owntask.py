@@ -58,10 +58,12 @@ def run_own_task(
     worker = Worker(system, name, environment, alone, begun)
     answer: Future[bytes] = Future()
     request = pack(message._replace(tell_begin=False))
-    thread = threading.Thread(target=_answer, args=(answer, worker, request), name=f"{name}/run", daemon=True)
+    asked: list[bool] = []
+    work = ((_answer, answer, worker, request), (_cancel_when_asked, answer, worker, task, asked, cancelled))
     try:
-        thread.start()
-        _watch(answer, worker, task, cancelled)
+        for target, *arguments in work:
+            threading.Thread(target=target, args=arguments, name=f"{name}/{target.__name__}", daemon=True).start()
+        _await(answer, asked)
         return answer.result()
     finally:
         worker.stop()
@@ -74,16 +76,22 @@ def _answer(answer: Future[bytes], worker: Worker, request: bytes) -> None:
         answer.set_exception(error)
 
 
-def _watch(answer: Future[bytes], worker: Worker, task: TaskMessage, cancelled: threading.Event | None) -> None:
-    """Wait for the answer, and cancel the task when somebody asks for that."""
-    asked = told = False
+def _await(answer: Future[bytes], asked: list[bool]) -> None:
+    """Wait for the answer; notes each interrupt, wherever it strikes."""
     while True:
         try:
             if wait((answer,), LOOK).done:
                 return
-            asked = asked or (cancelled is not None and cancelled.is_set())
-            if asked and not told:
-                # The worker may not even have it yet: then it is told the next time.
-                told = worker.cancel(*key_of(task), "nobody waits for it")
         except KeyboardInterrupt:
-            asked = True
+            asked.append(True)
+
+
+def _cancel_when_asked(
+    answer: Future[bytes], worker: Worker, task: TaskMessage, asked: list[bool], cancelled: threading.Event | None
+) -> None:
+    """Cancel the task when somebody asks for that; on a thread of its own, which no interrupt strikes half way."""
+    while not wait((answer,), LOOK).done:
+        if (asked or (cancelled is not None and cancelled.is_set())) and worker.cancel(
+            *key_of(task), "nobody waits for it"
+        ):
+            return  # else the worker does not even have it yet: it is told the next time
