@@ -59,27 +59,34 @@ def run_own_task(
     answer: Future[bytes] = Future()
     request = pack(message._replace(tell_begin=False))
     asked: list[bool] = []
-    work = ((_answer, answer, worker, request), (_cancel_when_asked, answer, worker, task, asked, cancelled))
+    go = threading.Event()
+    work = ((_answer, answer, go, worker, request), (_cancel_when_asked, answer, worker, task, asked, cancelled))
     try:
         for target, *arguments in work:
             threading.Thread(target=target, args=arguments, name=f"{name}/{target.__name__}", daemon=True).start()
-        _await(answer, asked)
+        _await(answer, go, asked)
         return answer.result()
     finally:
+        answer.cancel()  # an interrupt before it began
+        go.set()
         worker.stop()
 
 
-def _answer(answer: Future[bytes], worker: Worker, request: bytes) -> None:
+def _answer(answer: Future[bytes], go: threading.Event, worker: Worker, request: bytes) -> None:
+    go.wait()
+    if not answer.set_running_or_notify_cancel():
+        return
     try:
         answer.set_result(worker.run(request))
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the task's result is
         answer.set_exception(error)
 
 
-def _await(answer: Future[bytes], asked: list[bool]) -> None:
-    """Wait for the answer; notes each interrupt, wherever it strikes."""
+def _await(answer: Future[bytes], go: threading.Event, asked: list[bool]) -> None:
+    """Let it begin and wait for the answer; notes each interrupt, wherever it strikes."""
     while True:
         try:
+            go.set()
             if wait((answer,), LOOK).done:
                 return
         except KeyboardInterrupt:

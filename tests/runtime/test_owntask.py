@@ -117,23 +117,26 @@ def test_what_the_worker_raises_is_raised(cluster: Bench) -> None:
 
 
 # --- cancelling ---------------------------------------------------------------------------------------------
-def interrupted_at(gate: str, times: int = 1) -> threading.Thread:
-    """Interrupts the main thread, as Ray does, once a step is at a gate."""
+def interrupted_at(*gates: str) -> threading.Thread:
+    """Interrupts the main thread, as Ray does, at each gate that a step reaches, and opens it."""
 
     def interrupt() -> None:
-        reach(gate)
-        for _ in range(times):
+        for gate in gates:
+            reach(gate)
             _thread.interrupt_main()
+            STAGE.gate(gate).opened.set()
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     return thread
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_an_interrupt_cancels_an_async_step_which_cleans_up(cluster: Bench, times: int) -> None:
-    thread = interrupted_at("a", times)
-    [outcome] = run(cluster, cluster.task(steps.wait_for_ever, "a")).outcomes
+@pytest.mark.parametrize("gates", [("a",), ("a", "cleaning")])
+def test_an_interrupt_cancels_an_async_step_which_cleans_up(cluster: Bench, gates: tuple[str, ...]) -> None:
+    if "cleaning" not in gates:
+        STAGE.gate("cleaning").opened.set()
+    thread = interrupted_at(*gates)
+    [outcome] = run(cluster, cluster.task(steps.clean_up_at, "a", "cleaning")).outcomes
     thread.join(PATIENCE)
     assert outcome.failure is not None
     assert outcome.failure.message == "the attempt was cancelled: nobody waits for it"

@@ -114,6 +114,16 @@ async def wait_for_ever(gate: str) -> None:
 
 
 @step
+async def clean_up_at(gate: str, cleaning: str) -> None:
+    STAGE.gate(gate).reached.set()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.to_thread(STAGE.gate(cleaning).wait)
+        STAGE.ran.append(f"{gate} cleaned up")
+
+
+@step
 def until_cancelled(gate: str) -> str:
     STAGE.gate(gate).reached.set()
     assert step_context().cancel.wait(PATIENCE)
