@@ -9,6 +9,7 @@ It is a plugin because the actors' processes are measured too, and know nothing 
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from types import FrameType
@@ -32,6 +33,7 @@ def _take_turns() -> None:
     turn, start = threading.Lock(), threading.Thread.start
     hooks: list[Hook] = [None]
 
+    @functools.wraps(start)
     def start_traced(thread: threading.Thread) -> None:
         run, hook = thread.run, hooks[-1]
 

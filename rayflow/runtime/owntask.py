@@ -6,6 +6,7 @@ task has begun is told to its coordinator.
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import Future, wait
 from dataclasses import replace
@@ -47,6 +48,7 @@ def run_own_task(
     Returns:
         A packed BatchReply.
     """
+    _hear_interrupts()
     message: BatchMessage = unpack(data)
     [task] = message.tasks
 
@@ -70,6 +72,13 @@ def run_own_task(
         answer.cancel()  # an interrupt before it began
         go.set()
         worker.stop()
+
+
+def _hear_interrupts() -> None:
+    """Make interrupts arrive: a cluster that a shell started in the background ignores them, and its processes too."""
+    on_main = threading.current_thread() is threading.main_thread()
+    if on_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _answer(answer: Future[bytes], go: threading.Event, worker: Worker, request: bytes) -> None:

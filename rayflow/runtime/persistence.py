@@ -91,6 +91,8 @@ class Persistence:
         self._store: Store | None = None
         self._group: GroupCommitter | None = None
         self._opening = threading.Lock()
+        self._entering = threading.Lock()
+        self._over = False
         self._fenced: Fenced | None = None
         self._news: deque[str] = deque(maxlen=NEWS_KEPT)
         self._ended = 0
@@ -239,9 +241,12 @@ class Persistence:
         with self._told:
             self._told.notify_all()
         self._beating.join()
-        if self._store is not None:
-            self._run(self._store.close())
-            self._store = None
+        with self._opening:
+            if self._store is not None:
+                self._run(self._store.close())
+                self._store = None
+        with self._entering:
+            self._over = True
         if self._served.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._served.join()
@@ -250,11 +255,21 @@ class Persistence:
     def _serve(self) -> None:
         try:
             self._loop.run_forever()
+            while left := asyncio.all_tasks(self._loop):  # callers on other threads wait for their answers
+                self._loop.run_until_complete(asyncio.wait(left))
         finally:
             self._loop.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        with self._entering:  # what enters before the end is waited for by the loop's end
+            if self._over:
+                coroutine.close()
+                raise self._closed()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result()
+
+    def _closed(self) -> StorageUnavailable:
+        return StorageUnavailable(f"the store {self._url} was closed: its engine or namespace was shut down")
 
     def _opened(self) -> Store:
         if self._fenced is not None:
@@ -262,6 +277,8 @@ class Persistence:
         if self._store is not None:
             return self._store
         with self._opening:
+            if self._stopped.is_set():
+                raise self._closed()
             if self._store is None:
                 store = open_store(self._url)
                 self._run(store.open())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import sys
 import threading
 import time
@@ -147,6 +148,16 @@ def test_an_interrupt_is_seen_by_a_sync_step(cluster: Bench) -> None:
     thread = interrupted_at("a")
     assert result(cluster, steps.until_cancelled, "a") == "stopped"
     thread.join(PATIENCE)
+
+
+def test_an_interrupt_arrives_also_where_the_cluster_ignores_them(cluster: Bench) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        thread = interrupted_at("a")
+        assert result(cluster, steps.until_cancelled, "a") == "stopped"
+        thread.join(PATIENCE)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_was_cancelled_before_it_began_ends_as_well(cluster: Bench) -> None:
