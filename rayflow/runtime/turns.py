@@ -53,14 +53,16 @@ class Turns:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._stopped = threading.Event()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def start(self) -> None:
         """Start the thread, once."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
 
     def post(self, action: Callable[[], None]) -> None:
         """Run the action in a turn. From any thread."""
@@ -106,8 +108,10 @@ class Turns:
         """Stop the thread, and wait for its turn to end."""
         self._stopped.set()
         self._queue.put(lambda: None)
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        with self._starting:  # whoever stops it may come while somebody else is starting it
+            thread = self._thread
+        if thread is not None:
+            thread.join(timeout=5)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
