@@ -170,7 +170,10 @@ class Crew:
             self._down(name, why)
 
     def _down(self, name: str, why: BaseException | None) -> None:
-        log.warning("worker %s is down: %s", name, why)
+        if why is None:
+            log.info("worker %s was stopped", name)
+        else:
+            log.warning("worker %s is down: %s", name, why)
         self._kill(name)
 
     def stop(self, name: str, *, at_once: bool) -> None:
