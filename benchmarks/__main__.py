@@ -3,8 +3,9 @@
     python -m benchmarks                 all figures, medians of several runs
     python -m benchmarks --quick         a short form, to see that it works
 
-Run it with ``RAY_worker_niceness=0``: Ray runs its workers at nice 15 otherwise, and any other load on the machine
-decides the figures. Absolute times are of one machine on one day; the ratios to a raw call are what to compare.
+It starts a local cluster of its own and stops that one at the end. Run it with ``RAY_worker_niceness=0``: Ray runs its
+workers at nice 15 otherwise, and any other load on the machine decides the figures. Absolute times are of one machine
+on one day; the ratios to a raw call are what to compare.
 """
 
 from __future__ import annotations
@@ -106,9 +107,10 @@ def main() -> int:
     if os.environ.get("RAY_worker_niceness") != "0":  # noqa: SIM112 - as Ray spells it
         print("note: RAY_worker_niceness is not 0; other load on this machine decides the figures", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="rayflow-bench-") as folder:
-        os.environ.setdefault("RAYFLOW_HOME", folder)
+        os.environ["RAYFLOW_HOME"] = folder  # what runs here otherwise is neither measured nor stopped
         try:
-            with rf.DistributedEngine(store=f"sqlite:///{folder}/bench.db") as engine:
+            own, _ = cluster.up()
+            with rf.DistributedEngine(store=f"sqlite:///{folder}/bench.db", address=own.address) as engine:
                 raw = RawRay(workers=4)
                 figures = measure(engine, raw, runs=runs, width=width, length=length)
                 raw.close()

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.cluster_fixtures import ROOT
+from tests.runtime.cluster_fixtures import ROOT, own_environment
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 
-def test_the_short_form_measures_everything(tmp_path: Path) -> None:
+@pytest.fixture
+def environ() -> Iterator[dict[str, str]]:
+    """The environment of a cluster that is not the session's."""
+    folder = Path(tempfile.mkdtemp(prefix="rf-"))
+    yield own_environment(folder)
+    shutil.rmtree(folder)
+
+
+def test_the_short_form_measures_everything(environ: dict[str, str], tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--json", str(figures)],
         cwd=ROOT,
-        env={**os.environ, "RAY_worker_niceness": "0"},
+        env=environ,
         capture_output=True,
         text=True,
         timeout=500,
