@@ -12,19 +12,35 @@ from importlib.metadata import version as _distribution_version
 from typing import TYPE_CHECKING, Any
 
 from rayflow.definition.agent import Agent, AgentOutput, AgentResult, TokenUsage, agent
-from rayflow.definition.api import StepContext, now, publish, random, step_context, uuid4
+from rayflow.definition.api import StepContext, now, random, step_context, uuid4
+from rayflow.definition.child import ChildWorkflow
+from rayflow.definition.control import (
+    Lock,
+    compensate,
+    continue_as_new,
+    lock,
+    patched,
+    semaphore,
+    signal,
+    start,
+    state,
+    wait_for_signal,
+)
 from rayflow.definition.function import WorkflowFunction, workflow
 from rayflow.definition.options import EngineConfig, ExecutionOptions, PoolConfig, RateLimit, RetryPolicy, StepOptions
 from rayflow.definition.results import StepResult
+from rayflow.definition.schedule import Schedule
 from rayflow.definition.step import Step, step
 from rayflow.definition.steps import DistributedParallelStep, MapStep, ParallelStep, SequentialStep
 from rayflow.definition.workflow import Workflow
 from rayflow.definition.wrappers import ConditionalStep, RemoteStep, RetryStep
 from rayflow.errors import (
+    ChildFailed,
     ClusterError,
     CodecError,
     CorruptRecord,
     DeadLetterNotFound,
+    Deadlock,
     DefinitionError,
     ExecutionAlreadyExists,
     ExecutionCancelled,
@@ -36,12 +52,17 @@ from rayflow.errors import (
     IncompatibleVersion,
     InvalidTransition,
     LeaseLost,
+    LockLimitMismatch,
+    LockLost,
+    LockUnavailable,
     NonDeterminismError,
     NotSupportedLocally,
     PoolNotFound,
     QueueFull,
     RayflowError,
     ResultTimeout,
+    ScheduleNotFound,
+    SingletonExists,
     StepFailed,
     StepTimeout,
     StorageError,
@@ -66,12 +87,15 @@ __all__ = [
     "Agent",
     "AgentOutput",
     "AgentResult",
+    "ChildFailed",
+    "ChildWorkflow",
     "ClusterError",
     "CodecError",
     "ConditionalStep",
     "CorruptRecord",
     "DeadLetterInfo",
     "DeadLetterNotFound",
+    "Deadlock",
     "DefinitionError",
     "DistributedEngine",
     "DistributedMetrics",
@@ -92,6 +116,10 @@ __all__ = [
     "InvalidTransition",
     "LeaseLost",
     "LocalEngine",
+    "Lock",
+    "LockLimitMismatch",
+    "LockLost",
+    "LockUnavailable",
     "MapStep",
     "NonDeterminismError",
     "NotSupportedLocally",
@@ -106,7 +134,10 @@ __all__ = [
     "ResultTimeout",
     "RetryPolicy",
     "RetryStep",
+    "Schedule",
+    "ScheduleNotFound",
     "SequentialStep",
+    "SingletonExists",
     "Step",
     "StepContext",
     "StepFailed",
@@ -125,12 +156,20 @@ __all__ = [
     "WorkflowSideEffect",
     "__version__",
     "agent",
+    "compensate",
+    "continue_as_new",
+    "lock",
     "now",
-    "publish",
+    "patched",
     "random",
+    "semaphore",
+    "signal",
+    "start",
+    "state",
     "step",
     "step_context",
     "uuid4",
+    "wait_for_signal",
     "workflow",
 ]
 

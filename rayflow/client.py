@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
+from rayflow.control import Control
 from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
@@ -25,27 +26,22 @@ from rayflow.errors import (
 )
 from rayflow.handle import ExecutionHandle, Watcher
 from rayflow.ids import ExecutionStatus
-from rayflow.looking import Looking
 from rayflow.pools import QueueRoom, portable
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
-from rayflow.starting import check_same_start, new_record
-from rayflow.storage.base import (
-    DefinitionRecord,
-    ExecutionRecord,
-    Existing,
-    Start,
-)
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.views import failure_in
+from rayflow.storage.kept import DefinitionRecord
+from rayflow.storage.operations import ExecutionRecord, Existing, Start
+from rayflow.storage.starting import check_same_start, new_record
+from rayflow.views import WorkflowInfo, failure_in, workflow_infos
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Engine(Looking):
+class Engine(Control):
     """Starts executions and steers them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
 
     Args:
@@ -118,10 +114,9 @@ class Engine(Looking):
         self._registered[workflow] = (steps, record)
         return record
 
-    def workflows(self) -> list[DefinitionRecord]:
-        """The saved workflows, by id, newest version first."""
-        found: list[DefinitionRecord] = self._persistence().call("definitions")
-        return found
+    def workflows(self) -> list[WorkflowInfo]:
+        """The versions of workflows, by id, newest first, each with the number of its unfinished executions."""
+        return workflow_infos(self._persistence().call("definitions"), self._persistence().call("versions"))
 
     def unregister(self, workflow_id: str) -> bool:
         """Forget a saved workflow; its executions keep what they need. Answers whether there was one."""
@@ -250,7 +245,7 @@ class Engine(Looking):
     ) -> tuple[ExecutionRecord, Any]:
         returns = None
         if isinstance(workflow, str):
-            chosen = self._saved(workflow)
+            chosen = self.saved(workflow)
         elif isinstance(workflow, WorkflowFunction | Workflow):
             workflow.bind(*args, **kwargs)
             self.register(workflow)
@@ -263,19 +258,21 @@ class Engine(Looking):
             chosen,
             args,
             kwargs,
-            execution_id=execution_id,
+            execution_id=execution_id or "",
             options=options or self.config.execution,
             codec=self._codec,
-            nonce=self._nonce,
+            nonce=f"{self._nonce}/{uuid.uuid4().hex}",
             now=time.time(),
         )
         return record, returns
 
-    def _saved(self, workflow_id: str) -> DefinitionRecord:
-        saved: DefinitionRecord | None = self._persistence().call("definition", workflow_id)
+    def saved(self, workflow_id: str, version: str | None = None) -> DefinitionRecord:
+        """A saved workflow: that version, or the one that was saved last. Raises WorkflowNotRegistered."""
+        saved: DefinitionRecord | None = self._persistence().call("definition", workflow_id, version)
         if saved is None:
-            known = sorted({record.workflow_id for record in self.workflows()})
-            raise WorkflowNotRegistered(workflow_id, known=tuple(known))
+            known = sorted({f"{record.workflow_id} (version {record.version})" for record in self.workflows()})
+            what = workflow_id if version is None else f"{workflow_id} (version {version})"
+            raise WorkflowNotRegistered(what, known=tuple(known))
         return saved
 
     def _start(self, records: Sequence[ExecutionRecord], returns: Any) -> list[ExecutionHandle[Any]]:

@@ -6,6 +6,7 @@
     ├── IncompatibleVersion                   the code or Python of an execution is not the one at hand
     ├── ExecutionNotFound (LookupError)       no execution has that id in this store
     ├── ExecutionAlreadyExists                that id belongs to another workflow or input
+    ├── SingletonExists                       an execution with that key is not over yet
     ├── ExecutionFailed                       the workflow ended with a failure (.failure)
     │   └── ExecutionTimeout (TimeoutError)   … because its own deadline passed
     ├── ExecutionCancelled                    the workflow was cancelled
@@ -14,12 +15,18 @@
     ├── NonDeterminismError                   replay took another path than the journal
     ├── WorkflowSideEffect                    real I/O, a thread or a real clock inside a workflow
     ├── StepFailed                            a step used up its attempts (.failure)
-    │   └── StepTimeout (TimeoutError)        … and the last one ran out of time
+    │   ├── StepTimeout (TimeoutError)        … and the last one ran out of time
+    │   ├── ChildFailed                       a child workflow failed, or was cancelled
+    │   └── Deadlock                          executions wait for each other's locks, and none can go on
     ├── TerminalError                         raise it in a step: do not retry
     ├── LeaseLost                             the slot or attempt belongs to somebody newer
     ├── DeadLetterNotFound (LookupError)      no dead letter of that step in this store
     ├── PoolNotFound (LookupError)            there is no worker pool of that name
+    ├── ScheduleNotFound (LookupError)        there is no schedule of that name
     ├── QueueFull                             the queue is at its limit and the caller asked not to wait
+    ├── LockUnavailable                       all its permits are taken and the caller did not wait for one
+    ├── LockLimitMismatch                     a lock in use has another limit than the one asked for
+    ├── LockLost                              the lease of a lock is over: somebody else may hold it
     ├── CodecError (TypeError)                a value cannot be written, or a payload not be read
     ├── StorageError
     │   ├── Fenced                            a newer owner exists: stop
@@ -140,6 +147,18 @@ class ExecutionAlreadyExists(RayflowError):
         )
 
 
+class SingletonExists(RayflowError):
+    """An execution with that singleton key is not over yet; ``.execution_id`` names it."""
+
+    def __init__(self, key: str, *, execution_id: str) -> None:
+        self.key = key
+        self.execution_id = execution_id
+        super().__init__(
+            f"there is an unfinished execution with the singleton key {key!r} already: {execution_id!r}. Wait for its "
+            "end, cancel it, or start without that key"
+        )
+
+
 class ExecutionFailed(RayflowError):
     """The workflow ended with a failure."""
 
@@ -230,6 +249,26 @@ class StepTimeout(StepFailed, TimeoutError):
     """The last attempt of a step ran out of time."""
 
 
+class ChildFailed(StepFailed):
+    """A child workflow failed or was cancelled; ``.failure`` says how, ``.execution_id`` names it."""
+
+    def __init__(self, step: str, failure: Failure, *, attempts: int, seq: int, execution_id: str) -> None:
+        super().__init__(step, failure, attempts=attempts, seq=seq)
+        self.execution_id = execution_id
+        self.args = (f"child workflow {step!r} (execution {execution_id!r}) did not complete: {failure}",)
+
+
+class Deadlock(StepFailed):
+    """Executions wait for each other, and none of them could ever go on; this one was chosen to give way.
+
+    ``.failure`` says who waits for what.
+    """
+
+    def __init__(self, step: str, failure: Failure, *, attempts: int, seq: int) -> None:
+        super().__init__(step, failure, attempts=attempts, seq=seq)
+        self.args = (failure.message,)
+
+
 class TerminalError(RayflowError):
     """Raise this in a step to say that trying again is of no use."""
 
@@ -265,6 +304,14 @@ class PoolNotFound(RayflowError, LookupError):
         )
 
 
+class ScheduleNotFound(RayflowError, LookupError):
+    """There is no schedule of that name in this store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"there is no schedule {name!r} in this store; engine.schedules.list() shows those that are")
+
+
 class QueueFull(RayflowError):
     """The queue is at its limit and the caller asked not to wait."""
 
@@ -272,6 +319,46 @@ class QueueFull(RayflowError):
         self.pool = pool
         self.limit = limit
         super().__init__(f"the queue of pool {pool!r} is at its limit of {limit} tasks, and {who}")
+
+
+class LockUnavailable(RayflowError):
+    """All permits of the lock are taken, and the caller asked not to wait, or not any longer."""
+
+    def __init__(self, name: str, *, limit: int, holders: tuple[str, ...], waited: float = 0.0) -> None:
+        self.name = name
+        self.limit = limit
+        self.holders = holders
+        self.waited = waited
+        still = f" after {waited:g} s of waiting" if waited else ""
+        what = "it is" if limit == 1 else f"all its {limit} permits are"
+        super().__init__(
+            f"lock {name!r} is not free{still}: {what} held by {', '.join(holders)}. Try again later, or wait for it"
+        )
+
+
+class LockLimitMismatch(RayflowError):
+    """The lock is in use with another limit than the one asked for."""
+
+    def __init__(self, name: str, *, limit: int, asked: int) -> None:
+        self.name = name
+        self.limit = limit
+        self.asked = asked
+        super().__init__(
+            f"lock {name!r} is in use with a limit of {limit}, and was asked for with a limit of {asked}. Ask for it "
+            "with the same limit everywhere; it can be changed once nobody holds the lock or waits for it"
+        )
+
+
+class LockLost(RayflowError):
+    """The lease of a lock is over; somebody else may hold the lock now."""
+
+    def __init__(self, name: str, *, lease: str) -> None:
+        self.name = name
+        self.lease = lease
+        super().__init__(
+            f"lease {lease!r} of lock {name!r} is over: it was released, or not renewed in time and then taken by "
+            "another. What the lock protects must not be touched any more under it; acquire the lock anew to go on"
+        )
 
 
 class CodecError(RayflowError, TypeError):

@@ -15,7 +15,7 @@ from rayflow.errors import ExecutionNotFound, RayflowError, ResultTimeout
 from rayflow.runtime import naming
 from rayflow.runtime.persistence import News
 from rayflow.runtime.system import ActorSystem
-from rayflow.storage.base import ExecutionRecord
+from rayflow.storage.operations import ExecutionRecord
 
 if TYPE_CHECKING:
     from rayflow.client import Engine
@@ -84,6 +84,10 @@ class ExecutionHandle(Generic[R]):
     def resume(self) -> None:
         """See ``engine.resume``."""
         self._engine.resume(self.id)
+
+    def signal(self, name: str, payload: Any = None, *, key: str | None = None) -> None:
+        """See ``engine.signal``."""
+        self._engine.signal(self.id, name, payload, key=key)
 
     def cancel(self, reason: str = "") -> None:
         """See ``engine.cancel``."""

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from rayflow.errors import DefinitionError
 
+LONGEST_ID = 200
+
 #: What an id may look like: it appears in URLs, file names, actor names and command lines.
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,199}")
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:@+=-]{{0,{LONGEST_ID - 1}}}")
 
 Clock = Callable[[], float]
 """Seconds since the epoch. Floors below the runtime get one as an argument and never read it themselves."""

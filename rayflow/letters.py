@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from rayflow.core.events import AttemptFailed, Entry, StepFailed
 from rayflow.errors import DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import DeadLetter, ExecutionRecord, JournalRow
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.kept import DeadLetter
+from rayflow.storage.operations import ExecutionRecord, JournalRow
 from rayflow.storage.records import decode_entry, decode_failure
 from rayflow.views import failure_in, tolerant
 

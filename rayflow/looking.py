@@ -13,10 +13,12 @@ from rayflow.pools import Pools
 from rayflow.runtime.prints import Progress
 from rayflow.runtime.system import ActorSystem
 from rayflow.steering import Steering
-from rayflow.storage.base import ExecutionRecord, Filter, JournalRow, StepNote
+from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.kept import StepNote
+from rayflow.storage.operations import ExecutionRecord, JournalRow
 from rayflow.storage.records import decode_entry
-from rayflow.views import Output, snapshot, summary, tolerant
+from rayflow.views import Output, children_of, snapshot, summary, tolerant
 
 #: Seconds that a coordinator may take to tell what it knows.
 _PATIENCE = 5.0
@@ -45,7 +47,8 @@ class Looking(Steering):
         record = self.record(execution_id)
         rows: list[JournalRow] = self._persistence().call("journal", execution_id)
         notes: list[StepNote] = self._persistence().call("notes", execution_id)
-        return snapshot(record, rows, notes, tolerant(self._codec))
+        children: list[ExecutionRecord] = self._persistence().call("executions", children_of(execution_id))
+        return snapshot(record, rows, notes, children, tolerant(self._codec))
 
     def tasks(self, execution_id: str) -> list[TaskStatus]:
         """Every attempt of an execution: where it is, who runs it or ran it, since when, and how it failed.

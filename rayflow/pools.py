@@ -11,7 +11,7 @@ from rayflow.definition.setup import setup_reference
 from rayflow.errors import DefinitionError, PoolNotFound, QueueFull
 from rayflow.runtime import naming
 from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable
-from rayflow.storage.base import PoolRecord
+from rayflow.storage.kept import PoolRecord
 
 #: What may differ between a pool and the configuration that somebody creates it with again: its size changes.
 _SIZE = ("workers", "min_workers", "max_workers")

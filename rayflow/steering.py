@@ -6,15 +6,18 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed, Rewound
 from rayflow.core.journal import plan_rewind
+from rayflow.core.locks import Lock
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionNotFound, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
 from rayflow.runtime.system import Actor, ActorLost, ActorSystem, ActorUnavailable
-from rayflow.storage.base import (
+from rayflow.storage.operations import (
     Answer,
     Deliver,
     Done,
@@ -120,19 +123,50 @@ class Steering:
         rows: list[JournalRow] = self._persistence().call("journal", record.id)
         entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
         plan = plan_rewind(record.id, entries)
+        if plan.child and self.record(plan.child).status is not ExecutionStatus.COMPLETED:
+            self.resume(plan.child)  # it tells its end to nobody until its parent asks again
         options = ExecutionOptions.model_validate_json(record.options)
         now = time.time()
         deadline = None if options.timeout is None else now + options.timeout
         seq = record.last_seq + 1
         row = JournalRow(seq, encode_entry(Entry(seq, Rewound(now, plan.to, deadline))))
-        carried = tuple(
-            InboxRow(f"carried/{record.epoch}/{event.step}", "outcome", encode_entry(Entry(0, event)), event.at)
-            for event in plan.carried
-        )
+        carried = [
+            InboxRow(f"carried/{record.epoch}/{n}", "carried", encode_entry(Entry(0, event)), event.at)
+            for n, event in enumerate(plan.carried)
+        ]
+        left: list[InboxRow] = self._persistence().call("inbox", record.id)  # accepted, and never applied
+        signals = (row for row in left if row.kind == "signal")
+        carried.extend(replace(row, key=f"left/{record.epoch}/{row.number}") for row in signals)
         self._write([
-            Rewind(record.id, record.epoch, record.last_seq, row, append_digest([row]), carried, deadline, now, plan.to)
+            Rewind(
+                record.id, record.epoch, record.last_seq, row, append_digest([row]), tuple(carried), deadline, now,
+                plan.to,
+            )
         ])  # fmt: skip
         self._supervisor().send("submit", [self.record(record.id)])
+
+    # --- for the other parts of an engine --------------------------------------------------------------------
+    def write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
+        """Have operations written. Raises the error of one that is refused."""
+        return self._write(operations)
+
+    def send(self, operations: Sequence[Operation]) -> Sequence[Answer]:
+        """Have operations written; answers also what was refused."""
+        return self._send_until_answered(operations)
+
+    def ask(self, method: str, *args: object) -> Any:
+        """Call a method of the store's actor."""
+        return self._persistence().call(method, *args)
+
+    def nudge(self, ids: Sequence[str]) -> None:
+        """These executions have something new: have it read."""
+        if ids:
+            self._supervisor().send("nudge", tuple(ids))
+
+    def read_locks(self, names: Sequence[str] | None) -> list[Lock]:
+        """The locks of these names; None for all that somebody has or waits for."""
+        found: list[Lock] = self._persistence().call("locks", names)
+        return found
 
     # --- actors --------------------------------------------------------------------------------------------
     def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:

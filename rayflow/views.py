@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayflow.core.snapshot import ExecutionSnapshot, fold
+from rayflow.core.snapshot import ChildSnapshot, ExecutionSnapshot, fold
+from rayflow.core.waits import WaitsFor
 from rayflow.errors import Failure
-from rayflow.storage.base import ExecutionRecord, JournalRow, StepNote
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.kept import DefinitionRecord, StepNote
+from rayflow.storage.operations import ExecutionRecord, JournalRow
 from rayflow.storage.records import decode_entry, decode_failure
+
+#: Children that a snapshot names.
+_CHILDREN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,56 @@ class Output:
     cursor: str
     issued: int = 0
     completed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowInfo:
+    """One version of a workflow, as it is saved.
+
+    Args:
+        workflow_id: the workflow.
+        version: the version.
+        name: its name.
+        description: what it says of itself.
+        code: where its code is: ``module``, ``qualname``, ``kind`` ("import" or "value") and hashes; empty where
+            executions run a version that is not saved any more.
+        saved_at: when it was saved, in seconds since the epoch; None if it is not saved any more.
+        unfinished: executions that run it and are not over.
+    """
+
+    workflow_id: str
+    version: str
+    name: str
+    description: str
+    code: Mapping[str, Any]
+    saved_at: float | None
+    unfinished: int
+
+
+def workflow_infos(
+    definitions: Sequence[DefinitionRecord], running: Sequence[tuple[str, str, int]]
+) -> list[WorkflowInfo]:
+    """The saved versions, and those that are not saved any more and still run, by workflow, newest first.
+
+    Args:
+        definitions: those that are saved, in that order.
+        running: workflow id, version and number of unfinished executions, of each version that has any.
+    """
+    counts = {(workflow_id, version): count for workflow_id, version, count in running}
+    infos = [
+        WorkflowInfo(
+            saved.workflow_id,
+            saved.version,
+            saved.name,
+            saved.description,
+            json.loads(saved.code),
+            saved.saved_at,
+            counts.pop((saved.workflow_id, saved.version), 0),
+        )
+        for saved in definitions
+    ]
+    gone = [WorkflowInfo(*key, "", "", {}, None, count) for key, count in counts.items()]
+    return sorted([*infos, *gone], key=lambda info: info.workflow_id)
 
 
 def failure_in(record: ExecutionRecord) -> Failure | None:
@@ -49,11 +108,21 @@ def summary(record: ExecutionRecord) -> ExecutionSnapshot:
         coordinator=record.coordinator,
         deadline=record.deadline,
         error=failure_in(record),
+        run=record.run,
+        parent=record.parent,
+        forked_from=record.forked_from,
+        parked=not record.owner and record.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED},
+        wakes_at=None if record.status.terminal else record.runnable_at,
+        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).words(),
     )
 
 
 def snapshot(
-    record: ExecutionRecord, rows: Sequence[JournalRow], notes: Sequence[StepNote], decode: Callable[[bytes], Any]
+    record: ExecutionRecord,
+    rows: Sequence[JournalRow],
+    notes: Sequence[StepNote],
+    children: Sequence[ExecutionRecord],
+    decode: Callable[[bytes], Any],
 ) -> ExecutionSnapshot:
     """The whole snapshot: the record, what its journal folds to, and what its steps said of themselves.
 
@@ -61,6 +130,7 @@ def snapshot(
         record: the execution's row.
         rows: its journal.
         notes: the newest one of each step that has one.
+        children: the executions that it started.
         decode: reads payloads.
 
     Raises:
@@ -68,6 +138,10 @@ def snapshot(
     """
     entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
     made = fold(summary(record), entries, decode)
+    made.children = [
+        ChildSnapshot(child.parent_step, child.id, child.workflow_id, child.status)
+        for child in sorted(children, key=lambda child: child.parent_step or math.inf)
+    ]
     for note in notes:
         step = made.steps[note.step - 1]
         if note.kind == "progress":
@@ -75,6 +149,11 @@ def snapshot(
         elif step.status == "running":
             step.waits_for = decode(note.body)
     return made
+
+
+def children_of(execution_id: str) -> Filter:
+    """The executions that an execution started."""
+    return Filter(parent=execution_id, limit=_CHILDREN)
 
 
 def tolerant(codec: MsgpackCodec) -> Callable[[bytes], Any]:

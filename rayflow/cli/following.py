@@ -15,7 +15,7 @@ from rayflow.client import Engine
 from rayflow.display import duration_text, failure_text, snapshot_text, to_json, value_text
 from rayflow.errors import ClusterError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import ExecutionRecord
+from rayflow.storage.operations import ExecutionRecord
 from rayflow.views import failure_in
 
 #: Seconds between two looks.

@@ -14,18 +14,19 @@ from rayflow.cli.screen import Screen
 from rayflow.core.snapshot import ExecutionSnapshot
 from rayflow.display import (
     Detail,
-    definition_json,
     list_text,
     snapshot_text,
     summary_json,
     to_json,
+    workflow_json,
     workflows_text,
 )
 from rayflow.errors import ExecutionNotFound
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import DefinitionRecord, ExecutionRecord, Filter, Store
+from rayflow.storage.base import Filter, Store
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.views import snapshot, summary
+from rayflow.storage.operations import ExecutionRecord
+from rayflow.views import WorkflowInfo, children_of, snapshot, summary, workflow_infos
 
 
 def list_executions(args: argparse.Namespace, screen: Screen) -> int:
@@ -48,7 +49,8 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
         if record is None:
             raise ExecutionNotFound(args.id)
         journal, notes = await store.journal(args.id), await store.notes(args.id)
-        return snapshot(record, journal, notes, MsgpackCodec().describe)
+        children = await store.executions(children_of(args.id))
+        return snapshot(record, journal, notes, children, MsgpackCodec().describe)
 
     found = read(store_url(args.store), look)
     detail: Detail = "full" if args.full else "steps" if args.steps else "brief"
@@ -57,11 +59,11 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def workflows(args: argparse.Namespace, screen: Screen) -> int:
-    """The saved workflows."""
+    """The saved workflows, and how many executions run each of their versions."""
 
-    async def look(store: Store) -> list[DefinitionRecord]:
-        return await store.definitions()
+    async def look(store: Store) -> list[WorkflowInfo]:
+        return workflow_infos(await store.definitions(), await store.versions())
 
     found = read(store_url(args.store), look)
-    screen.answer(workflows_text(found, screen.style()), [definition_json(record) for record in found])
+    screen.answer(workflows_text(found, screen.style()), [workflow_json(info) for info in found])
     return COMPLETED

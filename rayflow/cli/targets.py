@@ -23,7 +23,8 @@ from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import IncompatibleVersion, RayflowError, WorkflowNotRegistered
 from rayflow.runtime import environment
-from rayflow.storage.base import DefinitionRecord, Store
+from rayflow.storage.base import Store
+from rayflow.storage.kept import DefinitionRecord
 
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 

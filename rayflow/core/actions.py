@@ -7,13 +7,24 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rayflow.core.effects import Outcome
-from rayflow.core.events import AttemptFailed, CancelRequested, Entry, Paused, Resumed, StepCompleted
-from rayflow.definition.context import StepCall
+from rayflow.core.events import (
+    Answered,
+    AttemptFailed,
+    CancelRequested,
+    Entry,
+    Paused,
+    Resumed,
+    SignalReceived,
+    StepCompleted,
+)
+from rayflow.definition.context import ChildCall, LockCall, SignalCall, StepCall
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 
 #: What an inbox row can hold for an execution.
-InboxItem = Paused | Resumed | CancelRequested | StepCompleted | AttemptFailed
+InboxItem = Paused | Resumed | CancelRequested | StepCompleted | AttemptFailed | SignalReceived | Answered
+#: What of it is kept for later while the execution is paused.
+Outcomes = StepCompleted | AttemptFailed | SignalReceived | Answered
 
 
 class RunAttempt(NamedTuple):
@@ -46,6 +57,27 @@ class StopAttempt(NamedTuple):
 
 
 Action = RunAttempt | StopAttempt
+
+
+class Ask(NamedTuple):
+    """Something is asked of the store or of another execution, in the transaction of the entry that issued it.
+
+    Args:
+        seq: the call's number, under which it is answered.
+        call: what is asked.
+        payload: the encoded arguments of a child, or payload of a signal.
+    """
+
+    seq: int
+    call: ChildCall | SignalCall | LockCall
+    payload: bytes
+
+
+class Unask(NamedTuple):
+    """Nobody waits for the answer any more, or the lock is given back."""
+
+    seq: int
+    call: ChildCall | SignalCall | LockCall
 
 
 class Letter(NamedTuple):
@@ -107,12 +139,16 @@ class Work:
         reason: why it is paused, if it is.
         inbox_done: inbox rows up to this number are applied by the entries so far.
         counts: what this adds to the store's totals.
-        letters: steps that failed for good, to be kept together with the entries.
+        letters: steps that failed for good and signals that fit nothing, to be kept together with the entries.
+        asks: what is asked of others, and what is not any more, in order.
+        run: set if the execution continues as new with these entries: the encoded (args, kwargs) of the next run.
     """
 
     entries: list[Entry] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
     holds: list[StepCompleted | AttemptFailed] = field(default_factory=list)
+    asks: list[Ask | Unask] = field(default_factory=list)
+    run: bytes | None = None
     status: ExecutionStatus = ExecutionStatus.RUNNING
     outcome: Outcome | None = None
     reason: Failure | None = None

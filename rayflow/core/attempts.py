@@ -17,6 +17,7 @@ from rayflow.core.effects import Dispatch
 from rayflow.core.events import AttemptFailed
 from rayflow.core.journal import AttemptCount
 from rayflow.core.retry import MAX_LOST, SUSPICIONS_BEFORE_ALONE, is_suspicious, next_delay
+from rayflow.definition.context import StepCall
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import Failure
 
@@ -38,7 +39,10 @@ class Task:
     """One unanswered step.
 
     Args:
-        dispatch: as the code issued it.
+        seq: the step's number.
+        call: what the code called.
+        payload: its encoded arguments.
+        name: its label in the journal.
         limit: seconds that an attempt may take; None for any.
         attempt: number of the newest attempt.
         failures: attempts that it failed itself.
@@ -50,7 +54,10 @@ class Task:
         due: when that attempt times out; tells its watch from those that are out of date.
     """
 
-    dispatch: Dispatch
+    seq: int
+    call: StepCall
+    payload: bytes
+    name: str
     limit: float | None
     attempt: int = 0
     failures: int = 0
@@ -60,11 +67,6 @@ class Task:
     sent_at: float | None = None
     beaten_at: float = 0.0
     due: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """The step's name."""
-        return self.dispatch.call.name
 
 
 class Attempts:
@@ -91,15 +93,19 @@ class Attempts:
 
     def add(self, dispatch: Dispatch, now: float) -> Task:
         """A step was issued."""
-        limit = dispatch.call.options.timeout
+        call = dispatch.call
+        assert isinstance(call, StepCall)
+        limit = call.options.timeout
         if limit is None:
             limit = self._options.step_timeout
-        task = self._tasks[dispatch.seq] = Task(dispatch, None if limit == float("inf") else limit)
+        task = self._tasks[dispatch.seq] = Task(
+            dispatch.seq, call, dispatch.payload, dispatch.label, None if limit == float("inf") else limit
+        )
         former = self._former.get(dispatch.seq)
         if former is not None:
             task.attempt, task.failures = former.attempts, former.failures
             task.losses, task.suspicions = former.losses, former.suspicions
-        first = dispatch.call.options.not_before or 0.0
+        first = call.options.not_before or 0.0
         begins = first if former is None else max(first, former.retry_at)
         if begins > now:
             self.wait(task, begins)
@@ -142,7 +148,7 @@ class Attempts:
         """Begin the next attempt of an idle task."""
         task.attempt += 1
         task.state, task.sent_at = TaskState.RUNNING, None
-        seq, call, payload = task.dispatch
+        seq, call, payload = task.seq, task.call, task.payload
         local = not self._options.distributed if call.options.local is None else call.options.local
         return RunAttempt(
             seq, task.attempt, call, payload, task.limit, alone=task.suspicions >= SUSPICIONS_BEFORE_ALONE, local=local
@@ -160,14 +166,14 @@ class Attempts:
             self._watch_over(task)
 
     def _watch_over(self, task: Task) -> None:
-        silence = task.dispatch.call.options.heartbeat_timeout
+        silence = task.call.options.heartbeat_timeout
         assert task.sent_at is not None
         limits = ((task.sent_at, task.limit), (task.beaten_at, silence))
         ends = [begin + limit for begin, limit in limits if limit is not None]
         due = min(ends, default=0.0)
         if due != task.due:
             task.due = due
-            heapq.heappush(self._watch, (due, task.dispatch.seq, task.attempt))
+            heapq.heappush(self._watch, (due, task.seq, task.attempt))
 
     def take_back(self, task: Task) -> None:
         """The attempt under way never began: it costs nothing, and its number is used again."""
@@ -192,13 +198,13 @@ class Attempts:
             return 0.0 if task.losses <= MAX_LOST else None
         task.failures += 1
         rng = random.Random(f"{execution_id}/{event.step}/{event.attempt}")
-        policy = task.dispatch.call.options.retry or self._options.retry
+        policy = task.call.options.retry or self._options.retry
         return next_delay(policy, event.failure, task.failures, rng)
 
     def wait(self, task: Task, until: float) -> None:
         """The next attempt begins at that moment."""
         task.state = TaskState.WAITING
-        heapq.heappush(self._retries, (until, task.dispatch.seq, task.attempt))
+        heapq.heappush(self._retries, (until, task.seq, task.attempt))
 
     def live(self) -> list[LiveTask]:
         """The unanswered steps, as somebody who looks sees them."""
@@ -234,13 +240,13 @@ class Attempts:
 
 def timed_out(task: Task) -> Failure:
     """The failure of a task's attempt that took too long, or was silent for too long."""
-    silence = task.dispatch.call.options.heartbeat_timeout
+    silence = task.call.options.heartbeat_timeout
     what = f"attempt {task.attempt} of step {task.name!r}"
     if silence is not None and task.due == task.beaten_at + silence:
         took = f"{what} sent no heartbeat for its heartbeat_timeout of {silence:g} s"
     else:
         took = f"{what} took longer than its timeout of {task.limit:g} s"
-        if task.dispatch.call.options.timeout is None:
+        if task.call.options.timeout is None:
             took += " (the execution's step_timeout; set another with @rf.step(timeout=…), float('inf') for none)"
     return Failure(
         type="rayflow.errors.StepTimeout",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from rayflow.core.events import StageNote
-from rayflow.definition.context import StepCall
+from rayflow.core.events import SignalReceived, StageNote, label
+from rayflow.definition.context import Call
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 
@@ -22,26 +22,59 @@ class Payloads(Protocol):
 
 
 class Dispatch(NamedTuple):
-    """The code issued a step: it has to be run, and its outcome applied.
+    """The code issued a call: a step has to be run, anything else to be asked for; its outcome is applied.
 
     Args:
-        seq: the step's number.
+        seq: the call's number.
         call: what the code called.
-        payload: the encoded [args, kwargs]; empty while replay knows that the answer is recorded already.
+        payload: the encoded [args, kwargs], or a signal's payload; empty while replay knows that the answer is
+            recorded already.
+        undo: whether it is a compensation.
     """
 
     seq: int
-    call: StepCall
+    call: Call
     payload: bytes
+    undo: bool = False
+
+    @property
+    def label(self) -> str:
+        """What the journal calls it."""
+        return label("undo" if self.undo else self.call.kind, self.call.name)
+
+
+class Rejected(NamedTuple):
+    """A signal that did not fit the type that the code waited for."""
+
+    signal: SignalReceived
+    failure: Failure
+
+
+class ContinueAsNew(BaseException):
+    """Ends a run of a workflow's code, which then begins anew. Not an Exception: nobody is to catch it."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__("the workflow continues as new")
+        self.payload = payload
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the workflow's code ended."""
+    """How the workflow's code ended.
+
+    Args:
+        status: as what. RUNNING: it continues as new.
+        result: the encoded result, or the encoded (args, kwargs) of the next run.
+        failure: why it did not complete.
+        unconsumed: the signals that nobody received.
+        compensated: whether compensations were run.
+    """
 
     status: ExecutionStatus
     result: bytes | None = None
     failure: Failure | None = None
+    unconsumed: tuple[SignalReceived, ...] = ()
+    compensated: bool = False
 
 
 @dataclass(slots=True)
@@ -50,6 +83,9 @@ class Effects:
 
     dispatches: list[Dispatch] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
-    state: dict[str, bytes] = field(default_factory=dict)
+    state: dict[str, bytes | None] = field(default_factory=dict)
     stages: list[StageNote] = field(default_factory=list)
+    patches: list[str] = field(default_factory=list)
+    undos: list[str] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     outcome: Outcome | None = None

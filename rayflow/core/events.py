@@ -18,8 +18,35 @@ from rayflow.ids import ExecutionStatus
 
 
 @dataclass(frozen=True, slots=True)
+class SignalReceived:
+    """A signal was accepted. ``number`` is its inbox row's, and tells signals of one name apart."""
+
+    at: float
+    name: str
+    payload: bytes
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Another run of the execution begins: the first entry of its journal, before ``Started``.
+
+    Args:
+        at: when.
+        run: number of the run, from 2.
+        signals: those that the run before did not receive.
+        state: what the run before had set.
+    """
+
+    at: float
+    run: int
+    signals: tuple[SignalReceived, ...] = ()
+    state: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
-    """The execution begins. Always entry 1."""
+    """The workflow's code begins: entry 1, or 2 after ``Continued``."""
 
     at: float
 
@@ -68,6 +95,59 @@ class AttemptFailed:
     counts: bool
     began: float = 0.0
     worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the workflow asked of the store or of another execution is answered: a child, a signal, a lock.
+
+    Args:
+        at: when.
+        step: the call's number.
+        name: its label (:func:`label`).
+        value: a lock's fencing token, or a started child's id.
+        result: a child's encoded result.
+        failure: why it is not what was asked for.
+        began: when a child was started.
+        worker: the child's id.
+    """
+
+    at: float
+    step: int
+    name: str
+    value: int | str | None = None
+    result: bytes | None = None
+    failure: Failure | None = None
+    began: float = 0.0
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is still unanswered of what the workflow asked for is asked again: after a rewind, or in a fork.
+
+    The workflow's code does not see this event.
+    """
+
+    at: float
+    steps: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """The execution goes on as a fork of another one, whose journal it took over up to here.
+
+    Args:
+        at: when.
+        source: the other execution.
+        to: the last position that was taken over.
+        state: what was changed of the state, key by key, encoded.
+    """
+
+    at: float
+    source: str
+    to: int
+    state: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +200,32 @@ class Rewound:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The execution is over."""
+    """The execution is over.
+
+    Args:
+        at: when.
+        status: how.
+        result: the encoded result, if it completed.
+        failure: why it did not.
+        unconsumed: names of the signals that were applied and that nobody received, in order.
+        compensated: whether compensations were run.
+    """
 
     at: float
     status: ExecutionStatus
     result: bytes | None = None
     failure: Failure | None = None
+    unconsumed: tuple[str, ...] = ()
+    compensated: bool = False
 
 
 Event = (
-    Started
+    Continued
+    | Started
+    | SignalReceived
+    | Answered
+    | Asked
+    | Forked
     | StepCompleted
     | StepFailed
     | AttemptFailed
@@ -143,7 +239,37 @@ Event = (
 )
 
 #: Events that the workflow's code sees; the others only change what the shell and the snapshot know.
-APPLIED = (Started, StepCompleted, StepFailed, TimerFired, CancelRequested, DeadlinePassed)
+APPLIED = (
+    Continued,
+    Started,
+    StepCompleted,
+    StepFailed,
+    TimerFired,
+    CancelRequested,
+    DeadlinePassed,
+    SignalReceived,
+    Answered,
+    Forked,
+)
+
+#: Between the kind of a call and its name. No name has it: names are printable.
+_SEPARATOR = "\t"
+
+
+def label(kind: str, name: str) -> str:
+    """What a journal calls a call: the name of a step, and the kind as well of anything else.
+
+    Args:
+        kind: "step", "undo" (a compensation), "child", "signal" or "lock".
+        name: the step's name, the workflow's id, the name of the signal or lock.
+    """
+    return name if kind == "step" else f"{kind}{_SEPARATOR}{name}"
+
+
+def kind_and_name(labelled: str) -> tuple[str, str]:
+    """The kind and the name of a label."""
+    kind, separator, name = labelled.partition(_SEPARATOR)
+    return (kind, name) if separator else ("step", labelled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +289,21 @@ class Entry:
     Args:
         seq: position in the journal, from 1, without gaps.
         event: what happened.
-        issued: names of the steps that the code issued, in order. Steps are numbered over the whole
-            execution from 1, so their numbers follow from the entries before.
-        dropped: numbers of the steps that the code stopped waiting for.
-        state: what the code published, key by key, encoded.
+        issued: labels (:func:`label`) of the calls that the code issued, in order: steps, and whatever else is
+            asked of the outside. They are numbered over the whole run from 1, so their numbers follow from the
+            entries before.
+        dropped: numbers of the calls that the code stopped waiting for, and of the locks that it gave back.
+        state: what the code set of its state, key by key, encoded; None for what it deleted.
         stages: what happened to declared steps.
+        patches: ids of the changes that the code was told to follow (``rf.patched``).
+        undos: names of the steps that the code registered as compensations.
     """
 
     seq: int
     event: Event
     issued: tuple[str, ...] = ()
     dropped: tuple[int, ...] = ()
-    state: dict[str, bytes] = field(default_factory=dict)
+    state: dict[str, bytes | None] = field(default_factory=dict)
     stages: tuple[StageNote, ...] = ()
+    patches: tuple[str, ...] = ()
+    undos: tuple[str, ...] = ()

@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rayflow.core.events import DeadlinePassed, StepFailed
-from rayflow.errors import Failure, StepTimeout, class_name
+from rayflow.core.events import Answered, DeadlinePassed, StepFailed, kind_and_name
+from rayflow.errors import ChildFailed, Deadlock, Failure, StepTimeout, class_name
 from rayflow.errors import StepFailed as StepFailedError
 
 
@@ -16,6 +16,15 @@ def step_error(event: StepFailed) -> StepFailedError:
     timed_out = event.failure.matches("rayflow.errors.StepTimeout")
     cls = StepTimeout if timed_out else StepFailedError
     return cls(event.name, event.failure, attempts=event.attempt, seq=event.step)
+
+
+def answer_error(event: Answered, failure: Failure) -> StepFailedError:
+    """The exception that the workflow's code sees where what it asked for failed."""
+    kind, name = kind_and_name(event.name)
+    if kind == "child":
+        return ChildFailed(name, failure, attempts=1, seq=event.step, execution_id=event.worker)
+    cls = Deadlock if failure.matches(Deadlock) else StepFailedError
+    return cls(f"{kind} {name}", failure, attempts=1, seq=event.step)
 
 
 def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyType({})) -> Failure:
@@ -52,6 +61,12 @@ def _step_failures_in(error: BaseException | None, depth: int = 0) -> list[int]:
         members = [seq for member in error.exceptions for seq in _step_failures_in(member, depth + 1)]
         return members or found
     return found
+
+
+def deadlock_failure(message: str) -> Failure:
+    """The failure of a claim that would have waited for ever."""
+    name = class_name(Deadlock)
+    return Failure(type=name, message=message, retryable=False, mro=tuple(class_name(c) for c in Deadlock.__mro__[:-1]))
 
 
 def overdue(event: DeadlinePassed) -> Failure:

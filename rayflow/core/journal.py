@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
-from rayflow.core.events import APPLIED, AttemptFailed, DeadlinePassed, Ended, Entry, Rewound, StepCompleted, StepFailed
+from rayflow.core.actions import Outcomes
+from rayflow.core.events import (
+    APPLIED,
+    Answered,
+    Asked,
+    AttemptFailed,
+    DeadlinePassed,
+    Ended,
+    Entry,
+    Event,
+    Rewound,
+    SignalReceived,
+    StepCompleted,
+    StepFailed,
+    kind_and_name,
+)
 from rayflow.core.retry import is_suspicious
 from rayflow.errors import InvalidTransition
 from rayflow.ids import ExecutionStatus
@@ -34,17 +50,30 @@ def superseded(entries: Sequence[Entry]) -> set[int]:
     return {entry.seq for entry in entries if entry.seq not in kept and not isinstance(entry.event, Rewound)}
 
 
+def asked_again(entries: Sequence[Entry]) -> set[int]:
+    """Numbers of the calls that were asked again, and not answered since."""
+    asked: set[int] = set()
+    for entry in effective(entries):
+        if isinstance(entry.event, Asked):
+            asked.update(entry.event.steps)
+        elif isinstance(entry.event, Answered):
+            asked.discard(entry.event.step)
+    return asked
+
+
 @dataclass(frozen=True, slots=True)
 class RewindPlan:
     """How a failed execution goes on.
 
     Args:
         to: the last position that stays.
-        carried: recorded results that stay valid, to be applied again in their order.
+        carried: recorded results that stay valid, and signals, to be applied again in their order.
+        child: id of the child whose failure was the cause, which has to go on first; "" if it was none.
     """
 
     to: int
-    carried: tuple[StepCompleted, ...]
+    carried: tuple[Outcomes, ...]
+    child: str = ""
 
 
 def plan_rewind(execution_id: str, entries: Sequence[Entry]) -> RewindPlan:
@@ -56,29 +85,58 @@ def plan_rewind(execution_id: str, entries: Sequence[Entry]) -> RewindPlan:
     followed from the failure.
 
     Raises:
-        InvalidTransition: the execution did not end in failure.
+        InvalidTransition: the execution did not end in failure, or what it had done is undone.
     """
     live = effective(entries)
     if not live or not isinstance(live[-1].event, Ended) or live[-1].event.status is not ExecutionStatus.FAILED:
         raise InvalidTransition(execution_id, status="not failed", action="rewind")
-    failure = live[-1].event.failure
-    cause = None if failure is None else failure.step
-    failed = next((e for e in reversed(live) if isinstance(e.event, StepFailed) and e.event.step == cause), None)
-    if failed is None or not isinstance(failed.event, StepFailed):
+    ended = live[-1].event
+    if ended.compensated:
+        raise InvalidTransition(
+            execution_id,
+            status="failed, and its compensations have undone what it did",
+            action="resume",
+            hint="Fork it before the failure, or start it anew under another id",
+        )
+    cause = None if ended.failure is None else ended.failure.step
+    failed = next((e for e in reversed(live) if cause is not None and _failure_of_call(e.event) == cause), None)
+    if failed is None:
         # It failed by its own code, or its time was up. The event whose application led there is applied again,
         # perhaps by mended code: what the old code did with it must not bind the new one.
         overdue = [e.seq for e in live if isinstance(e.event, DeadlinePassed)]
         first = min([applied(live)[-1].seq, *overdue])
         return RewindPlan(to=first - 1, carried=_carried(live, first, issued=None))
-    return RewindPlan(to=failed.seq - 1, carried=_carried(live, failed.seq, issued=failed.event.issued))
+    issued = failed.event.issued if isinstance(failed.event, StepFailed) else None
+    child = failed.event.worker if isinstance(failed.event, Answered) and _kind(failed.event) == "child" else ""
+    return RewindPlan(to=failed.seq - 1, carried=_carried(live, failed.seq, issued=issued), child=child)
 
 
-def _carried(live: Sequence[Entry], first: int, *, issued: int | None) -> tuple[StepCompleted, ...]:
+def _failure_of_call(event: Event) -> int | None:
+    """The number of the call that failed for good by this event."""
+    failed = isinstance(event, StepFailed) or (isinstance(event, Answered) and event.failure is not None)
+    return event.step if failed and isinstance(event, StepFailed | Answered) else None
+
+
+def _kind(event: Answered) -> str:
+    return kind_and_name(event.name)[0]
+
+
+def _carried(live: Sequence[Entry], first: int, *, issued: int | None) -> tuple[Outcomes, ...]:
     if issued is None:
         issued = sum(len(e.issued) for e in live if e.seq < first)
-    return tuple(
-        e.event for e in live if e.seq >= first and isinstance(e.event, StepCompleted) and e.event.step <= issued
-    )
+    return tuple(e.event for e in live if e.seq >= first and _stays(e.event, issued))
+
+
+def _stays(event: Event, issued: int) -> TypeGuard[Outcomes]:
+    match event:
+        case SignalReceived():
+            return True
+        case StepCompleted():
+            return event.step <= issued
+        case Answered():  # a lock was given back at the end, and is asked for again
+            return event.step <= issued and event.failure is None and _kind(event) != "lock"
+        case _:
+            return False
 
 
 @dataclass(slots=True)

@@ -13,24 +13,35 @@ import asyncio
 import contextvars
 import random
 import uuid
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NoReturn
 
-from rayflow.core.effects import Dispatch, Effects, Outcome, Payloads
+from rayflow.core.calls import Calls
+from rayflow.core.comparing import compare, describe
+from rayflow.core.effects import ContinueAsNew, Dispatch, Effects, Outcome, Payloads, Rejected
 from rayflow.core.events import (
+    Answered,
     CancelRequested,
+    Continued,
     DeadlinePassed,
     Entry,
     Event,
+    Forked,
+    SignalReceived,
     StageNote,
     Started,
     StepCompleted,
     StepFailed,
     TimerFired,
 )
-from rayflow.core.failures import failure_of, overdue, step_error
+from rayflow.core.failures import failure_of, overdue
+from rayflow.core.locked import HeldLock
 from rayflow.core.loop import CALLBACK_BUDGET, DurableLoop, NeverSettles
-from rayflow.definition.context import StepCall
+from rayflow.core.signals import Awaited, Signals
+from rayflow.core.state import ExecutionState
+from rayflow.core.undoing import Undoing
+from rayflow.definition.context import Call, LockCall, StepCall
 from rayflow.errors import Failure, NonDeterminismError, RayflowError
 from rayflow.ids import ExecutionStatus
 
@@ -45,6 +56,7 @@ class Machine:
         execution_id: seeds the execution's random numbers and names its tasks.
         workflow_id: for the code to see.
         payloads: the codec.
+        check: raises TypeError if arguments do not fit the workflow, for ``continue_as_new``.
         budget: callbacks that one event may cause.
         on_unhandled: told of exceptions that nobody awaited.
     """
@@ -56,6 +68,7 @@ class Machine:
         execution_id: str,
         workflow_id: str,
         payloads: Payloads,
+        check: Callable[..., object] = lambda *args, **kwargs: None,
         budget: int = CALLBACK_BUDGET,
         on_unhandled: Callable[[str, BaseException | None], None] = lambda message, error: None,
     ) -> None:
@@ -63,30 +76,56 @@ class Machine:
         self.workflow_id = workflow_id
         self._begin = begin
         self._payloads = payloads
-        self._loop = DurableLoop(execution=self, name=execution_id, budget=budget, on_unhandled=on_unhandled)  # type: ignore[abstract]
+        self._check = check
+        self._budget = budget
+        self._on_unhandled = on_unhandled
+        self._loop = self._new_loop()
+        self._calls = Calls(self._loop, payloads)
         self._random = random.Random(execution_id)
         self._effects = Effects()
-        self._open: dict[int, tuple[StepCall, asyncio.Future[Any]]] = {}
-        self._issued = 0
-        self._answered: Collection[int] = frozenset()
+        self._signals = Signals(payloads, self._reject)
+        self._state = ExecutionState(payloads)
+        self._undoing = Undoing()
+        self._patches: dict[str, bool] = {}
+        #: While an entry is replayed: the patches that were followed when it was recorded.
+        self._recorded_patches: Collection[str] | None = None
         self._root: asyncio.Task[Any] | None = None
         self._cancelled: CancelRequested | None = None
         self._overdue: DeadlinePassed | None = None
         self._closing = False
         self._told: set[asyncio.Task[Any]] = set()
-        self._failed: dict[int, int] = {}
         self._unissued: RuntimeError | None = None
+        self._decided: Outcome | None = None
         self.outcome: Outcome | None = None
+
+    def _new_loop(self) -> DurableLoop:
+        return DurableLoop(  # type: ignore[abstract]
+            execution=self, name=self.execution_id, budget=self._budget, on_unhandled=self._on_unhandled
+        )
 
     # --- what its owner calls ------------------------------------------------------------------------------
     @property
     def issued(self) -> int:
         """The number of steps issued so far; the newest step has this number."""
-        return self._issued
+        return self._calls.issued
 
     def is_open(self, seq: int) -> bool:
-        """Whether the code still waits for that step."""
-        return seq in self._open
+        """Whether the code still waits for that call."""
+        return self._calls.is_open(seq)
+
+    @property
+    def held_locks(self) -> list[HeldLock]:
+        """The permits that the code has."""
+        return self._calls.held
+
+    @property
+    def awaited_signals(self) -> list[Awaited]:
+        """The signals that the code waits for."""
+        return self._signals.awaited()
+
+    def final_state(self) -> dict[str, bytes]:
+        """What the code has set of its state, for another run."""
+        return self._state.encoded()
 
     def next_timer(self) -> tuple[float, int] | None:
         """When the earliest timer is due, and its number."""
@@ -98,17 +137,17 @@ class Machine:
         Raises:
             NonDeterminismError: the event answers a step or timer that the code did not make.
         """
-        effects = self._effects = Effects()
+        effects = self._effects = self._calls.effects = Effects()
         if self.outcome is not None:
             return effects
         self._loop.advance(event.at)
         try:
             self._feed(event)
             self._loop.drain()
-            if self._root is not None and self._root.done():
-                self._finish(self._root)
+            self._finish()
         except NeverSettles as error:
-            self._end(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)))
+            self._give_up(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)), event.at)
+        effects.state.update(self._state.take())
         return effects
 
     def replay(self, entries: Sequence[Entry]) -> list[Dispatch]:
@@ -117,7 +156,9 @@ class Machine:
         Raises:
             NonDeterminismError: the code did something else than what was recorded.
         """
-        self._answered = {e.event.step for e in entries if isinstance(e.event, StepCompleted | StepFailed)}
+        self._calls.answered = {
+            e.event.step for e in entries if isinstance(e.event, StepCompleted | StepFailed | Answered)
+        }
         waiting: dict[int, Dispatch] = {}
         for entry in entries:
             if self.outcome is not None:
@@ -126,31 +167,70 @@ class Machine:
                     seen=f"the workflow's end ({self.outcome.status})",
                     position=entry.seq,
                 )
+            self._recorded_patches = entry.patches
             effects = self.apply(entry.event)
-            _compare(entry, effects)
+            compare(entry, effects)
             waiting.update((d.seq, d) for d in effects.dispatches)
-        self._answered = frozenset()
-        return [dispatch for seq, dispatch in waiting.items() if seq in self._open]
+        self._calls.answered, self._recorded_patches = frozenset(), None
+        return [dispatch for seq, dispatch in waiting.items() if self._calls.is_open(seq)]
 
     def evict(self) -> None:
         """Drop the code: its clean-up runs, but nothing that it issues happens."""
         self._loop.evict()
 
     # --- what the code calls, through rayflow.definition.context --------------------------------------------
-    async def call(self, call: StepCall) -> Any:
-        """Issue a step and wait for its recorded outcome."""
+    async def call(self, call: Call) -> Any:
+        """Issue a call and wait for its recorded outcome."""
+        await self._may_issue()
+        return await self._calls.wait_for(self._calls.issue(call))
+
+    async def lock(self, call: LockCall) -> HeldLock:
+        """Claim a permit and wait until it is granted."""
+        await self._may_issue()
+        return await self._calls.lock(call)
+
+    async def _undo(self, call: StepCall, payload: bytes) -> Any:
+        return await self._calls.wait_for(self._calls.issue(call, payload, undo=True))
+
+    async def _may_issue(self) -> None:
         if self._loop.dead or self._closing:
             self._refuse()
             await self._loop.create_future()  # for ever: this code swallows refusals
-        seq = self._issue(call)
-        future = self._loop.create_future()
-        self._open[seq] = (call, future)
-        try:
-            return await future
-        finally:
-            if seq in self._open and not self._loop.dead:
-                del self._open[seq]
-                self._effects.dropped.append(seq)
+
+    async def receive(self, name: str, annotation: Any) -> Any:
+        """Take the next signal of a name."""
+        return await self._signals.receive(name, annotation)
+
+    def _reject(self, rejected: Rejected) -> None:
+        self._effects.rejected.append(rejected)
+
+    def compensate(self, call: StepCall) -> None:
+        """Have a step run if the workflow does not complete."""
+        if self._loop.dead or self._closing or self._undoing.begun:
+            self._refuse()
+            return
+        self._undoing.add(call, self._payloads.encode([list(call.args), dict(call.kwargs)]))
+        self._effects.undos.append(call.name)
+
+    def continue_as_new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:
+        """End this run."""
+        if self._undoing:
+            raise RuntimeError(
+                f"{len(self._undoing)} compensations are registered, which a new run would forget: continue as new "
+                "where nothing has to be undone any more"
+            )
+        self._check(*args, **kwargs)
+        raise ContinueAsNew(self._payloads.encode((args, dict(kwargs))))
+
+    def patched(self, change: str) -> bool:
+        """Whether the code is to behave as changed."""
+        followed = self._patches.get(change)
+        if followed is None:
+            followed = self._recorded_patches is None or change in self._recorded_patches
+            self._patches[change] = followed
+            if followed:
+                self._effects.patches.append(change)
+        return followed
 
     def now(self) -> float:
         """Seconds since the epoch, as of the event being applied."""
@@ -165,12 +245,13 @@ class Machine:
         """A random UUID from the execution's own random numbers."""
         return uuid.UUID(int=self._random.getrandbits(128), version=4)
 
-    def publish(self, key: str, value: Any) -> None:
-        """Make a value visible in the snapshot's state."""
+    @property
+    def state(self) -> ExecutionState:
+        """The state, for the code to see and to set."""
         if self._loop.dead or self._closing:
             self._refuse()
-            return
-        self._effects.state[key] = self._payloads.encode(value)
+            return ExecutionState(self._payloads)  # nobody's
+        return self._state
 
     def stage(self, index: int, name: str, status: str, result: Any = None) -> None:
         """Record what happened to a declared step."""
@@ -181,22 +262,6 @@ class Machine:
         self._effects.stages.append(StageNote(index, name, status, encoded))
 
     # --- inside --------------------------------------------------------------------------------------------
-    def _issue(self, call: StepCall) -> int:
-        self._issued = seq = self._issued + 1
-        payload = b""
-        if seq not in self._answered:
-            # Encoded now, not when it is sent: the code may change its arguments afterwards.
-            try:
-                payload = self._payloads.encode([list(call.args), dict(call.kwargs)])
-            except BaseException:
-                # Its number is used up all the same. Were it given to the next step, a replay that finds that one
-                # answered would not encode these arguments, and so would not fail here.
-                self._effects.dispatches.append(Dispatch(seq, call, b""))
-                self._effects.dropped.append(seq)
-                raise
-        self._effects.dispatches.append(Dispatch(seq, call, payload))
-        return seq
-
     def _refuse(self) -> None:
         if self._loop.dead:
             self._loop.refuse("this execution was set aside while its code ran; nothing more can be issued in it")
@@ -212,16 +277,24 @@ class Machine:
 
     def _feed(self, event: Event) -> None:
         match event:
-            case StepCompleted() | StepFailed():
-                self._answer(event)
+            case StepCompleted() | StepFailed() | Answered():
+                self._calls.answer(event)
+            case SignalReceived():
+                self._signals.deliver((event,))
             case TimerFired():
                 if not self._loop.timer_alive(event.timer):
                     raise NonDeterminismError(
                         expected=f"timer {event.timer} to be waiting", seen="no such timer", position=event.timer
                     )
                 self._loop.fire(event.timer)
+            case Continued():
+                self._random = random.Random(f"{self.execution_id}/{event.run}")
+                self._state.load(event.state)
+                self._signals.deliver(event.signals)
             case Started():
                 self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
+            case Forked():
+                self._state.load(event.state)
             case CancelRequested():
                 self._cancelled = self._cancelled or event
                 self._cancel(event.reason or "the execution was cancelled")
@@ -231,91 +304,82 @@ class Machine:
             case _:
                 raise TypeError(f"{type(event).__name__} is not applied to workflow code")
 
-    def _answer(self, event: StepCompleted | StepFailed) -> None:
-        call, future = self._open.get(event.step, (None, None))
-        if call is None or future is None or call.name != event.name:
-            seen = "no such step waiting" if call is None else f"step {event.step} {call.name!r}"
-            raise NonDeterminismError(expected=f"step {event.step} {event.name!r}", seen=seen, position=event.step)
-        del self._open[event.step]
-        if isinstance(event, StepCompleted):
-            try:
-                future.set_result(self._payloads.decode(event.result, call.returns))
-                return
-            except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises becomes the step's failure
-                failure = failure_of(error)
-            event = StepFailed(event.at, event.step, event.name, event.attempt, failure, issued=self._issued)
-        self._failed[event.step] = len(self._failed)
-        future.set_exception(step_error(event))
-
     def _cancel(self, message: str) -> None:
-        if self._root is None:
+        if self._root is None or self._undoing.begun:
             return
         if self._root.done():  # what it left running is still cleaning up, and is asked once more
             for task in self._loop.pending_tasks():
                 task.cancel(message)
         self._root.cancel(message)
 
-    def _finish(self, root: asyncio.Task[Any]) -> None:
+    def _finish(self) -> None:
+        """End, if the code has: once what it left running has cleaned up, and what it did is undone if it has to be."""
+        if self._root is None or not (self._root.done() or self._decided):
+            return
+        if not self._undoing.begun:
+            self._cancel_leftovers()
+            if self._loop.pending_tasks():
+                return
+            self._decided = self._outcome(self._root)
+            if self._undoing and self._decided.status in {ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}:
+                self._begin_to_undo()
+        if self._loop.pending_tasks():
+            return
+        self._closing = True
+        self._loop.close_generators()
+        self._loop.drain()
+        decided = self._decided
+        assert decided is not None
+        if self._unissued is not None and decided.failure is None:
+            decided = Outcome(ExecutionStatus.FAILED, failure=failure_of(self._unissued))
+        self._end(decided)
+
+    def _cancel_leftovers(self) -> None:
         # As asyncio.run does: what the workflow left running is cancelled, and may still clean up, durably.
         while untold := [task for task in self._loop.pending_tasks() if task not in self._told]:
             self._told.update(untold)
             for task in untold:
                 task.cancel("the workflow ended")
             self._loop.drain()
-        if self._loop.pending_tasks():
-            return
-        self._closing = True
-        self._loop.close_generators()
+
+    def _begin_to_undo(self) -> None:
+        self._loop.create_task(self._undoing.run(self._undo), context=contextvars.Context())
         self._loop.drain()
-        self._end(self._outcome(root))
+
+    def _give_up(self, outcome: Outcome, now: float) -> None:
+        """The code never settles: end without it. What it did is undone all the same, on a loop of its own."""
+        if not self._undoing or self._undoing.begun:
+            self._end(outcome)
+            return
+        self._calls.drop_all()
+        self._loop.evict()
+        self._loop = self._calls.loop = self._new_loop()
+        self._loop.advance(now)
+        self._decided = outcome
+        self._begin_to_undo()
+        self._finish()
 
     def _end(self, outcome: Outcome) -> None:
-        self.outcome = self._effects.outcome = outcome
-        self._effects.dropped.extend(self._open)
-        self._open.clear()
+        self.outcome = self._effects.outcome = replace(
+            outcome, unconsumed=self._signals.unconsumed(), compensated=self._undoing.begun
+        )
+        self._calls.drop_all()
         self.evict()
 
     def _outcome(self, root: asyncio.Task[Any]) -> Outcome:
-        error = asyncio.CancelledError() if root.cancelled() else root.exception() or self._unissued
+        if self._decided is not None:
+            return self._decided
+        error = asyncio.CancelledError() if root.cancelled() else root.exception()
         if self._overdue is not None:
             return Outcome(ExecutionStatus.FAILED, failure=overdue(self._overdue))
-        if self._cancelled is not None and (error is None or isinstance(error, asyncio.CancelledError)):
+        if self._cancelled is not None and (error is None or isinstance(error, asyncio.CancelledError | ContinueAsNew)):
             reason = Failure(type="ExecutionCancelled", message=self._cancelled.reason, retryable=False)
             return Outcome(ExecutionStatus.CANCELLED, failure=reason)
+        if isinstance(error, ContinueAsNew):
+            return Outcome(ExecutionStatus.RUNNING, result=error.payload)
         if error is not None:
-            return Outcome(ExecutionStatus.FAILED, failure=failure_of(error, self._failed))
+            return Outcome(ExecutionStatus.FAILED, failure=failure_of(error, self._calls.failed))
         try:
             return Outcome(ExecutionStatus.COMPLETED, result=self._payloads.encode(root.result()))
         except RayflowError as unwritable:
             return Outcome(ExecutionStatus.FAILED, failure=failure_of(unwritable))
-
-
-def _compare(entry: Entry, effects: Effects) -> None:
-    issued = tuple(d.call.name for d in effects.dispatches)
-    for position, (expected, seen) in enumerate(zip(entry.issued, issued, strict=False)):
-        if expected != seen:
-            raise NonDeterminismError(
-                expected=f"step {expected!r} (number {position + 1} of this entry)",
-                seen=f"{seen!r}",
-                position=entry.seq,
-            )
-    if len(issued) != len(entry.issued):
-        shorter = min(len(issued), len(entry.issued))
-        expected = repr(entry.issued[shorter]) if len(entry.issued) > shorter else "no further step"
-        seen = repr(issued[shorter]) if len(issued) > shorter else "no further step"
-        raise NonDeterminismError(expected=expected, seen=seen, position=entry.seq)
-    if tuple(effects.dropped) != entry.dropped:
-        raise NonDeterminismError(
-            expected=f"steps {list(entry.dropped)} to be given up", seen=f"{effects.dropped}", position=entry.seq
-        )
-
-
-def describe(event: Event) -> str:
-    """An event in a message."""
-    match event:
-        case StepCompleted() | StepFailed():
-            return f"step {event.step} {event.name!r}"
-        case TimerFired():
-            return f"timer {event.timer}"
-        case _:
-            return type(event).__name__

@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayflow.core.events import AttemptFailed, Ended, Entry, StepCompleted, StepFailed
+from rayflow.core.events import (
+    Answered,
+    AttemptFailed,
+    Continued,
+    Ended,
+    Entry,
+    Forked,
+    StepCompleted,
+    StepFailed,
+    kind_and_name,
+)
 from rayflow.core.journal import effective
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
@@ -20,8 +30,9 @@ class StepSnapshot:
 
     Args:
         seq: its number, in the order in which the code issued the steps, from 1.
-        name: its name.
-        status: "running" (issued, not answered), "completed", "failed" or "dropped" (the code stopped waiting).
+        name: its name; of a child workflow, the workflow's id.
+        status: "running" (issued, not answered), "completed", "failed", "dropped" (the code stopped waiting)
+            or "released" (a lock was given back).
         attempts: attempts that ended so far.
         result: its decoded result, once completed.
         error: how it failed, or how its newest attempt failed.
@@ -31,6 +42,7 @@ class StepSnapshot:
         worker: who ran the newest attempt.
         progress: what it last said of its progress, by ``rf.step_context().heartbeat(progress)``.
         waits_for: what it waits for that the cluster does not have, in words; "" if it does not.
+        kind: "step", "undo" (a compensation), "child", "signal" (one that was sent) or "lock".
     """
 
     seq: int
@@ -45,6 +57,7 @@ class StepSnapshot:
     worker: str = ""
     progress: Any = None
     waits_for: str = ""
+    kind: str = "step"
 
 
 @dataclass(slots=True)
@@ -55,6 +68,16 @@ class StageSnapshot:
     name: str
     status: str
     result: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSnapshot:
+    """A child of an execution: its id, workflow and status, and the number of the call that waits for it, or 0."""
+
+    step: int
+    execution_id: str
+    workflow_id: str
+    status: ExecutionStatus
 
 
 @dataclass(slots=True)
@@ -77,6 +100,15 @@ class ExecutionSnapshot:
         priority: 0 to 9.
         epoch: number of its newest coordinator.
         coordinator: name of that coordinator's actor, as in the Ray dashboard.
+        run: how often it has continued as new, and one.
+        parent: id of the execution that started it as its child; "" if none did.
+        forked_from: id of the execution that it is a fork of; "" if it is none.
+        children: the executions that it started and waits for or waited for, by the numbers of its calls, then those
+            that it only started.
+        parked: whether it only waits, and holds no process.
+        wakes_at: when it goes on by itself if nothing else wakes it: a timer, its delayed start, its deadline.
+        waiting_for: what it waits for from outside, in words, such as ``signal review`` or ``lock ledger``.
+        unconsumed_signals: names of the signals that nobody had received when it ended.
     """
 
     execution_id: str
@@ -89,6 +121,14 @@ class ExecutionSnapshot:
     epoch: int = 0
     coordinator: str = ""
     deadline: float | None = None
+    run: int = 1
+    parent: str = ""
+    forked_from: str = ""
+    children: list[ChildSnapshot] = field(default_factory=list)
+    parked: bool = False
+    wakes_at: float | None = None
+    waiting_for: list[str] = field(default_factory=list)
+    unconsumed_signals: list[str] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     steps: list[StepSnapshot] = field(default_factory=list)
     stages: list[StageSnapshot] = field(default_factory=list)
@@ -127,22 +167,34 @@ def fold(snapshot: ExecutionSnapshot, entries: Sequence[Entry], decode: Decode) 
     stages: dict[int, StageSnapshot] = {}
     state: dict[str, bytes] = {}
     for entry in effective(entries):
-        _fold_event(snapshot, steps, entry, decode)
-        for name in entry.issued:
-            steps[len(steps) + 1] = StepSnapshot(len(steps) + 1, name)
+        _fold_event(snapshot, steps, state, entry, decode)
+        for labelled in entry.issued:
+            kind, name = kind_and_name(labelled)
+            steps[len(steps) + 1] = StepSnapshot(len(steps) + 1, name, kind=kind)
         for seq in entry.dropped:
-            steps[seq].status = "dropped"
+            given_back = steps[seq].kind == "lock" and steps[seq].status == "completed"
+            steps[seq].status = "released" if given_back else "dropped"
         for note in entry.stages:
             result = None if note.result is None else decode(note.result)
             stages[note.index] = StageSnapshot(note.index, note.name, note.status, result)
-        state.update(entry.state)
+        for key, value in entry.state.items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
     snapshot.steps = list(steps.values())
     snapshot.stages = [stages[index] for index in sorted(stages)]
     snapshot.state = {key: decode(value) for key, value in state.items()}
     return snapshot
 
 
-def _fold_event(snapshot: ExecutionSnapshot, steps: dict[int, StepSnapshot], entry: Entry, decode: Decode) -> None:
+def _fold_event(
+    snapshot: ExecutionSnapshot,
+    steps: dict[int, StepSnapshot],
+    state: dict[str, bytes],
+    entry: Entry,
+    decode: Decode,
+) -> None:
     event = entry.event
     match event:
         case StepCompleted():
@@ -155,7 +207,22 @@ def _fold_event(snapshot: ExecutionSnapshot, steps: dict[int, StepSnapshot], ent
         case AttemptFailed():
             step = steps[event.step]
             step.error, step.retry_at = event.failure, event.retry_at
+        case Answered():
+            step = steps[event.step]
+            step.status, step.ended = ("completed" if event.failure is None else "failed"), event.at
+            step.result = event.value if event.result is None else decode(event.result)
+            step.error, step.began, step.worker = event.failure, event.began or None, event.worker
+            return
+        case Continued():
+            snapshot.run = event.run
+            state.update(event.state)
+            return
+        case Forked():
+            snapshot.forked_from = event.source
+            state.update(event.state)
+            return
         case Ended():
+            snapshot.unconsumed_signals = list(event.unconsumed)
             snapshot.result = None if event.result is None else decode(event.result)
             return
         case _:

@@ -44,19 +44,6 @@ def uuid4() -> uuid.UUID:
     return _execution("rf.uuid4()", "uuid.uuid4()").uuid4()
 
 
-def publish(key: str, value: Any) -> None:
-    """Make a value visible in the snapshot's state while the workflow runs.
-
-    Args:
-        key: its name; a later value of the same name takes its place.
-        value: anything that the codec can write.
-
-    Raises:
-        RuntimeError: outside a workflow.
-    """
-    _execution("rf.publish()", "print() or a return value").publish(key, value)
-
-
 def _execution(what: str, instead: str) -> ExecutionContext:
     execution = current_execution()
     if execution is None:

@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol
 
-from rayflow.definition.options import StepOptions
+from rayflow.definition.options import ExecutionOptions, StepOptions
+
+if TYPE_CHECKING:
+    from rayflow.definition.base import WorkflowDefinition
+
+OnParentEnd = Literal["cancel", "abandon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,73 @@ class StepCall:
     options: StepOptions = StepOptions()
     #: The annotation of the result, to rebuild it; None where there is none.
     returns: Any = None
+    kind: ClassVar[str] = "step"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCall:
+    """A call of a workflow in a workflow: an execution of its own.
+
+    Args:
+        name: the workflow's id.
+        workflow: its definition.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        id: the execution's id; None derives one from the parent's id and the call's number.
+        options: how it runs; None as its parent does, without a limit on its time.
+        on_parent_end: what becomes of it when its parent ends, or stops waiting for it: "cancel" or "abandon".
+        waits: whether the answer is its result; otherwise it is its id, as soon as it has been started.
+    """
+
+    name: str
+    workflow: WorkflowDefinition
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
+    options: ExecutionOptions | None = None
+    on_parent_end: OnParentEnd = "cancel"
+    waits: bool = True
+    kind: ClassVar[str] = "child"
+
+    @property
+    def returns(self) -> Any:
+        """The annotation of the result."""
+        return self.workflow.returns
+
+
+@dataclass(frozen=True, slots=True)
+class SignalCall:
+    """A signal to another execution; answered once it is durable."""
+
+    execution_id: str
+    name: str
+    payload: Any
+    returns: ClassVar[Any] = None
+    kind: ClassVar[str] = "signal"
+
+
+@dataclass(frozen=True, slots=True)
+class LockCall:
+    """A claim to one of the permits of a lock or semaphore; answered when it is granted, with a fencing token."""
+
+    name: str
+    limit: int = 1
+    returns: ClassVar[Any] = None
+    kind: ClassVar[str] = "lock"
+
+
+Call = StepCall | ChildCall | SignalCall | LockCall
+
+
+class Held(Protocol):
+    """A permit of a lock or semaphore that the execution has."""
+
+    @property
+    def token(self) -> int:
+        """The fencing token of the newest grant."""
+
+    def release(self) -> None:
+        """Give the permit back."""
 
 
 class ExecutionContext(Protocol):
@@ -48,8 +120,23 @@ class ExecutionContext(Protocol):
     execution_id: str
     workflow_id: str
 
-    async def call(self, call: StepCall) -> Any:
-        """Issue the step, wait for its recorded result, return it decoded. Raises StepFailed, StepTimeout."""
+    async def call(self, call: Call) -> Any:
+        """Issue the call, wait for its recorded answer, return it decoded. Raises StepFailed, StepTimeout."""
+
+    async def lock(self, call: LockCall) -> Held:
+        """Issue the claim and wait until it is granted."""
+
+    async def receive(self, name: str, annotation: Any) -> Any:
+        """Take the next signal of that name; one that does not fit the annotation is passed over and kept."""
+
+    def compensate(self, call: StepCall) -> None:
+        """Have that step run if the workflow fails or is cancelled."""
+
+    def continue_as_new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:
+        """End this run, and begin the workflow anew with other arguments."""
+
+    def patched(self, change: str) -> bool:
+        """Whether the code that is running here is to behave as changed."""
 
     def now(self) -> float:
         """Seconds since the epoch, as of the event being applied; the same in every replay."""
@@ -61,8 +148,9 @@ class ExecutionContext(Protocol):
     def uuid4(self) -> uuid.UUID:
         """A random UUID from that generator."""
 
-    def publish(self, key: str, value: Any) -> None:
-        """Make ``value`` visible in the snapshot's state under ``key``."""
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        """What the snapshot shows as the execution's state."""
 
     def stage(self, index: int, name: str, status: str, result: Any = None) -> None:
         """Record that a declared step is "running", "completed", "failed" or "skipped"."""

@@ -17,6 +17,7 @@ from rayflow.definition.checks import (
     return_annotation,
     signature_of,
 )
+from rayflow.definition.child import ChildSettings, ChildWorkflow
 from rayflow.definition.context import current_execution
 from rayflow.errors import DefinitionError
 from rayflow.ids import check_id
@@ -67,19 +68,32 @@ class WorkflowFunction(Definition, Generic[P, R]):
         self.home = making_module()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Run the function.
+        """A coroutine of the workflow's result. In another workflow it runs as a child: an execution of its own.
+
+        Call ``.fn(...)`` to run it as a part of that other workflow instead.
 
         Raises:
             TypeError: the arguments do not fit.
-            DefinitionError: called inside another workflow.
         """
         self.bind(*args, **kwargs)
         if current_execution() is not None:
-            raise DefinitionError(
-                f"workflow {self.id!r} was called inside another workflow: child workflows are not available. Call "
-                f"{self.id}.fn(...) to run it as a part of this one"
-            )
+            return self.child()(*args, **kwargs)
         return self.begin(args, kwargs)
+
+    def child(self, **settings: Unpack[ChildSettings]) -> ChildWorkflow[P, R]:
+        """The workflow as a child with settings, to be called in another workflow.
+
+        Args:
+            settings: ``id`` (default: derived from the parent's), ``options`` (default: the parent's, without a limit
+                on its time), ``on_parent_end``: "cancel", or "abandon", and it goes on alone.
+
+        Raises:
+            DefinitionError: a setting does not fit.
+
+        Example:
+            ``await analyse.child(id="doc-17")(document)`` in a workflow.
+        """
+        return ChildWorkflow(self, **settings)
 
     def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
         """Check arguments against the function's parameters.

@@ -119,6 +119,10 @@ class ExecutionOptions(Options):
         priority: 0 to 9; higher goes first in every pool.
         distributed: False runs all steps in the execution's coordinator.
         strict_versions: refuse to go on when the workflow's source changed under the same version.
+        start_at: begin at this moment, in seconds since the epoch, and not before.
+        delay: the same, in seconds from the start.
+        singleton: a key of which there is at most one unfinished execution in the store; a start that finds another
+            one raises SingletonExists.
     """
 
     timeout: Seconds | None = Field(None, gt=0)
@@ -129,6 +133,9 @@ class ExecutionOptions(Options):
     priority: int = Field(5, ge=0, le=9)
     distributed: bool = True
     strict_versions: bool = False
+    start_at: float | None = None
+    delay: Seconds | None = Field(None, ge=0)
+    singleton: str | None = Field(None, min_length=1, max_length=200)
 
     @field_validator("checkpoints", mode="before")
     @classmethod
@@ -312,6 +319,8 @@ class EngineConfig(Options):
         ping_interval: seconds between two pings of an actor.
         ping_timeout: seconds without an answer after which an actor counts as hung.
         environment_idle: seconds after which actors of a code environment without work are stopped.
+        park_after: seconds without anything to do after which an execution that only waits is parked: it holds no
+            actor and no memory until it is woken.
     """
 
     store: str | None = None
@@ -326,6 +335,7 @@ class EngineConfig(Options):
     ping_interval: float = Field(1.0, gt=0)
     ping_timeout: float = Field(4.0, gt=0)
     environment_idle: float = Field(300.0, gt=0)
+    park_after: float = Field(1.0, gt=0)
 
     @field_validator("pool")
     @classmethod

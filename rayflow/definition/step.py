@@ -85,11 +85,15 @@ class Step(Definition, Generic[P, R]):
         Raises:
             TypeError: the arguments do not fit the function.
         """
+        self.check_arguments(args, kwargs)
+        return self._call(args, kwargs)
+
+    def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError if the arguments do not fit the function."""
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"step {self.name!r}: {error}; it takes {self.signature}") from None
-        return self._call(args, kwargs)
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         execution = current_execution()

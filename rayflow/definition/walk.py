@@ -68,7 +68,7 @@ class Walk:
         for key, value in outputs.items():
             self.state[key] = value
             if self.execution is not None:
-                self.execution.publish(key, value)
+                self.execution.state[key] = value
 
     def stage(self, index: int, name: str, status: StageStatus, result: StepResult | None = None) -> None:
         """Record that a step of the workflow began or ended."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from rayflow.definition.agent import agent_id
 from rayflow.definition.base import Definition, making_module
 from rayflow.definition.checks import check_name
+from rayflow.definition.child import ChildSettings, ChildWorkflow
 from rayflow.definition.context import current_execution
 from rayflow.definition.declared import AnyAgent, DeclaredStep
 from rayflow.definition.results import StepResult, failure_from
@@ -136,6 +137,17 @@ class Workflow(Definition):
         for index, step in enumerate(self._steps):
             await self._perform(walk, index, step)
         return walk.state
+
+    def child(self, **settings: Unpack[ChildSettings]) -> ChildWorkflow[..., dict[str, Any]]:
+        """The workflow as a child, to be called in a durable function: an execution of its own.
+
+        Args:
+            settings: as of :meth:`WorkflowFunction.child`.
+
+        Example:
+            ``state = await review.child()({"input": text})`` in a workflow.
+        """
+        return ChildWorkflow(self, **settings)
 
     async def _perform(self, walk: Walk, index: int, step: DeclaredStep) -> None:
         walk.stage(index, step.name, "running")

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from rayflow.display.letters import letter_json, letter_text, letters_text
 from rayflow.display.page import to_html
-from rayflow.display.plain import definition_json, jsonable, summary_json, to_json
+from rayflow.display.plain import jsonable, summary_json, to_json, workflow_json
 from rayflow.display.pools import pool_json, pool_size_text, pools_text
+from rayflow.display.schedules import schedule_json, schedule_text, schedules_text
 from rayflow.display.tasks import task_json, tasks_text
 from rayflow.display.text import Detail, list_text, metrics_text, snapshot_text, value_text, workflows_text
 from rayflow.display.words import Style, duration_text, failure_text, time_text
@@ -22,7 +23,6 @@ from rayflow.display.words import Style, duration_text, failure_text, time_text
 __all__ = [
     "Detail",
     "Style",
-    "definition_json",
     "duration_text",
     "failure_text",
     "jsonable",
@@ -34,6 +34,9 @@ __all__ = [
     "pool_json",
     "pool_size_text",
     "pools_text",
+    "schedule_json",
+    "schedule_text",
+    "schedules_text",
     "snapshot_text",
     "summary_json",
     "task_json",
@@ -42,5 +45,6 @@ __all__ = [
     "to_html",
     "to_json",
     "value_text",
+    "workflow_json",
     "workflows_text",
 ]

@@ -10,7 +10,17 @@ from typing import Any
 from rayflow.core.snapshot import ExecutionSnapshot, StepSnapshot
 from rayflow.display.plain import jsonable
 from rayflow.display.text import progress_text
-from rayflow.display.words import PLAIN, Style, duration_text, failure_text, lasted, step_lasted, step_status, time_text
+from rayflow.display.words import (
+    PLAIN,
+    Style,
+    duration_text,
+    failure_text,
+    lasted,
+    step_label,
+    step_lasted,
+    step_status,
+    time_text,
+)
 
 #: Colours that are readable on the light and on the dark theme of a notebook.
 _COLOURS = {
@@ -61,7 +71,7 @@ def _steps(steps: Sequence[StepSnapshot]) -> list[str]:
         took = step_lasted(step)
         rows.append([
             str(step.seq),
-            _text(step.name),
+            _text(step_label(step)),
             _status(step_status(step)),
             str(step.attempts),
             "" if took is None else duration_text(took),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rayflow.core.snapshot import ExecutionSnapshot, StepSnapshot
 from rayflow.display.words import lasted, step_lasted
 from rayflow.errors import CodecError, Failure
-from rayflow.storage.base import DefinitionRecord
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.views import WorkflowInfo
 
 
 def jsonable(value: Any) -> Any:
@@ -74,6 +74,8 @@ def to_json(snapshot: ExecutionSnapshot) -> dict[str, Any]:
             for stage in snapshot.stages
         ],
         "steps": [_step_json(step) for step in snapshot.steps],
+        "children": [{**asdict(child), "status": str(child.status)} for child in snapshot.children],
+        "unconsumed_signals": snapshot.unconsumed_signals,
         "result": jsonable(snapshot.result),
     }
 
@@ -92,6 +94,12 @@ def summary_json(snapshot: ExecutionSnapshot) -> dict[str, Any]:
         "priority": snapshot.priority,
         "epoch": snapshot.epoch,
         "coordinator": snapshot.coordinator,
+        "run": snapshot.run,
+        "parent": snapshot.parent,
+        "forked_from": snapshot.forked_from,
+        "parked": snapshot.parked,
+        "wakes_at": snapshot.wakes_at,
+        "waiting_for": snapshot.waiting_for,
         "error": None if snapshot.error is None else failure_json(snapshot.error),
     }
 
@@ -105,6 +113,7 @@ def _step_json(step: StepSnapshot) -> dict[str, Any]:
     return {
         "seq": step.seq,
         "name": step.name,
+        "kind": step.kind,
         "status": step.status,
         "attempts": step.attempts,
         "result": jsonable(step.result),
@@ -119,13 +128,6 @@ def _step_json(step: StepSnapshot) -> dict[str, Any]:
     }
 
 
-def definition_json(record: DefinitionRecord) -> dict[str, Any]:
-    """A saved workflow as plain JSON values."""
-    return {
-        "workflow_id": record.workflow_id,
-        "version": record.version,
-        "name": record.name,
-        "description": record.description,
-        "code": json.loads(record.code),
-        "saved_at": record.saved_at,
-    }
+def workflow_json(info: WorkflowInfo) -> dict[str, Any]:
+    """A version of a workflow as plain JSON values."""
+    return {**asdict(info), "code": dict(info.code)}

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from rayflow.core.metrics import DistributedMetrics
-from rayflow.core.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot
+from rayflow.core.snapshot import ChildSnapshot, ExecutionSnapshot, StageSnapshot, StepSnapshot
 from rayflow.display.plain import jsonable
 from rayflow.display.tables import Column, clip, pad, table, visible, width
 from rayflow.display.words import (
@@ -19,11 +19,12 @@ from rayflow.display.words import (
     lasted,
     one_line,
     painted,
+    step_label,
     step_lasted,
     step_status,
     time_text,
 )
-from rayflow.storage.base import DefinitionRecord
+from rayflow.views import WorkflowInfo
 
 Detail = Literal["brief", "steps", "full"]
 
@@ -75,6 +76,8 @@ def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: 
         parts.append("\n".join(_steps(snapshot.steps, style, detail)))
         if detail == "full":
             parts += _step_details(snapshot.steps, style)
+    if snapshot.children:
+        parts.append("\n".join(_children(snapshot.children, style, detail)))
     if snapshot.state:
         parts.append(value_text("state", snapshot.state, style, whole=detail == "full"))
     if snapshot.status == "completed":
@@ -90,11 +93,16 @@ def _header(snapshot: ExecutionSnapshot, style: Style) -> list[str]:
         "workflow": f"{visible(snapshot.workflow_id)} (version {visible(snapshot.version)})",
         "status": status,
         "reason": "" if snapshot.error is None else failure_text(snapshot.error),
+        "waits": _waits(snapshot, style),
+        "run": "" if snapshot.run == 1 else str(snapshot.run),
+        "parent": visible(snapshot.parent),
+        "forked from": visible(snapshot.forked_from),
         "created": time_text(snapshot.created_at, style),
         "changed": time_text(snapshot.updated_at, style),
         "duration": "" if took is None else duration_text(took),
         "deadline": "" if snapshot.deadline is None else time_text(snapshot.deadline, style),
         "priority": str(snapshot.priority),
+        "unread": visible(", ".join(f"signal {name}" for name in snapshot.unconsumed_signals)),
         "coordinator": f"{visible(snapshot.coordinator)} (epoch {snapshot.epoch})" if snapshot.coordinator else "",
     }
     return facts_text(facts)
@@ -112,6 +120,28 @@ def _stages(stages: Sequence[StageSnapshot], style: Style) -> list[str]:
     return table(columns, rows, style.width, lambda text, cell: painted(text, cell, style))
 
 
+def _waits(snapshot: ExecutionSnapshot, style: Style) -> str:
+    """Whether and for what it waits without a process, and for what it waits from outside."""
+    later = snapshot.wakes_at is not None and snapshot.wakes_at > snapshot.updated_at
+    until = f"until {time_text(snapshot.wakes_at or 0.0, style)}" if later else ""
+    words = "; ".join(filter(None, (", ".join(snapshot.waiting_for), until)))
+    return visible(words) + (" (parked)" if words and snapshot.parked else "")
+
+
+def _children(children: Sequence[ChildSnapshot], style: Style, detail: Detail) -> list[str]:
+    columns = (
+        Column("CHILD", least=12), Column("WORKFLOW", least=8), Column("STATUS"), Column("STEP", right=True),
+    )  # fmt: skip
+    shown = children if detail != "brief" else children[-STEPS_SHOWN:]
+    rows = [
+        [visible(child.execution_id), visible(child.workflow_id), str(child.status), str(child.step or "")]
+        for child in shown
+    ]
+    lines = table(columns, rows, style.width, lambda text, cell: painted(text, cell, style))
+    left_out = len(children) - len(shown)
+    return lines if not left_out else [*lines, f"… and {left_out} earlier ones; --steps shows all"]
+
+
 def _steps(steps: Sequence[StepSnapshot], style: Style, detail: Detail) -> list[str]:
     columns = (
         Column("STEP", right=True), Column("NAME", least=8), Column("STATUS"), Column("ATTEMPTS", right=True),
@@ -124,7 +154,7 @@ def _steps(steps: Sequence[StepSnapshot], style: Style, detail: Detail) -> list[
         took = step_lasted(step)
         rows.append([
             str(step.seq),
-            visible(step.name),
+            visible(step_label(step)),
             step_status(step),
             str(step.attempts),
             "" if took is None else duration_text(took),
@@ -150,7 +180,7 @@ def progress_text(step: StepSnapshot) -> str:
 def _step_details(steps: Iterable[StepSnapshot], style: Style) -> list[str]:
     parts = []
     for step in steps:
-        title = f"step {step.seq} {visible(step.name)}"
+        title = f"step {step.seq} {visible(step_label(step))}"
         if step.status == "completed":
             parts.append(value_text(f"{title}: result", step.result, style, whole=True))
         elif step.error is not None and step.error.traceback:
@@ -188,33 +218,36 @@ def value_text(title: str, value: Any, style: Style = PLAIN, *, whole: bool = Tr
     return "\n".join([*([title] if title else []), *(f"{indent}{line}".rstrip() for line in lines)])
 
 
-def workflows_text(records: Sequence[DefinitionRecord], style: Style = PLAIN) -> str:
-    """Saved workflows as a table."""
-    if not records:
+def workflows_text(infos: Sequence[WorkflowInfo], style: Style = PLAIN) -> str:
+    """Versions of workflows as a table."""
+    if not infos:
         return "no saved workflows"
     columns = (
         Column("ID", least=12),
         Column("VERSION"),
+        Column("UNFINISHED", right=True),
         Column("SAVED"),
         Column("CODE", least=12),
         Column("ABOUT", least=12),
     )
     rows = [
         [
-            visible(record.workflow_id),
-            visible(record.version),
-            time_text(record.saved_at, style),
-            visible(_place(record)),
-            one_line(record.description),
+            visible(info.workflow_id),
+            visible(info.version),
+            str(info.unfinished),
+            "not any more" if info.saved_at is None else time_text(info.saved_at, style),
+            visible(_place(info)),
+            one_line(info.description),
         ]
-        for record in records
+        for info in infos
     ]
     return "\n".join(table(columns, rows, style.width))
 
 
-def _place(record: DefinitionRecord) -> str:
-    code = json.loads(record.code)
-    return f"{code['module']}:{code['qualname']}" + (" (by value)" if code["kind"] == "value" else "")
+def _place(info: WorkflowInfo) -> str:
+    if not info.code:
+        return ""
+    return f"{info.code['module']}:{info.code['qualname']}" + (" (by value)" if info.code["kind"] == "value" else "")
 
 
 def metrics_text(metrics: DistributedMetrics) -> str:

@@ -81,6 +81,11 @@ def step_lasted(step: StepSnapshot) -> float | None:
     return None if step.began is None or step.ended is None else step.ended - step.began
 
 
+def step_label(step: StepSnapshot) -> str:
+    """The step's name, and what it is where it is no step but a child workflow, a lock, a signal, a compensation."""
+    return step.name if step.kind == "step" else f"{step.kind} {step.name}"
+
+
 def step_status(step: StepSnapshot) -> str:
     """The step's status; "waiting" between two attempts."""
     return "waiting" if step.status == "running" and step.retry_at is not None else step.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.context import Target
 from rayflow.errors import StorageUnavailable
@@ -23,6 +24,7 @@ class Codes:
         self.cache = CodeCache()
         self._system = system
         # With their owners, so that no other object gets the id of one.
+        self._workflows: dict[int, tuple[object, CodeRef]] = {}
         self._known: dict[tuple[int, str], tuple[object, dict[str, str], str]] = {}
 
     def fetch(self, digest: str) -> bytes:
@@ -31,6 +33,23 @@ class Codes:
         if data is None:
             raise StorageUnavailable(f"blob {digest} is not in the store")
         return data
+
+    def workflow(self, definition: WorkflowDefinition) -> CodeRef:
+        """A reference to a workflow's code, for a child. What travels by value is stored first.
+
+        Raises:
+            DefinitionError: it can neither be imported nor pickled.
+            ClusterError, StorageUnavailable: it cannot be stored now.
+        """
+        known = self._workflows.get(id(definition))
+        if known is None:
+            found = self.cache.target_ref(Target(definition))
+            if found.blob is not None:
+                self._system.find(naming.PERSISTENCE).call("put_blob", found.ref.digest, found.blob)
+            known = self._workflows[id(definition)] = (definition, found.ref)
+            if len(self._workflows) > _KEPT:
+                del self._workflows[next(iter(self._workflows))]
+        return known[1]
 
     def reference(self, target: Target, within: CodeRef) -> tuple[dict[str, str], str]:
         """Where a worker finds what a step calls: the reference and the part. What travels by value is stored first.

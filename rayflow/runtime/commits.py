@@ -9,7 +9,7 @@ from rayflow.errors import Fenced
 from rayflow.runtime.driver import Driver
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.system import Line, Reply
-from rayflow.storage.base import Answer, Operation
+from rayflow.storage.operations import Answer, Operation
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,11 @@ import heapq
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rayflow.core.actions import LiveTask
-from rayflow.core.execution import Action, Execution, RunAttempt, StopAttempt
+from rayflow.core.execution import Execution, RunAttempt
 from rayflow.core.machine import failure_of
 from rayflow.core.slots import Key
 from rayflow.errors import (
@@ -38,15 +39,15 @@ from rayflow.runtime.dispatchers import Dispatchers
 from rayflow.runtime.driver import Driver
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.inboxes import Inboxes
-from rayflow.runtime.localruns import LocalRuns
 from rayflow.runtime.messages import TaskMessage, TaskOutcome, unpack
+from rayflow.runtime.performer import Performer
 from rayflow.runtime.prints import Prints, Progress
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorLine, ActorSystem, send_to
 from rayflow.runtime.takeups import TakeUps
 from rayflow.runtime.turns import Turns
-from rayflow.storage.base import Answer, ExecutionRecord, InboxRow
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Conductor:
         self._wakes: list[tuple[float, str]] = []
         self._dispatchers = Dispatchers(self, system, env, settings)
         self._waits: set[Key] = set()
-        self._local: LocalRuns | None = None
+        self._performer = Performer(self, system, env, self._dispatchers, allow_pickle=settings.allow_pickle)
         self._commits: Commits | None = None
         self._inboxes = Inboxes(system, self.post, self.later, self._received)
         self._takeups = TakeUps(system, self.turns, self._holds, self._touch, self._drop)
@@ -99,8 +100,7 @@ class Conductor:
         self.turns.stop()
         for driver in list(self._drivers.values()):
             driver.evict()
-        if self._local is not None:
-            self._local.stop()
+        self._performer.stop()
 
     # --- asked from other threads --------------------------------------------------------------------------
     def progress(self, execution_id: str, cursor: int) -> Progress:
@@ -170,6 +170,8 @@ class Conductor:
                 codec=self._codec,
                 cache=self._codes.cache,
                 fetch=self._codes.fetch,
+                refer=self._codes.workflow,
+                park_after=self._settings.config.park_after,
             )
             self._drivers[record.id] = driver
             self._takeups.begin(driver)
@@ -183,10 +185,8 @@ class Conductor:
         send_to(self._system, naming.SUPERVISOR, "released", self.name, (driver.id,))
 
     def _let_go(self, driver: Driver) -> None:
-        self._dispatchers.forget(driver.id)
+        self._performer.forget(driver.id)
         self._waits = {key for key in self._waits if key[0] != driver.id}
-        if self._local is not None:
-            self._local.forget(driver.id)
         driver.evict()
         if self._holds(driver):
             del self._drivers[driver.id]
@@ -305,7 +305,7 @@ class Conductor:
                 self._touch(driver)
 
     def _schedule(self, driver: Driver) -> None:
-        wake = None if driver.execution is None else driver.execution.next_wake()
+        wake = driver.next_wake()
         if wake is not None and wake != driver.wake:
             heapq.heappush(self._wakes, (wake, driver.id))
         driver.wake = wake
@@ -315,7 +315,7 @@ class Conductor:
         for execution_id in self._dirty:
             driver = self._drivers.get(execution_id)
             if driver is not None:
-                self._perform(driver, driver.hurry())
+                self._performer.perform(driver, driver.hurry())
                 self._schedule(driver)
 
     def _commit(self, now: float) -> None:
@@ -327,7 +327,12 @@ class Conductor:
             driver = self._drivers.get(execution_id)
             if driver is None:
                 continue
-            operations = driver.operations(now)
+            try:
+                operations = driver.operations(now)
+            except (ClusterError, StorageUnavailable) as error:
+                driver.log.warning("what execution %s asks cannot be written now: %s", driver.id, error)
+                self.later(RETRY_MOST, partial(self._touch, driver))
+                continue
             if operations:
                 members.append((driver, operations))
             else:
@@ -344,7 +349,7 @@ class Conductor:
         if not self._holds(driver):
             return
         try:
-            actions, newest = driver.committed(answers)
+            actions, newest, touched = driver.committed(answers, self.now())
         except (Fenced, InvalidTransition, ExecutionNotFound) as error:
             self._drop(driver, error)
             return
@@ -355,7 +360,8 @@ class Conductor:
             else:
                 self._drop(driver, error)
             return
-        self._perform(driver, actions)
+        self._performer.perform(driver, actions)
+        self._nudge(touched)
         if driver.over:
             self._drop(driver, "it is over or parked")
             return
@@ -365,34 +371,10 @@ class Conductor:
             self._inboxes.read(driver)
         self._schedule(driver)
 
-    # --- doing ---------------------------------------------------------------------------------------------
-    def _perform(self, driver: Driver, actions: Sequence[Action]) -> None:
-        for action in actions:
-            key = (driver.id, action.seq, action.attempt)
-            if isinstance(action, StopAttempt):
-                self._stop(key)
-            elif action.local:
-                self._run_local(driver, action)
-            else:
-                self._run_on_pool(driver, key, action)
-
-    def _run_on_pool(self, driver: Driver, key: Key, run: RunAttempt) -> None:
-        try:
-            self._dispatchers.run(driver.id, run, driver.options.priority)
-        except (ClusterError, StorageUnavailable) as error:
-            driver.log.warning("step %s cannot be sent now: %s", run.call.name, error)
-            self.later(RETRY_MOST, lambda: self.not_begun(key, driver.epoch))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a function of the user's says which key a step has
-            self.refused(key, error)
-
-    def _stop(self, key: Key) -> None:
-        self._dispatchers.stop(key)
-        if self._local is not None:
-            self._local.cancel(key)
-
-    def _run_local(self, driver: Driver, run: RunAttempt) -> None:
-        if self._local is None:
-            self._local = LocalRuns(self, self._system, self._env, allow_pickle=self._settings.allow_pickle)
-        message = self.message(run, driver.id)
-        if message is not None:
-            self._local.run(message)
+    def _nudge(self, touched: Sequence[str]) -> None:
+        """Other executions have something new: those that are driven here read it, the supervisor sees to the rest."""
+        mine = [name for name in touched if name in self._drivers]
+        others = tuple(name for name in touched if name not in self._drivers)
+        self.read_inboxes(mine)
+        if others:
+            send_to(self._system, naming.SUPERVISOR, "nudge", others)

@@ -16,7 +16,7 @@ from rayflow.runtime.conductor import Conductor
 from rayflow.runtime.prints import Progress
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
-from rayflow.storage.base import ExecutionRecord
+from rayflow.storage.operations import ExecutionRecord
 
 
 class Coordinator:

@@ -17,7 +17,7 @@ from rayflow.runtime.host import Host
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.runtime.tasklauncher import TaskLauncher
-from rayflow.storage.base import PoolRecord
+from rayflow.storage.kept import PoolRecord
 
 #: Seconds that the store may take to say how a pool is configured.
 _PATIENCE = 5.0

@@ -12,23 +12,24 @@ import json
 import logging
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from rayflow.core.actions import Letter
-from rayflow.core.events import AttemptFailed, Entry, Paused, StepCompleted
+from rayflow.core.events import Entry, Paused
 from rayflow.core.execution import Action, Execution, InboxItem, RunAttempt, Work
 from rayflow.core.machine import Machine, failure_of
-from rayflow.definition.base import WorkflowDefinition
-from rayflow.definition.code import PYTHON, CodeCache, CodeRef, source_hash
+from rayflow.core.waits import WaitsFor
+from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.options import ExecutionOptions
-from rayflow.errors import ClusterError, Failure, IncompatibleVersion, RayflowError, StorageUnavailable
+from rayflow.errors import ClusterError, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
+from rayflow.runtime.loading import Fetch, load_definition
 from rayflow.runtime.messages import BEAT_EVERY, TaskMessage
-from rayflow.storage.base import (
+from rayflow.runtime.scribe import Refer, Scribe
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.kept import StepNote
+from rayflow.storage.operations import (
     Answer,
-    Append,
     Claim,
-    DeadLetter,
-    Deliver,
     Done,
     ExecutionRecord,
     InboxRow,
@@ -37,14 +38,28 @@ from rayflow.storage.base import (
     Operation,
     Refused,
     Release,
-    StepNote,
 )
-from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.records import append_digest, decode_entry, decode_failure, encode_entry, encode_failure
+from rayflow.storage.records import decode_entry, decode_failure
+from rayflow.storage.starting import child_id
 
 log = logging.getLogger(__name__)
 
-Fetch = Callable[[str], bytes]
+#: Seconds ahead of its next timer at which an execution is not parked any more.
+PARK_AHEAD = 2.0
+
+
+class Committed(NamedTuple):
+    """What follows from a commit.
+
+    Args:
+        actions: to be done now.
+        newest: the newest inbox row of the execution.
+        touched: other executions that have something new in their inboxes, or were started.
+    """
+
+    actions: list[Action]
+    newest: int
+    touched: tuple[str, ...]
 
 
 class Driver:
@@ -57,6 +72,8 @@ class Driver:
         codec: reads and writes payloads.
         cache: loads code.
         fetch: answers blobs of the store.
+        refer: makes references to the code of children.
+        park_after: seconds without anything to write after which an execution that only waits is parked.
     """
 
     def __init__(
@@ -68,14 +85,15 @@ class Driver:
         codec: MsgpackCodec,
         cache: CodeCache,
         fetch: Fetch,
+        refer: Refer,
+        park_after: float,
     ) -> None:
         self.record = record
         self.id = record.id
         self.epoch = record.epoch + 1
         self.options = ExecutionOptions.model_validate_json(record.options)
         self.code = CodeRef.from_dict(json.loads(record.code))
-        self.dirty = False
-        self.over = False
+        self.dirty = self.over = False
         self.wake: float | None = None
         self.log = logging.LoggerAdapter(log, {"execution": record.id})
         self._nonce = nonce
@@ -83,13 +101,15 @@ class Driver:
         self._codec = codec
         self._cache = cache
         self._fetch = fetch
+        self._scribe = Scribe(record, self.epoch, codec, refer)
+        self._park_after = park_after
+        self._active_at = 0.0
+        self._waits = record.waits
         self._execution: Execution | None = None
-        self._unclaimed = False
+        self._unclaimed = self._sent_claim = self._sent_release = False
         self._entries: list[Entry] = []
         self._work = Work()
         self._sent: Work | None = None
-        self._sent_claim = False
-        self._sent_release = False
         self._last_seq = self._durable = record.last_seq
         self._blocked: Failure | None = None
         self._blocked_seen = 0
@@ -110,8 +130,9 @@ class Driver:
         self, record: ExecutionRecord, journal: Sequence[JournalRow], inbox: Sequence[InboxRow], now: float
     ) -> None:
         """Take the execution up where its journal ends, after the claim was granted."""
-        self.record = record
+        self.record = self._scribe.record = record
         self._last_seq = self._durable = record.last_seq
+        self._active_at = now
 
         def go(execution: Execution) -> None:
             items = self._items(inbox)
@@ -127,13 +148,14 @@ class Driver:
 
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         try:
-            definition = self._definition()
+            definition = load_definition(self.record, self.code, self._cache, self._fetch, self.log)
             args, kwargs = self._codec.decode(self.record.input)
             machine = Machine(
                 lambda: definition.begin(args, kwargs),
                 execution_id=self.id,
                 workflow_id=self.record.workflow_id,
                 payloads=self._codec,
+                check=definition.bind,
                 on_unhandled=self._unhandled,
             )
             self._execution = Execution(machine, self.options, deadline=self.record.deadline)
@@ -146,34 +168,6 @@ class Driver:
             # nothing of the execution may be lost by going on without them.
             self._block(error, now, seen)
         self.dirty = True
-
-    def _definition(self) -> WorkflowDefinition:
-        if self.code.python != PYTHON:
-            raise IncompatibleVersion(
-                f"execution {self.id!r} was started with Python {self.code.python}, and this is Python {PYTHON}, where "
-                f"asyncio may order things differently; run a cluster with Python {self.code.python}"
-            )
-        definition: WorkflowDefinition = self._cache.load(self.code, self._fetch)
-        found = getattr(definition, "id", None)
-        if found != self.record.workflow_id or definition.version != self.record.version:
-            raise IncompatibleVersion(
-                f"{self.code.place} is workflow {found!r} version {getattr(definition, 'version', '')!r} now; "
-                f"execution {self.id!r} runs {self.record.workflow_id!r} version {self.record.version!r}"
-            )
-        self._check_source(definition)
-        return definition
-
-    def _check_source(self, definition: WorkflowDefinition) -> None:
-        seen = source_hash(definition)
-        if not (seen and self.code.source_sha256) or seen == self.code.source_sha256:
-            return
-        message = (
-            f"the source of workflow {self.record.workflow_id!r} version {self.record.version!r} ({self.code.place}) "
-            f"changed since execution {self.id!r} started"
-        )
-        if self.options.strict_versions:
-            raise IncompatibleVersion(message + "; give the changed workflow another version")
-        self.log.warning("%s; it goes on, and is paused if it does not repeat itself", message)
 
     def _block(self, error: Exception, now: float, seen: int) -> None:
         if self._execution is not None:
@@ -242,31 +236,55 @@ class Driver:
         return actions
 
     def operations(self, now: float) -> list[Operation]:
-        """What has to be written now; the answers go to :meth:`committed`."""
-        self.dirty = False
+        """What has to be written now; the answers go to :meth:`committed`.
+
+        Raises:
+            ClusterError, StorageUnavailable: the code of a child cannot be stored now; call it again later.
+        """
         self._collect()
+        asks = self._scribe.asks(self._work.asks, now)
+        self.dirty = False
         operations: list[Operation] = []
         if self._unclaimed:
             operations.append(self.claim(now))
             self._unclaimed, self._sent_claim = False, True
         work, self._work = self._work, Work()
         if self._entries:
-            operations.append(self._append(self._entries, work, now))
+            operations.append(self._scribe.append(self._entries, work, asks, now, waits=self._changed_waits()))
+            self._last_seq = self._entries[-1].seq
             self._entries = []
         else:
             self._work.counts.update(work.counts)  # they go with the next entry
             self._work.letters.extend(work.letters)
-        operations.extend(self._hold(outcome) for outcome in work.holds)
+        operations.extend(self._scribe.hold(outcome) for outcome in work.holds)
         if self.notes and not self._sent_claim:
             operations.append(Note(self.id, self.epoch, tuple(self.notes.values())))
             self.notes = {}
-        if not operations and self._parkable(work):
-            operations.append(
-                Release(self.id, self.epoch, runnable_at=self._runnable_at(now), at=now, seen=self.inbox_seen)
-            )
+        if operations:
+            self._active_at = now
+        elif self._parkable(work, now):
+            operations.append(self._release(now))
             self._sent_release = True
         self._sent = work
         return operations
+
+    def _changed_waits(self) -> str | None:
+        """The signals that the code waits for, if that changed: senders look there what they have to be."""
+        signals = () if self._execution is None else self._execution.awaited_signals
+        said = WaitsFor(signals).to_text()
+        if said == self._waits:
+            return None
+        self._waits = said
+        return said
+
+    def _child_id(self, seq: int, given: str | None) -> str:
+        return child_id(self.record, given, seq)
+
+    def _release(self, now: float) -> Release:
+        execution = self._execution
+        wake = None if execution is None else execution.next_wake()
+        waits = "" if execution is None else execution.waits(self._child_id).to_text()
+        return Release(self.id, self.epoch, runnable_at=wake, at=now, seen=self.inbox_seen, waits=waits)
 
     def _collect(self) -> None:
         if self._execution is None:
@@ -278,60 +296,34 @@ class Driver:
         work.holds[:0] = earlier.holds
         work.counts.update(earlier.counts)
         work.letters[:0] = earlier.letters
+        work.asks[:0] = earlier.asks
 
-    def _parkable(self, work: Work) -> bool:
+    def _parkable(self, work: Work, now: float) -> bool:
         execution = self._execution
         if execution is None:
             return self._blocked is not None
-        return execution.paused and execution.idle and not work.actions
+        if work.actions or not execution.idle:
+            return False
+        return execution.paused or self._park_at() <= now
 
-    def _runnable_at(self, now: float) -> float | None:
-        """When a paused execution is needed by itself: when its time is up, unless nobody could do anything then."""
-        deadline = self.record.deadline
-        return None if self._blocked is not None or deadline is None or deadline <= now else deadline
+    def _park_at(self) -> float:
+        """When the execution is parked, if nothing happens until then: infinity if it is not."""
+        execution = self._execution
+        if execution is None or not execution.idle or execution.outcome is not None:
+            return math.inf
+        quiet, wake = self._active_at + self._park_after, execution.next_wake()
+        return quiet if wake is None or wake > quiet + PARK_AHEAD else math.inf
 
-    def _append(self, entries: Sequence[Entry], work: Work, now: float) -> Append:
-        rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
-        self._last_seq = entries[-1].seq
-        outcome = work.outcome
-        failure = outcome.failure if outcome is not None else work.reason
-        return Append(
-            execution_id=self.id,
-            epoch=self.epoch,
-            first_seq=entries[0].seq,
-            rows=rows,
-            digest=append_digest(rows),
-            at=now,
-            status=work.status,
-            inbox_done=work.inbox_done,
-            result=None if outcome is None else outcome.result,
-            failure=None if failure is None else encode_failure(failure),
-            counts=dict(work.counts),
-            dead_letters=tuple(self._dead(letter, entries[0].seq, entries[-1].seq) for letter in work.letters),
-        )
+    def next_wake(self) -> float | None:
+        """When something is due by itself: a timer, a timeout, or that it is parked."""
+        if self._execution is None:
+            return None
+        wake, park = self._execution.next_wake(), self._park_at()
+        soonest = park if wake is None else min(wake, park)
+        return None if soonest == math.inf else soonest
 
-    def _dead(self, letter: Letter, first: int, last: int) -> DeadLetter:
-        return DeadLetter(
-            execution_id=self.id,
-            step=letter.step,
-            seq=min(max(letter.seq, first), last),  # with checkpoints="off" the failure has no entry of its own
-            workflow_id=self.record.workflow_id,
-            name=letter.name,
-            attempts=letter.attempts,
-            at=letter.at,
-            began=letter.began,
-            worker=letter.worker,
-            failure=encode_failure(letter.failure),
-            input=letter.payload,
-        )
-
-    def _hold(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
-        key = f"outcome/{self.epoch}/{outcome.step}/{outcome.attempt}"
-        row = InboxRow(key=key, kind="outcome", body=encode_entry(Entry(0, outcome)), at=outcome.at)
-        return Deliver(self.id, row, epoch=self.epoch)
-
-    def committed(self, answers: Sequence[Answer]) -> tuple[list[Action], int]:
-        """The operations are durable, or refused. Answers what is to be done now, and the newest inbox row.
+    def committed(self, answers: Sequence[Answer], now: float) -> Committed:
+        """The operations are durable, or refused. Answers what is to be done now.
 
         Sets ``over`` when this coordinator has nothing to do with the execution any more.
 
@@ -348,11 +340,12 @@ class Driver:
         newest = max((a.inbox_last for a in answers if isinstance(a, Done)), default=0)
         released = self._sent_release and any(isinstance(a, Done) and a.parked for a in answers)
         self._sent_release = False
-        if work.outcome is not None or released:
+        if work.outcome is not None or work.run is not None or released:
             self.over = True
-        elif newest <= self.inbox_seen and self._parkable(work):
+        elif newest <= self.inbox_seen and self._parkable(work, now):
             self.dirty = True  # the next round parks it
-        return work.actions, newest
+        touched = tuple(name for a in answers if isinstance(a, Done) for name in a.touched)
+        return Committed(work.actions, newest, touched)
 
     def set_aside(self, error: RayflowError, now: float) -> bool:
         """The store refused to write it: pause it with that reason. Answers whether that can be tried."""
@@ -378,7 +371,9 @@ class Driver:
             part: the part of that.
         """
         # Of execution, number, name and arguments: the same on each try, whoever asks for it.
-        what = f"{self.id}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
+        # Another run of an execution that continued as new issues other steps under the same numbers.
+        whose = self.id if self.record.run == 1 else f"{self.id}\0{self.record.run}"
+        what = f"{whose}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
         return TaskMessage(
             self.id,
             self.record.workflow_id,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from rayflow.runtime import naming
 from rayflow.runtime.driver import Driver
 from rayflow.runtime.system import ActorSystem, Reply, send_to
-from rayflow.storage.base import InboxRow
+from rayflow.storage.operations import InboxRow
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import pool_spec
 from rayflow.runtime.system import Actor, ActorSystem, send_to
-from rayflow.storage.base import PoolRecord
+from rayflow.storage.kept import PoolRecord
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,11 @@ from rayflow.runtime.fleet import Fleet
 from rayflow.runtime.keeper import PoolKeeper
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem, Reply, send_to
+from rayflow.runtime.timekeeper import Timekeeper
 from rayflow.runtime.turns import Turns
-from rayflow.storage.base import Append, Claim, ExecutionRecord, Filter, JournalRow, Refused, Release
+from rayflow.storage.base import Filter
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.operations import Append, Claim, ExecutionRecord, JournalRow, Refused, Release
 from rayflow.storage.records import append_digest, encode_entry, encode_failure
 
 log = logging.getLogger(__name__)
@@ -33,12 +36,15 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks into the store for executions that nobody was told of, and after something went wrong.
 SWEEP, AGAIN = 1.0, 0.2
 
+#: How far ahead a look into the store sees what will be due: further than until the next look.
+AHEAD = 2.5
+
 #: Takeovers of an execution without any progress in between: after so many it runs alone on a coordinator, and after
 #: so many it is set aside.
 TAKEOVERS_BEFORE_ALONE, MOST_TAKEOVERS = 2, 5
 
 _UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
-_ALL = 1_000_000
+_DRIVEN = Filter(status=_UNFINISHED, driven=True, limit=1_000_000)
 
 
 class Overseer:
@@ -56,11 +62,14 @@ class Overseer:
         self.turns = Turns("supervisor", self._place, lambda: None, tolerated=(RayflowError, OSError))
         self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
         self.pools = PoolKeeper(system, settings)
+        self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
         self._owners: dict[str, str] = {}
         self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
         self._takeovers: dict[str, tuple[int, int]] = {}
         self._found: list[str] = []
         self._begun = False
+        self._next_look: float | None = None
+        self._next_time: float | None = None
 
     def start(self) -> None:
         """Begin, on its own thread."""
@@ -75,7 +84,7 @@ class Overseer:
             restarted = naming.pool(self._config.pool.name) in self._system.names()
             self.pools.begin(restarted=restarted)
             self._owners.update(self.fleet.adopt())
-            for record in self._ask("executions", Filter(status=_UNFINISHED, limit=_ALL)):
+            for record in self._ask("executions", _DRIVEN):
                 env = Environment.from_json(record.environment)
                 self.fleet.environments.setdefault(env.id, env)
             if restarted or self._config.recover == "auto":
@@ -88,7 +97,7 @@ class Overseer:
             self._tick()
 
     def _tick(self) -> None:
-        for action in (self.fleet.ping_all, self.pools.ping_all, self._sweep, self.fleet.drop_idle):
+        for action in (self.fleet.ping_all, self.pools.ping_all, self._sweep, self._keep_time, self.fleet.drop_idle):
             self.turns.post(action)
         self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
 
@@ -104,6 +113,9 @@ class Overseer:
         for record in records:
             if record.id in self._owners:
                 continue
+            if record.runnable_at is not None and record.runnable_at > self.turns.now():
+                self._look_at(record.runnable_at)
+                continue
             env = Environment.from_json(record.environment)
             self.fleet.use(env)
             want = Wanting(record.id, env.id, record.priority, record.created_at, suspect)
@@ -111,14 +123,16 @@ class Overseer:
 
     def nudge(self, ids: Sequence[str]) -> None:
         """Something was put into the inboxes of these executions."""
+        owned: dict[str, list[str]] = {}
+        others: list[str] = []
         for execution_id in ids:
             owner = self._owners.get(execution_id)
-            if owner is not None:
-                send_to(self._system, owner, "nudge", (execution_id,))
-                continue
-            record = self._ask("execution", execution_id)
-            if record is not None and record.runnable_at is not None:
-                self.submit([record])
+            (others if owner is None else owned.setdefault(owner, [])).append(execution_id)
+        for owner, mine in owned.items():
+            send_to(self._system, owner, "nudge", tuple(mine))
+        if others:
+            records = self._ask("executions", Filter(ids=tuple(others), limit=len(others)))
+            self.submit([record for record in records if record.runnable_at is not None])
 
     def released(self, coordinator: str, ids: Sequence[str]) -> None:
         """A coordinator does not drive these executions any more."""
@@ -175,14 +189,36 @@ class Overseer:
             send_to(self._system, name, "assign", records, then=partial(self._assigned, name, records))
 
     def _sweep(self) -> None:
-        runnable = self._ask("executions", Filter(runnable_before=time.time(), limit=10_000))
-        self.submit([r for r in runnable if r.id not in self._owners and r.id not in self._wanting])
+        self._look_at_runnable()
         for record in self._ask("executions", Filter(unread_inbox=True, limit=1_000)):
             if record.id in self._owners:
                 send_to(self._system, self._owners[record.id], "nudge", (record.id,))
         for place in self.fleet.places.values():
             if place.reserved:
                 place.reserved = not self._made_progress(place)
+
+    def _look_at_runnable(self) -> None:
+        """Have driven what needs it, and look again at the moment when the next one does."""
+        now = self.turns.now()
+        if self._next_look is not None and self._next_look <= now:
+            self._next_look = None
+        runnable = self._ask("executions", Filter(runnable_before=now + AHEAD, limit=10_000))
+        self.submit([r for r in runnable if r.id not in self._owners and r.id not in self._wanting])
+
+    def _keep_time(self) -> None:
+        """Do what is due of schedules and locks, and again at the moment when the next schedule is."""
+        now = self.turns.now()
+        if self._next_time is not None and self._next_time <= now:
+            self._next_time = None
+        wake = self._timekeeper.look(now)
+        if wake is not None and wake < now + SWEEP and (self._next_time is None or wake < self._next_time):
+            self._next_time = max(wake, now)
+            self.turns.later(self._next_time - now, self._keep_time)
+
+    def _look_at(self, moment: float) -> None:
+        if self._next_look is None or moment < self._next_look:
+            self._next_look = moment
+            self.turns.later(moment - self.turns.now(), self._look_at_runnable)
 
     def _made_progress(self, place: Place) -> bool:
         """Whether all that a reserved coordinator drives has got further than where the one before died."""
@@ -191,14 +227,15 @@ class Overseer:
 
     # --- recovering ----------------------------------------------------------------------------------------
     def _recover(self, ids: Sequence[str] | None) -> list[str]:
-        unfinished = self._ask("executions", Filter(status=_UNFINISHED, limit=_ALL))
+        unfinished = self._ask("executions", _DRIVEN)
+        now = self.turns.now()
         lost = [
             record
             for record in unfinished
             if (ids is None or record.id in ids)
             and record.id not in self._owners
             and record.id not in self._wanting
-            and (record.owner or record.runnable_at is not None)
+            and (record.owner or (record.runnable_at is not None and record.runnable_at <= now))
         ]
         self.submit(lost)
         return [record.id for record in lost]
@@ -213,7 +250,7 @@ class Overseer:
 
     def _take_over(self, ids: set[str]) -> None:
         try:
-            unfinished = self._ask("executions", Filter(status=_UNFINISHED, limit=_ALL))
+            unfinished = self._ask("executions", _DRIVEN)
         except RayflowError as error:
             log.warning("what a lost coordinator drove cannot be looked up now; it is tried again: %s", error)
             self.turns.later(AGAIN, lambda: self._take_over(ids))

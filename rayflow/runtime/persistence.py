@@ -18,26 +18,15 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rayflow.core.locks import Lock
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.system import ActorSystem
-from rayflow.storage.base import (
-    Answer,
-    Append,
-    Claim,
-    DeadLetter,
-    DefinitionRecord,
-    Done,
-    ExecutionRecord,
-    Filter,
-    InboxRow,
-    JournalRow,
-    Operation,
-    PoolRecord,
-    StepNote,
-    Store,
-)
+from rayflow.storage.base import Filter, Store
+from rayflow.storage.crossing import ExpireLeases
 from rayflow.storage.group import GroupCommitter
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.operations import Answer, Append, Claim, Done, ExecutionRecord, InboxRow, JournalRow, Operation
 from rayflow.storage.urls import open_store
 
 log = logging.getLogger(__name__)
@@ -167,6 +156,26 @@ class Persistence:
         """The inbox rows that are not applied."""
         return self._run(self._opened().inbox(execution_id, after=after))
 
+    def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
+        """Locks with their claims, by name."""
+        return self._run(self._opened().locks(names))
+
+    def schedules(self) -> list[ScheduleRecord]:
+        """All schedules, by name."""
+        return self._run(self._opened().schedules())
+
+    def save_schedule(self, record: ScheduleRecord) -> None:
+        """Keep a schedule."""
+        self._run(self._opened().save_schedule(record))
+
+    def delete_schedule(self, name: str) -> bool:
+        """Forget a schedule; answers whether there was one."""
+        return self._run(self._opened().delete_schedule(name))
+
+    def versions(self) -> list[tuple[str, str, int]]:
+        """Workflow id, version, and how many unfinished executions run it."""
+        return self._run(self._opened().versions())
+
     def notes(self, execution_id: str) -> list[StepNote]:
         """The newest note of each step that has one."""
         return self._run(self._opened().notes(execution_id))
@@ -288,6 +297,8 @@ class Persistence:
                     self._run(store.close())
                     raise
                 self._group = GroupCommitter(store)
+                # While there was no writer nobody could renew a lease, so each gets a full term.
+                self._run(self._group.commit([ExpireLeases(time.time(), renew=True)]))
                 self._store = store
             return self._store
 

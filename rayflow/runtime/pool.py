@@ -31,7 +31,7 @@ from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem, send_to
-from rayflow.storage.base import PoolRecord
+from rayflow.storage.kept import PoolRecord
 
 log = logging.getLogger(__name__)
 

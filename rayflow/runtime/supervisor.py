@@ -12,7 +12,7 @@ from rayflow.runtime.environment import Environment
 from rayflow.runtime.overseer import Overseer
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSpec, ActorSystem
-from rayflow.storage.base import ExecutionRecord
+from rayflow.storage.operations import ExecutionRecord
 
 
 class Supervisor:

@@ -14,7 +14,7 @@ from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.persistence import TakenUp
 from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.runtime.turns import Turns
-from rayflow.storage.base import Refused
+from rayflow.storage.operations import Refused
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from rayflow.core.locks import Claim, Lock
+from rayflow.core.waits import OTHERS
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import DeadLetter, ExecutionRecord, Filter, StepNote
+from rayflow.storage.base import Filter
+from rayflow.storage.kept import DeadLetter, StepNote
+from rayflow.storage.operations import ExecutionRecord
 
 FORMAT = 1
+
+_TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
+_UNFINISHED = f"status NOT IN ({_TERMINAL})"
+_SINGLETON = f"singleton <> '' AND {_UNFINISHED}"
 
 # Journal and inbox are clustered by execution: a replay reads neighbouring pages, and no second index is written.
 # What never changes of an execution stands apart (starts), since SQLite rewrites the whole row in an update: a
@@ -30,7 +38,9 @@ SCHEMA = (
         " updated_at REAL NOT NULL, identity TEXT NOT NULL, start_nonce TEXT NOT NULL, environment TEXT NOT NULL,"
         " epoch INTEGER NOT NULL, owner TEXT NOT NULL, coordinator TEXT NOT NULL, last_seq INTEGER NOT NULL,"
         " last_digest TEXT NOT NULL, inbox_last INTEGER NOT NULL, inbox_done INTEGER NOT NULL, runnable_at REAL,"
-        " deadline REAL, result BLOB, failure BLOB)"
+        " deadline REAL, result BLOB, failure BLOB, parent TEXT NOT NULL, parent_step INTEGER NOT NULL,"
+        " run INTEGER NOT NULL, singleton TEXT NOT NULL, schedule TEXT NOT NULL, forked_from TEXT NOT NULL,"
+        " waits TEXT NOT NULL, claims INTEGER NOT NULL)"
     ),
     "CREATE TABLE starts (id TEXT PRIMARY KEY, input BLOB NOT NULL, code BLOB NOT NULL, options BLOB NOT NULL)",
     (
@@ -56,6 +66,19 @@ SCHEMA = (
         "CREATE TABLE notes (execution_id TEXT, step INTEGER, attempt INTEGER NOT NULL, at REAL NOT NULL,"
         " kind TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (execution_id, step)) WITHOUT ROWID"
     ),
+    (
+        "CREATE TABLE locks (name TEXT PRIMARY KEY, permits INTEGER NOT NULL, last_order INTEGER NOT NULL,"
+        " last_token INTEGER NOT NULL) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE claims (name TEXT, place INTEGER, execution_id TEXT NOT NULL, step INTEGER NOT NULL,"
+        " lease TEXT NOT NULL, token INTEGER NOT NULL, expires_at REAL, at REAL NOT NULL, ttl REAL,"
+        " PRIMARY KEY (name, place)) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE schedules (name TEXT PRIMARY KEY, spec BLOB NOT NULL, state BLOB NOT NULL,"
+        " version INTEGER NOT NULL, wake REAL, created_at REAL NOT NULL)"
+    ),
     "CREATE TABLE pools (name TEXT PRIMARY KEY, config BLOB NOT NULL, saved_at REAL NOT NULL)",
     "CREATE TABLE blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL)",
     "CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID",
@@ -63,6 +86,13 @@ SCHEMA = (
     "CREATE INDEX executions_workflow ON executions (workflow_id, created_at)",
     "CREATE INDEX executions_runnable ON executions (runnable_at) WHERE runnable_at IS NOT NULL",
     "CREATE INDEX executions_unread ON executions (created_at) WHERE inbox_last > inbox_done AND owner <> ''",
+    "CREATE INDEX executions_parent ON executions (parent, created_at) WHERE parent <> ''",
+    "CREATE INDEX executions_schedule ON executions (schedule, created_at) WHERE schedule <> ''",
+    f"CREATE UNIQUE INDEX executions_singleton ON executions (singleton) WHERE {_SINGLETON}",
+    f"CREATE INDEX executions_unfinished ON executions (workflow_id, version) WHERE {_UNFINISHED}",
+    f"CREATE INDEX executions_stuck ON executions (waits) WHERE waits LIKE '{OTHERS}%'",
+    "CREATE INDEX claims_execution ON claims (execution_id) WHERE execution_id <> ''",
+    "CREATE INDEX claims_lease ON claims (name) WHERE lease <> ''",
     "CREATE INDEX inbox_key ON inbox (execution_id, key)",
     "CREATE INDEX dead_letters_newest ON dead_letters (at)",
     "CREATE INDEX dead_letters_workflow ON dead_letters (workflow_id, at)",
@@ -74,7 +104,10 @@ SCHEMA = (
 _RECORD = tuple(f.name for f in fields(ExecutionRecord))
 _STATIC = ("input", "code", "options")
 _HEAD = tuple(name for name in _RECORD if name not in _STATIC)
-_FIXED = ("id", "workflow_id", "version", "priority", "created_at", "identity", "start_nonce", "environment")
+_FIXED = (
+    "id", "workflow_id", "version", "priority", "created_at", "identity", "start_nonce", "environment", "parent",
+    "parent_step", "singleton", "schedule", "forked_from",
+)  # fmt: skip
 _CHANGING = tuple(name for name in _HEAD if name not in _FIXED)
 
 #: A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
@@ -86,6 +119,29 @@ KEYS = (
     "SELECT i.execution_id, i.key FROM json_each(?) AS j CROSS JOIN inbox AS i"
     " ON i.execution_id = json_extract(j.value, '$[0]') AND i.key = json_extract(j.value, '$[1]')"
 )
+KEY = "SELECT 1 FROM inbox WHERE execution_id = ? AND key = ?"
+LOCK = "SELECT name, permits, last_order, last_token FROM locks WHERE name = ?"
+_CLAIM = "name, place, execution_id, step, lease, token, expires_at, at, ttl"
+CLAIMS = f"SELECT {_CLAIM} FROM claims WHERE name = ? ORDER BY place"
+LOCKS_OF = "SELECT DISTINCT name FROM claims WHERE execution_id = ? AND execution_id <> '' ORDER BY name"
+LEASED = "SELECT DISTINCT name FROM claims WHERE lease <> '' ORDER BY name"
+CLAIMED = "SELECT DISTINCT name FROM claims ORDER BY name"
+SAVE_LOCK = "INSERT OR REPLACE INTO locks (name, permits, last_order, last_token) VALUES (?, ?, ?, ?)"
+SAVE_CLAIM = f"INSERT OR REPLACE INTO claims ({_CLAIM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DELETE_CLAIM = "DELETE FROM claims WHERE name = ? AND place = ?"
+SINGLETON = f"SELECT id FROM executions WHERE singleton = ? AND {_SINGLETON}"
+VERSIONS = (
+    f"SELECT workflow_id, version, count(*) FROM executions WHERE {_UNFINISHED} GROUP BY workflow_id, version"
+    " ORDER BY workflow_id, version"
+)
+_SCHEDULE = "name, spec, state, version, wake, created_at"
+SAVE_SCHEDULE = f"INSERT OR REPLACE INTO schedules ({_SCHEDULE}) VALUES (?, ?, ?, ?, ?, ?)"
+SCHEDULE = f"SELECT {_SCHEDULE} FROM schedules WHERE name = ?"
+SCHEDULES = f"SELECT {_SCHEDULE} FROM schedules ORDER BY name"
+DELETE_SCHEDULE = "DELETE FROM schedules WHERE name = ?"
+NEXT_RUN = "UPDATE starts SET input = ? WHERE id = ?"
+FORGET_NOTES = "DELETE FROM notes WHERE execution_id = ?"
+FORGET_JOURNAL = "DELETE FROM journal WHERE execution_id = ? AND seq < ?"
 WRITER = "SELECT epoch, nonce, heartbeat FROM writer"
 SET_WRITER = "UPDATE writer SET epoch = ?, nonce = ?, heartbeat = ?"
 
@@ -137,7 +193,6 @@ PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
 BLOB = "SELECT data FROM blobs WHERE digest = ?"
 TOTALS = "SELECT name, value FROM totals"
 
-_TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
 OVER = f"SELECT id FROM executions WHERE status IN ({_TERMINAL}) AND id IN (SELECT value FROM json_each(?))"
 #: Deletes, each with a JSON list of ids; the executions last.
 DELETES = tuple(
@@ -157,20 +212,31 @@ def listing(query: Filter) -> tuple[str, list[Any]]:
     """The statement of a filter, and its parameters."""
     terms: list[str] = []
     values: list[Any] = []
+    if query.ids is not None:
+        terms.append("e.id IN (SELECT value FROM json_each(?))")
+        values.append(as_json(query.ids))
     if query.status:
         terms.append(f"e.status IN ({', '.join('?' * len(query.status))})")
         values.extend(query.status)
-    if query.workflow_id is not None:
-        terms.append("e.workflow_id = ?")
-        values.append(query.workflow_id)
+    for column in ("workflow_id", "parent", "schedule"):
+        wanted = getattr(query, column)
+        if wanted is not None:
+            terms.append(f"e.{column} = ?")
+            values.append(wanted)
     if query.runnable_before is not None:
         terms.append("e.runnable_at <= ?")
         values.append(query.runnable_before)
     if query.unread_inbox:
         terms.append("e.inbox_last > e.inbox_done AND e.owner <> ''")
+    if query.driven:
+        terms.append("(e.owner <> '' OR e.runnable_at IS NOT NULL)")
+    if query.stuck:
+        terms.append(f"e.owner = '' AND e.runnable_at IS NULL AND e.waits LIKE '{OTHERS}%' AND e.{_UNFINISHED}")
     where = f" WHERE {' AND '.join(terms)}" if terms else ""
     newest = "e.created_at DESC, e.number DESC"
     order = newest if query.runnable_before is None else "e.runnable_at, e.priority DESC, e.number"
+    if query.parent is not None:
+        order = "e.created_at, e.number"
     return f"{_RECORDS}{where} ORDER BY {order} LIMIT ?", [*values, query.limit]
 
 
@@ -201,6 +267,12 @@ def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
 def changing_values(row: ExecutionRecord) -> tuple[Any, ...]:
     """Parameters of UPDATE_EXECUTION."""
     return (*(getattr(row, name) for name in _CHANGING), row.id)
+
+
+def lock(row: Sequence[Any], claims: Iterable[Sequence[Any]]) -> Lock:
+    """A lock of its row and those of its claims."""
+    name, limit, last_order, last_token = row
+    return Lock(name, limit, last_order, last_token, tuple(Claim(*claim) for claim in claims))
 
 
 def letter_values(letter: DeadLetter) -> tuple[Any, ...]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, TypeVar
 
+from rayflow.core.locks import Lock
 from rayflow.errors import RayflowError, StorageError
 from rayflow.storage import _sqlite as sql
-from rayflow.storage.base import Answer, Deliver, Existing, Operation, Refused
-from rayflow.storage.rules import Batch, Writer
+from rayflow.storage.batch import Batch
+from rayflow.storage.kept import ScheduleRecord
+from rayflow.storage.operations import Answer, Deliver, ExecutionRecord, Existing, Operation, Refused
+from rayflow.storage.rules import Writer
 
 T = TypeVar("T")
 
@@ -92,13 +95,61 @@ def _alone(db: sqlite3.Connection, operation: Operation) -> Answer:
     return answer
 
 
+class _Reads:
+    """See :class:`~rayflow.storage.batch.Reads`. What all operations need is read at once.
+
+    Args:
+        db: the connection, in a transaction.
+        operations: what will be decided.
+    """
+
+    def __init__(self, db: sqlite3.Connection, operations: Sequence[Operation]) -> None:
+        self._db = db
+        ids = {operation.execution_id for operation in operations}
+        self._heads: dict[str, ExecutionRecord | None] = dict.fromkeys(ids)
+        self._heads.update((row[0], sql.record(row)) for row in db.execute(sql.HEADS, (sql.as_json(ids),)))
+        delivered = [(op.execution_id, op.row.key) for op in operations if isinstance(op, Deliver)]
+        self._asked = set(delivered)
+        self._known: set[tuple[str, str]] = set(db.execute(sql.KEYS, (sql.as_json(delivered),))) if delivered else set()
+
+    def head(self, execution_id: str) -> ExecutionRecord | None:
+        if execution_id not in self._heads:
+            row = self._db.execute(sql.HEADS, (sql.as_json([execution_id]),)).fetchone()
+            self._heads[execution_id] = None if row is None else sql.record(row)
+        return self._heads[execution_id]
+
+    def had_key(self, execution_id: str, key: str) -> bool:
+        if (execution_id, key) in self._asked:
+            return (execution_id, key) in self._known
+        return self._db.execute(sql.KEY, (execution_id, key)).fetchone() is not None
+
+    def lock(self, name: str) -> Lock | None:
+        return read_lock(self._db, name)
+
+    def locks_of(self, execution_id: str) -> list[str]:
+        return [name for (name,) in self._db.execute(sql.LOCKS_OF, (execution_id,))]
+
+    def leased_locks(self) -> list[str]:
+        return [name for (name,) in self._db.execute(sql.LEASED)]
+
+    def singleton(self, key: str) -> str | None:
+        row = self._db.execute(sql.SINGLETON, (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def schedule(self, name: str) -> ScheduleRecord | None:
+        row = self._db.execute(sql.SCHEDULE, (name,)).fetchone()
+        return None if row is None else ScheduleRecord(*row)
+
+
+def read_lock(db: sqlite3.Connection, name: str) -> Lock | None:
+    """A lock with its claims, or None."""
+    row = db.execute(sql.LOCK, (name,)).fetchone()
+    return None if row is None else sql.lock(row, db.execute(sql.CLAIMS, (name,)))
+
+
 def apply(db: sqlite3.Connection, operations: Sequence[Operation]) -> list[Answer]:
     """Read what the operations concern, decide them in order, and write what was decided."""
-    ids = sql.as_json({operation.execution_id for operation in operations})
-    heads = {row[0]: sql.record(row) for row in db.execute(sql.HEADS, (ids,))}
-    delivered = [(op.execution_id, op.row.key) for op in operations if isinstance(op, Deliver)]
-    known = db.execute(sql.KEYS, (sql.as_json(delivered),)).fetchall() if delivered else ()
-    batch = Batch(heads, known)
+    batch = Batch(_Reads(db, operations))
     answers = [batch.apply(operation) for operation in operations]
     for statement, rows in _writes(batch):
         db.executemany(statement, rows)
@@ -108,13 +159,13 @@ def apply(db: sqlite3.Connection, operations: Sequence[Operation]) -> list[Answe
 
 
 def _writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
-    started = [batch.heads[name] for name in batch.started]
+    started = [_head(batch, name) for name in batch.started]
     if started:
         yield (sql.INSERT_EXECUTION, [sql.head_values(row) for row in started])
         yield (sql.INSERT_START, [(row.id, row.input, row.code, row.options) for row in started])
     changed = batch.changed.keys() - set(batch.started)
     if changed:
-        yield (sql.UPDATE_EXECUTION, [sql.changing_values(batch.heads[name]) for name in changed])
+        yield (sql.UPDATE_EXECUTION, [sql.changing_values(_head(batch, name)) for name in changed])
     if batch.journal:
         yield (sql.INSERT_JOURNAL, [(name, row.seq, row.body) for name, row in batch.journal])
     if batch.inbox:
@@ -128,6 +179,39 @@ def _writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.SAVE_NOTE, [(name, *sql.note_values(note)) for (name, _), note in batch.notes.items()])
     if batch.counts:
         yield (sql.ADD_TOTAL, list(batch.counts.items()))
+    yield from _rare_writes(batch)
+
+
+def _rare_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
+    if batch.inputs:
+        yield (sql.NEXT_RUN, [(data, name) for name, data in batch.inputs.items()])
+    if batch.journal_from:
+        yield (sql.FORGET_JOURNAL, list(batch.journal_from.items()))
+        yield (sql.FORGET_NOTES, [(name,) for name in batch.journal_from])  # they are of steps that are no more
+    if batch.locks:
+        yield from _lock_writes(batch)
+    if batch.schedules:
+        yield (sql.SAVE_SCHEDULE, [astuple(schedule) for schedule in batch.schedules.values()])
+
+
+def _head(batch: Batch, name: str) -> ExecutionRecord:
+    record = batch.heads[name]
+    assert record is not None
+    return record
+
+
+def _lock_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
+    gone: list[tuple[str, int]] = []
+    new: list[tuple[Any, ...]] = []
+    for name, (before, lock) in batch.locks.items():
+        known = {} if before is None else {claim.order: claim for claim in before.claims}
+        orders = {claim.order for claim in lock.claims}
+        gone.extend((name, order) for order in known if order not in orders)
+        new.extend(astuple(claim) for claim in lock.claims if known.get(claim.order) != claim)
+    locks = [lock for _, lock in batch.locks.values()]
+    yield (sql.SAVE_LOCK, [(lock.name, lock.limit, lock.last_order, lock.last_token) for lock in locks])
+    yield (sql.DELETE_CLAIM, gone)
+    yield (sql.SAVE_CLAIM, new)
 
 
 def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:

@@ -1,256 +1,20 @@
-"""The Store contract and its records.
+"""The Store contract.
 
-A store keeps records. Everything that changes an execution is an *operation*; whether an operation may be
-applied, and what it changes, is decided by :func:`rayflow.storage.rules.decide`, a pure function, so that each
-store only has to read the execution's row, ask, and write what it is told, inside one transaction.
+A store keeps records. Whether an operation may be applied, and what it changes, is decided by
+:class:`rayflow.storage.batch.Batch`, which is pure, so that each store only has to read what it asks for, and write
+what it is told, inside one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from rayflow.errors import RayflowError
+from rayflow.core.locks import Lock
 from rayflow.ids import ExecutionStatus
-
-# Part of the contract as well; "as" says to type checkers that they are meant to be had from here.
-from rayflow.storage.kept import DeadLetter as DeadLetter  # noqa: PLC0414
-from rayflow.storage.kept import DefinitionRecord as DefinitionRecord  # noqa: PLC0414
-from rayflow.storage.kept import PoolRecord as PoolRecord  # noqa: PLC0414
-from rayflow.storage.kept import StepNote as StepNote  # noqa: PLC0414
-
-
-# --- records ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class ExecutionRecord:
-    """The row of one execution: all that a list shows and that fencing needs, without its journal.
-
-    Args:
-        id: the execution's id.
-        workflow_id: the workflow's id.
-        version: the workflow's version at the start.
-        status: as of the committed journal.
-        priority: 0 to 9; higher first.
-        created_at: when the start was accepted.
-        updated_at: when the last operation was applied.
-        input: the encoded arguments.
-        identity: digest of workflow id and canonical input; empty if the input cannot be compared.
-        start_nonce: the starting client's nonce, so that its own retries are recognised.
-        code: encoded reference to the workflow's code.
-        options: encoded execution options.
-        environment: id of the code environment.
-        epoch: number of the newest owner; 0 before the first.
-        owner: nonce of the newest owner; empty if nobody drives the execution.
-        coordinator: name of the actor that drives it, for people.
-        last_seq: position of the newest journal entry.
-        last_digest: digest of the newest append.
-        inbox_last: number of the newest inbox row ever accepted.
-        inbox_done: inbox rows up to this number have been applied.
-        runnable_at: when it needs an owner; None while it has one, or needs none.
-        deadline: when the execution's own time is up.
-        result: the encoded result, once completed.
-        failure: the encoded failure, once failed, or why it is paused or was cancelled.
-    """
-
-    id: str
-    workflow_id: str
-    version: str
-    status: ExecutionStatus
-    priority: int
-    created_at: float
-    updated_at: float
-    input: bytes
-    identity: str
-    start_nonce: str
-    code: bytes
-    options: bytes
-    environment: str
-    epoch: int = 0
-    owner: str = ""
-    coordinator: str = ""
-    last_seq: int = 0
-    last_digest: str = ""
-    inbox_last: int = 0
-    inbox_done: int = 0
-    runnable_at: float | None = None
-    deadline: float | None = None
-    result: bytes | None = None
-    failure: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class JournalRow:
-    """One journal entry as a store keeps it: the encoded entry at its position."""
-
-    seq: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class InboxRow:
-    """Something from outside that waits to be applied: cancel, pause, resume, a carried result, a signal.
-
-    ``number`` is given by the store, from 1, in the order of acceptance.
-    """
-
-    key: str
-    kind: str
-    body: bytes
-    at: float
-    number: int = 0
-
-
-# --- operations -------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Create an execution. Answers :class:`Done`, or :class:`Existing` with the row that is there."""
-
-    record: ExecutionRecord
-
-    @property
-    def execution_id(self) -> str:
-        """The execution to be made."""
-        return self.record.id
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Become the execution's owner, if its epoch still is ``expected``."""
-
-    execution_id: str
-    expected: int
-    nonce: str
-    coordinator: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Append:
-    """Add entries to the journal, with what they change in the row, all or nothing.
-
-    Args:
-        execution_id: whose journal.
-        epoch: the writer's epoch.
-        first_seq: position of the first row.
-        rows: encoded entries, at least one.
-        digest: of the rows, to recognise this append when it is sent again.
-        at: when.
-        status: the status after these entries.
-        inbox_done: inbox rows up to this number are applied by these entries.
-        park: give the execution up: it needs no owner until ``runnable_at`` or an inbox row. Refused, with
-            ``Done.parked`` false and everything else applied, when inbox rows arrived that were not seen.
-        runnable_at: with ``park``, when it is needed again by itself; None for never.
-        deadline: the new deadline; None leaves it.
-        result: the encoded result, with a terminal status.
-        failure: the encoded failure, or the reason of a pause.
-        counts: what these entries add to the store's totals (steps completed, seconds of work …).
-        dead_letters: of the failed steps among these entries, at the positions of those.
-    """
-
-    execution_id: str
-    epoch: int
-    first_seq: int
-    rows: tuple[JournalRow, ...]
-    digest: str
-    at: float
-    status: ExecutionStatus
-    inbox_done: int = 0
-    park: bool = False
-    runnable_at: float | None = None
-    deadline: float | None = None
-    result: bytes | None = None
-    failure: bytes | None = None
-    counts: Mapping[str, float] = field(default_factory=dict)
-    dead_letters: tuple[DeadLetter, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Give an execution up without an entry: it needs no owner until ``runnable_at`` or an inbox row.
-
-    Args:
-        execution_id: the execution.
-        epoch: the writer's epoch.
-        runnable_at: when it is needed again by itself; None for never.
-        at: when.
-        seen: the newest inbox row that the owner has seen. If a newer one arrived, the execution is not given up,
-            which ``Done.parked`` says. None gives it up in any case, to be taken up at once if rows are not applied.
-    """
-
-    execution_id: str
-    epoch: int
-    runnable_at: float | None
-    at: float
-    seen: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Put a row into the inbox, once per key. Refused with InvalidTransition when the execution is over."""
-
-    execution_id: str
-    row: InboxRow
-    #: For rows that an owner itself keeps for later (results that arrive while paused): its epoch.
-    epoch: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rewind:
-    """Let a failed execution go on: compare-and-set on epoch and journal, bump the epoch, append the entry.
-
-    The dead letters of entries after ``to``, the last position that stays, are removed.
-    """
-
-    execution_id: str
-    expected: int
-    last_seq: int
-    row: JournalRow
-    digest: str
-    carried: tuple[InboxRow, ...]
-    deadline: float | None
-    at: float
-    to: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """Keep what running steps reported, the newest of each step. It changes nothing else of the execution."""
-
-    execution_id: str
-    epoch: int
-    notes: tuple[StepNote, ...]
-
-
-Operation = Start | Claim | Append | Release | Deliver | Rewind | Note
-
-
-# --- answers ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Applied and durable (or it was already)."""
-
-    epoch: int
-    last_seq: int
-    inbox_last: int
-    parked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Existing:
-    """A start met an execution that is there already."""
-
-    record: ExecutionRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Not applied; ``error`` says why (Fenced, CorruptRecord, InvalidTransition, ExecutionNotFound …)."""
-
-    error: RayflowError
-
-
-Answer = Done | Existing | Refused
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,17 +22,27 @@ class Filter:
     """Which executions a list answers; newest first.
 
     Args:
+        ids: only these executions; None for all.
         status: only these statuses; empty for all.
         workflow_id: only this workflow.
         runnable_before: only those that need an owner by then (oldest first, then by priority).
         unread_inbox: only owned ones with inbox rows that are not applied.
+        driven: only those that somebody owns, or that need an owner some time.
+        stuck: only unfinished ones that nobody owns and that wait for others alone, for any time.
+        parent: only children of this execution, in the order of their calls.
+        schedule: only those that this schedule started.
         limit: at most so many.
     """
 
+    ids: tuple[str, ...] | None = None
     status: tuple[ExecutionStatus, ...] = ()
     workflow_id: str | None = None
     runnable_before: float | None = None
     unread_inbox: bool = False
+    driven: bool = False
+    stuck: bool = False
+    parent: str | None = None
+    schedule: str | None = None
     limit: int = 1000
 
 
@@ -337,6 +111,21 @@ class Store(Protocol):
 
     async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
         """The inbox rows that are not applied, with numbers above ``after``, in order."""
+
+    async def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
+        """The locks, with their claims, by name; None for all that anybody has or waits for."""
+
+    async def save_schedule(self, record: ScheduleRecord) -> None:
+        """Keep a schedule; that of the same name is replaced."""
+
+    async def schedules(self) -> list[ScheduleRecord]:
+        """All schedules, by name."""
+
+    async def delete_schedule(self, name: str) -> bool:
+        """Forget a schedule; answers whether there was one."""
+
+    async def versions(self) -> list[tuple[str, str, int]]:
+        """Workflow id, version, and how many unfinished executions run it, of each that has any."""
 
     async def notes(self, execution_id: str) -> list[StepNote]:
         """The newest note of each step that has one, by step."""

@@ -10,7 +10,8 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from rayflow.storage.base import Answer, Operation, Store
+from rayflow.storage.base import Store
+from rayflow.storage.operations import Answer, Operation
 
 _Waiter = tuple[tuple[Operation, ...], "asyncio.Future[list[Answer]]"]
 

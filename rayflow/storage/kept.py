@@ -77,3 +77,24 @@ class PoolRecord:
     name: str
     config: bytes
     saved_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """A schedule as it was last saved.
+
+    Args:
+        name: its name.
+        spec: when it starts what, encoded.
+        state: where it is, encoded.
+        version: rises with every change of the spec or the state.
+        wake: when it is to be looked at again, in seconds since the epoch; None for never by itself.
+        created_at: when it was made.
+    """
+
+    name: str
+    spec: bytes
+    state: bytes
+    version: int
+    wake: float | None
+    created_at: float

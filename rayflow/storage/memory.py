@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from rayflow.core.locks import Lock
+from rayflow.core.waits import OTHERS
 from rayflow.errors import Fenced, StorageUnavailable
-from rayflow.storage.base import (
-    Answer,
-    DeadLetter,
-    DefinitionRecord,
-    ExecutionRecord,
-    Filter,
-    InboxRow,
-    JournalRow,
-    Operation,
-    PoolRecord,
-    StepNote,
-)
-from rayflow.storage.rules import Batch, Writer, check_writer, newer_note, next_writer
+from rayflow.storage.base import Filter
+from rayflow.storage.batch import Batch
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
+from rayflow.storage.rules import Writer, check_writer, newer_note, next_writer
 
 
 @dataclass(slots=True)
@@ -31,11 +26,44 @@ class MemoryData:
     keys: set[tuple[str, str]] = field(default_factory=set)
     letters: dict[tuple[str, int], DeadLetter] = field(default_factory=dict)
     notes: dict[str, dict[int, StepNote]] = field(default_factory=dict)
+    locks: dict[str, Lock] = field(default_factory=dict)
+    schedules: dict[str, ScheduleRecord] = field(default_factory=dict)
     definitions: dict[tuple[str, str], DefinitionRecord] = field(default_factory=dict)
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
     writer: Writer = field(default_factory=Writer)
+
+
+class _Reads:
+    """See :class:`~rayflow.storage.batch.Reads`."""
+
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
+
+    def head(self, execution_id: str) -> ExecutionRecord | None:
+        return self._data.executions.get(execution_id)
+
+    def had_key(self, execution_id: str, key: str) -> bool:
+        return (execution_id, key) in self._data.keys
+
+    def lock(self, name: str) -> Lock | None:
+        return self._data.locks.get(name)
+
+    def locks_of(self, execution_id: str) -> list[str]:
+        locks = self._data.locks.values()
+        return [lock.name for lock in locks if any(claim.execution_id == execution_id for claim in lock.claims)]
+
+    def leased_locks(self) -> list[str]:
+        locks = self._data.locks.values()
+        return [lock.name for lock in locks if any(claim.lease for claim in lock.claims)]
+
+    def singleton(self, key: str) -> str | None:
+        found = (r.id for r in self._data.executions.values() if r.singleton == key and not r.status.terminal)
+        return next(found, None)
+
+    def schedule(self, name: str) -> ScheduleRecord | None:
+        return self._data.schedules.get(name)
 
 
 class MemoryStore:
@@ -84,13 +112,19 @@ class MemoryStore:
         """See Store."""
         self._check_writer()
         data = self.data
-        ids = {operation.execution_id for operation in operations}
-        batch = Batch({name: data.executions[name] for name in ids if name in data.executions}, data.keys)
+        batch = Batch(_Reads(data))
         answers = [batch.apply(operation) for operation in operations]
         for name in [*batch.started, *batch.changed]:
-            data.executions[name] = batch.heads[name]
+            record = batch.heads[name]
+            assert record is not None
+            data.executions[name] = record if name not in batch.inputs else replace(record, input=batch.inputs[name])
         for name, entry in batch.journal:
             data.journals.setdefault(name, []).append(entry)
+        for name, first in batch.journal_from.items():
+            data.journals[name] = [row for row in data.journals[name] if row.seq >= first]
+            data.notes.pop(name, None)  # they are of steps that are no more
+        data.locks.update((name, lock) for name, (_, lock) in batch.locks.items())
+        data.schedules.update(batch.schedules)
         for name, row in batch.inbox:
             data.inboxes.setdefault(name, []).append(row)
             data.keys.add((name, row.key))
@@ -121,7 +155,9 @@ class MemoryStore:
         """See Store."""
         self._check_open()
         found = [record for record in self.data.executions.values() if _fits(record, query)]
-        if query.runnable_before is not None:
+        if query.parent is not None:
+            found.sort(key=lambda record: record.created_at)
+        elif query.runnable_before is not None:
             found.sort(key=lambda record: (record.runnable_at or 0.0, -record.priority))
         else:
             found.reverse()
@@ -131,7 +167,7 @@ class MemoryStore:
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
         """See Store."""
         self._check_open()
-        return self.data.journals.get(execution_id, [])[after:]  # gapless from 1
+        return [row for row in self.data.journals.get(execution_id, []) if row.seq > after]
 
     async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
         """See Store."""
@@ -140,6 +176,34 @@ class MemoryStore:
         if record is None:
             return []
         return self.data.inboxes.get(execution_id, [])[max(after, record.inbox_done) :]  # gapless from 1
+
+    async def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
+        """See Store."""
+        self._check_open()
+        wanted = [name for name, lock in self.data.locks.items() if lock.claims] if names is None else names
+        return [self.data.locks[name] for name in sorted(wanted) if name in self.data.locks]
+
+    async def save_schedule(self, record: ScheduleRecord) -> None:
+        """See Store."""
+        self._check_writer()
+        self.data.schedules[record.name] = record
+
+    async def schedules(self) -> list[ScheduleRecord]:
+        """See Store."""
+        self._check_open()
+        return sorted(self.data.schedules.values(), key=lambda record: record.name)
+
+    async def delete_schedule(self, name: str) -> bool:
+        """See Store."""
+        self._check_writer()
+        return self.data.schedules.pop(name, None) is not None
+
+    async def versions(self) -> list[tuple[str, str, int]]:
+        """See Store."""
+        self._check_open()
+        unfinished = [r for r in self.data.executions.values() if not r.status.terminal]
+        counts = Counter((record.workflow_id, record.version) for record in unfinished)
+        return [(workflow, version, count) for (workflow, version), count in sorted(counts.items())]
 
     async def notes(self, execution_id: str) -> list[StepNote]:
         """See Store."""
@@ -272,10 +336,23 @@ class MemoryStore:
 
 
 def _fits(record: ExecutionRecord, query: Filter) -> bool:
+    if query.ids is not None and record.id not in query.ids:
+        return False
     if query.status and record.status not in query.status:
         return False
     if query.workflow_id is not None and record.workflow_id != query.workflow_id:
         return False
     if query.runnable_before is not None and (record.runnable_at is None or record.runnable_at > query.runnable_before):
+        return False
+    if query.driven and record.owner == "" and record.runnable_at is None:
+        return False
+    if query.stuck and not (
+        record.owner == ""
+        and record.runnable_at is None
+        and record.waits.startswith(OTHERS)
+        and not record.status.terminal
+    ):
+        return False
+    if query.parent not in (None, record.parent) or query.schedule not in (None, record.schedule):
         return False
     return not query.unread_inbox or (record.owner != "" and record.inbox_last > record.inbox_done)

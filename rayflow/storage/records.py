@@ -2,8 +2,8 @@
 
 Format 1 of a record: the byte 1, four bytes of CRC-32, then msgpack. A journal row's checksum is seeded with its
 position, so that a row in the wrong place is found as well as a damaged one. An entry is
-``[kind, fields of the event]``, followed by what the code did (``issued, dropped, state, stages``) if it did
-anything. Kinds and the order of fields are part of the format: new fields are appended, with a default, and a
+``[kind, fields of the event]``, followed by what the code did (``issued, dropped, state, stages, patches, undos``) if
+it did anything. Kinds and the order of fields are part of the format: new fields are appended, with a default, and a
 kind is never given another meaning.
 """
 
@@ -19,15 +19,20 @@ from typing import Any
 import msgpack
 
 from rayflow.core.events import (
+    Answered,
+    Asked,
     AttemptFailed,
     CancelRequested,
+    Continued,
     DeadlinePassed,
     Ended,
     Entry,
     Event,
+    Forked,
     Paused,
     Resumed,
     Rewound,
+    SignalReceived,
     StageNote,
     Started,
     StepCompleted,
@@ -37,7 +42,7 @@ from rayflow.core.events import (
 from rayflow.errors import CorruptRecord, Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage._pack import UNICODE_ERRORS, Packers
-from rayflow.storage.base import JournalRow
+from rayflow.storage.operations import JournalRow
 
 FORMAT = 1
 _HEADER = 5
@@ -54,6 +59,11 @@ _KINDS: Mapping[type, int] = {
     Resumed: 9,
     Rewound: 10,
     Ended: 11,
+    SignalReceived: 12,
+    Answered: 13,
+    Asked: 14,
+    Forked: 15,
+    Continued: 16,
 }
 
 
@@ -67,6 +77,8 @@ def _getter(cls: Any) -> Callable[[Any], tuple[Any, ...]]:
 _WRITERS = {cls: (kind, _getter(cls)) for cls, kind in _KINDS.items()}
 _failure_fields = _getter(Failure)
 _stage_fields = _getter(StageNote)
+_effect_fields = attrgetter("issued", "dropped", "state", "stages", "patches", "undos")
+_signal_fields = _getter(SignalReceived)
 
 
 def _default(value: object) -> tuple[Any, ...]:
@@ -74,6 +86,8 @@ def _default(value: object) -> tuple[Any, ...]:
         return _failure_fields(value)
     if type(value) is StageNote:
         return _stage_fields(value)
+    if type(value) is SignalReceived:
+        return _signal_fields(value)
     raise TypeError(f"a journal entry cannot hold a {type(value).__name__}")
 
 
@@ -83,8 +97,8 @@ _packers = Packers(_default, strict_types=False)
 def encode_entry(entry: Entry) -> bytes:
     """The entry as bytes; its position is kept by the row and checked when it is read."""
     kind, getter = _WRITERS[type(entry.event)]
-    if entry.issued or entry.dropped or entry.state or entry.stages:
-        body = (kind, getter(entry.event), entry.issued, entry.dropped, entry.state, entry.stages)
+    if entry.issued or entry.dropped or entry.state or entry.stages or entry.patches or entry.undos:
+        body = (kind, getter(entry.event), *_effect_fields(entry))
         return _seal(_packers.pack(body), entry.seq)
     return _seal(_packers.pack((kind, getter(entry.event))), entry.seq)
 
@@ -107,8 +121,9 @@ def decode_entry(execution_id: str, seq: int, body: bytes) -> Entry:
         event = _READERS[kind](values)
         if not effects:
             return Entry(seq, event)
-        issued, dropped, state, stages = effects
-        return Entry(seq, event, issued, dropped, state, tuple(StageNote(*stage) for stage in stages))
+        issued, dropped, state, stages, patches, undos = effects
+        notes = tuple(StageNote(*stage) for stage in stages)
+        return Entry(seq, event, issued, dropped, state, notes, patches, undos)
     except (TypeError, ValueError, KeyError) as error:
         raise CorruptRecord(execution_id, f"{where} has a form that this rayflow does not know: {error!r}") from error
 
@@ -185,5 +200,6 @@ def _reader(cls: Any) -> Callable[[tuple[Any, ...]], Event]:
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "failure": lambda values: Failure(*values),
     "status": ExecutionStatus,
+    "signals": lambda values: tuple(SignalReceived(*signal) for signal in values),
 }
 _READERS = {kind: _reader(cls) for cls, kind in _KINDS.items()}

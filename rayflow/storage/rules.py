@@ -17,30 +17,28 @@ The rules (docs/architecture.md, "Rules of the protocol"):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from rayflow.errors import CorruptRecord, ExecutionNotFound, Fenced, InvalidTransition, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import (
-    Answer,
+from rayflow.storage.kept import DeadLetter, StepNote
+from rayflow.storage.operations import (
     Append,
     Claim,
-    DeadLetter,
     Deliver,
     Done,
+    ExecutionOperation,
     ExecutionRecord,
     Existing,
     InboxRow,
     JournalRow,
     Note,
-    Operation,
     Refused,
     Release,
     Rewind,
     Start,
-    StepNote,
 )
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -60,11 +58,14 @@ class Write:
     notes: tuple[StepNote, ...] = ()
     #: What to add to the store's totals, in the same transaction.
     counts: Mapping[str, float] = field(default_factory=dict)
+    #: The position before which the journal's rows go, and the input of the next run.
+    journal_from: int | None = None
+    next_run: bytes | None = None
 
 
 # --- executions -------------------------------------------------------------------------------------------
 def decide(
-    record: ExecutionRecord | None, operation: Operation, *, known_key: bool = False
+    record: ExecutionRecord | None, operation: ExecutionOperation, *, known_key: bool = False
 ) -> Write | Existing | Refused:
     """Whether an operation may be applied to a row, and what it writes.
 
@@ -76,7 +77,7 @@ def decide(
     if isinstance(operation, Start):
         if record is not None:
             return Existing(record)
-        return _write(operation.record, counts={"executions_started": 1})
+        return _write(operation.record, rows=operation.rows, counts={"executions_started": 1})
     if record is None:
         return Refused(ExecutionNotFound(operation.execution_id))
     match operation:
@@ -105,8 +106,11 @@ def _write(
     parked: bool = False,
     counts: Mapping[str, float] = _NOTHING,
 ) -> Write:
-    answer = Done(epoch=record.epoch, last_seq=record.last_seq, inbox_last=record.inbox_last, parked=parked)
-    return Write(record, answer, rows, inbox, letters, letters_after, notes, counts)
+    return Write(record, _done(record, parked=parked), rows, inbox, letters, letters_after, notes, counts)
+
+
+def _done(record: ExecutionRecord, *, parked: bool) -> Done:
+    return Done(epoch=record.epoch, last_seq=record.last_seq, inbox_last=record.inbox_last, parked=parked)
 
 
 def _stale(record: ExecutionRecord, epoch: int) -> Refused:
@@ -150,7 +154,7 @@ def _append(record: ExecutionRecord, op: Append) -> Write | Refused:
         return Refused(CorruptRecord(record.id, f"an append of {op.first_seq} to {last} holds entries {seqs}"))
     if last <= record.last_seq:
         if last == record.last_seq and op.digest == record.last_digest:
-            return _write(record, parked=record.owner == "" and op.park)  # sent again; already durable
+            return _write(record, parked=record.owner == "")  # sent again; already durable
         if last < record.last_seq:
             return _write(record)  # an older append of this epoch, late: it is in there
         return Refused(CorruptRecord(record.id, f"two different appends end at entry {last} in epoch {op.epoch}"))
@@ -175,32 +179,34 @@ def _append(record: ExecutionRecord, op: Append) -> Write | Refused:
 
 
 def _apply(record: ExecutionRecord, op: Append, last: int) -> Write:
-    done = max(record.inbox_done, op.inbox_done)
-    over = op.status.terminal
-    park = op.park and (done == record.inbox_last or over)
-    released = park or over
+    over, again = op.status.terminal, op.next_run is not None
     counts = dict(op.counts)
     if over:
         counts[f"executions_{op.status}"] = counts.get(f"executions_{op.status}", 0) + 1
         counts["execution_seconds"] = counts.get("execution_seconds", 0) + max(0.0, op.at - record.created_at)
-    return _write(
-        replace(
-            record,
-            status=op.status,
-            updated_at=op.at,
-            last_seq=last,
-            last_digest=op.digest,
-            inbox_done=record.inbox_last if over else done,
-            owner="" if released else record.owner,
-            runnable_at=op.runnable_at if park and not over else None,
-            deadline=record.deadline if op.deadline is None else op.deadline,
-            result=op.result,
-            failure=op.failure,
-        ),
+    written = replace(
+        record,
+        status=op.status,
+        updated_at=op.at,
+        last_seq=last,
+        last_digest=op.digest,
+        inbox_done=max(record.inbox_done, op.inbox_done),
+        owner="" if over or again else record.owner,
+        runnable_at=op.at if again else None,
+        deadline=record.deadline if op.deadline is None else op.deadline,
+        result=op.result,
+        failure=op.failure,
+        waits=record.waits if op.waits is None else op.waits,
+        run=record.run + again,
+    )
+    return Write(
+        written,
+        _done(written, parked=over or again),
         rows=op.rows,
         letters=op.dead_letters,
-        parked=park,
         counts=counts,
+        journal_from=last if again else None,
+        next_run=op.next_run,
     )
 
 
@@ -213,7 +219,8 @@ def _release(record: ExecutionRecord, op: Release) -> Write | Refused:
         return _write(record)
     unread = op.seen is None and record.inbox_last > record.inbox_done
     wake = op.at if unread and (op.runnable_at is None or op.runnable_at > op.at) else op.runnable_at
-    return _write(replace(record, owner="", runnable_at=wake, updated_at=op.at), parked=True)
+    waits = record.waits if op.waits is None else op.waits
+    return _write(replace(record, owner="", runnable_at=wake, updated_at=op.at, waits=waits), parked=True)
 
 
 def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write | Refused:
@@ -227,12 +234,18 @@ def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write 
         return Refused(InvalidTransition(record.id, status=record.status, action=op.row.kind))
     number = record.inbox_last + 1
     wake = record.runnable_at
-    if record.owner == "":
+    if record.owner == "" and not _begins_later(record, op):
         wake = op.row.at if wake is None else min(wake, op.row.at)
     return _write(
         replace(record, inbox_last=number, runnable_at=wake, updated_at=max(record.updated_at, op.row.at)),
         inbox=(replace(op.row, number=number),),
     )
+
+
+def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
+    """Whether the row is to wait for the beginning of an execution whose start was delayed."""
+    fresh = record.epoch == 0 and record.last_seq == 0
+    return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
 
 def _rewind(record: ExecutionRecord, op: Rewind) -> Write | Refused:
@@ -255,10 +268,12 @@ def _rewind(record: ExecutionRecord, op: Rewind) -> Write | Refused:
             last_seq=op.row.seq,
             last_digest=op.digest,
             inbox_last=record.inbox_last + len(inbox),
+            inbox_done=record.inbox_last,  # of what came too late, the signals are carried along
             runnable_at=op.at,
             deadline=op.deadline,
             updated_at=op.at,
             failure=None,
+            waits="",
         ),
         rows=(op.row,),
         inbox=inbox,
@@ -279,62 +294,6 @@ def newer_note(known: StepNote | None, note: StepNote) -> StepNote:
     if known is not None and (known.attempt, known.at) > (note.attempt, note.at):
         return known
     return note
-
-
-class Batch:
-    """Operations decided one after the other, each on what the ones before it made of the rows.
-
-    It owns what is to be written; the store owns reading the rows before, and writing all of it in the same
-    transaction.
-
-    Args:
-        heads: the rows of the executions concerned, as read in this transaction; absent ones are left out.
-        keys: which (execution, key) pairs the inbox has had, of those that the operations deliver.
-    """
-
-    def __init__(self, heads: Mapping[str, ExecutionRecord], keys: Iterable[tuple[str, str]] = ()) -> None:
-        self.heads = dict(heads)
-        self._keys = set(keys)
-        self.started: list[str] = []
-        self.changed: dict[str, None] = {}
-        self.journal: list[tuple[str, JournalRow]] = []
-        self.inbox: list[tuple[str, InboxRow]] = []
-        #: By execution and step, to be written after what ``letters_after`` says is deleted.
-        self.letters: dict[tuple[str, int], DeadLetter] = {}
-        self.letters_after: dict[str, int] = {}
-        self.notes: dict[tuple[str, int], StepNote] = {}
-        self.counts: dict[str, float] = {}
-
-    def apply(self, operation: Operation) -> Answer:
-        """Decide one operation and note what it writes."""
-        name = operation.execution_id
-        before = self.heads.get(name)
-        known = isinstance(operation, Deliver) and (name, operation.row.key) in self._keys
-        decision = decide(before, operation, known_key=known)
-        if not isinstance(decision, Write):
-            return decision
-        if before is None:
-            self.started.append(name)
-        elif decision.record is not before:
-            self.changed[name] = None
-        self.heads[name] = decision.record
-        self.journal.extend((name, row) for row in decision.rows)
-        self.inbox.extend((name, row) for row in decision.inbox)
-        self._keys.update((name, row.key) for row in decision.inbox)
-        if decision.letters_after is not None:
-            self._drop_letters(name, decision.letters_after)
-        self.letters.update(((name, letter.step), letter) for letter in decision.letters)
-        for note in decision.notes:
-            self.notes[name, note.step] = newer_note(self.notes.get((name, note.step)), note)
-        for counter, amount in decision.counts.items():
-            self.counts[counter] = self.counts.get(counter, 0) + amount
-        return decision.answer
-
-    def _drop_letters(self, name: str, after: int) -> None:
-        self.letters_after[name] = min(after, self.letters_after.get(name, after))
-        for key, letter in list(self.letters.items()):
-            if key[0] == name and letter.seq > after:
-                del self.letters[key]
 
 
 # --- the writer -------------------------------------------------------------------------------------------

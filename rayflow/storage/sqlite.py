@@ -19,22 +19,14 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
+from rayflow.core.locks import Lock
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage import _sqlite as sql
 from rayflow.storage._sqlite_batch import InDoubtError, commit, transaction
 from rayflow.storage._sqlite_open import SqliteFile, on_thread
-from rayflow.storage.base import (
-    Answer,
-    DeadLetter,
-    DefinitionRecord,
-    ExecutionRecord,
-    Filter,
-    InboxRow,
-    JournalRow,
-    Operation,
-    PoolRecord,
-    StepNote,
-)
+from rayflow.storage.base import Filter
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
 from rayflow.storage.rules import Writer, check_writer, next_writer
 
 T = TypeVar("T")
@@ -209,6 +201,32 @@ class SqliteStore:
     async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
         """See Store."""
         return [InboxRow(*row) for row in await self._read(sql.INBOX, (execution_id, after))]
+
+    async def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
+        """See Store."""
+        if names is None:
+            names = [name for (name,) in await self._read(sql.CLAIMED)]
+        found: list[Lock] = []
+        for name in sorted(names):
+            rows, claims = await self._read(sql.LOCK, (name,)), await self._read(sql.CLAIMS, (name,))
+            found.extend(sql.lock(row, claims) for row in rows)
+        return found
+
+    async def save_schedule(self, record: ScheduleRecord) -> None:
+        """See Store."""
+        await self._write(lambda db, _: db.execute(sql.SAVE_SCHEDULE, astuple(record)))
+
+    async def schedules(self) -> list[ScheduleRecord]:
+        """See Store."""
+        return [ScheduleRecord(*row) for row in await self._read(sql.SCHEDULES)]
+
+    async def delete_schedule(self, name: str) -> bool:
+        """See Store."""
+        return await self._write(lambda db, _: db.execute(sql.DELETE_SCHEDULE, (name,)).rowcount > 0)
+
+    async def versions(self) -> list[tuple[str, str, int]]:
+        """See Store."""
+        return [tuple(row) for row in await self._read(sql.VERSIONS)]
 
     async def notes(self, execution_id: str) -> list[StepNote]:
         """See Store."""

@@ -26,6 +26,7 @@ SAMPLES: dict[Any, Any] = {
     float: 1.5,
     bool: True,
     tuple[str, ...]: ("one", "two"),
+    tuple[tuple[str, str], ...]: (("one", "lock"), ("two", "")),
     Failure: Failure("ValueError", "no", traceback="Traceback …", retryable=False, mro=("ValueError",), step=3),
 }
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import (
+from rayflow.storage.base import Store
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, StepNote
+from rayflow.storage.operations import (
     Append,
     Claim,
-    DeadLetter,
-    DefinitionRecord,
     Deliver,
     Done,
     ExecutionRecord,
@@ -20,12 +20,10 @@ from rayflow.storage.base import (
     JournalRow,
     Note,
     Operation,
-    PoolRecord,
     Refused,
+    Release,
     Rewind,
     Start,
-    StepNote,
-    Store,
 )
 from rayflow.storage.records import append_digest
 
@@ -84,6 +82,11 @@ def append(
 
 def end(name: str = "x", *, status: ExecutionStatus = ExecutionStatus.COMPLETED, **changes: Any) -> Append:
     return append(name, status=status, bodies=(b"ended",), **changes)
+
+
+def park(name: str = "x", *, until: float | None = None, seen: int = 0, epoch: int = 1, at: float = NOW) -> Release:
+    """Give an execution up, as an owner does that has seen its inbox up to a row."""
+    return Release(name, epoch, until, at, seen)
 
 
 def deliver(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from rayflow.errors import Fenced, InvalidTransition
-from rayflow.storage.base import InboxRow, Store
+from rayflow.storage.base import Store
+from rayflow.storage.operations import InboxRow
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, append, claim, deliver, done, end, refused, row, start
+from tests.contract.operations import NOW, append, claim, deliver, done, end, park, refused, row, start
 
 
 def test_rows_are_numbered_in_the_order_of_acceptance(stores: Stores) -> None:
@@ -57,7 +58,7 @@ def test_applied_rows_are_no_longer_in_the_inbox(stores: Stores) -> None:
 
 def test_a_row_wakes_a_parked_execution_in_the_same_transaction(stores: Stores) -> None:
     async def body(store: Store) -> None:
-        await done(store, start(), claim(), append(park=True))
+        await done(store, start(), claim(), append(), park())
         assert (await row(store)).runnable_at is None
         await done(store, deliver(at=NOW + 5))
         assert (await row(store)).runnable_at == NOW + 5
@@ -90,7 +91,7 @@ def test_an_owner_keeps_rows_for_later_while_it_is_the_owner(stores: Stores) -> 
     async def body(store: Store) -> None:
         await done(store, start(), claim(), deliver(key="result:1", epoch=1))
         await refused(store, deliver(key="result:2", epoch=0), Fenced)
-        await done(store, append(park=True, inbox_done=1))
+        await done(store, append(inbox_done=1), park(seen=1))
         await done(store, deliver(key="result:1", epoch=1))  # sent again
         await refused(store, deliver(key="result:2", epoch=1), Fenced)
         assert (await row(store)).inbox_last == 1

@@ -8,9 +8,10 @@ import pytest
 
 from rayflow.errors import CorruptRecord, Fenced
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import Done, JournalRow, Store
+from rayflow.storage.base import Store
+from rayflow.storage.operations import Done, JournalRow
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, append, claim, deliver, done, end, refused, row, start
+from tests.contract.operations import NOW, append, claim, deliver, done, end, park, refused, row, start
 
 
 def test_rows_are_read_back_in_order_and_from_a_position(stores: Stores) -> None:
@@ -111,12 +112,12 @@ def test_nobody_appends_without_a_claim(stores: Stores) -> None:
 
 def test_parking_gives_the_execution_up_until_it_is_due(stores: Stores) -> None:
     async def body(store: Store) -> None:
-        park = append(park=True, runnable_at=NOW + 60)
-        answer = await done(store, start(), claim(), park)
+        await done(store, start(), claim(), append())
+        answer = await done(store, park(until=NOW + 60))
         assert answer == Done(epoch=1, last_seq=1, inbox_last=0, parked=True)
         parked = await row(store)
         assert (parked.owner, parked.runnable_at, parked.status) == ("", NOW + 60, ExecutionStatus.RUNNING)
-        assert await done(store, park) == answer  # sent again
+        assert await done(store, park(until=NOW + 60)) == answer  # sent again
         assert "given up" in str(await refused(store, append(first=2), Fenced))
         await done(store, claim(expected=1, nonce="next"), append(first=2, epoch=2))
 
@@ -125,13 +126,21 @@ def test_parking_gives_the_execution_up_until_it_is_due(stores: Stores) -> None:
 
 def test_parking_is_refused_while_an_inbox_row_was_not_seen(stores: Stores) -> None:
     async def body(store: Store) -> None:
-        await done(store, start(), claim(), deliver())
-        answer = await done(store, append(park=True, runnable_at=NOW + 60))
+        await done(store, start(), claim(), append(), deliver())
+        answer = await done(store, park(until=NOW + 60))
         assert answer == Done(epoch=1, last_seq=1, inbox_last=1, parked=False)
         kept = await row(store)
         assert (kept.owner, kept.runnable_at, kept.last_seq) == ("owner", None, 1)
-        assert (await done(store, append(first=2, park=True, inbox_done=1))).parked
+        assert (await done(store, append(first=2, inbox_done=1), park(seen=1))).parked
         assert ((await row(store)).owner, (await row(store)).runnable_at) == ("", None)
+
+    stores.run(body)
+
+
+def test_an_append_sent_again_after_parking_says_that_nobody_owns_it(stores: Stores) -> None:
+    async def body(store: Store) -> None:
+        await done(store, start(), claim(), append(), park())
+        assert (await done(store, append())).parked
 
     stores.run(body)
 
@@ -143,8 +152,8 @@ def test_the_end_is_final(stores: Stores, status: ExecutionStatus) -> None:
         await done(store, start(), claim(), deliver(), operation)
         over = await row(store)
         assert (over.status, over.result, over.failure) == (status, b"result", b"failure")
-        assert (over.owner, over.runnable_at, over.inbox_done) == ("", None, 1)
-        assert await store.inbox("x") == []
+        assert (over.owner, over.runnable_at, over.inbox_done) == ("", None, 0)
+        assert [left.number for left in await store.inbox("x")] == [1]  # it came too late, and stays visible
         assert await store.totals() == {
             "executions_started": 1,
             f"executions_{status}": 1,

@@ -7,7 +7,7 @@ import pytest
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, append, claim, definition, deliver, done, end, pool, start
+from tests.contract.operations import NOW, append, claim, definition, deliver, done, end, park, pool, start
 
 
 async def listed(store: Store, query: Filter) -> list[str]:
@@ -61,7 +61,7 @@ def test_owned_executions_with_unread_inbox_rows_are_listed(stores: Stores) -> N
     async def body(store: Store) -> None:
         for name in ("unread", "read", "parked", "over", "quiet"):
             await done(store, start(name), claim(name))
-        await done(store, append("parked", park=True))
+        await done(store, append("parked"), park("parked"))
         await done(store, *(deliver(name) for name in ("unread", "read", "parked", "over")))
         await done(store, append("read", inbox_done=1), end("over"))
         assert await listed(store, Filter(unread_inbox=True)) == ["unread"]

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from rayflow.core.actions import InboxItem, Letter, RunAttempt, StopAttempt
+from rayflow.core.actions import Ask, InboxItem, Letter, RunAttempt, StopAttempt
 from rayflow.core.events import (
+    Answered,
     AttemptFailed,
     CancelRequested,
     Entry,
     Event,
+    Forked,
     Paused,
     Resumed,
     Rewound,
+    SignalReceived,
     StepCompleted,
     StepFailed,
 )
 from rayflow.core.execution import Execution
+from rayflow.core.forks import plan_fork
 from rayflow.core.journal import plan_rewind
 from rayflow.core.loop import CALLBACK_BUDGET
 from rayflow.core.machine import Machine
 from rayflow.core.retry import WORKER_DIED
+from rayflow.definition.context import LockCall
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.definition.step import Step, StepSettings, step
 from rayflow.errors import Failure, class_name
-from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.records import decode_entry, encode_entry
+from tests.core.others import CODEC, Others
 
-Flow = Callable[[], Coroutine[Any, Any, Any]]
+Flow = Callable[..., Coroutine[Any, Any, Any]]
 
-CODEC = MsgpackCodec()
+#: What comes of an attempt, of what is asked of others, or of a signal that is waited for.
+Reply = Callable[[Any], Any]
+
 NO_RETRY = ExecutionOptions(retry=RetryPolicy(max_retries=0))
 
 
@@ -70,6 +78,7 @@ class Shell:
 
     Args:
         flow: makes the workflow's coroutine.
+        args: its arguments, by place and by name.
         options: the execution's.
         deadline: the execution's.
         journal: what an earlier shell wrote.
@@ -82,6 +91,7 @@ class Shell:
         self,
         flow: Flow,
         *,
+        args: tuple[Sequence[Any], Mapping[str, Any]] = ((), {}),
         options: ExecutionOptions = NO_RETRY,
         deadline: float | None = None,
         journal: Sequence[Entry] = (),
@@ -90,20 +100,31 @@ class Shell:
         budget: int = CALLBACK_BUDGET,
     ) -> None:
         self.flow, self.options, self.deadline, self.now, self.budget = flow, options, deadline, now, budget
+        self.args = args
         self.told = Told()
         self.machine = Machine(
-            flow, execution_id="e", workflow_id="w", payloads=CODEC, budget=budget, on_unhandled=self.told
+            lambda: flow(*args[0], **args[1]),
+            execution_id="e",
+            workflow_id="w",
+            payloads=CODEC,
+            check=inspect.signature(flow).bind,
+            budget=budget,
+            on_unhandled=self.told,
         )
         self.execution = Execution(self.machine, options, deadline=deadline)
         self.journal = list(journal)
         self.rows = list(rows)
         self.inbox_done = 0
-        #: For each entry, up to which row the inbox was applied when it was written.
+        #: For each entry, up to which row the inbox was applied when it was written, and how many rows it had by then.
         self.done_at: list[int] = [0] * len(self.journal)
+        self.rows_at: list[int] = [len(self.rows)] * len(self.journal)
         #: Attempts under way, by step number; and every attempt and stop so far, in order.
         self.running: dict[int, RunAttempt] = {}
         self.started: list[tuple[str, int]] = []
         self.stopped: list[tuple[int, int]] = []
+        self.others = Others()
+        #: The encoded arguments of the next run, once the execution continued as new.
+        self.next_run: bytes | None = None
         self.counts: dict[str, int] = {}
         self.letters: list[Letter] = []
 
@@ -114,31 +135,69 @@ class Shell:
         return self.collect()
 
     def restored(self, flow: Flow | None = None, *, entries: int | None = None) -> Shell:
-        """Another shell that takes the execution up from what this one wrote, or from the first so many entries."""
+        """Another shell that takes the execution up from what this one wrote, or from the first so many entries.
+
+        What came from others after those entries is lost: signals and answers are sent again by who finishes it.
+        """
         kept = self.journal if entries is None else self.journal[:entries]
         other = Shell(
             flow or self.flow,
+            args=self.args,
             options=self.options,
             deadline=self.deadline,
             journal=recorded(kept),
-            rows=self.rows,
+            rows=self.rows if entries is None else self._rows_after(entries),
             now=self.now if entries is None else kept[-1].event.at,
             budget=self.budget,
         )
         done = self.inbox_done if entries is None else self.done_at[entries - 1]
-        other.inbox_done, other.done_at = done, self.done_at[: len(kept)]
-        items = list(enumerate(self.rows, 1))[done:]
+        other.inbox_done, other.done_at, other.rows_at = done, self.done_at[: len(kept)], self.rows_at[: len(kept)]
+        other.others = self.others.copy() if entries is None else self.others.as_of(kept)
+        items = list(enumerate(other.rows, 1))[done:]
         other.execution.restore(other.journal, items, other.now, seen=done)
         return other.collect()
+
+    def _rows_after(self, entries: int) -> list[InboxItem]:
+        known = self.rows_at[entries - 1]
+        later = (row for row in self.rows[known:] if not isinstance(row, SignalReceived | Answered))
+        return [*self.rows[:known], *later]
 
     def rewound(self, flow: Flow | None = None) -> Shell:
         """Another shell, after the failed execution was told to go on."""
         plan = plan_rewind("e", self.journal)
         self.journal.append(Entry(len(self.journal) + 1, Rewound(self.now, plan.to)))
+        left = [row for row in self.rows[self.inbox_done :] if isinstance(row, SignalReceived)]
         self.inbox_done = len(self.rows)
         self.done_at.append(self.inbox_done)
-        self.rows.extend(plan.carried)
+        self.rows.extend((*plan.carried, *left))
+        self.rows_at.append(len(self.rows))
         return self.restored(flow)
+
+    def forked(self, before: str | int, flow: Flow | None = None, **state: Any) -> Shell:
+        """Another execution, which takes over what happened until a call was issued."""
+        plan = plan_fork("e", self.journal, before)
+        encoded = {key: CODEC.encode(value) for key, value in state.items()}
+        last = Entry(len(plan.entries) + 1, Forked(self.now, "e", plan.to, encoded))
+        journal = [*plan.entries, last]
+        other = Shell(flow or self.flow, args=self.args, options=self.options, journal=journal, now=self.now)
+        return other.restored()
+
+    def run_on(self, flow: Flow | None = None) -> Shell:
+        """The next run of an execution that continued as new."""
+        assert self.next_run is not None, "it did not continue as new"
+        other = Shell(
+            flow or self.flow,
+            args=CODEC.decode(self.next_run),
+            options=self.options,
+            deadline=self.deadline,
+            journal=self.journal[-1:],
+            rows=self.rows,
+            now=self.now,
+        )
+        other.inbox_done, other.done_at = self.inbox_done, self.done_at[-1:]
+        items = list(enumerate(other.rows, 1))[other.inbox_done :]
+        other.execution.restore(other.journal, items, other.now, seen=other.inbox_done)
+        return other.collect()
 
     # --- what happens --------------------------------------------------------------------------------------
     def collect(self) -> Shell:
@@ -148,6 +207,10 @@ class Shell:
             self.journal.extend(recorded(work.entries))
             before, self.inbox_done = self.inbox_done, max(self.inbox_done, work.inbox_done)
             self.done_at.extend([before] * (len(work.entries) - 1) + [self.inbox_done] * bool(work.entries))
+            self.rows_at.extend([len(self.rows)] * len(work.entries))
+            assert work.entries or not work.asks, "what is asked goes with an entry"
+            self.others.take(work.asks)
+            self.next_run = self.next_run if work.run is None else work.run
             for name, count in work.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count
             self.letters.extend(work.letters)
@@ -185,6 +248,15 @@ class Shell:
     def cancel(self, reason: str = "enough") -> Shell:
         """Somebody cancels it."""
         return self.deliver(CancelRequested(self.now, reason))
+
+    def signal(self, name: str, payload: Any = None) -> Shell:
+        """Somebody sends it a signal."""
+        return self.deliver(SignalReceived(self.now, name, CODEC.encode(payload)))
+
+    def answer(self, name: str | Ask, value: Any = None, failure: Failure | None = None) -> Shell:
+        """What was asked for is answered: the oldest ask for that name. See :meth:`Others.answer`."""
+        ask = self.others.first(name) if isinstance(name, str) else name
+        return self.deliver(self.others.answer(ask, self.now, value, failure))
 
     def run_of(self, name: str) -> RunAttempt:
         """The oldest attempt under way at a step of that name."""
@@ -235,23 +307,38 @@ class Shell:
         assert due is not None, "it waits for nothing"
         return self.pass_time(max(0.0, due - self.now))
 
-    def finish(self, answer: Callable[[RunAttempt], Any] = lambda run: None) -> Shell:
-        """Let every attempt succeed, oldest first, and time pass where nothing runs, until it ends.
+    def finish(self, answer: Reply = lambda asked: None) -> Shell:
+        """Let every attempt succeed, oldest first, until it ends.
+
+        Where nothing runs, others answer, oldest first; then signals come that are waited for; then time passes.
 
         Args:
-            answer: what an attempt comes to; a Failure lets it fail.
+            answer: what an attempt, what is asked of others, or a signal (by its name) comes to; a Failure lets an
+                attempt or an ask fail.
         """
         while self.execution.outcome is None:
-            run = next(iter(self.running.values()), None)
-            if run is None:
-                self.wake()
-                continue
-            value = answer(run)
-            if isinstance(value, Failure):
-                self.fail(run.call.name, value)
-            else:
-                self.complete(run.call.name, value)
+            self.one_thing(answer)
         return self
+
+    def one_thing(self, answer: Reply = lambda asked: None) -> Shell:
+        """Let happen what is next. See :meth:`finish`."""
+        run = next(iter(self.running.values()), None)
+        if run is not None:
+            value, name = answer(run), run.call.name
+            return self.fail(name, value) if isinstance(value, Failure) else self.complete(name, value)
+        ask = next((ask for ask in self.others.open.values() if self.others.free(ask)), None)
+        if ask is not None:
+            value = self.next_token() if isinstance(ask.call, LockCall) else answer(ask)
+            return self.answer(ask, failure=value) if isinstance(value, Failure) else self.answer(ask, value)
+        awaited = self.execution.awaited_signals
+        if awaited:
+            return self.signal(awaited[0][0], answer(awaited[0][0]))
+        return self.wake()
+
+    def next_token(self) -> int:
+        """A fencing token above all that were granted."""
+        values = (event.value for event in self.events if isinstance(event, Answered))
+        return 1 + max((value for value in values if isinstance(value, int)), default=0)
 
     # --- what came of it -----------------------------------------------------------------------------------
     @property
@@ -280,16 +367,20 @@ class Shell:
         return sum(isinstance(event, kind) for event in self.events)
 
 
-def run(flow: Flow, answer: Callable[[RunAttempt], Any] = lambda run: None, **given: Any) -> Shell:
+def run(flow: Flow, answer: Reply = lambda asked: None, **given: Any) -> Shell:
     """Run a workflow to its end."""
     return Shell(flow, **given).begin().finish(answer)
 
 
-def sweep(shell: Shell, answer: Callable[[RunAttempt], Any] = lambda run: None) -> None:
+def sweep(shell: Shell, answer: Reply = lambda asked: None) -> None:
     """Crash after each entry of a finished execution, go on, and compare: same journal, nothing recorded runs again."""
     for entries in range(1, len(shell.journal)):
         other = shell.restored(entries=entries)
-        known = {e.event.step for e in shell.journal[:entries] if isinstance(e.event, StepCompleted | StepFailed)}
+        known = {
+            e.event.step for e in shell.journal[:entries] if isinstance(e.event, StepCompleted | StepFailed | Answered)
+        }
         assert known.isdisjoint(other.running), entries
+        assert not other.others.log, "what the journal says is asked is not asked again"
         other.finish(answer)
         assert other.journal == shell.journal, entries
+        assert other.next_run == shell.next_run, entries

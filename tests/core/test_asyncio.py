@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+import rayflow as rf
 from rayflow.core.actions import RunAttempt
-from rayflow.definition import api as rf
 from rayflow.errors import StepFailed, StepTimeout
 from tests.core.fake import Flow, Shell, failure, run, stub, sweep
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+import rayflow as rf
 from rayflow.core.actions import RunAttempt
 from rayflow.core.events import AttemptFailed, StepCompleted
-from rayflow.definition import api as rf
 from rayflow.definition.agent import Agent, AgentResult
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.definition.steps import DistributedParallelStep, SequentialStep
@@ -65,7 +65,7 @@ async def patient() -> Any:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(answered.wait(), 86_400)
         days += 1
-        rf.publish("days", days)
+        rf.state["days"] = days
         await notify(days)
     return [days, rf.now(), str(rf.uuid4())]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+import rayflow as rf
 from rayflow.core import ending
 from rayflow.core.actions import RunAttempt
 from rayflow.core.ending import CLOSINGS, Evicted
-from rayflow.definition import api as rf
 from rayflow.definition.context import current_execution
 from tests.core.fake import Shell, stub, sweep
 
@@ -48,7 +48,7 @@ def test_eviction_runs_clean_up_and_issues_nothing() -> None:
                     group.create_task(member(number))
         finally:
             seen.append("finally flow")
-            rf.publish("state", "gone")
+            rf.state["state"] = "gone"
 
     shell = Shell(flow).begin()
     shell.execution.evict()
@@ -87,7 +87,7 @@ def test_eviction_ends_although_the_code_swallows_it_and_tries_again(
         assert execution is not None
         while not free:
             try:
-                rf.publish("tries", 1)
+                rf.state["tries"] = 1
                 execution.stage(0, "tries", "running")
                 return await retry()
             except BaseException:  # noqa: BLE001, S112 - what a careless retry loop does

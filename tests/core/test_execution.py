@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import rayflow as rf
 from rayflow.core.events import (
     CancelRequested,
     Ended,
@@ -14,10 +15,10 @@ from rayflow.core.events import (
     StepCompleted,
     TimerFired,
 )
-from rayflow.definition import api as rf
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.ids import ExecutionStatus
-from tests.core.fake import CODEC, NO_RETRY, Shell, failure, run, stub
+from tests.core.fake import NO_RETRY, Shell, failure, run, stub
+from tests.core.others import CODEC
 
 one = stub("one")
 two = stub("two")
@@ -153,7 +154,8 @@ def test_the_end_stops_what_still_runs() -> None:
     assert shell.stopped == [(2, 1)]
     assert shell.journal[1].dropped == (2,)
     shell.pass_time(1000)
-    assert shell.deliver(CancelRequested(1.0)).execution.inbox_seen == 1
+    assert shell.deliver(CancelRequested(1.0)).execution.inbox_seen == 0  # it stays, for those who look
+    assert shell.inbox_done == 0
     assert isinstance(shell.events[-1], Ended)
 
 

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
+import rayflow as rf
 from rayflow.core import ending
 from rayflow.core.ending import Evicted
 from rayflow.core.loop import DurableLoop
-from rayflow.definition import api as rf
 from rayflow.ids import ExecutionStatus
 from tests.core.fake import run, stub, sweep
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import rayflow as rf
 from rayflow.core.events import (
     CancelRequested,
     DeadlinePassed,
@@ -23,12 +24,12 @@ from rayflow.core.events import (
     TimerFired,
 )
 from rayflow.core.machine import Machine
-from rayflow.definition import api as rf
 from rayflow.definition.context import current_execution
 from rayflow.errors import CodecError, NonDeterminismError
 from rayflow.errors import StepFailed as StepFailedError
 from rayflow.ids import ExecutionStatus
-from tests.core.fake import CODEC, Flow, Shell, failure, run, stub, sweep
+from tests.core.fake import Flow, Shell, failure, run, stub, sweep
+from tests.core.others import CODEC
 
 one = stub("one")
 two = stub("two")
@@ -84,18 +85,18 @@ def test_arguments_are_encoded_when_the_step_is_issued() -> None:
 
 def test_what_is_published_is_in_the_effects() -> None:
     async def flow() -> None:
-        rf.publish("x", 1)
-        rf.publish("x", 2)
+        rf.state["x"] = 1
+        rf.state["x"] = 2
         execution = current_execution()
         assert execution is not None
         execution.stage(0, "first", "running")
         execution.stage(0, "first", "completed", {"answer": 1})
         await one()
-        rf.publish("y", execution.workflow_id)
+        rf.state["y"] = execution.workflow_id
 
     machine = machine_of(flow)
     begun = machine.apply(Started(1.0))
-    assert {key: CODEC.decode(value) for key, value in begun.state.items()} == {"x": 2}
+    assert {key: CODEC.decode(value or b"") for key, value in begun.state.items()} == {"x": 2}
     assert begun.stages == [
         StageNote(0, "first", "running"),
         StageNote(0, "first", "completed", CODEC.encode({"answer": 1})),
@@ -111,7 +112,7 @@ def test_nothing_can_be_published_by_a_generator_after_the_end() -> None:
             execution = current_execution()
             assert execution is not None
             with contextlib.suppress(RuntimeError):
-                rf.publish("x", 1)
+                rf.state["x"] = 1
             with contextlib.suppress(RuntimeError):
                 execution.stage(0, "s", "running")
 
@@ -186,7 +187,7 @@ def test_cancelled_whether_the_code_swallows_it_or_not(swallow: bool) -> None:  
         try:
             await one()
         except asyncio.CancelledError as error:
-            rf.publish("why", str(error))
+            rf.state["why"] = str(error)
             if not swallow:
                 raise
         return "anyway"
@@ -194,7 +195,7 @@ def test_cancelled_whether_the_code_swallows_it_or_not(swallow: bool) -> None:  
     shell = Shell(flow).begin().cancel("enough")
     assert end_of(shell) == (ExecutionStatus.CANCELLED, "ExecutionCancelled", "enough")
     assert shell.journal[1].dropped == (1,)
-    assert CODEC.decode(shell.journal[1].state["why"]) == "enough"
+    assert CODEC.decode(shell.journal[1].state["why"] or b"") == "enough"
     assert shell.stopped == [(1, 1)]
     sweep(shell)
 
@@ -336,13 +337,13 @@ async def ignores_the_failure() -> None:
 @pytest.mark.parametrize(
     ("flow", "entries", "message"),
     [
-        (other_name, RECORDED, "at entry 1: expected step 'one' (number 1 of this entry), saw 'two'"),
-        (one_more, RECORDED, "at entry 1: expected no further step, saw 'two'"),
-        (none_at_all, RECORDED, "at entry 1: expected 'one', saw no further step"),
-        (ends_at_once, RECORDED, "at entry 1: expected 'one', saw no further step"),
+        (other_name, RECORDED, "at entry 1: expected step 'one' (number 1 of this entry), saw step 'two'"),
+        (one_more, RECORDED, "at entry 1: expected no further step, saw step 'two'"),
+        (none_at_all, RECORDED, "at entry 1: expected step 'one', saw no further step"),
+        (ends_at_once, RECORDED, "at entry 1: expected step 'one', saw no further step"),
         (gives_up, RECORDED, "at entry 1: expected steps [] to be given up, saw [1]"),
-        (ignores_the_failure, RECORDED, "at entry 2: expected step 'two' (number 1 of this entry), saw 'one'"),
-        (ends_after_one, RECORDED, "at entry 2: expected 'two', saw no further step"),
+        (ignores_the_failure, RECORDED, "at entry 2: expected step 'two' (number 1 of this entry), saw step 'one'"),
+        (ends_after_one, RECORDED, "at entry 2: expected step 'two', saw no further step"),
         (
             ends_after_one,
             [RECORDED[0], Entry(2, completed(1, "one")), Entry(3, completed(2, "two"))],
@@ -359,7 +360,7 @@ async def ignores_the_failure() -> None:
             "at entry 3: expected CancelRequested to be waited for, saw the workflow's end (completed)",
         ),
         (ends_after_one, [RECORDED[0], Entry(2, completed(1, "two"))], "expected step 1 'two', saw step 1 'one'"),
-        (ends_after_one, [RECORDED[0], Entry(2, failed(5, "one"))], "expected step 5 'one', saw no such step waiting"),
+        (ends_after_one, [RECORDED[0], Entry(2, failed(5, "one"))], "expected step 5 'one', saw no such call waiting"),
         (
             ends_after_one,
             [RECORDED[0], Entry(2, TimerFired(2.0, 7))],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import rayflow as rf
 from rayflow.core.events import (
     DeadlinePassed,
     Paused,
     Resumed,
     Started,
 )
-from rayflow.definition import api as rf
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.ids import ExecutionStatus
 from tests.core.fake import NO_RETRY, Shell, stub

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import rayflow as rf
 from rayflow.core.events import (
     CancelRequested,
     Entry,
@@ -14,7 +15,6 @@ from rayflow.core.events import (
     Resumed,
     StepCompleted,
 )
-from rayflow.definition import api as rf
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import NonDeterminismError
 from rayflow.ids import ExecutionStatus
@@ -120,8 +120,8 @@ async def other() -> None:
 @pytest.mark.parametrize(
     ("flow", "message"),
     [
-        (other, "expected step 'one' (number 1 of this entry), saw 'two'"),
-        (at_once, "expected no further step, saw 'two'"),
+        (other, "expected step 'one' (number 1 of this entry), saw step 'two'"),
+        (at_once, "expected no further step, saw step 'two'"),
     ],
 )
 def test_code_that_changed_performs_nothing(flow: Flow, message: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import rayflow as rf
 from rayflow.core.events import Ended, Rewound, Started, StepFailed
-from rayflow.definition import api as rf
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import StepFailed as StepFailedError
 from tests.core.fake import Shell, stub
@@ -96,7 +96,7 @@ def test_what_followed_from_the_failure_is_dropped() -> None:
 def test_a_failure_of_the_code_goes_on_with_mended_code() -> None:
     async def broken() -> Any:
         first = await one()
-        rf.publish("seen", first)
+        rf.state["seen"] = first
         raise ValueError("a mistake")
 
     async def mended() -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import rayflow as rf
 from rayflow.core.events import (
     AttemptFailed,
     CancelRequested,
@@ -23,13 +24,13 @@ from rayflow.core.events import (
     TimerFired,
 )
 from rayflow.core.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot, fold
-from rayflow.definition import api as rf
 from rayflow.definition.agent import Agent, AgentResult
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.definition.steps import SequentialStep
 from rayflow.definition.workflow import Workflow
 from rayflow.ids import ExecutionStatus
-from tests.core.fake import CODEC, Shell, failure, stub
+from tests.core.fake import Shell, failure, stub
+from tests.core.others import CODEC
 
 one = stub("one")
 two = stub("two")
@@ -109,11 +110,11 @@ def test_what_a_rewind_superseded_is_not_seen() -> None:
 
 def test_steps_that_were_given_up_and_state_that_changed() -> None:
     async def flow() -> str:
-        rf.publish("phase", "first")
-        rf.publish("kept", [1])
+        rf.state["phase"] = "first"
+        rf.state["kept"] = [1]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(one(), 5)
-        rf.publish("phase", "second")
+        rf.state["phase"] = "second"
         return str(await two())
 
     shell = Shell(flow).begin().wake()

@@ -13,7 +13,8 @@ from rayflow.core.retry import SUSPICIONS_BEFORE_ALONE, WORKER_DIED, WORKER_STOP
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import StepFailed as StepFailedError
 from rayflow.errors import StepTimeout
-from tests.core.fake import CODEC, NO_RETRY, Shell, failure, stub
+from tests.core.fake import NO_RETRY, Shell, failure, stub
+from tests.core.others import CODEC
 
 one = stub("one")
 two = stub("two")

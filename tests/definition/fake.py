@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import selectors
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import UserDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from rayflow.definition.agent import run_agent
-from rayflow.definition.context import StepCall
+from rayflow.definition.context import Call, ChildCall, LockCall, StepCall
+from rayflow.definition.fitting import fitted
 from rayflow.definition.results import failure_from
 from rayflow.definition.step import Step
 from rayflow.errors import StepFailed
@@ -50,6 +53,38 @@ def plainly(coroutine: Coroutine[Any, Any, T]) -> T:
         return runner.run(coroutine)
 
 
+class _LoggedState(UserDict[str, Any]):
+    """Writes down what is set and deleted."""
+
+    def __init__(self, log: list[tuple[Any, ...]]) -> None:
+        super().__init__()
+        self._log = log
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._log.append(("state", key, value))
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._log.append(("state", key))
+
+
+class ContinuesAsNew(BaseException):
+    """Ends the fake's workflow code."""
+
+
+@dataclass
+class FakeHeld:
+    """A permit, noted in the log when it is given back."""
+
+    name: str
+    token: int
+    log: list[tuple[Any, ...]]
+
+    def release(self) -> None:
+        self.log.append(("released", self.name))
+
+
 @dataclass
 class FakeExecution:
     """Runs what it is asked to, outside the workflow's loop's execution, and keeps the record.
@@ -62,7 +97,11 @@ class FakeExecution:
     execution_id: str = "doc-17"
     workflow_id: str = "analyse"
     calls: list[StepCall] = field(default_factory=list)
-    #: What happened, in order: ("call" | "done" | "dropped", name), ("state", key, value), ("stage", …).
+    #: Calls that are no steps; children run at once, inline.
+    others: list[Call] = field(default_factory=list)
+    #: The payloads that signals bring, in order.
+    signals: list[Any] = field(default_factory=list)
+    #: What happened, in order: ("call" | "done" | "dropped", name), ("state", key, value), ("stage", …), …
     log: list[tuple[Any, ...]] = field(default_factory=list)
     random: random.Random = field(default_factory=lambda: random.Random("doc-17"))
 
@@ -71,7 +110,12 @@ class FakeExecution:
         with asyncio.Runner(loop_factory=lambda: FakeLoop(self)) as runner:
             return runner.run(begin())
 
-    async def call(self, call: StepCall) -> Any:
+    async def call(self, call: Call) -> Any:
+        if not isinstance(call, StepCall):
+            self.others.append(call)
+            if not isinstance(call, ChildCall):
+                return None
+            return await call.workflow.begin(call.args, call.kwargs) if call.waits else f"child {len(self.others)}"
         self.calls.append(call)
         self.log.append(("call", call.name))
         try:
@@ -92,14 +136,37 @@ class FakeExecution:
         answer = call.target.owner.fn(*call.args, **call.kwargs)
         return await answer if call.target.owner.is_async else answer
 
+    async def lock(self, call: LockCall) -> FakeHeld:
+        self.others.append(call)
+        self.log.append(("locked", call.name, call.limit))
+        return FakeHeld(call.name, len(self.others), self.log)
+
+    async def receive(self, name: str, annotation: Any) -> Any:
+        self.log.append(("receive", name))
+        if not self.signals:
+            await asyncio.get_running_loop().create_future()
+        return fitted(self.signals.pop(0), annotation)
+
+    def compensate(self, call: StepCall) -> None:
+        self.log.append(("compensate", call.name, call.args, dict(call.kwargs)))
+
+    def continue_as_new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:
+        self.log.append(("continue_as_new", args, dict(kwargs)))
+        raise ContinuesAsNew
+
+    def patched(self, change: str) -> bool:
+        self.log.append(("patched", change))
+        return True
+
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
     def uuid4(self) -> uuid.UUID:
         return uuid.UUID(int=self.random.getrandbits(128), version=4)
 
-    def publish(self, key: str, value: Any) -> None:
-        self.log.append(("state", key, value))
+    @functools.cached_property
+    def state(self) -> MutableMapping[str, Any]:
+        return _LoggedState(self.log)
 
     def stage(self, index: int, name: str, status: str, result: Any = None) -> None:
         self.log.append(("stage", index, name, status, result))

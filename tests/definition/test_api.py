@@ -26,9 +26,9 @@ def test_clock_and_random_numbers_come_from_the_execution() -> None:
     assert first[2].version == 4
 
 
-def test_publish_reaches_the_execution() -> None:
+def test_what_is_set_of_the_state_reaches_the_execution() -> None:
     async def body() -> None:
-        rf.publish("progress", 0.5)
+        rf.state["progress"] = 0.5
 
     execution = FakeExecution()
     execution.run(body)
@@ -43,8 +43,8 @@ def test_outside_a_workflow_they_say_what_to_use() -> None:
             rf.random()
         with pytest.raises(RuntimeError, match=r"use uuid.uuid4\(\)"):
             rf.uuid4()
-        with pytest.raises(RuntimeError, match=r"rf.publish\(\) works in a workflow's own code"):
-            rf.publish("a", 1)
+        with pytest.raises(RuntimeError, match=r"rf\.state works in a workflow's own code"):
+            rf.state["a"] = 1
 
     plainly(body())
     with pytest.raises(RuntimeError, match="no workflow is running here"):

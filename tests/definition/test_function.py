@@ -7,6 +7,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.definition.base import WorkflowDefinition
+from rayflow.definition.context import ChildCall
 from tests.definition.fake import FakeExecution, plainly
 
 
@@ -57,20 +58,22 @@ def test_bind_checks_and_normalises() -> None:
         _ = twice(1, 2)  # type: ignore[call-arg]
 
 
-def test_a_child_workflow_is_refused_and_fn_runs_it_inline() -> None:
+def test_inside_another_workflow_it_is_a_child_and_fn_runs_it_inline() -> None:
     execution = FakeExecution()
 
     async def child() -> int:
-        return await twice(1)
+        return await twice(1, extra=5)
 
     async def inline() -> int:
         return int(await twice.fn(1))
 
-    message = r"workflow 'twice' was called inside another workflow: .* Call twice.fn\(...\) to run it as a part"
-    with pytest.raises(rf.DefinitionError, match=message):
-        execution.run(child)
-    assert execution.names == []
+    assert execution.run(child) == 9
+    [call] = execution.others
+    assert isinstance(call, ChildCall)
+    assert (call.workflow, call.args, dict(call.kwargs)) == (twice, (1,), {"extra": 5})
+    assert (call.id, call.options, call.on_parent_end, call.waits) == (None, None, "cancel", True)
     assert execution.run(inline) == 4
+    assert len(execution.others) == 1
 
 
 # --- what is refused ----------------------------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_an_unknown_execution_is_wrong_usage(project: Project) -> None:
 def test_workflows_lists_what_was_saved(project: Project) -> None:
     project.run("shout", "--input", '"a"')
     lines = project("workflows").out.splitlines()
-    assert lines[0].split() == ["ID", "VERSION", "SAVED", "CODE", "ABOUT"]
+    assert lines[0].split() == ["ID", "VERSION", "UNFINISHED", "SAVED", "CODE", "ABOUT"]
     assert lines[1].startswith("shout  1")
     assert lines[1].endswith(f"{project.name}:shout  Says it louder.")
 

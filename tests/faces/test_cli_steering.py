@@ -20,7 +20,7 @@ from rayflow.core.metrics import DistributedMetrics
 from rayflow.errors import ClusterError
 from rayflow.local import LocalEngine
 from rayflow.runtime import cluster
-from rayflow.storage.base import ExecutionRecord
+from rayflow.storage.operations import ExecutionRecord
 from tests.faces.project import INTERRUPTIBLE, Project
 
 

@@ -29,12 +29,14 @@ from rayflow.display import (
     to_html,
     to_json,
     value_text,
+    workflow_json,
     workflows_text,
 )
 from rayflow.display.tables import Column, clip, pad, table, visible, width
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import DefinitionRecord
+from rayflow.storage.kept import DefinitionRecord
+from rayflow.views import workflow_infos
 
 UTC = Style(tz=dt.UTC)
 ESCAPE = "\x1b"
@@ -205,14 +207,15 @@ def test_metrics_are_listed_one_to_a_line() -> None:
 
 
 def test_saved_workflows_are_a_table() -> None:
-    code = {"kind": "value", "module": "__main__", "qualname": "analyse"}
-    record = DefinitionRecord(
-        "analyse", "2", "Analyse", "Reads.\nMore.", json.dumps(code).encode(), "", 1_000_000_000.0, "{}"
-    )
-    assert workflows_text([record], UTC).splitlines() == [
-        "ID       VERSION  SAVED                CODE                         ABOUT",
-        "analyse  2        2001-09-09 01:46:40  __main__:analyse (by value)  Reads.",
+    code = json.dumps({"kind": "value", "module": "__main__", "qualname": "analyse"}).encode()
+    saved = DefinitionRecord("analyse", "2", "Analyse", "Reads.\nMore.", code, "", 1_000_000_000.0, "{}")
+    infos = workflow_infos([saved], [("analyse", "1", 3), ("analyse", "2", 1)])
+    assert [line.rstrip() for line in workflows_text(infos, UTC).splitlines()] == [
+        "ID       VERSION  UNFINISHED  SAVED                CODE                         ABOUT",
+        "analyse  2                 1  2001-09-09 01:46:40  __main__:analyse (by value)  Reads.",
+        "analyse  1                 3  not any more",
     ]
+    assert [workflow_json(info)["unfinished"] for info in infos] == [1, 3]
     assert workflows_text([]) == "no saved workflows"
 
 
@@ -353,12 +356,13 @@ def test_the_keys_of_a_snapshot_are_stable() -> None:
     json.dumps(found, allow_nan=False)
     assert list(found) == [
         "execution_id", "workflow_id", "version", "status", "created_at", "updated_at", "duration", "deadline",
-        "priority", "epoch", "coordinator", "error", "completed_steps", "current_steps", "state", "stages", "steps",
-        "result",
+        "priority", "epoch", "coordinator", "run", "parent", "forked_from", "parked", "wakes_at", "waiting_for",
+        "error", "completed_steps", "current_steps", "state", "stages", "steps", "children",
+        "unconsumed_signals", "result",
     ]  # fmt: skip
     assert list(found["steps"][0]) == [
-        "seq", "name", "status", "attempts", "result", "error", "began", "ended", "duration", "retry_at", "worker",
-        "progress", "waits_for",
+        "seq", "name", "kind", "status", "attempts", "result", "error", "began", "ended", "duration", "retry_at",
+        "worker", "progress", "waits_for",
     ]  # fmt: skip
     assert found["steps"][1]["error"]["message"] == "bad\nworse"
     assert found["stages"][0]["result"]["x"] == 1

@@ -39,7 +39,7 @@ async def produces_and_consumes(count: int) -> list[int]:
 @rf.workflow
 async def tells(count: int) -> None:
     for number in range(count):
-        rf.publish("doubled", await double(number))
+        rf.state["doubled"] = await double(number)
 
 
 def test_many_steps_at_once_answer_in_their_order(engine: rf.LocalEngine) -> None:

@@ -101,7 +101,7 @@ async def crowding() -> list[object]:
             await impatient(0)
         except rf.StepFailed as error:
             found.append(error.failure.type)
-    rf.publish("refused", len(found))
+    rf.state["refused"] = len(found)
     await held
     return [*found, await impatient(1)]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import Answer, Append, Claim, Done, Operation, Release
+from rayflow.storage.operations import Answer, Append, Claim, Done, Operation, Release
 
 STATUSES = (
     *[ExecutionStatus.RUNNING] * 6,

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rayflow.definition import api as rf
+import rayflow as rf
 from tests.core.fake import Flow, stub
 
 #: A node: its kind, then its parameters, of which some are nodes. Lists, so that a program survives JSON.
@@ -71,7 +71,7 @@ async def _sleep(seen: list[Any], seconds: float) -> None:
 
 
 async def _publish(seen: list[Any], key: str) -> None:
-    rf.publish(key, [len(seen), rf.now(), rf.random().randint(0, 99)])
+    rf.state[key] = [len(seen), rf.now(), rf.random().randint(0, 99)]
 
 
 async def _queue(seen: list[Any], size: int, items: int) -> None:

@@ -17,7 +17,8 @@ from rayflow.core.events import AttemptFailed, Entry, StepCompleted, StepFailed
 from rayflow.core.machine import Machine
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.storage.records import encode_entry
-from tests.core.fake import CODEC, Flow, Shell, Told
+from tests.core.fake import Flow, Shell, Told
+from tests.core.others import CODEC
 from tests.properties.programs import Node, flow_of, programs
 
 OPTIONS = ExecutionOptions(retry=RetryPolicy(max_retries=1, initial_delay=3), step_timeout=None)

@@ -9,8 +9,8 @@ import asyncio
 import itertools
 import sys
 
-from rayflow.storage.base import Done
 from rayflow.storage.group import GroupCommitter
+from rayflow.storage.operations import Done
 from rayflow.storage.sqlite import SqliteStore
 from tests.contract.operations import NOW, append, claim, done, start
 

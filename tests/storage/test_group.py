@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage.base import Answer, Done, Operation, Refused
 from rayflow.storage.group import GroupCommitter
 from rayflow.storage.memory import MemoryStore
+from rayflow.storage.operations import Answer, Done, Operation, Refused
 from tests.contract.operations import NOW, append, claim, row, run, start
 
 

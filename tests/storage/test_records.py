@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayflow.core import events
-from rayflow.core.events import Ended, Entry, Event, StageNote, Started, StepCompleted
+from rayflow.core.events import Continued, Ended, Entry, Event, SignalReceived, StageNote, Started, StepCompleted
 from rayflow.errors import CorruptRecord, Failure
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import JournalRow
+from rayflow.storage.operations import JournalRow
 from rayflow.storage.records import append_digest, decode_entry, decode_failure, encode_entry, encode_failure
 
 EVENTS: tuple[type, ...] = typing.get_args(Event)
@@ -42,6 +42,13 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     float | None: st.none() | FLOATS,
     bytes | None: st.none() | st.binary(max_size=20),
     Failure | None: st.none() | FAILURES,
+    int | str | None: st.none() | st.integers(0, 2**40) | TEXT,
+    tuple[int, ...]: st.lists(st.integers(0, 2**40), max_size=3).map(tuple),
+    tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
+    dict[str, bytes]: st.dictionaries(TEXT, st.binary(max_size=9), max_size=3),
+    tuple[SignalReceived, ...]: st.lists(
+        st.builds(SignalReceived, FLOATS, TEXT, st.binary(max_size=9), st.integers(0, 2**40)), max_size=2
+    ).map(tuple),
 }
 
 
@@ -64,8 +71,10 @@ def entries(event: st.SearchStrategy[Any]) -> st.SearchStrategy[Entry]:
         event,
         st.lists(TEXT, max_size=3).map(tuple),
         st.lists(st.integers(1, 2**40), max_size=3).map(tuple),
-        st.dictionaries(TEXT, st.binary(max_size=9), max_size=3),
+        st.dictionaries(TEXT, st.none() | st.binary(max_size=9), max_size=3),
         st.lists(stage, max_size=2).map(tuple),
+        st.lists(TEXT, max_size=2).map(tuple),
+        st.lists(TEXT, max_size=2).map(tuple),
     )
 
 
@@ -77,7 +86,8 @@ def test_every_event_comes_back_the_same(cls: type) -> None:
         found = decode_entry("x", entry.seq, encode_entry(entry))
         assert found == entry
         assert type(found.event) is cls
-        assert isinstance(found.issued, tuple)
+        for part in (found.issued, found.dropped, found.stages, found.patches, found.undos):
+            assert isinstance(part, tuple)
         if isinstance(found.event, Ended):
             assert isinstance(found.event.status, ExecutionStatus)
 
@@ -96,8 +106,10 @@ def test_the_format_is_what_it_was() -> None:
         StepCompleted(1.5, 3, "fetch", 1, b"r", 1.0, "w"),
         ("next",),
         (2,),
-        {"k": b"v"},
+        {"k": b"v", "gone": None},
         (StageNote(0, "s", "running"),),
+        ("change",),
+        ("refund",),
     )
     old = bytes.fromhex(OLD)
     assert encode_entry(entry) == old
@@ -105,14 +117,20 @@ def test_the_format_is_what_it_was() -> None:
 
 
 OLD = (
-    "01050ac6eb960297cb3ff800000000000003a5666574636801c40172cb3ff0000000000000a17791a46e657874910281a16b"
-    "c40176919400a173a772756e6e696e67c0"
+    "015bbf0c4a980297cb3ff800000000000003a5666574636801c40172cb3ff0000000000000a17791a46e657874910282a16b"
+    "c40176a4676f6e65c0919400a173a772756e6e696e67c091a66368616e676591a6726566756e64"
 )
 
 
 def test_a_record_of_fewer_fields_is_read_with_the_defaults() -> None:
     """What an older rayflow wrote, before an event gained a field with a default."""
     assert decode_failure(sealed(["E", "m"])) == Failure("E", "m")
+    assert decode_entry("x", 0, sealed([16, [1.5, 2]])) == Entry(0, Continued(1.5, 2))
+
+
+def test_an_entry_holds_failures_signals_and_stages_and_nothing_else() -> None:
+    with pytest.raises(TypeError, match="a journal entry cannot hold a complex"):
+        encode_entry(Entry(1, Started(1j)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("position", range(len(encode_entry(Entry(3, Started(1.5))))))

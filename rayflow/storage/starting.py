@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
+from collections.abc import Mapping
 from typing import Any
 
+from rayflow.core.events import Entry, SignalReceived
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionAlreadyExists
-from rayflow.ids import ExecutionStatus, check_id
-from rayflow.storage.base import DefinitionRecord, ExecutionRecord
+from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
 from rayflow.storage.codec import MsgpackCodec, canonical
+from rayflow.storage.kept import DefinitionRecord
+from rayflow.storage.operations import ExecutionRecord, InboxRow
+from rayflow.storage.records import encode_entry
 
 
 def new_record(
     definition: DefinitionRecord,
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: Mapping[str, Any],
     *,
-    execution_id: str | None,
+    execution_id: str,
     options: ExecutionOptions,
     codec: MsgpackCodec,
     nonce: str,
@@ -30,19 +33,21 @@ def new_record(
         definition: the saved workflow.
         args: its arguments.
         kwargs: its keyword arguments.
-        execution_id: the id; None for a new one.
+        execution_id: the id; "" for one that is made of the nonce.
         options: how it runs.
         codec: writes the input.
-        nonce: the engine's own.
+        nonce: of this very start, and of its repetitions.
         now: seconds since the epoch.
 
     Raises:
         DefinitionError: the id does not fit.
         CodecError: the input cannot be written.
     """
-    limits = [options.deadline, None if options.timeout is None else now + options.timeout]
+    begins = max(now + (options.delay or 0.0), options.start_at or 0.0)
+    limits = [options.deadline, None if options.timeout is None else begins + options.timeout]
+    kwargs = dict(kwargs)
     return ExecutionRecord(
-        id=check_id("execution", execution_id or f"{definition.workflow_id}-{uuid.uuid4().hex[:12]}"),
+        id=check_id("execution", execution_id or f"{definition.workflow_id}-{nonce[-12:]}"),
         workflow_id=definition.workflow_id,
         version=definition.version,
         status=ExecutionStatus.PENDING,
@@ -50,17 +55,18 @@ def new_record(
         created_at=now,
         updated_at=now,
         input=codec.encode((args, kwargs)),
-        identity=_identity(definition.workflow_id, args, kwargs),
-        start_nonce=f"{nonce}/{uuid.uuid4().hex}",
+        identity=identity_of(definition.workflow_id, args, kwargs),
+        start_nonce=nonce,
         code=definition.code,
         options=options.model_dump_json().encode(),
         environment=definition.environment,
-        runnable_at=now,
+        runnable_at=begins,
+        singleton=options.singleton or "",
         deadline=min((limit for limit in limits if limit is not None), default=None),
     )
 
 
-def _identity(workflow_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def identity_of(workflow_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Digest of workflow and canonical input; "" where the input holds what can only be pickled."""
     content = canonical((list(args), kwargs))
     return "" if content is None else hashlib.sha256(workflow_id.encode() + b"\0" + content).hexdigest()
@@ -82,3 +88,19 @@ def check_same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
         )
     if asked.identity != there.identity:
         raise ExecutionAlreadyExists(asked.id, reason="it was started with another input")
+
+
+def child_id(parent: ExecutionRecord, given: str | None, step: int) -> str:
+    """The id of a child: the one that was given, or one that follows from its parent's and the call's number."""
+    if given is not None:
+        return given
+    run = "" if parent.run == 1 else f"r{parent.run}."
+    made = f"{parent.id}.{run}{step}"
+    if len(made) <= LONGEST_ID:
+        return made
+    return f"child-{hashlib.sha256(made.encode()).hexdigest()[:32]}"
+
+
+def signal_row(name: str, payload: bytes, key: str, at: float) -> InboxRow:
+    """A signal as an inbox keeps it."""
+    return InboxRow(key, "signal", encode_entry(Entry(0, SignalReceived(at, name, payload))), at)

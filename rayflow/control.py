@@ -1,0 +1,263 @@
+"""Durable control from outside: signals, forks, locks for scripts, schedules. A part of both engines."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rayflow.core.events import Entry, Forked
+from rayflow.core.forks import ForkPlan, plan_fork
+from rayflow.core.waits import WaitsFor
+from rayflow.definition.checks import check_name
+from rayflow.definition.fitting import fitted
+from rayflow.definition.function import WorkflowFunction
+from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.workflow import Workflow
+from rayflow.errors import CodecError, ExecutionAlreadyExists, InvalidTransition
+from rayflow.handle import ExecutionHandle
+from rayflow.ids import ExecutionStatus, check_id
+from rayflow.locking import Lease, Locks
+from rayflow.looking import Looking
+from rayflow.runtime.system import ActorSystem
+from rayflow.schedules import Schedules
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.kept import DefinitionRecord
+from rayflow.storage.operations import Deliver, ExecutionRecord, Existing, JournalRow, Start
+from rayflow.storage.records import decode_entry, encode_entry
+from rayflow.storage.starting import identity_of, signal_row
+
+AnyWorkflow = WorkflowFunction[..., Any] | Workflow
+
+
+class Control(Looking, abc.ABC):
+    """See the module's docstring.
+
+    Args:
+        system: where the actors are.
+        codec: reads and writes payloads.
+
+    Attributes:
+        locks: the locks and semaphores, and who has them.
+        schedules: what is started by itself, and when.
+    """
+
+    def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
+        super().__init__(system, codec)
+        self.locks = Locks(self)
+        self.schedules = Schedules(self, codec)
+
+    # --- signals -------------------------------------------------------------------------------------------
+    def signal(self, execution_id: str, name: str, payload: Any = None, *, key: str | None = None) -> None:
+        """Send a signal. It is durable when this returns, and the execution receives it exactly once, in order.
+
+        It may be sent before the execution waits for it, and while it is parked or paused.
+
+        Args:
+            execution_id: to whom.
+            name: the signal's name.
+            payload: anything that the codec can write.
+            key: another signal with the same key is the same signal, and is not received again; None for a new one.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it is over.
+            CodecError: the payload cannot be written, or is not what the execution waits for.
+
+        Example:
+            >>> engine.signal("doc-17", "review", Verdict(ok=True), key="review-17")  # doctest: +SKIP
+        """
+        data = self._codec.encode(payload)
+        record = self.record(execution_id)
+        self._check_fits(record, check_name("signal name", name), data)
+        row = signal_row(name, data, f"signal/{key or uuid.uuid4().hex}", time.time())
+        self._write([Deliver(execution_id, row)])
+        self._supervisor().send("nudge", (execution_id,))
+
+    def _check_fits(self, record: ExecutionRecord, name: str, data: bytes) -> None:
+        """Whether a payload is what the execution waits for, as far as that can be told here."""
+        for awaited, place in WaitsFor.from_text(record.waits).signals:
+            cls = _class_at(place) if awaited == name else None
+            if cls is None:
+                continue
+            try:
+                fitted(self._codec.decode(data, cls), cls)
+            except Exception as error:
+                raise CodecError(
+                    f"execution {record.id!r} waits for a signal {name!r} with a {place}, and this payload is none: "
+                    f"{error}"
+                ) from error
+
+    # --- forks ---------------------------------------------------------------------------------------------
+    def fork(
+        self,
+        execution_id: str,
+        *,
+        before: str | int,
+        id: str | None = None,
+        args: tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+        workflow: AnyWorkflow | None = None,
+        version: str | None = None,
+        options: ExecutionOptions | None = None,
+        again: bool = False,
+    ) -> ExecutionHandle[Any]:
+        """Start an execution that takes over what another one recorded, and does the rest again.
+
+        Args:
+            execution_id: the other execution, whatever its status; it stays as it is.
+            before: the step from which on all is done again: its name (the first one of that name) or its number.
+            id: the new execution's id; None for a new one.
+            args: other arguments of the workflow; None leaves them.
+            kwargs: the same, by name.
+            state: keys of ``rf.state`` to be set there.
+            workflow: another version of the workflow to go on with.
+            version: the same, by the version of one that was saved.
+            options: how it runs; None as the other one, from the beginning of its time.
+            again: also where locks are held, children run or compensations are registered at that point: locks are
+                acquired again, children are started again as the fork's own, compensations are the fork's to run.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: it has not come to that step, or something is open there (see ``again``).
+            WorkflowNotRegistered: there is no such version.
+            ExecutionAlreadyExists: the id is taken.
+
+        Example:
+            >>> engine.fork("doc-17", before="review", state={"reviewer": "ada"}).result()  # doctest: +SKIP
+        """
+        source = self.record(execution_id)
+        rows: list[JournalRow] = self._persistence().call("journal", execution_id)
+        entries = [decode_entry(execution_id, row.seq, row.body) for row in rows]
+        plan = plan_fork(execution_id, entries, before)
+        if plan.open and not again:
+            raise InvalidTransition(
+                execution_id,
+                status=f"at a point where {', '.join(plan.open)} is open",
+                action="fork",
+                hint="Fork it before that, or with again=True: locks are acquired again, children started again",
+            )
+        record = self._forked(source, id, self._other_version(source, workflow, version), options)
+        if args is not None or kwargs is not None:
+            old_args, old_kwargs = self._codec.decode(source.input)
+            given = (old_args if args is None else args, dict(old_kwargs if kwargs is None else kwargs))
+            record = replace(record, input=self._codec.encode(given), identity=identity_of(source.workflow_id, *given))
+        return self._start_fork(record, plan, source, state or {})
+
+    def _other_version(
+        self, source: ExecutionRecord, workflow: AnyWorkflow | None, version: str | None
+    ) -> DefinitionRecord | None:
+        if workflow is None and version is None:
+            return None
+        found = self.register(workflow) if workflow is not None else self.saved(source.workflow_id, version)
+        if found.workflow_id != source.workflow_id:
+            raise InvalidTransition(
+                source.id, status=f"of workflow {source.workflow_id!r}", action="fork",
+                hint=f"Workflow {found.workflow_id!r} is no version of it",
+            )  # fmt: skip
+        return found
+
+    @abc.abstractmethod
+    def register(self, workflow: AnyWorkflow) -> DefinitionRecord:
+        """Save a workflow."""
+
+    @abc.abstractmethod
+    def saved(self, workflow_id: str, version: str | None = None) -> DefinitionRecord:
+        """A saved workflow: that version, or the one that was saved last."""
+
+    @abc.abstractmethod
+    def handle(self, execution_id: str) -> ExecutionHandle[Any]:
+        """A handle on an execution."""
+
+    def _forked(
+        self,
+        source: ExecutionRecord,
+        name: str | None,
+        other: DefinitionRecord | None,
+        options: ExecutionOptions | None,
+    ) -> ExecutionRecord:
+        now = time.time()
+        chosen = options or ExecutionOptions.model_validate_json(source.options).replace(deadline=None, singleton=None)
+        begins = max(now + (chosen.delay or 0.0), chosen.start_at or 0.0)
+        limits = [chosen.deadline, None if chosen.timeout is None else begins + chosen.timeout]
+        made = ExecutionRecord(
+            id=check_id("execution", name or f"{source.workflow_id}-{uuid.uuid4().hex[:12]}"),
+            workflow_id=source.workflow_id,
+            version=source.version,
+            status=ExecutionStatus.PENDING,
+            priority=chosen.priority,
+            created_at=now,
+            updated_at=now,
+            input=source.input,
+            identity=source.identity,
+            start_nonce=uuid.uuid4().hex,
+            code=source.code,
+            options=chosen.model_dump_json().encode(),
+            environment=source.environment,
+            runnable_at=begins,
+            deadline=min((limit for limit in limits if limit is not None), default=None),
+            run=source.run,
+            forked_from=source.id,
+            singleton=chosen.singleton or "",
+        )
+        if other is None:
+            return made
+        return replace(made, version=other.version, code=other.code, environment=other.environment)
+
+    def _start_fork(
+        self, record: ExecutionRecord, plan: ForkPlan, source: ExecutionRecord, state: Mapping[str, Any]
+    ) -> ExecutionHandle[Any]:
+        encoded = {check_name("state key", key): self._codec.encode(value) for key, value in state.items()}
+        last = len(plan.entries) + 1
+        at = max(record.created_at, plan.entries[-1].event.at)
+        entries = [*plan.entries, Entry(last, Forked(at, source.id, plan.to, encoded))]
+        rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
+        record = replace(record, last_seq=last)
+        [answer] = self._write([Start(record, rows)])
+        if isinstance(answer, Existing) and answer.record.start_nonce != record.start_nonce:
+            raise ExecutionAlreadyExists(record.id, reason="a fork needs an id of its own")
+        self._supervisor().send("submit", [record])
+        return self.handle(record.id)
+
+    # --- locks ---------------------------------------------------------------------------------------------
+    def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
+        """A lock for scripts, shared with the workflows that use ``rf.lock(name)``: ``with engine.lock("ledger"):``.
+
+        It is a lease: renewed while this process lives, and given to the next one ``ttl`` seconds after it died.
+
+        Args:
+            name: the lock's name.
+            ttl: seconds that the lease lasts without being renewed.
+            timeout: seconds to wait for it at most; None for as long as it takes, 0 not to wait.
+
+        Raises:
+            LockUnavailable: in ``with``: it was not free in that time.
+
+        Example:
+            >>> with engine.lock("ledger") as lease:  # doctest: +SKIP
+            ...     book(entry, token=lease.token)
+        """
+        return self.semaphore(name, 1, ttl=ttl, timeout=timeout)
+
+    def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
+        """A lock that so many have at a time; see :meth:`lock`."""
+        return Lease(self, name, permits, ttl, timeout)
+
+
+def _class_at(place: str) -> type | None:
+    """A class by ``module:qualname``; None if it is not at hand here."""
+    module, _, qualname = place.partition(":")
+    if not qualname:
+        return None
+    try:
+        found: Any = importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except Exception:  # noqa: BLE001 - a module may raise anything; then the receiver checks it
+        return None
+    return found if isinstance(found, type) else None

@@ -1,0 +1,90 @@
+"""What an execution's code has asked of others and has not got yet, or must give back: children, signals, locks.
+
+It owns which of them are open. Asking and answering are done by the store, in the transactions of the entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from rayflow.core.actions import Ask, Unask
+from rayflow.core.effects import Dispatch
+from rayflow.core.locked import HeldLock
+from rayflow.definition.context import ChildCall, LockCall, SignalCall, StepCall
+
+
+class Asking:
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, Ask] = {}
+        self._held: set[int] = set()
+        #: Locks that the code takes for its own, and that have to be granted again before it may go on.
+        self._lost: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._open) - len(self._held)
+
+    def restore(self, dispatches: Iterable[Dispatch], held: Iterable[HeldLock], asked: Collection[int]) -> None:
+        """What is open after a replay.
+
+        Args:
+            dispatches: calls that are not answered.
+            held: locks that the code takes for its own.
+            asked: numbers of calls that were asked again, and not answered since.
+        """
+        for dispatch in dispatches:
+            self.add(dispatch)
+        for lock in held:
+            self._open[lock.seq] = Ask(lock.seq, lock.call, b"")
+            self._held.add(lock.seq)
+        self._lost = self._held.intersection(asked)
+
+    def add(self, dispatch: Dispatch) -> Ask:
+        """The code issued a call that is no step."""
+        call = dispatch.call
+        assert not isinstance(call, StepCall)
+        ask = self._open[dispatch.seq] = Ask(dispatch.seq, call, dispatch.payload)
+        return ask
+
+    def again(self) -> list[Ask]:
+        """All that is open, to be asked again; locks that were held count as lost until then."""
+        self._lost = set(self._held)
+        return list(self._open.values())
+
+    @property
+    def regaining(self) -> bool:
+        """Whether the code believes to hold a lock that it does not hold."""
+        return bool(self._lost)
+
+    def waiting(self) -> list[tuple[int, ChildCall | SignalCall | LockCall]]:
+        """What is not answered yet, by its numbers."""
+        return [(seq, ask.call) for seq, ask in self._open.items() if seq not in self._held or seq in self._lost]
+
+    def answered(self, seq: int) -> bool:
+        """An answer arrived; answers whether anybody waited for it."""
+        ask = self._open.get(seq)
+        if ask is None or (seq in self._held and seq not in self._lost):
+            return False
+        self._lost.discard(seq)
+        if isinstance(ask.call, LockCall):
+            self._held.add(seq)
+        else:
+            del self._open[seq]
+        return True
+
+    def drop(self, seq: int) -> Unask | None:
+        """The code does not wait for it any more, or gave it back; answers what is to be said to others."""
+        ask = self._open.pop(seq, None)
+        self._held.discard(seq)
+        self._lost.discard(seq)
+        if ask is None or isinstance(ask.call, SignalCall):
+            return None
+        if isinstance(ask.call, ChildCall) and ask.call.on_parent_end == "abandon":
+            return None
+        return Unask(seq, ask.call)
+
+    def end(self) -> list[Unask]:
+        """The code is over: all that is open is dropped."""
+        dropped = [self.drop(seq) for seq in list(self._open)]
+        return [unask for unask in dropped if unask is not None]

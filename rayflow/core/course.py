@@ -1,0 +1,177 @@
+"""The course of one execution: events are applied to its code, recorded, and what the code then does is set going.
+
+It owns the machine, the journal's writer, and what is open: attempts at steps, and what was asked of others. When
+something may happen, and what it means where it is not the code's business, is decided by its owner
+(:mod:`rayflow.core.execution`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from rayflow.core.asking import Asking
+from rayflow.core.attempts import Attempts, Task, TaskState
+from rayflow.core.effects import Effects, Outcome
+from rayflow.core.events import (
+    Answered,
+    Asked,
+    Continued,
+    Ended,
+    Entry,
+    Event,
+    Forked,
+    Rewound,
+    Started,
+    StepCompleted,
+    StepFailed,
+)
+from rayflow.core.journal import applied, asked_again, attempts_of
+from rayflow.core.machine import Machine
+from rayflow.core.recorder import Recorder
+from rayflow.core.waits import WaitsFor, signals_text
+from rayflow.definition.context import ChildCall, LockCall, StepCall
+from rayflow.definition.options import ExecutionOptions
+from rayflow.ids import ExecutionStatus
+
+#: Spelled once: an ``A | B`` in isinstance makes a new type each time.
+_ANSWERS = (StepCompleted, StepFailed)
+
+
+class Course:
+    """See the module's docstring.
+
+    Args:
+        machine: the workflow's code.
+        options: the execution's options.
+
+    Attributes:
+        paused: whether no attempt begins.
+        outcome: how the code ended, if it has.
+    """
+
+    def __init__(self, machine: Machine, options: ExecutionOptions) -> None:
+        self.machine = machine
+        self.journal = Recorder(all_events=options.checkpoints != "off")
+        self.attempts = Attempts(options)
+        self.asking = Asking()
+        self.paused = False
+        self.outcome: Outcome | None = None
+        self._replays_all = options.checkpoints != "off"
+        self._run_number = 1
+
+    @property
+    def continued(self) -> bool:
+        """Whether this run is over and the execution is not."""
+        return self.outcome is not None and not self.outcome.status.terminal
+
+    # --- taking up -----------------------------------------------------------------------------------------
+    def restore(self, entries: Sequence[Entry], now: float) -> None:
+        """Replay the journal. Raises NonDeterminismError if the code does something else than what was recorded."""
+        self.journal.resume(entries[-1])
+        self.attempts.remember(attempts_of(entries))
+        self._run_number = max((e.event.run for e in entries if isinstance(e.event, Continued)), default=1)
+        live = applied(entries)
+        self._replay(live, asked_again(entries), now)
+        if not any(isinstance(entry.event, Started) for entry in live):  # a new run, or one rewound to its beginning
+            self.apply(Started(self.journal.time(now)))
+        elif isinstance(entries[-1].event, Rewound | Forked) or not self._replays_all:
+            self._ask_again(now)
+        if self.machine.outcome is not None and self.outcome is None:
+            self.end(self.machine.outcome, now)
+
+    def _replay(self, live: Sequence[Entry], asked: set[int], now: float) -> None:
+        unanswered = self.machine.replay(live)
+        for dispatch in unanswered:
+            if isinstance(dispatch.call, StepCall):
+                self.attempts.add(dispatch, now)
+        others = [dispatch for dispatch in unanswered if not isinstance(dispatch.call, StepCall)]
+        self.asking.restore(others, self.machine.held_locks, asked)
+
+    def _ask_again(self, now: float) -> None:
+        """What others answered since then is not in the journal, and locks were given back when it ended."""
+        asks = self.asking.again()
+        if asks:
+            self.journal.work.asks.extend(asks)
+            self.journal.record(Asked(self.journal.time(now), tuple(ask.seq for ask in asks)))
+
+    # --- going on ------------------------------------------------------------------------------------------
+    def apply(self, event: Event) -> None:
+        """Apply an event to the code, record it, and set going what the code then calls for."""
+        if self.outcome is not None:
+            return
+        if isinstance(event, _ANSWERS):
+            self.attempts.answered(event.step)
+        effects = self.machine.apply(event)
+        recorded = self.journal.record(event, effects)
+        self.journal.signals_rejected(effects, event.at)
+        self._drop(effects)
+        self._dispatch(effects, event.at)
+        if self.journal.work.asks and not recorded:
+            self.journal.record(Asked(event.at))  # what is asked goes with an entry
+        if effects.outcome is not None:
+            self.end(effects.outcome, event.at)
+
+    def _drop(self, effects: Effects) -> None:
+        for seq in effects.dropped:
+            stop = self.attempts.drop(seq)
+            if stop is not None:
+                self.journal.work.actions.append(stop)
+            elif (unask := self.asking.drop(seq)) is not None:
+                self.journal.work.asks.append(unask)
+
+    def _dispatch(self, effects: Effects, at: float) -> None:
+        for dispatch in effects.dispatches:
+            if not self.machine.is_open(dispatch.seq):
+                continue
+            if isinstance(dispatch.call, StepCall):
+                self.run(self.attempts.add(dispatch, at))
+            else:
+                self.journal.work.asks.append(self.asking.add(dispatch))
+
+    def answer(self, event: Answered) -> None:
+        """Somebody else answered what was asked; what nobody waits for any more is passed over."""
+        regaining = self.asking.regaining
+        if not self.asking.answered(event.step):
+            return
+        if event.failure is not None and event.step in {lock.seq for lock in self.machine.held_locks}:
+            # A lock that the code takes for its own cannot be had again.
+            self.end(Outcome(ExecutionStatus.FAILED, failure=event.failure), event.at)
+            return
+        self.apply(event)
+        if regaining and not self.asking.regaining:
+            self.run_idle()
+
+    def waits(self, child: Callable[[int, str | None], str]) -> WaitsFor:
+        """What the code waits for from others; ``child`` answers the ids of children."""
+        waiting = self.asking.waiting()
+        return WaitsFor(
+            signals_text(self.machine.awaited_signals),
+            tuple(call.name for _, call in waiting if isinstance(call, LockCall)),
+            tuple(child(seq, call.id) for seq, call in waiting if isinstance(call, ChildCall)),
+        )
+
+    def run(self, task: Task) -> None:
+        """Begin an attempt at a step, unless it has to wait."""
+        if not self.paused and not self.asking.regaining and task.state is TaskState.IDLE:
+            self.journal.count("attempts_started")
+            self.journal.work.actions.append(self.attempts.start(task))
+
+    def run_idle(self) -> None:
+        """Begin an attempt at each step that has none."""
+        for task in self.attempts.idle():
+            self.run(task)
+
+    def end(self, outcome: Outcome, now: float) -> None:
+        """The code is over: drop what is open, and record how it ended or how it continues."""
+        stops = [self.attempts.drop(seq) for seq in self.attempts.numbers]
+        self.journal.work.actions.extend(stop for stop in stops if stop is not None)
+        self.journal.work.asks.extend(self.asking.end())
+        self.outcome = outcome
+        at = self.journal.time(now)
+        if self.continued:
+            self.journal.work.run = outcome.result
+            state = self.machine.final_state()
+            self.journal.record(Continued(at, self._run_number + 1, outcome.unconsumed, state))
+            return
+        left = tuple(signal.name for signal in outcome.unconsumed)
+        self.journal.record(Ended(at, outcome.status, outcome.result, outcome.failure, left, outcome.compensated))

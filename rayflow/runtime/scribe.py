@@ -1,0 +1,170 @@
+"""Writes down what an execution's work comes to: store operations, in its name and epoch.
+
+It owns no state of the execution. What is asked of others is put in the store's words here; what cannot be asked (a
+child that can neither be imported nor pickled) is answered as a failure, by the execution's own inbox.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rayflow.core.actions import Ask, Letter, Unask, Work
+from rayflow.core.events import Answered, AttemptFailed, CancelRequested, Entry, StepCompleted, label
+from rayflow.core.failures import failure_of
+from rayflow.definition.base import WorkflowDefinition
+from rayflow.definition.code import CodeRef
+from rayflow.definition.context import ChildCall, LockCall, SignalCall
+from rayflow.definition.options import ExecutionOptions
+from rayflow.errors import CodecError, DefinitionError
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.crossing import Ask as StoreAsk
+from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLock
+from rayflow.storage.kept import DeadLetter, DefinitionRecord
+from rayflow.storage.operations import Append, Deliver, ExecutionRecord, InboxRow, JournalRow
+from rayflow.storage.records import append_digest, encode_entry, encode_failure
+from rayflow.storage.starting import child_id, new_record, signal_row
+
+#: Makes a reference to a workflow's code, storing the code where it has to.
+Refer = Callable[[WorkflowDefinition], CodeRef]
+
+
+#: Options of an execution that its children do not take over.
+_OWN = {"timeout": None, "deadline": None, "start_at": None, "delay": None, "singleton": None}
+
+
+class Scribe:
+    """See the module's docstring.
+
+    Args:
+        record: the execution's row.
+        epoch: the coordinator's.
+        codec: reads and writes payloads.
+        refer: for children's code.
+    """
+
+    def __init__(self, record: ExecutionRecord, epoch: int, codec: MsgpackCodec, refer: Refer) -> None:
+        self.record = record
+        self.epoch = epoch
+        self._codec = codec
+        self._refer = refer
+        self._options = ExecutionOptions.model_validate_json(record.options)
+
+    def append(
+        self, entries: Sequence[Entry], work: Work, asks: Sequence[StoreAsk], now: float, *, waits: str | None
+    ) -> Append:
+        """The operation that adds entries to the journal, with all that goes along."""
+        rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
+        outcome = work.outcome
+        failure = outcome.failure if outcome is not None else work.reason
+        first, last = entries[0].seq, entries[-1].seq
+        told = () if outcome is None else self._told_parent(work, last, now)
+        return Append(
+            execution_id=self.record.id,
+            epoch=self.epoch,
+            first_seq=first,
+            rows=rows,
+            digest=append_digest(rows),
+            at=now,
+            status=work.status,
+            inbox_done=work.inbox_done,
+            result=None if outcome is None else outcome.result,
+            failure=None if failure is None else encode_failure(failure),
+            counts=dict(work.counts),
+            dead_letters=tuple(self._dead(letter, first, last) for letter in work.letters),
+            asks=(*asks, *told),
+            waits=waits,
+            next_run=work.run,
+        )
+
+    def hold(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
+        """Keep an outcome for after a pause."""
+        key = f"outcome/{self.epoch}/{outcome.step}/{outcome.attempt}"
+        row = InboxRow(key=key, kind="outcome", body=encode_entry(Entry(0, outcome)), at=outcome.at)
+        return Deliver(self.record.id, row, epoch=self.epoch)
+
+    def _dead(self, letter: Letter, first: int, last: int) -> DeadLetter:
+        return DeadLetter(
+            execution_id=self.record.id,
+            step=letter.step,
+            seq=min(max(letter.seq, first), last),  # with checkpoints="off" the failure has no entry of its own
+            workflow_id=self.record.workflow_id,
+            name=letter.name,
+            attempts=letter.attempts,
+            at=letter.at,
+            began=letter.began,
+            worker=letter.worker,
+            failure=encode_failure(letter.failure),
+            input=letter.payload,
+        )
+
+    # --- others --------------------------------------------------------------------------------------------
+    def asks(self, asks: Sequence[Ask | Unask], now: float) -> list[StoreAsk]:
+        """What is asked of others, in the store's words.
+
+        Raises:
+            ClusterError, StorageUnavailable: a child's code cannot be stored now.
+        """
+        return [self._ask(ask, now) if isinstance(ask, Ask) else self._unask(ask, now) for ask in asks]
+
+    def _ask(self, ask: Ask, now: float) -> StoreAsk:
+        match ask.call:
+            case LockCall():
+                return TakeLock(ask.seq, ask.call.name, ask.call.limit)
+            case SignalCall():
+                key = f"signal/{self.record.id}/{self.record.run}/{ask.seq}"
+                row = signal_row(ask.call.name, ask.payload, key, now)
+                return Send(ask.seq, ask.call.execution_id, row, ask.call.name)
+            case ChildCall():
+                try:
+                    return StartChild(ask.seq, self._child(ask.seq, ask.call, ask.payload, now))
+                except (DefinitionError, CodecError, TypeError) as error:
+                    answer = Answered(now, ask.seq, label("child", ask.call.name), failure=failure_of(error))
+                    row = InboxRow(f"unasked/{self.epoch}/{ask.seq}", "answer", encode_entry(Entry(0, answer)), now)
+                    return Send(0, self.record.id, row)
+
+    def _unask(self, unask: Unask, now: float) -> StoreAsk:
+        call = unask.call
+        if isinstance(call, LockCall):
+            return LeaveLock(unask.seq, call.name)
+        assert isinstance(call, ChildCall)
+        cancel = CancelRequested(now, f"execution {self.record.id!r}, which started it, has ended or given it up")
+        key = f"cancel/{self.record.id}/{self.record.run}/{unask.seq}"
+        child = child_id(self.record, call.id, unask.seq)
+        return Send(0, child, InboxRow(key, "cancel", encode_entry(Entry(0, cancel)), now))
+
+    def _child(self, seq: int, call: ChildCall, payload: bytes, now: float) -> ExecutionRecord:
+        ref = self._refer(call.workflow)
+        definition = DefinitionRecord(
+            workflow_id=call.workflow.id,
+            version=call.workflow.version,
+            name="",
+            description="",
+            code=json.dumps(ref.to_dict(), sort_keys=True).encode(),
+            source_sha256=ref.source_sha256,
+            saved_at=now,
+            environment=self.record.environment,
+        )
+        args, kwargs = self._codec.decode(payload)
+        record = new_record(
+            definition,
+            args,
+            kwargs,
+            execution_id=child_id(self.record, call.id, seq),
+            options=call.options or self._options.replace(**_OWN),
+            codec=self._codec,
+            nonce=f"{self.record.id}/{self.record.run}/{seq}",
+            now=now,
+        )
+        return replace(record, parent=self.record.id, parent_step=seq if call.waits else 0)
+
+    def _told_parent(self, work: Work, last: int, now: float) -> tuple[StoreAsk, ...]:
+        record, outcome = self.record, work.outcome
+        if not record.parent_step or outcome is None:
+            return ()
+        about = label("child", record.workflow_id)
+        failure, result = outcome.failure, outcome.result
+        answer = Answered(now, record.parent_step, about, None, result, failure, record.created_at, record.id)
+        row = InboxRow(f"child/{record.id}/{last}", "answer", encode_entry(Entry(0, answer)), now)
+        return (Send(0, record.parent, row),)

@@ -1,0 +1,130 @@
+"""What has to be done from time to time across executions: schedules, leases of locks, deadlocks.
+
+It owns nothing: all of it is read from the store, and decided by pure functions; each change is one transaction with
+a compare-and-set, so that two of these, or one that dies half way, do no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rayflow.core.deadlocks import Waits, find_deadlocks
+from rayflow.core.failures import deadlock_failure
+from rayflow.core.locks import Lock
+from rayflow.core.schedules import decide, ended
+from rayflow.core.waits import WaitsFor
+from rayflow.errors import RayflowError, WorkflowNotRegistered
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import Filter
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.crossing import BreakLock, ExpireLeases
+from rayflow.storage.firing import fired, unchanged
+from rayflow.storage.kept import DefinitionRecord, ScheduleRecord
+from rayflow.storage.operations import Answer, Done, ExecutionRecord, Operation, Refused
+from rayflow.storage.plans import decode_plan, decode_state
+from rayflow.storage.records import encode_failure
+
+log = logging.getLogger(__name__)
+
+Ask = Callable[..., Any]
+
+
+class Timekeeper:
+    """See the module's docstring.
+
+    Args:
+        ask: calls a method of the store's actor.
+        nudge: has executions driven that were started, or have something new in their inboxes.
+        codec: reads and writes inputs.
+    """
+
+    def __init__(self, ask: Ask, nudge: Callable[[Sequence[str]], None], codec: MsgpackCodec) -> None:
+        self._ask = ask
+        self._nudge = nudge
+        self._codec = codec
+
+    def look(self, now: float) -> float | None:
+        """Do what is due; answers when a schedule is due next.
+
+        Raises:
+            RayflowError: the store cannot be asked now.
+        """
+        self._look_at_locks(now)
+        return self._look_at_schedules(now)
+
+    # --- locks ---------------------------------------------------------------------------------------------
+    def _look_at_locks(self, now: float) -> None:
+        locks: list[Lock] = self._ask("locks", None)
+        contended = [lock for lock in locks if lock.waiting]
+        if any(claim.expired(now) for lock in contended for claim in lock.claims):
+            self._write([ExpireLeases(now)])
+        if any(claim.execution_id for lock in contended for claim in lock.waiting):
+            self._break_deadlocks(contended, now)
+
+    def _break_deadlocks(self, locks: Sequence[Lock], now: float) -> None:
+        stuck: list[ExecutionRecord] = self._ask("executions", Filter(stuck=True, limit=100_000))
+        waits = {}
+        for record in stuck:
+            said = WaitsFor.from_text(record.waits)
+            waits[record.id] = Waits(record.id, said.locks, said.children)
+        for cycle in find_deadlocks(waits, {lock.name: lock.claims for lock in locks}):
+            if cycle.claim is None:
+                continue
+            log.error("%s", cycle)
+            failure = encode_failure(deadlock_failure(str(cycle)))
+            claim = cycle.claim
+            self._write([BreakLock(claim.execution_id, claim.step, claim.name, now, failure)])
+
+    # --- schedules -----------------------------------------------------------------------------------------
+    def _look_at_schedules(self, now: float) -> float | None:
+        wakes: list[float] = []
+        for record in self._ask("schedules"):
+            try:
+                wake = self._look_at_schedule(record, now)
+            except RayflowError as error:  # one that cannot be started holds up no other
+                log.error("schedule %s cannot go on now: %s", record.name, error)  # noqa: TRY400 - it says it all
+                continue
+            if wake is not None:
+                wakes.append(wake)
+        return min(wakes, default=None)
+
+    def _look_at_schedule(self, record: ScheduleRecord, now: float) -> float | None:
+        state = decode_state(record)
+        if state.paused or (record.wake is not None and record.wake > now and not state.queued_due):
+            return record.wake
+        if record.wake is None and not state.queued_due:
+            return None
+        plan = decode_plan(record)
+        state = ended(state, self._ended(state.running))
+        decision = decide(record.name, plan.schedule, state, now)
+        if unchanged(record, decision.state, decision.wake):
+            return decision.wake
+        definition: DefinitionRecord | None = None
+        if decision.starts:
+            definition = self._ask("definition", plan.workflow_id, plan.version or None)
+            if definition is None:
+                raise WorkflowNotRegistered(plan.workflow_id, known=())
+        operation = fired(
+            record, plan, definition, decision.state, starts=decision.starts, cancels=decision.cancels,
+            wake=decision.wake, now=now, codec=self._codec,
+        )  # fmt: skip
+        self._write([operation])
+        return decision.wake
+
+    def _ended(self, running: Sequence[str]) -> list[str]:
+        if not running:
+            return []
+        there: list[ExecutionRecord] = self._ask("executions", Filter(ids=tuple(running), limit=len(running)))
+        unfinished = {record.id for record in there if not ExecutionStatus(record.status).terminal}
+        return [name for name in running if name not in unfinished]
+
+    def _write(self, operations: Sequence[Operation]) -> None:
+        answers: Sequence[Answer] = self._ask("start", list(operations))
+        touched = [name for answer in answers if isinstance(answer, Done) for name in answer.touched]
+        for answer in answers:
+            if isinstance(answer, Refused):
+                log.info("somebody else was faster: %s", answer.error)
+        if touched:
+            self._nudge(touched)

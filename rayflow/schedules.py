@@ -1,0 +1,246 @@
+"""Schedules: workflows that are started by themselves, at the times of a cron expression or at an interval."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rayflow.core import schedules as machine
+from rayflow.core.dues import check_name
+from rayflow.core.schedules import DueStart, ScheduleState
+from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.schedule import Moment, Schedule
+from rayflow.errors import DefinitionError, Fenced, ScheduleNotFound
+from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.firing import fired
+from rayflow.storage.kept import ScheduleRecord
+from rayflow.storage.operations import Done, Refused
+from rayflow.storage.plans import Plan, decode_plan, decode_state, encode_plan, encode_state
+
+if TYPE_CHECKING:
+    from rayflow.control import AnyWorkflow, Control
+    from rayflow.handle import ExecutionHandle
+
+#: How often a change is tried again because the supervisor, or somebody else, changed the schedule meanwhile.
+_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleInfo:
+    """A schedule and where it is.
+
+    Args:
+        name: its name.
+        schedule: when it starts its workflow.
+        workflow_id: which workflow.
+        version: which version; "" for the one that was saved last by then.
+        paused: whether it starts nothing.
+        next_due: its next due time, in seconds since the epoch; None if there is none any more.
+        last_due: the newest one that was decided on.
+        last_execution: id of the newest execution.
+        running: ids of its executions that are not known to have ended.
+        queued_due: the due time that waits for the running one's end, under ``"queue_one"``.
+        runs: due times that started an execution.
+        missed: due times that were too late to be started.
+        skipped: due times that were not started because of another execution or a pause.
+        created_at: when it was made.
+    """
+
+    name: str
+    schedule: Schedule
+    workflow_id: str
+    version: str
+    paused: bool
+    next_due: float | None
+    last_due: float | None
+    last_execution: str | None
+    running: tuple[str, ...]
+    queued_due: float | None
+    runs: int
+    missed: int
+    skipped: int
+    created_at: float
+
+
+class Schedules:
+    """The schedules of an engine's store: ``engine.schedules``. They are kept in the store, and outlive the engine.
+
+    Args:
+        engine: the engine.
+        codec: writes inputs.
+
+    Example:
+        >>> engine.schedules.create("nightly", report, rf.Schedule(cron="0 2 * * *"))  # doctest: +SKIP
+    """
+
+    def __init__(self, engine: Control, codec: MsgpackCodec) -> None:
+        self._engine = engine
+        self._codec = codec
+
+    def create(
+        self,
+        name: str,
+        workflow: AnyWorkflow | str,
+        schedule: Schedule,
+        *,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: ExecutionOptions | None = None,
+        version: str = "",
+        replace: bool = False,
+    ) -> ScheduleInfo:
+        """Make a schedule.
+
+        Args:
+            name: its name; its executions are called ``<name>@<due time>``.
+            workflow: the workflow, or the id of a saved one.
+            schedule: when it is started.
+            args: the workflow's arguments.
+            kwargs: its keyword arguments.
+            options: how its executions run.
+            version: the version of the workflow; "" for the one that was saved last by then.
+            replace: change the schedule if there is one of that name; what it has decided on stays.
+
+        Raises:
+            DefinitionError: the name does not fit, or is taken.
+            WorkflowNotRegistered: there is no such workflow.
+            TypeError: the arguments do not fit.
+        """
+        check_name(name)
+        if isinstance(workflow, str):
+            workflow_id = self._engine.saved(workflow, version or None).workflow_id
+        else:
+            workflow.bind(*args, **(kwargs or {}))
+            workflow_id = self._engine.register(workflow).workflow_id
+        data = self._codec.encode((args, dict(kwargs or {})))
+        plan = Plan(schedule, workflow_id, version, data, options or ExecutionOptions())
+        now = time.time()
+        there = self._find(name)
+        if there is not None and not replace:
+            raise DefinitionError(f"there is a schedule {name!r} already: change it with replace=True, or delete it")
+        if there is None:
+            state = machine.begin(schedule, now)
+            wake = machine.decide(name, schedule, state, now).wake
+            record = ScheduleRecord(name, encode_plan(plan), encode_state(state), 1, wake, now)
+            self._engine.ask("save_schedule", record)
+        else:
+            self._change(name, lambda known, state: machine.changed(known.schedule, schedule, state, now), plan=plan)
+        return self.get(name)
+
+    def get(self, name: str) -> ScheduleInfo:
+        """One schedule. Raises ScheduleNotFound."""
+        return schedule_info(self._record(name))
+
+    def list(self) -> list[ScheduleInfo]:
+        """All schedules, by name."""
+        return [schedule_info(record) for record in self._records()]
+
+    def pause(self, name: str) -> None:
+        """Start nothing any more, until :meth:`resume`. Due times that pass meanwhile are skipped."""
+        self._change(name, lambda plan, state: machine.paused(state))
+
+    def resume(self, name: str) -> None:
+        """Go on with the next due time."""
+        self._change(name, lambda plan, state: machine.resumed(state, time.time()))
+
+    def delete(self, name: str) -> None:
+        """Forget a schedule; its executions stay as they are. Raises ScheduleNotFound."""
+        if not self._engine.ask("delete_schedule", name):
+            raise ScheduleNotFound(name)
+
+    def trigger(self, name: str) -> ExecutionHandle[Any]:
+        """Start its workflow now, whatever its times; answers a handle on the execution."""
+        execution_id = machine.manual_id(name, uuid.uuid4().hex[:12])
+        start = DueStart(execution_id, time.time())
+        self._change(name, lambda plan, state: machine.started(state, execution_id), starts=lambda *_: (start,))
+        return self._engine.handle(execution_id)
+
+    def backfill(self, name: str, start: Moment, end: Moment, *, limit: int = 1000) -> Sequence[ExecutionHandle[Any]]:
+        """Start an execution for each due time of a range that has passed; those that there are already stay.
+
+        Args:
+            name: the schedule's name.
+            start: the range's beginning, in seconds since the epoch or as a datetime with a time zone.
+            end: its end, which does not belong to it.
+            limit: due times at most.
+
+        Raises:
+            ScheduleNotFound: there is no such schedule.
+            DefinitionError: the range holds more due times than that.
+        """
+        span = Schedule(every=1, start_at=start, end_at=end)  # checks the moments, and makes numbers of them
+        assert span.start_at is not None
+        assert span.end_at is not None
+        first, last = span.start_at, span.end_at
+
+        def starts(plan: Plan, state: ScheduleState) -> tuple[DueStart, ...]:
+            return machine.backfill(name, plan.schedule, state, time.time(), start=first, end=last, limit=limit)
+
+        done = self._change(name, lambda plan, state: state, starts=starts)
+        return [self._engine.handle(start.execution_id) for start in done]
+
+    # --- inside --------------------------------------------------------------------------------------------
+    def _change(
+        self,
+        name: str,
+        change: Callable[[Plan, ScheduleState], ScheduleState],
+        *,
+        plan: Plan | None = None,
+        starts: Callable[[Plan, ScheduleState], Sequence[DueStart]] = lambda plan, state: (),
+    ) -> Sequence[DueStart]:
+        """Change a schedule by compare-and-set; answers what was started."""
+        for _ in range(_TRIES):
+            record = self._record(name)
+            known, now = decode_plan(record), time.time()
+            state = decode_state(record)
+            starting = starts(known, state)
+            state, used = change(known, state), plan or known
+            if plan is not None:
+                record = ScheduleRecord(name, encode_plan(plan), record.state, record.version, None, record.created_at)
+            definition = self._engine.saved(used.workflow_id, used.version or None) if starting else None
+            operation = fired(record, used, definition, state, starts=starting, wake=now, now=now, codec=self._codec)
+            [answer] = self._engine.send([operation])
+            if isinstance(answer, Done):
+                self._engine.nudge(answer.touched)
+                return starting
+            assert isinstance(answer, Refused)
+            if not isinstance(answer.error, Fenced):
+                raise answer.error
+        raise Fenced(f"schedule {name!r} was changed by others {_TRIES} times in a row; try again")
+
+    def _records(self) -> Sequence[ScheduleRecord]:
+        found: Sequence[ScheduleRecord] = self._engine.ask("schedules")
+        return found
+
+    def _find(self, name: str) -> ScheduleRecord | None:
+        return next((record for record in self._records() if record.name == name), None)
+
+    def _record(self, name: str) -> ScheduleRecord:
+        found = self._find(name)
+        if found is None:
+            raise ScheduleNotFound(name)
+        return found
+
+
+def schedule_info(record: ScheduleRecord) -> ScheduleInfo:
+    """A schedule as people see it."""
+    plan, state = decode_plan(record), decode_state(record)
+    return ScheduleInfo(
+        name=record.name,
+        schedule=plan.schedule,
+        workflow_id=plan.workflow_id,
+        version=plan.version,
+        paused=state.paused,
+        next_due=None if state.paused else state.next_due,
+        last_due=state.last_due,
+        last_execution=state.last_execution,
+        running=state.running,
+        queued_due=state.queued_due,
+        runs=state.runs,
+        missed=state.missed,
+        skipped=state.skipped,
+        created_at=record.created_at,
+    )

@@ -1,0 +1,335 @@
+"""Operations decided one after the other, each on what the ones before it made of the records.
+
+A store reads what is asked for, lets :class:`Batch` decide, and writes all of it in the same transaction. What one
+execution asks of others (:mod:`rayflow.storage.crossing`) is decided here, too: it happens in the transaction of the
+entry that asked for it, or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from rayflow.core.events import Answered, Entry, label
+from rayflow.core.failures import failure_of
+from rayflow.core.locks import Claimant, Lock
+from rayflow.errors import (
+    ExecutionAlreadyExists,
+    ExecutionNotFound,
+    Failure,
+    Fenced,
+    RayflowError,
+    SingletonExists,
+)
+from rayflow.storage.crossing import (
+    BreakLock,
+    ExpireLeases,
+    FireSchedule,
+    LeaveLease,
+    LeaveLock,
+    Send,
+    StartChild,
+    TakeLease,
+    TakeLock,
+)
+from rayflow.storage.kept import DeadLetter, ScheduleRecord, StepNote
+from rayflow.storage.lockbook import LockBook
+from rayflow.storage.operations import (
+    Answer,
+    Append,
+    Deliver,
+    Done,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    Operation,
+    Refused,
+    Rewind,
+    Start,
+)
+from rayflow.storage.records import decode_failure, encode_entry
+from rayflow.storage.rules import Write, decide, newer_note
+
+
+class Reads(Protocol):
+    """What a batch reads, in the transaction that will write it."""
+
+    def head(self, execution_id: str) -> ExecutionRecord | None:
+        """An execution's row; input, code and options may be left out."""
+
+    def had_key(self, execution_id: str, key: str) -> bool:
+        """Whether an execution's inbox has ever had a row of that key."""
+
+    def lock(self, name: str) -> Lock | None:
+        """A lock with its claims."""
+
+    def locks_of(self, execution_id: str) -> Sequence[str]:
+        """Names of the locks in which an execution has claims."""
+
+    def leased_locks(self) -> Sequence[str]:
+        """Names of the locks in which leases have claims."""
+
+    def singleton(self, key: str) -> str | None:
+        """The unfinished execution with that singleton key."""
+
+    def schedule(self, name: str) -> ScheduleRecord | None:
+        """A schedule."""
+
+
+class Batch:
+    """See the module's docstring.
+
+    Args:
+        reads: what is there.
+
+    Attributes:
+        heads: the rows as they are now; None for executions that are not there.
+        started, changed: the executions to insert, and to update.
+        schedules: those that changed.
+    """
+
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
+        self.heads: dict[str, ExecutionRecord | None] = {}
+        self._keys: set[tuple[str, str]] = set()
+        self._singletons: dict[str, str | None] = {}
+        self.started: list[str] = []
+        self.changed: dict[str, None] = {}
+        self.journal: list[tuple[str, JournalRow]] = []
+        self.journal_from: dict[str, int] = {}
+        self.inputs: dict[str, bytes] = {}
+        self.inbox: list[tuple[str, InboxRow]] = []
+        #: By execution and step, to be written after what ``letters_after`` says is deleted.
+        self.letters: dict[tuple[str, int], DeadLetter] = {}
+        self.letters_after: dict[str, int] = {}
+        self.notes: dict[tuple[str, int], StepNote] = {}
+        self.counts: dict[str, float] = {}
+        self._locks = LockBook(self, reads)
+        self.schedules: dict[str, ScheduleRecord] = {}
+        self._touched: dict[str, None] = {}
+
+    def apply(self, operation: Operation) -> Answer:
+        """Decide one operation and note what it writes."""
+        self._touched = {}
+        match operation:
+            case TakeLease() | LeaveLease() | ExpireLeases() | BreakLock():
+                return self._of_lock(operation)
+            case FireSchedule():
+                return self._fire(operation)
+            case Start():
+                refused = self._refused_start(operation.record)
+                if refused is not None:
+                    return Refused(refused)
+            case Rewind():
+                failed = self.head(operation.execution_id)
+                refused = None if failed is None else self._taken(failed)
+                if refused is not None:
+                    return Refused(refused)
+        name = operation.execution_id
+        before = self.head(name)
+        known = isinstance(operation, Deliver) and self._had_key(name, operation.row.key)
+        decision = decide(before, operation, known_key=known)
+        if not isinstance(decision, Write):
+            return decision
+        self._note(name, before, decision)
+        if isinstance(operation, Append) and decision.rows:
+            self._cross(decision.record, operation)
+        return self._answer(name, decision.answer)
+
+    def _answer(self, name: str, answer: Done) -> Done:
+        """The answer, with what else became of the execution in the meantime."""
+        record = self.heads[name]
+        assert record is not None
+        touched = tuple(other for other in self._touched if other != name)
+        return replace(answer, inbox_last=record.inbox_last, touched=touched)
+
+    # --- reading -------------------------------------------------------------------------------------------
+    def head(self, execution_id: str) -> ExecutionRecord | None:
+        """An execution's row as it is now."""
+        if execution_id not in self.heads:
+            self.heads[execution_id] = self._reads.head(execution_id)
+        return self.heads[execution_id]
+
+    def _had_key(self, execution_id: str, key: str) -> bool:
+        return (execution_id, key) in self._keys or self._reads.had_key(execution_id, key)
+
+    def _holder(self, singleton: str) -> str | None:
+        if singleton not in self._singletons:
+            self._singletons[singleton] = self._reads.singleton(singleton)
+        return self._singletons[singleton]
+
+    # --- noting --------------------------------------------------------------------------------------------
+    def _note(self, name: str, before: ExecutionRecord | None, decision: Write) -> None:
+        if before is None:
+            self.started.append(name)
+        elif decision.record is not before:
+            self.changed[name] = None
+        self._settle_singleton(name, before, decision.record)
+        self.heads[name] = decision.record
+        self.journal.extend((name, row) for row in decision.rows)
+        if decision.journal_from is not None:
+            self.journal_from[name] = decision.journal_from
+        if decision.next_run is not None:
+            self.inputs[name] = decision.next_run
+        self.inbox.extend((name, row) for row in decision.inbox)
+        self._keys.update((name, row.key) for row in decision.inbox)
+        if decision.letters_after is not None:
+            self._drop_letters(name, decision.letters_after)
+        self.letters.update(((name, letter.step), letter) for letter in decision.letters)
+        for note in decision.notes:
+            self.notes[name, note.step] = newer_note(self.notes.get((name, note.step)), note)
+        for counter, amount in decision.counts.items():
+            self.counts[counter] = self.counts.get(counter, 0) + amount
+
+    def _settle_singleton(self, name: str, before: ExecutionRecord | None, record: ExecutionRecord) -> None:
+        if record.singleton and (before is None or before.status.terminal != record.status.terminal):
+            holder = self._holder(record.singleton)
+            if not record.status.terminal:
+                self._singletons[record.singleton] = name
+            elif holder == name:
+                self._singletons[record.singleton] = None
+
+    def _drop_letters(self, name: str, after: int) -> None:
+        self.letters_after[name] = min(after, self.letters_after.get(name, after))
+        for key, letter in list(self.letters.items()):
+            if key[0] == name and letter.seq > after:
+                del self.letters[key]
+
+    # --- starting ------------------------------------------------------------------------------------------
+    def _refused_start(self, record: ExecutionRecord) -> RayflowError | None:
+        return None if self.head(record.id) is not None else self._taken(record)
+
+    def _taken(self, record: ExecutionRecord) -> RayflowError | None:
+        """Whether another unfinished execution has its singleton."""
+        holder = self._holder(record.singleton) if record.singleton else None
+        if holder is None or holder == record.id:
+            return None
+        return SingletonExists(record.singleton, execution_id=holder)
+
+    def _start(self, record: ExecutionRecord) -> RayflowError | None:
+        """Start an execution that is not there; answers why it is not started."""
+        refused = self._refused_start(record)
+        if refused is None:
+            decision = decide(None, Start(record))
+            assert isinstance(decision, Write)
+            self._note(record.id, None, decision)
+            self._touched[record.id] = None
+        return refused
+
+    def _fire(self, operation: FireSchedule) -> Answer:
+        record = operation.record
+        known = self.schedules.get(record.name) or self._reads.schedule(record.name)
+        if known is None or known.version != record.version - 1:
+            seen = "gone" if known is None else f"at version {known.version}"
+            return Refused(
+                Fenced(f"schedule {record.name!r} is {seen}; its version {record.version} cannot be written")
+            )
+        self.schedules[record.name] = record
+        for start in operation.starts:
+            if self.head(start.id) is None:
+                self._start(start)
+        for send in operation.cancels:
+            self._deliver(send.execution_id, send.row)
+        return Done(0, 0, 0, touched=tuple(self._touched))
+
+    # --- crossing ------------------------------------------------------------------------------------------
+    def _cross(self, record: ExecutionRecord, operation: Append) -> None:
+        for ask in operation.asks:
+            match ask:
+                case StartChild():
+                    self._start_child(record.id, ask, operation)
+                case Send():
+                    failure = self._send(ask)
+                    if ask.step:
+                        self._tell(record.id, ask.step, "signal", ask.name, operation, failure=failure)
+                case TakeLock():
+                    refused = self._locks.take(record.id, ask, operation.at, f"answer/{ask.step}/{operation.first_seq}")
+                    if refused is not None:
+                        self._tell(record.id, ask.step, "lock", ask.name, operation, failure=refused)
+                case LeaveLock():
+                    self._locks.leave(ask.name, Claimant(record.id, ask.step), operation.at)
+        head = self.heads[record.id]
+        assert head is not None
+        if head.status.terminal and head.claims:
+            self._locks.leave_all(record.id, operation.at)
+
+    def _start_child(self, parent: str, ask: StartChild, operation: Append) -> None:
+        child, waits = ask.record, ask.record.parent_step != 0
+        there = self.head(child.id)
+        failure: RayflowError | Failure | None = None
+        if there is None:
+            failure = self._start(child)
+        elif waits and there.start_nonce == child.start_nonce:
+            if there.status.terminal:
+                self._tell_end(parent, ask.step, there, operation)
+            return
+        elif there.start_nonce == child.start_nonce:
+            pass  # this very call has started it
+        elif waits or (there.workflow_id, there.identity) != (child.workflow_id, child.identity) or not child.identity:
+            failure = ExecutionAlreadyExists(child.id, reason=f"it is an execution of workflow {there.workflow_id!r}")
+        if failure is not None or not waits:
+            self._tell(parent, ask.step, "child", child.workflow_id, operation, value=child.id, failure=failure)
+
+    def _tell_end(self, parent: str, step: int, child: ExecutionRecord, operation: Append) -> None:
+        failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
+        about = label("child", child.workflow_id)
+        answer = Answered(operation.at, step, about, None, child.result, failure, child.created_at, child.id)
+        self.put_answer(parent, answer, f"answer/{step}/{operation.first_seq}")
+
+    def _send(self, ask: Send) -> RayflowError | None:
+        refused = self._deliver(ask.execution_id, ask.row)
+        return refused.error if isinstance(refused, Refused) else None
+
+    def _deliver(self, execution_id: str, row: InboxRow) -> Answer:
+        before = self.head(execution_id)
+        if before is None:
+            return Refused(ExecutionNotFound(execution_id))
+        known = self._had_key(execution_id, row.key)
+        decision = decide(before, Deliver(execution_id, row), known_key=known)
+        if not isinstance(decision, Write):
+            return decision
+        self._note(execution_id, before, decision)
+        self._touched[execution_id] = None
+        return decision.answer
+
+    def _tell(
+        self,
+        execution_id: str,
+        step: int,
+        kind: str,
+        name: str,
+        operation: Append,
+        *,
+        value: int | str | None = None,
+        failure: RayflowError | Failure | None = None,
+    ) -> None:
+        """Answer what an execution asked in this append."""
+        why = failure_of(failure) if isinstance(failure, RayflowError) else failure
+        worker = value if isinstance(value, str) else ""
+        answer = Answered(operation.at, step, label(kind, name), None if why else value, failure=why, worker=worker)
+        self.put_answer(execution_id, answer, f"answer/{step}/{operation.first_seq}")
+
+    def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
+        """Answer what an execution asked, by its inbox."""
+        self._deliver(execution_id, InboxRow(key, "answer", encode_entry(Entry(0, answer)), answer.at))
+
+    def claims_changed(self, execution_id: str, change: int) -> None:
+        """An execution has so many claims to locks more."""
+        head = self.head(execution_id)
+        if head is not None:
+            self.heads[execution_id] = replace(head, claims=head.claims + change)
+            if execution_id not in self.started:
+                self.changed[execution_id] = None
+
+    @property
+    def locks(self) -> dict[str, tuple[Lock | None, Lock]]:
+        """The locks that changed: what they were, and what they are."""
+        return self._locks.changed
+
+    def _of_lock(self, operation: TakeLease | LeaveLease | ExpireLeases | BreakLock) -> Answer:
+        try:
+            token = self._locks.apply(operation)
+        except RayflowError as error:
+            return Refused(error)
+        return Done(0, 0, 0, touched=tuple(self._touched), token=token)

@@ -1,0 +1,151 @@
+"""What an execution asks of others in its own transactions, and what is asked of locks and schedules alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from rayflow.storage.kept import ScheduleRecord
+    from rayflow.storage.operations import ExecutionRecord, InboxRow
+
+
+# --- with an append -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """Start a child. One that this very call has started already is left alone.
+
+    Answered by its end, which it sends itself, or at once where it is over already or cannot be started; with
+    ``record.parent_step`` 0, at once in any case.
+
+    Args:
+        step: the call's number.
+        record: the child's row.
+    """
+
+    step: int
+    record: ExecutionRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put a row into another execution's inbox.
+
+    Args:
+        step: the call's number, under which it is answered; 0 for no answer, also where nobody is there.
+        execution_id: whose inbox.
+        row: the row.
+        name: of the signal, for the answer.
+    """
+
+    step: int
+    execution_id: str
+    row: InboxRow
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLock:
+    """Claim a permit of a lock for this execution; answered when it is granted.
+
+    Args:
+        step: the call's number.
+        name: the lock's name.
+        limit: how many permits it has.
+    """
+
+    step: int
+    name: str
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveLock:
+    """Give a permit back, or the claim to one. Not answered.
+
+    Args:
+        step: number of the call that claimed it.
+        name: the lock's name.
+    """
+
+    step: int
+    name: str
+
+
+Ask = StartChild | Send | TakeLock | LeaveLock
+
+
+# --- alone --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class TakeLease:
+    """Claim a permit for a script, or renew its lease. Answers Done with its token, 0 while it waits.
+
+    Refused with LockUnavailable if it is not to wait, LockLimitMismatch, or LockLost if it is renewed and gone.
+    """
+
+    name: str
+    limit: int
+    lease: str
+    ttl: float
+    at: float
+    wait: bool = True
+    renew: bool = False
+    execution_id: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveLease:
+    """Give a script's permit back, or the claim to one."""
+
+    name: str
+    lease: str
+    at: float
+    execution_id: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireLeases:
+    """Give the permits of leases that expired to those who wait; or, with ``renew``, give all leases a full term."""
+
+    at: float
+    renew: bool = False
+    execution_id: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakLock:
+    """Refuse a waiting claim, since it would wait for ever; answered to its execution as a failure.
+
+    Args:
+        execution_id: whose claim.
+        step: the number of its call.
+        name: the lock's name.
+        at: when.
+        failure: why, encoded.
+    """
+
+    execution_id: str
+    step: int
+    name: str
+    at: float
+    failure: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FireSchedule:
+    """Start what is due and note it, all or nothing: compare-and-set on the schedule's version.
+
+    Executions that are there already are left alone. Refused with Fenced if the schedule has another version.
+
+    Args:
+        record: the schedule as it is to be, with the next version.
+        starts: what is due.
+        cancels: inbox rows for executions that are to give way.
+        at: when.
+    """
+
+    record: ScheduleRecord
+    starts: tuple[ExecutionRecord, ...]
+    cancels: tuple[Send, ...]
+    at: float
+    execution_id: ClassVar[str] = ""

@@ -1,0 +1,56 @@
+"""Child workflows on a cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import rayflow as rf
+from tests.control.conftest import kill_coordinator, until_parked
+from tests.control.flows import parent, repaired, with_children
+from tests.faults.tools import ledger_lines, until, until_longer
+
+pytestmark = pytest.mark.ray
+
+
+def test_children_answer_and_their_parents_coordinator_dies_meanwhile(
+    engine: rf.DistributedEngine, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    handle = engine.start(parent, str(ledger), 60, 10, id="parent")
+    for _ in range(2):
+        until_longer(ledger, len(ledger_lines(ledger)) + 10)
+        kill_coordinator(engine, "parent")
+    assert handle.result(timeout=100) == sum(2 * number for number in range(60))
+    assert {int(number) for _, number in ledger_lines(ledger)} == set(range(60))
+    runs = Counter(number for _, number in ledger_lines(ledger))
+    assert sum(runs.values()) <= 60 + 2 * 10  # only what was under way at a kill ran again
+    children = handle.status().children
+    assert [child.status for child in children] == ["completed"] * 60
+    assert len({child.execution_id for child in children}) == 60
+
+
+def test_the_parents_end_cancels_what_it_awaits_and_leaves_what_it_only_started(engine: rf.DistributedEngine) -> None:
+    handle = engine.start(with_children, "left", id="parent")
+    until(lambda: len(handle.status().children) == 2, "both children run")
+    until_parked(engine, "parent")
+    [awaited] = [child.execution_id for child in handle.status().children if child.execution_id != "left"]
+    handle.cancel()
+    with pytest.raises(rf.ExecutionCancelled):
+        handle.result(timeout=60)
+    until(lambda: engine.record(awaited).status == "cancelled", "the child is cancelled")
+    assert engine.record("left").status == "running"
+    engine.cancel("left")
+
+
+def test_resuming_a_parent_whose_child_failed_resumes_the_child(engine: rf.DistributedEngine, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    handle = engine.start(repaired, str(mended), id="parent")
+    with pytest.raises(rf.ExecutionFailed, match="child workflow 'fragile'"):
+        handle.result(timeout=60)
+    mended.touch()
+    handle.resume()
+    assert handle.result(timeout=60) == "mended"
+    assert engine.record("parent.1").status == "completed"

@@ -1,0 +1,85 @@
+"""Forks, schedules, singletons and pauses, on a cluster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+import rayflow as rf
+from rayflow.runtime import naming
+from tests.control.conftest import kill_coordinator
+from tests.control.flows import chain, idle, job, saga
+from tests.faults.tools import kill, ledger_lines, until
+
+pytestmark = pytest.mark.ray
+
+
+def test_a_fork_takes_over_what_was_recorded_and_does_the_rest_again(
+    engine: rf.DistributedEngine, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger"
+    assert engine.execute(chain, str(ledger), "1", id="one", timeout=60) == ["a1", "b1", "cnobody"]
+    fork = engine.fork("one", before=3, state={"reviewer": "ada"}, id="two")
+    assert fork.result(timeout=60) == ["a1", "b1", "cada"]
+    other = engine.fork("one", before=2, args=(str(ledger), "2"))
+    assert other.result(timeout=60) == ["a1", "b2", "cnobody"]
+    assert [line[0] for line in ledger_lines(ledger)] == ["a1", "b1", "cnobody", "cada", "b2", "cnobody"]
+    assert fork.status().forked_from == "one"
+    with pytest.raises(rf.InvalidTransition, match="It has issued 3 calls"):
+        engine.fork("one", before="nowhere")
+
+
+def test_a_fork_of_what_is_to_be_undone_has_to_be_told(engine: rf.DistributedEngine, tmp_path: Path) -> None:
+    ledger, release = tmp_path / "ledger", tmp_path / "release"
+    release.touch()
+    with pytest.raises(rf.ExecutionFailed):
+        engine.execute(saga, str(ledger), 1, str(release), id="saga", timeout=60)
+    with pytest.raises(rf.InvalidTransition, match="compensation 'held_up'"):
+        engine.fork("saga", before="failing")
+
+
+def test_a_schedule_goes_on_while_its_supervisor_dies(engine: rf.DistributedEngine) -> None:
+    engine.schedules.create("often", job, rf.Schedule(every=1, overlap="allow"), args=(7,))
+    until(lambda: engine.schedules.get("often").runs >= 2, "it has started two")
+    kill(engine.pid_of(naming.SUPERVISOR))
+    until(lambda: engine.schedules.get("often").runs >= 6, "it goes on")
+    engine.schedules.pause("often")
+    info = engine.schedules.get("often")
+    started = [snapshot.execution_id for snapshot in engine.list(workflow="job")]
+    assert len(started) == len(set(started)) == info.runs
+    dues = sorted(started)
+    assert all(name.startswith("often@") for name in dues)
+    assert info.missed == info.skipped == 0
+    handle = engine.schedules.trigger("often")
+    assert handle.result(timeout=60) == 7
+    engine.schedules.delete("often")
+
+
+def test_of_a_singleton_there_is_one_at_a_time(engine: rf.DistributedEngine) -> None:
+    options = rf.ExecutionOptions(singleton="customer-7")
+    first = engine.start(idle, id="first", options=options)
+    with pytest.raises(rf.SingletonExists) as refused:
+        engine.start(idle, id="second", options=options)
+    assert refused.value.execution_id == "first"
+    assert engine.start(idle, id="first", options=options).id == "first"
+    first.cancel()
+    until(first.done, "it is over")
+    second = engine.start(idle, id="second", options=options)
+    second.cancel()
+
+
+def test_a_pause_survives_the_coordinator_and_keeps_what_arrives(engine: rf.DistributedEngine, tmp_path: Path) -> None:
+    ledger, release = tmp_path / "ledger", tmp_path / "release"
+    handle = engine.start(saga, str(ledger), 1, str(release), id="saga")
+    until(lambda: ["undo-0"] in ledger_lines(ledger), "a step runs")
+    handle.pause("look at it")
+    kill_coordinator(engine, "saga")
+    release.touch()
+    until(lambda: engine.record("saga").owner == "" or engine.record("saga").epoch > 1, "another one took it up")
+    time.sleep(0)
+    assert handle.status().status == "paused"
+    handle.resume()
+    with pytest.raises(rf.ExecutionFailed, match="ValueError: no"):
+        handle.result(timeout=60)
