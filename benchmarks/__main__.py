@@ -11,6 +11,7 @@ on one day; the ratios to a raw call are what to compare.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -23,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import rayflow as rf
-from benchmarks import recovery, workloads
+from benchmarks import recovery, waiting, workloads
 from benchmarks.raw import RawRay
 from rayflow.runtime import cluster
 
@@ -75,6 +76,15 @@ def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int,
             )
             for mode, options in modes.items()
         ),
+        *(
+            measured(
+                f"dispatch: a result to the next step's begin, commit and all, {name}",
+                "ms",
+                runs,
+                partial(_dispatch, engine, length, share),
+            )
+            for name, share in (("p50", 0.5), ("p99", 0.99))
+        ),
         measured(
             "one-step execution, start to result",
             "ms",
@@ -84,15 +94,38 @@ def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int,
     ]
 
 
+def measure_waiting(engine: rf.DistributedEngine, *, runs: int, many: int) -> list[Figure]:
+    """What executions cost that only wait, and how soon they go on."""
+    late = waiting.timer_lateness(engine, max(5, 3 * runs))
+    rows = [
+        Figure("parked: its timer fires late by", "ms", statistics.median(late), min(late), max(late), len(late)),
+        measured("parked: signal sent to result", "ms", runs, lambda: waiting.signal_to_end(engine)),
+        measured("parked: the last of 100 timers due at once", "s", 2, lambda: waiting.waking_together(engine, 100)),
+    ]
+    for more in (10, many, many):
+        used = waiting.memory_with_more_parked(engine, more)
+        rows.append(Figure(f"parked: {more:,} more, memory of all actors but workers", "MB", used, used, used, 1))
+    return rows
+
+
 def _chain(engine: rf.DistributedEngine, length: int, options: rf.ExecutionOptions) -> float:
     """Milliseconds of one step of a chain."""
     return 1e3 * seconds(lambda: engine.execute(workloads.chain, length, options=options, timeout=300)) / length
 
 
+def _dispatch(engine: rf.DistributedEngine, length: int, share: float) -> float:
+    """Milliseconds from a result to the begin of the step after it, under which that share of the steps stays."""
+    handle = engine.start(workloads.chain, length)
+    handle.result(timeout=300)
+    steps = handle.status().steps
+    times = sorted((after.began or 0.0) - (before.ended or 0.0) for before, after in itertools.pairwise(steps))
+    return 1e3 * times[int(share * (len(times) - 1))]
+
+
 def shown(figures: list[Figure]) -> str:
     """A table for people."""
-    lines = [f"{'figure':<58}{'median':>10}{'least':>10}{'most':>10}  unit"]
-    lines += [f"{f.name:<58}{f.median:>10.2f}{f.least:>10.2f}{f.most:>10.2f}  {f.unit}" for f in figures]
+    lines = [f"{'figure':<66}{'median':>10}{'least':>10}{'most':>10}  unit"]
+    lines += [f"{f.name:<66}{f.median:>10.2f}{f.least:>10.2f}{f.most:>10.2f}  {f.unit}" for f in figures]
     return "\n".join(lines)
 
 
@@ -110,10 +143,12 @@ def main() -> int:
         os.environ["RAYFLOW_HOME"] = folder  # what runs here otherwise is neither measured nor stopped
         try:
             own, _ = cluster.up()
-            with rf.DistributedEngine(store=f"sqlite:///{folder}/bench.db", address=own.address) as engine:
+            store = f"sqlite:///{folder}/bench.db"
+            with rf.DistributedEngine(store=store, address=own.address, park_after=0.2) as engine:
                 raw = RawRay(workers=4)
                 figures = measure(engine, raw, runs=runs, width=width, length=length)
                 raw.close()
+                figures += measure_waiting(engine, runs=runs, many=100 if options.quick else 10_000)
                 if not options.no_recovery:
                     for row in recovery.ROWS:
                         times = recovery.measure(engine, row, Path(folder), runs=max(2, runs - 2))

@@ -53,3 +53,16 @@ async def ledger_chain(ledger: str, length: int) -> int:
     for number in range(length):
         total += await noted(ledger, number)
     return total
+
+
+@rf.workflow
+async def sleeping(moment: float) -> float:
+    """Sleeps until a moment; answers how late it woke, in seconds."""
+    await asyncio.sleep(moment - rf.now())
+    return rf.now() - moment
+
+
+@rf.workflow
+async def awaiting() -> None:
+    """Waits for a signal."""
+    await rf.wait_for_signal("go")

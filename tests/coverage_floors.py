@@ -1,12 +1,10 @@
-"""Holds the coverage floors, from the combined data that `make test` or `make check` left in .coverage.
+"""Holds the coverage floors, from the combined data that `make test` left in .coverage.
 
-Run as ``python tests/coverage_floors.py``; ``--lower`` looks at floors 0-3 only, which the tests without Ray
-must cover by themselves. Lines and branches count alike.
+Run as ``python tests/coverage_floors.py``. Lines and branches count alike.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -72,15 +70,12 @@ def measured() -> Mapping[str, Any]:
 
 def main() -> int:
     """Print each limit's verdict; 0 if all are kept."""
-    parser = argparse.ArgumentParser(description="Holds the coverage floors.")
-    parser.add_argument("--lower", action="store_true", help="only floors 0-3: the total needs `make test`")
-    limits = (LOWER, POOL) if parser.parse_args().lower else (LOWER, POOL, ALL)
     try:
         files = measured()
     except CoverageException as error:
         print(f"no coverage data ({error}): run `make test` first")
         return 1
-    verdicts = [verdict(files, limit) for limit in limits]
+    verdicts = [verdict(files, limit) for limit in (LOWER, POOL, ALL)]
     print(*(line for _, line in verdicts), sep="\n")
     return 0 if all(kept for kept, _ in verdicts) else 1
 
