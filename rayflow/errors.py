@@ -309,7 +309,7 @@ class ScheduleNotFound(RayflowError, LookupError):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"there is no schedule {name!r} in this store; engine.schedules.list() shows those that are")
+        super().__init__(f"no schedule {name!r} in this store; `rayflow schedule list` shows those that there are")
 
 
 class QueueFull(RayflowError):

@@ -1,4 +1,4 @@
-"""Dead letters: steps that used up their attempts, looked at, requeued and discarded."""
+"""Dead letters: steps that used up their attempts, and signals that did not fit, looked at, requeued and discarded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rayflow.core.events import AttemptFailed, Entry, StepFailed
+from rayflow.core.events import AttemptFailed, Entry, StepFailed, kind_and_name
 from rayflow.errors import DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.codec import MsgpackCodec
@@ -42,11 +42,11 @@ class FailedAttempt:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterInfo:
-    """A step that used up its attempts.
+    """A step that used up its attempts, or a signal whose payload was not what the workflow waited for.
 
     Args:
         execution_id: whose step.
-        step: its number in the execution.
+        step: its number in the execution; of a signal, a negative number.
         name: its name.
         workflow_id: the execution's workflow.
         attempts: number of its last attempt.
@@ -54,11 +54,12 @@ class DeadLetterInfo:
         began: when its last attempt began; None if nobody knows.
         worker: who ran the last attempt.
         error: how that failed.
-        args: what the step was called with; as plain data where its classes are not at hand.
+        args: what the step was called with, or the signal's payload; as plain data where its classes are not at hand.
         kwargs: the same, by name.
         handled: the execution did not fail because of it: the workflow's code caught the failure, or the execution
             ended otherwise, or it is not over. Such a letter can only be discarded.
         history: all failed attempts in their order; only where one letter was asked for.
+        kind: "step", "undo" (a compensation) or "signal".
     """
 
     execution_id: str
@@ -74,6 +75,7 @@ class DeadLetterInfo:
     kwargs: dict[str, Any]
     handled: bool
     history: tuple[FailedAttempt, ...] = ()
+    kind: str = "step"
 
     @property
     def input(self) -> tuple[Sequence[Any], dict[str, Any]]:
@@ -112,6 +114,10 @@ class DeadLetters:
             InvalidTransition: the execution did not fail because of that step.
         """
         letter, record = self._find(execution_id, step)
+        kind, name = kind_and_name(letter.name)
+        if kind == "signal":
+            hint = "Send it again with a payload that fits: the dead letter can only be discarded"
+            raise InvalidTransition(execution_id, status=record.status, action=f"requeue signal {name} of", hint=hint)
         if is_handled(letter, record):
             hint = "It did not fail because of this step: the dead letter can only be discarded"
             if not record.status.terminal:
@@ -168,11 +174,12 @@ def letter_info(
         decode: reads payloads.
         entries: the execution's journal, for the history; None leaves that out.
     """
-    args, kwargs = decode(letter.input)
+    kind, name = kind_and_name(letter.name)
+    args, kwargs = ((decode(letter.input),), {}) if kind == "signal" else decode(letter.input)
     return DeadLetterInfo(
         execution_id=letter.execution_id,
         step=letter.step,
-        name=letter.name,
+        name=name,
         workflow_id=letter.workflow_id,
         attempts=letter.attempts,
         at=letter.at,
@@ -183,6 +190,7 @@ def letter_info(
         kwargs=kwargs,
         handled=is_handled(letter, record),
         history=() if entries is None else tuple(_history(letter, entries)),
+        kind=kind,
     )
 
 

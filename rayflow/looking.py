@@ -99,17 +99,25 @@ class Looking(Steering):
         return Output(found.lines, f"{name}/{found.cursor}", issued=found.issued, completed=found.completed)
 
     def list(
-        self, *, status: ExecutionStatus | str | None = None, workflow: str | None = None, limit: int = 100
+        self,
+        *,
+        status: ExecutionStatus | str | None = None,
+        workflow: str | None = None,
+        parent: str | None = None,
+        schedule: str | None = None,
+        limit: int = 100,
     ) -> list[ExecutionSnapshot]:
         """Executions, newest first, without their steps and state.
 
         Args:
             status: only those.
             workflow: only those of that workflow id.
+            parent: only the children of that execution, in the order in which it started them.
+            schedule: only those that the schedule of that name started.
             limit: at most so many.
         """
         wanted = () if status is None else (ExecutionStatus(status),)
-        query = Filter(status=wanted, workflow_id=workflow, limit=limit)
+        query = Filter(status=wanted, workflow_id=workflow, parent=parent, schedule=schedule, limit=limit)
         return [summary(record) for record in self._persistence().call("executions", query)]
 
     def metrics(self) -> DistributedMetrics:

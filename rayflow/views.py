@@ -49,8 +49,9 @@ class WorkflowInfo:
         name: its name.
         description: what it says of itself.
         code: where its code is: ``module``, ``qualname``, ``kind`` ("import" or "value") and hashes; empty where
-            executions run a version that is not saved any more.
-        saved_at: when it was saved, in seconds since the epoch; None if it is not saved any more.
+            executions run a version that is not saved.
+        saved_at: when it was saved, in seconds since the epoch; None if it is not, or not any more: executions that
+            run it know their code, as children do whose workflow was never started by itself.
         unfinished: executions that run it and are not over.
     """
 
@@ -63,10 +64,27 @@ class WorkflowInfo:
     unfinished: int
 
 
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """An execution with its children, as a branch of the tree that they are.
+
+    Args:
+        execution: it, without its steps and state.
+        step: the number of its parent's call that waits for it, or 0.
+        children: its children, in the order of their calls.
+        more: whether it has children beyond these.
+    """
+
+    execution: ExecutionSnapshot
+    step: int = 0
+    children: tuple[Branch, ...] = ()
+    more: bool = False
+
+
 def workflow_infos(
     definitions: Sequence[DefinitionRecord], running: Sequence[tuple[str, str, int]]
 ) -> list[WorkflowInfo]:
-    """The saved versions, and those that are not saved any more and still run, by workflow, newest first.
+    """The saved versions, and those that are not saved and run all the same, by workflow, newest first.
 
     Args:
         definitions: those that are saved, in that order.

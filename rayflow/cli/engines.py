@@ -43,14 +43,17 @@ def command(args: argparse.Namespace, *words: str) -> str:
         'rayflow resume doc-17 --local'
     """
     options = []
-    if args.local and words[0] not in READING:
+    reads = words[0] in READING or " ".join(words[:2]) in READING
+    if args.local and not reads:
         options.append("--local")
     if args.store:
         options += ["--store", args.store]
-    if args.address and words[0] not in READING:
+    if args.address and not reads:
         options += ["--address", args.address]
     return shlex.join(["rayflow", *words, *options])
 
 
 #: Commands that read the store alone.
-READING = frozenset({"list", "show", "workflows"})
+READING = frozenset(
+    {"list", "show", "workflows", "dlq list", "dlq show", "lock list", "schedule list", "schedule show"}
+)

@@ -11,6 +11,8 @@ from rayflow.errors import (
     NotSupportedLocally,
     PoolNotFound,
     RayflowError,
+    ScheduleNotFound,
+    SingletonExists,
     WorkflowNotRegistered,
 )
 from rayflow.ids import ExecutionStatus
@@ -42,6 +44,8 @@ _WRONG_USAGE = (
     InvalidTransition,
     NotSupportedLocally,
     PoolNotFound,
+    ScheduleNotFound,
+    SingletonExists,
     WorkflowNotRegistered,
 )
 

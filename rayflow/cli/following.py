@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from rayflow.cli.engines import command
 from rayflow.cli.exits import COMPLETED, StoppedWaiting, code_for
 from rayflow.cli.reading import store_url
+from rayflow.cli.resting import NO_REST, Rest, commands_of, rest_of, stands_still, stays_paused, words_of
 from rayflow.cli.screen import LiveLine, Screen
 from rayflow.client import Engine
 from rayflow.display import duration_text, failure_text, snapshot_text, to_json, value_text
@@ -21,7 +22,7 @@ from rayflow.views import failure_in
 #: Seconds between two looks.
 POLL = 0.2
 
-#: Seconds between two counts of steps, and how many times as long as a count itself takes.
+#: Seconds between two counts of steps, and how many times as long as a count, or another long look, itself takes.
 _COUNT, _COUNT_SHARE = 1.0, 10.0
 
 #: Seconds without an answer after which nobody waits any more.
@@ -45,7 +46,7 @@ class Follower:
         self._args = args
 
     def wait(self, execution_id: str, *, until: float | None = None) -> ExecutionRecord:
-        """Wait until it is over, or the time is up, or nobody here could make it go on.
+        """Wait until it is over, or the time is up, or nobody could make it go on while this process has the store.
 
         Args:
             execution_id: the execution.
@@ -59,9 +60,10 @@ class Follower:
         """
         lines = self._lines(execution_id)
         counts = _Counts(self._engine, execution_id) if self._live.active else None
+        rests = _Rests(self._engine)
         future = self._engine.watcher.future(execution_id)
         heard = time.monotonic()
-        told = False
+        told = ""
         while True:
             lines()
             now = time.monotonic()
@@ -78,14 +80,26 @@ class Follower:
             if record.status.terminal or up:
                 lines()
                 return record
-            if _stays_paused(record):
-                if self._args.local:
-                    return record  # nobody else could let it go on while this process has the store
-                if not told:
-                    told = True
-                    self._screen.say(ending(self._args, record))
+            rest = rests.of(record, now)
+            if self._args.local and (stays_paused(record) or stands_still(self._engine, rest)):
+                return record
+            told = self._tell(record, rest, told)
             if counts is not None:
                 self._live.show(counts.text(now))
+
+    def _tell(self, record: ExecutionRecord, rest: Rest, told: str) -> str:
+        """Say once for what it waits that somebody else can do; answers what that is."""
+        if stays_paused(record):
+            what, text = "paused", ending(self._args, record)
+        elif rest.awaited and not self._args.local:
+            what = " ".join(one.signal for one in rest.awaited if one.execution_id == record.id) or "others"
+            words = words_of(record.id, rest.awaited)
+            text = f"execution {record.id!r} waits for {words}; to go on: {commands_of(self._args, rest.awaited)}"
+        else:
+            return told
+        if what != told:
+            self._screen.say(text)
+        return what
 
     def _look(self, execution_id: str) -> ExecutionRecord | None:
         try:
@@ -114,9 +128,23 @@ class Follower:
         return (lambda: None) if self._args.local else print_new
 
 
-def _stays_paused(record: ExecutionRecord) -> bool:
-    # What is not read yet may be the very request to go on.
-    return record.status is ExecutionStatus.PAUSED and record.inbox_done >= record.inbox_last
+class _Rests:
+    """How an execution rests, looked at now and then: it may wait for many others."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._due = 0.0
+        self._rest = NO_REST
+
+    def of(self, record: ExecutionRecord, now: float) -> Rest:
+        if record.owner:
+            return NO_REST
+        if now >= self._due:
+            began, self._rest = time.monotonic(), NO_REST
+            with contextlib.suppress(ClusterError, StorageUnavailable):
+                self._rest = rest_of(self._engine, record)
+            self._due = now + _COUNT_SHARE * (time.monotonic() - began)
+        return self._rest
 
 
 class _Counts:
@@ -137,6 +165,8 @@ class _Counts:
                 self._steps = f"{done} done · {len(found.current_steps)} running · "
                 if found.status is ExecutionStatus.PAUSED:
                     self._steps += "paused · "
+                elif found.parked and found.waiting_for:
+                    self._steps += f"waits for {', '.join(found.waiting_for)} · "
             self._due = now + max(_COUNT, _COUNT_SHARE * (time.monotonic() - now))
         return f"{self._steps}{now - self._began:.0f} s"
 
@@ -173,7 +203,7 @@ def conclude(engine: Engine, screen: Screen, args: argparse.Namespace, record: E
         result = value_text("" if screen.quiet else "result", found.result, screen.style())
         screen.answer(result if screen.quiet else f"{summary}\n{result}", to_json(found))
         return code
-    screen.error(ending(args, record))
+    screen.error(ending(args, record, NO_REST if record.status.terminal else rest_of(engine, record)))
     if screen.as_json:
         screen.answer("", to_json(found))
     elif not screen.quiet and code != code_for(ExecutionStatus.RUNNING):
@@ -181,7 +211,7 @@ def conclude(engine: Engine, screen: Screen, args: argparse.Namespace, record: E
     return code
 
 
-def ending(args: argparse.Namespace, record: ExecutionRecord) -> str:
+def ending(args: argparse.Namespace, record: ExecutionRecord, rest: Rest = NO_REST) -> str:
     """How an execution ended, or where it is, and what can be done about it."""
     failure = failure_in(record)
     reason = "" if failure is None else f": {failure_text(failure)}"
@@ -194,8 +224,15 @@ def ending(args: argparse.Namespace, record: ExecutionRecord) -> str:
             why = f": {failure.message}" if failure is not None and failure.message else ""
             return f"execution {record.id!r} was cancelled{why}"
         case ExecutionStatus.PAUSED:
+            reason = "" if failure is None or not failure.message else reason
             return f"execution {record.id!r} is paused{reason}; to go on: {command(args, 'resume', record.id)}"
-    return f"stopped waiting; execution {record.id!r} is {record.status}, and {_fate(args, record.id)}"
+    if not rest.awaited or _forgets(args):
+        return f"stopped waiting; execution {record.id!r} is {record.status}, and {_fate(args, record.id)}"
+    waits = f"stopped waiting; execution {record.id!r} waits for {words_of(record.id, rest.awaited)}"
+    to_go_on = f"to go on: {commands_of(args, rest.awaited)}"
+    if args.local:
+        return f"{waits}; what its steps have done is recorded; {to_go_on}"
+    return f"{waits}; {to_go_on}; {_again(args, record.id)}"
 
 
 @contextlib.contextmanager
@@ -209,15 +246,24 @@ def fate_told(screen: Screen, args: argparse.Namespace, execution_id: str) -> It
         raise
 
 
+def _forgets(args: argparse.Namespace) -> bool:
+    return args.local and store_url(args.store) == "memory://"
+
+
 def _fate(args: argparse.Namespace, execution_id: str) -> str:
-    if args.local and store_url(args.store) == "memory://":
+    if _forgets(args):
         return "is gone with this process, since memory:// keeps nothing"
     if args.local:
         return (
             "stops with this process; what its steps have done is recorded. To go on: "
             f"{command(args, 'resume', execution_id)}"
         )
+    again = _again(args, execution_id)
+    return f"goes on. {again[0].upper()}{again[1:]}"
+
+
+def _again(args: argparse.Namespace, execution_id: str) -> str:
     return (
-        f"goes on. To wait for it again: {command(args, 'wait', execution_id)}; to stop it: "
+        f"to wait for it again: {command(args, 'wait', execution_id)}; to stop it: "
         f"{command(args, 'cancel', execution_id)}"
     )

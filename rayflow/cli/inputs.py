@@ -1,17 +1,18 @@
-"""The input of a run: from JSON on the command line to the workflow's arguments."""
+"""JSON on the command line, and the arguments of a workflow that it stands for."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from rayflow.cli.exits import UsageError
+from rayflow.definition.fitting import misfits
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.workflow import Workflow
 from rayflow.runtime.arguments import resolved
@@ -29,15 +30,19 @@ _ALONE = (
 )
 
 
-def read_input(text: str | None) -> Any:
+def read_input(text: str | None, option: str = "--input") -> Any:
     """The JSON value that was given: as it is, in a file (``@file``) or on stdin (``@-``).
+
+    Args:
+        text: as given on the command line; None for MISSING.
+        option: by which option, for the message.
 
     Raises:
         UsageError: it is not JSON, or the file cannot be read.
     """
     if text is None:
         return MISSING
-    source, content = ("--input", text) if not text.startswith("@") else _from_file(text[1:])
+    source, content = (option, text) if not text.startswith("@") else _from_file(option, text[1:])
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
@@ -51,13 +56,36 @@ def read_input(text: str | None) -> Any:
         raise UsageError(f"{source} is nested too deep") from error
 
 
-def _from_file(name: str) -> tuple[str, str]:
+def read_pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Names with JSON values, each given as ``KEY=JSON``, ``KEY=@file`` or ``KEY=@-``.
+
+    Args:
+        texts: as given on the command line.
+        option: by which option, for the message.
+
+    Raises:
+        UsageError: one of them is not that, or a key is given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise UsageError(
+                f"{option} needs a key and its value as JSON, such as {option} reviewer='\"ada\"', not {text!r}"
+            )
+        if key in found:
+            raise UsageError(f"{option} gives {key!r} twice")
+        found[key] = read_input(value, f"{option} {key}")
+    return found
+
+
+def _from_file(option: str, name: str) -> tuple[str, str]:
     if name == "-":
         return "stdin", sys.stdin.read()
     try:
         return name, Path(name).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--input @{name}: {error}") from error
+        raise UsageError(f"{option} @{name}: {error}") from error
 
 
 def arguments(definition: WorkflowFunction[..., Any] | Workflow | None, value: Any) -> Arguments:
@@ -137,16 +165,6 @@ def _made(name: str, value: Any, annotation: Any, *, alone: bool = False) -> Any
         hint = ""
         if alone and isinstance(value, Mapping) and list(value) == [name]:
             hint = f"; {name!r} is the only parameter, so the input is its value itself"
-        raise UsageError(f"--input: parameter {name!r} does not fit: {_said(error)}{hint}") from error
+        raise UsageError(f"--input: parameter {name!r} does not fit: {misfits(error)}{hint}") from error
     except Exception as error:  # pydantic cannot make what the annotation says from anything
         raise UsageError(f"--input: parameter {name!r} cannot be made from JSON: {error}") from error
-
-
-def _said(error: ValidationError) -> str:
-    parts = []
-    for detail in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in detail["loc"])
-        shown = repr(detail["input"])
-        given = "" if detail["type"] == "missing" else f" (given: {shown if len(shown) < 80 else shown[:79] + '…'})"
-        parts.append(f"{where + ': ' if where else ''}{detail['msg']}{given}")
-    return "; ".join(parts)

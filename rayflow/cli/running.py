@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from rayflow.cli import inputs
 from rayflow.cli.engines import command, open_engine
 from rayflow.cli.exits import COMPLETED, UsageError, code_for
 from rayflow.cli.following import Follower, fate_told, following, wait_and_conclude
 from rayflow.cli.reading import store_url
+from rayflow.cli.resting import rest_of, words_of
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import find_target
 from rayflow.client import Engine
 from rayflow.definition.options import ExecutionOptions
-from rayflow.display import summary_json
+from rayflow.display import summary_json, time_text
 from rayflow.errors import ExecutionNotFound
 from rayflow.ids import ExecutionStatus
+from rayflow.storage.operations import ExecutionRecord
 from rayflow.views import failure_in, summary
 
 _UNDER_WAY = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
@@ -32,8 +36,12 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         known = args.id is not None and _exists(engine, args.id)
         handle = engine.start(target.start, *positional, id=args.id, options=_options(engine, args), **keywords)
         with fate_told(screen, args, handle.id):
-            workflow = engine.record(handle.id).workflow_id
-            screen.say(f"execution {handle.id} of workflow {workflow}{' was started before' if known else ''}")
+            record = engine.record(handle.id)
+            screen.say(
+                f"execution {handle.id} of workflow {record.workflow_id}{' was started before' if known else ''}"
+            )
+            if record.status is ExecutionStatus.PENDING and (record.runnable_at or 0.0) > time.time():
+                screen.say(f"it begins at {time_text(record.runnable_at or 0.0, screen.style())}")
             if known:
                 _take_up(engine, handle.id)
             if not args.detach:
@@ -58,7 +66,8 @@ def _take_up(engine: Engine, execution_id: str) -> None:
 
 
 def _options(engine: Engine, args: argparse.Namespace) -> ExecutionOptions:
-    given = {"priority": args.priority, "checkpoints": args.checkpoints}
+    names = ("priority", "checkpoints", "delay", "start_at", "singleton")
+    given = {name: getattr(args, name) for name in names}
     return engine.config.execution.replace(**{name: value for name, value in given.items() if value is not None})
 
 
@@ -87,19 +96,34 @@ def recover(args: argparse.Namespace, screen: Screen) -> int:
         if not (args.wait or args.local):
             screen.answer("\n".join(ids) or "nothing to recover", {"recovered": ids})
             return COMPLETED
-        return _wait_for_all(engine, follower, screen, args, ids)
+        code, told, ended = wait_for_all(engine, follower, screen, args, ids)
+        screen.answer(told or "nothing to recover", {"recovered": ids, "executions": ended})
+        return code
 
 
-def _wait_for_all(engine: Engine, follower: Follower, screen: Screen, args: argparse.Namespace, ids: list[str]) -> int:
+def _line(engine: Engine, record: ExecutionRecord) -> str:
+    """How an execution ended, or what it waits for."""
+    failure = failure_in(record)
+    awaited = () if record.status.terminal else rest_of(engine, record).awaited
+    waits = f"waits for {words_of(record.id, awaited)}" if awaited and failure is None else ""
+    return "  ".join(filter(None, (record.id, str(record.status), "" if failure is None else failure.message, waits)))
+
+
+def wait_for_all(
+    engine: Engine, follower: Follower, screen: Screen, args: argparse.Namespace, ids: Sequence[str]
+) -> tuple[int, str, list[dict[str, Any]]]:
+    """Wait for executions, for ``args.timeout`` seconds at most.
+
+    Returns:
+        The exit code, how each ended in a line, and the same as JSON.
+    """
     until = None if args.timeout is None else time.monotonic() + args.timeout
     codes, told, ended = [], [], []
     for execution_id in ids:
         with fate_told(screen, args, execution_id):
             record = follower.wait(execution_id, until=until)
         codes.append(code_for(record.status))
-        failure = failure_in(record)
-        told.append(f"{record.id}  {record.status}" + (f"  {failure.message}" if failure is not None else ""))
+        told.append(_line(engine, record))
         ended.append(summary_json(summary(record)))
-    screen.answer("\n".join(told) or "nothing to recover", {"recovered": ids, "executions": ended})
     # What went wrong counts for more than what merely is not over.
-    return next((code for code in (1, 3, 4) if code in codes), COMPLETED)
+    return next((code for code in (1, 3, 4) if code in codes), COMPLETED), "\n".join(told), ended

@@ -1,31 +1,39 @@
-"""``schedule list``, ``show``, ``create``, ``pause``, ``resume``, ``trigger``, ``backfill`` and ``delete``."""
+"""``schedule list``, ``show``, ``create``, ``pause``, ``resume``, ``trigger``, ``backfill`` and ``delete``.
+
+``list`` and ``show`` read the store and nothing else; payloads are only described, as in ``looking``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
 import time
-from typing import Any
 
 from rayflow.cli import inputs
 from rayflow.cli.engines import command, open_engine
 from rayflow.cli.exits import COMPLETED, UsageError
+from rayflow.cli.following import fate_told, following, wait_and_conclude
 from rayflow.cli.reading import read, store_url
+from rayflow.cli.running import wait_for_all
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import find_target
+from rayflow.client import Engine
 from rayflow.definition.schedule import Schedule
 from rayflow.display import schedule_json, schedule_text, schedules_text
 from rayflow.errors import ScheduleNotFound
-from rayflow.schedules import ScheduleInfo, schedule_info
+from rayflow.schedules import ScheduleInfo, schedule_infos, unfinished_of
+from rayflow.storage.base import Store
+from rayflow.storage.codec import MsgpackCodec
 
 #: Options of ``schedule create`` that are fields of Schedule as they are.
-_PLAIN = ("cron", "every", "timezone", "overlap", "catch_up", "jitter", "max_runs")
+_FIELDS = ("cron", "every", "timezone", "overlap", "catch_up", "jitter", "start_at", "end_at", "max_runs")
 
 
+# --- looking --------------------------------------------------------------------------------------------------
 def list_schedules(args: argparse.Namespace, screen: Screen) -> int:
     """All schedules of a store, by name."""
     found = _stored(args)
-    screen.answer(schedules_text(found, time.time(), screen.style()), [schedule_json(schedule) for schedule in found])
+    screen.answer(schedules_text(found, screen.style(time.time())), [schedule_json(schedule) for schedule in found])
     return COMPLETED
 
 
@@ -34,31 +42,43 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
     found = next((schedule for schedule in _stored(args) if schedule.name == args.name), None)
     if found is None:
         raise ScheduleNotFound(args.name)
-    screen.answer(schedule_text(found, time.time(), screen.style()), schedule_json(found))
-    return COMPLETED
+    return _report(screen, found)
 
 
 def _stored(args: argparse.Namespace) -> list[ScheduleInfo]:
-    return [schedule_info(record) for record in read(store_url(args.store), lambda store: store.schedules())]
+    async def look(store: Store) -> list[ScheduleInfo]:
+        records = await store.schedules()
+        return schedule_infos(records, await store.executions(unfinished_of(records)), MsgpackCodec().describe)
+
+    return read(store_url(args.store), look)
 
 
+def _report(screen: Screen, schedule: ScheduleInfo) -> int:
+    screen.answer(schedule_text(schedule, screen.style(time.time())), schedule_json(schedule))
+    return COMPLETED
+
+
+# --- changing -------------------------------------------------------------------------------------------------
 def create(args: argparse.Namespace, screen: Screen) -> int:
     """Make a schedule, or with --replace change the one of that name."""
-    spec = {name: getattr(args, name) for name in _PLAIN} | {
-        "start_at": _moment("--start-at", args.start_at),
-        "end_at": _moment("--end-at", args.end_at),
-    }
-    schedule = Schedule(**{name: value for name, value in spec.items() if value is not None})
+    given = {name: getattr(args, name) for name in _FIELDS}
+    schedule = Schedule(**{name: value for name, value in given.items() if value is not None})
     target = find_target(args.target, store_url(args.store))
     positional, keywords = inputs.arguments(target.definition, inputs.read_input(args.input))
     with open_engine(args, recover="no") as engine:
+        options = engine.config.execution
         made = engine.schedules.create(
-            args.name, target.start, schedule, args=positional, kwargs=keywords, replace=args.replace
+            args.name,
+            target.start,
+            schedule,
+            args=positional,
+            kwargs=keywords,
+            options=options if args.priority is None else options.replace(priority=args.priority),
+            version=args.version or "",
+            replace=args.replace,
         )
-    screen.answer(schedule_text(made, time.time(), screen.style()), schedule_json(made))
-    if args.local:
-        screen.say("it starts nothing while no engine is at work on this store")
-    return COMPLETED
+    _tell_who_starts(args, screen)
+    return _report(screen, made)
 
 
 def pause(args: argparse.Namespace, screen: Screen) -> int:
@@ -72,28 +92,9 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
     """Go on with the next due time."""
     with open_engine(args, recover="no") as engine:
         engine.schedules.resume(args.name)
-        return _report(screen, engine.schedules.get(args.name))
-
-
-def trigger(args: argparse.Namespace, screen: Screen) -> int:
-    """Start its workflow now."""
-    _needs_cluster(args, "trigger")
-    with open_engine(args, recover="no") as engine:
-        handle = engine.schedules.trigger(args.name)
-    screen.answer(handle.id, {"name": args.name, "started": [handle.id]})
-    screen.say(f"to wait for it: {command(args, 'wait', handle.id)}")
-    return COMPLETED
-
-
-def backfill(args: argparse.Namespace, screen: Screen) -> int:
-    """Start what was due in a range that has passed."""
-    _needs_cluster(args, "backfill")
-    begin, end = _moment("FROM", args.begin), _moment("TO", args.end)
-    with open_engine(args, recover="no") as engine:
-        handles = engine.schedules.backfill(args.name, begin, end)
-    ids = [handle.id for handle in handles]
-    screen.answer("\n".join(ids) or "nothing was due in that range", {"name": args.name, "started": ids})
-    return COMPLETED
+        found = engine.schedules.get(args.name)
+    _tell_who_starts(args, screen)
+    return _report(screen, found)
 
 
 def delete(args: argparse.Namespace, screen: Screen) -> int:
@@ -104,27 +105,40 @@ def delete(args: argparse.Namespace, screen: Screen) -> int:
     return COMPLETED
 
 
-def _report(screen: Screen, schedule: ScheduleInfo) -> int:
-    screen.answer(schedule_text(schedule, time.time(), screen.style()), schedule_json(schedule))
+def _tell_who_starts(args: argparse.Namespace, screen: Screen) -> None:
+    if args.local:
+        screen.say("it starts something only while an engine is at work on this store: a cluster's, or a LocalEngine")
+
+
+# --- starting -------------------------------------------------------------------------------------------------
+def trigger(args: argparse.Namespace, screen: Screen) -> int:
+    """Start its workflow now; a local execution needs this process, so it is waited for."""
+    with following(lambda: open_engine(args, recover="no"), screen, args) as (engine, follower):
+        execution_id = engine.schedules.trigger(args.name).id
+        with fate_told(screen, args, execution_id):
+            screen.say(f"execution {execution_id} of workflow {engine.record(execution_id).workflow_id}")
+            if args.wait or args.local:
+                return wait_and_conclude(engine, follower, screen, args, execution_id)
+    screen.say(f"to wait for it: {command(args, 'wait', execution_id)}")
+    screen.answer(execution_id, {"name": args.name, "started": [execution_id]})
     return COMPLETED
 
 
-def _needs_cluster(args: argparse.Namespace, what: str) -> None:
-    if args.local:
-        raise UsageError(f"schedule {what} needs a cluster: with --local what it starts would end with this command")
+def backfill(args: argparse.Namespace, screen: Screen) -> int:
+    """Start what was due in a range that has passed; locally it is waited for, as by ``trigger``."""
+    if args.end <= args.begin:
+        begin, end = (dt.datetime.fromtimestamp(moment, dt.UTC) for moment in (args.begin, args.end))
+        raise UsageError(f"TO ({end}) has to be later than FROM ({begin})")
+    with following(lambda: open_engine(args, recover="no"), screen, args) as (engine, follower):
+        ids = _backfilled(engine, args)
+        if ids and (args.wait or args.local):
+            screen.say(f"waiting for {len(ids)} executions of schedule {args.name}")
+            code, told, ended = wait_for_all(engine, follower, screen, args, ids)
+            screen.answer(told, {"name": args.name, "started": ids, "executions": ended})
+            return code
+    screen.answer("\n".join(ids) or "nothing was due in that time", {"name": args.name, "started": ids})
+    return COMPLETED
 
 
-def _moment(option: str, text: str | None) -> Any:
-    """Seconds since the epoch, or a date and time with its zone."""
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        return dt.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{option} needs a moment such as 2026-11-24T02:00:00+01:00, or seconds since the epoch, not {text!r}"
-        ) from error
+def _backfilled(engine: Engine, args: argparse.Namespace) -> list[str]:
+    return [handle.id for handle in engine.schedules.backfill(args.name, args.begin, args.end, limit=args.limit)]

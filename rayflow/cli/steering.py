@@ -25,7 +25,7 @@ from rayflow.views import summary
 def pause(args: argparse.Namespace, screen: Screen) -> int:
     """Pause an execution."""
     with following(lambda: open_engine(args), screen, args) as (engine, _):
-        _have_it_driven(engine, args)
+        have_it_driven(engine, args)
         engine.pause(args.id, reason=args.reason)
         return _report(engine, screen, args.id)
 
@@ -33,7 +33,7 @@ def pause(args: argparse.Namespace, screen: Screen) -> int:
 def cancel(args: argparse.Namespace, screen: Screen) -> int:
     """Cancel an execution; a local one is waited for, since only this process can clean up after it."""
     with following(lambda: open_engine(args), screen, args) as (engine, follower):
-        _have_it_driven(engine, args)
+        have_it_driven(engine, args)
         engine.cancel(args.id, reason=args.reason)
         if not args.local:
             record = summary(engine.record(args.id))
@@ -43,8 +43,8 @@ def cancel(args: argparse.Namespace, screen: Screen) -> int:
         return _report(engine, screen, args.id)
 
 
-def _have_it_driven(engine: Engine, args: argparse.Namespace) -> None:
-    # Nobody reads the inbox of an execution that nobody drives, and locally nobody but us will.
+def have_it_driven(engine: Engine, args: argparse.Namespace) -> None:
+    """With ``--local``: nobody reads the inbox of an execution that nobody drives, and nobody but us will."""
     if args.local and engine.record(args.id).status in (ExecutionStatus.PENDING, ExecutionStatus.RUNNING):
         engine.resume(args.id)
 

@@ -190,13 +190,20 @@ def _saved(workflow_id: str, url: str) -> Target:
         ) from error
     if record is None:
         raise WorkflowNotRegistered(workflow_id, known=known)
-    return Target(workflow_id, _loaded(record, blob))
+    return Target(workflow_id, load_saved(record.code, record.environment, blob))
 
 
-def _loaded(record: DefinitionRecord, blob: bytes) -> AnyWorkflow | None:
-    environment.apply(environment.Environment.from_json(record.environment))
+def load_saved(code: bytes, found_in: str, blob: bytes) -> AnyWorkflow | None:
+    """A workflow as a store has it; None where its code is not at hand.
+
+    Args:
+        code: the reference to its code.
+        found_in: the environment in which that is found.
+        blob: the code itself, where it is kept by value.
+    """
+    environment.apply(environment.Environment.from_json(found_in))
     try:
-        loaded: AnyWorkflow = CodeCache().load(CodeRef.from_dict(json.loads(record.code)), lambda digest: blob)
+        loaded: AnyWorkflow = CodeCache().load(CodeRef.from_dict(json.loads(code)), lambda digest: blob)
     except IncompatibleVersion:
         return None  # it may well be found where it runs: on the cluster, or by another Python
     return loaded

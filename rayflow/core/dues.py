@@ -128,10 +128,17 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
+def _not_after(moment: float) -> int:
+    # Rounded up, it would be a due time of its own, less than a millisecond away.
+    milliseconds = math.floor(moment * 1000)
+    return milliseconds - (milliseconds / 1000 > moment)
+
+
 def _by_interval(spec: Schedule, after: float, anchor: float | None) -> Iterator[float]:
     assert spec.every is not None
     step = _milliseconds(spec.every)
-    origin = _milliseconds(next(moment for moment in (spec.start_at, anchor, after) if moment is not None))
+    known = anchor if spec.start_at is None else spec.start_at
+    origin = _not_after(after) if known is None else _milliseconds(known)
     # One too early on purpose: a float may be off by a part of a millisecond, the comparison below is exact.
     first = (math.floor(after * 1000) - 1 - origin) // step
     numbers = itertools.count(first if spec.start_at is None else max(first, 0))

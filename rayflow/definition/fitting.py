@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 
 def fitted(value: Any, annotation: Any) -> Any:
@@ -31,3 +31,14 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # a model has a configuration of its own
         return TypeAdapter(annotation)
+
+
+def misfits(error: ValidationError) -> str:
+    """Where and why a value does not fit, in one line."""
+    parts = []
+    for detail in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in detail["loc"])
+        shown = repr(detail["input"])
+        given = "" if detail["type"] == "missing" else f" (given: {shown if len(shown) < 80 else shown[:79] + '…'})"
+        parts.append(f"{where + ': ' if where else ''}{detail['msg']}{given}")
+    return "; ".join(parts)

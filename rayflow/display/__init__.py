@@ -1,4 +1,4 @@
-"""What a person sees of executions, dead letters, worker pools and metrics.
+"""What a person sees of executions, schedules, locks, dead letters, worker pools and metrics.
 
 Text for terminals, HTML for notebooks, JSON for programs.
 
@@ -12,12 +12,14 @@ Example:
 from __future__ import annotations
 
 from rayflow.display.letters import letter_json, letter_text, letters_text
+from rayflow.display.locks import lock_json, locks_text
 from rayflow.display.page import to_html
 from rayflow.display.plain import jsonable, summary_json, to_json, workflow_json
 from rayflow.display.pools import pool_json, pool_size_text, pools_text
 from rayflow.display.schedules import schedule_json, schedule_text, schedules_text
 from rayflow.display.tasks import task_json, tasks_text
 from rayflow.display.text import Detail, list_text, metrics_text, snapshot_text, value_text, workflows_text
+from rayflow.display.trees import tree_json, tree_text
 from rayflow.display.words import Style, duration_text, failure_text, time_text
 
 __all__ = [
@@ -30,6 +32,8 @@ __all__ = [
     "letter_text",
     "letters_text",
     "list_text",
+    "lock_json",
+    "locks_text",
     "metrics_text",
     "pool_json",
     "pool_size_text",
@@ -44,6 +48,8 @@ __all__ = [
     "time_text",
     "to_html",
     "to_json",
+    "tree_json",
+    "tree_text",
     "value_text",
     "workflow_json",
     "workflows_text",

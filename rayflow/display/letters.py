@@ -25,7 +25,7 @@ def letters_text(letters: Sequence[DeadLetterInfo], style: Style = PLAIN) -> str
         [
             visible(letter.execution_id),
             str(letter.step),
-            visible(letter.name),
+            visible(_label(letter)),
             visible(letter.workflow_id),
             str(letter.attempts),
             time_text(letter.at, style),
@@ -41,7 +41,7 @@ def letter_text(letter: DeadLetterInfo, style: Style = PLAIN) -> str:
     """One dead letter: what the step was called with, and how each of its attempts failed."""
     facts = {
         "execution": visible(letter.execution_id),
-        "step": f"{letter.step} {visible(letter.name)}",
+        "step": f"{letter.step} {visible(_label(letter))}",
         "workflow": visible(letter.workflow_id),
         "failed": time_text(letter.at, style),
         "attempts": str(letter.attempts),
@@ -76,6 +76,10 @@ def _history(history: Sequence[FailedAttempt], style: Style) -> list[str]:
     return table(columns, rows, style.width)
 
 
+def _label(letter: DeadLetterInfo) -> str:
+    return letter.name if letter.kind == "step" else f"{letter.kind} {letter.name}"
+
+
 def _input(letter: DeadLetterInfo) -> dict[str, Any]:
     return {"args": letter.args, "kwargs": letter.kwargs}
 
@@ -86,6 +90,7 @@ def letter_json(letter: DeadLetterInfo) -> dict[str, Any]:
         "execution_id": letter.execution_id,
         "step": letter.step,
         "name": letter.name,
+        "kind": letter.kind,
         "workflow_id": letter.workflow_id,
         "attempts": letter.attempts,
         "at": letter.at,

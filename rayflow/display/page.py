@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rayflow.core.snapshot import ExecutionSnapshot, StepSnapshot
+from rayflow.core.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot
+from rayflow.display.facts import facts_of
 from rayflow.display.plain import jsonable
 from rayflow.display.text import progress_text
 from rayflow.display.words import (
@@ -15,11 +16,10 @@ from rayflow.display.words import (
     Style,
     duration_text,
     failure_text,
-    lasted,
+    has_attempts,
     step_label,
     step_lasted,
     step_status,
-    time_text,
 )
 
 #: Colours that are readable on the light and on the dark theme of a notebook.
@@ -28,9 +28,9 @@ _COLOURS = {
     "cancelled": "#a05fb5",
 }  # fmt: skip
 
-#: Characters of a value, and steps, that a page shows.
+#: Characters of a value, and steps or children, that a page shows.
 _LONGEST = 20_000
-_STEPS = 200
+_ROWS = 200
 
 
 def to_html(snapshot: ExecutionSnapshot, style: Style = PLAIN) -> str:
@@ -40,22 +40,16 @@ def to_html(snapshot: ExecutionSnapshot, style: Style = PLAIN) -> str:
         snapshot: the execution.
         style: of which only the time zone and ``now`` count here.
     """
-    took = lasted(snapshot, style.now)
-    facts = [
-        ("workflow", f"{snapshot.workflow_id} (version {snapshot.version})"),
-        ("created", time_text(snapshot.created_at, style)),
-        ("duration", "" if took is None else duration_text(took)),
-        ("reason", "" if snapshot.error is None else failure_text(snapshot.error)),
-        ("coordinator", f"{snapshot.coordinator} (epoch {snapshot.epoch})" if snapshot.coordinator else ""),
-    ]
+    facts = [(name, fact) for name, fact in facts_of(snapshot, style).items() if fact and name != "status"]
     parts = [
         f"<div><strong>{_text(snapshot.execution_id)}</strong> {_status(snapshot.status)}</div>",
-        _table([], [[_text(name), _text(fact)] for name, fact in facts if fact]),
+        _table([], [[_text(name), _text(fact)] for name, fact in facts]),
     ]
     if snapshot.stages:
         rows = [[str(stage.index), _text(stage.name), _status(stage.status)] for stage in snapshot.stages]
         parts.append(_table(["stage", "name", "status"], rows))
     parts += _steps(snapshot.steps)
+    parts += _children(snapshot.children)
     if snapshot.state:
         parts.append(_value("state", snapshot.state))
     if snapshot.status == "completed":
@@ -67,20 +61,33 @@ def _steps(steps: Sequence[StepSnapshot]) -> list[str]:
     if not steps:
         return []
     rows = []
-    for step in steps[-_STEPS:]:
+    for step in steps[-_ROWS:]:
         took = step_lasted(step)
         rows.append([
             str(step.seq),
             _text(step_label(step)),
             _status(step_status(step)),
-            str(step.attempts),
+            str(step.attempts) if has_attempts(step) else "",
             "" if took is None else duration_text(took),
             _text(progress_text(step)),
             _text("" if step.error is None else failure_text(step.error)),
         ])  # fmt: skip
     shown = _table(["step", "name", "status", "attempts", "duration", "progress", "error"], rows)
-    left_out = len(steps) - len(rows)
-    return [shown, f"<div>… and {left_out} earlier ones</div>"] if left_out else [shown]
+    return [shown, *_left_out(len(steps) - len(rows))]
+
+
+def _children(children: Sequence[ChildSnapshot]) -> list[str]:
+    if not children:
+        return []
+    rows = [
+        [_text(child.execution_id), _text(child.workflow_id), _status(child.status), str(child.step or "")]
+        for child in children[-_ROWS:]
+    ]
+    return [_table(["child", "workflow", "status", "step"], rows), *_left_out(len(children) - len(rows))]
+
+
+def _left_out(count: int) -> list[str]:
+    return [f"<div>… and {count} earlier ones</div>"] if count else []
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

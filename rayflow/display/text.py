@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from rayflow.core.metrics import DistributedMetrics
 from rayflow.core.snapshot import ChildSnapshot, ExecutionSnapshot, StageSnapshot, StepSnapshot
+from rayflow.display.facts import facts_of, why_text
 from rayflow.display.plain import jsonable
 from rayflow.display.tables import Column, clip, pad, table, visible, width
 from rayflow.display.words import (
@@ -16,6 +17,7 @@ from rayflow.display.words import (
     Style,
     duration_text,
     failure_text,
+    has_attempts,
     lasted,
     one_line,
     painted,
@@ -53,17 +55,20 @@ def list_text(snapshots: Sequence[ExecutionSnapshot], style: Style = PLAIN) -> s
             str(snapshot.status),
             time_text(snapshot.created_at, style),
             "" if took is None else duration_text(took),
-            "" if snapshot.error is None else failure_text(snapshot.error),
+            visible(why_text(snapshot, style)),
         ])  # fmt: skip
     return "\n".join(table(columns, rows, style.width, lambda text, cell: painted(text, cell, style)))
 
 
-def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: Detail = "brief") -> str:
+def snapshot_text(
+    snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: Detail = "brief", children: bool = True
+) -> str:
     """One execution.
 
     Args:
         snapshot: the execution.
         style: how it is shown.
+        children: whether its children are listed.
         detail: "brief" shows the last steps and the beginning of long values, "steps" all steps, "full" also their
             results and tracebacks, and every value whole.
     """
@@ -76,7 +81,7 @@ def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: 
         parts.append("\n".join(_steps(snapshot.steps, style, detail)))
         if detail == "full":
             parts += _step_details(snapshot.steps, style)
-    if snapshot.children:
+    if snapshot.children and children:
         parts.append("\n".join(_children(snapshot.children, style, detail)))
     if snapshot.state:
         parts.append(value_text("state", snapshot.state, style, whole=detail == "full"))
@@ -86,26 +91,9 @@ def snapshot_text(snapshot: ExecutionSnapshot, style: Style = PLAIN, *, detail: 
 
 
 def _header(snapshot: ExecutionSnapshot, style: Style) -> list[str]:
-    took = lasted(snapshot, style.now)
-    status = painted(str(snapshot.status), str(snapshot.status), style)
-    facts = {
-        "execution": visible(snapshot.execution_id),
-        "workflow": f"{visible(snapshot.workflow_id)} (version {visible(snapshot.version)})",
-        "status": status,
-        "reason": "" if snapshot.error is None else failure_text(snapshot.error),
-        "waits": _waits(snapshot, style),
-        "run": "" if snapshot.run == 1 else str(snapshot.run),
-        "parent": visible(snapshot.parent),
-        "forked from": visible(snapshot.forked_from),
-        "created": time_text(snapshot.created_at, style),
-        "changed": time_text(snapshot.updated_at, style),
-        "duration": "" if took is None else duration_text(took),
-        "deadline": "" if snapshot.deadline is None else time_text(snapshot.deadline, style),
-        "priority": str(snapshot.priority),
-        "unread": visible(", ".join(f"signal {name}" for name in snapshot.unconsumed_signals)),
-        "coordinator": f"{visible(snapshot.coordinator)} (epoch {snapshot.epoch})" if snapshot.coordinator else "",
-    }
-    return facts_text(facts)
+    facts = {"execution": snapshot.execution_id, **facts_of(snapshot, style)}
+    shown = {name: visible(fact) for name, fact in facts.items()}
+    return facts_text({**shown, "status": painted(shown["status"], shown["status"], style)})
 
 
 def facts_text(facts: Mapping[str, str]) -> list[str]:
@@ -118,14 +106,6 @@ def _stages(stages: Sequence[StageSnapshot], style: Style) -> list[str]:
     columns = (Column("STAGE", right=True), Column("NAME", least=8), Column("STATUS"))
     rows = [[str(stage.index), visible(stage.name), stage.status] for stage in stages]
     return table(columns, rows, style.width, lambda text, cell: painted(text, cell, style))
-
-
-def _waits(snapshot: ExecutionSnapshot, style: Style) -> str:
-    """Whether and for what it waits without a process, and for what it waits from outside."""
-    later = snapshot.wakes_at is not None and snapshot.wakes_at > snapshot.updated_at
-    until = f"until {time_text(snapshot.wakes_at or 0.0, style)}" if later else ""
-    words = "; ".join(filter(None, (", ".join(snapshot.waiting_for), until)))
-    return visible(words) + (" (parked)" if words and snapshot.parked else "")
 
 
 def _children(children: Sequence[ChildSnapshot], style: Style, detail: Detail) -> list[str]:
@@ -156,7 +136,7 @@ def _steps(steps: Sequence[StepSnapshot], style: Style, detail: Detail) -> list[
             str(step.seq),
             visible(step_label(step)),
             step_status(step),
-            str(step.attempts),
+            str(step.attempts) if has_attempts(step) else "",
             "" if took is None else duration_text(took),
             visible(step.worker.removeprefix("rayflow:worker:")),
             progress_text(step),
@@ -221,7 +201,7 @@ def value_text(title: str, value: Any, style: Style = PLAIN, *, whole: bool = Tr
 def workflows_text(infos: Sequence[WorkflowInfo], style: Style = PLAIN) -> str:
     """Versions of workflows as a table."""
     if not infos:
-        return "no saved workflows"
+        return "no workflows"
     columns = (
         Column("ID", least=12),
         Column("VERSION"),
@@ -235,7 +215,7 @@ def workflows_text(infos: Sequence[WorkflowInfo], style: Style = PLAIN) -> str:
             visible(info.workflow_id),
             visible(info.version),
             str(info.unfinished),
-            "not any more" if info.saved_at is None else time_text(info.saved_at, style),
+            "no" if info.saved_at is None else time_text(info.saved_at, style),
             visible(_place(info)),
             one_line(info.description),
         ]

@@ -86,6 +86,11 @@ def step_label(step: StepSnapshot) -> str:
     return step.name if step.kind == "step" else f"{step.kind} {step.name}"
 
 
+def has_attempts(step: StepSnapshot) -> bool:
+    """Whether it is tried, and perhaps tried again; a child, a lock and a signal are only waited for."""
+    return step.kind in {"step", "undo"}
+
+
 def step_status(step: StepSnapshot) -> str:
     """The step's status; "waiting" between two attempts."""
     return "waiting" if step.status == "running" and step.retry_at is not None else step.status

@@ -41,6 +41,13 @@ async def careful() -> str:
         return "unpaid"
 """
 
+_SIGNALS = """
+
+@rf.workflow
+async def choosing() -> list[int]:
+    return await rf.wait_for_signal("choice", type=list[int])
+"""
+
 
 @pytest.fixture
 def failing(project: Project) -> Project:
@@ -180,6 +187,27 @@ def test_discard_as_json(failing: Project) -> None:
 
 def _words(action: str) -> list[str]:
     return ["dlq", action, "one", "9", *([] if action == "show" else ["--local"])]
+
+
+def test_a_signal_that_did_not_fit_is_one_with_a_negative_number(project: Project) -> None:
+    project.file.write_text(project.file.read_text() + _SIGNALS)
+    project.run("choosing", "--id", "one", "--timeout", "0.05")
+    project("signal", "one", "choice", "--payload", '"none"', "--local")
+    assert project("dlq", "list").out.splitlines()[1].split()[:5] == ["one", "-1", "signal", "choice", "choosing"]
+    shown = project("dlq", "show", "one", "-1")
+    assert shown.code == exits.COMPLETED
+    assert "step       -1 signal choice\n" in shown.out
+    assert 'input: {"args": ["none"], "kwargs": {}}' in shown.out
+    letter = project("dlq", "show", "one", "-1", "--json").json
+    assert (letter["name"], letter["kind"], letter["handled"]) == ("choice", "signal", True)
+    refused = project("dlq", "requeue", "one", "-1", "--local")
+    assert refused.code == exits.USAGE
+    assert refused.err == (
+        "rayflow: cannot requeue signal choice of execution 'one': it is running. Send it again with a payload that "
+        "fits: the dead letter can only be discarded\n"
+    )
+    assert project("dlq", "discard", "one", "-1", "--local").code == exits.COMPLETED
+    assert listed(project) == []
 
 
 @pytest.mark.parametrize("action", ["show", "requeue", "discard"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
+from typing import Any
 
 import pytest
 
-from rayflow.cli import exits, main
+from rayflow.cli import exits, looking, main
 from rayflow.local import LocalEngine
 from tests.faces.project import Project
 
@@ -142,6 +143,112 @@ def test_workflows_lists_what_was_saved(project: Project) -> None:
     assert lines[0].split() == ["ID", "VERSION", "UNFINISHED", "SAVED", "CODE", "ABOUT"]
     assert lines[1].startswith("shout  1")
     assert lines[1].endswith(f"{project.name}:shout  Says it louder.")
+
+
+# --- families -------------------------------------------------------------------------------------------------
+_FAMILY = """
+
+@rf.workflow
+async def leaf(number: int) -> int:
+    if number < 0:
+        raise ValueError("below zero")
+    return number
+
+
+@rf.workflow
+async def branch(numbers: list[int]) -> int:
+    total = 0
+    for number in numbers:
+        try:
+            total += await leaf(number)
+        except rf.ChildFailed:
+            total -= 1
+    return total
+
+
+@rf.workflow
+async def root(rows: list[list[int]]) -> int:
+    return sum([await branch(row) for row in rows])
+"""
+
+
+@pytest.fixture
+def family(project: Project) -> Project:
+    """A store with "one", its two children and its three grandchildren, of which one failed."""
+    project.file.write_text(project.file.read_text() + _FAMILY)
+    assert project.run("root", "--input", "[[1, -2], [3]]", "--id", "one").code == exits.COMPLETED
+    return project
+
+
+def test_show_lists_the_children_and_as_a_tree_all_descendants(family: Project) -> None:
+    shown = family("show", "one")
+    children = next(part for part in shown.out.split("\n\n") if part.startswith("CHILD"))
+    assert [line.split() for line in children.splitlines()[1:]] == [
+        ["one.1", "branch", "completed", "1"],
+        ["one.2", "branch", "completed", "2"],
+    ]
+    tree = family("show", "one", "--tree").out.rstrip().split("\n\n")
+    assert not any(part.startswith("CHILD") for part in tree)
+    titles, *lines = tree[-1].splitlines()
+    assert titles.split() == ["EXECUTION", "WORKFLOW", "STATUS", "STEP", "DURATION", "REASON"]
+    assert [line[:14].rstrip() for line in lines] == [
+        "one", "├─ one.1", "│  ├─ one.1.1", "│  └─ one.1.2", "└─ one.2", "   └─ one.2.1",
+    ]  # fmt: skip
+    assert lines[3].endswith("ValueError: below zero")
+    assert "failed" in lines[3]
+
+
+def test_a_tree_as_json_is_nested(family: Project) -> None:
+    found = family("show", "one", "--json", "--tree").json
+    assert found["execution_id"] == "one"
+    assert "tree" not in family("show", "one", "--json").json
+
+    def nested(branch: dict[str, Any]) -> list[Any]:
+        return [branch["execution_id"], branch["step"], *map(nested, branch["children"])]
+
+    assert nested(found["tree"]) == [
+        "one",
+        0,
+        ["one.1", 1, ["one.1.1", 1], ["one.1.2", 2]],
+        ["one.2", 2, ["one.2.1", 1]],
+    ]
+    assert found["tree"]["children"][0]["children"][1]["status"] == "failed"
+    assert found["tree"]["more_children"] is False
+
+
+@pytest.mark.parametrize(
+    ("most", "depth", "shown"),
+    [
+        (3, 9, ["one", "one.1", "one.1.1", "(one.1)", "one.2", "(one.2)"]),
+        (1, 9, ["one", "one.1", "(one.1)", "(one)"]),
+        (9, 1, ["one", "one.1", "(one.1)", "one.2", "(one.2)"]),
+    ],
+)
+def test_a_tree_is_bounded_and_says_where_more_is(
+    family: Project, monkeypatch: pytest.MonkeyPatch, most: int, depth: int, shown: list[str]
+) -> None:
+    monkeypatch.setattr(looking, "TREE_MOST", most)
+    monkeypatch.setattr(looking, "TREE_DEPTH", depth)
+    lines = family("show", "one", "--tree").out.rstrip().split("\n\n")[-1].splitlines()[1:]
+    names = [line.strip("│├└─ ").split()[0] for line in lines]
+    found = [f"({line.split()[-1]})" if name == "…" else name for name, line in zip(names, lines, strict=True)]
+    assert found == shown
+    assert all("rayflow list --parent " in line for name, line in zip(names, lines, strict=True) if name == "…")
+
+
+def test_list_filters_by_parent_and_schedule(family: Project) -> None:
+    assert [row["execution_id"] for row in family("list", "--parent", "one.1", "--json").json] == ["one.1.1", "one.1.2"]
+    assert family("list", "--parent", "one.1.1").out == "no executions\n"
+    assert family("list", "--schedule", "nightly").out == "no executions\n"
+    with LocalEngine(family.store) as engine:
+        assert [one.execution_id for one in engine.list(parent="one")] == ["one.1", "one.2"]
+        assert engine.list(schedule="nightly") == []
+
+
+def test_workflows_count_what_is_unfinished_also_of_what_is_not_saved(family: Project) -> None:
+    family.run("long", "--id", "two", "--timeout", "0.05")
+    rows = {row["workflow_id"]: row for row in family("workflows", "--json").json}
+    assert {name: row["unfinished"] for name, row in rows.items()} == {"long": 1, "root": 0}
 
 
 def test_python_dash_m_is_the_same_command(project: Project) -> None:

@@ -208,6 +208,10 @@ def test_priority_and_checkpoints_reach_the_execution(project: Project) -> None:
         ["--priority", "10"],
         ["--checkpoints", "maybe"],
         ["--unknown"],
+        ["--delay", "0"],
+        ["--start-at", "2026-11-24T02:00"],
+        ["--start-at", "1795485600000"],
+        ["--delay", "5", "--start-at", "5"],
     ],
 )
 def test_wrong_options_are_wrong_usage(project: Project, words: list[str]) -> None:
@@ -215,6 +219,36 @@ def test_wrong_options_are_wrong_usage(project: Project, words: list[str]) -> No
     assert done.code == exits.USAGE
     assert done.err.startswith("usage: rayflow ")
     assert not Path(project.folder, "flows.db").exists()
+
+
+def test_a_delayed_run_begins_later_and_is_durable_at_once(project: Project) -> None:
+    done = project.run("nothing", "--id", "one", "--delay", "3600", "--timeout", "0.05")
+    assert done.code == exits.STOPPED_WAITING
+    first, begins, _ = done.err.splitlines()
+    assert first == "execution one of workflow nothing"
+    assert begins.startswith("it begins at ")
+    shown = project("show", "one", "--json").json
+    assert (shown["status"], shown["epoch"]) == ("pending", 0)
+    assert shown["wakes_at"] == pytest.approx(shown["created_at"] + 3600)
+    assert begins.removeprefix("it begins at ") in project("list").out
+
+
+@pytest.mark.parametrize("moment", ["2900-01-01T01:00+01:00", "29348006400", "2900-01-01T00:00:00Z"])
+def test_a_run_may_begin_at_a_moment(project: Project, moment: str) -> None:
+    done = project.run("nothing", "--id", "one", "--start-at", moment, "--timeout", "0.05", "--json")
+    assert (done.code, done.json["wakes_at"]) == (exits.STOPPED_WAITING, 29348006400.0)
+    assert project.run("nothing", "--start-at", "1").code == exits.COMPLETED, "a moment that has passed"
+
+
+def test_of_a_singleton_there_is_one_at_a_time(project: Project) -> None:
+    project.run("nothing", "--id", "one", "--delay", "3600", "--singleton", "mine", "--timeout", "0.05")
+    refused = project.run("nothing", "--id", "two", "--singleton", "mine")
+    assert (refused.code, refused.out) == (exits.USAGE, "")
+    assert refused.err == (
+        "rayflow: there is an unfinished execution with the singleton key 'mine' already: 'one'. Wait for its end, "
+        "cancel it, or start without that key\n"
+    )
+    assert project.run("nothing", "--id", "two", "--singleton", "yours").code == exits.COMPLETED
 
 
 def test_a_local_run_cannot_be_detached(project: Project) -> None:
@@ -234,8 +268,10 @@ def test_a_detached_run_answers_the_id(project: Project, monkeypatch: pytest.Mon
 def test_without_ray_nothing_imports_ray(project: Project) -> None:
     program = (
         "import sys\nfrom rayflow.cli import main\n"
-        f"codes = [main(words) for words in (['run', '{project.name}:nothing', '--local'], ['list'])]\n"
-        "sys.exit(str(codes) if codes != [0, 0] else 'ray' in sys.modules)"
+        f"run = ['run', '{project.name}:nothing', '--local', '--id', 'one']\n"
+        "reading = ['list', 'show one --tree', 'workflows', 'lock list', 'schedule list', 'dlq list', 'tasks one']\n"
+        "codes = [main(words) for words in (run, *(line.split() for line in reading))]\n"
+        "sys.exit(str(codes) if any(codes) else 'ray' in sys.modules)"
     )
     with project.spawn(program=("-c", program)) as process:
         out, err = process.communicate(timeout=60)

@@ -213,10 +213,10 @@ def test_saved_workflows_are_a_table() -> None:
     assert [line.rstrip() for line in workflows_text(infos, UTC).splitlines()] == [
         "ID       VERSION  UNFINISHED  SAVED                CODE                         ABOUT",
         "analyse  2                 1  2001-09-09 01:46:40  __main__:analyse (by value)  Reads.",
-        "analyse  1                 3  not any more",
+        "analyse  1                 3  no",
     ]
     assert [workflow_json(info)["unfinished"] for info in infos] == [1, 3]
-    assert workflows_text([]) == "no saved workflows"
+    assert workflows_text([]) == "no workflows"
 
 
 # --- HTML -----------------------------------------------------------------------------------------------------
