@@ -17,6 +17,8 @@ class Place:
     #: It drives an execution whose coordinator died: it gets no other until that one has made progress.
     reserved: bool = False
     idle_since: float = 0.0
+    #: Its code was edited since it loaded it: it keeps what it drives, and gets nothing more.
+    outdated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def plan(
         share: executions that one coordinator drives at most.
     """
     result = Plan()
+    places = [place for place in places if not place.outdated]
     loads = {place.name: len(place.executions) for place in places}
     reserved = {place.name for place in places if place.reserved}
     served = {place.environment for place in places}

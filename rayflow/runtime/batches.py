@@ -90,8 +90,12 @@ class Batches:
 
     @property
     def worn(self) -> bool:
-        """Whether as many tasks were begun as may be."""
+        """Whether as many tasks were begun as may be, or no further one may."""
         return self._left is not None and self._left <= 0
+
+    def wear_out(self) -> None:
+        """Take no further task."""
+        self._left = 0
 
     def take(self, message: BatchMessage) -> Batch:
         """Put a batch on a slot."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,9 +40,11 @@ from rayflow.runtime.dispatchers import Dispatchers
 from rayflow.runtime.driver import Driver
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.inboxes import Inboxes
-from rayflow.runtime.messages import TaskMessage, TaskOutcome, unpack
+from rayflow.runtime.loaded import LoadedCode
+from rayflow.runtime.messages import TaskMessage, TaskOutcome, task_message, unpack
 from rayflow.runtime.performer import Performer
 from rayflow.runtime.prints import Prints, Progress
+from rayflow.runtime.remarks import Remarks
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorLine, ActorSystem, send_to
 from rayflow.runtime.takeups import TakeUps
@@ -63,12 +66,25 @@ class Conductor:
         name: the coordinator's name.
         env: its code environment.
         settings: shared by all actors of the namespace.
+        turns: makes its thread.
+        driver: makes what drives one execution.
+        performer: makes what runs attempts.
     """
 
-    def __init__(self, system: ActorSystem, name: str, env: Environment, settings: Settings) -> None:
+    def __init__(
+        self,
+        system: ActorSystem,
+        name: str,
+        env: Environment,
+        settings: Settings,
+        *,
+        turns: Callable[..., Turns] = Turns,
+        driver: Callable[..., Driver] = Driver,
+        performer: Callable[..., Performer] = Performer,
+    ) -> None:
         self.name = name
         self.prints = Prints()
-        self.turns = Turns("coordinator", self._after, self._next_wake)
+        self.turns = turns("coordinator", self._after, self._next_wake, clock=system.clock)
         self.post = self.turns.post
         self.later = self.turns.later
         self.now = self.turns.now
@@ -78,21 +94,25 @@ class Conductor:
         self._nonce = uuid.uuid4().hex
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._codes = Codes(system)
+        self._loaded = LoadedCode(env.paths if system.separate else ())
+        #: When the code that is loaded was last seen to be what is on the disk, in seconds since the epoch.
+        self.code_as_of = 0.0
         self._drivers: dict[str, Driver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
         self._dispatchers = Dispatchers(self, system, env, settings)
-        self._waits: set[Key] = set()
-        self._performer = Performer(self, system, env, self._dispatchers, allow_pickle=settings.allow_pickle)
+        self._remarks = Remarks(self._drivers.get, self.now, self._codec, self._schedule)
+        self._driver = driver
+        self._performer = performer(self, system, env, self._dispatchers, allow_pickle=settings.allow_pickle)
         self._commits: Commits | None = None
         self._inboxes = Inboxes(system, self.post, self.later, self._received)
-        self._takeups = TakeUps(system, self.turns, self._holds, self._touch, self._drop)
+        self._takeups = TakeUps(system, self.turns, self._holds, self._taken_up, self._drop)
 
     def start(self) -> None:
         """Begin."""
         line = ActorLine(self._system.find(naming.PERSISTENCE), "commit")
         self._commits = Commits(line, self.post, self.later, self._finish, self._fenced)
-        self.later(REFRESH, self._refresh)
+        self.turns.every(REFRESH, self._refresh)
         self.turns.start()
 
     def stop(self) -> None:
@@ -110,13 +130,8 @@ class Conductor:
         execution = None if driver is None else driver.execution
         if execution is None:
             return Progress(lines, cursor, driving=driver is not None)
-        return Progress(
-            lines,
-            cursor,
-            driving=True,
-            issued=execution.issued,
-            completed=execution.issued - execution.unanswered,
-        )
+        issued = execution.issued
+        return Progress(lines, cursor, driving=True, issued=issued, completed=issued - execution.unanswered)
 
     def census(self) -> dict[str, int]:
         """The executions driven here, with their epochs."""
@@ -137,33 +152,28 @@ class Conductor:
 
     def beat(self, key: Key, epoch: int, progress: bytes | None) -> None:
         """A step says that it is alive, and how far it is."""
-        driver = self._drivers.get(key[0])
-        if driver is None or driver.execution is None or driver.epoch != epoch:
-            return
-        if driver.execution.beat(key[1], key[2], self.now()):
-            self._schedule(driver)
-            if progress is not None:
-                driver.note(key[1], key[2], self.now(), progress)
+        self._remarks.beat(key, epoch, progress)
 
     def begun(self, key: Key, epoch: int, at: float) -> None:
         """A step that is a Ray task of its own has begun."""
         driver = self._drivers.get(key[0])
-        if driver is None or driver.epoch != epoch:
-            return
-        self._dispatchers.begun(key, at)
-        if key in self._waits:
-            self._waits.discard(key)
-            driver.note(key[1], key[2], at, self._codec.encode(None))
+        if driver is not None and driver.epoch == epoch:
+            self._dispatchers.begun(key, at)
+            self._remarks.begun(key, at)
 
     def assign(self, records: Sequence[ExecutionRecord]) -> None:
         """Drive these executions."""
+        known = {record.id: held for record in records if (held := self._drivers.get(record.id)) is not None}
+        records = [r for r in records if r.id not in known or known[r.id].epoch <= r.epoch]  # or it is told twice
+        if self._loaded.changed():
+            self._decline([record.id for record in records])
+            return
+        self.code_as_of = time.time()
         for record in records:
-            held = self._drivers.get(record.id)
-            if held is not None and held.epoch > record.epoch:
-                continue  # told twice
+            held = known.get(record.id)
             if held is not None:
                 self._let_go(held)
-            driver = Driver(
+            driver = self._driver(
                 record,
                 nonce=self._nonce,
                 coordinator=self.name,
@@ -176,6 +186,17 @@ class Conductor:
             self._drivers[record.id] = driver
             self._takeups.begin(driver)
 
+    def _decline(self, ids: Sequence[str]) -> None:
+        """The code that is loaded here was edited since: another process has to drive these executions."""
+        send_to(self._system, naming.SUPERVISOR, "outdated", self.name, tuple(ids))
+
+    def _taken_up(self, driver: Driver) -> None:
+        if driver.blocked and self._loaded.changed():  # by the code that it has been mended from, perhaps
+            self._let_go(driver)
+            self._decline([driver.id])
+        else:
+            self._touch(driver)
+
     def _holds(self, driver: Driver) -> bool:
         return self._drivers.get(driver.id) is driver
 
@@ -186,7 +207,7 @@ class Conductor:
 
     def _let_go(self, driver: Driver) -> None:
         self._performer.forget(driver.id)
-        self._waits = {key for key in self._waits if key[0] != driver.id}
+        self._remarks.forget(driver.id)
         driver.evict()
         if self._holds(driver):
             del self._drivers[driver.id]
@@ -196,7 +217,10 @@ class Conductor:
         """Look into the inboxes of these executions."""
         for execution_id in ids:
             driver = self._drivers.get(execution_id)
-            if driver is not None and driver.execution is not None:
+            if driver is None:  # parked while the word was on its way: somebody has to take it up again
+                send_to(self._system, naming.SUPERVISOR, "released", self.name, (execution_id,))
+                send_to(self._system, naming.SUPERVISOR, "nudge", (execution_id,))
+            elif driver.execution is not None:
                 self._inboxes.read(driver)
 
     def _received(self, driver: Driver, rows: Sequence[InboxRow]) -> None:
@@ -219,7 +243,7 @@ class Conductor:
             driver.log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
             self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
             return None
-        return driver.message(run, code, part)
+        return task_message(driver.record, driver.epoch, run, code, part)
 
     def refused(self, key: Key, error: BaseException) -> None:
         """An attempt cannot be made, and but for a full queue another could not either."""
@@ -229,11 +253,7 @@ class Conductor:
 
     def waits(self, key: Key, why: str) -> None:
         """An attempt waits for something that the cluster does not have."""
-        driver = self._drivers.get(key[0])
-        if driver is not None:
-            driver.log.warning("step %d of execution %s waits: %s", key[1], key[0], why)
-            driver.note(key[1], key[2], self.now(), self._codec.encode(why), kind="waits")
-            self._waits.add(key)
+        self._remarks.waits(key, why)
 
     def look_up_pool(self, pool: str) -> None:
         """See whether there still is a pool of that name."""
@@ -291,7 +311,6 @@ class Conductor:
         for driver in self._drivers.values():
             if driver.notes:
                 self._dirty[driver.id] = None
-        self.later(REFRESH, self._refresh)
 
     def _touch(self, driver: Driver) -> None:
         driver.dirty = True
@@ -361,9 +380,10 @@ class Conductor:
                 self._drop(driver, error)
             return
         self._performer.perform(driver, actions)
-        self._nudge(touched)
         if driver.over:
             self._drop(driver, "it is over or parked")
+        self._nudge(touched)
+        if driver.over:
             return
         if driver.dirty:
             self._dirty[driver.id] = None

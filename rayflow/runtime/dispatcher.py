@@ -232,9 +232,9 @@ class Dispatcher:
             if not batch.own:
                 self._host.sent(key, self._host.now())
         tasks = tuple(batch.tasks.values())
-        request = pack(
-            BatchMessage(batch.id, send.token, self._slots.epoch, self._host.name, tasks, PATIENCE, send.rated)
-        )
+        host = self._host
+        about = (batch.id, send.token, self._slots.epoch, host.name)
+        request = pack(BatchMessage(*about, tasks, PATIENCE, send.rated, host.code_as_of))
         label = tasks[0].step if len(tasks) == 1 else f"{tasks[0].step} and {len(tasks) - 1} more"
         if batch.own:
             self._run_own(batch, runs[0][0], request, label)

@@ -7,7 +7,6 @@ The order is always the same: entries are made, they are committed, then what th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from rayflow.core.events import Entry, Paused
-from rayflow.core.execution import Action, Execution, InboxItem, RunAttempt, Work
+from rayflow.core.execution import Action, Execution, InboxItem, Work
 from rayflow.core.machine import Machine, failure_of
 from rayflow.core.waits import WaitsFor
 from rayflow.definition.code import CodeCache, CodeRef
@@ -23,7 +22,6 @@ from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ClusterError, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.loading import Fetch, load_definition
-from rayflow.runtime.messages import BEAT_EVERY, TaskMessage
 from rayflow.runtime.scribe import Refer, Scribe
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import StepNote
@@ -149,9 +147,9 @@ class Driver:
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         try:
             definition = load_definition(self.record, self.code, self._cache, self._fetch, self.log)
-            args, kwargs = self._codec.decode(self.record.input)
             machine = Machine(
-                lambda: definition.begin(args, kwargs),
+                # Read each time it begins: the code may change what it is given.
+                lambda: definition.begin(*self._codec.decode(self.record.input)),
                 execution_id=self.id,
                 workflow_id=self.record.workflow_id,
                 payloads=self._codec,
@@ -195,6 +193,11 @@ class Driver:
     def execution(self) -> Execution | None:
         """The machine; None while it is not loaded, or its code cannot be."""
         return self._execution
+
+    @property
+    def blocked(self) -> bool:
+        """Whether its code cannot be loaded, or does not repeat itself."""
+        return self._blocked is not None
 
     @property
     def inbox_seen(self) -> int:
@@ -345,6 +348,8 @@ class Driver:
         elif newest <= self.inbox_seen and self._parkable(work, now):
             self.dirty = True  # the next round parks it
         touched = tuple(name for a in answers if isinstance(a, Done) for name in a.touched)
+        if work.run is not None:
+            touched = (*touched, self.id)  # its next run is driven like any other execution
         return Committed(work.actions, newest, touched)
 
     def set_aside(self, error: RayflowError, now: float) -> bool:
@@ -361,33 +366,6 @@ class Driver:
         if self._execution is not None:
             self._execution.evict()
             self._execution = None
-
-    def message(self, run: RunAttempt, code: dict[str, str], part: str) -> TaskMessage:
-        """An attempt as a worker gets it.
-
-        Args:
-            run: the attempt.
-            code: where the worker finds what it calls.
-            part: the part of that.
-        """
-        # Of execution, number, name and arguments: the same on each try, whoever asks for it.
-        # Another run of an execution that continued as new issues other steps under the same numbers.
-        whose = self.id if self.record.run == 1 else f"{self.id}\0{self.record.run}"
-        what = f"{whose}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
-        return TaskMessage(
-            self.id,
-            self.record.workflow_id,
-            self.epoch,
-            run.seq,
-            run.attempt,
-            run.call.name,
-            code,
-            part,
-            run.payload,
-            run.timeout,
-            idempotency_key=hashlib.sha256(what).hexdigest()[:32],
-            beat_every=min(BEAT_EVERY, (run.call.options.heartbeat_timeout or math.inf) / 4),
-        )
 
 
 def is_fresh(record: ExecutionRecord) -> bool:

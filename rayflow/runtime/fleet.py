@@ -103,9 +103,10 @@ class Fleet:
 
     def keep_standbys(self, environment: str) -> None:
         """Have as many idle coordinators ready ahead as the configuration says."""
-        idle = [p for p in self.places.values() if p.environment == environment and not p.executions]
+        current = [place for place in self.places.values() if not place.outdated]
+        idle = [place for place in current if place.environment == environment and not place.executions]
         for _ in range(self._config.standbys - len(idle)):
-            if len(self.places) < self.most:
+            if len(current) < self.most:
                 self.start(environment)
 
     def start(self, environment: str) -> None:
@@ -148,7 +149,7 @@ class Fleet:
                 self._active[place.environment] = now
         for place in list(self.places.values()):
             idle = now - self._active.get(place.environment, 0.0)
-            if not place.executions and place.ready and idle > self._config.environment_idle:
+            if not place.executions and place.ready and (place.outdated or idle > self._config.environment_idle):
                 self._give_up(place)
         for environment in {place.environment for place in self.places.values()}:
             self._drop_spare(environment, now)

@@ -15,6 +15,8 @@ class Host(Protocol):
     """A coordinator, as dispatchers and local runs see it."""
 
     name: str
+    #: When the coordinator last saw that its code is what is on the disk, in seconds since the epoch.
+    code_as_of: float
 
     def post(self, action: Callable[[], None]) -> None:
         """Run the action on the coordinator's thread."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import pickle
 from typing import Any, NamedTuple
 
+from rayflow.core.actions import RunAttempt
 from rayflow.errors import Failure
+from rayflow.storage.operations import ExecutionRecord
 
 #: Seconds between two heartbeats of a step that reach its coordinator.
 BEAT_EVERY = 0.5
@@ -38,7 +42,8 @@ class BatchMessage(NamedTuple):
 
     ``patience`` is the time in seconds after which the worker answers although tasks are left: what is done,
     which one is under way, and those that it gives back without having begun them. A single task is waited for to
-    its end all the same, unless ``tell_begin``: then the early answer says when it began.
+    its end all the same, unless ``tell_begin``: then the early answer says when it began. ``code_as_of`` is when the
+    coordinator last saw that its code is what is on the disk, in seconds since the epoch.
     """
 
     id: str
@@ -48,6 +53,7 @@ class BatchMessage(NamedTuple):
     tasks: tuple[TaskMessage, ...]
     patience: float
     tell_begin: bool = False
+    code_as_of: float = 0.0
 
 
 class TaskOutcome(NamedTuple):
@@ -81,6 +87,36 @@ class BatchReply(NamedTuple):
     refused: str = ""
     began: float = 0.0
     stopped: tuple[tuple[str, int, int], ...] = ()
+
+
+def task_message(record: ExecutionRecord, epoch: int, run: RunAttempt, code: dict[str, str], part: str) -> TaskMessage:
+    """An attempt as a worker gets it.
+
+    Args:
+        record: the execution's row.
+        epoch: its coordinator's.
+        run: the attempt.
+        code: where the worker finds what it calls.
+        part: the part of that.
+    """
+    # Of execution, number, name and arguments: the same on each try, whoever asks for it.
+    # Another run of an execution that continued as new issues other steps under the same numbers.
+    whose = record.id if record.run == 1 else f"{record.id}\0{record.run}"
+    what = f"{whose}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
+    return TaskMessage(
+        record.id,
+        record.workflow_id,
+        epoch,
+        run.seq,
+        run.attempt,
+        run.call.name,
+        code,
+        part,
+        run.payload,
+        run.timeout,
+        idempotency_key=hashlib.sha256(what).hexdigest()[:32],
+        beat_every=min(BEAT_EVERY, (run.call.options.heartbeat_timeout or math.inf) / 4),
+    )
 
 
 def pack(message: Any) -> bytes:

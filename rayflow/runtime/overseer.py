@@ -59,7 +59,9 @@ class Overseer:
         self._system = system
         self._settings = settings
         self._config = settings.config
-        self.turns = Turns("supervisor", self._place, lambda: None, tolerated=(RayflowError, OSError))
+        self.turns = Turns(
+            "supervisor", self._place, lambda: None, clock=system.clock, tolerated=(RayflowError, OSError)
+        )
         self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
         self.pools = PoolKeeper(system, settings)
         self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
@@ -136,11 +138,29 @@ class Overseer:
 
     def released(self, coordinator: str, ids: Sequence[str]) -> None:
         """A coordinator does not drive these executions any more."""
+        self._let_go(coordinator, ids)
+        for execution_id in ids:
+            self._takeovers.pop(execution_id, None)
+
+    def outdated(self, coordinator: str, ids: Sequence[str]) -> None:
+        """The code that a coordinator has loaded was edited since, so it does not take these executions up."""
+        self._let_go(coordinator, ids)
+        place = self.fleet.places.get(coordinator)
+        if place is not None:
+            log.info(
+                "the code of coordinator %s was edited since it loaded it; another one takes its place", coordinator
+            )
+            place.outdated = True
+        for record in self._ask("executions", Filter(ids=tuple(ids), limit=len(ids))):
+            if not record.status.terminal:
+                alone = self._takeovers.get(record.id, (0, 0))[1] >= TAKEOVERS_BEFORE_ALONE
+                self.submit([record], suspect=alone)
+
+    def _let_go(self, coordinator: str, ids: Sequence[str]) -> None:
         place = self.fleet.places.get(coordinator)
         for execution_id in ids:
             if self._owners.get(execution_id) == coordinator:
                 del self._owners[execution_id]
-            self._takeovers.pop(execution_id, None)
             if place is not None:
                 place.executions.discard(execution_id)
         if place is not None and not place.executions:
@@ -279,7 +299,7 @@ class Overseer:
             "own code kills the process. Mend it, then resume the execution"
         )
         log.error("execution %s is set aside: %s", record.id, message)
-        now = time.time()
+        now = self.turns.now()
         rows = (JournalRow(record.last_seq + 1, encode_entry(Entry(record.last_seq + 1, Paused(now, message)))),)
         epoch = record.epoch + 1
         failure = encode_failure(Failure(type="rayflow.errors.CrashLoop", message=message))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from rayflow.runtime.attempts import Attempt
 from rayflow.runtime.batches import key_of
 from rayflow.runtime.environment import Environment
+from rayflow.runtime.loaded import LoadedCode
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
 from rayflow.runtime.system import ActorSystem, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
@@ -49,6 +50,8 @@ def run_own_task(
         A packed BatchReply.
     """
     _hear_interrupts()
+    if system.separate:
+        LoadedCode(environment.paths).refresh()  # Ray may give it a process that has run another one
     message: BatchMessage = unpack(data)
     [task] = message.tasks
 

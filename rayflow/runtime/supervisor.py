@@ -66,6 +66,10 @@ class Supervisor:
         """A coordinator does not drive these executions any more."""
         self._overseer.turns.post(lambda: self._overseer.released(coordinator, ids))
 
+    def outdated(self, coordinator: str, ids: Sequence[str]) -> None:
+        """A coordinator's code was edited since it loaded it: it does not take these executions up."""
+        self._overseer.turns.post(lambda: self._overseer.outdated(coordinator, ids))
+
     def recover(self, ids: Sequence[str] | None = None) -> list[str]:
         """Take up unfinished executions that have no live coordinator; answers which.
 

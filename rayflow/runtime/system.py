@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rayflow.errors import ClusterError
+from rayflow.runtime.clock import SystemClock
 
 
 class ActorLost(ClusterError):
@@ -172,6 +173,14 @@ class ActorSystem(Protocol):
     @property
     def restarted(self) -> bool:
         """Inside of an actor: whether the system has made it anew."""
+
+    @property
+    def clock(self) -> SystemClock:
+        """The time that everything in this system goes by."""
+
+    @property
+    def separate(self) -> bool:
+        """Whether each actor has a process of its own, which imports its code when it is made."""
 
     def spawn(self, spec: ActorSpec) -> Actor:
         """The actor of that name: the one there is, or a new one."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rayflow.errors import ClusterError
+from rayflow.runtime.clock import REAL, SystemClock
 from rayflow.runtime.daemons import Daemons
 from rayflow.runtime.system import (
     Actor,
@@ -101,6 +102,16 @@ class _View:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
         return self._life.restarted
 
+    @property
+    def separate(self) -> bool:
+        """See :class:`~rayflow.runtime.system.ActorSystem`."""
+        return self._system.separate
+
+    @property
+    def clock(self) -> SystemClock:
+        """See :class:`~rayflow.runtime.system.ActorSystem`."""
+        return self._system.clock
+
     def spawn(self, spec: ActorSpec) -> Actor:
         """See :class:`~rayflow.runtime.system.ActorSystem`."""
         check_alive(self._life)
@@ -178,6 +189,16 @@ class ThreadSystem:
     def restarted(self) -> bool:
         """No: this is the world outside of the actors."""
         return False
+
+    @property
+    def separate(self) -> bool:
+        """No: all of them have what this process has imported."""
+        return False
+
+    @property
+    def clock(self) -> SystemClock:
+        """The machine's clock."""
+        return REAL
 
     def spawn(self, spec: ActorSpec) -> Actor:
         """The actor of that name: the one there is, or a new one.

@@ -6,12 +6,12 @@ import heapq
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 from rayflow.errors import ClusterError
+from rayflow.runtime.clock import REAL, SystemClock
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Turns:
         name: the thread's name.
         after: called at the end of each turn.
         next_wake: when ``after`` wants to be called by itself, in seconds since the epoch; None for never.
+        clock: what tells the time.
         tolerated: errors that do not end the thread.
     """
 
@@ -43,11 +44,13 @@ class Turns:
         after: Callable[[], None],
         next_wake: Callable[[], float | None],
         *,
+        clock: SystemClock = REAL,
         tolerated: tuple[type[Exception], ...] = (),
     ) -> None:
         self._name = name
         self._after = after
         self._next_wake = next_wake
+        self._clock = clock
         self._tolerated = tolerated
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
@@ -91,9 +94,25 @@ class Turns:
         self._order += 1
         heapq.heappush(self._later, (self.now() + seconds, self._order, action))
 
+    def every(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run the action in a turn, again and again. For housekeeping: nothing may depend on its moments."""
+
+        def again() -> None:
+            self.later(seconds, again)
+            action()
+
+        self.later(seconds, again)
+
     def now(self) -> float:
         """Seconds since the epoch."""
-        return time.time()
+        return self._clock.now()
+
+    def next_due(self) -> float | None:
+        """When something is due by itself, in seconds since the epoch. From the thread itself."""
+        wakes = [] if (wake := self._next_wake()) is None else [wake]
+        if self._later:
+            wakes.append(self._later[0][0])
+        return min(wakes, default=None)
 
     def check(self) -> None:
         """Raise what ended the thread, if something did."""
@@ -132,6 +151,9 @@ class Turns:
             self._do(action)
             left -= 1
             action = self._ready() if left else None
+        self._end_turn()
+
+    def _end_turn(self) -> None:
         now = self.now()
         while self._later and self._later[0][0] <= now:
             self._do(heapq.heappop(self._later)[2])
@@ -144,10 +166,8 @@ class Turns:
             log.warning("thread %s could not do something, and will try again: %s", self._name, error)
 
     def _first(self) -> Callable[[], None] | None:
-        wakes = [] if (wake := self._next_wake()) is None else [wake]
-        if self._later:
-            wakes.append(self._later[0][0])
-        timeout = max(0.0, min(wakes) - self.now()) if wakes else None
+        due = self.next_due()
+        timeout = None if due is None else max(0.0, due - self.now())
         try:
             return self._queue.get(timeout=timeout)
         except queue.Empty:

@@ -27,6 +27,7 @@ from rayflow.runtime.batches import Batch, Batches
 from rayflow.runtime.beats import Beats
 from rayflow.runtime.environment import Environment, apply
 from rayflow.runtime.eventloop import LoopThread
+from rayflow.runtime.loaded import LoadedCode
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
 from rayflow.runtime.news import News
 from rayflow.runtime.prepared import Prepared
@@ -85,10 +86,14 @@ class Worker:
         begun: Callable[[Attempt], None] | None = None,
     ) -> None:
         self._system = system
+        self._clock = system.clock
         self._name = name
         self._environment = environment
         self._settings = settings
         self._cache = CodeCache()
+        folders = environment.paths if isinstance(environment, Environment) else environment.get("paths", ())
+        self._loaded = LoadedCode(folders if system.separate else ())
+        self._looked = 0.0
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._runner = Runner(self._resolve, self._codec, self._loop)
@@ -144,7 +149,10 @@ class Worker:
         """
         message: BatchMessage = unpack(data)
         self._start()
+        outdated = self._outdated(message.code_as_of)
         with self._lock:
+            if outdated:
+                self._batches.wear_out()
             batch, refused = self._batches.find(message.id), ""
             if batch is None:
                 refused = self._batches.refusal(message)
@@ -192,7 +200,7 @@ class Worker:
             Whether the attempt was waiting or under way here.
         """
         with self._lock:
-            known, attempts = self._batches.cancel((execution_id, seq, attempt), epoch, reason, time.time())
+            known, attempts = self._batches.cancel((execution_id, seq, attempt), epoch, reason, self._clock.now())
         for found in attempts:
             found.stop(reason)
         return known
@@ -290,7 +298,7 @@ class Worker:
 
     def _begin(self, batch: Batch) -> Attempt | None:
         with self._lock:
-            task = self._batches.begin(batch, time.time(), time.monotonic())
+            task = self._batches.begin(batch, self._clock.now(), time.monotonic())
             if task is None:
                 self._free()
                 return None
@@ -301,6 +309,7 @@ class Worker:
                 beats=Beats(task.beat_every, self._codec.encode, self._news.wake),
                 prepared=self._prepared.value,
                 begun=self._begun,
+                clock=self._clock.now,
             )
             worn_now = self._batches.worn and not self._told_worn
             self._told_worn = self._batches.worn
@@ -326,7 +335,19 @@ class Worker:
 
     # --- code ----------------------------------------------------------------------------------------------
     def _resolve(self, code: Mapping[str, Any], part: str) -> Any:
-        return self._cache.resolve(_reference(tuple(code.items())), part, self._fetch)
+        found = self._cache.resolve(_reference(tuple(code.items())), part, self._fetch)
+        self._loaded.note()
+        return found
+
+    def _outdated(self, moment: float) -> bool:
+        """Whether the code that is loaded here was edited before that moment, as far as is not known already."""
+        if moment <= self._looked:
+            return False
+        now = time.time()
+        if self._loaded.changed():
+            return True
+        self._looked = now
+        return False
 
     def _fetch(self, digest: str) -> bytes:
         def get() -> Any:

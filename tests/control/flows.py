@@ -203,7 +203,7 @@ async def crossing(first: str, second: str) -> str:
     """Takes two locks, and gives way in a deadlock."""
     try:
         async with rf.lock(first):
-            await asyncio.sleep(0.5)
+            await rf.wait_for_signal("go")
             async with rf.lock(second):
                 return "both"
     except rf.Deadlock:
@@ -239,3 +239,15 @@ async def job(number: int) -> int:
     """Something for a schedule."""
     await pid()
     return number
+
+
+@rf.workflow(id="greeting", version="1")
+async def greeting_1() -> str:
+    """Greets."""
+    return f"hello {await rf.wait_for_signal('name')}"
+
+
+@rf.workflow(id="greeting", version="2")
+async def greeting_2() -> str:
+    """Greets, politely."""
+    return f"good day {await rf.wait_for_signal('name')}"

@@ -15,6 +15,7 @@ from tests.faults.tools import ledger_lines, until, until_longer
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.system
 def test_children_answer_and_their_parents_coordinator_dies_meanwhile(
     engine: rf.DistributedEngine, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ def test_a_lock_is_held_while_the_coordinator_dies_and_goes_to_who_waited_first(
     assert engine.locks.list() == []
 
 
+@pytest.mark.system
 def test_scripts_and_workflows_share_locks(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     ledger, release = tmp_path / "ledger", tmp_path / "release"
     release.touch()
@@ -51,9 +52,13 @@ def test_scripts_and_workflows_share_locks(engine: rf.DistributedEngine, tmp_pat
 
 def test_two_that_wait_for_each_other_do_not_wait_for_ever(engine: rf.DistributedEngine) -> None:
     handles = [engine.start(crossing, "a", "b"), engine.start(crossing, "b", "a")]
+    until(lambda: [len(lock.holders) for lock in engine.locks.list()] == [1, 1], "each has its first one")
+    for handle in handles:
+        handle.signal("go")
     assert sorted(handle.result(timeout=60) for handle in handles) == ["both", "gave way"]
 
 
+@pytest.mark.system
 def test_one_that_is_resumed_gets_its_lock_again_first(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     mended, ledger, release = tmp_path / "mended", tmp_path / "ledger", tmp_path / "release"
     handle = engine.start(failing_in_lock, "l", str(mended), id="failed")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import rayflow as rf
 from rayflow.errors import CodecError, InvalidTransition
-from tests.control.conftest import kill_coordinator, until_parked
+from tests.control.conftest import Open, kill_coordinator, until_parked
 from tests.control.flows import Verdict, asking, collecting, reviewed
 from tests.faults.tools import ledger_lines, until
 from tests.runtime.cluster_fixtures import RayCluster
@@ -20,62 +22,74 @@ pytestmark = pytest.mark.ray
 
 SENDERS, EACH, KILLS = 8, 125, 20
 
+#: Signals that a sender sends in a row before it waits for the next word: more rounds than kills.
+IN_A_ROW = 6
+
 SENDER = """
 import sys
 import rayflow as rf
 
-store, address, sender, count = sys.argv[1:]
+store, address, sender, count, in_a_row = sys.argv[1:]
 with rf.DistributedEngine(store=store, address=address) as engine:
     print("ready", flush=True)
-    sys.stdin.readline()
     for number in range(int(count)):
+        if number % int(in_a_row) == 0:
+            sys.stdin.readline()
         engine.signal("collector", "item", [int(sender), number], key=f"{sender}/{number}")
         if number % 10 == 0:  # somebody who is not sure, and sends it again
             engine.signal("collector", "item", [int(sender), number], key=f"{sender}/{number}")
 """
 
+Senders = list["subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def driven(open_engine: Open) -> rf.DistributedEngine:
+    """An engine that does not park what may receive something soon, so that there is always somebody to kill."""
+    return open_engine(park_after=60.0)
+
+
+@pytest.fixture
+def senders(driven: rf.DistributedEngine, ray_cluster: RayCluster) -> Iterator[Senders]:
+    """Eight processes that each send when they are told."""
+    command = [sys.executable, "-c", SENDER, driven.store, ray_cluster.address]
+    with contextlib.ExitStack() as stack:
+        started: Senders = []
+        for sender in range(SENDERS):
+            words = [*command, str(sender), str(EACH), str(IN_A_ROW)]
+            process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            started.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        yield started
+
 
 @pytest.mark.system
 @pytest.mark.timeout(400)
 def test_a_thousand_signals_of_eight_processes_while_the_coordinator_is_killed_again_and_again(
-    engine: rf.DistributedEngine, ray_cluster: RayCluster
+    driven: rf.DistributedEngine, senders: Senders
 ) -> None:
-    handle = engine.start(collecting, SENDERS * EACH, id="collector")
-    command = [sys.executable, "-c", SENDER, engine.store, ray_cluster.address]
-    senders = [
-        subprocess.Popen([*command, str(sender), str(EACH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for sender in range(SENDERS)
-    ]
-    for sender in senders:
-        assert sender.stdout is not None
-        assert sender.stdout.readline() == "ready\n"
-    for sender in senders:
-        assert sender.stdin is not None
-        sender.stdin.write("go\n")
-        sender.stdin.flush()
-
-    def received() -> int:
-        count: int = handle.status().state.get("received", 0)
-        return count
-
-    epochs = set()
-    for _ in range(KILLS):
-        seen = received()
-        if seen == SENDERS * EACH:
-            break
-        until(lambda seen=seen: received() > min(seen + 20, SENDERS * EACH - 1), "it has received more")  # type: ignore[misc]
+    handle = driven.start(collecting, SENDERS * EACH, id="collector")
+    killed = []
+    for sent in range(0, EACH, IN_A_ROW):
+        for sender in senders:
+            assert sender.stdin is not None
+            sender.stdin.write("go\n")
+            sender.stdin.flush()
+        before = SENDERS * sent
+        until(lambda before=before: handle.status().state.get("received", 0) > before, "it has received more")  # type: ignore[misc]
         if not handle.done():
-            kill_coordinator(engine, "collector")
-            epochs.add(engine.record("collector").epoch)
+            kill_coordinator(driven, "collector")
+            killed.append(driven.record("collector").epoch)
     items = handle.result(timeout=120)
-    for sender in senders:
-        sender.communicate(timeout=60)
-        assert sender.returncode == 0
+    assert [sender.wait(timeout=60) for sender in senders] == [0] * SENDERS
     by_sender: dict[int, list[int]] = defaultdict(list)
     for sender_number, number in items:
         by_sender[sender_number].append(number)
     assert by_sender == {sender: list(range(EACH)) for sender in range(SENDERS)}
-    assert len(epochs) >= KILLS
+    assert len(killed) >= KILLS
 
 
 def test_one_that_is_parked_is_woken_and_receives_what_was_sent(engine: rf.DistributedEngine, tmp_path: Path) -> None:
@@ -109,5 +123,5 @@ def test_executions_send_signals_to_each_other(engine: rf.DistributedEngine) -> 
     assert collector.result(timeout=60) == [[0, 0]]
     engine.signal("asker", "answer", 42)
     assert asker.result(timeout=60) == 42
-    with pytest.raises(rf.ExecutionFailed, match="there is no execution"):
+    with pytest.raises(rf.ExecutionFailed, match="no execution 'nobody'"):
         engine.execute(asking, "nobody", timeout=60)

@@ -40,6 +40,7 @@ def test_a_cancelled_one_cleans_up_and_then_undoes(engine: rf.DistributedEngine,
     assert ledger_lines(ledger) == [["do"], ["cleaned"], ["undone"]]
 
 
+@pytest.mark.system
 def test_an_endless_one_continues_as_new_with_its_state_and_its_signals(
     engine: rf.DistributedEngine, tmp_path: Path
 ) -> None:

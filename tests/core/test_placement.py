@@ -82,3 +82,10 @@ def test_a_reserved_coordinator_takes_nobody() -> None:
     places = [place("c1", "s", reserved=True)]
     assert short(plan([want("a")], places, most=1, share=9)) == ([], [], ["a"])
     assert short(plan([want("a")], places, most=2, share=9)) == ([], ["env"], ["a"])
+
+
+def test_one_whose_code_was_edited_takes_nobody_and_counts_for_nothing() -> None:
+    old = place("old")
+    old.outdated = True
+    assert short(plan([want("a")], [old], most=1, share=10)) == ([], ["env"], ["a"])
+    assert short(plan([want("a")], [old, place("new")], most=1, share=10)) == ([("a", "new")], [], [])

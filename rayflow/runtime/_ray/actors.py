@@ -20,6 +20,7 @@ from rayflow.runtime import logs
 from rayflow.runtime._ray.cluster import api, environment_of, replies, require_cluster, was_reconstructed
 from rayflow.runtime._ray.errors import translated
 from rayflow.runtime._ray.tasks import run
+from rayflow.runtime.clock import REAL, SystemClock
 from rayflow.runtime.replies import Then, tell_elsewhere
 from rayflow.runtime.system import Actor, ActorLost, ActorSpec, CallTimeout, Reply, RunningTask, TaskSpec
 
@@ -125,6 +126,16 @@ class RaySystem:
     def restarted(self) -> bool:
         """See ActorSystem."""
         return was_reconstructed()
+
+    @property
+    def separate(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def clock(self) -> SystemClock:
+        """The machine's clock."""
+        return REAL
 
     def spawn(self, spec: ActorSpec) -> Actor:
         """The actor of that name: the one there is, or a new one; it is not waited for.
