@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import abc
 import importlib
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from rayflow.core.events import Entry, Forked
 from rayflow.core.forks import ForkPlan, plan_fork
 from rayflow.core.waits import WaitsFor
 from rayflow.definition.checks import check_name
-from rayflow.definition.fitting import fitted
+from rayflow.definition.fitting import fitted, misfits
 from rayflow.definition.function import WorkflowFunction
-from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import CodecError, ExecutionAlreadyExists, InvalidTransition
 from rayflow.handle import ExecutionHandle
@@ -29,7 +30,7 @@ from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import DefinitionRecord
 from rayflow.storage.operations import Deliver, ExecutionRecord, Existing, JournalRow, Start
 from rayflow.storage.records import decode_entry, encode_entry
-from rayflow.storage.starting import identity_of, signal_row
+from rayflow.storage.starting import carried_rows, identity_of, signal_row, times_of
 
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 
@@ -45,6 +46,9 @@ class Control(Looking, abc.ABC):
         locks: the locks and semaphores, and who has them.
         schedules: what is started by itself, and when.
     """
+
+    #: The engine's.
+    config: EngineConfig
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system, codec)
@@ -74,7 +78,7 @@ class Control(Looking, abc.ABC):
         data = self._codec.encode(payload)
         record = self.record(execution_id)
         self._check_fits(record, check_name("signal name", name), data)
-        row = signal_row(name, data, f"signal/{key or uuid.uuid4().hex}", time.time())
+        row = signal_row(name, data, f"signal/{key or uuid.uuid4().hex}", self.clock.now())
         self._write([Deliver(execution_id, row)])
         self._supervisor().send("nudge", (execution_id,))
 
@@ -87,9 +91,10 @@ class Control(Looking, abc.ABC):
             try:
                 fitted(self._codec.decode(data, cls), cls)
             except Exception as error:
+                why = misfits(error) if isinstance(error, ValidationError) else error
                 raise CodecError(
                     f"execution {record.id!r} waits for a signal {name!r} with a {place}, and this payload is none: "
-                    f"{error}"
+                    f"{why}"
                 ) from error
 
     # --- forks ---------------------------------------------------------------------------------------------
@@ -108,6 +113,9 @@ class Control(Looking, abc.ABC):
         again: bool = False,
     ) -> ExecutionHandle[Any]:
         """Start an execution that takes over what another one recorded, and does the rest again.
+
+        Results that were recorded later of steps before that one are taken over as well; signals that came later are
+        not.
 
         Args:
             execution_id: the other execution, whatever its status; it stays as it is.
@@ -138,9 +146,9 @@ class Control(Looking, abc.ABC):
         if plan.open and not again:
             raise InvalidTransition(
                 execution_id,
-                status=f"at a point where {', '.join(plan.open)} is open",
+                status=f"at a point where {', '.join(dict.fromkeys(plan.open))} is open",
                 action="fork",
-                hint="Fork it before that, or with again=True: locks are acquired again, children started again",
+                hint="Fork it before that, or with again=True (--again): locks are acquired, children started again",
             )
         record = self._forked(source, id, self._other_version(source, workflow, version), options)
         if args is not None or kwargs is not None:
@@ -181,10 +189,9 @@ class Control(Looking, abc.ABC):
         other: DefinitionRecord | None,
         options: ExecutionOptions | None,
     ) -> ExecutionRecord:
-        now = time.time()
+        now = self.clock.now()
         chosen = options or ExecutionOptions.model_validate_json(source.options).replace(deadline=None, singleton=None)
-        begins = max(now + (chosen.delay or 0.0), chosen.start_at or 0.0)
-        limits = [chosen.deadline, None if chosen.timeout is None else begins + chosen.timeout]
+        begins, deadline = times_of(chosen, now)
         made = ExecutionRecord(
             id=check_id("execution", name or f"{source.workflow_id}-{uuid.uuid4().hex[:12]}"),
             workflow_id=source.workflow_id,
@@ -200,7 +207,7 @@ class Control(Looking, abc.ABC):
             options=chosen.model_dump_json().encode(),
             environment=source.environment,
             runnable_at=begins,
-            deadline=min((limit for limit in limits if limit is not None), default=None),
+            deadline=deadline,
             run=source.run,
             forked_from=source.id,
             singleton=chosen.singleton or "",
@@ -214,11 +221,11 @@ class Control(Looking, abc.ABC):
     ) -> ExecutionHandle[Any]:
         encoded = {check_name("state key", key): self._codec.encode(value) for key, value in state.items()}
         last = len(plan.entries) + 1
-        at = max(record.created_at, plan.entries[-1].event.at)
+        at = max([record.created_at, *(entry.event.at for entry in plan.entries[-1:])])
         entries = [*plan.entries, Entry(last, Forked(at, source.id, plan.to, encoded))]
         rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
         record = replace(record, last_seq=last)
-        [answer] = self._write([Start(record, rows)])
+        [answer] = self._write([Start(record, rows, carried_rows(plan.carried, "fork"))])
         if isinstance(answer, Existing) and answer.record.start_nonce != record.start_nonce:
             raise ExecutionAlreadyExists(record.id, reason="a fork needs an id of its own")
         self._supervisor().send("submit", [record])

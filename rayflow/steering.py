@@ -29,6 +29,7 @@ from rayflow.storage.operations import (
     Rewind,
 )
 from rayflow.storage.records import append_digest, decode_entry, encode_entry
+from rayflow.storage.starting import carried_rows
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,14 @@ class Steering:
 
     Args:
         system: where the actors are.
+
+    Attributes:
+        clock: the time that executions go by.
     """
 
     def __init__(self, system: ActorSystem) -> None:
         self._system = system
+        self.clock = system.clock
 
     def record(self, execution_id: str) -> ExecutionRecord:
         """The execution's row. Raises ExecutionNotFound."""
@@ -68,7 +73,7 @@ class Steering:
         record = self.record(execution_id)
         if record.status is ExecutionStatus.PAUSED and record.inbox_done == record.inbox_last:
             return
-        number = self._deliver(execution_id, "pause", Paused(time.time(), reason))
+        number = self._deliver(execution_id, "pause", Paused(self.clock.now(), reason))
         give_up = time.monotonic() + _PAUSE_PATIENCE
         while time.monotonic() < give_up:
             record = self.record(execution_id)
@@ -92,12 +97,12 @@ class Steering:
         record = self.record(execution_id)
         match record.status:
             case ExecutionStatus.PAUSED:
-                self._deliver(execution_id, "resume", Resumed(time.time()))
+                self._deliver(execution_id, "resume", Resumed(self.clock.now()))
             case ExecutionStatus.FAILED:
                 self._rewind(record)
             case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
                 if record.inbox_done < record.inbox_last:  # a pause may be on its way
-                    self._deliver(execution_id, "resume", Resumed(time.time()))
+                    self._deliver(execution_id, "resume", Resumed(self.clock.now()))
                 self._supervisor().call("recover", [execution_id])
             case _:
                 raise InvalidTransition(
@@ -111,7 +116,7 @@ class Steering:
             ExecutionNotFound: there is no such execution.
             InvalidTransition: it is over.
         """
-        self._deliver(execution_id, "cancel", CancelRequested(time.time(), reason))
+        self._deliver(execution_id, "cancel", CancelRequested(self.clock.now(), reason))
 
     def _deliver(self, execution_id: str, kind: str, event: Event) -> int:
         row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
@@ -123,17 +128,15 @@ class Steering:
         rows: list[JournalRow] = self._persistence().call("journal", record.id)
         entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
         plan = plan_rewind(record.id, entries)
-        if plan.child and self.record(plan.child).status is not ExecutionStatus.COMPLETED:
-            self.resume(plan.child)  # it tells its end to nobody until its parent asks again
+        child: ExecutionRecord | None = self._persistence().call("execution", plan.child) if plan.child else None
+        if child is not None and child.status is not ExecutionStatus.COMPLETED:  # one that is deleted is started anew
+            self.resume(child.id)  # it tells its end to nobody until its parent asks again
         options = ExecutionOptions.model_validate_json(record.options)
-        now = time.time()
+        now = self.clock.now()
         deadline = None if options.timeout is None else now + options.timeout
         seq = record.last_seq + 1
         row = JournalRow(seq, encode_entry(Entry(seq, Rewound(now, plan.to, deadline))))
-        carried = [
-            InboxRow(f"carried/{record.epoch}/{n}", "carried", encode_entry(Entry(0, event)), event.at)
-            for n, event in enumerate(plan.carried)
-        ]
+        carried = [*carried_rows(plan.carried, f"carried/{record.epoch}")]
         left: list[InboxRow] = self._persistence().call("inbox", record.id)  # accepted, and never applied
         signals = (row for row in left if row.kind == "signal")
         carried.extend(replace(row, key=f"left/{record.epoch}/{row.number}") for row in signals)

@@ -16,15 +16,16 @@ from rayflow.core.events import (
     Resumed,
     SignalReceived,
     StepCompleted,
+    StepFailed,
 )
 from rayflow.definition.context import ChildCall, LockCall, SignalCall, StepCall
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 
 #: What an inbox row can hold for an execution.
-InboxItem = Paused | Resumed | CancelRequested | StepCompleted | AttemptFailed | SignalReceived | Answered
+InboxItem = Paused | Resumed | CancelRequested | StepCompleted | StepFailed | AttemptFailed | SignalReceived | Answered
 #: What of it is kept for later while the execution is paused.
-Outcomes = StepCompleted | AttemptFailed | SignalReceived | Answered
+Outcomes = StepCompleted | StepFailed | AttemptFailed | SignalReceived | Answered
 
 
 class RunAttempt(NamedTuple):

@@ -7,8 +7,10 @@ something may happen, and what it means where it is not the code's business, is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from rayflow.core.actions import Ask
 from rayflow.core.asking import Asking
 from rayflow.core.attempts import Attempts, Task, TaskState
 from rayflow.core.effects import Effects, Outcome
@@ -45,6 +47,9 @@ class Course:
         options: the execution's options.
 
     Attributes:
+        machine: the workflow's code.
+        rehearsal: called before each event with the machine and the entries that nobody has taken yet; answers the
+            machine that goes on, another one that has replayed the journal (:mod:`rayflow.testing`). None for none.
         paused: whether no attempt begins.
         outcome: how the code ended, if it has.
     """
@@ -54,15 +59,26 @@ class Course:
         self.journal = Recorder(all_events=options.checkpoints != "off")
         self.attempts = Attempts(options)
         self.asking = Asking()
-        self.paused = False
+        self.rehearsal: Callable[[Machine, Sequence[Entry]], Machine] | None = None
+        self.paused = self._holding = False
         self.outcome: Outcome | None = None
         self._replays_all = options.checkpoints != "off"
         self._run_number = 1
+        self._again: list[Ask] = []
 
     @property
     def continued(self) -> bool:
         """Whether this run is over and the execution is not."""
         return self.outcome is not None and not self.outcome.status.terminal
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """No attempt begins meanwhile."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
 
     # --- taking up -----------------------------------------------------------------------------------------
     def restore(self, entries: Sequence[Entry], now: float) -> None:
@@ -75,7 +91,7 @@ class Course:
         if not any(isinstance(entry.event, Started) for entry in live):  # a new run, or one rewound to its beginning
             self.apply(Started(self.journal.time(now)))
         elif isinstance(entries[-1].event, Rewound | Forked) or not self._replays_all:
-            self._ask_again(now)
+            self._again = self.asking.again()
         if self.machine.outcome is not None and self.outcome is None:
             self.end(self.machine.outcome, now)
 
@@ -87,9 +103,12 @@ class Course:
         others = [dispatch for dispatch in unanswered if not isinstance(dispatch.call, StepCall)]
         self.asking.restore(others, self.machine.held_locks, asked)
 
-    def _ask_again(self, now: float) -> None:
-        """What others answered since then is not in the journal, and locks were given back when it ended."""
-        asks = self.asking.again()
+    def ask_again(self, now: float) -> None:
+        """Ask what nobody has answered: what was answered meanwhile is not in the journal, and locks were given back.
+
+        What the inbox has answered by now is not asked: a child whose result was carried along has not to run again.
+        """
+        asks, self._again = [ask for ask in self._again if self.asking.is_open(ask.seq)], []
         if asks:
             self.journal.work.asks.extend(asks)
             self.journal.record(Asked(self.journal.time(now), tuple(ask.seq for ask in asks)))
@@ -99,6 +118,8 @@ class Course:
         """Apply an event to the code, record it, and set going what the code then calls for."""
         if self.outcome is not None:
             return
+        if self.rehearsal is not None:
+            self.machine = self.rehearsal(self.machine, self.journal.work.entries)
         if isinstance(event, _ANSWERS):
             self.attempts.answered(event.step)
         effects = self.machine.apply(event)
@@ -130,6 +151,8 @@ class Course:
 
     def answer(self, event: Answered) -> None:
         """Somebody else answered what was asked; what nobody waits for any more is passed over."""
+        if event.run not in {0, self._run_number}:
+            return  # an earlier run asked, and this one has another call of that number
         regaining = self.asking.regaining
         if not self.asking.answered(event.step):
             return
@@ -152,7 +175,7 @@ class Course:
 
     def run(self, task: Task) -> None:
         """Begin an attempt at a step, unless it has to wait."""
-        if not self.paused and not self.asking.regaining and task.state is TaskState.IDLE:
+        if not self.paused and not self._holding and not self.asking.regaining and task.state is TaskState.IDLE:
             self.journal.count("attempts_started")
             self.journal.work.actions.append(self.attempts.start(task))
 

@@ -60,7 +60,6 @@ class Execution:
     """
 
     def __init__(self, machine: Machine, options: ExecutionOptions, *, deadline: float | None) -> None:
-        self._machine = machine
         self._options = options
         self._deadline = deadline
         self._course = Course(machine, options)
@@ -103,9 +102,11 @@ class Execution:
         self.inbox_seen = seen
         for entry in effective(entries):
             self._remember(entry.event)
-        self._course.restore(entries, now)
-        for number, item in inbox:
-            self.inbox(number, item, now)
+        with self._course.holding():  # what the inbox answers at once need not begin
+            self._course.restore(entries, now)
+            for number, item in inbox:
+                self.inbox(number, item, now)
+            self._course.ask_again(now)
         self._course.run_idle()
         self.tick(now)
 
@@ -193,6 +194,8 @@ class Execution:
                 self._course.apply(SignalReceived(self._journal.time(now), item.name, item.payload, number))
             case Answered():
                 self._course.answer(replace(item, at=self._journal.time(now)))
+            case StepFailed():  # a fork begins with it
+                self._course.apply(replace(item, at=self._journal.time(now)))
             case _:
                 self._take_outcome(item, now)
 
@@ -251,7 +254,7 @@ class Execution:
     @property
     def issued(self) -> int:
         """Steps that the code has issued so far."""
-        return self._machine.issued
+        return self._course.machine.issued
 
     @property
     def unanswered(self) -> int:
@@ -261,7 +264,7 @@ class Execution:
     @property
     def awaited_signals(self) -> tuple[tuple[str, str], ...]:
         """The signals that the code waits for, as :class:`~rayflow.core.waits.WaitsFor` has them."""
-        return signals_text(self._machine.awaited_signals)
+        return signals_text(self._course.machine.awaited_signals)
 
     def waits(self, child: Callable[[int, str | None], str]) -> WaitsFor:
         """What it waits for, apart from its steps and timers.
@@ -271,9 +274,13 @@ class Execution:
         """
         return self._course.waits(child)
 
+    def rehearse_by(self, rehearsal: Callable[[Machine, Sequence[Entry]], Machine]) -> None:
+        """Before each event, have the code put to the test. See :class:`~rayflow.core.course.Course`."""
+        self._course.rehearsal = rehearsal
+
     def evict(self) -> None:
         """Drop the workflow's code."""
-        self._machine.evict()
+        self._course.machine.evict()
 
     def _status(self) -> ExecutionStatus:
         if self.outcome is not None:
@@ -310,11 +317,11 @@ class Execution:
     def _take_failure(self, task: Task, event: AttemptFailed, at: float) -> None:
         step, name, attempt, failure = event.step, event.name, event.attempt, event.failure
         self._journal.count("attempts_failed" if event.counts else "attempts_lost")
-        delay = self._attempts.delay_after(task, event, self._machine.execution_id)
+        delay = self._attempts.delay_after(task, event, self._course.machine.execution_id)
         if delay is None:
             self._journal.count("steps_failed")
             self._journal.step_failed(event, at, task.payload)
-            issued = self._machine.issued
+            issued = self._course.machine.issued
             self._course.apply(StepFailed(at, step, name, attempt, failure, issued, event.began, event.worker))
             return
         retry_at = at + delay
@@ -367,7 +374,7 @@ class Execution:
             retry = self._attempts.next_retry()
             if retry is not None:
                 due.append((retry[0], "retry", retry[1].seq))
-            timer = self._machine.next_timer()
+            timer = self._course.machine.next_timer()
             if timer is not None:
                 due.append((timer[0], "timer", timer[1]))
         return min(due, default=None)

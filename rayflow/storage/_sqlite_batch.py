@@ -175,6 +175,8 @@ def _writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.DELETE_LATER_LETTERS, list(batch.letters_after.items()))
     if batch.letters:
         yield (sql.SAVE_LETTER, [sql.letter_values(letter) for letter in batch.letters.values()])
+    if batch.journal_from:
+        yield (sql.FORGET_NOTES, [(name,) for name in batch.journal_from])  # they are of steps that are no more
     if batch.notes:
         yield (sql.SAVE_NOTE, [(name, *sql.note_values(note)) for (name, _), note in batch.notes.items()])
     if batch.counts:
@@ -187,7 +189,6 @@ def _rare_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.NEXT_RUN, [(data, name) for name, data in batch.inputs.items()])
     if batch.journal_from:
         yield (sql.FORGET_JOURNAL, list(batch.journal_from.items()))
-        yield (sql.FORGET_NOTES, [(name,) for name in batch.journal_from])  # they are of steps that are no more
     if batch.locks:
         yield from _lock_writes(batch)
     if batch.schedules:

@@ -15,6 +15,7 @@ from rayflow.core.events import Answered, Entry, label
 from rayflow.core.failures import failure_of
 from rayflow.core.locks import Claimant, Lock
 from rayflow.errors import (
+    CorruptRecord,
     ExecutionAlreadyExists,
     ExecutionNotFound,
     Failure,
@@ -50,6 +51,7 @@ from rayflow.storage.operations import (
 )
 from rayflow.storage.records import decode_failure, encode_entry
 from rayflow.storage.rules import Write, decide, newer_note
+from rayflow.storage.starting import call_nonce
 
 
 class Reads(Protocol):
@@ -108,10 +110,11 @@ class Batch:
         self._locks = LockBook(self, reads)
         self.schedules: dict[str, ScheduleRecord] = {}
         self._touched: dict[str, None] = {}
+        self._continuing: str | None = None
 
     def apply(self, operation: Operation) -> Answer:
         """Decide one operation and note what it writes."""
-        self._touched = {}
+        self._touched, self._continuing = {}, None
         match operation:
             case TakeLease() | LeaveLease() | ExpireLeases() | BreakLock():
                 return self._of_lock(operation)
@@ -170,6 +173,7 @@ class Batch:
         self.journal.extend((name, row) for row in decision.rows)
         if decision.journal_from is not None:
             self.journal_from[name] = decision.journal_from
+            self._forget_notes(name)
         if decision.next_run is not None:
             self.inputs[name] = decision.next_run
         self.inbox.extend((name, row) for row in decision.inbox)
@@ -195,6 +199,10 @@ class Batch:
         for key, letter in list(self.letters.items()):
             if key[0] == name and letter.seq > after:
                 del self.letters[key]
+
+    def _forget_notes(self, name: str) -> None:
+        """Of what was noted so far: those that are stored go as well, before later ones are written."""
+        self.notes = {key: note for key, note in self.notes.items() if key[0] != name}
 
     # --- starting ------------------------------------------------------------------------------------------
     def _refused_start(self, record: ExecutionRecord) -> RayflowError | None:
@@ -235,6 +243,7 @@ class Batch:
 
     # --- crossing ------------------------------------------------------------------------------------------
     def _cross(self, record: ExecutionRecord, operation: Append) -> None:
+        self._continuing = None if operation.next_run is None else record.id
         for ask in operation.asks:
             match ask:
                 case StartChild():
@@ -253,6 +262,8 @@ class Batch:
         assert head is not None
         if head.status.terminal and head.claims:
             self._locks.leave_all(record.id, operation.at)
+        if head.status.terminal and head.parent_step:
+            self._tell_parent(head, operation)
 
     def _start_child(self, parent: str, ask: StartChild, operation: Append) -> None:
         child, waits = ask.record, ask.record.parent_step != 0
@@ -262,7 +273,7 @@ class Batch:
             failure = self._start(child)
         elif waits and there.start_nonce == child.start_nonce:
             if there.status.terminal:
-                self._tell_end(parent, ask.step, there, operation)
+                self.put_answer(parent, _end_of(there, operation.at), f"answer/{ask.step}/{operation.first_seq}")
             return
         elif there.start_nonce == child.start_nonce:
             pass  # this very call has started it
@@ -271,13 +282,17 @@ class Batch:
         if failure is not None or not waits:
             self._tell(parent, ask.step, "child", child.workflow_id, operation, value=child.id, failure=failure)
 
-    def _tell_end(self, parent: str, step: int, child: ExecutionRecord, operation: Append) -> None:
-        failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
-        about = label("child", child.workflow_id)
-        answer = Answered(operation.at, step, about, None, child.result, failure, child.created_at, child.id)
-        self.put_answer(parent, answer, f"answer/{step}/{operation.first_seq}")
+    def _tell_parent(self, child: ExecutionRecord, operation: Append) -> None:
+        """A child is over: its parent hears of it, unless that is over, too, or has forgotten the call."""
+        parent = self.head(child.parent)
+        if parent is not None and child.start_nonce == call_nonce(parent, child.parent_step):
+            # It is told once for each end, so what matters of the key is that it is new.
+            self.put_answer(parent.id, _end_of(child, operation.at), f"child/{child.id}/{parent.inbox_last + 1}")
 
     def _send(self, ask: Send) -> RayflowError | None:
+        head = self.head(ask.execution_id)
+        if ask.start_nonce and head is not None and head.start_nonce != ask.start_nonce:
+            return ExecutionNotFound(ask.execution_id)
         refused = self._deliver(ask.execution_id, ask.row)
         return refused.error if isinstance(refused, Refused) else None
 
@@ -306,13 +321,17 @@ class Batch:
     ) -> None:
         """Answer what an execution asked in this append."""
         why = failure_of(failure) if isinstance(failure, RayflowError) else failure
+        value = None if why else value
         worker = value if isinstance(value, str) else ""
-        answer = Answered(operation.at, step, label(kind, name), None if why else value, failure=why, worker=worker)
+        answer = Answered(operation.at, step, label(kind, name), value, failure=why, worker=worker)
         self.put_answer(execution_id, answer, f"answer/{step}/{operation.first_seq}")
 
     def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
-        """Answer what an execution asked, by its inbox."""
-        self._deliver(execution_id, InboxRow(key, "answer", encode_entry(Entry(0, answer)), answer.at))
+        """Answer what an execution asked, by its inbox; not a run that ends with this very append."""
+        head = self.head(execution_id)
+        if head is not None and execution_id != self._continuing:
+            body = encode_entry(Entry(0, replace(answer, run=head.run)))
+            self._deliver(execution_id, InboxRow(key, "answer", body, answer.at))
 
     def claims_changed(self, execution_id: str, change: int) -> None:
         """An execution has so many claims to locks more."""
@@ -333,3 +352,13 @@ class Batch:
         except RayflowError as error:
             return Refused(error)
         return Done(0, 0, 0, touched=tuple(self._touched), token=token)
+
+
+def _end_of(child: ExecutionRecord, at: float) -> Answered:
+    """A child's end, as the answer to the call that started it."""
+    try:
+        failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
+    except CorruptRecord as error:  # a damaged record is not to keep others from being written
+        failure = failure_of(error)
+    about = label("child", child.workflow_id)
+    return Answered(at, child.parent_step, about, None, child.result, failure, child.created_at, child.id)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 # --- with an append -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class StartChild:
-    """Start a child. One that this very call has started already is left alone.
+    """Start a child. One that this very call has started already is left alone; its start's nonce names the call.
 
-    Answered by its end, which it sends itself, or at once where it is over already or cannot be started; with
+    Answered in the transaction of its end, or at once where it is over already or cannot be started; with
     ``record.parent_step`` 0, at once in any case.
 
     Args:
@@ -36,12 +36,14 @@ class Send:
         execution_id: whose inbox.
         row: the row.
         name: of the signal, for the answer.
+        start_nonce: only if this is the execution's, and not to another one that has the id; "" for any.
     """
 
     step: int
     execution_id: str
     row: InboxRow
     name: str = ""
+    start_nonce: str = ""
 
 
 @dataclass(frozen=True, slots=True)

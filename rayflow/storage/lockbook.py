@@ -96,7 +96,8 @@ class LockBook:
             case LeaveLease():
                 self.leave(operation.name, Claimant(lease=operation.lease), operation.at)
             case ExpireLeases():
-                for name in self._reads.leased_locks():
+                mine = {lock.name for lock in self._now.values() if any(claim.lease for claim in lock.claims)}
+                for name in sorted(mine.union(self._reads.leased_locks())):
                     lock = self._lock(name)
                     if lock is not None:
                         change = locks.renew_all if operation.renew else locks.expire

@@ -122,10 +122,12 @@ class Start:
     Args:
         record: its row.
         rows: the journal that a fork begins with.
+        carried: the inbox that it begins with; rows are numbered when they are added.
     """
 
     record: ExecutionRecord
     rows: tuple[JournalRow, ...] = ()
+    carried: tuple[InboxRow, ...] = ()
 
     @property
     def execution_id(self) -> str:

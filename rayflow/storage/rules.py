@@ -77,7 +77,7 @@ def decide(
     if isinstance(operation, Start):
         if record is not None:
             return Existing(record)
-        return _write(operation.record, rows=operation.rows, counts={"executions_started": 1})
+        return _start(operation)
     if record is None:
         return Refused(ExecutionNotFound(operation.execution_id))
     match operation:
@@ -93,6 +93,15 @@ def decide(
             return _rewind(record, operation)
         case Note():
             return _note(record, operation)
+
+
+def _start(op: Start) -> Write:
+    record = replace(op.record, inbox_last=len(op.carried))
+    return _write(record, rows=op.rows, inbox=_numbered(op.carried, 1), counts={"executions_started": 1})
+
+
+def _numbered(rows: tuple[InboxRow, ...], first: int) -> tuple[InboxRow, ...]:
+    return tuple(replace(row, number=number) for number, row in enumerate(rows, start=first))
 
 
 def _write(
@@ -244,7 +253,7 @@ def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write 
 
 def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
     """Whether the row is to wait for the beginning of an execution whose start was delayed."""
-    fresh = record.epoch == 0 and record.last_seq == 0
+    fresh = record.epoch == 0  # nobody has ever driven it, though a fork has a journal already
     return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
 
@@ -257,8 +266,7 @@ def _rewind(record: ExecutionRecord, op: Rewind) -> Write | Refused:
         return _stale(record, op.expected)
     if record.status is not ExecutionStatus.FAILED:
         return Refused(InvalidTransition(record.id, status=record.status, action="resume"))
-    first = record.inbox_last + 1
-    inbox = tuple(replace(row, number=first + i) for i, row in enumerate(op.carried))
+    inbox = _numbered(op.carried, record.inbox_last + 1)
     return _write(
         replace(
             record,

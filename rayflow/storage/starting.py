@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rayflow.core.events import Entry, SignalReceived
+from rayflow.core.events import Entry, Event, SignalReceived
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionAlreadyExists
 from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
@@ -43,8 +43,7 @@ def new_record(
         DefinitionError: the id does not fit.
         CodecError: the input cannot be written.
     """
-    begins = max(now + (options.delay or 0.0), options.start_at or 0.0)
-    limits = [options.deadline, None if options.timeout is None else begins + options.timeout]
+    begins, deadline = times_of(options, now)
     kwargs = dict(kwargs)
     return ExecutionRecord(
         id=check_id("execution", execution_id or f"{definition.workflow_id}-{nonce[-12:]}"),
@@ -62,8 +61,15 @@ def new_record(
         environment=definition.environment,
         runnable_at=begins,
         singleton=options.singleton or "",
-        deadline=min((limit for limit in limits if limit is not None), default=None),
+        deadline=deadline,
     )
+
+
+def times_of(options: ExecutionOptions, now: float) -> tuple[float, float | None]:
+    """When an execution that is started now begins, and when its time is up, in seconds since the epoch."""
+    begins = max(now + (options.delay or 0.0), options.start_at or 0.0)
+    limits = [options.deadline, None if options.timeout is None else begins + options.timeout]
+    return begins, min((limit for limit in limits if limit is not None), default=None)
 
 
 def identity_of(workflow_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -99,6 +105,22 @@ def child_id(parent: ExecutionRecord, given: str | None, step: int) -> str:
     if len(made) <= LONGEST_ID:
         return made
     return f"child-{hashlib.sha256(made.encode()).hexdigest()[:32]}"
+
+
+def call_nonce(parent: ExecutionRecord, step: int) -> str:
+    """What a call is known by among all calls of all runs of all executions that ever had their ids.
+
+    It is the start's nonce of the child that the call starts.
+    """
+    return f"{parent.start_nonce}/{parent.run}/{step}"
+
+
+def carried_rows(events: Iterable[Event], key: str) -> tuple[InboxRow, ...]:
+    """Recorded events as an inbox keeps them, to be applied again; ``key`` is what their keys begin with."""
+    return tuple(
+        InboxRow(f"{key}/{number}", "carried", encode_entry(Entry(0, event)), event.at)
+        for number, event in enumerate(events)
+    )
 
 
 def signal_row(name: str, payload: bytes, key: str, at: float) -> InboxRow:

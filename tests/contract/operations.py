@@ -7,9 +7,12 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from rayflow.core.events import Answered, label
+from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import Store
-from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, StepNote
+from rayflow.storage.base import Filter, Store
+from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLease, TakeLock
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
 from rayflow.storage.operations import (
     Append,
     Claim,
@@ -25,7 +28,7 @@ from rayflow.storage.operations import (
     Rewind,
     Start,
 )
-from rayflow.storage.records import append_digest
+from rayflow.storage.records import append_digest, decode_entry, encode_failure
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -90,9 +93,15 @@ def park(name: str = "x", *, until: float | None = None, seen: int = 0, epoch: i
 
 
 def deliver(
-    name: str = "x", key: str = "k", *, at: float = NOW, epoch: int | None = None, body: bytes = b""
+    name: str = "x",
+    key: str = "k",
+    *,
+    kind: str = "signal",
+    at: float = NOW,
+    epoch: int | None = None,
+    body: bytes = b"",
 ) -> Deliver:
-    return Deliver(name, InboxRow(key, "signal", body, at), epoch)
+    return Deliver(name, InboxRow(key, kind, body, at), epoch)
 
 
 def rewind(name: str = "x", *, expected: int = 1, last_seq: int = 1, at: float = NOW, **changes: Any) -> Rewind:
@@ -129,8 +138,91 @@ def pool(name: str = "gpu", config: bytes = b"config", saved_at: float = NOW) ->
     return PoolRecord(name, config, saved_at)
 
 
+def schedule(name: str = "nightly", version: int = 1, **changes: Any) -> ScheduleRecord:
+    return replace(ScheduleRecord(name, b"plan", b"state %d" % version, version, NOW + 60, NOW), **changes)
+
+
 def definition(workflow_id: str = "w", version: str = "1", saved_at: float = NOW) -> DefinitionRecord:
     return DefinitionRecord(workflow_id, version, "name", "description", b"code", "sha", saved_at, "env")
+
+
+# --- what is asked of others --------------------------------------------------------------------------------
+def start_child(
+    name: str = "x.1", *, parent: str = "x", step: int = 1, waits: bool = True, **changes: Any
+) -> StartChild:
+    made = record(
+        name,
+        workflow_id="child",
+        parent=parent,
+        parent_step=step if waits else 0,
+        start_nonce=f"nonce/1/{step}",
+    )
+    return StartChild(step, replace(made, **changes))
+
+
+def end_child(name: str = "x.1", *, failure: Failure | None = None, **changes: Any) -> Append:
+    """The last append of a child."""
+    if failure is None:
+        return end(name, result=b"result", **changes)
+    return end(name, status=ExecutionStatus.FAILED, failure=encode_failure(failure), **changes)
+
+
+def answered(
+    step: int = 1,
+    kind: str = "child",
+    name: str = "child",
+    value: int | str | None = None,
+    *,
+    at: float = NOW,
+    **changes: Any,
+) -> Answered:
+    """An answer to what the first run of an execution has asked."""
+    return replace(Answered(at, step, label(kind, name), value, run=1), **changes)
+
+
+def send(to: str, key: str = "k", *, step: int = 0, kind: str = "signal", at: float = NOW, body: bytes = b"") -> Send:
+    return Send(step, to, InboxRow(key, kind, body, at), "go")
+
+
+def take(step: int = 1, name: str = "l", limit: int = 1) -> TakeLock:
+    return TakeLock(step, name, limit)
+
+
+def leave(step: int = 1, name: str = "l") -> LeaveLock:
+    return LeaveLock(step, name)
+
+
+def lease(
+    who: str = "s", *, name: str = "l", limit: int = 1, ttl: float = 30.0, at: float = NOW, **changes: Any
+) -> TakeLease:
+    return replace(TakeLease(name, limit, who, ttl, at), **changes)
+
+
+async def answers(store: Store, name: str = "x", *, after: int = 0) -> list[Answered]:
+    """What an execution was answered and has not applied."""
+    events = [decode_entry(name, 0, row.body).event for row in await store.inbox(name, after=after)]
+    assert all(isinstance(event, Answered) for event in events), events
+    return [event for event in events if isinstance(event, Answered)]
+
+
+async def claims(store: Store, name: str = "l") -> list[tuple[str, int]]:
+    """Who holds a lock or waits for it, each with the token, in the order of asking."""
+    return [(c.execution_id or c.lease, c.token) for lock in await store.locks([name]) for c in lock.claims]
+
+
+async def everything(store: Store) -> list[object]:
+    """All that operations can change, to see that they changed nothing."""
+    found: list[object] = [await store.locks(), await store.schedules(), await store.totals(), await store.versions()]
+    for execution in await store.executions(Filter()):
+        found += [execution, await store.journal(execution.id), await store.inbox(execution.id)]
+        found += [await store.notes(execution.id), await store.dead_letters(execution_id=execution.id)]
+    return found
+
+
+# --- committing ---------------------------------------------------------------------------------------------
+async def begun(store: Store, *names: str) -> None:
+    """Start these executions, and claim them."""
+    await done(store, *(start(name) for name in names), *(claim(name) for name in names))
 
 
 async def done(store: Store, *operations: Operation) -> Done:
@@ -146,11 +238,11 @@ async def done(store: Store, *operations: Operation) -> Done:
 
 async def refused(store: Store, operation: Operation, error: type[E]) -> E:
     """Commit it; it must be refused with that error, and change nothing."""
-    before = await store.execution(operation.execution_id), await store.journal(operation.execution_id)
+    before = await everything(store)
     [answer] = await store.commit([operation])
     assert isinstance(answer, Refused), answer
     assert type(answer.error) is error, answer.error
-    assert (await store.execution(operation.execution_id), await store.journal(operation.execution_id)) == before
+    assert await everything(store) == before
     return answer.error
 
 

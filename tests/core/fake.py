@@ -179,7 +179,14 @@ class Shell:
         encoded = {key: CODEC.encode(value) for key, value in state.items()}
         last = Entry(len(plan.entries) + 1, Forked(self.now, "e", plan.to, encoded))
         journal = [*plan.entries, last]
-        other = Shell(flow or self.flow, args=self.args, options=self.options, journal=journal, now=self.now)
+        other = Shell(
+            flow or self.flow,
+            args=self.args,
+            options=self.options,
+            journal=journal,
+            rows=plan.carried,
+            now=self.now,
+        )
         return other.restored()
 
     def run_on(self, flow: Flow | None = None) -> Shell:
@@ -373,8 +380,12 @@ def run(flow: Flow, answer: Reply = lambda asked: None, **given: Any) -> Shell:
 
 
 def sweep(shell: Shell, answer: Reply = lambda asked: None) -> None:
-    """Crash after each entry of a finished execution, go on, and compare: same journal, nothing recorded runs again."""
-    for entries in range(1, len(shell.journal)):
+    """Crash after each entry of a finished execution, go on, and compare: same journal, nothing recorded runs again.
+
+    A fork begins with all that it takes over.
+    """
+    begins = next((entry.seq for entry in shell.journal if isinstance(entry.event, Forked)), 1)
+    for entries in range(begins, len(shell.journal)):
         other = shell.restored(entries=entries)
         known = {
             e.event.step for e in shell.journal[:entries] if isinstance(e.event, StepCompleted | StepFailed | Answered)

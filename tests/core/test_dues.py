@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import math
 import random
 import zoneinfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import rayflow as rf
@@ -137,6 +138,16 @@ def test_an_interval_is_counted_from_its_anchor_either_way() -> None:
     assert due_after(spec, 3.25) == 13.25
     assert list(due_between(spec, 0, 30, limit=10, anchor=103.25)) == [3.25, 13.25, 23.25]
     assert due_after(spec, 1000, anchor=3.25) == 1003.25
+
+
+@given(after=st.floats(0, 4e9), every=st.integers(1, 10**8))
+@example(after=1000.0006, every=60_000)  # rounded to milliseconds, it lies ahead
+@example(after=math.nextafter(1.001, 0), every=1)
+def test_an_interval_that_begins_now_comes_due_one_interval_later(after: float, every: int) -> None:
+    due = due_after(Schedule(every=every / 1000), after)
+    assert due is not None
+    assert after < due
+    assert -0.001 - 1e-6 < due - (after + every / 1000) < 1e-6
 
 
 @given(

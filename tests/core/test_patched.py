@@ -118,7 +118,7 @@ def test_a_fork_and_a_rewind_keep_the_answers() -> None:
     assert again.complete("send", 1).result == 1
     fork = old.forked("check")
     assert names(fork) == ["check"]
-    assert [entry.patches for entry in fork.journal] == [(), ("checks",), ()]
+    assert [entry.patches for entry in fork.journal] == [(), (), ("checks",)]
 
 
 def test_a_change_has_a_name() -> None:
