@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 import uuid
 import weakref
 from collections.abc import Iterable, Sequence
@@ -107,7 +106,7 @@ class Engine(Control):
             description=workflow.description,
             code=json.dumps(code.to_dict(), sort_keys=True).encode(),
             source_sha256=code.source_sha256,
-            saved_at=time.time(),
+            saved_at=self.clock.now(),
             environment=self._env.to_json(),
         )
         self._persistence().call("save_definition", record)
@@ -262,7 +261,7 @@ class Engine(Control):
             options=options or self.config.execution,
             codec=self._codec,
             nonce=f"{self._nonce}/{uuid.uuid4().hex}",
-            now=time.time(),
+            now=self.clock.now(),
         )
         return record, returns
 
@@ -270,7 +269,8 @@ class Engine(Control):
         """A saved workflow: that version, or the one that was saved last. Raises WorkflowNotRegistered."""
         saved: DefinitionRecord | None = self._persistence().call("definition", workflow_id, version)
         if saved is None:
-            known = sorted({f"{record.workflow_id} (version {record.version})" for record in self.workflows()})
+            infos = (info for info in self.workflows() if info.saved_at is not None)
+            known = sorted({f"{info.workflow_id} (version {info.version})" for info in infos})
             what = workflow_id if version is None else f"{workflow_id} (version {version})"
             raise WorkflowNotRegistered(what, known=tuple(known))
         return saved

@@ -63,10 +63,9 @@ class ExecutionHandle(Generic[R]):
             ExecutionCancelled: it was cancelled.
             ResultTimeout: it still runs; it goes on.
         """
-        future = self._engine.watcher.future(self.id)
         began = time.monotonic()
         try:
-            record = future.result(timeout)
+            record = self._engine.watcher.wait(self.id, timeout)
         except TimeoutError:
             status = self._engine.record(self.id).status
             raise ResultTimeout(self.id, waited=time.monotonic() - began, status=status) from None
@@ -135,6 +134,15 @@ class Watcher:
         if not known.done():
             self._look([execution_id])
         return known
+
+    def wait(self, execution_id: str, timeout: float | None) -> ExecutionRecord:
+        """The execution's row once it has ended.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            TimeoutError: it has not ended within so many seconds.
+        """
+        return self.future(execution_id).result(timeout)
 
     def close(self) -> None:
         """Stop. Whoever still waits gets an error that says that the engine was closed."""

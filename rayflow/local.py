@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from rayflow.client import Engine
@@ -15,6 +16,8 @@ from rayflow.runtime.environment import capture
 from rayflow.runtime.specs import persistence_spec
 from rayflow.runtime.supervisor import supervisor_spec
 from rayflow.runtime.threads import ThreadSystem
+from rayflow.storage.base import Filter
+from rayflow.storage.operations import ExecutionRecord
 from rayflow.storage.urls import resolve
 
 #: What only a cluster can do, and what it is called in a message.
@@ -47,9 +50,7 @@ class LocalEngine(Engine):
     """
 
     def __init__(self, store: str = "memory://", *, config: EngineConfig | None = None, **options: Any) -> None:
-        for option, what in _NEEDS_CLUSTER.items():
-            if options.get(option) is not None or (config is not None and getattr(config, option) is not None):
-                raise NotSupportedLocally(what)
+        check_local(config, options)
         base = config or EngineConfig.load()
         chosen = base.replace(**{"max_coordinators": 1, "standbys": 1, **options})
         url = resolve(store, environ=os.environ)
@@ -72,6 +73,17 @@ class LocalEngine(Engine):
         if self.config.recover == "auto":
             self.recovered = self._supervisor().call("recover")
 
+    def driving(self) -> bool:
+        """Whether any execution is under way in this process, or is about to be."""
+        names, now = set(self._threads.names()), self.clock.now()
+        driven: list[ExecutionRecord] = self._persistence().call("executions", Filter(driven=True, limit=10_000))
+        return any(
+            record.coordinator in names
+            if record.owner
+            else record.runnable_at is not None and record.runnable_at <= now
+            for record in driven
+        )
+
     def close(self) -> None:
         """Stop. Unfinished executions go on when an engine opens the same store again."""
         if self._closed:
@@ -80,6 +92,18 @@ class LocalEngine(Engine):
         for name in sorted(self._threads.names(), key=_closing_order):
             self._threads.find(name).call("stop")
         self._threads.close()
+
+
+def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None:
+    """Raise NotSupportedLocally if an option needs a cluster.
+
+    Args:
+        config: the whole configuration, if one was given.
+        options: what is set on top of it.
+    """
+    for option, what in _NEEDS_CLUSTER.items():
+        if options.get(option) is not None or (config is not None and getattr(config, option) is not None):
+            raise NotSupportedLocally(what)
 
 
 def _closing_order(name: str) -> int:

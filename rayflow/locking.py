@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 import time
 import uuid
@@ -69,19 +71,21 @@ class Lease:
             LockUnavailable: it was not free in time.
             LockLimitMismatch: the lock is in use with another number of permits.
         """
-        self._id = uuid.uuid4().hex
+        # For those who look at what holds a lock; the last part makes it unique.
+        self._id = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
         self._lost.clear()
         self._ended.clear()
-        began = time.monotonic()
+        clock = self._engine.clock
+        began = clock.monotonic()
         self.token = self._ask(wait=self._timeout != 0)
         pause = _LOOK_FIRST
         while not self.token:
-            waited = time.monotonic() - began
+            waited = clock.monotonic() - began
             if self._timeout is not None and waited >= self._timeout:
                 self._leave()
                 holders = [str(claim.claimant) for claim in self._engine.read_locks((self.name,))[0].holders]
                 raise LockUnavailable(self.name, limit=self._permits, holders=tuple(holders), waited=waited)
-            time.sleep(pause)
+            self._pause(pause)
             pause = min(pause * 2, _LOOK_MOST)
             self.token = self._ask(renew=True)
         self._renewing = threading.Thread(target=self._renew, name=f"lease of {self.name}", daemon=True)
@@ -106,13 +110,17 @@ class Lease:
         self.release()
 
     def _ask(self, *, wait: bool = True, renew: bool = False) -> int:
-        asked = TakeLease(self.name, self._permits, self._id, self._ttl, time.time(), wait, renew)
+        asked = TakeLease(self.name, self._permits, self._id, self._ttl, self._engine.clock.now(), wait, renew)
         [answer] = self._engine.write([asked])
         assert isinstance(answer, Done)
         return answer.token
 
+    def _pause(self, seconds: float) -> None:
+        """Between two looks at whether it was granted."""
+        self._engine.clock.sleep(seconds)
+
     def _leave(self) -> None:
-        [answer] = self._engine.write([LeaveLease(self.name, self._id, time.time())])
+        [answer] = self._engine.write([LeaveLease(self.name, self._id, self._engine.clock.now())])
         self._id, self.token = "", 0
         assert isinstance(answer, Done)
         self._engine.nudge(answer.touched)
@@ -181,7 +189,7 @@ class Locks:
 
     def release(self, name: str, lease: str) -> None:
         """Take a script's lease away, by its id as :meth:`list` shows it."""
-        [answer] = self._engine.write([LeaveLease(name, lease, time.time())])
+        [answer] = self._engine.write([LeaveLease(name, lease, self._engine.clock.now())])
         assert isinstance(answer, Done)
         self._engine.nudge(answer.touched)
 

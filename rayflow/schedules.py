@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +13,14 @@ from rayflow.core.schedules import DueStart, ScheduleState
 from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.schedule import Moment, Schedule
 from rayflow.errors import DefinitionError, Fenced, ScheduleNotFound
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.firing import fired
 from rayflow.storage.kept import ScheduleRecord
-from rayflow.storage.operations import Done, Refused
+from rayflow.storage.operations import Done, ExecutionRecord, Refused
 from rayflow.storage.plans import Plan, decode_plan, decode_state, encode_plan, encode_state
+from rayflow.views import tolerant
 
 if TYPE_CHECKING:
     from rayflow.control import AnyWorkflow, Control
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 #: How often a change is tried again because the supervisor, or somebody else, changed the schedule meanwhile.
 _TRIES = 20
+
+_UNFINISHED = tuple(status for status in ExecutionStatus if not status.terminal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,14 @@ class ScheduleInfo:
         schedule: when it starts its workflow.
         workflow_id: which workflow.
         version: which version; "" for the one that was saved last by then.
+        args: the workflow's arguments, as plain data where their classes are not at hand.
+        kwargs: its keyword arguments, likewise.
+        options: how its executions run.
         paused: whether it starts nothing.
-        next_due: its next due time, in seconds since the epoch; None if there is none any more.
+        next_due: its next due time, in seconds since the epoch; None if there is none any more, or while it is paused.
         last_due: the newest one that was decided on.
         last_execution: id of the newest execution.
-        running: ids of its executions that are not known to have ended.
+        running: ids of its executions that are not over.
         queued_due: the due time that waits for the running one's end, under ``"queue_one"``.
         runs: due times that started an execution.
         missed: due times that were too late to be started.
@@ -53,6 +60,9 @@ class ScheduleInfo:
     schedule: Schedule
     workflow_id: str
     version: str
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    options: ExecutionOptions
     paused: bool
     next_due: float | None
     last_due: float | None
@@ -115,12 +125,16 @@ class Schedules:
         else:
             workflow.bind(*args, **(kwargs or {}))
             workflow_id = self._engine.register(workflow).workflow_id
+            if version:
+                self._engine.saved(workflow_id, version)
         data = self._codec.encode((args, dict(kwargs or {})))
-        plan = Plan(schedule, workflow_id, version, data, options or ExecutionOptions())
-        now = time.time()
+        plan = Plan(schedule, workflow_id, version, data, options or self._engine.config.execution)
+        now = self._engine.clock.now()
         there = self._find(name)
         if there is not None and not replace:
-            raise DefinitionError(f"there is a schedule {name!r} already: change it with replace=True, or delete it")
+            raise DefinitionError(
+                f"there is a schedule {name!r} already: change it with replace=True (--replace), or delete it"
+            )
         if there is None:
             state = machine.begin(schedule, now)
             wake = machine.decide(name, schedule, state, now).wake
@@ -132,11 +146,11 @@ class Schedules:
 
     def get(self, name: str) -> ScheduleInfo:
         """One schedule. Raises ScheduleNotFound."""
-        return schedule_info(self._record(name))
+        return self._infos([self._record(name)])[0]
 
     def list(self) -> list[ScheduleInfo]:
         """All schedules, by name."""
-        return [schedule_info(record) for record in self._records()]
+        return [*self._infos(self._records())]
 
     def pause(self, name: str) -> None:
         """Start nothing any more, until :meth:`resume`. Due times that pass meanwhile are skipped."""
@@ -144,7 +158,7 @@ class Schedules:
 
     def resume(self, name: str) -> None:
         """Go on with the next due time."""
-        self._change(name, lambda plan, state: machine.resumed(state, time.time()))
+        self._change(name, lambda plan, state: machine.resumed(state, self._engine.clock.now()))
 
     def delete(self, name: str) -> None:
         """Forget a schedule; its executions stay as they are. Raises ScheduleNotFound."""
@@ -154,7 +168,7 @@ class Schedules:
     def trigger(self, name: str) -> ExecutionHandle[Any]:
         """Start its workflow now, whatever its times; answers a handle on the execution."""
         execution_id = machine.manual_id(name, uuid.uuid4().hex[:12])
-        start = DueStart(execution_id, time.time())
+        start = DueStart(execution_id, self._engine.clock.now())
         self._change(name, lambda plan, state: machine.started(state, execution_id), starts=lambda *_: (start,))
         return self._engine.handle(execution_id)
 
@@ -177,7 +191,9 @@ class Schedules:
         first, last = span.start_at, span.end_at
 
         def starts(plan: Plan, state: ScheduleState) -> tuple[DueStart, ...]:
-            return machine.backfill(name, plan.schedule, state, time.time(), start=first, end=last, limit=limit)
+            return machine.backfill(
+                name, plan.schedule, state, self._engine.clock.now(), start=first, end=last, limit=limit
+            )
 
         done = self._change(name, lambda plan, state: state, starts=starts)
         return [self._engine.handle(start.execution_id) for start in done]
@@ -194,7 +210,7 @@ class Schedules:
         """Change a schedule by compare-and-set; answers what was started."""
         for _ in range(_TRIES):
             record = self._record(name)
-            known, now = decode_plan(record), time.time()
+            known, now = decode_plan(record), self._engine.clock.now()
             state = decode_state(record)
             starting = starts(known, state)
             state, used = change(known, state), plan or known
@@ -215,6 +231,10 @@ class Schedules:
         found: Sequence[ScheduleRecord] = self._engine.ask("schedules")
         return found
 
+    def _infos(self, records: Sequence[ScheduleRecord]) -> Sequence[ScheduleInfo]:
+        found: Sequence[ExecutionRecord] = self._engine.ask("executions", unfinished_of(records))
+        return schedule_infos(records, found, tolerant(self._codec))
+
     def _find(self, name: str) -> ScheduleRecord | None:
         return next((record for record in self._records() if record.name == name), None)
 
@@ -225,19 +245,43 @@ class Schedules:
         return found
 
 
-def schedule_info(record: ScheduleRecord) -> ScheduleInfo:
-    """A schedule as people see it."""
+def unfinished_of(records: Sequence[ScheduleRecord]) -> Filter:
+    """The executions that schedules take for running, as far as they are not over."""
+    ids = tuple(name for record in records for name in decode_state(record).running)
+    return Filter(ids=ids, status=_UNFINISHED, limit=max(1, len(ids)))
+
+
+def schedule_infos(
+    records: Sequence[ScheduleRecord], unfinished: Sequence[ExecutionRecord], decode: Callable[[bytes], Any]
+) -> list[ScheduleInfo]:
+    """Schedules as people see them.
+
+    Args:
+        records: the schedules.
+        unfinished: their executions that are not over (:func:`unfinished_of`): a schedule hears of an end only when
+            it decides the next time.
+        decode: reads inputs.
+    """
+    ids = {record.id for record in unfinished}
+    return [_info(record, ids, decode) for record in records]
+
+
+def _info(record: ScheduleRecord, unfinished: Collection[str], decode: Callable[[bytes], Any]) -> ScheduleInfo:
     plan, state = decode_plan(record), decode_state(record)
+    args, kwargs = decode(plan.input)
     return ScheduleInfo(
         name=record.name,
         schedule=plan.schedule,
         workflow_id=plan.workflow_id,
         version=plan.version,
+        args=args,
+        kwargs=kwargs,
+        options=plan.options,
         paused=state.paused,
         next_due=None if state.paused else state.next_due,
         last_due=state.last_due,
         last_execution=state.last_execution,
-        running=state.running,
+        running=tuple(name for name in state.running if name in unfinished),
         queued_due=state.queued_due,
         runs=state.runs,
         missed=state.missed,

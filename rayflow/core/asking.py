@@ -57,15 +57,19 @@ class Asking:
         """Whether the code believes to hold a lock that it does not hold."""
         return bool(self._lost)
 
+    def is_open(self, seq: int) -> bool:
+        """Whether a call has still to be answered, or its lock to be granted again."""
+        return seq in self._open and (seq not in self._held or seq in self._lost)
+
     def waiting(self) -> list[tuple[int, ChildCall | SignalCall | LockCall]]:
         """What is not answered yet, by its numbers."""
-        return [(seq, ask.call) for seq, ask in self._open.items() if seq not in self._held or seq in self._lost]
+        return [(seq, ask.call) for seq, ask in self._open.items() if self.is_open(seq)]
 
     def answered(self, seq: int) -> bool:
         """An answer arrived; answers whether anybody waited for it."""
-        ask = self._open.get(seq)
-        if ask is None or (seq in self._held and seq not in self._lost):
+        if not self.is_open(seq):
             return False
+        ask = self._open[seq]
         self._lost.discard(seq)
         if isinstance(ask.call, LockCall):
             self._held.add(seq)

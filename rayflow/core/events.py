@@ -110,6 +110,7 @@ class Answered:
         failure: why it is not what was asked for.
         began: when a child was started.
         worker: the child's id.
+        run: number of the run that asked; 0 if that is not known. The numbers of calls begin anew with each run.
     """
 
     at: float
@@ -120,6 +121,7 @@ class Answered:
     failure: Failure | None = None
     began: float = 0.0
     worker: str = ""
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,18 @@ class Machine:
         self._calls.answered, self._recorded_patches = frozenset(), None
         return [dispatch for seq, dispatch in waiting.items() if self._calls.is_open(seq)]
 
+    def anew(self) -> Machine:
+        """Another machine of the same code, in which nothing has happened."""
+        return Machine(
+            self._begin,
+            execution_id=self.execution_id,
+            workflow_id=self.workflow_id,
+            payloads=self._payloads,
+            check=self._check,
+            budget=self._budget,
+            on_unhandled=self._on_unhandled,
+        )
+
     def evict(self) -> None:
         """Drop the code: its clean-up runs, but nothing that it issues happens."""
         self._loop.evict()

@@ -23,6 +23,7 @@ from rayflow.definition.api import StepContext, entered
 from rayflow.definition.base import Definition
 from rayflow.definition.step import Step
 from rayflow.errors import ClusterError, Failure, IncompatibleVersion, StorageUnavailable, class_name
+from rayflow.ids import Clock
 from rayflow.runtime import logs, output
 from rayflow.runtime.arguments import read_arguments
 from rayflow.runtime.beats import Beats
@@ -50,6 +51,7 @@ class Attempt:
         beats: what it says of being alive.
         prepared: answers what the pool's setup did.
         begun: told when the step's own code begins.
+        clock: what tells the time.
 
     Attributes:
         began: when the step's own code began, in seconds since the epoch; 0 before.
@@ -64,8 +66,10 @@ class Attempt:
         beats: Beats,
         prepared: Callable[[], Any],
         begun: Callable[[Attempt], None] | None = None,
+        clock: Clock = time.time,
     ) -> None:
         self.task = task
+        self.clock = clock
         self.coordinator = coordinator
         self.began = 0.0
         self.beats = beats
@@ -92,7 +96,7 @@ class Attempt:
 
     def begins(self) -> None:
         """The step's own code begins now. Raises TooLate if it should have begun before."""
-        now = time.time()
+        now = self.clock()
         if self.task.start_by is not None and now > self.task.start_by:
             raise TooLate
         first, self.began = not self.began, now
@@ -152,7 +156,7 @@ class Runner:
             result,
             failure,
             attempt.began,
-            time.time(),
+            attempt.clock(),
             attempt.lines.take(end=True),
         )
 
@@ -185,7 +189,7 @@ class Runner:
         attempt.begins()
         if agent:
             on_this_thread = _OnThisThread(agent_id(target), lambda value: self._settled(attempt, fn(value)))
-            value = _driven(run_agent(on_this_thread, given, time.time))
+            value = _driven(run_agent(on_this_thread, given, attempt.clock))
         else:
             value = self._settled(attempt, fn(*args, **kwargs))
         attempt.needs = "the result of step {} cannot be recorded"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rayflow.core.actions import LiveTask
 from rayflow.runtime import environment
@@ -27,12 +27,20 @@ class Coordinator:
         name: its own name.
         env: its code environment.
         settings: shared by all actors of the namespace.
+        conductor: makes what does the work.
     """
 
-    def __init__(self, system: ActorSystem, name: str, env: environment.Environment, settings: Settings) -> None:
+    def __init__(
+        self,
+        system: ActorSystem,
+        name: str,
+        env: environment.Environment,
+        settings: Settings,
+        conductor: Callable[..., Conductor] = Conductor,
+    ) -> None:
         self._name = name
         self._env = env
-        self._conductor = Conductor(system, name, env, settings)
+        self._conductor = conductor(system, name, env, settings)
         self._begun = threading.Lock()
         self._applied = False
 

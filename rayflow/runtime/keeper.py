@@ -6,7 +6,6 @@ Everything is called on the supervisor's one thread.
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any
 
 from rayflow.definition.options import PoolConfig
@@ -88,7 +87,7 @@ class PoolKeeper:
             ping.ping()
 
     def _keep(self, config: PoolConfig) -> None:
-        self._ask("save_pool", PoolRecord(config.name, config.model_dump_json().encode(), time.time()))
+        self._ask("save_pool", PoolRecord(config.name, config.model_dump_json().encode(), self._system.clock.now()))
 
     def _open(self, name: str) -> Actor:
         actor = self._system.spawn(pool_spec(name, self._settings))

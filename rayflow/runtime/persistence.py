@@ -298,7 +298,7 @@ class Persistence:
                     raise
                 self._group = GroupCommitter(store)
                 # While there was no writer nobody could renew a lease, so each gets a full term.
-                self._run(self._group.commit([ExpireLeases(time.time(), renew=True)]))
+                self._run(self._group.commit([ExpireLeases(self._system.clock.now(), renew=True)]))
                 self._store = store
             return self._store
 

@@ -55,6 +55,7 @@ class Pool:
         self._system = system
         self._name = name
         self._settings = settings
+        self._clock = system.clock
         self._lock = threading.Lock()
         self._machine: PoolMachine | None = None
         self._crew: Crew | None = None
@@ -82,7 +83,7 @@ class Pool:
             if report.epoch > self._ready_machine().epoch:
                 self._begin(report.epoch + 1)
             machine = self._ready_machine()
-            now = time.time()
+            now = self._clock.now()
             machine.update(
                 coordinator,
                 sequence=report.sequence,
@@ -135,7 +136,7 @@ class Pool:
         """What the pool does now."""
         with self._lock:
             machine, crew = self._ready_machine(), self._ready_crew()
-            stats = machine.stats(time.time())
+            stats = machine.stats(self._clock.now())
             full = self._is_full(machine)
         return PoolStatus(
             name=self._name,
@@ -212,7 +213,7 @@ class Pool:
         found = [naming.worker_in(name) for name in self._system.names() if naming.is_worker(name, self._name)]
         # Milliseconds of the clock: higher than in any earlier life, without anything to remember, unless the clock
         # was set back.
-        now = time.time()
+        now = self._clock.now()
         self._epoch = max(int(now * 1000), least)
         # Only a pool that was there before has coordinators to hear from first.
         again = bool(found) or self._system.restarted
@@ -232,10 +233,10 @@ class Pool:
 
     def _is_full(self, machine: PoolMachine) -> bool:
         limit = self._ready_crew().config.queue_limit
-        return limit is not None and machine.stats(time.time()).tasks >= limit
+        return limit is not None and machine.stats(self._clock.now()).tasks >= limit
 
     def _changed(self, change: Callable[[PoolMachine, float], Any]) -> None:
-        machine, now = self._ready_machine(), time.time()
+        machine, now = self._ready_machine(), self._clock.now()
         change(machine, now)
         self._perform(machine.decide(now))
         self._wake_by(machine.next_wake(now))
@@ -267,7 +268,7 @@ class Pool:
 
     def _start(self, environment: str) -> None:
         name = f"{environment}-{self._epoch}-{uuid.uuid4().hex[:6]}"
-        self._ready_machine().worker_starting(name, environment, time.time())
+        self._ready_machine().worker_starting(name, environment, self._clock.now())
         self._work.put(partial(self._ready_crew().start, name, environment))
 
     # --- the thread ----------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ class Pool:
         next_pings = time.monotonic()
         while not self._stopped.is_set():
             try:
-                action = self._work.get(timeout=min(_TICK, max(0.0, self._wakes_at - time.time())))
+                action = self._work.get(timeout=min(_TICK, max(0.0, self._wakes_at - self._clock.now())))
             except queue.Empty:
                 action = self._tick
             try:

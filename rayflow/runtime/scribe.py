@@ -24,7 +24,7 @@ from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLock
 from rayflow.storage.kept import DeadLetter, DefinitionRecord
 from rayflow.storage.operations import Append, Deliver, ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.records import append_digest, encode_entry, encode_failure
-from rayflow.storage.starting import child_id, new_record, signal_row
+from rayflow.storage.starting import call_nonce, child_id, new_record, signal_row
 
 #: Makes a reference to a workflow's code, storing the code where it has to.
 Refer = Callable[[WorkflowDefinition], CodeRef]
@@ -59,7 +59,6 @@ class Scribe:
         outcome = work.outcome
         failure = outcome.failure if outcome is not None else work.reason
         first, last = entries[0].seq, entries[-1].seq
-        told = () if outcome is None else self._told_parent(work, last, now)
         return Append(
             execution_id=self.record.id,
             epoch=self.epoch,
@@ -73,7 +72,7 @@ class Scribe:
             failure=None if failure is None else encode_failure(failure),
             counts=dict(work.counts),
             dead_letters=tuple(self._dead(letter, first, last) for letter in work.letters),
-            asks=(*asks, *told),
+            asks=tuple(asks),
             waits=waits,
             next_run=work.run,
         )
@@ -113,14 +112,15 @@ class Scribe:
             case LockCall():
                 return TakeLock(ask.seq, ask.call.name, ask.call.limit)
             case SignalCall():
-                key = f"signal/{self.record.id}/{self.record.run}/{ask.seq}"
+                key = f"signal/{call_nonce(self.record, ask.seq)}"
                 row = signal_row(ask.call.name, ask.payload, key, now)
                 return Send(ask.seq, ask.call.execution_id, row, ask.call.name)
             case ChildCall():
                 try:
                     return StartChild(ask.seq, self._child(ask.seq, ask.call, ask.payload, now))
                 except (DefinitionError, CodecError, TypeError) as error:
-                    answer = Answered(now, ask.seq, label("child", ask.call.name), failure=failure_of(error))
+                    about, run = label("child", ask.call.name), self.record.run
+                    answer = Answered(now, ask.seq, about, failure=failure_of(error), run=run)
                     row = InboxRow(f"unasked/{self.epoch}/{ask.seq}", "answer", encode_entry(Entry(0, answer)), now)
                     return Send(0, self.record.id, row)
 
@@ -130,9 +130,10 @@ class Scribe:
             return LeaveLock(unask.seq, call.name)
         assert isinstance(call, ChildCall)
         cancel = CancelRequested(now, f"execution {self.record.id!r}, which started it, has ended or given it up")
-        key = f"cancel/{self.record.id}/{self.record.run}/{unask.seq}"
-        child = child_id(self.record, call.id, unask.seq)
-        return Send(0, child, InboxRow(key, "cancel", encode_entry(Entry(0, cancel)), now))
+        child, nonce = child_id(self.record, call.id, unask.seq), call_nonce(self.record, unask.seq)
+        # With the epoch: it may be given up once more, after both have been rewound.
+        row = InboxRow(f"cancel/{nonce}/{self.epoch}", "cancel", encode_entry(Entry(0, cancel)), now)
+        return Send(0, child, row, start_nonce=nonce)
 
     def _child(self, seq: int, call: ChildCall, payload: bytes, now: float) -> ExecutionRecord:
         ref = self._refer(call.workflow)
@@ -154,17 +155,7 @@ class Scribe:
             execution_id=child_id(self.record, call.id, seq),
             options=call.options or self._options.replace(**_OWN),
             codec=self._codec,
-            nonce=f"{self.record.id}/{self.record.run}/{seq}",
+            nonce=call_nonce(self.record, seq),
             now=now,
         )
         return replace(record, parent=self.record.id, parent_step=seq if call.waits else 0)
-
-    def _told_parent(self, work: Work, last: int, now: float) -> tuple[StoreAsk, ...]:
-        record, outcome = self.record, work.outcome
-        if not record.parent_step or outcome is None:
-            return ()
-        about = label("child", record.workflow_id)
-        failure, result = outcome.failure, outcome.result
-        answer = Answered(now, record.parent_step, about, None, result, failure, record.created_at, record.id)
-        row = InboxRow(f"child/{record.id}/{last}", "answer", encode_entry(Entry(0, answer)), now)
-        return (Send(0, record.parent, row),)

@@ -61,6 +61,11 @@ def test_importing_a_pure_floor_is_light(name: str) -> None:
     assert heavy_modules(loaded) == []
 
 
+def test_tests_of_workflows_need_no_ray() -> None:
+    loaded, _, _ = load("rayflow.testing", ROOT)
+    assert [name for name in loaded if name == "ray" or name.startswith("ray.")] == []
+
+
 def test_a_heavy_import_is_seen(tmp_path: Path) -> None:
     package = tmp_path / "rayflow"
     (package / "runtime").mkdir(parents=True)

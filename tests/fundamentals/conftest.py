@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.testing import TestEngine
 from tests.fundamentals.tools import Gate, Ledger, gate_named
 
 
@@ -15,6 +16,13 @@ from tests.fundamentals.tools import Gate, Ledger, gate_named
 def engine() -> Iterator[rf.LocalEngine]:
     with rf.LocalEngine() as engine:
         yield engine
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "paranoid"])
+def env(request: pytest.FixtureRequest) -> Iterator[TestEngine]:
+    """An engine with a virtual clock; once as it is, and once with the code dropped before each event."""
+    with TestEngine(paranoid=request.param) as env:
+        yield env
 
 
 @pytest.fixture
