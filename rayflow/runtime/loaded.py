@@ -22,9 +22,7 @@ class _Stamps:
 
     def note(self) -> None:
         """Look at what was imported since the last call."""
-        if len(self.known) == len(sys.modules):
-            return
-        for name in [name for name in list(sys.modules) if name not in self.known]:
+        for name in sys.modules.keys() - self.known.keys():
             file = getattr(sys.modules.get(name), "__file__", None)
             self.known[name] = (file, _stamp(file)) if isinstance(file, str) else ("", None)
 

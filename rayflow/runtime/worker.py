@@ -94,6 +94,7 @@ class Worker:
         folders = environment.paths if isinstance(environment, Environment) else environment.get("paths", ())
         self._loaded = LoadedCode(folders if system.separate else ())
         self._looked = 0.0
+        self._resolved: CodeRef | None = None
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._runner = Runner(self._resolve, self._codec, self._loop)
@@ -335,8 +336,11 @@ class Worker:
 
     # --- code ----------------------------------------------------------------------------------------------
     def _resolve(self, code: Mapping[str, Any], part: str) -> Any:
-        found = self._cache.resolve(_reference(tuple(code.items())), part, self._fetch)
-        self._loaded.note()
+        reference = _reference(tuple(code.items()))
+        found = self._cache.resolve(reference, part, self._fetch)
+        if reference is not self._resolved:  # its module may have been imported just now
+            self._loaded.note()
+            self._resolved = reference
         return found
 
     def _outdated(self, moment: float) -> bool:

@@ -51,7 +51,9 @@ def test_a_part_of_a_class_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "setup", [lambda: 5, functools.partial(int, "5"), functools.wraps(os.getcwd)(lambda: 5)], ids=str
+    "setup",
+    [lambda: 5, functools.partial(int, "5"), functools.wraps(os.getcwd)(lambda: 5)],
+    ids=["lambda", "partial", "wrapped"],
 )
 def test_anything_else_travels_as_bytes(setup: Callable[[], int]) -> None:
     text, blob = setup_reference(setup)

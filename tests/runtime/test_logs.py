@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ log = logging.getLogger("some.module")
 @contextlib.contextmanager
 def logging_to() -> Iterator[io.StringIO]:
     """Standard error. No fixture: pytest changes it between a test's setup and its call."""
+    gc.collect()  # tasks that other tests left behind have their last word elsewhere
     root, before = logging.getLogger(), sys.stderr
     handlers, level = root.handlers[:], root.level
     sys.stderr = stream = io.StringIO()
