@@ -4,7 +4,7 @@ Its ``PyEval_SetTrace`` holds a flag of the whole process while it calls the aud
 (:mod:`rayflow.core.guard`), so that another thread may run meanwhile; if that one is just starting, it dies of
 "Cannot install a trace function while another trace function is being installed". 3.12 has no such flag any more.
 
-It is a plugin because the actors' processes are measured too, and know nothing of pytest.
+It is a plugin because programs that tests start are measured too, and know nothing of pytest.
 """
 
 from __future__ import annotations
