@@ -18,15 +18,15 @@ pytestmark = pytest.mark.ray
 
 
 def test_a_timer_of_a_parked_execution_wakes_it(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(sleeping, 4.0, id="sleeper")
+    handle = engine.start(sleeping, 8.0, id="sleeper")
     until_parked(engine, "sleeper")
     assert engine.record("sleeper").runnable_at is not None
-    assert 0 <= handle.result(timeout=60) < 5
+    assert 0 <= handle.result(timeout=60) < 10
 
 
 @pytest.mark.system
 def test_supervisor_and_persistence_die_while_it_sleeps(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(sleeping, 6.0, id="sleeper")
+    handle = engine.start(sleeping, 10.0, id="sleeper")
     until_parked(engine, "sleeper")
     kill(engine.pid_of(naming.SUPERVISOR))
     kill(engine.pid_of(naming.PERSISTENCE))
@@ -35,7 +35,7 @@ def test_supervisor_and_persistence_die_while_it_sleeps(engine: rf.DistributedEn
 
 @pytest.mark.system
 def test_a_deadline_passes_while_it_is_parked(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(idle, id="idle", options=rf.ExecutionOptions(timeout=4))
+    handle = engine.start(idle, id="idle", options=rf.ExecutionOptions(timeout=10))
     until_parked(engine, "idle")
     with pytest.raises(rf.ExecutionTimeout):
         handle.result(timeout=60)

@@ -22,7 +22,7 @@ def test_urgent_tasks_start_next_behind_thousands_that_wait(open_engine: Open, t
         engine.start(many, str(ledger), n * 2500, 2500, 0.02, options=rf.ExecutionOptions(priority=1)) for n in (0, 1)
     ]
     until_longer(ledger, 50)
-    assert engine.pools.get().status().queued > 4000
+    until(lambda: engine.pools.get().status().queued > 4000, "both are in the queue")
     urgent = engine.start(many, str(ledger), 100_000, 60, 0.02, options=rf.ExecutionOptions(priority=9))
     assert urgent.result(timeout=60) == sum(range(100_000, 100_060))
     begins = [int(number) for what, number, _ in ledger_lines(ledger) if what == "begin"]
