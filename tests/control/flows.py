@@ -118,6 +118,24 @@ async def parent(ledger: str, count: int, at_once: int) -> int:
 
 
 @rf.workflow
+async def leaf(number: int) -> int:
+    """Nothing but its number."""
+    return number
+
+
+@rf.workflow
+async def crowd(count: int, at_once: int) -> int:
+    """Runs so many small children, not more than so many at once."""
+    room = asyncio.Semaphore(at_once)
+
+    async def run(number: int) -> int:
+        async with room:
+            return await leaf(number)
+
+    return sum(await asyncio.gather(*(run(number) for number in range(count))))
+
+
+@rf.workflow
 async def endless() -> None:
     """Never ends by itself."""
     await rf.wait_for_signal("never")

@@ -9,7 +9,7 @@ import pytest
 
 import rayflow as rf
 from tests.control.conftest import kill_coordinator, until_parked
-from tests.control.flows import parent, repaired, with_children
+from tests.control.flows import crowd, parent, repaired, with_children
 from tests.faults.tools import ledger_lines, until, until_longer
 
 pytestmark = pytest.mark.ray
@@ -31,6 +31,18 @@ def test_children_answer_and_their_parents_coordinator_dies_meanwhile(
     children = handle.status().children
     assert [child.status for child in children] == ["completed"] * 60
     assert len({child.execution_id for child in children}) == 60
+
+
+@pytest.mark.system
+@pytest.mark.timeout(300)
+def test_thousands_of_children_of_one_parent(engine: rf.DistributedEngine) -> None:
+    handle = engine.start(crowd, 2_000, 50, id="parent")
+    most = 0
+    while not handle.done():
+        most = max(most, sum(not child.status.terminal for child in handle.status().children))
+    assert handle.result(timeout=1) == sum(range(2_000))
+    assert 0 < most <= 50
+    assert len(handle.status().children) == 2_000
 
 
 def test_the_parents_end_cancels_what_it_awaits_and_leaves_what_it_only_started(engine: rf.DistributedEngine) -> None:
