@@ -48,9 +48,13 @@ class Asking:
         return ask
 
     def again(self) -> list[Ask]:
-        """All that is open, to be asked again; locks that were held count as lost until then."""
+        """All that is open, to be asked again; locks that were held count as lost until then.
+
+        They come first: a task that still waits for a permit is not to get one before those who had it, since nothing
+        goes on before they have it again.
+        """
         self._lost = set(self._held)
-        return list(self._open.values())
+        return sorted(self._open.values(), key=lambda ask: ask.seq not in self._held)
 
     @property
     def regaining(self) -> bool:
@@ -65,15 +69,16 @@ class Asking:
         """What is not answered yet, by its numbers."""
         return [(seq, ask.call) for seq, ask in self._open.items() if self.is_open(seq)]
 
-    def answered(self, seq: int) -> bool:
-        """An answer arrived; answers whether anybody waited for it."""
+    def answered(self, seq: int, *, refused: bool = False) -> bool:
+        """An answer arrived, or a refusal; answers whether anybody waited for it."""
         if not self.is_open(seq):
             return False
         ask = self._open[seq]
         self._lost.discard(seq)
-        if isinstance(ask.call, LockCall):
+        if isinstance(ask.call, LockCall) and not refused:
             self._held.add(seq)
         else:
+            self._held.discard(seq)
             del self._open[seq]
         return True
 

@@ -154,7 +154,7 @@ class Course:
         if event.run not in {0, self._run_number}:
             return  # an earlier run asked, and this one has another call of that number
         regaining = self.asking.regaining
-        if not self.asking.answered(event.step):
+        if not self.asking.answered(event.step, refused=event.failure is not None):
             return
         if event.failure is not None and event.step in {lock.seq for lock in self.machine.held_locks}:
             # A lock that the code takes for its own cannot be had again.

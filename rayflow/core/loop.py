@@ -79,7 +79,7 @@ class DurableLoop(RefusingLoop):
         number_gatherings()
         self.execution = execution
         self.guarded = True
-        self.dead = False
+        self.dead = self._quiet = False
         self._name = name
         self._budget = budget
         self._on_unhandled = on_unhandled
@@ -187,11 +187,15 @@ class DurableLoop(RefusingLoop):
         if not self.dead:  # in an eviction it is an echo
             self._on_unhandled(message, error)
 
-    def evict(self) -> None:
-        """Drop everything without letting the code do anything more: clean-up code runs, commands raise."""
+    def evict(self, *, quiet: bool = False) -> None:
+        """Drop everything without letting the code do anything more: clean-up code runs, commands raise.
+
+        Args:
+            quiet: say nothing of exceptions that nobody has awaited: somebody may yet, when the code is replayed.
+        """
         if self.dead:
             return
-        self.dead = True
+        self.dead, self._quiet = True, quiet
         self._ready.clear()
         self._timers.clear()
         self._heap.clear()
@@ -321,6 +325,8 @@ class DurableLoop(RefusingLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Pass on what nobody awaited."""
+        if self._quiet:
+            return
         self._on_unhandled(str(context.get("message", "unhandled error in a workflow")), context.get("exception"))
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:

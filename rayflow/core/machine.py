@@ -188,7 +188,7 @@ class Machine:
 
     def evict(self) -> None:
         """Drop the code: its clean-up runs, but nothing that it issues happens."""
-        self._loop.evict()
+        self._loop.evict(quiet=self.outcome is None)
 
     # --- what the code calls, through rayflow.definition.context --------------------------------------------
     async def call(self, call: Call) -> Any:

@@ -41,14 +41,18 @@ class Signals:
     def __init__(self, payloads: Payloads, reject: Callable[[Rejected], None]) -> None:
         self._payloads = payloads
         self._reject = reject
-        self._queues: dict[str, asyncio.Queue[SignalReceived]] = {}
+        #: Each signal with its place in the order of acceptance. The numbers of inbox rows do not tell it: those of a
+        #: fork begin anew, while it has taken over signals of the other execution.
+        self._queues: dict[str, asyncio.Queue[tuple[int, SignalReceived]]] = {}
+        self._accepted = 0
         #: In the order in which the waits began.
         self._awaited: dict[int, Awaited] = {}
 
     def deliver(self, signals: Iterable[SignalReceived]) -> None:
         """Signals were accepted."""
         for signal in signals:
-            self._queue(signal.name).put_nowait(signal)
+            self._accepted += 1
+            self._queue(signal.name).put_nowait((self._accepted, signal))
 
     async def receive(self, name: str, annotation: Any) -> Any:
         """Take the next signal of a name; one that does not fit the annotation is rejected, and the next is taken."""
@@ -56,7 +60,7 @@ class Signals:
         self._awaited[id(awaited)] = awaited
         try:
             while True:
-                signal = await self._queue(name).get()
+                _, signal = await self._queue(name).get()
                 try:
                     return fitted(self._payloads.decode(signal.payload, annotation), annotation)
                 except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises: it does not fit
@@ -70,18 +74,18 @@ class Signals:
 
     def unconsumed(self) -> tuple[SignalReceived, ...]:
         """The signals that nobody has received, in the order in which they were accepted."""
-        left = [signal for queue in self._queues.values() for signal in _items(queue)]
-        return tuple(sorted(left, key=lambda signal: signal.number))
+        left = dict(item for queue in self._queues.values() for item in _items(queue))
+        return tuple(left[place] for place in sorted(left))
 
-    def _queue(self, name: str) -> asyncio.Queue[SignalReceived]:
+    def _queue(self, name: str) -> asyncio.Queue[tuple[int, SignalReceived]]:
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = asyncio.Queue()
         return queue
 
 
-def _items(queue: asyncio.Queue[SignalReceived]) -> list[SignalReceived]:
-    items: list[SignalReceived] = []
+def _items(queue: asyncio.Queue[tuple[int, SignalReceived]]) -> list[tuple[int, SignalReceived]]:
+    items: list[tuple[int, SignalReceived]] = []
     while not queue.empty():
         items.append(queue.get_nowait())
     return items

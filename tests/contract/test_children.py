@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rayflow.core.events import label
-from rayflow.errors import ExecutionAlreadyExists, Failure, SingletonExists
+from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, Failure, SingletonExists
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.operations import Existing
@@ -214,6 +214,45 @@ def test_a_parent_that_is_over_hears_nothing_and_the_child_ends_all_the_same(sto
         assert (answer.parked, answer.touched) == (True, ())
         assert (await row(store, "x.1")).status is ExecutionStatus.COMPLETED
         assert await store.inbox("x") == []
+
+    stores.run(body)
+
+
+def test_another_execution_with_the_parents_id_hears_nothing(stores: Stores) -> None:
+    async def body(store: Store) -> None:
+        await begun(store, "x")
+        await done(store, append(asks=(start_child(),)), claim("x.1"), end(first=2))
+        await store.delete_executions(["x"])
+        await done(store, start(start_nonce="another"), claim(), append())
+        assert (await done(store, end_child())).touched == ()
+        assert await answers(store) == []
+
+    stores.run(body)
+
+
+def test_the_next_run_of_the_parent_hears_nothing(stores: Stores) -> None:
+    async def body(store: Store) -> None:
+        await begun(store, "x")
+        await done(store, append(asks=(start_child(),)), claim("x.1"), append(first=2, next_run=b"input"))
+        assert (await done(store, end_child())).touched == ()
+        ask = start_child("x.r2.1", start_nonce="nonce/2/1")
+        await done(store, claim(expected=1), append(first=3, epoch=2, asks=(ask,)), claim("x.r2.1"))
+        await done(store, end_child("x.r2.1"))
+        assert [(told.worker, told.run) for told in await answers(store)] == [("x.r2.1", 2)]
+
+    stores.run(body)
+
+
+def test_a_child_whose_record_is_damaged_fails_its_parents_call_and_nobody_else(stores: Stores) -> None:
+    async def body(store: Store) -> None:
+        await begun(store, "x", "y")
+        await done(store, append(asks=(start_child(),)), claim("x.1"), end(first=2, status=FAILED))
+        await done(store, end("x.1", status=FAILED, failure=b"damaged"), rewind(last_seq=2), claim(expected=2))
+        await done(store, append("y"), append(first=4, epoch=3, asks=(start_child(),)))
+        [told] = await answers(store)
+        assert told.failure is not None
+        assert told.failure.matches(CorruptRecord)
+        assert (await row(store, "y")).last_seq == 1
 
     stores.run(body)
 

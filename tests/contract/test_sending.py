@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from rayflow.core.events import label
@@ -101,6 +103,20 @@ def test_rows_of_several_senders_and_from_outside_keep_the_order_of_the_commit(s
             append("a", asks=(send("y", "4"), send("y", "2"), send("y", "5"))),
         )
         assert [(r.number, r.key) for r in await store.inbox("y")] == [(n, f"{n}") for n in range(1, 6)]
+
+    stores.run(body)
+
+
+def test_what_is_meant_for_one_start_is_not_put_into_the_inbox_of_another(stores: Stores) -> None:
+    async def body(store: Store) -> None:
+        await begun(store, "x")
+        await done(store, start("y", start_nonce="y's"))
+        stranger = replace(send("y", "for another", step=1), start_nonce="another's")
+        assert (await done(store, append(asks=(stranger, replace(send("y"), start_nonce="y's"))))).touched == ("y",)
+        assert [r.key for r in await store.inbox("y")] == ["k"]
+        [told] = await answers(store)
+        assert told.failure is not None
+        assert told.failure.matches(ExecutionNotFound)
 
     stores.run(body)
 

@@ -134,10 +134,11 @@ class Shell:
         self.execution.begin(self.now)
         return self.collect()
 
-    def restored(self, flow: Flow | None = None, *, entries: int | None = None) -> Shell:
+    def restored(self, flow: Flow | None = None, *, entries: int | None = None, later: bool = True) -> Shell:
         """Another shell that takes the execution up from what this one wrote, or from the first so many entries.
 
-        What came from others after those entries is lost: signals and answers are sent again by who finishes it.
+        What came from others after those entries is lost: signals and answers are sent again by who finishes it. With
+        ``later``, pauses and cancellations that came after those entries are in the inbox already.
         """
         kept = self.journal if entries is None else self.journal[:entries]
         other = Shell(
@@ -146,21 +147,21 @@ class Shell:
             options=self.options,
             deadline=self.deadline,
             journal=recorded(kept),
-            rows=self.rows if entries is None else self._rows_after(entries),
+            rows=self.rows if entries is None else self._rows_after(entries, later=later),
             now=self.now if entries is None else kept[-1].event.at,
             budget=self.budget,
         )
         done = self.inbox_done if entries is None else self.done_at[entries - 1]
         other.inbox_done, other.done_at, other.rows_at = done, self.done_at[: len(kept)], self.rows_at[: len(kept)]
-        other.others = self.others.copy() if entries is None else self.others.as_of(kept)
+        other.others = self.others.copy() if entries is None else self.others.as_of(kept, other.rows[done:])
         items = list(enumerate(other.rows, 1))[done:]
         other.execution.restore(other.journal, items, other.now, seen=done)
         return other.collect()
 
-    def _rows_after(self, entries: int) -> list[InboxItem]:
+    def _rows_after(self, entries: int, *, later: bool) -> list[InboxItem]:
         known = self.rows_at[entries - 1]
-        later = (row for row in self.rows[known:] if not isinstance(row, SignalReceived | Answered))
-        return [*self.rows[:known], *later]
+        rows = (row for row in self.rows[known:] if later and not isinstance(row, SignalReceived | Answered))
+        return [*self.rows[:known], *rows]
 
     def rewound(self, flow: Flow | None = None) -> Shell:
         """Another shell, after the failed execution was told to go on."""

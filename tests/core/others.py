@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.core.actions import Ask, Unask
+from rayflow.core.actions import Ask, InboxItem, Unask
 from rayflow.core.events import Answered, Asked, Entry, kind_and_name, label
 from rayflow.core.journal import effective
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
@@ -38,6 +38,7 @@ class Others:
             if isinstance(ask, Ask):
                 self.log.append(called)
                 self.held.pop(ask.seq, None)  # asked again: it was given back at the end
+                self.open.pop(ask.seq, None)
                 self.open[ask.seq] = self.made[ask.seq] = ask
             else:
                 self.log.append(f"not {called}")
@@ -85,8 +86,8 @@ class Others:
                 self.held[ask.seq] = ask
                 return Answered(at, ask.seq, name, value)
 
-    def as_of(self, entries: Sequence[Entry]) -> Others:
-        """What was asked and had when a journal had these entries."""
+    def as_of(self, entries: Sequence[Entry], rows: Sequence[InboxItem]) -> Others:
+        """What was asked and had when a journal had these entries, and the inbox these rows besides."""
         then = Others()
         then.made = self.made
         issued = 0
@@ -99,6 +100,7 @@ class Others:
             elif isinstance(event, Asked):
                 for seq in event.steps:
                     then.held.pop(seq, None)
+                    then.open.pop(seq, None)
                     then.open[seq] = self.made[seq]
             for labelled in entry.issued:
                 issued += 1
@@ -107,4 +109,6 @@ class Others:
             for seq in entry.dropped:
                 then.open.pop(seq, None)
                 then.held.pop(seq, None)
+        answered = {row.step for row in rows if isinstance(row, Answered)}
+        then.open = {seq: ask for seq, ask in then.open.items() if seq not in answered}
         return then

@@ -122,6 +122,19 @@ def test_eviction_closes_again_what_swallows_its_end_a_few_times() -> None:
     assert shell.told.messages == []
 
 
+def test_a_failure_that_the_code_was_still_to_await_is_not_told_as_forgotten() -> None:
+    async def flow() -> Any:
+        return await asyncio.gather(one(), undo(), return_exceptions=True)
+
+    shell = Shell(flow).begin().fail("one")
+    told, again = shell.told, shell.restored()
+    shell.execution.evict()
+    del shell
+    gc.collect()
+    assert told.messages == []
+    assert len(again.complete("undo").result) == 2
+
+
 def test_eviction_closes_generators_too() -> None:
     seen = []
 

@@ -1,0 +1,137 @@
+"""What is asked of others once more, after a rewind or in a fork, and which answers count."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import rayflow as rf
+from rayflow.core.events import Answered, Asked, Continued, StepCompleted, label
+from rayflow.core.forks import plan_fork
+from tests.core.fake import Shell, stub
+from tests.core.others import CODEC
+
+one, two = stub("one"), stub("two")
+
+
+@rf.workflow
+async def page(number: int) -> int:
+    """A child."""
+    return number
+
+
+def asked_again(shell: Shell) -> list[int]:
+    return [step for event in shell.events if isinstance(event, Asked) for step in event.steps]
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------
+async def together() -> Any:
+    ended = await asyncio.gather(one(), page(1), page(2), return_exceptions=True)
+    for each in ended:
+        if isinstance(each, BaseException):
+            raise each
+    return ended
+
+
+def test_a_child_whose_result_is_carried_along_is_not_asked_again() -> None:
+    shell = Shell(together).begin().fail("one").answer("page", 10).answer("page", 20)
+    again = shell.rewound()
+    assert (asked_again(again), again.others.log) == ([], [])
+    assert again.complete("one", 0).result == [0, 10, 20]
+
+
+async def in_a_row() -> Any:
+    return [await page(1), await one(), await two()]
+
+
+def test_nor_is_the_one_whose_end_led_to_the_call_before_which_a_fork_begins() -> None:
+    shell = Shell(in_a_row).begin().answer("page", 10).complete("one").complete("two")
+    plan = plan_fork("e", shell.journal, "one")
+    assert ([type(event) for event in plan.carried], plan.open) == ([Answered], ())
+    fork = shell.forked("one")
+    assert (asked_again(fork), fork.others.log) == ([], [])
+    assert fork.finish().result == [10, None, None]
+
+
+async def in_lock() -> Any:
+    async with rf.lock("l") as lock:
+        return [await one(), lock.token]
+
+
+def test_a_lock_that_led_to_that_call_is_claimed_in_the_forks_own_name() -> None:
+    shell = Shell(in_lock).begin().answer("l", 1).complete("one")
+    plan = plan_fork("e", shell.journal, "one")
+    assert (plan.carried, plan.open) == ((), ("lock 'l'",))
+    fork = shell.forked("one")
+    assert (asked_again(fork), list(fork.running)) == ([1], [])
+    assert fork.answer("l", 7).complete("one", "done").result == ["done", 7]
+
+
+async def at_the_bench() -> Any:
+    async def at_work(number: int) -> Any:
+        async with rf.semaphore("bench", 2):
+            return await one(number)
+
+    return await asyncio.gather(*(at_work(number) for number in range(3)))
+
+
+def test_permits_that_tasks_had_are_claimed_before_those_that_others_wait_for() -> None:
+    shell = Shell(at_the_bench).begin().answer("bench", 1).answer("bench", 2).fail("one")
+    again = shell.rewound()
+    assert again.others.log == ["lock bench 1", "lock bench 2", "lock bench 3"]
+    again.answer("bench", 3)
+    assert not again.running  # one of the two has no permit yet
+    again.answer("bench", 4)
+    assert [run.call.args for run in again.running.values()] == [(0,), (1,)]
+
+
+# --- which answers count ----------------------------------------------------------------------------------------
+async def looping(number: int = 0) -> Any:
+    value = None
+    if number == 0:
+        asyncio.get_running_loop().create_task(page(0))
+        await asyncio.sleep(5)
+        rf.continue_as_new(1)
+    value = await page(1)
+    return [value, await one()]
+
+
+def test_an_answer_to_an_earlier_run_is_passed_over() -> None:
+    """It has another call of that number."""
+    run = Shell(looping).begin().wake().run_on()
+    assert isinstance(run.events[0], Continued)
+    late = Answered(run.now, 1, label("child", "page"), result=CODEC.encode("of run 1"), run=1)
+    before = len(run.journal)
+    run.deliver(late)
+    assert (len(run.journal), list(run.running)) == (before, [])
+    run.deliver(Answered(run.now, 1, label("child", "page"), result=CODEC.encode("of run 2"), run=2))
+    assert run.complete("one").result == ["of run 2", None]
+
+
+def test_a_lock_that_was_refused_is_not_given_back() -> None:
+    async def refused() -> Any:
+        try:
+            async with rf.lock("l"):
+                raise AssertionError("it is never granted")
+        except rf.StepFailed:
+            return await one()
+
+    shell = Shell(refused).begin()
+    shell.answer("l", failure=rf.Failure("rayflow.errors.LockLimitMismatch", "no"))
+    assert shell.complete("one").result is None
+    assert shell.others.log == ["lock l 1"]
+
+
+# --- signals ----------------------------------------------------------------------------------------------------
+def test_signals_that_a_fork_has_taken_over_come_before_its_own() -> None:
+    async def waiting() -> Any:
+        await one()
+        await two()
+        rf.continue_as_new()
+
+    shell = Shell(waiting).begin().signal("a", 1).signal("b", 2).complete("one").complete("two")
+    fork = shell.forked("two").signal("a", 3).complete("two")
+    event = fork.events[-1]
+    assert isinstance(event, Continued)
+    assert [CODEC.decode(signal.payload) for signal in event.signals] == [1, 2, 3]
+    assert any(isinstance(event, StepCompleted) for event in fork.events)
