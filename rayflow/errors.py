@@ -383,7 +383,8 @@ class CorruptRecord(StorageError):
     def __init__(self, execution_id: str, detail: str) -> None:
         self.execution_id = execution_id
         self.detail = detail
-        super().__init__(f"corrupt record of execution {execution_id!r}: {detail}")
+        where = f" of execution {execution_id!r}" if execution_id else ""
+        super().__init__(f"corrupt record{where}: {detail}")
 
 
 class ClusterError(RayflowError):

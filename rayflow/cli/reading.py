@@ -44,7 +44,7 @@ def read(url: str, query: Callable[[Store], Awaitable[T]]) -> T:
             "memory:// lives in the process that made it and cannot be read from here; name a store on disk with "
             "--store or RAYFLOW_STORE"
         )
-    if not Path(parsed.path).exists():
+    if parsed.scheme in ("sqlite", "file") and not Path(parsed.path).exists():
         raise UsageError(f"there is no store at {parsed.path}; name another one with --store or RAYFLOW_STORE")
     return asyncio.run(_read(url, query))
 

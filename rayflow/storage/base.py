@@ -62,7 +62,8 @@ class Store(Protocol):
     * Writing needs the writer's epoch (:meth:`claim_writer`), which is checked in every transaction; a store
       claimed by somebody newer raises :class:`~rayflow.errors.Fenced` for good. Writing without a claim, or
       to a store that is closed or was opened read-only, raises StorageUnavailable.
-    * Reads see what was committed before they began.
+    * Reads see what was committed before they began. In object storage, those of a writer that was taken over and has
+      not noticed yet (it does with its next commit or heartbeat) see what was committed before that.
     """
 
     url: str

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from rayflow.core.locks import Lock
 from rayflow.core.waits import OTHERS
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage.base import Filter
 from rayflow.storage.batch import Batch
+from rayflow.storage.changes import Changes, MemoryData, apply, changes_of
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
 from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
-from rayflow.storage.rules import Writer, check_writer, newer_note, next_writer
+from rayflow.storage.rules import Writer, check_writer, next_writer
 
+__all__ = ["MemoryData", "MemoryStore"]
 
-@dataclass(slots=True)
-class MemoryData:
-    """What a memory store holds. Give one to several stores, and they are one store with several clients."""
-
-    executions: dict[str, ExecutionRecord] = field(default_factory=dict)
-    journals: dict[str, list[JournalRow]] = field(default_factory=dict)
-    inboxes: dict[str, list[InboxRow]] = field(default_factory=dict)
-    keys: set[tuple[str, str]] = field(default_factory=set)
-    letters: dict[tuple[str, int], DeadLetter] = field(default_factory=dict)
-    notes: dict[str, dict[int, StepNote]] = field(default_factory=dict)
-    locks: dict[str, Lock] = field(default_factory=dict)
-    schedules: dict[str, ScheduleRecord] = field(default_factory=dict)
-    definitions: dict[tuple[str, str], DefinitionRecord] = field(default_factory=dict)
-    pools: dict[str, PoolRecord] = field(default_factory=dict)
-    blobs: dict[str, bytes] = field(default_factory=dict)
-    totals: dict[str, float] = field(default_factory=dict)
-    writer: Writer = field(default_factory=Writer)
+T = TypeVar("T")
 
 
 class _Reads:
@@ -110,50 +96,29 @@ class MemoryStore:
 
     async def commit(self, operations: Sequence[Operation]) -> list[Answer]:
         """See Store."""
-        self._check_writer()
-        data = self.data
-        batch = Batch(_Reads(data))
-        answers = [batch.apply(operation) for operation in operations]
-        for name in [*batch.started, *batch.changed]:
-            record = batch.heads[name]
-            assert record is not None
-            data.executions[name] = record if name not in batch.inputs else replace(record, input=batch.inputs[name])
-        for name, entry in batch.journal:
-            data.journals.setdefault(name, []).append(entry)
-        for name, first in batch.journal_from.items():
-            data.journals[name] = [row for row in data.journals[name] if row.seq >= first]
-            data.notes.pop(name, None)  # they are of steps that are no more
-        data.locks.update((name, lock) for name, (_, lock) in batch.locks.items())
-        data.schedules.update(batch.schedules)
-        for name, row in batch.inbox:
-            data.inboxes.setdefault(name, []).append(row)
-            data.keys.add((name, row.key))
-        self._write_letters(batch)
-        for (name, step), note in batch.notes.items():
-            kept = data.notes.setdefault(name, {})
-            kept[step] = newer_note(kept.get(step), note)
-        for counter, amount in batch.counts.items():
-            data.totals[counter] = data.totals.get(counter, 0.0) + amount
-        return answers
+        return await self._write(lambda: self._decide(operations))
 
-    def _write_letters(self, batch: Batch) -> None:
-        letters = self.data.letters
-        for letter in list(letters.values() if batch.letters_after else ()):
-            last = batch.letters_after.get(letter.execution_id)
-            if last is not None and letter.seq > last:
-                del letters[letter.execution_id, letter.step]
-        for key, letter in batch.letters.items():
-            letters.pop(key, None)  # so that it becomes the last one
-            letters[key] = letter
+    def _decide(self, operations: Sequence[Operation]) -> tuple[Changes, list[Answer]]:
+        """What the operations change, and their answers."""
+        batch = Batch(_Reads(self.data))
+        answers = [batch.apply(operation) for operation in operations]
+        return changes_of(batch), answers
+
+    async def _write(self, decide: Callable[[], tuple[Changes, T]]) -> T:
+        """Write what is decided, which is one transaction; answers the rest of it."""
+        self._check_writer()
+        changes, answer = decide()
+        apply(self.data, changes)
+        return answer
 
     async def execution(self, execution_id: str) -> ExecutionRecord | None:
         """See Store."""
-        self._check_open()
+        await self._reading()
         return self.data.executions.get(execution_id)
 
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         found = [record for record in self.data.executions.values() if _fits(record, query)]
         if query.parent is not None:
             found.sort(key=lambda record: record.created_at)
@@ -166,12 +131,12 @@ class MemoryStore:
 
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         return [row for row in self.data.journals.get(execution_id, []) if row.seq > after]
 
     async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         record = self.data.executions.get(execution_id)
         if record is None:
             return []
@@ -179,35 +144,38 @@ class MemoryStore:
 
     async def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         wanted = [name for name, lock in self.data.locks.items() if lock.claims] if names is None else names
         return [self.data.locks[name] for name in sorted(wanted) if name in self.data.locks]
 
     async def save_schedule(self, record: ScheduleRecord) -> None:
         """See Store."""
-        self._check_writer()
-        self.data.schedules[record.name] = record
+        await self._write(lambda: (Changes(schedules=[record]), None))
 
     async def schedules(self) -> list[ScheduleRecord]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         return sorted(self.data.schedules.values(), key=lambda record: record.name)
 
     async def delete_schedule(self, name: str) -> bool:
         """See Store."""
-        self._check_writer()
-        return self.data.schedules.pop(name, None) is not None
+
+        def decide() -> tuple[Changes, bool]:
+            there = name in self.data.schedules
+            return Changes(no_schedules=[name] if there else []), there
+
+        return await self._write(decide)
 
     async def versions(self) -> list[tuple[str, str, int]]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         unfinished = [r for r in self.data.executions.values() if not r.status.terminal]
         counts = Counter((record.workflow_id, record.version) for record in unfinished)
         return [(workflow, version, count) for (workflow, version), count in sorted(counts.items())]
 
     async def notes(self, execution_id: str) -> list[StepNote]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         return sorted(self.data.notes.get(execution_id, {}).values(), key=lambda note: note.step)
 
     async def dead_letters(
@@ -219,7 +187,7 @@ class MemoryStore:
         limit: int = 1000,
     ) -> list[DeadLetter]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         found = [
             letter
             for letter in self.data.letters.values()
@@ -232,15 +200,16 @@ class MemoryStore:
 
     async def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
         """See Store."""
-        self._check_writer()
-        return sum(self.data.letters.pop((key[0], key[1]), None) is not None for key in keys)
+
+        def decide() -> tuple[Changes, int]:
+            there = [key for key in dict.fromkeys((key[0], key[1]) for key in keys) if key in self.data.letters]
+            return Changes(no_letters=there), len(there)
+
+        return await self._write(decide)
 
     async def save_definition(self, record: DefinitionRecord) -> None:
         """See Store."""
-        self._check_writer()
-        key = (record.workflow_id, record.version)
-        self.data.definitions.pop(key, None)  # so that it becomes the last one
-        self.data.definitions[key] = record
+        await self._write(lambda: (Changes(definitions=[record]), None))
 
     async def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
         """See Store."""
@@ -249,33 +218,37 @@ class MemoryStore:
 
     async def definitions(self) -> list[DefinitionRecord]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         found = list(self.data.definitions.values())
         found.reverse()  # of those saved at one time, the last first
         return sorted(found, key=lambda record: (record.workflow_id, -record.saved_at))
 
     async def delete_definition(self, workflow_id: str) -> bool:
         """See Store."""
-        self._check_writer()
-        versions = [key for key in self.data.definitions if key[0] == workflow_id]
-        for key in versions:
-            del self.data.definitions[key]
-        return bool(versions)
+
+        def decide() -> tuple[Changes, bool]:
+            there = any(key[0] == workflow_id for key in self.data.definitions)
+            return Changes(no_definitions=[workflow_id] if there else []), there
+
+        return await self._write(decide)
 
     async def save_pool(self, record: PoolRecord) -> None:
         """See Store."""
-        self._check_writer()
-        self.data.pools[record.name] = record
+        await self._write(lambda: (Changes(pools=[record]), None))
 
     async def pools(self) -> list[PoolRecord]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         return sorted(self.data.pools.values(), key=lambda record: record.name)
 
     async def delete_pool(self, name: str) -> bool:
         """See Store."""
-        self._check_writer()
-        return self.data.pools.pop(name, None) is not None
+
+        def decide() -> tuple[Changes, bool]:
+            there = name in self.data.pools
+            return Changes(no_pools=[name] if there else []), there
+
+        return await self._write(decide)
 
     async def put_blob(self, digest: str, data: bytes) -> None:
         """See Store."""
@@ -284,30 +257,29 @@ class MemoryStore:
 
     async def blob(self, digest: str) -> bytes | None:
         """See Store."""
-        self._check_open()
+        await self._reading()
         return self.data.blobs.get(digest)
 
     async def delete_executions(self, ids: Sequence[str]) -> int:
         """See Store."""
-        self._check_writer()
-        data = self.data
-        over = [
-            name for name in dict.fromkeys(ids) if name in data.executions and data.executions[name].status.terminal
-        ]
-        for name in over:
-            del data.executions[name]
-            data.journals.pop(name, None)
-            data.notes.pop(name, None)
-            data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
-        data.letters = {key: letter for key, letter in data.letters.items() if key[0] not in over}
-        return len(over)
+
+        def decide() -> tuple[Changes, int]:
+            there = [self.data.executions[name] for name in dict.fromkeys(ids) if name in self.data.executions]
+            over = [record.id for record in there if record.status.terminal]
+            return Changes(no_executions=over), len(over)
+
+        return await self._write(decide)
 
     async def totals(self) -> dict[str, float]:
         """See Store."""
-        self._check_open()
+        await self._reading()
         return dict(self.data.totals)
 
     # --- checks --------------------------------------------------------------------------------------------
+    async def _reading(self) -> None:
+        """What has to be done before records are read."""
+        self._check_open()
+
     def _check_open(self) -> None:
         if not self._open:
             raise StorageUnavailable(f"store {self.url} is not open; call open() first")

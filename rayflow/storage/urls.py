@@ -2,7 +2,8 @@
 
 The path of ``sqlite:///…`` is everything after the third slash, as SQLAlchemy has it: ``sqlite:///flows.db`` is a
 file in the working directory, ``sqlite:////var/lib/flows.db`` an absolute path, ``sqlite:///~/flows.db`` one in the
-home directory.
+home directory. Object storage is ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``, and
+``file:///absolute/folder`` the same in a folder; where they are and who may use them, the environment says.
 """
 
 from __future__ import annotations
@@ -18,10 +19,14 @@ from pathlib import Path
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Store
 from rayflow.storage.memory import MemoryStore
+from rayflow.storage.objects import ObjectStore
 from rayflow.storage.sqlite import SqliteStore
 
-AVAILABLE = "sqlite:///path/to/file.db (kept on disk) and memory:// (gone with its process)"
-_OBJECT_STORAGE = ("s3", "gs", "az", "file")
+AVAILABLE = (
+    "sqlite:///path/to/file.db (kept on disk), s3://bucket/prefix, gs://bucket/prefix, az://container/prefix and "
+    "file:///folder (object storage, or a folder that machines share), and memory:// (gone with its process)"
+)
+_BUCKETS = ("s3", "gs", "az")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,8 @@ class ParsedUrl:
     """A store's URL, taken apart.
 
     Args:
-        scheme: "sqlite" or "memory".
-        path: the database file, as written; "" for memory.
+        scheme: "sqlite", "memory", "s3", "gs", "az" or "file".
+        path: the database file or the folder, as written; bucket and prefix; "" for memory.
     """
 
     scheme: str
@@ -39,7 +44,7 @@ class ParsedUrl:
     @property
     def url(self) -> str:
         """The URL again."""
-        return f"sqlite:///{self.path}" if self.scheme == "sqlite" else f"memory://{self.path}"
+        return f"sqlite:///{self.path}" if self.scheme == "sqlite" else f"{self.scheme}://{self.path}"
 
 
 def parse(url: str) -> ParsedUrl:
@@ -66,10 +71,10 @@ def parse(url: str) -> ParsedUrl:
         return ParsedUrl("memory", "")
     if scheme == "sqlite":
         return ParsedUrl("sqlite", _sqlite_path(url, rest))
-    if scheme in _OBJECT_STORAGE:
-        raise StorageUnavailable(
-            f"{url!r}: {scheme}:// comes with object storage, which this version does not have; available: {AVAILABLE}"
-        )
+    if scheme in _BUCKETS:
+        return ParsedUrl(scheme, _bucket_path(url, scheme, rest))
+    if scheme == "file":
+        return ParsedUrl("file", _folder_path(url, rest))
     raise StorageUnavailable(f"{url!r}: there is no store for {scheme}://; available: {AVAILABLE}")
 
 
@@ -89,10 +94,43 @@ def _sqlite_path(url: str, rest: str) -> str:
     return path
 
 
+def _bucket_path(url: str, scheme: str, rest: str) -> str:
+    word = "container" if scheme == "az" else "bucket"
+    bucket, _, prefix = rest.partition("/")
+    if not bucket:
+        raise StorageUnavailable(f"{url!r} names no {word}: write {scheme}://{word}/prefix")
+    _refuse_options(url, rest)
+    parts = prefix.rstrip("/").split("/")
+    if prefix and not all(part.strip(".") for part in parts):
+        raise StorageUnavailable(
+            f"{url!r}: a prefix has names between its slashes, such as {scheme}://{word}/team/flows"
+        )
+    return f"{bucket}/{'/'.join(parts)}".rstrip("/")
+
+
+def _folder_path(url: str, rest: str) -> str:
+    if not rest.startswith("/"):
+        raise StorageUnavailable(f"{url!r} has no third slash: write file:///absolute/path/of/a/folder")
+    _refuse_options(url, rest)
+    if not rest.strip("/"):
+        raise StorageUnavailable(f"{url!r} names no folder: write file:///absolute/path/of/a/folder")
+    return rest.rstrip("/")
+
+
+def _refuse_options(url: str, rest: str) -> None:
+    if "?" in rest or "#" in rest or "%" in rest:
+        raise StorageUnavailable(
+            f"{url!r}: a store URL takes no options, and no ?, # or % in its names. Credentials, region and endpoint "
+            "are read from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT and so on)"
+        )
+
+
 def open_store(url: str) -> Store:
     """The store of a URL, not opened yet. Raises StorageUnavailable as :func:`parse` does."""
     parsed = parse(url)
-    return MemoryStore(url) if parsed.scheme == "memory" else SqliteStore(url)
+    if parsed.scheme == "memory":
+        return MemoryStore(url)
+    return SqliteStore(url) if parsed.scheme == "sqlite" else ObjectStore(parsed.url)
 
 
 def user_data_dir(environ: Mapping[str, str], platform: str) -> Path:
@@ -134,7 +172,7 @@ def resolve(
         folder = data_dir or user_data_dir(environ, sys.platform)
         given = f"sqlite:///{folder / 'rayflow' / 'rayflow.db'}"
     parsed = parse(given)
-    if parsed.scheme != "sqlite":
+    if parsed.scheme not in ("sqlite", "file"):
         return parsed.url
     path = Path(parsed.path)
     if path.parts[0] == "~":
@@ -142,11 +180,15 @@ def resolve(
     path = Path(cwd or Path.cwd(), path).resolve()
     for folder in forbidden:
         if path.is_relative_to(folder.resolve()):
-            raise StorageUnavailable(
-                f"the store's file {path} would be inside {folder}, a temporary copy of the working directory that Ray "
-                "deletes with its job. Give an absolute path outside it: sqlite:////absolute/path/flows.db"
+            example = (
+                "sqlite:////absolute/path/flows.db" if parsed.scheme == "sqlite" else "file:///absolute/path/flows"
             )
-    return ParsedUrl("sqlite", str(path)).url
+            raise StorageUnavailable(
+                f"the store's {'file' if parsed.scheme == 'sqlite' else 'folder'} {path} would be inside {folder}, a "
+                "temporary copy of the working directory that Ray deletes with its job. Give an absolute path outside "
+                f"it: {example}"
+            )
+    return ParsedUrl(parsed.scheme, str(path)).url
 
 
 def namespace_of(url: str) -> str:

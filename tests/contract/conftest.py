@@ -6,10 +6,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import obstore.store
 import pytest
 
+from rayflow.storage._buckets import FolderBucket, ObstoreBucket
 from rayflow.storage.base import Store
 from rayflow.storage.memory import MemoryData, MemoryStore
+from rayflow.storage.objects import ObjectStore
 from rayflow.storage.sqlite import SqliteStore
 from tests.contract.operations import NOW, run
 
@@ -37,9 +40,22 @@ class Stores:
         return run(within())
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "obstore", "folder"])
 def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Stores:
-    if request.param == "memory":
-        data = MemoryData()
-        return Stores(lambda: MemoryStore(data=data))
+    match request.param:
+        case "memory":
+            data = MemoryData()
+            return Stores(lambda: MemoryStore(data=data))
+        case "obstore":
+            remote = obstore.store.MemoryStore()
+            return Stores(lambda: small(ObjectStore("s3://test", bucket=ObstoreBucket("s3://test", remote))))
+        case "folder":
+            bucket = FolderBucket(f"file://{tmp_path}", sync=False)
+            return Stores(lambda: small(ObjectStore(bucket.url, bucket=bucket)))
     return Stores(lambda: SqliteStore(f"sqlite:///{tmp_path / 'store.db'}"))
+
+
+def small(store: ObjectStore) -> ObjectStore:
+    """A store that compacts its log all the time, so that this happens in tests, too."""
+    store.checkpoint_segments = 2
+    return store

@@ -50,7 +50,7 @@ def test_a_living_writer_is_not_replaced_unless_taken_over(stores: Stores) -> No
             await done(first, start())
             assert await second.claim_writer("other", now=NOW + 8, fresh_for=5, take_over=True) == 2
             await done(second, claim())
-            assert (await row(first)).epoch == 1
+            assert (await row(second)).epoch == 1
         finally:
             await second.close()
 

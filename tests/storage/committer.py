@@ -11,12 +11,12 @@ import sys
 
 from rayflow.storage.group import GroupCommitter
 from rayflow.storage.operations import Done
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.urls import open_store
 from tests.contract.operations import NOW, append, claim, done, start
 
 
 async def main(url: str) -> None:
-    store = SqliteStore(url)
+    store = open_store(url)
     await store.open()
     await store.claim_writer("committer", now=NOW, fresh_for=0)
     names = [f"x{i}" for i in range(4)]

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from rayflow.storage.base import Filter
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.urls import open_store
 from tests.contract.operations import NOW, append, claim, done, row, run
 
 
+@pytest.mark.parametrize("scheme", ["sqlite:///", "file://"])
 @pytest.mark.parametrize("lines", [1, 10, 57, 200])
-def test_a_killed_writer_keeps_what_it_acknowledged(tmp_path: Path, lines: int) -> None:
-    url = f"sqlite:///{tmp_path / 'store.db'}"
+def test_a_killed_writer_keeps_what_it_acknowledged(tmp_path: Path, lines: int, scheme: str) -> None:
+    url = f"{scheme}{tmp_path / 'store'}"
     program = subprocess.Popen(
         [sys.executable, "-m", "tests.storage.committer", url],
         cwd=Path(__file__).parents[2],
@@ -35,7 +36,7 @@ def test_a_killed_writer_keeps_what_it_acknowledged(tmp_path: Path, lines: int) 
             acknowledged[name] = int(seq)
 
     async def check() -> None:
-        store = SqliteStore(url)
+        store = open_store(url)
         await store.open()
         await store.claim_writer("next", now=NOW, fresh_for=60, take_over=True)
         total = 0

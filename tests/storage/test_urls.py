@@ -8,6 +8,7 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.memory import MemoryStore
+from rayflow.storage.objects import ObjectStore
 from rayflow.storage.sqlite import SqliteStore
 from rayflow.storage.urls import ParsedUrl, namespace_of, open_store, parse, resolve, user_data_dir
 
@@ -19,6 +20,11 @@ from rayflow.storage.urls import ParsedUrl, namespace_of, open_store, parse, res
         ("sqlite:////var/lib/flows.db", "sqlite", "/var/lib/flows.db"),
         ("sqlite:///a b/ä.db", "sqlite", "a b/ä.db"),
         ("memory://", "memory", ""),
+        ("s3://bucket", "s3", "bucket"),
+        ("s3://bucket/a/b", "s3", "bucket/a/b"),
+        ("gs://bucket/a", "gs", "bucket/a"),
+        ("az://container/a", "az", "container/a"),
+        ("file:///a b/ä", "file", "/a b/ä"),
     ],
 )
 def test_parse(url: str, scheme: str, path: str) -> None:
@@ -38,8 +44,14 @@ def test_parse(url: str, scheme: str, path: str) -> None:
         ("sqlite:///:memory:", "write memory://"),
         ("sqlite:///a.db?mode=ro", "takes no options"),
         ("memory://name", "has no path"),
-        ("s3://bucket/prefix", r"comes with object storage.*available: sqlite:///"),
-        ("file:///dir", "comes with object storage"),
+        ("s3://", "names no bucket: write s3://bucket/prefix"),
+        ("az:///prefix", "names no container: write az://container/prefix"),
+        ("gs://bucket/a//b", "names between its slashes"),
+        ("s3://bucket/../b", "names between its slashes"),
+        ("s3://bucket/p?region=eu", "takes no options.*environment"),
+        ("file://folder", "no third slash: write file:///absolute"),
+        ("file:///", "names no folder"),
+        ("file:///a%20b", "no .* % in its names"),
         ("postgres://host/db", r"there is no store for postgres://; available: sqlite:///.*memory://"),
     ],
 )
@@ -53,6 +65,11 @@ def test_the_store_of_a_url() -> None:
     store = open_store("sqlite:////x/flows.db")
     assert isinstance(store, SqliteStore)
     assert store.url == "sqlite:////x/flows.db"
+    for url in ("s3://bucket/flows", "gs://bucket/flows", "az://container/flows", "file:///x/flows"):
+        for given in (url, f"{url}/"):
+            made = open_store(given)
+            assert isinstance(made, ObjectStore)
+            assert made.url == url
 
 
 def test_the_users_data_folder() -> None:
@@ -69,6 +86,7 @@ def test_what_is_given_goes_before_the_environment_and_that_before_the_default(t
     assert resolve(None, environ={"RAYFLOW_STORE": ""}, data_dir=tmp_path) == f"sqlite:///{tmp_path}/rayflow/rayflow.db"
     assert resolve(None, environ={"XDG_DATA_HOME": "/d"}).endswith("/rayflow/rayflow.db")
     assert resolve("memory://", environ={}) == "memory://"
+    assert resolve("s3://bucket/a/", environ={}) == "s3://bucket/a"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,13 +97,15 @@ def test_paths_become_absolute(tmp_path: Path) -> None:
     assert resolve("sqlite:///link/b.db", environ={}, cwd=tmp_path) == f"sqlite:///{tmp_path}/real/b.db"
     assert resolve("sqlite:///~/b.db", environ={"HOME": "/h"}, cwd=tmp_path) == "sqlite:////h/b.db"
     assert resolve("sqlite:////abs/b.db", environ={}, cwd=tmp_path) == "sqlite:////abs/b.db"
+    assert resolve(f"file://{tmp_path}/link/flows/", environ={}) == f"file://{tmp_path}/real/flows"
 
 
 def test_a_file_in_a_folder_that_vanishes_is_refused(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()
     (tmp_path / "link").symlink_to("package")
-    for url in ("sqlite:///flows.db", "sqlite:///sub/flows.db", f"sqlite:///{tmp_path}/link/flows.db"):
+    named = f"{tmp_path}/link/flows"
+    for url in ("sqlite:///flows.db", "sqlite:///sub/flows.db", f"sqlite:///{named}.db", f"file://{named}"):
         with pytest.raises(StorageUnavailable, match=r"temporary copy of the working directory that Ray deletes"):
             resolve(url, environ={}, cwd=package, forbidden=[package])
     outside = resolve("sqlite:///../flows.db", environ={}, cwd=package, forbidden=[package])
@@ -95,6 +115,7 @@ def test_a_file_in_a_folder_that_vanishes_is_refused(tmp_path: Path) -> None:
 def test_namespaces_are_readable_stable_and_apart() -> None:
     assert namespace_of("sqlite:////data/flows.db") == "rayflow-flows-765c8c94"
     assert namespace_of("memory://").startswith("rayflow-memory-")
+    assert namespace_of("s3://bucket/team/flows").startswith("rayflow-flows-")
     urls = ["sqlite:////a/flows.db", "sqlite:////b/flows.db", "sqlite:////a/My Flows (2).db", "sqlite:////a/äöü.db"]
     names = [namespace_of(url) for url in urls]
     assert len(set(names)) == len(urls)

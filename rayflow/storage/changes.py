@@ -1,0 +1,221 @@
+"""What is written, as data: the changes that a transaction makes, and the records in memory that they change.
+
+A store that keeps its records in memory applies :class:`Changes` to :class:`MemoryData`; one that also keeps a log of
+them applies the same again when it is opened. They say what the records are afterwards, not what was asked for: so a
+log that an older rayflow wrote gives the same records under newer rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
+
+from rayflow.core.locks import Lock
+from rayflow.storage.batch import Batch
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow
+from rayflow.storage.rules import Writer, newer_note
+
+#: Executions in one part of a whole state.
+_PART = 200
+
+
+@dataclass(slots=True)
+class MemoryData:
+    """What a memory store holds. Give one to several stores, and they are one store with several clients."""
+
+    executions: dict[str, ExecutionRecord] = field(default_factory=dict)
+    journals: dict[str, list[JournalRow]] = field(default_factory=dict)
+    inboxes: dict[str, list[InboxRow]] = field(default_factory=dict)
+    keys: set[tuple[str, str]] = field(default_factory=set)
+    letters: dict[tuple[str, int], DeadLetter] = field(default_factory=dict)
+    notes: dict[str, dict[int, StepNote]] = field(default_factory=dict)
+    locks: dict[str, Lock] = field(default_factory=dict)
+    schedules: dict[str, ScheduleRecord] = field(default_factory=dict)
+    definitions: dict[tuple[str, str], DefinitionRecord] = field(default_factory=dict)
+    pools: dict[str, PoolRecord] = field(default_factory=dict)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    totals: dict[str, float] = field(default_factory=dict)
+    writer: Writer = field(default_factory=Writer)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one transaction changes. Empty fields change nothing; they are applied in the order of the fields.
+
+    The order of the fields is part of the log's format: new ones are appended.
+
+    Args:
+        started: new executions.
+        changed: executions as they are now.
+        inputs: of executions that continue as new, with what.
+        journal: new entries, by execution.
+        journal_from: the positions before which a journal's entries go, and all notes with them.
+        locks: as they are now.
+        schedules: as they are now.
+        inbox: new rows, by execution.
+        letters_after: positions after which an execution's dead letters go, before ``letters`` come.
+        letters: new dead letters.
+        notes: of steps, by execution; older ones than those that are there change nothing.
+        counts: what is added to the totals.
+        definitions: saved ones.
+        pools: saved ones.
+        no_executions: those that are deleted, with all that is theirs.
+        no_letters: by execution and step.
+        no_schedules: by name.
+        no_definitions: by workflow id, with all their versions.
+        no_pools: by name.
+    """
+
+    started: list[ExecutionRecord] = field(default_factory=list)
+    changed: list[ExecutionRecord] = field(default_factory=list)
+    inputs: list[tuple[str, bytes]] = field(default_factory=list)
+    journal: list[tuple[str, JournalRow]] = field(default_factory=list)
+    journal_from: list[tuple[str, int]] = field(default_factory=list)
+    locks: list[Lock] = field(default_factory=list)
+    schedules: list[ScheduleRecord] = field(default_factory=list)
+    inbox: list[tuple[str, InboxRow]] = field(default_factory=list)
+    letters_after: list[tuple[str, int]] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    notes: list[tuple[str, StepNote]] = field(default_factory=list)
+    counts: list[tuple[str, float]] = field(default_factory=list)
+    definitions: list[DefinitionRecord] = field(default_factory=list)
+    pools: list[PoolRecord] = field(default_factory=list)
+    no_executions: list[str] = field(default_factory=list)
+    no_letters: list[tuple[str, int]] = field(default_factory=list)
+    no_schedules: list[str] = field(default_factory=list)
+    no_definitions: list[str] = field(default_factory=list)
+    no_pools: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in FIELDS)
+
+
+FIELDS = tuple(each.name for each in fields(Changes))
+
+
+def changes_of(batch: Batch) -> Changes:
+    """What a batch has decided to write."""
+    started = set(batch.started)
+    return Changes(
+        started=[_head(batch, name) for name in batch.started],
+        changed=[_head(batch, name) for name in batch.changed if name not in started],
+        inputs=list(batch.inputs.items()),
+        journal=batch.journal,
+        journal_from=list(batch.journal_from.items()),
+        locks=[lock for _, lock in batch.locks.values()],
+        schedules=list(batch.schedules.values()),
+        inbox=batch.inbox,
+        letters_after=list(batch.letters_after.items()),
+        letters=list(batch.letters.values()),
+        notes=[(name, note) for (name, _), note in batch.notes.items()],
+        counts=list(batch.counts.items()),
+    )
+
+
+def _head(batch: Batch, name: str) -> ExecutionRecord:
+    record = batch.heads[name]
+    assert record is not None
+    return record
+
+
+# --- applying -----------------------------------------------------------------------------------------------
+def apply(data: MemoryData, changes: Changes) -> None:
+    """Change the records. Changes that do not fit them raise KeyError."""
+    for record in changes.started:
+        data.executions[record.id] = record
+    for record in changes.changed:
+        data.executions[record.id] = record
+    for name, given in changes.inputs:
+        data.executions[name] = replace(data.executions[name], input=given)
+    for name, entry in changes.journal:
+        data.journals.setdefault(name, []).append(entry)
+    for name, first in changes.journal_from:
+        data.journals[name] = [row for row in data.journals[name] if row.seq >= first]
+        data.notes.pop(name, None)  # they are of steps that are no more
+    data.locks.update((lock.name, lock) for lock in changes.locks)
+    data.schedules.update((schedule.name, schedule) for schedule in changes.schedules)
+    for name, row in changes.inbox:
+        data.inboxes.setdefault(name, []).append(row)
+        data.keys.add((name, row.key))
+    _apply_letters(data, changes)
+    for name, note in changes.notes:
+        kept = data.notes.setdefault(name, {})
+        kept[note.step] = newer_note(kept.get(note.step), note)
+    for counter, amount in changes.counts:
+        data.totals[counter] = data.totals.get(counter, 0.0) + amount
+    _apply_rare(data, changes)
+
+
+def _apply_letters(data: MemoryData, changes: Changes) -> None:
+    after = dict(changes.letters_after)
+    for letter in list(data.letters.values() if after else ()):
+        last = after.get(letter.execution_id)
+        if last is not None and letter.seq > last:
+            del data.letters[letter.execution_id, letter.step]
+    for letter in changes.letters:
+        key = (letter.execution_id, letter.step)
+        data.letters.pop(key, None)  # so that it becomes the last one
+        data.letters[key] = letter
+
+
+def _apply_rare(data: MemoryData, changes: Changes) -> None:
+    for definition in changes.definitions:
+        key = (definition.workflow_id, definition.version)
+        data.definitions.pop(key, None)  # so that it becomes the last one
+        data.definitions[key] = definition
+    data.pools.update((pool.name, pool) for pool in changes.pools)
+    for name in changes.no_executions:
+        del data.executions[name]
+        data.journals.pop(name, None)
+        data.notes.pop(name, None)
+        data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
+    if gone := set(changes.no_executions):
+        data.letters = {key: letter for key, letter in data.letters.items() if key[0] not in gone}
+    for letter_key in changes.no_letters:
+        del data.letters[letter_key]
+    for name in changes.no_schedules:
+        del data.schedules[name]
+    if workflows := set(changes.no_definitions):
+        data.definitions = {key: known for key, known in data.definitions.items() if key[0] not in workflows}
+    for name in changes.no_pools:
+        del data.pools[name]
+
+
+# --- a whole state ------------------------------------------------------------------------------------------
+def snapshot(data: MemoryData) -> MemoryData:
+    """The records as they are now, which later changes leave alone. Records are shared, since nobody changes them."""
+    return MemoryData(
+        executions=dict(data.executions),
+        journals={name: list(rows) for name, rows in data.journals.items()},
+        inboxes={name: list(rows) for name, rows in data.inboxes.items()},
+        letters=dict(data.letters),
+        notes={name: dict(notes) for name, notes in data.notes.items()},
+        locks=dict(data.locks),
+        schedules=dict(data.schedules),
+        definitions=dict(data.definitions),
+        pools=dict(data.pools),
+        totals=dict(data.totals),
+        writer=data.writer,
+    )
+
+
+def parts_of(data: MemoryData) -> Iterator[Changes]:
+    """The changes that make these records out of none: all but the writer, and blobs."""
+    names = iter(data.executions)
+    while part := list(islice(names, _PART)):
+        yield Changes(
+            started=[data.executions[name] for name in part],
+            journal=[(name, row) for name in part for row in data.journals.get(name, ())],
+            inbox=[(name, row) for name in part for row in data.inboxes.get(name, ())],
+            notes=[(name, note) for name in part for note in data.notes.get(name, {}).values()],
+        )
+    yield Changes(
+        locks=list(data.locks.values()),
+        schedules=list(data.schedules.values()),
+        letters=list(data.letters.values()),
+        counts=list(data.totals.items()),
+        definitions=list(data.definitions.values()),
+        pools=list(data.pools.values()),
+    )
