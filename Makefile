@@ -12,7 +12,7 @@ COVERAGE := $(BIN)/coverage
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-system check bench clean
+.PHONY: help venv demo test test-system check bench chaos clean
 
 help:
 	@echo 'make demo         run the demonstration'
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-system  the tests that need the whole machine'
 	@echo 'make check        format, lint, types, structure, and the examples in the documents'
 	@echo 'make bench        measure'
+	@echo 'make chaos        kill everything again and again for MINUTES=10, by a plan that follows from SEED='
 	@echo 'make venv         make $(VENV) with everything that the other verbs need'
 	@echo 'make clean        remove what the other verbs left, but $(VENV)'
 
@@ -67,6 +68,10 @@ check: $(INSTALLED)
 bench: export RAY_worker_niceness := 0
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+# See tests/chaos/README.md.
+chaos: $(INSTALLED)
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10)
 
 clean:
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build demo-output dist htmlcov

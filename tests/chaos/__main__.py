@@ -1,0 +1,87 @@
+"""Kills and stops everything that rayflow is made of, again and again, and checks from outside that nothing is lost.
+
+    python -m tests.chaos --seed 7 --minutes 10
+
+See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.chaos import sabotage
+from tests.chaos.cluster import Cluster
+from tests.chaos.conduct import Conductor, save
+from tests.chaos.figures import Minimum
+from tests.chaos.invariants import verdicts
+from tests.chaos.report import report
+from tests.chaos.settings import Settings
+
+#: What a full run has to have done, and how many minutes are one.
+FULL, FULL_MINUTES = Minimum(blows=20, executions=500, steps=20_000), 10.0
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=None, help="what the plan follows from; drawn if it is left out")
+    parser.add_argument("--minutes", type=float, default=FULL_MINUTES, help="how long executions are started")
+    parser.add_argument("--blows", type=int, help="blows of each kind that there have to be at least")
+    parser.add_argument("--executions", type=int, help="executions that there have to be at least")
+    parser.add_argument("--steps", type=int, help="steps that there have to be at least")
+    parser.add_argument("--folder", type=Path, help="an empty folder for all that the run leaves; a short path")
+    parser.add_argument("--keep", action="store_true", help="keep that folder also after a run without problems")
+    parser.add_argument("--verbose", action="store_true", help="tell each blow")
+    return parser.parse_args()
+
+
+def minimum(given: argparse.Namespace) -> Minimum:
+    """What the run has to have done: what was given, else that of a full run if it is one."""
+    default = FULL if given.minutes >= FULL_MINUTES else Minimum()
+    chosen = (given.blows, given.executions, given.steps)
+    defaults = (default.blows, default.executions, default.steps)
+    return Minimum(*(of if value is None else value for value, of in zip(chosen, defaults, strict=True)))
+
+
+def main() -> int:
+    """One run."""
+    given = options()
+    logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING, format="%(asctime)s %(message)s")
+    what = os.environ.get(sabotage.VARIABLE, "")
+    if what and what not in sabotage.SABOTAGES:
+        print(f"{sabotage.VARIABLE}={what}: it takes {', '.join(sabotage.SABOTAGES)}", file=sys.stderr)
+        return 2
+    seed = random.randrange(1 << 20) if given.seed is None else given.seed
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="rf-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"seed {seed}, {given.minutes:g} minutes, in {folder}{f', sabotaged: {what}' if what else ''}", flush=True)
+    cluster = Cluster(folder)
+    begun = float(int(time.time()))
+    settings = Settings(str(folder), seed, begun, begun + 60 * given.minutes)
+    try:
+        found = Conductor(settings, cluster).run()
+    finally:
+        cluster.down()
+    save(found, folder)
+    judged = verdicts(found)
+    text = report(found, judged, minimum(given), seed)
+    (folder / "report.txt").write_text(text + "\n")
+    print(text)
+    failed = any(verdict.problems for verdict in judged) or bool(minimum(given).lacking(found))
+    if failed or given.keep:
+        print(f"\nledger, store, blows, acts and logs are in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Figures of a run: blows by kind, how soon things went on after each, what was done again. Pure."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.chaos.evidence import Evidence, Struck
+from tests.chaos.ledger import Line
+from tests.chaos.plan import KINDS
+from tests.chaos.repeats import repeats
+
+#: Seconds after a blow to an actor that everybody uses within which everybody has come to a stand, if anybody does.
+SETTLES = 0.5
+#: Seconds after which what follows is not the recovery from a blow any more.
+LONGEST = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Minimum:
+    """What a run has to have done to say anything.
+
+    Args:
+        blows: of each kind.
+        executions: that ended.
+        steps: with recorded effects.
+    """
+
+    blows: int = 0
+    executions: int = 0
+    steps: int = 0
+
+    def lacking(self, evidence: Evidence) -> list[str]:
+        """What a run lacks of it."""
+        dealt = Counter(struck.kind for struck in evidence.struck)
+        found = [f"{dealt[kind]} of {self.blows} times '{kind}'" for kind in KINDS if dealt[kind] < self.blows]
+        done = len(evidence.outcomes)
+        if done < self.executions:
+            found.append(f"{done} of {self.executions} executions")
+        if len(evidence.attempts) < self.steps:
+            found.append(f"{len(evidence.attempts)} of {self.steps} steps")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """How soon things went on after the blows of one kind, in seconds.
+
+    Args:
+        kind: which.
+        blows: how many were dealt.
+        median: of the times; None if nothing affected went on.
+        worst: of the times.
+    """
+
+    kind: str
+    blows: int
+    median: float | None
+    worst: float | None
+
+
+def recoveries(evidence: Evidence) -> list[Recovery]:
+    """One row for each kind of blow."""
+    rows = []
+    for kind in KINDS:
+        struck = [blow for blow in evidence.struck if blow.kind == kind]
+        times = [seconds for blow in struck if (seconds := recovery(evidence, blow)) is not None]
+        rows.append(
+            Recovery(kind, len(struck), statistics.median(times) if times else None, max(times) if times else None)
+        )
+    return rows
+
+
+def recovery(evidence: Evidence, blow: Struck) -> float | None:
+    """Seconds from a blow until an affected execution went on; None if that cannot be told."""
+    begins = [line for _, line in evidence.begins]
+    first = bisect.bisect_left(begins, blow.at, key=lambda line: line.at)
+    later = [line for line in begins[first:] if line.at <= blow.at + LONGEST]
+    match blow.victim:
+        case "worker":
+            found = _next_of(_in_flight(evidence, blow), later)
+        case "coordinator":
+            found = next((line for line in later if _goes_on(blow, line)), None)
+        case "driver":
+            acts = [act.at for act in evidence.acts if act.at > blow.at]
+            return min(acts) - blow.at if acts else None
+        case _:
+            return _stand(blow, begins[max(0, first - 1) : first], later)
+    return None if found is None else found.at - blow.at
+
+
+def _in_flight(evidence: Evidence, blow: Struck) -> set[str]:
+    """The executions of which the victim ran a step."""
+    found = set()
+    for _, line in evidence.begins:
+        end = evidence.ends.get(line.nonce)
+        if line.pid == blow.pid and line.at <= blow.at and (end is None or end[1].at > blow.at):
+            found.add(line.execution)
+    return found
+
+
+def _goes_on(blow: Struck, line: Line) -> bool:
+    """Whether a begin is of what a coordinator drove: by its successor, or by itself after a stop."""
+    epoch = blow.drove.get(line.execution)
+    return epoch is not None and (line.epoch > epoch or (blow.is_stop and line.at >= blow.until))
+
+
+def _next_of(executions: set[str], later: Sequence[Line]) -> Line | None:
+    return next((line for line in later if line.execution in executions), None)
+
+
+def _stand(blow: Struck, before: Sequence[Line], later: Sequence[Line]) -> float | None:
+    """When the longest time ended in which nothing began, of those that followed from the blow."""
+    moments = [blow.at if before else None, *(line.at for line in later)]
+    known = [moment for moment in moments if moment is not None]
+    gaps = [(after - at, after) for at, after in itertools.pairwise(known) if at <= blow.at + SETTLES]
+    return max(gaps)[1] - blow.at if gaps else None
+
+
+def repeated(evidence: Evidence) -> Counter[str]:
+    """How often a step was begun again, by what explains it."""
+    return Counter(repeat.why or "(nothing)" for repeat in repeats(evidence) if repeat.why != "failed")

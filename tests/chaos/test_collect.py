@@ -1,0 +1,73 @@
+"""What the store holds becomes evidence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import rayflow as rf
+from tests.chaos import collect, expected, flows, ledger
+from tests.chaos.acts import Acts
+from tests.chaos.cluster import Reading
+from tests.chaos.evidence import Act, Evidence
+from tests.chaos.invariants import verdicts
+from tests.chaos.ledger import Line, Tail
+from tests.chaos.plan import program
+from tests.chaos.settings import Settings
+
+
+def test_a_run_without_blows_leaves_evidence_of_which_all_invariants_hold(tmp_path: Path) -> None:
+    # Its schedules end before they begin.
+    settings = Settings(str(tmp_path), 7, 1000.0, 1000.0)
+    acts = Acts(settings.acts)
+    with rf.LocalEngine(store=settings.store) as engine:
+        for number in range(2):
+            one = program(7, number)
+            args = expected.arguments(one, str(settings.ledger))
+            engine.start(flows.WORKFLOWS[one.kind], *args, id=one.id).result(timeout=60)
+            acts.accepted("start", one.id)
+    reading = Reading(settings.store)
+    found = collect.evidence(settings, reading, [], [], [])
+    reading.close()
+    steps = sum(one.steps for number in range(2) for one in expected.expected(program(7, number)).values())
+    assert len(found.attempts) == len(found.lines) / 2 == steps
+    assert found.outcomes.keys() == {program(7, 0).id, program(7, 1).id}
+    failing = [verdict.name[0] for verdict in verdicts(found) if verdict.problems]
+    assert failing == ["1", "7"], "only what the schedules were to start is missing"
+    assert isinstance(found, Evidence)
+
+
+def test_only_what_was_accepted_is_expected(tmp_path: Path) -> None:
+    settings = Settings(str(tmp_path), 7, 1000.0, 1000.0)
+    fork = next(p for number in range(10) if (p := program(7, number)).kind == "fork")
+    done = [Act(0.0, "start", program(7, number).id) for number in range(fork.number + 1)]
+    names = collect.accepted(settings, done).keys()
+    assert fork.id in names
+    assert fork.fork_id not in names
+    assert fork.fork_id in collect.accepted(settings, [*done, Act(0.0, "fork", fork.fork_id)])
+    assert program(7, fork.number + 1).id not in names
+
+
+def test_a_ledger_is_followed_line_by_line(tmp_path: Path) -> None:
+    place = tmp_path / "ledger"
+    tail = Tail(place)
+    assert tail.look() == ledger.read(place) == []
+    line = Line(1.0, "begin", "e", 1, "work", 1, 1, "k", 7, "n")
+    text = json.dumps(asdict(line))
+    ledger.append(place, text)
+    with place.open("a") as file:
+        file.write(text[:10])  # somebody is writing
+    assert tail.look() == [line]
+    with place.open("a") as file:
+        file.write(text[10:] + "\n")
+    assert tail.look() == [line]
+    assert tail.lines == ledger.read(place) == [line, line]
+
+
+def test_acts_are_known_to_the_next_life(tmp_path: Path) -> None:
+    acts = Acts(tmp_path / "acts")
+    acts.accepted("signal", "e", 1, 2)
+    for known in (acts, Acts(tmp_path / "acts")):
+        assert known.has("signal", "e", 1, 2)
+        assert not known.has("signal", "e", 2, 1)

@@ -1,0 +1,68 @@
+"""Recovery times, repeats and minimums are what the ledger says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.chaos.evidence import Act
+from tests.chaos.figures import Minimum, recovery, repeated
+from tests.chaos.invariants import verdicts
+from tests.chaos.plan import KINDS
+from tests.chaos.report import report
+from tests.chaos.test_invariants import taken_over
+from tests.chaos.worlds import OTHER, T, begin, chain, end, struck, with_lines
+
+
+def test_from_a_workers_death_to_the_next_step_of_what_it_ran() -> None:
+    beside = begin("another", 1, 1.3, pid=OTHER)
+    evidence = with_lines(chain(), 1, beside, end(beside, 1.4))
+    assert recovery(evidence, struck("kill worker", 1.2)) == pytest.approx(0.8)
+    assert recovery(evidence, struck("kill worker", 3.2)) is None
+
+
+def test_from_a_coordinators_death_to_the_first_step_of_its_successor() -> None:
+    evidence = taken_over()
+    assert recovery(evidence, evidence.struck[0]) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("victim", ["persistence", "pool", "supervisor"])
+def test_from_the_death_of_what_all_use_to_the_end_of_the_longest_stand(victim: str) -> None:
+    late = begin("another", 1, 9.0)
+    evidence = with_lines(chain(), 6, late)
+    assert recovery(evidence, struck(f"kill {victim}", 2.9)) == pytest.approx(6.1)
+    assert recovery(evidence, struck(f"kill {victim}", 9.5)) is None
+
+
+def test_from_the_drivers_death_to_its_next_act() -> None:
+    evidence = replace(chain(), acts=[Act(T + at, "start", "x") for at in (1.0, 5.0, 6.0)])
+    assert recovery(evidence, struck("kill driver", 2.0)) == pytest.approx(3.0)
+
+
+def test_repeats_are_counted_by_what_explains_them() -> None:
+    assert repeated(taken_over()) == {"kill coordinator": 1}
+    assert repeated(replace(taken_over(), struck=[])) == {"(nothing)": 1}
+
+
+def test_what_a_run_lacks_is_named() -> None:
+    evidence = taken_over()
+    assert Minimum().lacking(evidence) == []
+    lacking = Minimum(blows=1, executions=2, steps=4).lacking(evidence)
+    assert lacking == [
+        *(f"0 of 1 times '{kind}'" for kind in KINDS if kind != "kill coordinator"),
+        "1 of 2 executions",
+        "3 of 4 steps",
+    ]
+
+
+def test_the_report_says_all_of_it() -> None:
+    evidence = taken_over(second=1)
+    text = report(evidence, verdicts(evidence), Minimum(blows=1), 7)
+    assert text.startswith("seed 7\nok    1 what was accepted ended: 1 executions\n")
+    assert "FAIL  4 no fenced answer counts" in text
+    assert "executions: 1 (1 completed); steps: 3; lives of the driver: 0" in text
+    assert "begun again: 1 after kill coordinator" in text
+    assert "too little was done to say anything: 0 of 1 times 'kill worker'" in text
+    [row] = [line for line in text.splitlines() if line.startswith("kill coordinator")]
+    assert row.split() == ["kill", "coordinator", "1", "0.80", "0.80"]
