@@ -31,7 +31,7 @@ class ExecutionRecord:
         updated_at: when the last operation was applied.
         input: the encoded arguments.
         identity: digest of workflow id and canonical input; empty if the input cannot be compared.
-        start_nonce: the starting client's nonce, so that its own retries are recognised.
+        start_nonce: the starting client's nonce, so that its own retries are recognised; of a child: which call it is.
         code: encoded reference to the workflow's code.
         options: encoded execution options.
         environment: id of the code environment.

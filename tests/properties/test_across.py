@@ -250,6 +250,6 @@ class Across(Families):
 
 
 TestFamilies: Any = Families.TestCase
-TestFamilies.settings = settings(max_examples=70, stateful_step_count=50)
+TestFamilies.settings = settings(max_examples=60, stateful_step_count=50)
 TestAcross: Any = Across.TestCase
-TestAcross.settings = settings(max_examples=50, stateful_step_count=50)
+TestAcross.settings = settings(max_examples=40, stateful_step_count=50)
