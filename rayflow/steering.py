@@ -6,15 +6,13 @@ import logging
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed, Rewound
-from rayflow.core.journal import plan_rewind
+from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed
 from rayflow.core.locks import Lock
-from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionNotFound, InvalidTransition
 from rayflow.ids import ExecutionStatus
+from rayflow.rewinding import Rewinding, UnsettledError
 from rayflow.runtime import naming
 from rayflow.runtime.system import Actor, ActorLost, ActorSystem, ActorUnavailable
 from rayflow.storage.operations import (
@@ -23,13 +21,11 @@ from rayflow.storage.operations import (
     Done,
     ExecutionRecord,
     InboxRow,
-    JournalRow,
     Operation,
     Refused,
     Rewind,
 )
-from rayflow.storage.records import append_digest, decode_entry, encode_entry
-from rayflow.storage.starting import carried_rows
+from rayflow.storage.records import encode_entry
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +45,9 @@ class Steering:
     Attributes:
         clock: the time that executions go by.
     """
+
+    #: Seconds that resume() waits for children that were given up to end.
+    _settle_patience = 30.0
 
     def __init__(self, system: ActorSystem) -> None:
         self._system = system
@@ -88,11 +87,12 @@ class Steering:
         """Let an execution go on: a paused one, an interrupted one, or a failed one from its failure.
 
         A failed execution goes on before the failure that ended it: that step is tried again with fresh
-        retries, everything recorded before it stays as it is.
+        retries, everything recorded before it stays as it is. Children that it gave up because of that failure go on
+        with it, as do those that failed themselves.
 
         Raises:
             ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is completed or cancelled.
+            InvalidTransition: it is completed or cancelled, or what it or a child had done was undone.
         """
         record = self.record(execution_id)
         match record.status:
@@ -125,28 +125,26 @@ class Steering:
         return answer.inbox_last if isinstance(answer, Done) else 0
 
     def _rewind(self, record: ExecutionRecord) -> None:
-        rows: list[JournalRow] = self._persistence().call("journal", record.id)
-        entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
-        plan = plan_rewind(record.id, entries)
-        child: ExecutionRecord | None = self._persistence().call("execution", plan.child) if plan.child else None
-        if child is not None and child.status is not ExecutionStatus.COMPLETED:  # one that is deleted is started anew
-            self.resume(child.id)  # it tells its end to nobody until its parent asks again
-        options = ExecutionOptions.model_validate_json(record.options)
-        now = self.clock.now()
-        deadline = None if options.timeout is None else now + options.timeout
-        seq = record.last_seq + 1
-        row = JournalRow(seq, encode_entry(Entry(seq, Rewound(now, plan.to, deadline))))
-        carried = [*carried_rows(plan.carried, f"carried/{record.epoch}")]
-        left: list[InboxRow] = self._persistence().call("inbox", record.id)  # accepted, and never applied
-        signals = (row for row in left if row.kind == "signal")
-        carried.extend(replace(row, key=f"left/{record.epoch}/{row.number}") for row in signals)
-        self._write([
-            Rewind(
-                record.id, record.epoch, record.last_seq, row, append_digest([row]), tuple(carried), deadline, now,
-                plan.to,
-            )
-        ])  # fmt: skip
+        operation = self._planned(record)
+        self._write([operation])
         self._supervisor().send("submit", [self.record(record.id)])
+        self.nudge([child.execution_id for child in operation.children])
+
+    def _planned(self, record: ExecutionRecord) -> Rewind:
+        """How it goes on; waits until the children that it has given up have ended."""
+        give_up = self.clock.monotonic() + self._settle_patience
+        while True:
+            try:
+                return Rewinding(self.ask, record, self.clock.now()).plan()
+            except UnsettledError as child:
+                if self.clock.monotonic() >= give_up:
+                    raise InvalidTransition(
+                        record.id,
+                        status=f"failed, and its child {str(child)!r}, which it has given up, has not ended yet",
+                        action="resume",
+                        hint="Resume it when that has ended",
+                    ) from None
+            self.clock.sleep(0.02)
 
     # --- for the other parts of an engine --------------------------------------------------------------------
     def write(self, operations: Sequence[Operation]) -> Sequence[Answer]:

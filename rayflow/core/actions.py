@@ -67,18 +67,23 @@ class Ask(NamedTuple):
         seq: the call's number, under which it is answered.
         call: what is asked.
         payload: the encoded arguments of a child, or payload of a signal.
+        rewinds: how often the execution had been rewound when its code issued the call.
+        token: of a lock that the code takes for its own: the token that it had.
     """
 
     seq: int
     call: ChildCall | SignalCall | LockCall
     payload: bytes
+    rewinds: int = 0
+    token: int = 0
 
 
 class Unask(NamedTuple):
-    """Nobody waits for the answer any more, or the lock is given back."""
+    """Nobody waits for the answer any more, or the lock is given back; ``rewinds`` as in :class:`Ask`."""
 
     seq: int
     call: ChildCall | SignalCall | LockCall
+    rewinds: int = 0
 
 
 class Letter(NamedTuple):

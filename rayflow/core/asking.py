@@ -5,7 +5,7 @@ It owns which of them are open. Asking and answering are done by the store, in t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from rayflow.core.actions import Ask, Unask
 from rayflow.core.effects import Dispatch
@@ -21,9 +21,22 @@ class Asking:
         self._held: set[int] = set()
         #: Locks that the code takes for its own, and that have to be granted again before it may go on.
         self._lost: set[int] = set()
+        #: How often the execution has been rewound, by now and when it issued those calls that it had by then.
+        self._rewinds = 0
+        self._issued_at: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self._open) - len(self._held)
+
+    def remember(self, issued_at: Sequence[int], rewinds: int) -> None:
+        """What the journal knows of rewinds.
+
+        Args:
+            issued_at: how often the execution had been rewound when it issued its first call, its second one, and so
+                on.
+            rewinds: how often it has been rewound by now.
+        """
+        self._issued_at, self._rewinds = issued_at, rewinds
 
     def restore(self, dispatches: Iterable[Dispatch], held: Iterable[HeldLock], asked: Collection[int]) -> None:
         """What is open after a replay.
@@ -36,7 +49,7 @@ class Asking:
         for dispatch in dispatches:
             self.add(dispatch)
         for lock in held:
-            self._open[lock.seq] = Ask(lock.seq, lock.call, b"")
+            self._open[lock.seq] = Ask(lock.seq, lock.call, b"", self.rewinds_of(lock.seq), lock.token)
             self._held.add(lock.seq)
         self._lost = self._held.intersection(asked)
 
@@ -44,8 +57,12 @@ class Asking:
         """The code issued a call that is no step."""
         call = dispatch.call
         assert not isinstance(call, StepCall)
-        ask = self._open[dispatch.seq] = Ask(dispatch.seq, call, dispatch.payload)
+        ask = self._open[dispatch.seq] = Ask(dispatch.seq, call, dispatch.payload, self.rewinds_of(dispatch.seq))
         return ask
+
+    def rewinds_of(self, seq: int) -> int:
+        """How often the execution had been rewound when its code issued a call."""
+        return self._issued_at[seq - 1] if seq <= len(self._issued_at) else self._rewinds
 
     def again(self) -> list[Ask]:
         """All that is open, to be asked again; locks that were held count as lost until then.
@@ -65,9 +82,9 @@ class Asking:
         """Whether a call has still to be answered, or its lock to be granted again."""
         return seq in self._open and (seq not in self._held or seq in self._lost)
 
-    def waiting(self) -> list[tuple[int, ChildCall | SignalCall | LockCall]]:
-        """What is not answered yet, by its numbers."""
-        return [(seq, ask.call) for seq, ask in self._open.items() if self.is_open(seq)]
+    def waiting(self) -> list[Ask]:
+        """What is not answered yet."""
+        return [ask for seq, ask in self._open.items() if self.is_open(seq)]
 
     def answered(self, seq: int, *, refused: bool = False) -> bool:
         """An answer arrived, or a refusal; answers whether anybody waited for it."""
@@ -91,7 +108,7 @@ class Asking:
             return None
         if isinstance(ask.call, ChildCall) and ask.call.on_parent_end == "abandon":
             return None
-        return Unask(seq, ask.call)
+        return Unask(seq, ask.call, ask.rewinds)
 
     def end(self) -> list[Unask]:
         """The code is over: all that is open is dropped."""

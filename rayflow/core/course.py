@@ -17,6 +17,7 @@ from rayflow.core.effects import Effects, Outcome
 from rayflow.core.events import (
     Answered,
     Asked,
+    CancelRequested,
     Continued,
     Ended,
     Entry,
@@ -27,7 +28,7 @@ from rayflow.core.events import (
     StepCompleted,
     StepFailed,
 )
-from rayflow.core.journal import applied, asked_again, attempts_of
+from rayflow.core.journal import applied, asked_again, attempts_of, rewinds_of
 from rayflow.core.machine import Machine
 from rayflow.core.recorder import Recorder
 from rayflow.core.waits import WaitsFor, signals_text
@@ -65,6 +66,8 @@ class Course:
         self._replays_all = options.checkpoints != "off"
         self._run_number = 1
         self._again: list[Ask] = []
+        #: Who has cancelled it: ids of its parent, "" for anybody else.
+        self._cancelled_by: set[str] = set()
 
     @property
     def continued(self) -> bool:
@@ -85,8 +88,10 @@ class Course:
         """Replay the journal. Raises NonDeterminismError if the code does something else than what was recorded."""
         self.journal.resume(entries[-1])
         self.attempts.remember(attempts_of(entries))
+        self.asking.remember(*rewinds_of(entries))
         self._run_number = max((e.event.run for e in entries if isinstance(e.event, Continued)), default=1)
         live = applied(entries)
+        self._cancelled_by = {entry.event.by for entry in live if isinstance(entry.event, CancelRequested)}
         self._replay(live, asked_again(entries), now)
         if not any(isinstance(entry.event, Started) for entry in live):  # a new run, or one rewound to its beginning
             self.apply(Started(self.journal.time(now)))
@@ -122,6 +127,8 @@ class Course:
             self.machine = self.rehearsal(self.machine, self.journal.work.entries)
         if isinstance(event, _ANSWERS):
             self.attempts.answered(event.step)
+        elif isinstance(event, CancelRequested):
+            self._cancelled_by.add(event.by)
         effects = self.machine.apply(event)
         recorded = self.journal.record(event, effects)
         self.journal.signals_rejected(effects, event.at)
@@ -153,6 +160,8 @@ class Course:
         """Somebody else answered what was asked; what nobody waits for any more is passed over."""
         if event.run not in {0, self._run_number}:
             return  # an earlier run asked, and this one has another call of that number
+        if event.rewinds not in {None, self.asking.rewinds_of(event.step)}:
+            return  # it was asked before a rewind, which has given that number to another call
         regaining = self.asking.regaining
         if not self.asking.answered(event.step, refused=event.failure is not None):
             return
@@ -164,13 +173,13 @@ class Course:
         if regaining and not self.asking.regaining:
             self.run_idle()
 
-    def waits(self, child: Callable[[int, str | None], str]) -> WaitsFor:
+    def waits(self, child: Callable[[Ask], str]) -> WaitsFor:
         """What the code waits for from others; ``child`` answers the ids of children."""
         waiting = self.asking.waiting()
         return WaitsFor(
             signals_text(self.machine.awaited_signals),
-            tuple(call.name for _, call in waiting if isinstance(call, LockCall)),
-            tuple(child(seq, call.id) for seq, call in waiting if isinstance(call, ChildCall)),
+            tuple(ask.call.name for ask in waiting if isinstance(ask.call, LockCall)),
+            tuple(child(ask) for ask in waiting if isinstance(ask.call, ChildCall)),
         )
 
     def run(self, task: Task) -> None:
@@ -197,4 +206,7 @@ class Course:
             self.journal.record(Continued(at, self._run_number + 1, outcome.unconsumed, state))
             return
         left = tuple(signal.name for signal in outcome.unconsumed)
-        self.journal.record(Ended(at, outcome.status, outcome.result, outcome.failure, left, outcome.compensated))
+        given_up = bool(self._cancelled_by) and "" not in self._cancelled_by
+        self.journal.record(
+            Ended(at, outcome.status, outcome.result, outcome.failure, left, outcome.compensated, given_up)
+        )

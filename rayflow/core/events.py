@@ -111,6 +111,8 @@ class Answered:
         began: when a child was started.
         worker: the child's id.
         run: number of the run that asked; 0 if that is not known. The numbers of calls begin anew with each run.
+        rewinds: how often that run had been rewound when it asked; None if that is not known. A rewind gives the
+            numbers of the calls that it supersedes to others.
     """
 
     at: float
@@ -122,6 +124,7 @@ class Answered:
     began: float = 0.0
     worker: str = ""
     run: int = 0
+    rewinds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +165,17 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """Somebody asked for the execution to be cancelled."""
+    """Somebody asked for the execution to be cancelled.
+
+    Args:
+        at: when.
+        reason: why.
+        by: id of its parent, if that gave it up or ended; "" if anybody else asked.
+    """
 
     at: float
     reason: str = ""
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +221,7 @@ class Ended:
         failure: why it did not.
         unconsumed: names of the signals that were applied and that nobody received, in order.
         compensated: whether compensations were run.
+        given_up: whether it had been cancelled by its parent, and by nobody else.
     """
 
     at: float
@@ -219,6 +230,7 @@ class Ended:
     failure: Failure | None = None
     unconsumed: tuple[str, ...] = ()
     compensated: bool = False
+    given_up: bool = False
 
 
 Event = (

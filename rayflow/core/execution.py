@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rayflow.core.actions import Action, InboxItem, LiveTask, Outcomes, RunAttempt, StopAttempt, Work
+from rayflow.core.actions import Action, Ask, InboxItem, LiveTask, Outcomes, RunAttempt, StopAttempt, Work
 from rayflow.core.attempts import Task, TaskState, timed_out
 from rayflow.core.course import Course
 from rayflow.core.effects import Outcome
@@ -181,7 +181,7 @@ class Execution:
             case Resumed():
                 self._resume(now)
             case CancelRequested():
-                self._interrupt(CancelRequested(self._journal.time(now), item.reason))
+                self._interrupt(CancelRequested(self._journal.time(now), item.reason, item.by))
             case _ if self.paused:
                 self._held.append((number, item))
             case _:
@@ -266,12 +266,8 @@ class Execution:
         """The signals that the code waits for, as :class:`~rayflow.core.waits.WaitsFor` has them."""
         return signals_text(self._course.machine.awaited_signals)
 
-    def waits(self, child: Callable[[int, str | None], str]) -> WaitsFor:
-        """What it waits for, apart from its steps and timers.
-
-        Args:
-            child: answers the id of the child that a call has started, by its number and the id that it was given.
-        """
+    def waits(self, child: Callable[[Ask], str]) -> WaitsFor:
+        """What it waits for, apart from its steps and timers; ``child`` answers the id of a child that is asked for."""
         return self._course.waits(child)
 
     def rehearse_by(self, rehearsal: Callable[[Machine, Sequence[Entry]], Machine]) -> None:

@@ -12,6 +12,7 @@ from rayflow.core.events import (
     Answered,
     Asked,
     AttemptFailed,
+    CancelRequested,
     DeadlinePassed,
     Ended,
     Entry,
@@ -61,6 +62,17 @@ def asked_again(entries: Sequence[Entry]) -> set[int]:
     return asked
 
 
+def rewinds_of(entries: Sequence[Entry]) -> tuple[Sequence[int], int]:
+    """How often an execution had been rewound when it issued each of its calls that count, and by now."""
+    rewinds, at = 0, dict[int, int]()
+    for entry in entries:
+        at[entry.seq] = rewinds
+        rewinds += isinstance(entry.event, Rewound)
+    if not rewinds:
+        return (), 0
+    return [at[entry.seq] for entry in effective(entries) for _ in entry.issued], rewinds
+
+
 @dataclass(frozen=True, slots=True)
 class RewindPlan:
     """How a failed execution goes on.
@@ -68,15 +80,19 @@ class RewindPlan:
     Args:
         to: the last position that stays.
         carried: recorded results that stay valid, and signals, to be applied again in their order.
-        child: id of the child whose failure was the cause, which has to go on first; "" if it was none.
+        failed: number of the call whose failure was the cause; 0 if it was none.
+        calls: of each call that stays issued, how often the execution had been rewound when it issued it.
+        children: numbers of those among them that wait for children, and are not answered by what is carried along.
     """
 
     to: int
     carried: tuple[Outcomes, ...]
-    child: str = ""
+    failed: int = 0
+    calls: tuple[int, ...] = ()
+    children: tuple[int, ...] = ()
 
 
-def plan_rewind(execution_id: str, entries: Sequence[Entry]) -> RewindPlan:
+def plan_rewind(execution_id: str, entries: Sequence[Entry], *, given_up: bool = False) -> RewindPlan:
     """Where to go on from: before the failure that ended the execution.
 
     The terminal entry is superseded, and with it the failed step whose failure caused it, if one's did; its
@@ -84,31 +100,61 @@ def plan_rewind(execution_id: str, entries: Sequence[Entry]) -> RewindPlan:
     that failure stay: those steps are not run again. Everything else after the failure is dropped, since it
     followed from the failure.
 
+    Args:
+        execution_id: whose journal, for errors.
+        entries: the whole journal.
+        given_up: its parent goes on that had given it up: where nobody else has cancelled it, it goes on from before
+            that, also if it ended as cancelled.
+
     Raises:
         InvalidTransition: the execution did not end in failure, or what it had done is undone.
     """
     live = effective(entries)
-    if not live or not isinstance(live[-1].event, Ended) or live[-1].event.status is not ExecutionStatus.FAILED:
+    ended = live[-1].event if live else None
+    given_up = given_up and isinstance(ended, Ended) and ended.given_up
+    resumable = {ExecutionStatus.FAILED, *([ExecutionStatus.CANCELLED] if given_up else [])}
+    if not isinstance(ended, Ended) or ended.status not in resumable:
         raise InvalidTransition(execution_id, status="not failed", action="rewind")
-    ended = live[-1].event
     if ended.compensated:
         raise InvalidTransition(
             execution_id,
-            status="failed, and its compensations have undone what it did",
+            status=f"{ended.status}, and its compensations have undone what it did",
             action="resume",
-            hint="Fork it before the failure, or start it anew under another id",
+            hint="Fork it before that, or start it anew under another id",
         )
+    failed = _failed(live, ended)
+    first = applied(live)[-1].seq if failed is None else failed.seq
+    # Where it failed by its own code, the event whose application led there is applied again, perhaps by mended code:
+    # what the old code did with it must not bind the new one. Where its time was up, or it was given up, what it did
+    # then followed from that.
+    interrupts = CancelRequested | DeadlinePassed if given_up else DeadlinePassed
+    if failed is None or given_up:
+        first = min([first, *(entry.seq for entry in live if isinstance(entry.event, interrupts))])
+    call = 0 if failed is None or failed.seq > first else _failure_of_call(failed.event) or 0
+    return _planned(entries, live, first, call)
+
+
+def _failed(live: Sequence[Entry], ended: Ended) -> Entry | None:
+    """The entry of the call whose failure was the cause, if one's was."""
     cause = None if ended.failure is None else ended.failure.step
-    failed = next((e for e in reversed(live) if cause is not None and _failure_of_call(e.event) == cause), None)
-    if failed is None:
-        # It failed by its own code, or its time was up. The event whose application led there is applied again,
-        # perhaps by mended code: what the old code did with it must not bind the new one.
-        overdue = [e.seq for e in live if isinstance(e.event, DeadlinePassed)]
-        first = min([applied(live)[-1].seq, *overdue])
-        return RewindPlan(to=first - 1, carried=_carried(live, first, issued=None))
-    issued = failed.event.issued if isinstance(failed.event, StepFailed) else None
-    child = failed.event.worker if isinstance(failed.event, Answered) and _kind(failed.event) == "child" else ""
-    return RewindPlan(to=failed.seq - 1, carried=_carried(live, failed.seq, issued=issued), child=child)
+    return next((e for e in reversed(live) if cause is not None and _failure_of_call(e.event) == cause), None)
+
+
+def _planned(entries: Sequence[Entry], live: Sequence[Entry], first: int, failed: int) -> RewindPlan:
+    kept = [entry for entry in live if entry.seq < first]
+    names = [name for entry in kept for name in entry.issued]
+    carried = tuple(e.event for e in live if e.seq >= first and _stays(e.event, len(names)))
+    over = {event.step for event in (*(entry.event for entry in kept), *carried) if isinstance(event, Answered)}
+    over.update(number for entry in kept for number in entry.dropped)
+    children = (number for number, name in enumerate(names, 1) if kind_and_name(name)[0] == "child")
+    calls, _ = rewinds_of(entries)
+    return RewindPlan(
+        to=first - 1,
+        carried=carried,
+        failed=failed,
+        calls=tuple(calls[: len(names)]) or (0,) * len(names),
+        children=tuple(number for number in children if number not in over),
+    )
 
 
 def _failure_of_call(event: Event) -> int | None:
@@ -119,12 +165,6 @@ def _failure_of_call(event: Event) -> int | None:
 
 def _kind(event: Answered) -> str:
     return kind_and_name(event.name)[0]
-
-
-def _carried(live: Sequence[Entry], first: int, *, issued: int | None) -> tuple[Outcomes, ...]:
-    if issued is None:
-        issued = sum(len(e.issued) for e in live if e.seq < first)
-    return tuple(e.event for e in live if e.seq >= first and _stays(e.event, issued))
 
 
 def _stays(event: Event, issued: int) -> TypeGuard[Outcomes]:

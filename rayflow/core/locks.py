@@ -7,8 +7,8 @@ claim of a workflow among those granted is told to its execution by an inbox row
 
 * A claim belongs to a step of an execution or to the lease of a script. Claims of executions never expire: they go
   with the execution (:func:`release_all`, in the transaction that ends it). Leases last as long as they are renewed.
-* Every grant has a fencing token, a number that rises with every grant of that lock and is never used twice: the lock
-  keeps the last one also while nobody holds it.
+* Every grant has a fencing token, a number that rises with every grant of that lock: the lock keeps the last one also
+  while nobody holds it. Only who has had the last one, and never let go of it in its own eyes, gets it once more.
 * A lease that expired can be taken by whoever asks next, and until then it goes on: it may still be renewed, and its
   token is still good, since nobody holds a newer one. Once it is taken, its token is refused for ever.
 * All of them can be asked again: what is there already is answered, what is gone already stays gone.
@@ -156,6 +156,7 @@ def acquire(
     *,
     ttl: float | None = None,
     wait: bool = True,
+    token: int = 0,
 ) -> Change:
     """Claim a permit. Who has a claim already gets that one, unchanged; its lease is not renewed by that.
 
@@ -170,6 +171,8 @@ def acquire(
         now: seconds since the epoch.
         ttl: seconds that a lease lasts without being renewed, also while it waits; None for an execution's step.
         wait: whether to wait for a permit if none is free. Otherwise the claim is not kept if it would have to wait.
+        token: the token that this very claimant had until it was given back, without its code having let go of it; 0
+            for none. If nobody got a permit since, it is granted again with it.
 
     Returns:
         The change; the claim is ``change.lock.claim_of(claimant)``, and waits if it is not in ``change.granted``.
@@ -207,7 +210,17 @@ def acquire(
     change = expire(replace(lock, last_order=order, claims=(*lock.claims, mine)), now)
     if not wait and all(claim.order != order for claim in change.granted):
         raise _unavailable(change.lock)
+    if token and token == lock.last_token and [claim.order for claim in change.granted] == [order]:
+        change = _as_before(change, token)
     return replace(change, removed=dropped + change.removed)
+
+
+def _as_before(change: Change, token: int) -> Change:
+    """The only grant of a change, made under a token that it had before."""
+    [granted] = change.granted
+    claim = replace(granted, token=token)
+    claims = tuple(claim if known == granted else known for known in change.lock.claims)
+    return replace(change, lock=replace(change.lock, last_token=token, claims=claims), granted=(claim,))
 
 
 def _check_terms(name: str, limit: int, claimant: Claimant, ttl: float | None) -> None:

@@ -13,11 +13,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from rayflow.core.actions import Ask
 from rayflow.core.events import Entry, Paused
 from rayflow.core.execution import Action, Execution, InboxItem, Work
 from rayflow.core.machine import Machine, failure_of
 from rayflow.core.waits import WaitsFor
 from rayflow.definition.code import CodeCache, CodeRef
+from rayflow.definition.context import ChildCall
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ClusterError, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
@@ -280,8 +282,9 @@ class Driver:
         self._waits = said
         return said
 
-    def _child_id(self, seq: int, given: str | None) -> str:
-        return child_id(self.record, given, seq)
+    def _child_id(self, ask: Ask) -> str:
+        assert isinstance(ask.call, ChildCall)
+        return child_id(self.record, ask.call.id, ask.seq, ask.rewinds)
 
     def _release(self, now: float) -> Release:
         execution = self._execution

@@ -6,12 +6,13 @@ child that can neither be imported nor pickled) is answered as a failure, by the
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rayflow.core.actions import Ask, Letter, Unask, Work
-from rayflow.core.events import Answered, AttemptFailed, CancelRequested, Entry, StepCompleted, label
+from rayflow.core.events import Answered, AttemptFailed, Entry, StepCompleted, label
 from rayflow.core.failures import failure_of
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeRef
@@ -24,7 +25,7 @@ from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLock
 from rayflow.storage.kept import DeadLetter, DefinitionRecord
 from rayflow.storage.operations import Append, Deliver, ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.records import append_digest, encode_entry, encode_failure
-from rayflow.storage.starting import call_nonce, child_id, new_record, signal_row
+from rayflow.storage.starting import call_nonce, cancel_row, child_id, new_record, signal_row
 
 #: Makes a reference to a workflow's code, storing the code where it has to.
 Refer = Callable[[WorkflowDefinition], CodeRef]
@@ -110,14 +111,18 @@ class Scribe:
     def _ask(self, ask: Ask, now: float) -> StoreAsk:
         match ask.call:
             case LockCall():
-                return TakeLock(ask.seq, ask.call.name, ask.call.limit)
+                # What a fork has taken over was granted to the other execution.
+                token = 0 if self.record.forked_from else ask.token
+                return TakeLock(ask.seq, ask.call.name, ask.call.limit, token)
             case SignalCall():
-                key = f"signal/{call_nonce(self.record, ask.seq)}"
+                # With what it says: after a rewind, another signal may have the number.
+                said = hashlib.sha256(f"{ask.call.name}\0".encode() + ask.payload).hexdigest()[:16]
+                key = f"signal/{call_nonce(self.record, ask.seq)}/{said}"
                 row = signal_row(ask.call.name, ask.payload, key, now)
                 return Send(ask.seq, ask.call.execution_id, row, ask.call.name)
             case ChildCall():
                 try:
-                    return StartChild(ask.seq, self._child(ask.seq, ask.call, ask.payload, now))
+                    return self._start_child(ask, ask.call, now)
                 except (DefinitionError, CodecError, TypeError) as error:
                     about, run = label("child", ask.call.name), self.record.run
                     answer = Answered(now, ask.seq, about, failure=failure_of(error), run=run)
@@ -129,13 +134,18 @@ class Scribe:
         if isinstance(call, LockCall):
             return LeaveLock(unask.seq, call.name)
         assert isinstance(call, ChildCall)
-        cancel = CancelRequested(now, f"execution {self.record.id!r}, which started it, has ended or given it up")
-        child, nonce = child_id(self.record, call.id, unask.seq), call_nonce(self.record, unask.seq)
-        # With the epoch: it may be given up once more, after both have been rewound.
-        row = InboxRow(f"cancel/{nonce}/{self.epoch}", "cancel", encode_entry(Entry(0, cancel)), now)
-        return Send(0, child, row, start_nonce=nonce)
+        child = child_id(self.record, call.id, unask.seq, unask.rewinds)
+        nonce = call_nonce(self.record, unask.seq, unask.rewinds)
+        return Send(0, child, cancel_row(self.record, nonce, self.epoch, now), start_nonce=nonce)
 
-    def _child(self, seq: int, call: ChildCall, payload: bytes, now: float) -> ExecutionRecord:
+    def _start_child(self, ask: Ask, call: ChildCall, now: float) -> StartChild:
+        earlier = tuple(
+            (child_id(self.record, call.id, ask.seq, rewinds), call_nonce(self.record, ask.seq, rewinds))
+            for rewinds in range(ask.rewinds)
+        )
+        return StartChild(ask.seq, self._child(ask, call, now), earlier)
+
+    def _child(self, ask: Ask, call: ChildCall, now: float) -> ExecutionRecord:
         ref = self._refer(call.workflow)
         definition = DefinitionRecord(
             workflow_id=call.workflow.id,
@@ -147,15 +157,16 @@ class Scribe:
             saved_at=now,
             environment=self.record.environment,
         )
-        args, kwargs = self._codec.decode(payload)
+        args, kwargs = self._codec.decode(ask.payload)
         record = new_record(
             definition,
             args,
             kwargs,
-            execution_id=child_id(self.record, call.id, seq),
+            execution_id=child_id(self.record, call.id, ask.seq, ask.rewinds),
             options=call.options or self._options.replace(**_OWN),
             codec=self._codec,
-            nonce=call_nonce(self.record, seq),
+            nonce=call_nonce(self.record, ask.seq, ask.rewinds),
             now=now,
         )
-        return replace(record, parent=self.record.id, parent_step=seq if call.waits else 0)
+        step = ask.seq if call.waits else -ask.seq if call.on_parent_end == "cancel" else 0
+        return replace(record, parent=self.record.id, parent_step=step)

@@ -134,6 +134,7 @@ VERSIONS = (
     f"SELECT workflow_id, version, count(*) FROM executions WHERE {_UNFINISHED} GROUP BY workflow_id, version"
     " ORDER BY workflow_id, version"
 )
+BOUND = f"SELECT id FROM executions WHERE parent = ? AND parent <> '' AND parent_step < 0 AND {_UNFINISHED}"
 _SCHEDULE = "name, spec, state, version, wake, created_at"
 SAVE_SCHEDULE = f"INSERT OR REPLACE INTO schedules ({_SCHEDULE}) VALUES (?, ?, ?, ?, ?, ?)"
 SCHEDULE = f"SELECT {_SCHEDULE} FROM schedules WHERE name = ?"

@@ -136,6 +136,9 @@ class _Reads:
         row = self._db.execute(sql.SINGLETON, (key,)).fetchone()
         return None if row is None else str(row[0])
 
+    def bound_children(self, execution_id: str) -> list[str]:
+        return [name for (name,) in self._db.execute(sql.BOUND, (execution_id,))]
+
     def schedule(self, name: str) -> ScheduleRecord | None:
         row = self._db.execute(sql.SCHEDULE, (name,)).fetchone()
         return None if row is None else ScheduleRecord(*row)

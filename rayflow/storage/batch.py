@@ -7,7 +7,7 @@ entry that asked for it, or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,8 +15,6 @@ from rayflow.core.events import Answered, Entry, label
 from rayflow.core.failures import failure_of
 from rayflow.core.locks import Claimant, Lock
 from rayflow.errors import (
-    CorruptRecord,
-    ExecutionAlreadyExists,
     ExecutionNotFound,
     Failure,
     Fenced,
@@ -34,6 +32,7 @@ from rayflow.storage.crossing import (
     TakeLease,
     TakeLock,
 )
+from rayflow.storage.families import Families
 from rayflow.storage.kept import DeadLetter, ScheduleRecord, StepNote
 from rayflow.storage.lockbook import LockBook
 from rayflow.storage.operations import (
@@ -49,9 +48,8 @@ from rayflow.storage.operations import (
     Rewind,
     Start,
 )
-from rayflow.storage.records import decode_failure, encode_entry
-from rayflow.storage.rules import Write, decide, newer_note
-from rayflow.storage.starting import call_nonce
+from rayflow.storage.records import encode_entry
+from rayflow.storage.rules import Write, decide, is_rewound, newer_note
 
 
 class Reads(Protocol):
@@ -74,6 +72,9 @@ class Reads(Protocol):
 
     def singleton(self, key: str) -> str | None:
         """The unfinished execution with that singleton key."""
+
+    def bound_children(self, execution_id: str) -> Sequence[str]:
+        """Unfinished executions that an execution started, that it does not wait for, and that end with it."""
 
     def schedule(self, name: str) -> ScheduleRecord | None:
         """A schedule."""
@@ -108,6 +109,7 @@ class Batch:
         self.notes: dict[tuple[str, int], StepNote] = {}
         self.counts: dict[str, float] = {}
         self._locks = LockBook(self, reads)
+        self._families = Families(self, reads)
         self.schedules: dict[str, ScheduleRecord] = {}
         self._touched: dict[str, None] = {}
         self._continuing: str | None = None
@@ -125,10 +127,7 @@ class Batch:
                 if refused is not None:
                     return Refused(refused)
             case Rewind():
-                failed = self.head(operation.execution_id)
-                refused = None if failed is None else self._taken(failed)
-                if refused is not None:
-                    return Refused(refused)
+                return self._rewind(operation)
         name = operation.execution_id
         before = self.head(name)
         known = isinstance(operation, Deliver) and self._had_key(name, operation.row.key)
@@ -139,6 +138,25 @@ class Batch:
         if isinstance(operation, Append) and decision.rows:
             self._cross(decision.record, operation)
         return self._answer(name, decision.answer)
+
+    def _rewind(self, operation: Rewind) -> Answer:
+        """Let an execution go on, with the children that go on with it: all of them or none."""
+        record = self.head(operation.execution_id)
+        again = record is not None and is_rewound(record, operation)
+        decided: list[tuple[str, ExecutionRecord | None, Write]] = []
+        singletons: dict[str, str] = {}
+        for member in (*(() if again else operation.children), operation):
+            before = self.head(member.execution_id)
+            refused = None if before is None else self._taken(before, singletons)
+            decision = Refused(refused) if refused else decide(before, member, goes_along=member is not operation)
+            if not isinstance(decision, Write):
+                return decision
+            singletons[decision.record.singleton] = member.execution_id
+            decided.append((member.execution_id, before, decision))
+        for name, before, decision in decided:
+            self._note(name, before, decision)
+            self._touched[name] = None
+        return self._answer(operation.execution_id, decided[-1][2].answer)
 
     def _answer(self, name: str, answer: Done) -> Done:
         """The answer, with what else became of the execution in the meantime."""
@@ -206,16 +224,16 @@ class Batch:
 
     # --- starting ------------------------------------------------------------------------------------------
     def _refused_start(self, record: ExecutionRecord) -> RayflowError | None:
-        return None if self.head(record.id) is not None else self._taken(record)
+        return None if self.head(record.id) is not None else self._taken(record, {})
 
-    def _taken(self, record: ExecutionRecord) -> RayflowError | None:
-        """Whether another unfinished execution has its singleton."""
-        holder = self._holder(record.singleton) if record.singleton else None
+    def _taken(self, record: ExecutionRecord, besides: Mapping[str, str]) -> RayflowError | None:
+        """Whether another unfinished execution has its singleton, or is to have it by this operation."""
+        holder = (besides.get(record.singleton) or self._holder(record.singleton)) if record.singleton else None
         if holder is None or holder == record.id:
             return None
         return SingletonExists(record.singleton, execution_id=holder)
 
-    def _start(self, record: ExecutionRecord) -> RayflowError | None:
+    def start(self, record: ExecutionRecord) -> RayflowError | None:
         """Start an execution that is not there; answers why it is not started."""
         refused = self._refused_start(record)
         if refused is None:
@@ -236,9 +254,9 @@ class Batch:
         self.schedules[record.name] = record
         for start in operation.starts:
             if self.head(start.id) is None:
-                self._start(start)
+                self.start(start)
         for send in operation.cancels:
-            self._deliver(send.execution_id, send.row)
+            self.deliver(send.execution_id, send.row)
         return Done(0, 0, 0, touched=tuple(self._touched))
 
     # --- crossing ------------------------------------------------------------------------------------------
@@ -247,56 +265,33 @@ class Batch:
         for ask in operation.asks:
             match ask:
                 case StartChild():
-                    self._start_child(record.id, ask, operation)
+                    self._families.start_child(record.id, ask, operation)
                 case Send():
                     failure = self._send(ask)
                     if ask.step:
-                        self._tell(record.id, ask.step, "signal", ask.name, operation, failure=failure)
+                        self.tell(record.id, ask.step, label("signal", ask.name), operation, failure=failure)
                 case TakeLock():
                     refused = self._locks.take(record.id, ask, operation.at, f"answer/{ask.step}/{operation.first_seq}")
                     if refused is not None:
-                        self._tell(record.id, ask.step, "lock", ask.name, operation, failure=refused)
+                        self.tell(record.id, ask.step, label("lock", ask.name), operation, failure=refused)
                 case LeaveLock():
                     self._locks.leave(ask.name, Claimant(record.id, ask.step), operation.at)
         head = self.heads[record.id]
         assert head is not None
         if head.status.terminal and head.claims:
             self._locks.leave_all(record.id, operation.at)
-        if head.status.terminal and head.parent_step:
-            self._tell_parent(head, operation)
-
-    def _start_child(self, parent: str, ask: StartChild, operation: Append) -> None:
-        child, waits = ask.record, ask.record.parent_step != 0
-        there = self.head(child.id)
-        failure: RayflowError | Failure | None = None
-        if there is None:
-            failure = self._start(child)
-        elif waits and there.start_nonce == child.start_nonce:
-            if there.status.terminal:
-                self.put_answer(parent, _end_of(there, operation.at), f"answer/{ask.step}/{operation.first_seq}")
-            return
-        elif there.start_nonce == child.start_nonce:
-            pass  # this very call has started it
-        elif waits or (there.workflow_id, there.identity) != (child.workflow_id, child.identity) or not child.identity:
-            failure = ExecutionAlreadyExists(child.id, reason=f"it is an execution of workflow {there.workflow_id!r}")
-        if failure is not None or not waits:
-            self._tell(parent, ask.step, "child", child.workflow_id, operation, value=child.id, failure=failure)
-
-    def _tell_parent(self, child: ExecutionRecord, operation: Append) -> None:
-        """A child is over: its parent hears of it, unless that is over, too, or has forgotten the call."""
-        parent = self.head(child.parent)
-        if parent is not None and child.start_nonce == call_nonce(parent, child.parent_step):
-            # It is told once for each end, so what matters of the key is that it is new.
-            self.put_answer(parent.id, _end_of(child, operation.at), f"child/{child.id}/{parent.inbox_last + 1}")
+        if head.status.terminal:
+            self._families.ended(head, operation)
 
     def _send(self, ask: Send) -> RayflowError | None:
         head = self.head(ask.execution_id)
         if ask.start_nonce and head is not None and head.start_nonce != ask.start_nonce:
             return ExecutionNotFound(ask.execution_id)
-        refused = self._deliver(ask.execution_id, ask.row)
+        refused = self.deliver(ask.execution_id, ask.row)
         return refused.error if isinstance(refused, Refused) else None
 
-    def _deliver(self, execution_id: str, row: InboxRow) -> Answer:
+    def deliver(self, execution_id: str, row: InboxRow) -> Answer:
+        """Put a row into an inbox."""
         before = self.head(execution_id)
         if before is None:
             return Refused(ExecutionNotFound(execution_id))
@@ -308,22 +303,19 @@ class Batch:
         self._touched[execution_id] = None
         return decision.answer
 
-    def _tell(
+    def tell(
         self,
         execution_id: str,
         step: int,
-        kind: str,
-        name: str,
+        about: str,
         operation: Append,
         *,
-        value: int | str | None = None,
+        value: str | None = None,
         failure: RayflowError | Failure | None = None,
     ) -> None:
         """Answer what an execution asked in this append."""
         why = failure_of(failure) if isinstance(failure, RayflowError) else failure
-        value = None if why else value
-        worker = value if isinstance(value, str) else ""
-        answer = Answered(operation.at, step, label(kind, name), value, failure=why, worker=worker)
+        answer = Answered(operation.at, step, about, value, failure=why, worker=value or "")
         self.put_answer(execution_id, answer, f"answer/{step}/{operation.first_seq}")
 
     def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
@@ -331,7 +323,7 @@ class Batch:
         head = self.head(execution_id)
         if head is not None and execution_id != self._continuing:
             body = encode_entry(Entry(0, replace(answer, run=head.run)))
-            self._deliver(execution_id, InboxRow(key, "answer", body, answer.at))
+            self.deliver(execution_id, InboxRow(key, "answer", body, answer.at))
 
     def claims_changed(self, execution_id: str, change: int) -> None:
         """An execution has so many claims to locks more."""
@@ -352,13 +344,3 @@ class Batch:
         except RayflowError as error:
             return Refused(error)
         return Done(0, 0, 0, touched=tuple(self._touched), token=token)
-
-
-def _end_of(child: ExecutionRecord, at: float) -> Answered:
-    """A child's end, as the answer to the call that started it."""
-    try:
-        failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
-    except CorruptRecord as error:  # a damaged record is not to keep others from being written
-        failure = failure_of(error)
-    about = label("child", child.workflow_id)
-    return Answered(at, child.parent_step, about, None, child.result, failure, child.created_at, child.id)

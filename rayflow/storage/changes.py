@@ -23,7 +23,10 @@ _PART = 200
 
 @dataclass(slots=True)
 class MemoryData:
-    """What a memory store holds. Give one to several stores, and they are one store with several clients."""
+    """What a memory store holds. Give one to several stores, and they are one store with several clients.
+
+    ``bound`` has, by parent, the children that end with it; it follows from the executions.
+    """
 
     executions: dict[str, ExecutionRecord] = field(default_factory=dict)
     journals: dict[str, list[JournalRow]] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class MemoryData:
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
+    bound: dict[str, dict[str, None]] = field(default_factory=dict)
     writer: Writer = field(default_factory=Writer)
 
 
@@ -125,6 +129,8 @@ def apply(data: MemoryData, changes: Changes) -> None:
     """Change the records. Changes that do not fit them raise KeyError."""
     for record in changes.started:
         data.executions[record.id] = record
+        if record.parent_step < 0:
+            data.bound.setdefault(record.parent, {})[record.id] = None
     for record in changes.changed:
         data.executions[record.id] = record
     for name, given in changes.inputs:
@@ -167,7 +173,8 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
         data.definitions[key] = definition
     data.pools.update((pool.name, pool) for pool in changes.pools)
     for name in changes.no_executions:
-        del data.executions[name]
+        data.bound.get(data.executions.pop(name).parent, {}).pop(name, None)
+        data.bound.pop(name, None)
         data.journals.pop(name, None)
         data.notes.pop(name, None)
         data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))

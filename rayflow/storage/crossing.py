@@ -15,16 +15,19 @@ if TYPE_CHECKING:
 class StartChild:
     """Start a child. One that this very call has started already is left alone; its start's nonce names the call.
 
-    Answered in the transaction of its end, or at once where it is over already or cannot be started; with
-    ``record.parent_step`` 0, at once in any case.
+    Answered in the transaction of its end, or at once where it is over already or cannot be started; one that is
+    not waited for (``record.waited_for``), at once in any case.
 
     Args:
         step: the call's number.
         record: the child's row.
+        earlier: ids and start nonces of children that calls of this number, which a rewind has superseded, may have
+            started. If one of them has completed with this very input, its result is the answer.
     """
 
     step: int
     record: ExecutionRecord
+    earlier: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +57,14 @@ class TakeLock:
         step: the call's number.
         name: the lock's name.
         limit: how many permits it has.
+        token: the token of the permit that this call had, and that was given back when the execution failed; 0 for
+            none. It stays the same if the lock was granted to nobody meanwhile.
     """
 
     step: int
     name: str
     limit: int
+    token: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ class LockBook:
         """Claim a permit; answers why that cannot be. Who has it already, and asks again, is told so under the key."""
         claimant = Claimant(execution_id, ask.step)
         try:
-            change = locks.acquire(self._lock(ask.name), ask.name, ask.limit, claimant, at)
+            change = locks.acquire(self._lock(ask.name), ask.name, ask.limit, claimant, at, token=ask.token)
         except RayflowError as error:
             return error
         self._change(change, at)
@@ -141,7 +141,9 @@ class LockBook:
         self._count(() if before is None else before.claims, change.lock.claims)
         for claim in change.granted:
             if claim.execution_id:
-                self._told.put_answer(claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.token}")
+                self._told.put_answer(
+                    claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}"
+                )
 
     def _count(self, before: Sequence[Claim], after: Sequence[Claim]) -> None:
         known, now = {c.order: c.execution_id for c in before}, {c.order: c.execution_id for c in after}

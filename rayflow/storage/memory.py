@@ -48,6 +48,10 @@ class _Reads:
         found = (r.id for r in self._data.executions.values() if r.singleton == key and not r.status.terminal)
         return next(found, None)
 
+    def bound_children(self, execution_id: str) -> list[str]:
+        bound = self._data.bound.get(execution_id, ())
+        return [name for name in bound if not self._data.executions[name].status.terminal]
+
     def schedule(self, name: str) -> ScheduleRecord | None:
         return self._data.schedules.get(name)
 

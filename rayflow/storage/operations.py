@@ -47,7 +47,8 @@ class ExecutionRecord:
         result: the encoded result, once completed.
         failure: the encoded failure, once failed, or why it is paused or was cancelled.
         parent: id of the execution that started it as its child; "" if none did.
-        parent_step: number of the call by which it did; 0 if it does not wait for the result.
+        parent_step: number of the call by which it did, if that waits for the result; the same less than zero, if it
+            does not, and the execution is to be cancelled when its parent ends; else 0.
         run: how often it has continued as new, and one.
         singleton: no other unfinished execution has the same; "" for any.
         schedule: name of the schedule that started it; "" if none did.
@@ -88,6 +89,11 @@ class ExecutionRecord:
     forked_from: str = ""
     waits: str = ""
     claims: int = 0
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether its parent waits for its result."""
+        return self.parent_step > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +232,19 @@ class Rewind:
     """Let a failed execution go on: compare-and-set on epoch and journal, bump the epoch, append the entry.
 
     The dead letters of entries after ``to``, the last position that stays, are removed.
+
+    Args:
+        execution_id: the execution.
+        expected: its epoch.
+        last_seq: position of its newest entry.
+        row: the entry that says so.
+        digest: of that row, to recognise this operation when it is sent again.
+        carried: what its inbox holds from now on.
+        deadline: its new deadline.
+        at: when.
+        to: the last position that stays.
+        children: executions that go on with it, all or nothing: those that it had given up, or that failed.
+            They may be cancelled.
     """
 
     execution_id: str
@@ -237,15 +256,20 @@ class Rewind:
     deadline: float | None
     at: float
     to: int = 0
+    children: tuple[Rewind, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Keep what running steps reported, the newest of each step. It changes nothing else of the execution."""
+    """Keep what running steps reported, the newest of each step, and how far the inbox was applied without an entry.
+
+    It changes nothing else of the execution.
+    """
 
     execution_id: str
     epoch: int
     notes: tuple[StepNote, ...]
+    inbox_done: int = 0
 
 
 #: What changes one execution, and others with it.

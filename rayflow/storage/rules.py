@@ -65,7 +65,11 @@ class Write:
 
 # --- executions -------------------------------------------------------------------------------------------
 def decide(
-    record: ExecutionRecord | None, operation: ExecutionOperation, *, known_key: bool = False
+    record: ExecutionRecord | None,
+    operation: ExecutionOperation,
+    *,
+    known_key: bool = False,
+    goes_along: bool = False,
 ) -> Write | Existing | Refused:
     """Whether an operation may be applied to a row, and what it writes.
 
@@ -73,6 +77,7 @@ def decide(
         record: the execution's row as read in this transaction, or None.
         operation: what is asked.
         known_key: for :class:`Deliver`, whether the inbox has ever had a row of that key.
+        goes_along: for :class:`Rewind`, whether it is a child's that goes on with its parent.
     """
     if isinstance(operation, Start):
         if record is not None:
@@ -90,7 +95,7 @@ def decide(
         case Deliver():
             return _deliver(record, operation, known_key=known_key)
         case Rewind():
-            return _rewind(record, operation)
+            return _rewind(record, operation, goes_along=goes_along)
         case Note():
             return _note(record, operation)
 
@@ -257,14 +262,14 @@ def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
     return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
 
-def _rewind(record: ExecutionRecord, op: Rewind) -> Write | Refused:
+def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write | Refused:
     if op.row.seq != op.last_seq + 1:
         return Refused(CorruptRecord(record.id, f"a rewind after entry {op.last_seq} holds entry {op.row.seq}"))
-    if (record.epoch, record.last_seq, record.last_digest) == (op.expected + 1, op.row.seq, op.digest):
+    if is_rewound(record, op):
         return _write(record)  # our own rewind, sent again because its answer was lost
     if record.epoch != op.expected or record.last_seq != op.last_seq:
         return _stale(record, op.expected)
-    if record.status is not ExecutionStatus.FAILED:
+    if record.status is not ExecutionStatus.FAILED and not (goes_along and record.status is ExecutionStatus.CANCELLED):
         return Refused(InvalidTransition(record.id, status=record.status, action="resume"))
     inbox = _numbered(op.carried, record.inbox_last + 1)
     return _write(
@@ -289,11 +294,18 @@ def _rewind(record: ExecutionRecord, op: Rewind) -> Write | Refused:
     )
 
 
+def is_rewound(record: ExecutionRecord, op: Rewind) -> bool:
+    """Whether this very operation was the last that was applied."""
+    return (record.epoch, record.last_seq, record.last_digest) == (op.expected + 1, op.row.seq, op.digest)
+
+
 def _note(record: ExecutionRecord, op: Note) -> Write | Refused:
     if record.epoch != op.epoch:
         return _stale(record, op.epoch)
     if record.owner == "":
         return _given_up(record)
+    if op.inbox_done > record.inbox_done:
+        record = replace(record, inbox_done=op.inbox_done)
     return _write(record, notes=op.notes)
 
 

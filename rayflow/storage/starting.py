@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rayflow.core.events import Entry, Event, SignalReceived
+from rayflow.core.events import CancelRequested, Entry, Event, SignalReceived
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionAlreadyExists
 from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
@@ -96,23 +96,41 @@ def check_same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
         raise ExecutionAlreadyExists(asked.id, reason="it was started with another input")
 
 
-def child_id(parent: ExecutionRecord, given: str | None, step: int) -> str:
-    """The id of a child: the one that was given, or one that follows from its parent's and the call's number."""
+def child_id(parent: ExecutionRecord, given: str | None, step: int, rewinds: int = 0) -> str:
+    """The id of a child: the one that was given, or one that follows from its parent's and which call it is.
+
+    Args:
+        parent: its parent.
+        given: the id that the code has given it, if it has.
+        step: the call's number.
+        rewinds: how often the parent had been rewound when it issued the call.
+    """
     if given is not None:
         return given
     run = "" if parent.run == 1 else f"r{parent.run}."
-    made = f"{parent.id}.{run}{step}"
+    again = f"w{rewinds}." if rewinds else ""
+    made = f"{parent.id}.{run}{again}{step}"
     if len(made) <= LONGEST_ID:
         return made
     return f"child-{hashlib.sha256(made.encode()).hexdigest()[:32]}"
 
 
-def call_nonce(parent: ExecutionRecord, step: int) -> str:
+def call_nonce(parent: ExecutionRecord, step: int, rewinds: int = 0) -> str:
     """What a call is known by among all calls of all runs of all executions that ever had their ids.
 
-    It is the start's nonce of the child that the call starts.
+    It is the start's nonce of the child that the call starts. A rewind gives the numbers of the calls that it
+    supersedes to others, so it counts, too.
     """
-    return f"{parent.start_nonce}/{parent.run}/{step}"
+    return f"{parent.start_nonce}/{parent.run}/{step}" + (f"~{rewinds}" if rewinds else "")
+
+
+def rewinds_at_call(parent: ExecutionRecord, child: ExecutionRecord) -> int | None:
+    """How often the parent had been rewound when it called a child; None if its present run did not call it."""
+    call = call_nonce(parent, abs(child.parent_step))
+    if child.parent != parent.id or not child.start_nonce.startswith(call):
+        return None
+    rewinds = child.start_nonce[len(call) :]
+    return 0 if not rewinds else int(rewinds[1:]) if rewinds[0] == "~" else None
 
 
 def carried_rows(events: Iterable[Event], key: str) -> tuple[InboxRow, ...]:
@@ -121,6 +139,21 @@ def carried_rows(events: Iterable[Event], key: str) -> tuple[InboxRow, ...]:
         InboxRow(f"{key}/{number}", "carried", encode_entry(Entry(0, event)), event.at)
         for number, event in enumerate(events)
     )
+
+
+def cancel_row(parent: ExecutionRecord, call: str, epoch: int, at: float) -> InboxRow:
+    """The cancellation of a child that its parent gives up.
+
+    Args:
+        parent: its parent.
+        call: what the child's call is known by (:func:`call_nonce`).
+        epoch: the parent's.
+        at: when.
+    """
+    reason = f"execution {parent.id!r}, which started it, has ended or given it up"
+    # With the epoch: it may be given up once more, after both have been rewound.
+    key = f"cancel/{call}/{epoch}"
+    return InboxRow(key, "cancel", encode_entry(Entry(0, CancelRequested(at, reason, parent.id))), at)
 
 
 def signal_row(name: str, payload: bytes, key: str, at: float) -> InboxRow:

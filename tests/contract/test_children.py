@@ -185,7 +185,7 @@ def test_a_childs_end_is_told_in_its_own_last_append_and_wakes_its_parent(stores
         assert await everything(store) == before
 
     async def read(store: Store) -> None:
-        assert await answers(store) == [answered(result=b"result", began=NOW, worker="x.1", at=NOW + 9)]
+        assert await answers(store) == [answered(result=b"result", began=NOW, worker="x.1", at=NOW + 9, rewinds=0)]
         assert ((await row(store)).runnable_at, (await row(store, "x.1")).result) == (NOW + 9, b"result")
 
     stores.run(write)

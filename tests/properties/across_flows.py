@@ -73,6 +73,17 @@ async def dynasty(number: int) -> list[Any]:
 
 
 @rf.workflow
+async def keeping(number: int) -> list[Any]:
+    """Starts one that ends with it; its clean-up, after a failure, is a child by the number of another call."""
+    started = await rf.start(leaf.child(on_parent_end="cancel"), number + 1)
+    try:
+        return [started, await work(number), await leaf(number + 2)]
+    except StepFailed:
+        await leaf(number + 3)
+        raise
+
+
+@rf.workflow
 async def undoing(number: int) -> int:
     """What it does is undone when its child fails."""
     done = await work(number)
@@ -186,7 +197,7 @@ async def chatting(number: int, other: str) -> list[Any]:
 
 
 FLOWS = (
-    *(leaf, free, stubborn, family, thorough, dynasty, undoing, sharing, fleeting, clumsy),
+    *(leaf, free, stubborn, family, thorough, dynasty, keeping, undoing, sharing, fleeting, clumsy),
     *(bench, looping, hasty, crossing, nested, chatting),
 )
 
@@ -202,6 +213,7 @@ RIGHT: dict[str, Callable[..., bool]] = {
     "family": _of_family,
     "thorough": lambda result, number: result == [10 * (number + n) for n in range(4)],
     "dynasty": _of_family,
+    "keeping": lambda result, number: result[1:] == [10 * number, 10 * (number + 2)],
     "undoing": lambda result, number: result == 10 * number,
     "sharing": lambda result, number: result == [f"shared{number}", 10 * number, 10 * number],
     "bench": lambda result, number: result == [10 * number] * 4,

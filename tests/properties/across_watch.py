@@ -20,7 +20,7 @@ from rayflow.core.events import (
     kind_and_name,
 )
 from rayflow.core.journal import effective
-from rayflow.core.locks import Claimant, Lock
+from rayflow.core.locks import Claim, Claimant, Lock
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.driver import Driver
 from rayflow.storage.codec import MsgpackCodec
@@ -63,6 +63,8 @@ class Watch:
         self._lives: dict[str, Life] = {}
         self._dues: Counter[str] = Counter()
         self._locks: dict[str, Lock] = {}
+        #: Who was granted which token, by lock.
+        self._grants: dict[str, dict[int, Claimant]] = {}
         #: Those that a person let go on after they had failed, and told it. No parent waits for them before it asks.
         self._alone: set[str] = set()
 
@@ -141,7 +143,8 @@ class Watch:
         life.results = {step: result for step, result in life.results.items() if step <= issued}
         kept = [entry.event for entry in live] + self._unread(life.record)
         assert life.results.keys() <= {event.step for event in kept if isinstance(event, StepCompleted)}
-        self._alone.add(life.record.id)
+        if self._is_over(life.record.parent):
+            self._alone.add(life.record.id)
 
     def _look_at_answers(self, live: list[Entry], *, forked: bool) -> None:
         events = [entry.event for entry in live]
@@ -179,12 +182,19 @@ class Watch:
         )
         for claim in lock.claims:
             assert claim.order in known or claim.order > before.last_order
-            if claim.token and not (claim.order in known and known[claim.order].token):
-                assert claim.token > before.last_token, "a token that does not rise"
             assert not self._is_over(claim.execution_id), f"{claim.execution_id} is over and has a lock"
+        self._look_at_grants(lock, [c for c in lock.holders if not (c.order in known and known[c.order].token)])
         if lock is not before:
             counts = Counter(claim.execution_id for each in self._data.locks.values() for claim in each.claims)
             assert {name: life.record.claims for name, life in self._lives.items() if life.record.claims} == counts
+
+    def _look_at_grants(self, lock: Lock, granted: Sequence[Claim]) -> None:
+        """Tokens rise, but for who had the last one and goes on."""
+        grants = self._grants.setdefault(lock.name, {})
+        for claim in granted:
+            last = max(grants, default=0)
+            assert claim.token > last or (claim.token == last and grants[last] == claim.claimant), "it does not rise"
+            grants[claim.token] = claim.claimant
 
     def believes(self, driver: Driver) -> None:
         """What the code of a live owner holds to be its own is its own."""
@@ -211,6 +221,10 @@ class Watch:
             latest = max(claim.token for claim in lock.holders if claim.execution_id == name)
             assert args[2] <= latest
             assert locks.check(lock, latest)
+            grants = self._grants[args[1]]
+            if lock.limit == 1 and args[2] < latest and grants[args[2]].execution_id == name:
+                between = {who.execution_id for token, who in grants.items() if args[2] < token < latest}
+                assert between - {name}, f"the token of {name} has changed though nobody else had its lock"
 
     # --- families ------------------------------------------------------------------------------------------
     def _is_over(self, name: str) -> bool:

@@ -84,6 +84,7 @@ class Hand(Control):
     """The hand of an engine."""
 
     config = EngineConfig()
+    _settle_patience = 0.0  # nothing goes on while it waits
 
     def register(self, workflow: AnyWorkflow) -> DefinitionRecord:
         return saved(workflow)

@@ -38,7 +38,7 @@ NUMBERS = st.integers(1, 4)
 CRASHES: st.SearchStrategy[Crash] = st.sampled_from([None, None, None, None, None, None, "before", "after"])
 
 STARTS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
-    st.tuples(st.sampled_from([flows.family, flows.thorough, flows.dynasty]), NUMBERS),
+    st.tuples(st.sampled_from([flows.family, flows.thorough, flows.dynasty, flows.keeping]), NUMBERS),
     st.tuples(st.sampled_from([flows.clumsy, flows.undoing, flows.nested, flows.crossing, flows.bench]), NUMBERS),
     st.tuples(st.sampled_from([flows.sharing, flows.fleeting]), NUMBERS),
     st.tuples(st.sampled_from([flows.looping, flows.hasty]), NUMBERS, st.integers(1, 3)),
@@ -154,7 +154,7 @@ class Families(RuleBasedStateMachine):
     @precondition(lambda self: self.has(FAILED))
     @rule(data=st.data(), letter=st.booleans())
     def resume(self, data: st.DataObject, *, letter: bool) -> None:
-        """A failed one goes on, after the child that was the cause; if what it did is not undone."""
+        """A failed one goes on, with the children that failed or that it gave up; if what they did is not undone."""
         name = self.any_of(data, [FAILED]).id
         steps = [step for whose, step in self.world.data.letters if whose == name]
         epochs = {record.id: record.epoch for record in self.world.data.executions.values()}

@@ -156,12 +156,9 @@ def test_resuming_whoever_found_an_id_taken_leaves_the_other_alone(world: World)
 def test_a_child_that_forgot_its_cancellation_is_cancelled_once_more(world: World) -> None:
     fail(begin(world, flows.clumsy, 1), "p", 2)
     assert (status(world, "p"), status(world, "p.1")) == (FAILED, FAILED)
-    world.hand.resume("p")  # its own step was the cause
+    world.hand.resume("p")  # its own step was the cause, and its child failed when it was given up
     until_quiet(world)
-    assert status(world, "p") is FAILED  # now its child is
-    world.hand.resume("p")
-    until_quiet(world)
-    assert ("p.1", 1) in world.attempts
+    assert {("p", 2), ("p.1", 1)} <= world.attempts.keys()
     world.hand.cancel("p")
     until_quiet(world)
     assert (status(world, "p"), status(world, "p.1")) == (CANCELLED, FAILED)
