@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import importlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import CodecError, ExecutionAlreadyExists, InvalidTransition
 from rayflow.handle import ExecutionHandle
-from rayflow.ids import ExecutionStatus, check_id
 from rayflow.locking import Lease, Locks
 from rayflow.looking import Looking
 from rayflow.runtime.system import ActorSystem
@@ -30,7 +29,7 @@ from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import DefinitionRecord
 from rayflow.storage.operations import Deliver, ExecutionRecord, Existing, JournalRow, Start
 from rayflow.storage.records import decode_entry, encode_entry
-from rayflow.storage.starting import carried_rows, identity_of, signal_row, times_of
+from rayflow.storage.starting import carried_rows, fresh_record, identity_of, signal_row
 
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 
@@ -120,7 +119,7 @@ class Control(Looking, abc.ABC):
         Args:
             execution_id: the other execution, whatever its status; it stays as it is.
             before: the step from which on all is done again: its name (the first one of that name) or its number.
-            id: the new execution's id; None for a new one.
+            id: the new execution's id; None for a new one. The same fork under the same id is the same execution.
             args: other arguments of the workflow; None leaves them.
             kwargs: the same, by name.
             state: keys of ``rf.state`` to be set there.
@@ -134,7 +133,7 @@ class Control(Looking, abc.ABC):
             ExecutionNotFound: there is no such execution.
             InvalidTransition: it has not come to that step, or something is open there (see ``again``).
             WorkflowNotRegistered: there is no such version.
-            ExecutionAlreadyExists: the id is taken.
+            ExecutionAlreadyExists: the id is taken by another execution.
 
         Example:
             >>> engine.fork("doc-17", before="review", state={"reviewer": "ada"}).result()  # doctest: +SKIP
@@ -150,12 +149,28 @@ class Control(Looking, abc.ABC):
                 action="fork",
                 hint="Fork it before that, or with again=True (--again): locks are acquired, children started again",
             )
-        record = self._forked(source, id, self._other_version(source, workflow, version), options)
-        if args is not None or kwargs is not None:
-            old_args, old_kwargs = self._codec.decode(source.input)
-            given = (old_args if args is None else args, dict(old_kwargs if kwargs is None else kwargs))
-            record = replace(record, input=self._codec.encode(given), identity=identity_of(source.workflow_id, *given))
-        return self._start_fork(record, plan, source, state or {})
+        other = self._other_version(source, workflow, version)
+        given, identity = self._given(source, args, kwargs)
+        made = fresh_record(
+            other or source,
+            given,
+            identity,
+            execution_id=id or "",
+            options=options or _options_of(source),
+            nonce=uuid.uuid4().hex,
+            now=self.clock.now(),
+        )
+        return self._start_fork(replace(made, run=source.run, forked_from=source.id), plan, state or {})
+
+    def _given(
+        self, source: ExecutionRecord, args: tuple[Any, ...] | None, kwargs: Mapping[str, Any] | None
+    ) -> tuple[bytes, str]:
+        """The input of a fork, and its digest."""
+        if args is None and kwargs is None:
+            return source.input, source.identity
+        old_args, old_kwargs = self._codec.decode(source.input)
+        chosen = (old_args if args is None else args, dict(old_kwargs if kwargs is None else kwargs))
+        return self._codec.encode(chosen), identity_of(source.workflow_id, *chosen)
 
     def _other_version(
         self, source: ExecutionRecord, workflow: AnyWorkflow | None, version: str | None
@@ -182,54 +197,33 @@ class Control(Looking, abc.ABC):
     def handle(self, execution_id: str) -> ExecutionHandle[Any]:
         """A handle on an execution."""
 
-    def _forked(
-        self,
-        source: ExecutionRecord,
-        name: str | None,
-        other: DefinitionRecord | None,
-        options: ExecutionOptions | None,
-    ) -> ExecutionRecord:
-        now = self.clock.now()
-        chosen = options or ExecutionOptions.model_validate_json(source.options).replace(deadline=None, singleton=None)
-        begins, deadline = times_of(chosen, now)
-        made = ExecutionRecord(
-            id=check_id("execution", name or f"{source.workflow_id}-{uuid.uuid4().hex[:12]}"),
-            workflow_id=source.workflow_id,
-            version=source.version,
-            status=ExecutionStatus.PENDING,
-            priority=chosen.priority,
-            created_at=now,
-            updated_at=now,
-            input=source.input,
-            identity=source.identity,
-            start_nonce=uuid.uuid4().hex,
-            code=source.code,
-            options=chosen.model_dump_json().encode(),
-            environment=source.environment,
-            runnable_at=begins,
-            deadline=deadline,
-            run=source.run,
-            forked_from=source.id,
-            singleton=chosen.singleton or "",
-        )
-        if other is None:
-            return made
-        return replace(made, version=other.version, code=other.code, environment=other.environment)
-
-    def _start_fork(
-        self, record: ExecutionRecord, plan: ForkPlan, source: ExecutionRecord, state: Mapping[str, Any]
-    ) -> ExecutionHandle[Any]:
+    def _start_fork(self, record: ExecutionRecord, plan: ForkPlan, state: Mapping[str, Any]) -> ExecutionHandle[Any]:
         encoded = {check_name("state key", key): self._codec.encode(value) for key, value in state.items()}
         last = len(plan.entries) + 1
         at = max([record.created_at, *(entry.event.at for entry in plan.entries[-1:])])
-        entries = [*plan.entries, Entry(last, Forked(at, source.id, plan.to, encoded))]
+        entries = [*plan.entries, Entry(last, Forked(at, record.forked_from, plan.to, encoded))]
         rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
-        record = replace(record, last_seq=last)
+        # Its own signals are numbered after those that it takes over.
+        record = replace(record, last_seq=last, inbox_last=plan.inbox, inbox_done=plan.inbox)
         [answer] = self._write([Start(record, rows, carried_rows(plan.carried, "fork"))])
-        if isinstance(answer, Existing) and answer.record.start_nonce != record.start_nonce:
+        if isinstance(answer, Existing) and not self._is_that_fork(answer.record, record, rows):
             raise ExecutionAlreadyExists(record.id, reason="a fork needs an id of its own")
-        self._supervisor().send("submit", [record])
+        self._supervisor().send("submit", [self.record(record.id)])
         return self.handle(record.id)
+
+    def _is_that_fork(self, there: ExecutionRecord, asked: ExecutionRecord, rows: Sequence[JournalRow]) -> bool:
+        """Whether an execution is the very fork that is asked for, so that asking twice makes one."""
+        if there.start_nonce == asked.start_nonce:
+            return True
+        same = ("workflow_id", "version", "input", "forked_from", "run")
+        if any(getattr(there, name) != getattr(asked, name) for name in same):
+            return False
+        found: list[JournalRow] = self._persistence().call("journal", there.id)
+        *prefix, last = rows
+        if found[: len(prefix)] != prefix or len(found) < len(rows):
+            return False
+        forked, asked_for = (decode_entry(there.id, row.seq, row.body).event for row in (found[len(prefix)], last))
+        return isinstance(forked, Forked) and replace(forked, at=asked_for.at) == asked_for
 
     # --- locks ---------------------------------------------------------------------------------------------
     def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
@@ -268,3 +262,8 @@ def _class_at(place: str) -> type | None:
     except Exception:  # noqa: BLE001 - a module may raise anything; then the receiver checks it
         return None
     return found if isinstance(found, type) else None
+
+
+def _options_of(source: ExecutionRecord) -> ExecutionOptions:
+    """How a fork runs, if that is not said: as the other execution, from the beginning of its time."""
+    return ExecutionOptions.model_validate_json(source.options).replace(deadline=None, singleton=None)

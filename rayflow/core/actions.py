@@ -68,7 +68,7 @@ class Ask(NamedTuple):
         call: what is asked.
         payload: the encoded arguments of a child, or payload of a signal.
         rewinds: how often the execution had been rewound when its code issued the call.
-        token: of a lock that the code takes for its own: the token that it had.
+        token: of a lock that the code takes for its own: the token that the execution had; 0 for none.
     """
 
     seq: int

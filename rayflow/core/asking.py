@@ -49,7 +49,7 @@ class Asking:
         for dispatch in dispatches:
             self.add(dispatch)
         for lock in held:
-            self._open[lock.seq] = Ask(lock.seq, lock.call, b"", self.rewinds_of(lock.seq), lock.token)
+            self._open[lock.seq] = Ask(lock.seq, lock.call, b"", self.rewinds_of(lock.seq), lock.own_token)
             self._held.add(lock.seq)
         self._lost = self._held.intersection(asked)
 

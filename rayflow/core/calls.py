@@ -52,6 +52,11 @@ class Calls:
         """The permits that the code has."""
         return list(self._held.values())
 
+    def disown(self) -> None:
+        """The execution is a fork from here on: the permits were another execution's."""
+        for held in self._held.values():
+            held.own_token = 0
+
     def drop_all(self) -> None:
         """The code waits for nothing any more."""
         self.effects.dropped.extend(self._open)
@@ -129,7 +134,7 @@ class Calls:
             NonDeterminismError: the code does not wait for it.
         """
         if isinstance(event, Answered) and event.step in self._held and isinstance(event.value, int):
-            self._held[event.step].token = event.value  # granted again, after a rewind
+            self._held[event.step].granted(event.value)  # again, after a rewind
             return
         labelled, call, future = self._open.get(event.step, (None, None, None))
         if call is None or future is None or labelled != event.name:

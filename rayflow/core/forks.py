@@ -9,6 +9,7 @@ from rayflow.core.events import (
     Answered,
     Asked,
     CancelRequested,
+    Continued,
     Entry,
     Forked,
     Paused,
@@ -38,6 +39,7 @@ class ForkPlan:
         carried: what happened next and is applied again: what led to the call, then recorded results of calls that
             come before it. Timers, and the beginning, come again by themselves.
         issued: how many calls the entries have issued.
+        inbox: the highest number of a signal that they have received.
         open: what the entries leave open, in words: locks that are held, children that run, compensations.
     """
 
@@ -45,6 +47,7 @@ class ForkPlan:
     to: int
     carried: tuple[Carried, ...]
     issued: int
+    inbox: int
     open: tuple[str, ...]
 
 
@@ -82,13 +85,19 @@ def plan_fork(execution_id: str, entries: Sequence[Entry], before: str | int) ->
     carried = (first,) if isinstance(first, Carried) and not _grants(first) else ()
     results = (e.event for e in counted[cut + 1 :] if isinstance(e.event, StepCompleted) and e.event.step < number)
     to = counted[cut - 1].seq if cut else 0
-    return ForkPlan(kept, to, (*carried, *results), issued, _open(kept, names[:issued], carried))
+    return ForkPlan(kept, to, (*carried, *results), issued, _last_signal(kept), _open(kept, names[:issued], carried))
 
 
 def _number(names: Sequence[str], before: str | int) -> int | None:
     if isinstance(before, int):
         return before if 0 < before <= len(names) else None
     return next((number for number, name in enumerate(names, start=1) if kind_and_name(name)[1] == before), None)
+
+
+def _last_signal(entries: Sequence[Entry]) -> int:
+    received = [entry.event for entry in entries if isinstance(entry.event, SignalReceived)]
+    before = [signal for entry in entries if isinstance(entry.event, Continued) for signal in entry.event.signals]
+    return max((signal.number for signal in (*received, *before)), default=0)
 
 
 def _grants(event: Carried) -> bool:

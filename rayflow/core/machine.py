@@ -306,6 +306,7 @@ class Machine:
             case Started():
                 self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
             case Forked():
+                self._calls.disown()
                 self._state.load(event.state)
             case CancelRequested():
                 self._cancelled = self._cancelled or event

@@ -198,7 +198,7 @@ def backfill(
     return tuple(DueStart(due_id(name, due), due) for due in dues if due != state.queued_due)
 
 
-def decide(name: str, spec: Schedule, state: ScheduleState, now: float) -> Decision:
+def decide(name: str, spec: Schedule, state: ScheduleState, now: float, *, most: int | None = None) -> Decision:
     """What the schedule does now.
 
     A due time is looked at when its start comes (the due time itself, or later by ``jitter``), and none before all
@@ -209,6 +209,8 @@ def decide(name: str, spec: Schedule, state: ScheduleState, now: float) -> Decis
         spec: the schedule.
         state: its state, ``running`` reduced to what has not ended (see :func:`ended`).
         now: the moment.
+        most: how many may start now, since its executions exclude each other, or others exclude them; None for any.
+            What may not start is no run: it is queued or skipped, as the overlap policy has it.
 
     Raises:
         DefinitionError: no schedule can be called that.
@@ -221,7 +223,7 @@ def decide(name: str, spec: Schedule, state: ScheduleState, now: float) -> Decis
     check_name(name)
     if state.paused:
         return Decision((), (), state, None)
-    draft = _Draft(name, spec, state, now)
+    draft = _Draft(name, spec, state, now, most)
     draft.release()
     next_due, wake = _walk(draft)
     ids = tuple(start.execution_id for start in draft.starts)
@@ -247,6 +249,7 @@ class _Draft:
     spec: Schedule
     state: ScheduleState
     now: float
+    most: int | None
     missed: int = field(init=False)
     skipped: int = field(init=False)
     queued: float | None = field(init=False)
@@ -272,9 +275,14 @@ class _Draft:
     def busy(self) -> bool:
         return bool(self.state.running or self.starts)
 
+    @property
+    def full(self) -> bool:
+        """Whether no more may start now, whatever runs."""
+        return self.most is not None and len(self.starts) >= self.most
+
     def release(self) -> None:
         """Start the one that waits, if nothing runs any more."""
-        if self.queued is not None and not self.state.running:
+        if self.queued is not None and not self.state.running and not self.full:
             self._start(self.queued)
             self.queued = None
 
@@ -286,9 +294,9 @@ class _Draft:
         elif self.now - (due + self.spec.jitter) > self.spec.catch_up:
             # Not counted from its own start: an earlier one with more jitter may have held it up, so long at most.
             self.missed += 1
-        elif self.spec.overlap == "allow" or not self.busy:
+        elif (self.spec.overlap == "allow" or not self.busy) and not self.full:
             self._start(due)
-        elif self.spec.overlap == "cancel_running":
+        elif self.spec.overlap == "cancel_running" and self.busy and (self.starts or not self.full):
             self._displace(due)
         elif self.spec.overlap == "queue_one" and self.queued is None:
             self.queued = due

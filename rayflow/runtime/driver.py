@@ -111,6 +111,7 @@ class Driver:
         self._work = Work()
         self._sent: Work | None = None
         self._last_seq = self._durable = record.last_seq
+        self._inbox_done = record.inbox_done
         self._blocked: Failure | None = None
         self._blocked_seen = 0
         #: What steps said of themselves and is not written yet, by their numbers.
@@ -132,6 +133,7 @@ class Driver:
         """Take the execution up where its journal ends, after the claim was granted."""
         self.record = self._scribe.record = record
         self._last_seq = self._durable = record.last_seq
+        self._inbox_done = record.inbox_done
         self._active_at = now
 
         def go(execution: Execution) -> None:
@@ -257,13 +259,16 @@ class Driver:
         if self._entries:
             operations.append(self._scribe.append(self._entries, work, asks, now, waits=self._changed_waits()))
             self._last_seq = self._entries[-1].seq
+            self._inbox_done = max(self._inbox_done, work.inbox_done)
             self._entries = []
         else:
             self._work.counts.update(work.counts)  # they go with the next entry
             self._work.letters.extend(work.letters)
         operations.extend(self._scribe.hold(outcome) for outcome in work.holds)
-        if self.notes and not self._sent_claim:
-            operations.append(Note(self.id, self.epoch, tuple(self.notes.values())))
+        # Inbox rows that were passed over have no entry, and would count as unread.
+        if (self.notes or work.inbox_done > self._inbox_done) and not self._sent_claim:
+            operations.append(Note(self.id, self.epoch, tuple(self.notes.values()), work.inbox_done))
+            self._inbox_done = max(self._inbox_done, work.inbox_done)
             self.notes = {}
         if operations:
             self._active_at = now

@@ -111,9 +111,7 @@ class Scribe:
     def _ask(self, ask: Ask, now: float) -> StoreAsk:
         match ask.call:
             case LockCall():
-                # What a fork has taken over was granted to the other execution.
-                token = 0 if self.record.forked_from else ask.token
-                return TakeLock(ask.seq, ask.call.name, ask.call.limit, token)
+                return TakeLock(ask.seq, ask.call.name, ask.call.limit, ask.token)
             case SignalCall():
                 # With what it says: after a rewind, another signal may have the number.
                 said = hashlib.sha256(f"{ask.call.name}\0".encode() + ask.payload).hexdigest()[:16]

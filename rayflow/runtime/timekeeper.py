@@ -13,9 +13,9 @@ from typing import Any
 from rayflow.core.deadlocks import Waits, find_deadlocks
 from rayflow.core.failures import deadlock_failure
 from rayflow.core.locks import Lock
-from rayflow.core.schedules import decide, ended
+from rayflow.core.schedules import Decision, decide, ended
 from rayflow.core.waits import WaitsFor
-from rayflow.errors import RayflowError, WorkflowNotRegistered
+from rayflow.errors import RayflowError, SingletonExists, WorkflowNotRegistered
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
@@ -23,7 +23,7 @@ from rayflow.storage.crossing import BreakLock, ExpireLeases
 from rayflow.storage.firing import fired, unchanged
 from rayflow.storage.kept import DefinitionRecord, ScheduleRecord
 from rayflow.storage.operations import Answer, Done, ExecutionRecord, Operation, Refused
-from rayflow.storage.plans import decode_plan, decode_state
+from rayflow.storage.plans import Plan, decode_plan, decode_state
 from rayflow.storage.records import encode_failure
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,18 @@ class Timekeeper:
         plan = decode_plan(record)
         state = ended(state, self._ended(state.running))
         decision = decide(record.name, plan.schedule, state, now)
+        try:
+            self._fire(record, plan, decision, now)
+        except SingletonExists as taken:
+            ours = taken.execution_id in {start.execution_id for start in decision.starts}
+            decision = decide(record.name, plan.schedule, state, now, most=int(ours))
+            self._fire(record, plan, decision, now)
+        return decision.wake
+
+    def _fire(self, record: ScheduleRecord, plan: Plan, decision: Decision, now: float) -> None:
+        """Start what is decided and note it. Raises SingletonExists if not all of it can be started."""
         if unchanged(record, decision.state, decision.wake):
-            return decision.wake
+            return
         definition: DefinitionRecord | None = None
         if decision.starts:
             definition = self._ask("definition", plan.workflow_id, plan.version or None)
@@ -111,7 +121,6 @@ class Timekeeper:
             wake=decision.wake, now=now, codec=self._codec,
         )  # fmt: skip
         self._write([operation])
-        return decision.wake
 
     def _ended(self, running: Sequence[str]) -> list[str]:
         if not running:
@@ -124,6 +133,8 @@ class Timekeeper:
         answers: Sequence[Answer] = self._ask("start", list(operations))
         touched = [name for answer in answers if isinstance(answer, Done) for name in answer.touched]
         for answer in answers:
+            if isinstance(answer, Refused) and isinstance(answer.error, SingletonExists):
+                raise answer.error
             if isinstance(answer, Refused):
                 log.info("somebody else was faster: %s", answer.error)
         if touched:

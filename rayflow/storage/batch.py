@@ -224,7 +224,7 @@ class Batch:
 
     # --- starting ------------------------------------------------------------------------------------------
     def _refused_start(self, record: ExecutionRecord) -> RayflowError | None:
-        return None if self.head(record.id) is not None else self._taken(record, {})
+        return self._refused_starts([record])
 
     def _taken(self, record: ExecutionRecord, besides: Mapping[str, str]) -> RayflowError | None:
         """Whether another unfinished execution has its singleton, or is to have it by this operation."""
@@ -232,6 +232,16 @@ class Batch:
         if holder is None or holder == record.id:
             return None
         return SingletonExists(record.singleton, execution_id=holder)
+
+    def _refused_starts(self, records: Sequence[ExecutionRecord]) -> RayflowError | None:
+        """Why not all of them can be started together."""
+        singletons: dict[str, str] = {}
+        for record in records:
+            refused = None if self.head(record.id) is not None else self._taken(record, singletons)
+            if refused is not None:
+                return refused
+            singletons[record.singleton] = record.id
+        return None
 
     def start(self, record: ExecutionRecord) -> RayflowError | None:
         """Start an execution that is not there; answers why it is not started."""
@@ -251,6 +261,9 @@ class Batch:
             return Refused(
                 Fenced(f"schedule {record.name!r} is {seen}; its version {record.version} cannot be written")
             )
+        refused = self._refused_starts(operation.starts)
+        if refused is not None:
+            return Refused(refused)
         self.schedules[record.name] = record
         for start in operation.starts:
             if self.head(start.id) is None:

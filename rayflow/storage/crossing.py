@@ -143,7 +143,8 @@ class BreakLock:
 class FireSchedule:
     """Start what is due and note it, all or nothing: compare-and-set on the schedule's version.
 
-    Executions that are there already are left alone. Refused with Fenced if the schedule has another version.
+    Executions that are there already are left alone. Refused with Fenced if the schedule has another version, and with
+    SingletonExists if one of them cannot be started beside another unfinished execution, or beside the others.
 
     Args:
         record: the schedule as it is to be, with the next version.

@@ -141,9 +141,7 @@ class LockBook:
         self._count(() if before is None else before.claims, change.lock.claims)
         for claim in change.granted:
             if claim.execution_id:
-                self._told.put_answer(
-                    claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}"
-                )
+                self._told.put_answer(claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}")
 
     def _count(self, before: Sequence[Claim], after: Sequence[Claim]) -> None:
         known, now = {c.order: c.execution_id for c in before}, {c.order: c.execution_id for c in after}

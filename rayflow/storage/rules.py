@@ -101,8 +101,9 @@ def decide(
 
 
 def _start(op: Start) -> Write:
-    record = replace(op.record, inbox_last=len(op.carried))
-    return _write(record, rows=op.rows, inbox=_numbered(op.carried, 1), counts={"executions_started": 1})
+    known = op.record.inbox_last
+    record = replace(op.record, inbox_last=known + len(op.carried))
+    return _write(record, rows=op.rows, inbox=_numbered(op.carried, known + 1), counts={"executions_started": 1})
 
 
 def _numbered(rows: tuple[InboxRow, ...], first: int) -> tuple[InboxRow, ...]:

@@ -43,22 +43,57 @@ def new_record(
         DefinitionError: the id does not fit.
         CodecError: the input cannot be written.
     """
-    begins, deadline = times_of(options, now)
     kwargs = dict(kwargs)
+    return fresh_record(
+        definition,
+        codec.encode((args, kwargs)),
+        identity_of(definition.workflow_id, args, kwargs),
+        execution_id=execution_id,
+        options=options,
+        nonce=nonce,
+        now=now,
+    )
+
+
+def fresh_record(
+    code: DefinitionRecord | ExecutionRecord,
+    given: bytes,
+    identity: str,
+    *,
+    execution_id: str,
+    options: ExecutionOptions,
+    nonce: str,
+    now: float,
+) -> ExecutionRecord:
+    """The row of a new execution, of encoded input.
+
+    Args:
+        code: what has its code: the saved workflow, or another execution.
+        given: the encoded input.
+        identity: its digest (:func:`identity_of`).
+        execution_id: as in :func:`new_record`, as are the others.
+        options: how it runs.
+        nonce: of this very start.
+        now: seconds since the epoch.
+
+    Raises:
+        DefinitionError: the id does not fit.
+    """
+    begins, deadline = times_of(options, now)
     return ExecutionRecord(
-        id=check_id("execution", execution_id or f"{definition.workflow_id}-{nonce[-12:]}"),
-        workflow_id=definition.workflow_id,
-        version=definition.version,
+        id=check_id("execution", execution_id or f"{code.workflow_id}-{nonce[-12:]}"),
+        workflow_id=code.workflow_id,
+        version=code.version,
         status=ExecutionStatus.PENDING,
         priority=options.priority,
         created_at=now,
         updated_at=now,
-        input=codec.encode((args, kwargs)),
-        identity=identity_of(definition.workflow_id, args, kwargs),
+        input=given,
+        identity=identity,
         start_nonce=nonce,
-        code=definition.code,
+        code=code.code,
         options=options.model_dump_json().encode(),
-        environment=definition.environment,
+        environment=code.environment,
         runnable_at=begins,
         singleton=options.singleton or "",
         deadline=deadline,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rayflow.errors import Fenced
+from rayflow.errors import Fenced, SingletonExists
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.crossing import FireSchedule, Send
@@ -149,14 +149,18 @@ def test_an_execution_that_is_there_already_is_left_alone(stores: Stores) -> Non
     stores.run(body)
 
 
-def test_a_start_whose_singleton_is_taken_is_left_out(stores: Stores) -> None:
+def test_starts_of_which_one_may_not_be_are_refused_together(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await store.save_schedule(schedule())
         await done(store, start("other", singleton="one"))
-        starts = (due("d1", singleton="one"), due("d2"), due("d3", singleton="two"), due("d4", singleton="two"))
-        answer = await done(store, FireSchedule(schedule(version=2), starts, (), NOW))
-        assert answer.touched == ("d2", "d3")
-        assert await store.schedules() == [schedule(version=2)]
+        taken = FireSchedule(schedule(version=2), (due("d2"), due("d1", singleton="one")), (), NOW)
+        assert (await refused(store, taken, SingletonExists)).execution_id == "other"
+        twice = FireSchedule(schedule(version=2), (due("d3", singleton="two"), due("d4", singleton="two")), (), NOW)
+        assert (await refused(store, twice, SingletonExists)).execution_id == "d3"
+        one = FireSchedule(schedule(version=2), (due("d2"), due("d3", singleton="two")), (), NOW)
+        assert (await done(store, one)).touched == ("d2", "d3")
+        there = FireSchedule(schedule(version=3), (due("d3", singleton="two"),), (), NOW)
+        assert (await done(store, there)).touched == ()
 
     stores.run(body)
 

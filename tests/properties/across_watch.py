@@ -143,7 +143,7 @@ class Watch:
         life.results = {step: result for step, result in life.results.items() if step <= issued}
         kept = [entry.event for entry in live] + self._unread(life.record)
         assert life.results.keys() <= {event.step for event in kept if isinstance(event, StepCompleted)}
-        if self._is_over(life.record.parent):
+        if not self._just_rewound(life.record.parent):
             self._alone.add(life.record.id)
 
     def _look_at_answers(self, live: list[Entry], *, forked: bool) -> None:
@@ -227,6 +227,10 @@ class Watch:
                 assert between - {name}, f"the token of {name} has changed though nobody else had its lock"
 
     # --- families ------------------------------------------------------------------------------------------
+    def _just_rewound(self, name: str) -> bool:
+        rows = self._data.journals.get(name, [])
+        return bool(rows) and isinstance(decode_entry(name, rows[-1].seq, rows[-1].body).event, Rewound)
+
     def _is_over(self, name: str) -> bool:
         record = self._data.executions.get(name)
         return record is None or record.status.terminal

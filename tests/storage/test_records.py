@@ -42,6 +42,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     float | None: st.none() | FLOATS,
     bytes | None: st.none() | st.binary(max_size=20),
     Failure | None: st.none() | FAILURES,
+    int | None: st.none() | st.integers(0, 2**40),
     int | str | None: st.none() | st.integers(0, 2**40) | TEXT,
     tuple[int, ...]: st.lists(st.integers(0, 2**40), max_size=3).map(tuple),
     tuple[str, ...]: st.lists(TEXT, max_size=3).map(tuple),
