@@ -151,6 +151,10 @@ def _claim(record: ExecutionRecord, op: Claim) -> Write | Refused:
     return _write(
         replace(
             record,
+            # One that was rewound or forked may have nothing to write for long.
+            status=ExecutionStatus.RUNNING
+            if record.status is ExecutionStatus.PENDING and record.last_seq
+            else record.status,
             epoch=op.expected + 1,
             owner=op.nonce,
             coordinator=op.coordinator,

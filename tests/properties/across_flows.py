@@ -56,6 +56,12 @@ async def family(number: int) -> list[Any]:
 
 
 @rf.workflow
+async def saga(number: int) -> list[int]:
+    """A child that is undone when it is given up, beside a step."""
+    return list(await asyncio.gather(undoing(number), work(number)))
+
+
+@rf.workflow
 async def thorough(number: int) -> list[Any]:
     """All that it has begun comes to its end before it fails."""
     begun = (work(number), leaf(number + 1), leaf(number + 2), work(number + 3))
@@ -73,9 +79,19 @@ async def dynasty(number: int) -> list[Any]:
 
 
 @rf.workflow
+async def watching(number: int) -> int:
+    """Rests for a long time; its clean-up takes a step."""
+    try:
+        await asyncio.sleep(50)
+    finally:
+        await tidy(number)
+    return number
+
+
+@rf.workflow
 async def keeping(number: int) -> list[Any]:
     """Starts one that ends with it; its clean-up, after a failure, is a child by the number of another call."""
-    started = await rf.start(leaf.child(on_parent_end="cancel"), number + 1)
+    started = await rf.start(watching.child(on_parent_end="cancel"), number + 1)
     try:
         return [started, await work(number), await leaf(number + 2)]
     except StepFailed:
@@ -197,7 +213,7 @@ async def chatting(number: int, other: str) -> list[Any]:
 
 
 FLOWS = (
-    *(leaf, free, stubborn, family, thorough, dynasty, keeping, undoing, sharing, fleeting, clumsy),
+    *(leaf, free, watching, stubborn, family, thorough, dynasty, saga, keeping, undoing, sharing, fleeting, clumsy),
     *(bench, looping, hasty, crossing, nested, chatting),
 )
 
@@ -209,11 +225,13 @@ def _of_family(result: list[Any], number: int) -> bool:
 #: Whether a result is right, given the arguments of the first run.
 RIGHT: dict[str, Callable[..., bool]] = {
     "leaf": lambda result, number: result == 10 * number,
+    "watching": lambda result, number: result == number,
     "free": lambda result, number: result == 10 * number,
     "family": _of_family,
     "thorough": lambda result, number: result == [10 * (number + n) for n in range(4)],
     "dynasty": _of_family,
     "keeping": lambda result, number: result[1:] == [10 * number, 10 * (number + 2)],
+    "saga": lambda result, number: result == [10 * number] * 2,
     "undoing": lambda result, number: result == 10 * number,
     "sharing": lambda result, number: result == [f"shared{number}", 10 * number, 10 * number],
     "bench": lambda result, number: result == [10 * number] * 4,

@@ -38,7 +38,7 @@ NUMBERS = st.integers(1, 4)
 CRASHES: st.SearchStrategy[Crash] = st.sampled_from([None, None, None, None, None, None, "before", "after"])
 
 STARTS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
-    st.tuples(st.sampled_from([flows.family, flows.thorough, flows.dynasty, flows.keeping]), NUMBERS),
+    st.tuples(st.sampled_from([flows.family, flows.thorough, flows.dynasty, flows.keeping, flows.saga]), NUMBERS),
     st.tuples(st.sampled_from([flows.clumsy, flows.undoing, flows.nested, flows.crossing, flows.bench]), NUMBERS),
     st.tuples(st.sampled_from([flows.sharing, flows.fleeting]), NUMBERS),
     st.tuples(st.sampled_from([flows.looping, flows.hasty]), NUMBERS, st.integers(1, 3)),

@@ -9,7 +9,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.core.events import StepCompleted
-from rayflow.errors import ExecutionAlreadyExists, Fenced
+from rayflow.errors import ExecutionAlreadyExists, Fenced, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.records import decode_entry, decode_failure
 from tests.properties import across_flows as flows
@@ -164,6 +164,117 @@ def test_a_child_that_forgot_its_cancellation_is_cancelled_once_more(world: Worl
     assert (status(world, "p"), status(world, "p.1")) == (CANCELLED, FAILED)
 
 
+def test_a_child_that_was_given_up_goes_on_with_its_parent_and_so_do_its_children(world: World) -> None:
+    """Two generations of them, each beside a step that fails."""
+    begin(world, flows.dynasty, 1)
+    succeed(succeed(world, "p.1.1", 2), "p.1.1", 3)  # the first leaf of the grandchild
+    until_quiet(world)
+    assert {"p.1.3", "p.1.4"} <= set(world.records(lambda record: record.parent == "p.1"))
+    fail(world, "p.1", 5)
+    assert (status(world, "p"), status(world, "p.1"), status(world, "p.1.3")) == (
+        FAILED,
+        FAILED,
+        ExecutionStatus.RUNNING,
+    )
+    with pytest.raises(InvalidTransition, match=r"child 'p\.1\.3', which it has given up, has not ended yet"):
+        world.hand.resume("p")
+    succeed(world, "p.1.3", 3)  # its clean-up; it had no lock
+    assert status(world, "p.1.3") is CANCELLED
+    world.hand.resume("p")
+    assert {status(world, name) for name in ("p", "p.1", "p.1.3")} == {ExecutionStatus.PENDING}
+    until_quiet(world)
+    assert ("p.1", 5) in world.attempts
+    world.settle()
+    assert {status(world, name) for name in ("p", "p.1", "p.1.3", "p.1.4")} == {COMPLETED}
+
+
+def test_recorded_steps_of_a_child_that_was_given_up_are_not_run_again(world: World) -> None:
+    fail(succeed(begin(world, flows.clumsy, 1), "p.1", 1), "p", 2)
+    assert status(world, "p.1") is COMPLETED
+    world.hand.resume("p")
+    until_quiet(world)
+    assert list(world.attempts) == [("p", 2)]
+    succeed(world, "p", 2)
+    assert (status(world, "p"), steps_of(world, "p.1")) == (COMPLETED, [1])
+
+
+@pytest.mark.parametrize("when", ["before", "during", "too late"])
+def test_a_child_that_a_person_has_cancelled_too_stays_cancelled(world: World, when: str) -> None:
+    """Before it was given up, while it cleans up, or so late that nobody reads it."""
+    begin(world, flows.family, 1)
+    succeed(succeed(world, "p.1", 2), "p.1", 3)
+    if when == "before":
+        world.hand.cancel("p.3")
+    fail(world, "p", 5)
+    if when == "during":
+        world.hand.cancel("p.3")
+        until_quiet(world)  # which cancels its clean-up
+    elif when == "too late":
+        world.answer(("p.3", 3))
+        world.drive(["p.3"], meanwhile=lambda: world.hand.cancel("p.3"))
+    assert (status(world, "p"), status(world, "p.3")) == (FAILED, CANCELLED)
+    world.hand.resume("p")
+    until_quiet(world)
+    assert (status(world, "p"), status(world, "p.3")) == (FAILED, CANCELLED)  # it hears of that, and it is the cause
+    with pytest.raises(InvalidTransition, match=r"execution 'p': it is failed, and its child 'p\.3' was cancelled, so"):
+        world.hand.resume("p")
+
+
+def test_what_a_child_has_undone_stays_undone(world: World) -> None:
+    succeed(begin(world, flows.saga, 1), "p.1", 1)
+    fail(world, "p", 2)
+    world.settle()
+    assert (status(world, "p"), status(world, "p.1")) == (FAILED, CANCELLED)
+    before = world.photograph()
+    with pytest.raises(InvalidTransition, match=r"its child 'p\.1' has undone what it did.*Fork 'p' before the call"):
+        world.hand.resume("p")
+    assert world.photograph() == before
+    world.hand.fork("p", before=1, id="fork", again=True)
+    world.settle()
+    assert status(world, "fork") is COMPLETED
+
+
+def test_a_child_that_was_given_up_and_dealt_with_stays_cancelled(world: World) -> None:
+    """It took too long; the failure came later."""
+    begin(world, flows.looping, 1, 1)
+    world.clock.time += 5
+    until_quiet(world)
+    succeed(world, "p.1", 3)
+    assert status(world, "p.1") is CANCELLED
+    fail(world, "p", 3)
+    assert status(world, "p") is FAILED
+    world.hand.resume("p")
+    world.settle()
+    assert (status(world, "p"), status(world, "p.1")) == (COMPLETED, CANCELLED)
+
+
+def test_the_call_of_a_number_that_another_call_had_is_another_call(world: World) -> None:
+    """Its clean-up was a child by the number that the next thing to do has, once its work does not fail."""
+    begin(world, flows.keeping, 1)
+    fail(world, "p", 2)
+    succeed(succeed(world, "p.3", 2), "p.3", 3)
+    succeed(world, "p.1", 1)
+    assert (status(world, "p"), status(world, "p.3")) == (FAILED, COMPLETED)
+    world.hand.resume("p")
+    until_quiet(world)
+    succeed(world, "p", 2)
+    assert status(world, "p.w1.3") is ExecutionStatus.RUNNING
+    world.settle()
+    assert CODEC.decode(world.data.executions["p"].result or b"") == ["p.1", 10, 30]
+
+
+def test_a_clean_up_that_is_the_same_again_is_done_once(world: World) -> None:
+    begin(world, flows.keeping, 1)
+    fail(world, "p", 2)
+    succeed(succeed(world, "p.3", 2), "p.3", 3)
+    succeed(world, "p.1", 1)
+    world.hand.resume("p")
+    until_quiet(world)
+    fail(world, "p", 2)
+    assert status(world, "p") is FAILED
+    assert world.records(lambda record: record.parent == "p") == ["p.1", "p.3"]
+
+
 def test_results_that_came_after_the_failure_are_kept_and_their_children_not_asked_again(world: World) -> None:
     begin(world, flows.thorough, 1)
     fail(world, "p", 1)
@@ -189,6 +300,51 @@ def test_tasks_that_had_permits_have_them_again_before_those_that_wait(world: Wo
     assert [claim.step for claim in world.data.locks["s"].claims if claim.execution_id == "p"] == [1, 2, 3, 4]
     world.settle()
     assert (status(world, "p"), status(world, "q")) == (COMPLETED, COMPLETED)
+
+
+# --- those that end with their parents ------------------------------------------------------------------------
+@pytest.mark.parametrize("how", ["failed", "cancelled", "completed"])
+def test_a_child_that_is_to_end_with_its_parent_is_cancelled_then(world: World, how: str) -> None:
+    begin(world, flows.keeping, 1)
+    if how == "cancelled":
+        world.hand.cancel("p")
+        until_quiet(world)
+    else:
+        fail(world, "p", 2) if how == "failed" else succeed(world, "p", 2)
+        assert status(world, "p.1") is ExecutionStatus.RUNNING
+        succeed(succeed(world, "p.3", 2), "p.3", 3)
+    assert status(world, "p") == how
+    assert status(world, "p.1") is ExecutionStatus.RUNNING  # it cleans up
+    succeed(world, "p.1", 1)
+    assert status(world, "p.1") is CANCELLED
+
+
+def test_and_it_goes_on_with_its_parent(world: World) -> None:
+    begin(world, flows.keeping, 1)
+    fail(world, "p", 2)
+    succeed(succeed(world, "p.3", 2), "p.3", 3)
+    with pytest.raises(InvalidTransition, match=r"its child 'p\.1', which it has given up, has not ended yet"):
+        world.hand.resume("p")
+    succeed(world, "p.1", 1)
+    world.hand.resume("p")
+    until_quiet(world)
+    succeed(world, "p", 2)
+    assert status(world, "p.1") is ExecutionStatus.RUNNING
+    world.settle()
+    assert (status(world, "p"), status(world, "p.1")) == (COMPLETED, CANCELLED)
+
+
+def test_one_that_a_former_execution_with_its_parents_id_has_started_is_not_cancelled(world: World) -> None:
+    begin(world, flows.keeping, 1)
+    world.hand.cancel("p")
+    until_quiet(world)
+    succeed(world, "p.1", 1)
+    world.hand.fork("p.1", before=1, id="other")  # nobody's child
+    world.delete(["p", "p.1"])
+    begin(world, flows.keeping, 2)
+    world.hand.cancel("p")
+    until_quiet(world)
+    assert status(world, "other") is not CANCELLED
 
 
 # --- schedules --------------------------------------------------------------------------------------------------
