@@ -174,6 +174,26 @@ async def fragile(mended: str) -> str:
     return await needs(mended)
 
 
+@rf.workflow
+async def patient(ledger: str) -> str:
+    """Waits for a signal between two steps."""
+    await noted(ledger, "patient-before")
+    await rf.wait_for_signal("go")
+    return await noted(ledger, "patient-after")
+
+
+@rf.workflow
+async def together(ledger: str, mended: str) -> list[str]:
+    """A child beside a step that fails until it is mended, and one that is only started and ends with it."""
+    await rf.start(endless.child(id="bound", on_parent_end="cancel"))
+
+    async def late() -> str:
+        await held_up(ledger, "late", ledger)
+        return await needs(mended)
+
+    return list(await asyncio.gather(late(), patient(ledger)))
+
+
 # --- undoing ------------------------------------------------------------------------------------------------
 @rf.workflow
 async def saga(ledger: str, steps: int, release: str) -> None:
@@ -244,6 +264,15 @@ async def chain(ledger: str, suffix: str) -> list[str]:
     second = await noted(ledger, "b" + suffix)
     third = await noted(ledger, "c" + str(rf.state.get("reviewer", "nobody")))
     return [first, second, third]
+
+
+@rf.workflow
+async def drafted(ledger: str, release: str) -> list[Any]:
+    """Steps before and after one that waits until it is released; it answers what is in its state."""
+    begun = [await noted(ledger, "first"), await noted(ledger, "second")]
+    checked = await held_up(ledger, "checked", release)
+    await noted(ledger, "last")
+    return [*begun, checked, rf.state.get("by")]
 
 
 @rf.step

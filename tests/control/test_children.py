@@ -9,7 +9,7 @@ import pytest
 
 import rayflow as rf
 from tests.control.conftest import kill_coordinator, until_parked
-from tests.control.flows import crowd, parent, repaired, with_children
+from tests.control.flows import crowd, parent, repaired, together, with_children
 from tests.faults.tools import ledger_lines, until, until_longer
 
 pytestmark = pytest.mark.ray
@@ -67,3 +67,22 @@ def test_resuming_a_parent_whose_child_failed_resumes_the_child(engine: rf.Distr
     handle.resume()
     assert handle.result(timeout=60) == "mended"
     assert engine.record("parent.1").status == "completed"
+
+
+def test_what_a_failure_has_cancelled_goes_on_with_its_parent(engine: rf.DistributedEngine, tmp_path: Path) -> None:
+    """Whoever drives them dies as soon as they go on."""
+    ledger, mended = tmp_path / "ledger", tmp_path / "mended"
+    handle = engine.start(together, str(ledger), str(mended), id="parent")
+    with pytest.raises(rf.ExecutionFailed, match="broken"):
+        handle.result(timeout=60)
+    until(lambda: engine.record("bound").status == "cancelled", "the one that was only started has ended with it")
+    mended.touch()
+    handle.resume()
+    for name in ("parent", "parent.3"):
+        kill_coordinator(engine, name)
+    until(lambda: engine.record("bound").status == "running", "it goes on, too")
+    engine.signal("parent.3", "go")
+    assert handle.result(timeout=60) == ["mended", "patient-after"]
+    runs = Counter(word for word, *_ in ledger_lines(ledger))
+    assert (runs["patient-before"], runs["patient-after"], runs["late"]) == (1, 1, 1)
+    until(lambda: engine.record("bound").status == "cancelled", "it has ended with it again")
