@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 import rayflow as rf
-from rayflow.core.events import Answered, Asked, Continued, StepCompleted, label
+from rayflow.core.events import Answered, Asked, CancelRequested, Continued, Ended, StepCompleted, label
 from rayflow.core.forks import plan_fork
 from tests.core.fake import Shell, stub
 from tests.core.others import CODEC
@@ -106,6 +108,82 @@ def test_an_answer_to_an_earlier_run_is_passed_over() -> None:
     assert (len(run.journal), list(run.running)) == (before, [])
     run.deliver(Answered(run.now, 1, label("child", "page"), result=CODEC.encode("of run 2"), run=2))
     assert run.complete("one").result == ["of run 2", None]
+
+
+async def with_clean_up() -> Any:
+    try:
+        await one()
+    except rf.StepFailed:
+        await page(1)
+        raise
+    return [await page(2), await two()]
+
+
+def test_an_answer_to_a_call_that_a_rewind_has_superseded_is_passed_over() -> None:
+    """Another call has its number now; the old one's child ends late."""
+    shell = Shell(with_clean_up).begin().fail("one").answer("page", 1)
+    again = shell.rewound().complete("one")
+    assert [(ask.seq, ask.rewinds, ask.payload) for ask in again.others.open.values()] == [
+        (2, 1, CODEC.encode(((2,), {})))
+    ]
+    before = len(again.journal)
+    again.deliver(Answered(again.now, 2, label("child", "page"), result=CODEC.encode("old"), run=1, rewinds=0))
+    assert (len(again.journal), again.inbox_done) == (before, len(again.rows))
+    again.deliver(Answered(again.now, 2, label("child", "page"), result=CODEC.encode("new"), run=1, rewinds=1))
+    restored = again.restored()
+    assert restored.complete("two").result == ["new", None]
+
+
+async def waiting_for_both() -> Any:
+    return await asyncio.gather(one(), page(1))
+
+
+def test_a_child_that_is_asked_for_again_is_the_child_of_before() -> None:
+    again = Shell(waiting_for_both).begin().fail("one").rewound()
+    assert asked_again(again) == [2]
+    assert again.others.open[2].rewinds == 0
+    unasked = again.fail("one").others.log[-1]
+    assert unasked == "not child page 2"
+
+
+def test_a_permit_is_asked_for_again_with_the_token_that_it_had() -> None:
+    again = Shell(in_lock_and_fails).begin().answer("l", 4).fail("one").rewound()
+    assert again.others.open[1].token == 4
+    assert again.answer("l", 4).complete("one", "done").result == ["done", 4]
+
+
+def test_but_not_with_that_of_the_execution_that_it_was_forked_from() -> None:
+    fork = Shell(in_lock_and_fails).begin().answer("l", 4).complete("one").complete("two").forked("two")
+    assert fork.others.open[1].token == 0
+    again = fork.answer("l", 7).fail("two").rewound()
+    assert again.others.open[1].token == 7
+
+
+async def in_lock_and_fails() -> Any:
+    async with rf.lock("l") as lock:
+        done = await one()
+        if done is None:
+            await two()
+        return [done, lock.token]
+
+
+async def reluctant() -> Any:
+    try:
+        await one()
+    finally:
+        await two()
+
+
+@pytest.mark.parametrize(
+    ("by", "given_up"), [(["p", "p"], True), (["p", ""], False), (["", "p"], False)], ids=["parent", "then me", "me"]
+)
+def test_the_end_says_whether_it_was_only_given_up(by: list[str], *, given_up: bool) -> None:
+    shell = Shell(reluctant).begin()
+    for who in by:
+        shell.deliver(CancelRequested(shell.now, "no", who))
+        shell = shell.restored()
+    assert isinstance(shell.events[-1], Ended)
+    assert shell.events[-1].given_up is given_up
 
 
 def test_a_lock_that_was_refused_is_not_given_back() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rayflow.core.events import (
+    Answered,
     AttemptFailed,
+    CancelRequested,
     DeadlinePassed,
     Ended,
     Entry,
@@ -17,6 +19,7 @@ from rayflow.core.events import (
     StepCompleted,
     StepFailed,
     TimerFired,
+    label,
 )
 from rayflow.core.journal import (
     AttemptCount,
@@ -24,6 +27,7 @@ from rayflow.core.journal import (
     attempts_of,
     effective,
     plan_rewind,
+    rewinds_of,
     superseded,
 )
 from rayflow.errors import Failure, InvalidTransition
@@ -165,6 +169,93 @@ def test_a_cause_that_is_not_in_the_journal_is_the_codes_own_failure() -> None:
     # A recorded result that could not be read: the step has no failure in the journal.
     entries = journal(Started(1), done(1), ended(1), issued={1: 1})
     assert cut(entries) == (1, (done(1),))
+
+
+# --- children --------------------------------------------------------------------------------------------------
+def calls(*labels: str) -> tuple[str, ...]:
+    return tuple(label("child", name) if name.startswith("c") else name for name in labels)
+
+
+def told(step: int, failure: Failure | None = None) -> Answered:
+    return Answered(1.0, step, label("child", f"c{step}"), result=None if failure else b"x", failure=failure)
+
+
+def test_children_are_open_that_are_neither_answered_nor_given_up_by_then() -> None:
+    entries = [
+        Entry(1, Started(1), calls("s1", "c2", "c3", "c4", "c5")),
+        Entry(2, told(2), calls("s6"), dropped=(3,)),
+        Entry(3, failed(1, 6), calls("c7"), dropped=(4,)),
+        Entry(4, told(5)),
+        Entry(5, ended(1)),
+    ]
+    plan = plan_rewind("e", entries)
+    assert (plan.to, plan.failed, plan.calls, plan.children) == (2, 1, (0,) * 6, (4,))
+    assert plan.carried == (told(5),)
+
+
+def test_the_call_of_a_child_that_failed_is_the_cause() -> None:
+    cause = Failure("rayflow.errors.ChildFailed", "no", step=1)
+    entries = [
+        Entry(1, Started(1), calls("c1", "c2")),
+        Entry(2, told(1, cause), dropped=(2,)),
+        Entry(3, Ended(1.0, ExecutionStatus.FAILED, failure=cause)),
+    ]
+    plan = plan_rewind("e", entries)
+    assert (plan.to, plan.failed, plan.children) == (1, 1, (1, 2))
+
+
+def test_calls_after_a_rewind_are_told_from_those_before() -> None:
+    entries = [
+        Entry(1, Started(1), calls("s1", "c2")),
+        Entry(2, failed(1, 2), calls("c3")),
+        Entry(3, ended(1)),
+        Entry(4, Rewound(1, to=1)),
+        Entry(5, done(1), calls("c3")),
+    ]
+    assert rewinds_of(entries[:3]) == ((), 0)
+    assert rewinds_of(entries[:4]) == ([0, 0], 1)
+    assert rewinds_of(entries) == ([0, 0, 1], 1)
+
+
+@pytest.mark.parametrize("status", [ExecutionStatus.CANCELLED, ExecutionStatus.FAILED])
+def test_what_its_parent_gave_up_goes_on_from_before_that(status: ExecutionStatus) -> None:
+    entries = journal(
+        Started(1),
+        done(1),
+        CancelRequested(1, by="p"),
+        done(2),
+        done(3),  # its clean-up
+        CancelRequested(1, by="p"),
+        Ended(1, status, given_up=True),
+        issued={1: 2, 3: 1},
+    )
+    plan = plan_rewind("e", entries, given_up=True)
+    assert (plan.to, plan.carried, plan.failed) == (2, (done(2),), 0)
+
+
+def test_what_had_failed_before_it_was_given_up_goes_on_from_before_its_failure() -> None:
+    over = Ended(1, ExecutionStatus.FAILED, failure=Failure("x.Y", "no", step=1), given_up=True)
+    entries = journal(Started(1), failed(1, 1), CancelRequested(1, by="p"), done(2), over, issued={1: 1, 2: 1})
+    plan = plan_rewind("e", entries, given_up=True)
+    assert (plan.to, plan.carried, plan.failed) == (1, (), 1)
+
+
+def test_without_checkpoints_what_was_given_up_starts_anew() -> None:
+    entries = journal(Started(1), Ended(1, ExecutionStatus.CANCELLED, given_up=True))
+    assert plan_rewind("e", entries, given_up=True).to == 0
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_what_anybody_else_has_cancelled_stays_cancelled(*, given_up: bool) -> None:
+    entries = journal(Started(1), CancelRequested(1), Ended(1, ExecutionStatus.CANCELLED, given_up=not given_up))
+    with pytest.raises(InvalidTransition, match="not failed"):
+        plan_rewind("e", entries, given_up=given_up)
+
+
+def test_what_was_undone_stays_undone() -> None:
+    over = Ended(1, ExecutionStatus.CANCELLED, compensated=True, given_up=True)
+    with pytest.raises(InvalidTransition, match="cancelled, and its compensations have undone what it did"):
+        plan_rewind("e", journal(Started(1), CancelRequested(1, by="p"), over), given_up=True)
 
 
 # --- attempts --------------------------------------------------------------------------------------------------

@@ -303,3 +303,27 @@ def test_a_claimant_is_a_step_or_a_lease(execution: str, step: int, lease: str) 
 def test_only_a_lease_has_an_end(claimant: Claimant, expires_at: float | None, ttl: float | None) -> None:
     with pytest.raises(ValueError, match="a lease has an end and a ttl, a step has neither"):
         Claim("x", 1, claimant.execution_id, claimant.step, claimant.lease, 0, expires_at, 0.0, ttl)
+
+
+# --- those that go on -----------------------------------------------------------------------------------------
+def test_who_had_the_last_token_and_goes_on_has_it_again() -> None:
+    lock = release(made(E1), E1).lock
+    change = acquire(lock, "x", 1, E1, 200.0, token=1)
+    assert change.granted == (Claim("x", 2, "e1", 1, "", 1, None, 200.0),)
+    assert (change.lock.last_token, change.lock.claims) == (1, change.granted)
+    assert tokens(acquire(release(change.lock, E1).lock, "x", 1, E2, 300.0).lock) == {"e2": 2}
+
+
+def test_whoever_had_it_in_between_has_made_that_token_old() -> None:
+    between = acquire(release(made(E1), E1).lock, "x", 1, E2, 150.0).lock
+    waiting = acquire(between, "x", 1, E1, 200.0, token=1).lock
+    assert tokens(waiting) == {"e2": 2, "e1": 0}
+    assert tokens(release(waiting, E2).lock) == {"e1": 3}
+    assert tokens(acquire(release(between, E2).lock, "x", 1, E1, 200.0, token=1).lock) == {"e1": 3}
+
+
+def test_of_two_permits_that_go_on_none_is_taken_for_the_other() -> None:
+    both = made(E1, E2, limit=2)
+    lock = release(release(both, E1).lock, E2).lock
+    lock = acquire(lock, "x", 2, E1, 200.0, token=1).lock
+    assert tokens(acquire(lock, "x", 2, E2, 200.0, token=2).lock) == {"e1": 3, "e2": 4}

@@ -25,7 +25,7 @@ from rayflow.core.schedules import (
     resumed,
     started,
 )
-from rayflow.definition.schedule import Schedule
+from rayflow.definition.schedule import Overlap, Schedule
 
 NAME = "beat"
 
@@ -124,6 +124,33 @@ def test_cancel_running_cancels_all_that_runs_and_starts() -> None:
     decision = decide(NAME, spec, state, 120.0)
     assert (dues(decision), decision.cancels) == ([120.0], (*ids(60), "beat@manual-x"))
     assert decision.state.running == (*ids(60), "beat@manual-x", *ids(120)), "a cancelled one has not ended yet"
+
+
+@pytest.mark.parametrize(
+    ("overlap", "queued", "skipped"),
+    [("skip", None, 1), ("allow", None, 1), ("queue_one", 60.0, 0), ("cancel_running", None, 1)],
+)
+def test_what_may_not_start_is_no_run(overlap: Overlap, queued: float | None, skipped: int) -> None:
+    spec, state = minutely(overlap=overlap, max_runs=1)
+    decision = decide(NAME, spec, state, 60.0, most=0)
+    assert (dues(decision), decision.cancels, decision.state.runs, decision.state.running) == ([], (), 0, ())
+    assert (decision.state.queued_due, decision.state.skipped) == (queued, skipped)
+    assert decide(NAME, spec, decision.state, 100.0, most=0).state == decision.state
+    later = decide(NAME, spec, decision.state, 120.0)
+    assert (dues(later), later.state.runs) == ([queued or 120.0], 1)
+
+
+def test_of_those_that_exclude_each_other_the_first_starts() -> None:
+    spec, state = minutely(overlap="allow")
+    decision = decide(NAME, spec, state, 130.0, most=1)
+    assert (dues(decision), decision.state.skipped) == ([60.0], 1)
+
+
+def test_none_is_cancelled_for_one_that_may_not_start() -> None:
+    spec, state = minutely(overlap="cancel_running")
+    state = decide(NAME, spec, state, 60.0).state
+    decision = decide(NAME, spec, state, 120.0, most=0)
+    assert (dues(decision), decision.cancels, decision.state.skipped) == ([], (), 1)
 
 
 # --- downtime -----------------------------------------------------------------------------------------------
