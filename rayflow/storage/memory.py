@@ -144,7 +144,9 @@ class MemoryStore:
         record = self.data.executions.get(execution_id)
         if record is None:
             return []
-        return self.data.inboxes.get(execution_id, [])[max(after, record.inbox_done) :]  # gapless from 1
+        rows = self.data.inboxes.get(execution_id, [])
+        before = rows[0].number - 1 if rows else 0  # they have no gaps, and those of a fork do not begin with 1
+        return rows[max(0, max(after, record.inbox_done) - before) :]
 
     async def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
         """See Store."""
