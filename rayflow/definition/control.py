@@ -119,7 +119,8 @@ async def signal(execution_id: str, name: str, payload: Any = None) -> None:
 async def start(workflow: WorkflowFunction[P, Any] | ChildWorkflow[P, Any], *args: P.args, **kwargs: P.kwargs) -> str:
     """Start a workflow as an execution of its own and go on; answers its id once the start is durable.
 
-    It outlives this execution. To wait for it instead, await the workflow itself: ``await analyse(document)``.
+    It outlives this execution, unless it is to be cancelled by its end: ``analyse.child(on_parent_end="cancel")``. To
+    wait for it instead, await the workflow itself: ``await analyse(document)``.
 
     Args:
         workflow: the workflow, or one with settings: ``analyse.child(id="doc-17", options=…)``.

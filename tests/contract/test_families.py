@@ -224,7 +224,7 @@ def test_a_child_that_has_done_the_same_answers_that_call_too(stores: Stores) ->
     [({"identity": "other"}, COMPLETED), ({"identity": ""}, COMPLETED), ({}, FAILED), ({}, CANCELLED), ({}, None)],
     ids=["another input", "inputs that cannot be compared", "failed", "cancelled", "under way"],
 )
-def test_otherwise_it_is_another_child(stores: Stores, given: dict[str, str], how: ExecutionStatus | None) -> None:
+def test_otherwise_it_is_another_child(stores: Stores, given: dict[str, Any], how: ExecutionStatus | None) -> None:
     async def body(store: Store) -> None:
         asked = {"identity": ""} if given.get("identity") == "" else {}
         ended = () if how is None else (end("x.1", status=how, result=b"old"),)
