@@ -157,8 +157,8 @@ def snapshot(
     entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
     made = fold(summary(record), entries, decode)
     made.children = [
-        ChildSnapshot(child.parent_step, child.id, child.workflow_id, child.status)
-        for child in sorted(children, key=lambda child: child.parent_step or math.inf)
+        ChildSnapshot(child.waiting_call, child.id, child.workflow_id, child.status)
+        for child in sorted(children, key=lambda child: child.waiting_call or math.inf)
     ]
     for note in notes:
         step = made.steps[note.step - 1]

@@ -100,7 +100,7 @@ async def tree_of(store: Store, root: ExecutionRecord) -> Branch:
 
 def _branch(record: ExecutionRecord, children: Mapping[str, list[ExecutionRecord]], cut: Collection[str]) -> Branch:
     grown = tuple(_branch(child, children, cut) for child in children.get(record.id, ()))
-    return Branch(summary(record), record.parent_step, grown, record.id in cut)
+    return Branch(summary(record), record.waiting_call, grown, record.id in cut)
 
 
 def workflows(args: argparse.Namespace, screen: Screen) -> int:

@@ -95,6 +95,11 @@ class ExecutionRecord:
         """Whether its parent waits for its result."""
         return self.parent_step > 0
 
+    @property
+    def waiting_call(self) -> int:
+        """Number of the call that waits for its result; 0 if none does."""
+        return max(self.parent_step, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class JournalRow:

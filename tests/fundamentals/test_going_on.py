@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -83,6 +84,26 @@ async def numbers() -> list[int]:
     await asyncio.sleep(60)
     await spend("y")
     return [await rf.wait_for_signal("n", type=int) for _ in range(2)]
+
+
+@rf.workflow
+async def with_helper(*, fails: bool) -> str:
+    """Starts one that is to end with it."""
+    helper = await rf.start(editor.child(on_parent_end="cancel"))
+    await rf.start(editor.child(id="alone"))
+    if fails:
+        raise ValueError("no")
+    return helper
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_that_is_only_started_may_end_with_its_parent(env: TestEngine, *, fails: bool) -> None:
+    handle = env.start(with_helper, fails=fails, id="with-helper")
+    with pytest.raises(rf.ExecutionFailed) if fails else contextlib.nullcontext():
+        handle.result()
+    env.advance(1)
+    children = [(child.step, child.execution_id, child.status) for child in handle.status().children]
+    assert children == [(0, "with-helper.1", "cancelled"), (0, "alone", "running")]
 
 
 def failing_once(env: TestEngine) -> None:
