@@ -54,6 +54,7 @@ class ExecutionRecord:
         forked_from: id of the execution whose journal it took over; "" if it is no fork.
         waits: what it waits for, as text (:mod:`rayflow.core.waits`); "" for nothing that is kept here.
         claims: how many permits of locks it has or waits for.
+        expires_at: when it may be deleted, once it is over; None for never by itself.
     """
 
     id: str
@@ -88,6 +89,7 @@ class ExecutionRecord:
     forked_from: str = ""
     waits: str = ""
     claims: int = 0
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

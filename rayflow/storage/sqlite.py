@@ -23,6 +23,7 @@ from rayflow.core.locks import Lock
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage import _sqlite as sql
 from rayflow.storage._sqlite_batch import InDoubtError, commit, transaction
+from rayflow.storage._sqlite_formats import FORMAT, migrate
 from rayflow.storage._sqlite_open import SqliteFile, on_thread
 from rayflow.storage.base import Filter
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
@@ -53,6 +54,8 @@ class SqliteStore:
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._in_doubt = False
+        #: Of the file, as the reader finds it.
+        self._format = FORMAT
         self._epoch: int | None = None
         self._fenced: Fenced | None = None
 
@@ -66,7 +69,7 @@ class SqliteStore:
         try:
             if not read_only:
                 self._writer = await file.creator()
-            self._reader = await file.reader(may_create=not read_only)
+            self._reader, self._format = await file.reader(may_create=not read_only)
         except BaseException as error:
             await self._close_connections()
             if isinstance(error, (sqlite3.Error, OSError)):
@@ -110,15 +113,29 @@ class SqliteStore:
 
     # --- the writer ----------------------------------------------------------------------------------------
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
-        """See Store."""
+        """See Store. A file of an older format is brought to this one by the claim: nobody else writes it then."""
 
         def claim(db: sqlite3.Connection, writer: Writer) -> int:
             claimed = next_writer(writer, nonce, now=now, fresh_for=fresh_for, take_over=take_over, url=self.url)
+            migrate(db, str(self._path))
             db.execute(sql.SET_WRITER, (claimed.epoch, claimed.nonce, claimed.heartbeat))
             return claimed.epoch
 
-        self._epoch = await self._write(claim, claimed=False)
-        return self._epoch
+        epoch = await self._write(claim, claimed=False)
+        if self._format != FORMAT:
+            await self._read_anew()
+        self._epoch = epoch
+        return epoch
+
+    async def _read_anew(self) -> None:
+        """The file has another format than the reader has found."""
+        old, self._reader = self._reader, None
+        try:
+            if old is not None:
+                await old.close()
+            self._reader, self._format = await self._file().reader(may_create=True)
+        except sqlite3.Error as error:
+            raise sql.unavailable(error, str(self._path), "reopen") from error
 
     async def heartbeat(self, *, now: float) -> None:
         """See Store."""
