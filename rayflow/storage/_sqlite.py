@@ -14,6 +14,7 @@ from rayflow.core.waits import OTHERS
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
+from rayflow.storage.collecting import Over
 from rayflow.storage.kept import DeadLetter, StepNote
 from rayflow.storage.operations import ExecutionRecord
 
@@ -31,10 +32,11 @@ _FIXED = (
 )  # fmt: skip
 _CHANGING = tuple(name for name in _HEAD if name not in _FIXED)
 
-#: A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
-HEADS = "SELECT {} FROM executions AS e WHERE e.id IN (SELECT value FROM json_each(?))".format(
+# A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
+_HEADS = "SELECT {} FROM executions AS e".format(
     ", ".join("x''" if name in _STATIC else f"e.{name}" for name in _RECORD)
 )
+HEADS = f"{_HEADS} WHERE e.id IN (SELECT value FROM json_each(?))"
 STATIC = "SELECT id, input, code, options FROM starts WHERE id IN (SELECT value FROM json_each(?))"
 KEYS = (
     "SELECT i.execution_id, i.key FROM json_each(?) AS j CROSS JOIN inbox AS i"
@@ -114,19 +116,44 @@ PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
 BLOB = "SELECT data FROM blobs WHERE digest = ?"
 TOTALS = "SELECT name, value FROM totals"
 
-OVER = f"SELECT id FROM executions WHERE status IN ({_TERMINAL}) AND id IN (SELECT value FROM json_each(?))"
+#: What belongs to executions: each a table, the column of the execution's id, and the bytes that a row takes.
+_PARTS = (
+    ("journal", "execution_id", "length(body)"),
+    ("inbox", "execution_id", "length(body)"),
+    ("dead_letters", "execution_id", "length(failure) + length(input)"),
+    ("notes", "execution_id", "length(body)"),
+    ("starts", "id", "length(input) + length(code) + length(options)"),
+    ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
+)
 #: Deletes, each with a JSON list of ids; the executions last.
 DELETES = tuple(
-    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
-    for table, column in (
-        ("journal", "execution_id"),
-        ("inbox", "execution_id"),
-        ("dead_letters", "execution_id"),
-        ("notes", "execution_id"),
-        ("starts", "id"),
-        ("executions", "id"),
-    )
+    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS
 )
+#: Bytes of what they delete, each with the same list.
+SIZES = tuple(
+    f"SELECT ifnull(sum({size}), 0) FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
+    for table, column, size in _PARTS
+)
+
+
+def over_listing(over: Over) -> tuple[str, list[Any]]:
+    """The statement that finds executions which are over, without what never changes of them, and its parameters."""
+    moment = "updated_at" if over.expired_by is None else "expires_at"
+    terms, values = [f"e.status IN ({_TERMINAL})"], []
+    for term, value in (
+        ("e.id IN (SELECT value FROM json_each(?))", None if over.ids is None else as_json(over.ids)),
+        ("e.status IN (SELECT value FROM json_each(?))", as_json(over.status) if over.status else None),
+        ("e.workflow_id = ?", over.workflow_id),
+        ("e.updated_at < ?", over.ended_before),
+        ("e.expires_at <= ?", over.expired_by),
+    ):
+        if value is not None:
+            terms.append(term)
+            values.append(value)
+    if over.after is not None:
+        terms.append(f"(e.{moment}, e.id) > (?, ?)")
+        values.extend(over.after)
+    return f"{_HEADS} WHERE {' AND '.join(terms)} ORDER BY e.{moment}, e.id LIMIT ?", [*values, over.limit]
 
 
 def listing(query: Filter) -> tuple[str, list[Any]]:

@@ -15,6 +15,9 @@ import aiosqlite
 from rayflow.errors import StorageUnavailable
 from rayflow.storage._sqlite_formats import FORMAT, format_of, migrate, shadow
 
+#: Bytes that the log beside a file keeps when what is in it has been carried over.
+LOG_BYTES = 8 << 20
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -52,7 +55,7 @@ class SqliteFile:
     async def writer(self) -> aiosqlite.Connection:
         """A connection to a store that is there, for writing."""
         db = await self._connect("mode=rw")
-        await db.execute("PRAGMA synchronous = FULL")
+        await self._for_writing(db)
         return db
 
     async def creator(self) -> aiosqlite.Connection:
@@ -152,9 +155,13 @@ class SqliteFile:
                 f"cannot open store {self.path}: its file system allows no write-ahead log (SQLite chose {mode!r}). "
                 "Network file systems do not; put the file on a local disk"
             )
-        await db.execute("PRAGMA synchronous = FULL")
+        await self._for_writing(db)
         if fresh:
             await on_thread(db, self._create)
+
+    async def _for_writing(self, db: aiosqlite.Connection) -> None:
+        await db.execute("PRAGMA synchronous = FULL")
+        await db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")  # it stays as long as it once was otherwise
 
     def _create(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")

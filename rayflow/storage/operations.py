@@ -171,6 +171,7 @@ class Append:
         waits: what the execution waits for from now on; None leaves it.
         next_run: the execution continues as new: the encoded input of its next run. The journal before the last of
             these rows is deleted, and the execution is given up, to be taken up at once.
+        expires_at: with a terminal status, when the execution may be deleted; None for never by itself.
     """
 
     execution_id: str
@@ -189,6 +190,7 @@ class Append:
     asks: tuple[Ask, ...] = ()
     waits: str | None = None
     next_run: bytes | None = None
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
