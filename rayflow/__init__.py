@@ -27,7 +27,15 @@ from rayflow.definition.control import (
     wait_for_signal,
 )
 from rayflow.definition.function import WorkflowFunction, workflow
-from rayflow.definition.options import EngineConfig, ExecutionOptions, PoolConfig, RateLimit, RetryPolicy, StepOptions
+from rayflow.definition.options import (
+    EngineConfig,
+    ExecutionOptions,
+    PoolConfig,
+    RateLimit,
+    Retention,
+    RetryPolicy,
+    StepOptions,
+)
 from rayflow.definition.results import StepResult
 from rayflow.definition.schedule import Schedule
 from rayflow.definition.step import Step, step
@@ -132,6 +140,7 @@ __all__ = [
     "RayflowError",
     "RemoteStep",
     "ResultTimeout",
+    "Retention",
     "RetryPolicy",
     "RetryStep",
     "Schedule",

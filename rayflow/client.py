@@ -15,6 +15,7 @@ from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
+from rayflow.deleting import Deleted, Rounds, meant
 from rayflow.errors import (
     DefinitionError,
     ExecutionCancelled,
@@ -286,6 +287,42 @@ class Engine(Control):
         if fresh:
             self._supervisor().send("submit", fresh)
         return [ExecutionHandle(self, record.id, returns) for record in records]
+
+    # --- deleting ------------------------------------------------------------------------------------------
+    def gc(
+        self,
+        older_than: float | None = None,
+        *,
+        status: ExecutionStatus | str | Sequence[ExecutionStatus | str] = (),
+        workflow: str | None = None,
+        dry_run: bool = False,
+    ) -> Deleted:
+        """Delete executions that are over, with all that belongs to them. Totals and definitions stay.
+
+        What is not over is never deleted, nor is a child of an execution that is under way or can be resumed.
+        It happens in short transactions, beside whatever else goes on.
+
+        Args:
+            older_than: those that ended so many seconds ago, or earlier, whatever their retention; None for those
+                whose own retention is over, which are deleted in the background anyway.
+            status: only ``completed``, ``failed`` or ``cancelled`` ones, or several of these.
+            workflow: only those of this workflow id.
+            dry_run: delete nothing, and say what would be.
+
+        Raises:
+            DefinitionError: ``older_than`` is no number of seconds, or a status is none of something that is over.
+            StorageUnavailable: the store cannot be written now; what was deleted by then is.
+
+        Example:
+            >>> engine.gc(older_than=30 * 86_400, status="completed").executions  # doctest: +SKIP
+            1204
+        """
+        rounds = Rounds(meant(older_than, status, workflow, self.clock.now()), dry_run=dry_run)
+        while rounds.next is not None:
+            rounds.add(self._persistence().call("collect", rounds.next, dry_run))
+        while rounds.deleted.executions and not dry_run and self._persistence().call("reclaim"):
+            pass
+        return rounds.deleted
 
     # --- looking -------------------------------------------------------------------------------------------
     def handle(self, execution_id: str) -> ExecutionHandle[Any]:

@@ -73,6 +73,21 @@ def seconds(text: str) -> float:
     return value
 
 
+def duration(text: str) -> float:
+    """Seconds, or a number with a unit: ``90s``, ``15m``, ``12h``, ``30d``, ``4w``."""
+    unit = _UNITS.get(text[-1:])
+    try:
+        value = float(text if unit is None else text[:-1]) * (unit or 1)
+    except ValueError:
+        value = math.nan
+    if not (value >= 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"needs seconds, or a number with s, m, h, d or w, such as 30d, not {text!r}")
+    return value
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
 def count(text: str) -> int:
     """A whole number from 1."""
     value = int(text)

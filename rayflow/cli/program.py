@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from rayflow import __version__
-from rayflow.cli import forks, groups, looking, running, signals, steering, tasks
+from rayflow.cli import deleting, forks, groups, looking, running, signals, steering, tasks
 from rayflow.cli.exits import INTERRUPTED, READER_GONE, code_of
 from rayflow.cli.grammar import (
     Commands,
@@ -17,6 +17,7 @@ from rayflow.cli.grammar import (
     add_timeout,
     add_waiting,
     count,
+    duration,
     moment,
     port,
     seconds,
@@ -83,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_steering(commands)
     _add_fork(commands)
     _add_looking(commands)
+    _add_deleting(commands)
     groups.add_schedules(commands)
     groups.add_locks(commands)
     groups.add_letters(commands)
@@ -185,6 +187,18 @@ def _add_looking(commands: Commands[argparse.ArgumentParser]) -> None:
         looking.workflows,
         "list workflows and their versions, each with its unfinished executions",
     )
+
+
+def _add_deleting(commands: Commands[argparse.ArgumentParser]) -> None:
+    about = "delete executions that are over: what their own retention says, or what is older than is said"
+    parser = add_command(commands, "gc", deleting.gc, about, engine=True)
+    parser.add_argument(
+        "--older-than", type=duration, metavar="AGE", help="those that ended so long ago: seconds, or as 12h, 30d, 4w"
+    )
+    over = [str(status) for status in ExecutionStatus if status.terminal]
+    parser.add_argument("--status", action="append", default=[], choices=over, help="only those; may be given again")
+    parser.add_argument("--workflow", metavar="ID", help="only those of this workflow")
+    parser.add_argument("--dry-run", action="store_true", help="delete nothing, and say what would be; needs no engine")
 
 
 def _add_metrics(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -13,11 +13,14 @@ import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import cloudpickle
 
 from rayflow.errors import IncompatibleVersion
+
+if TYPE_CHECKING:
+    from rayflow.definition.options import Retention
 
 D = TypeVar("D", bound="Definition")
 
@@ -39,6 +42,10 @@ class WorkflowDefinition(Protocol):
     @property
     def description(self) -> str:
         """What it does, for people."""
+
+    @property
+    def retention(self) -> Retention | None:
+        """How long its executions are kept after their end; None where it does not say."""
 
     @property
     def returns(self) -> Any:

@@ -19,6 +19,7 @@ from rayflow.definition.checks import (
 )
 from rayflow.definition.child import ChildSettings, ChildWorkflow
 from rayflow.definition.context import current_execution
+from rayflow.definition.options import Retention, check_retention
 from rayflow.errors import DefinitionError
 from rayflow.ids import check_id
 
@@ -32,6 +33,7 @@ class WorkflowSettings(TypedDict, total=False):
     id: str
     version: str
     description: str
+    retention: Retention | None
 
 
 class WorkflowFunction(Definition, Generic[P, R]):
@@ -44,13 +46,21 @@ class WorkflowFunction(Definition, Generic[P, R]):
         id: the workflow's id.
         version: changes when executions of the old code could not go on with the new one.
         description: what it does, for people.
+        retention: how long its executions are kept after their end; None where it does not say.
     """
 
     fn: Callable[..., Any]
+    retention: Retention | None = None
     transient = Definition.transient | {"signature", "returns"}
 
     def __init__(
-        self, fn: Callable[..., Any], *, id: str | None = None, version: str = "1", description: str = ""
+        self,
+        fn: Callable[..., Any],
+        *,
+        id: str | None = None,
+        version: str = "1",
+        description: str = "",
+        retention: Retention | None = None,
     ) -> None:
         if isinstance(fn, Definition):
             raise DefinitionError(f"{fn!r} is defined already; use its .fn")
@@ -65,6 +75,7 @@ class WorkflowFunction(Definition, Generic[P, R]):
         self.fn = fn
         self.version = check_name("workflow version", version)
         self.description = description or (inspect.getdoc(fn) or "").partition("\n")[0]
+        self.retention = check_retention(f"workflow {self.id!r}", retention)
         self.home = making_module()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
@@ -144,7 +155,7 @@ def workflow(fn: Callable[..., Any] | None = None, /, **settings: Unpack[Workflo
     Args:
         fn: the function; left out in ``@rf.workflow(...)`` with options.
         settings: ``id`` (default: the function's name), ``version`` (default "1"), ``description`` (default: the
-            first line of the docstring).
+            first line of the docstring), ``retention`` (default: what the engine's configuration says).
 
     Raises:
         DefinitionError: an option is unknown or does not fit, or ``fn`` is no ``async def``.

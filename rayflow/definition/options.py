@@ -5,61 +5,18 @@ Every duration is in seconds.
 
 from __future__ import annotations
 
-import datetime as dt
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from rayflow.definition.validated import Options, Seconds, explain
 from rayflow.errors import DefinitionError, class_name
+from rayflow.ids import ExecutionStatus
 
 Checkpoints = Literal["sync", "async", "off"]
-
-
-def _seconds(value: object) -> object:
-    if isinstance(value, dt.timedelta):
-        raise ValueError(f"needs seconds as a number, not a timedelta; pass {value.total_seconds():g}")  # noqa: TRY004 - pydantic takes only this
-    if isinstance(value, bool):
-        raise ValueError(f"needs seconds as a number, not {value}")  # noqa: TRY004 - as above
-    return value
-
-
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-
-
-class Options(BaseModel):
-    """Base of all option classes: frozen, and an unknown or wrong option is a DefinitionError that names it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise DefinitionError(_explain(type(self), error)) from None
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some options changed, validated again."""
-        return type(self)(**{**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
-
-
-def _explain(cls: type[BaseModel], error: ValidationError) -> str:
-    lines = []
-    for detail in error.errors():
-        where = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            known = ", ".join(sorted(cls.model_fields))
-            lines.append(f"{cls.__name__} has no option {where!r}; it has: {known}")
-        else:
-            said = detail["msg"].removeprefix("Value error, ")
-            given = "" if detail["type"] == "value_error" else f" (given: {detail['input']!r})"
-            # Made from JSON, a model's own __init__ has said it all already.
-            told = not where and isinstance(detail.get("ctx", {}).get("error"), DefinitionError)
-            place = "" if told else f"{cls.__name__}{'.' + where if where else ''}: "
-            lines.append(f"{place}{said}{given}")
-    return "; ".join(lines)
 
 
 class RetryPolicy(Options):
@@ -105,6 +62,40 @@ class RetryPolicy(Options):
         return tuple(names)
 
 
+class Retention(Options):
+    """How long executions are kept after they have ended, by how they ended. Then all of them is deleted.
+
+    Args:
+        completed: seconds, for those that completed; None for ever.
+        failed: seconds, for those that failed, which can be resumed until then; None for ever.
+        cancelled: seconds, for those that were cancelled; None for ever.
+
+    Example:
+        >>> Retention(completed=30 * 86_400).seconds(ExecutionStatus.COMPLETED)
+        2592000.0
+    """
+
+    completed: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
+    failed: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
+    cancelled: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
+
+    def seconds(self, status: ExecutionStatus) -> float | None:
+        """How long an execution is kept that ended like that; None for ever, and for one that has not ended."""
+        by_status = {
+            ExecutionStatus.COMPLETED: self.completed,
+            ExecutionStatus.FAILED: self.failed,
+            ExecutionStatus.CANCELLED: self.cancelled,
+        }
+        return by_status.get(status)
+
+
+def check_retention(what: str, value: object) -> Retention | None:
+    """Return ``value`` if it can be a workflow's retention. Raises DefinitionError, saying of ``what`` it is."""
+    if value is None or isinstance(value, Retention):
+        return value
+    raise DefinitionError(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
+
+
 class ExecutionOptions(Options):
     """How one execution runs.
 
@@ -123,6 +114,8 @@ class ExecutionOptions(Options):
         delay: the same, in seconds from the start.
         singleton: a key of which there is at most one unfinished execution in the store; a start that finds another
             one raises SingletonExists.
+        retention: how long it is kept after its end; None for what its workflow says, or else the engine's
+            configuration. Its children take it over.
     """
 
     timeout: Seconds | None = Field(None, gt=0)
@@ -136,6 +129,7 @@ class ExecutionOptions(Options):
     start_at: float | None = None
     delay: Seconds | None = Field(None, ge=0)
     singleton: str | None = Field(None, min_length=1, max_length=200)
+    retention: Retention | None = None
 
     @field_validator("checkpoints", mode="before")
     @classmethod
@@ -321,6 +315,8 @@ class EngineConfig(Options):
         environment_idle: seconds after which actors of a code environment without work are stopped.
         park_after: seconds without anything to do after which an execution that only waits is parked: it holds no
             actor and no memory until it is woken.
+        retention: how long executions are kept after their end, where neither their options nor their workflow say;
+            for ever if left out.
     """
 
     store: str | None = None
@@ -336,6 +332,7 @@ class EngineConfig(Options):
     ping_timeout: float = Field(4.0, gt=0)
     environment_idle: float = Field(300.0, gt=0)
     park_after: float = Field(1.0, gt=0)
+    retention: Retention = Retention()
 
     @field_validator("pool")
     @classmethod
@@ -374,4 +371,4 @@ def _parsed(annotation: Any, name: str, text: str) -> Any:
     try:
         return annotation.model_validate_json(text)
     except ValidationError as error:
-        raise DefinitionError(f"{ENVIRONMENT_PREFIX}{name.upper()}: {_explain(annotation, error)}") from None
+        raise DefinitionError(f"{ENVIRONMENT_PREFIX}{name.upper()}: {explain(annotation, error)}") from None

@@ -12,6 +12,7 @@ from rayflow.definition.checks import check_name
 from rayflow.definition.child import ChildSettings, ChildWorkflow
 from rayflow.definition.context import current_execution
 from rayflow.definition.declared import AnyAgent, DeclaredStep
+from rayflow.definition.options import Retention, check_retention
 from rayflow.definition.results import StepResult, failure_from
 from rayflow.definition.step import Step
 from rayflow.definition.walk import Walk
@@ -30,6 +31,7 @@ class Workflow(Definition):
         name: for people; the id if left out.
         description: what it does, for people.
         version: changes when executions of the old steps could not go on with the new ones.
+        retention: how long its executions are kept after their end; None for what the engine's configuration says.
 
     Raises:
         DefinitionError: the id does not fit.
@@ -44,13 +46,23 @@ class Workflow(Definition):
     """
 
     returns: Any = dict[str, Any]
+    retention: Retention | None = None
     transient = Definition.transient | {"_parts"}
 
-    def __init__(self, id: str, *, name: str = "", description: str = "", version: str = "1") -> None:
+    def __init__(
+        self,
+        id: str,
+        *,
+        name: str = "",
+        description: str = "",
+        version: str = "1",
+        retention: Retention | None = None,
+    ) -> None:
         self.id = check_id("workflow", id)
         self.name = name or id
         self.description = description
         self.version = check_name("workflow version", version)
+        self.retention = check_retention(f"workflow {self.id!r}", retention)
         self.home = making_module()
         self._steps: tuple[DeclaredStep, ...] = ()
         self._parts: dict[str, AnyAgent] = {}

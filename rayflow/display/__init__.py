@@ -20,7 +20,7 @@ from rayflow.display.schedules import schedule_json, schedule_text, schedules_te
 from rayflow.display.tasks import task_json, tasks_text
 from rayflow.display.text import Detail, list_text, metrics_text, snapshot_text, value_text, workflows_text
 from rayflow.display.trees import tree_json, tree_text
-from rayflow.display.words import Style, duration_text, failure_text, time_text
+from rayflow.display.words import Style, duration_text, failure_text, size_text, time_text
 
 __all__ = [
     "Detail",
@@ -41,6 +41,7 @@ __all__ = [
     "schedule_json",
     "schedule_text",
     "schedules_text",
+    "size_text",
     "snapshot_text",
     "summary_json",
     "task_json",

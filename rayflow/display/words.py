@@ -64,6 +64,19 @@ def duration_text(seconds: float) -> str:
     return f"{minutes // 1440} d {minutes % 1440 // 60:02d} h"
 
 
+def size_text(size: int) -> str:
+    """Bytes for people.
+
+    Example:
+        >>> size_text(512), size_text(1536), size_text(3_400_000)
+        ('512 bytes', '1.5 kB', '3.4 MB')
+    """
+    for unit, worth in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= worth:
+            return f"{size / worth:.1f} {unit}"
+    return f"{size} bytes"
+
+
 def time_text(moment: float, style: Style) -> str:
     """A moment as date and time."""
     return dt.datetime.fromtimestamp(moment, tz=style.tz or dt.UTC).astimezone(style.tz).strftime("%Y-%m-%d %H:%M:%S")

@@ -181,7 +181,7 @@ class Conductor:
                 cache=self._codes.cache,
                 fetch=self._codes.fetch,
                 refer=self._codes.workflow,
-                park_after=self._settings.config.park_after,
+                config=self._settings.config,
             )
             self._drivers[record.id] = driver
             self._takeups.begin(driver)

@@ -20,7 +20,7 @@ from rayflow.core.machine import Machine, failure_of
 from rayflow.core.waits import WaitsFor
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.context import ChildCall
-from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.errors import ClusterError, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.loading import Fetch, load_definition
@@ -73,7 +73,7 @@ class Driver:
         cache: loads code.
         fetch: answers blobs of the store.
         refer: makes references to the code of children.
-        park_after: seconds without anything to write after which an execution that only waits is parked.
+        config: how actors run: after how long what only waits is parked, and for how long what is over is kept.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Driver:
         cache: CodeCache,
         fetch: Fetch,
         refer: Refer,
-        park_after: float,
+        config: EngineConfig,
     ) -> None:
         self.record = record
         self.id = record.id
@@ -101,8 +101,8 @@ class Driver:
         self._codec = codec
         self._cache = cache
         self._fetch = fetch
-        self._scribe = Scribe(record, self.epoch, codec, refer)
-        self._park_after = park_after
+        self._scribe = Scribe(record, self.epoch, codec, refer, config.retention)
+        self._park_after = config.park_after
         self._active_at = 0.0
         self._waits = record.waits
         self._execution: Execution | None = None
@@ -151,6 +151,7 @@ class Driver:
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         try:
             definition = load_definition(self.record, self.code, self._cache, self._fetch, self.log)
+            self._scribe.workflow_retention = definition.retention
             machine = Machine(
                 # Read each time it begins: the code may change what it is given.
                 lambda: definition.begin(*self._codec.decode(self.record.input)),

@@ -19,6 +19,7 @@ from rayflow.core.placement import Place, Wanting, plan
 from rayflow.errors import Failure, RayflowError
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
+from rayflow.runtime.collector import Collector
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.fleet import Fleet
 from rayflow.runtime.keeper import PoolKeeper
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks into the store for executions that nobody was told of, and after something went wrong.
 SWEEP, AGAIN = 1.0, 0.2
+
+#: Seconds between two pieces of deleting, so that commits go first.
+PAUSE = 0.02
 
 #: How far ahead a look into the store sees what will be due: further than until the next look.
 AHEAD = 2.5
@@ -65,6 +69,8 @@ class Overseer:
         self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
         self.pools = PoolKeeper(system, settings)
         self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self._collector = Collector(self._ask)
+        self._collecting = False
         self._owners: dict[str, str] = {}
         self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
         self._takeovers: dict[str, tuple[int, int]] = {}
@@ -99,7 +105,8 @@ class Overseer:
             self._tick()
 
     def _tick(self) -> None:
-        for action in (self.fleet.ping_all, self.pools.ping_all, self._sweep, self._keep_time, self.fleet.drop_idle):
+        actions = [self.fleet.ping_all, self.pools.ping_all, self._sweep, self._keep_time, self.fleet.drop_idle]
+        for action in actions if self._collecting else [*actions, self._collect]:
             self.turns.post(action)
         self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
 
@@ -234,6 +241,13 @@ class Overseer:
         if wake is not None and wake < now + SWEEP and (self._next_time is None or wake < self._next_time):
             self._next_time = max(wake, now)
             self.turns.later(self._next_time - now, self._keep_time)
+
+    def _collect(self) -> None:
+        """Delete a little of what has expired, and go on in a moment if there is more."""
+        self._collecting = False
+        if self._collector.look(self.turns.now()):
+            self._collecting = True
+            self.turns.later(PAUSE, self._collect)
 
     def _look_at(self, moment: float) -> None:
         if self._next_look is None or moment < self._next_look:

@@ -23,6 +23,7 @@ from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.system import ActorSystem
 from rayflow.storage.base import Filter, Store
+from rayflow.storage.collecting import Collected, Over
 from rayflow.storage.crossing import ExpireLeases
 from rayflow.storage.group import GroupCommitter
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
@@ -135,9 +136,13 @@ class Persistence:
         """Keep bytes by their digest."""
         self._run(self._opened().put_blob(digest, data))
 
-    def delete_executions(self, ids: Sequence[str]) -> int:
-        """Delete executions that are over."""
-        return self._run(self._opened().delete_executions(ids))
+    def collect(self, over: Over, dry_run: bool = False) -> Collected:  # noqa: FBT001, FBT002 - the arguments of actors are positional
+        """Delete executions that are over, in one transaction; answers which."""
+        return self._run(self._opened().collect(over, dry_run=dry_run))
+
+    def reclaim(self) -> bool:
+        """Give some of the space back that deleted executions took; answers whether there is more."""
+        return self._run(self._opened().reclaim())
 
     # --- reading -------------------------------------------------------------------------------------------
     def execution(self, execution_id: str) -> ExecutionRecord | None:

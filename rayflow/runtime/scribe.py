@@ -17,7 +17,7 @@ from rayflow.core.failures import failure_of
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeRef
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
-from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.options import ExecutionOptions, Retention
 from rayflow.errors import CodecError, DefinitionError
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.crossing import Ask as StoreAsk
@@ -43,14 +43,22 @@ class Scribe:
         epoch: the coordinator's.
         codec: reads and writes payloads.
         refer: for children's code.
+        retention: how long what is over is kept, where neither its options nor its workflow say.
+
+    Attributes:
+        workflow_retention: what its workflow says; None if that says nothing.
     """
 
-    def __init__(self, record: ExecutionRecord, epoch: int, codec: MsgpackCodec, refer: Refer) -> None:
+    def __init__(
+        self, record: ExecutionRecord, epoch: int, codec: MsgpackCodec, refer: Refer, retention: Retention
+    ) -> None:
         self.record = record
         self.epoch = epoch
         self._codec = codec
         self._refer = refer
         self._options = ExecutionOptions.model_validate_json(record.options)
+        self._default_retention = retention
+        self.workflow_retention: Retention | None = None
 
     def append(
         self, entries: Sequence[Entry], work: Work, asks: Sequence[StoreAsk], now: float, *, waits: str | None
@@ -60,6 +68,7 @@ class Scribe:
         outcome = work.outcome
         failure = outcome.failure if outcome is not None else work.reason
         first, last = entries[0].seq, entries[-1].seq
+        kept = (self._options.retention or self.workflow_retention or self._default_retention).seconds(work.status)
         return Append(
             execution_id=self.record.id,
             epoch=self.epoch,
@@ -76,6 +85,7 @@ class Scribe:
             asks=tuple(asks),
             waits=waits,
             next_run=work.run,
+            expires_at=None if kept is None else now + kept,
         )
 
     def hold(self, outcome: StepCompleted | AttemptFailed) -> Deliver:

@@ -5,6 +5,11 @@ is all that the segments up to a number have made, in parts of the same form. Bo
 the kind, a byte for the format, and four bytes of CRC-32 over these two, the number and the rest; so an object that
 was cut off, altered, or is in another's place is found. The rest is msgpack: ``[epoch, nonce, heartbeat]`` of the
 writer, then maps from the position of a field of :class:`~rayflow.storage.changes.Changes` to its values.
+
+New fields of records and of changes are appended, with a default, and raise the format; a field never gets another
+meaning. So an object of any older format is read with the defaults of what it does not have, and nothing of a store is
+ever rewritten because of its format. A newer one is refused. Only a claim has format 1 for ever, since all that it
+holds is the writer: a program that does not know its successor's format still learns that it was taken over.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, Sched
 from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.rules import Writer
 
-FORMAT = 1
+FORMAT = 2
 SEGMENT, CHECKPOINT = b"S", b"C"
 _MAGIC = b"rayflow"
 _HEADER = len(_MAGIC) + 6
@@ -88,14 +93,15 @@ _packers = Packers(_default, strict_types=False)
 
 def encode_segment(number: int, writer: Writer, changes: Changes) -> bytes:
     """A transaction as bytes. Raises UnwritableError."""
-    return _seal(SEGMENT, number, pack((writer.epoch, writer.nonce, writer.heartbeat)) + _pack_changes(changes))
+    packed = pack((writer.epoch, writer.nonce, writer.heartbeat)) + _pack_changes(changes)
+    return _seal(SEGMENT, number, packed, FORMAT if changes else 1)
 
 
 def encode_checkpoint(number: int, writer: Writer, claims: Iterable[int], parts: Iterable[Changes]) -> bytes:
     """A whole state as bytes: the writer, the numbers of all claims, and the records."""
     body = [pack((writer.epoch, writer.nonce, writer.heartbeat)), pack(list(claims))]
     body += [_pack_changes(part) for part in parts]
-    return _seal(CHECKPOINT, number, b"".join(body))
+    return _seal(CHECKPOINT, number, b"".join(body), FORMAT)
 
 
 def pack(value: Any) -> bytes:
@@ -132,8 +138,8 @@ def _pack_changes(changes: Changes) -> bytes:
     return pack(written)
 
 
-def _seal(kind: bytes, number: int, packed: bytes) -> bytes:
-    start = kind + bytes([FORMAT])
+def _seal(kind: bytes, number: int, packed: bytes, form: int) -> bytes:
+    start = kind + bytes([form])
     return _MAGIC + start + _checksum(start, number, packed) + packed
 
 
@@ -178,10 +184,10 @@ def _unpack(where: str, kind: bytes, number: int, data: bytes) -> list[Any]:
         raise CorruptRecord(
             "", f"{where} does not match its checksum: it was cut off, altered, or put in another's place"
         )
-    if start[1] != FORMAT:
+    if start[1] > FORMAT:
         raise StorageUnavailable(
-            f"{where} has format {start[1]}, and this rayflow reads format {FORMAT}: a newer rayflow wrote the store. "
-            "Use that one, or a newer one"
+            f"{where} has format {start[1]}, and this rayflow reads formats up to {FORMAT}: a newer rayflow wrote the "
+            "store. Use that one, or a newer one"
         )
     unpacker = msgpack.Unpacker(max_buffer_size=0, use_list=False, strict_map_key=False, unicode_errors=UNICODE_ERRORS)
     unpacker.feed(packed)

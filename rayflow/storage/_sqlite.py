@@ -1,4 +1,4 @@
-"""The SQLite store's schema, its statements, and what SQLite's errors mean."""
+"""The SQLite store's statements, and what SQLite's errors mean."""
 
 # ruff: noqa: S608 - statements are put together from names in this module, never from values
 from __future__ import annotations
@@ -14,91 +14,13 @@ from rayflow.core.waits import OTHERS
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
+from rayflow.storage.collecting import Over
 from rayflow.storage.kept import DeadLetter, StepNote
 from rayflow.storage.operations import ExecutionRecord
-
-FORMAT = 1
 
 _TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
 _UNFINISHED = f"status NOT IN ({_TERMINAL})"
 _SINGLETON = f"singleton <> '' AND {_UNFINISHED}"
-
-# Journal and inbox are clustered by execution: a replay reads neighbouring pages, and no second index is written.
-# What never changes of an execution stands apart (starts), since SQLite rewrites the whole row in an update: a
-# megabyte of input would be written again with each step.
-SCHEMA = (
-    "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    (
-        "CREATE TABLE writer (id INTEGER PRIMARY KEY CHECK (id = 1), epoch INTEGER NOT NULL, nonce TEXT NOT NULL,"
-        " heartbeat REAL)"
-    ),
-    (
-        "CREATE TABLE executions (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, workflow_id TEXT NOT NULL,"
-        " version TEXT NOT NULL, status TEXT NOT NULL, priority INTEGER NOT NULL, created_at REAL NOT NULL,"
-        " updated_at REAL NOT NULL, identity TEXT NOT NULL, start_nonce TEXT NOT NULL, environment TEXT NOT NULL,"
-        " epoch INTEGER NOT NULL, owner TEXT NOT NULL, coordinator TEXT NOT NULL, last_seq INTEGER NOT NULL,"
-        " last_digest TEXT NOT NULL, inbox_last INTEGER NOT NULL, inbox_done INTEGER NOT NULL, runnable_at REAL,"
-        " deadline REAL, result BLOB, failure BLOB, parent TEXT NOT NULL, parent_step INTEGER NOT NULL,"
-        " run INTEGER NOT NULL, singleton TEXT NOT NULL, schedule TEXT NOT NULL, forked_from TEXT NOT NULL,"
-        " waits TEXT NOT NULL, claims INTEGER NOT NULL)"
-    ),
-    "CREATE TABLE starts (id TEXT PRIMARY KEY, input BLOB NOT NULL, code BLOB NOT NULL, options BLOB NOT NULL)",
-    (
-        "CREATE TABLE journal (execution_id TEXT, seq INTEGER, body BLOB NOT NULL, PRIMARY KEY (execution_id, seq))"
-        " WITHOUT ROWID"
-    ),
-    (
-        "CREATE TABLE inbox (execution_id TEXT, number INTEGER, key TEXT NOT NULL, kind TEXT NOT NULL,"
-        " body BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (execution_id, number)) WITHOUT ROWID"
-    ),
-    (
-        "CREATE TABLE definitions (workflow_id TEXT, version TEXT, name TEXT NOT NULL, description TEXT NOT NULL,"
-        " code BLOB NOT NULL, source_sha256 TEXT NOT NULL, saved_at REAL NOT NULL, environment TEXT NOT NULL,"
-        " UNIQUE (workflow_id, version))"
-    ),
-    (
-        "CREATE TABLE dead_letters (execution_id TEXT NOT NULL, step INTEGER NOT NULL, seq INTEGER NOT NULL,"
-        " workflow_id TEXT NOT NULL, name TEXT NOT NULL, attempts INTEGER NOT NULL, at REAL NOT NULL,"
-        " began REAL NOT NULL, worker TEXT NOT NULL, failure BLOB NOT NULL, input BLOB NOT NULL,"
-        " UNIQUE (execution_id, step))"
-    ),
-    (
-        "CREATE TABLE notes (execution_id TEXT, step INTEGER, attempt INTEGER NOT NULL, at REAL NOT NULL,"
-        " kind TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (execution_id, step)) WITHOUT ROWID"
-    ),
-    (
-        "CREATE TABLE locks (name TEXT PRIMARY KEY, permits INTEGER NOT NULL, last_order INTEGER NOT NULL,"
-        " last_token INTEGER NOT NULL) WITHOUT ROWID"
-    ),
-    (
-        "CREATE TABLE claims (name TEXT, place INTEGER, execution_id TEXT NOT NULL, step INTEGER NOT NULL,"
-        " lease TEXT NOT NULL, token INTEGER NOT NULL, expires_at REAL, at REAL NOT NULL, ttl REAL,"
-        " PRIMARY KEY (name, place)) WITHOUT ROWID"
-    ),
-    (
-        "CREATE TABLE schedules (name TEXT PRIMARY KEY, spec BLOB NOT NULL, state BLOB NOT NULL,"
-        " version INTEGER NOT NULL, wake REAL, created_at REAL NOT NULL)"
-    ),
-    "CREATE TABLE pools (name TEXT PRIMARY KEY, config BLOB NOT NULL, saved_at REAL NOT NULL)",
-    "CREATE TABLE blobs (digest TEXT PRIMARY KEY, data BLOB NOT NULL)",
-    "CREATE TABLE totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX executions_newest ON executions (created_at)",
-    "CREATE INDEX executions_workflow ON executions (workflow_id, created_at)",
-    "CREATE INDEX executions_runnable ON executions (runnable_at) WHERE runnable_at IS NOT NULL",
-    "CREATE INDEX executions_unread ON executions (created_at) WHERE inbox_last > inbox_done AND owner <> ''",
-    "CREATE INDEX executions_parent ON executions (parent, created_at) WHERE parent <> ''",
-    "CREATE INDEX executions_schedule ON executions (schedule, created_at) WHERE schedule <> ''",
-    f"CREATE UNIQUE INDEX executions_singleton ON executions (singleton) WHERE {_SINGLETON}",
-    f"CREATE INDEX executions_unfinished ON executions (workflow_id, version) WHERE {_UNFINISHED}",
-    f"CREATE INDEX executions_stuck ON executions (waits) WHERE waits LIKE '{OTHERS}%'",
-    "CREATE INDEX claims_execution ON claims (execution_id) WHERE execution_id <> ''",
-    "CREATE INDEX claims_lease ON claims (name) WHERE lease <> ''",
-    "CREATE INDEX inbox_key ON inbox (execution_id, key)",
-    "CREATE INDEX dead_letters_newest ON dead_letters (at)",
-    "CREATE INDEX dead_letters_workflow ON dead_letters (workflow_id, at)",
-    f"INSERT INTO meta VALUES ('format', {FORMAT})",
-    "INSERT INTO writer VALUES (1, 0, '', NULL)",
-)
 
 # --- statements -------------------------------------------------------------------------------------------
 _RECORD = tuple(f.name for f in fields(ExecutionRecord))
@@ -110,10 +32,11 @@ _FIXED = (
 )  # fmt: skip
 _CHANGING = tuple(name for name in _HEAD if name not in _FIXED)
 
-#: A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
-HEADS = "SELECT {} FROM executions AS e WHERE e.id IN (SELECT value FROM json_each(?))".format(
+# A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
+_HEADS = "SELECT {} FROM executions AS e".format(
     ", ".join("x''" if name in _STATIC else f"e.{name}" for name in _RECORD)
 )
+HEADS = f"{_HEADS} WHERE e.id IN (SELECT value FROM json_each(?))"
 STATIC = "SELECT id, input, code, options FROM starts WHERE id IN (SELECT value FROM json_each(?))"
 KEYS = (
     "SELECT i.execution_id, i.key FROM json_each(?) AS j CROSS JOIN inbox AS i"
@@ -194,19 +117,44 @@ PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
 BLOB = "SELECT data FROM blobs WHERE digest = ?"
 TOTALS = "SELECT name, value FROM totals"
 
-OVER = f"SELECT id FROM executions WHERE status IN ({_TERMINAL}) AND id IN (SELECT value FROM json_each(?))"
+#: What belongs to executions: each a table, the column of the execution's id, and the bytes that a row takes.
+_PARTS = (
+    ("journal", "execution_id", "length(body)"),
+    ("inbox", "execution_id", "length(body)"),
+    ("dead_letters", "execution_id", "length(failure) + length(input)"),
+    ("notes", "execution_id", "length(body)"),
+    ("starts", "id", "length(input) + length(code) + length(options)"),
+    ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
+)
 #: Deletes, each with a JSON list of ids; the executions last.
 DELETES = tuple(
-    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
-    for table, column in (
-        ("journal", "execution_id"),
-        ("inbox", "execution_id"),
-        ("dead_letters", "execution_id"),
-        ("notes", "execution_id"),
-        ("starts", "id"),
-        ("executions", "id"),
-    )
+    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS
 )
+#: Bytes of what they delete, each with the same list.
+SIZES = tuple(
+    f"SELECT ifnull(sum({size}), 0) FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
+    for table, column, size in _PARTS
+)
+
+
+def over_listing(over: Over) -> tuple[str, list[Any]]:
+    """The statement that finds executions which are over, without what never changes of them, and its parameters."""
+    moment = "updated_at" if over.expired_by is None else "expires_at"
+    terms, values = [f"e.status IN ({_TERMINAL})"], []
+    for term, value in (
+        ("e.id IN (SELECT value FROM json_each(?))", None if over.ids is None else as_json(over.ids)),
+        ("e.status IN (SELECT value FROM json_each(?))", as_json(over.status) if over.status else None),
+        ("e.workflow_id = ?", over.workflow_id),
+        ("e.updated_at < ?", over.ended_before),
+        ("e.expires_at <= ?", over.expired_by),
+    ):
+        if value is not None:
+            terms.append(term)
+            values.append(value)
+    if over.after is not None:
+        terms.append(f"(e.{moment}, e.id) > (?, ?)")
+        values.extend(over.after)
+    return f"{_HEADS} WHERE {' AND '.join(terms)} ORDER BY e.{moment}, e.id LIMIT ?", [*values, over.limit]
 
 
 def listing(query: Filter) -> tuple[str, list[Any]]:

@@ -11,11 +11,17 @@ from rayflow.core.locks import Lock
 from rayflow.errors import RayflowError, StorageError
 from rayflow.storage import _sqlite as sql
 from rayflow.storage.batch import Batch
+from rayflow.storage.collecting import Collected, Over, choose
 from rayflow.storage.kept import ScheduleRecord
 from rayflow.storage.operations import Answer, Deliver, ExecutionRecord, Existing, Operation, Refused
 from rayflow.storage.rules import Writer
 
 T = TypeVar("T")
+
+#: SQLite's number for ``auto_vacuum = INCREMENTAL``.
+_INCREMENTAL = 2
+#: Pages that are given back in one transaction, and free ones that are kept: so many, or that part of all.
+_PAGES_AT_ONCE, _SPARE_PAGES, _SPARE_PART = 250, 64, 16
 
 
 class InDoubtError(Exception):
@@ -238,3 +244,41 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
         f"this {type(operation).__name__} of execution {operation.execution_id!r} cannot be written: {error}. Strings "
         "must be valid Unicode, numbers fit 64 bits, and no value be larger than 1 GB"
     )
+
+
+# --- deleting -----------------------------------------------------------------------------------------------
+def collected(db: sqlite3.Connection, over: Over, *, later: bool) -> Collected:
+    """What may be deleted; see :func:`~rayflow.storage.collecting.choose`."""
+    statement, values = sql.over_listing(over)
+    records = [sql.record(row) for row in db.execute(statement, values)]
+    found = choose(records, over, _Reads(db, ()).head, later=later)
+    ids = sql.as_json(found.ids)
+    return replace(found, size=sum(db.execute(size, (ids,)).fetchone()[0] for size in sql.SIZES) if found.ids else 0)
+
+
+def collect(db: sqlite3.Connection, over: Over) -> Collected:
+    """Delete what may be deleted, inside a transaction."""
+    found = collected(db, over, later=False)
+    ids = sql.as_json(found.ids)
+    for statement in sql.DELETES:
+        db.execute(statement, (ids,))
+    return found
+
+
+def reclaim(db: sqlite3.Connection) -> bool:
+    """Give some pages that hold nothing back to the file system, inside a transaction; answers whether there are more.
+
+    A part is kept for what comes next: otherwise a store from which as much is deleted as is added would shrink and
+    grow all the time. A file of format 1 gives nothing back, since SQLite has to be told when a file is made.
+    """
+    mode, free, pages = (_pragma(db, name) for name in ("auto_vacuum", "freelist_count", "page_count"))
+    spare = free - max(_SPARE_PAGES, pages // _SPARE_PART) if mode == _INCREMENTAL else 0
+    for _ in range(min(spare, _PAGES_AT_ONCE)):
+        # Python steps a statement without columns once, and each step gives one page back, whatever number is said.
+        db.execute("PRAGMA incremental_vacuum(1)")
+    return spare > _PAGES_AT_ONCE
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    [(value,)] = db.execute(f"PRAGMA {name}").fetchall()  # to its end: an unfinished one keeps a transaction open
+    return int(value)

@@ -13,7 +13,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage import _sqlite as sql
+from rayflow.storage._sqlite_formats import FORMAT, format_of, migrate, shadow
+
+#: Bytes that the log beside a file keeps when what is in it has been carried over.
+LOG_BYTES = 8 << 20
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,7 +55,7 @@ class SqliteFile:
     async def writer(self) -> aiosqlite.Connection:
         """A connection to a store that is there, for writing."""
         db = await self._connect("mode=rw")
-        await db.execute("PRAGMA synchronous = FULL")
+        await self._for_writing(db)
         return db
 
     async def creator(self) -> aiosqlite.Connection:
@@ -70,8 +73,8 @@ class SqliteFile:
             raise
         return db
 
-    async def reader(self, *, may_create: bool) -> aiosqlite.Connection:
-        """A connection for reading.
+    async def reader(self, *, may_create: bool) -> tuple[aiosqlite.Connection, int]:
+        """A connection for reading, and the format of the file. One of an older format is read as if it were newer.
 
         Args:
             may_create: SQLite must be able to create files beside the store; without it, a store in a folder
@@ -81,8 +84,7 @@ class SqliteFile:
         # index behind. This one may tidy up, and refuses to change anything.
         db = await self._connect("mode=rw")
         try:
-            await db.execute("PRAGMA query_only = ON")
-            await self._check_format(db)
+            found = await on_thread(db, self._for_reading)
         except sqlite3.OperationalError:
             await db.close()
             if may_create or await asyncio.to_thread(_has_log, self.path):
@@ -91,11 +93,22 @@ class SqliteFile:
             await db.close()
             raise
         else:
-            return db
+            return db, found
         # A folder in which SQLite may create nothing, and no log of a writer: the file can only be read as it is.
         db = await self._connect("mode=ro&immutable=1")
-        await self._check_format(db)
-        return db
+        try:
+            return db, await on_thread(db, self._for_reading)
+        except BaseException:
+            await db.close()
+            raise
+
+    def _for_reading(self, db: sqlite3.Connection) -> int:
+        found = format_of(db, str(self.path))
+        if found < FORMAT:
+            db.execute("PRAGMA temp_store = MEMORY")
+            shadow(db, found)
+        db.execute("PRAGMA query_only = ON")
+        return found
 
     async def _connect(self, options: str) -> aiosqlite.Connection:
         uri = f"file:{urllib.parse.quote(str(self.path.absolute()))}?{options}"
@@ -132,39 +145,29 @@ class SqliteFile:
 
     async def _prepare(self, db: aiosqlite.Connection) -> None:
         # The format first: a file of somebody else must not even be switched to WAL.
-        fresh = await self._check_format(db, may_be_empty=True)
+        fresh = await on_thread(db, format_of, str(self.path), may_be_empty=True) == 0
+        if fresh:
+            # What is deleted can be given back in small steps. It has to be said before anything is in the file.
+            await db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = await self._write_ahead(db)
         if mode != "wal":
             raise StorageUnavailable(
                 f"cannot open store {self.path}: its file system allows no write-ahead log (SQLite chose {mode!r}). "
                 "Network file systems do not; put the file on a local disk"
             )
-        await db.execute("PRAGMA synchronous = FULL")
-        if not fresh:
-            return
-        await db.execute("BEGIN IMMEDIATE")
-        if await self._check_format(db, may_be_empty=True):  # another process may have been faster
-            for statement in sql.SCHEMA:
-                await db.execute(statement)
-        await db.commit()
+        await self._for_writing(db)
+        if fresh:
+            await on_thread(db, self._create)
 
-    async def _check_format(self, db: aiosqlite.Connection, *, may_be_empty: bool = False) -> bool:
-        """Check that the file is a store of ours; answers whether it is empty. Raises StorageUnavailable."""
-        tables = {name for (name,) in await db.execute_fetchall("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables and may_be_empty:
-            return True
-        rows = []
-        if {"meta", "executions"} <= tables:
-            rows = list(await db.execute_fetchall("SELECT value FROM meta WHERE name = 'format'"))
-        if not rows:
-            what = "another program's SQLite database" if tables else "empty, no store was made in it yet"
-            raise StorageUnavailable(f"cannot open store {self.path}: the file is {what}. Name another file")
-        if rows[0][0] > sql.FORMAT:
-            raise StorageUnavailable(
-                f"cannot open store {self.path}: it has format {rows[0][0]} and was written by a newer rayflow; this "
-                f"one knows formats up to {sql.FORMAT}. Install that newer version, or name another file"
-            )
-        return False
+    async def _for_writing(self, db: aiosqlite.Connection) -> None:
+        await db.execute("PRAGMA synchronous = FULL")
+        await db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")  # it stays as long as it once was otherwise
+
+    def _create(self, db: sqlite3.Connection) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        if format_of(db, str(self.path), may_be_empty=True) == 0:  # another process may have been faster
+            migrate(db, str(self.path))
+        db.execute("COMMIT")
 
 
 def _has_log(path: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from rayflow.core.locks import Lock
 from rayflow.ids import ExecutionStatus
+from rayflow.storage.collecting import Collected, Over
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
 from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
 
@@ -171,8 +172,19 @@ class Store(Protocol):
     async def blob(self, digest: str) -> bytes | None:
         """The bytes of that digest, or None."""
 
-    async def delete_executions(self, ids: Sequence[str]) -> int:
-        """Delete executions that are over, with all that belongs to them; others are left. Answers how many."""
+    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
+        """Delete executions that are over, with all that belongs to them, in one short transaction.
+
+        What may be deleted, :mod:`rayflow.storage.collecting` says. For more, ask again with ``after`` as answered;
+        what was needed by something that has been deleted meanwhile is found when one begins anew.
+
+        Args:
+            over: which.
+            dry_run: delete nothing, and need no writer: answer what would be deleted by asking until nothing more is.
+        """
+
+    async def reclaim(self) -> bool:
+        """Give space back that what was deleted has left: one short piece of work. Answers whether there is more."""
 
     async def totals(self) -> dict[str, float]:
         """Counters, kept in the same transactions as what they count: the sums of all ``counts`` that the rules add."""

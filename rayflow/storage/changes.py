@@ -7,12 +7,15 @@ log that an older rayflow wrote gives the same records under newer rules.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
+from operator import itemgetter
 
 from rayflow.core.locks import Lock
 from rayflow.storage.batch import Batch
+from rayflow.storage.collecting import Collected, Over, choose
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
 from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.rules import Writer, newer_note
@@ -188,6 +191,24 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
         data.definitions = {key: known for key, known in data.definitions.items() if key[0] not in workflows}
     for name in changes.no_pools:
         del data.pools[name]
+
+
+# --- deleting -----------------------------------------------------------------------------------------------
+def collected(data: MemoryData, over: Over, *, later: bool) -> Collected:
+    """What may be deleted; see :func:`~rayflow.storage.collecting.choose`."""
+    meant = (record for record in data.executions.values() if over.fits(record))
+    rest = ((over.place(record), record) for record in meant if over.after is None or over.place(record) > over.after)
+    first = [record for _, record in heapq.nsmallest(over.limit, rest, key=itemgetter(0))]
+    found = choose(first, over, data.executions.get, later=later)
+    return replace(found, size=sum(_size(data, name) for name in found.ids))
+
+
+def _size(data: MemoryData, name: str) -> int:
+    record = data.executions[name]
+    parts = [record.input, record.code, record.options, record.result or b"", record.failure or b""]
+    parts.extend(entry.body for entry in data.journals.get(name, ()))
+    parts.extend(row.body for row in data.inboxes.get(name, ()))
+    return sum(map(len, parts))
 
 
 # --- a whole state ------------------------------------------------------------------------------------------

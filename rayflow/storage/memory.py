@@ -11,7 +11,8 @@ from rayflow.core.waits import OTHERS
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage.base import Filter
 from rayflow.storage.batch import Batch
-from rayflow.storage.changes import Changes, MemoryData, apply, changes_of
+from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, collected
+from rayflow.storage.collecting import Collected, Over
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
 from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
 from rayflow.storage.rules import Writer, check_writer, next_writer
@@ -266,15 +267,25 @@ class MemoryStore:
         await self._reading()
         return self.data.blobs.get(digest)
 
-    async def delete_executions(self, ids: Sequence[str]) -> int:
+    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
         """See Store."""
+        if not dry_run:
+            self._check_writer()
+        await self._reading()
+        found = collected(self.data, over, later=dry_run)
+        if dry_run or not found.ids:
+            return found
 
-        def decide() -> tuple[Changes, int]:
-            there = [self.data.executions[name] for name in dict.fromkeys(ids) if name in self.data.executions]
-            over = [record.id for record in there if record.status.terminal]
-            return Changes(no_executions=over), len(over)
+        def decide() -> tuple[Changes, Collected]:
+            now = collected(self.data, over, later=False)
+            return Changes(no_executions=list(now.ids)), now
 
         return await self._write(decide)
+
+    async def reclaim(self) -> bool:
+        """See Store. Memory is free at once."""
+        self._check_writer()
+        return False
 
     async def totals(self) -> dict[str, float]:
         """See Store."""

@@ -19,6 +19,7 @@ from rayflow.storage._buckets import Bucket, open_bucket
 from rayflow.storage._log import ASKED, BEAT, BLOB, LOG, Log, name_of
 from rayflow.storage._segments import Segment, UnwritableError, encode_segment, size_of
 from rayflow.storage.changes import Changes, MemoryData
+from rayflow.storage.collecting import Collected, Over
 from rayflow.storage.memory import MemoryStore
 from rayflow.storage.operations import Answer, Operation, Refused
 from rayflow.storage.rules import Writer, next_writer
@@ -64,6 +65,8 @@ class ObjectStore(MemoryStore):
         self._put: set[str] = set()
         self._checkpointing: asyncio.Task[None] | None = None
         self._next_attempt = 0
+        #: Bytes of what was deleted since checkpoints were last wanted for it, and how many of those are still to come.
+        self._freed = self._wanted = 0
 
     # --- opening -------------------------------------------------------------------------------------------
     async def open(self, *, read_only: bool = False) -> None:
@@ -243,18 +246,40 @@ class ObjectStore(MemoryStore):
     def _checkpoint_if_due(self, records: Log) -> None:
         if self._checkpointing is not None and not self._checkpointing.done():
             return
+        if not records.segments or records.number < self._next_attempt:
+            return
         many = records.segments >= self.checkpoint_segments or records.size >= self.checkpoint_bytes
         worth = records.size * self.checkpoint_part >= records.checkpointed
         overdue = records.segments >= self.checkpoint_segments * self.checkpoint_patience
-        if many and (worth or overdue) and records.number >= self._next_attempt:
+        if self._wanted or (many and (worth or overdue)):
             self._checkpointing = asyncio.create_task(self._checkpoint(records), name="checkpoint")
 
     async def _checkpoint(self, records: Log) -> None:
         try:
             await records.checkpoint()
+            self._wanted = max(0, self._wanted - 1)
         except RayflowError as error:
             self._next_attempt = records.number + self.checkpoint_segments
             log.warning("store %s: its log could not be compacted, which is tried again later: %s", self.url, error)
+
+    # --- deleting ------------------------------------------------------------------------------------------
+    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
+        """See Store."""
+        found = await super().collect(over, dry_run=dry_run)
+        if not dry_run:
+            self._freed += found.size
+        return found
+
+    async def reclaim(self) -> bool:
+        """See Store. What was deleted stays in the log until two checkpoints are after it.
+
+        They are made when that is worth it: the first one now, in the background, the second after a later transaction.
+        """
+        records, _ = self._opened_for_writing()
+        if self._freed * self.checkpoint_part >= records.checkpointed + records.size > 0:
+            self._freed, self._wanted = 0, 2
+            self._checkpoint_if_due(records)
+        return False
 
     # --- reading -------------------------------------------------------------------------------------------
     async def _reading(self) -> None:

@@ -55,6 +55,7 @@ class ExecutionRecord:
         forked_from: id of the execution whose journal it took over; "" if it is no fork.
         waits: what it waits for, as text (:mod:`rayflow.core.waits`); "" for nothing that is kept here.
         claims: how many permits of locks it has or waits for.
+        expires_at: when it may be deleted, once it is over; None for never by itself.
     """
 
     id: str
@@ -89,6 +90,7 @@ class ExecutionRecord:
     forked_from: str = ""
     waits: str = ""
     claims: int = 0
+    expires_at: float | None = None
 
     @property
     def waited_for(self) -> bool:
@@ -180,6 +182,7 @@ class Append:
         waits: what the execution waits for from now on; None leaves it.
         next_run: the execution continues as new: the encoded input of its next run. The journal before the last of
             these rows is deleted, and the execution is given up, to be taken up at once.
+        expires_at: with a terminal status, when the execution may be deleted; None for never by itself.
     """
 
     execution_id: str
@@ -198,6 +201,7 @@ class Append:
     asks: tuple[Ask, ...] = ()
     waits: str | None = None
     next_run: bytes | None = None
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

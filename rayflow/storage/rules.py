@@ -217,6 +217,7 @@ def _apply(record: ExecutionRecord, op: Append, last: int) -> Write:
         failure=op.failure,
         waits=record.waits if op.waits is None else op.waits,
         run=record.run + again,
+        expires_at=op.expires_at if over else None,
     )
     return Write(
         written,
@@ -292,6 +293,7 @@ def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write |
             updated_at=op.at,
             failure=None,
             waits="",
+            expires_at=None,
         ),
         rows=(op.row,),
         inbox=inbox,

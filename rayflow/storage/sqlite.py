@@ -22,9 +22,11 @@ import aiosqlite
 from rayflow.core.locks import Lock
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage import _sqlite as sql
-from rayflow.storage._sqlite_batch import InDoubtError, commit, transaction
+from rayflow.storage._sqlite_batch import InDoubtError, collect, collected, commit, reclaim, transaction
+from rayflow.storage._sqlite_formats import FORMAT, migrate
 from rayflow.storage._sqlite_open import SqliteFile, on_thread
 from rayflow.storage.base import Filter
+from rayflow.storage.collecting import Collected, Over
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
 from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
 from rayflow.storage.rules import Writer, check_writer, next_writer
@@ -53,6 +55,8 @@ class SqliteStore:
         self._writer: aiosqlite.Connection | None = None
         self._reader: aiosqlite.Connection | None = None
         self._in_doubt = False
+        #: Of the file, as the reader finds it.
+        self._format = FORMAT
         self._epoch: int | None = None
         self._fenced: Fenced | None = None
 
@@ -66,7 +70,7 @@ class SqliteStore:
         try:
             if not read_only:
                 self._writer = await file.creator()
-            self._reader = await file.reader(may_create=not read_only)
+            self._reader, self._format = await file.reader(may_create=not read_only)
         except BaseException as error:
             await self._close_connections()
             if isinstance(error, (sqlite3.Error, OSError)):
@@ -110,15 +114,29 @@ class SqliteStore:
 
     # --- the writer ----------------------------------------------------------------------------------------
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
-        """See Store."""
+        """See Store. A file of an older format is brought to this one by the claim: nobody else writes it then."""
 
         def claim(db: sqlite3.Connection, writer: Writer) -> int:
             claimed = next_writer(writer, nonce, now=now, fresh_for=fresh_for, take_over=take_over, url=self.url)
+            migrate(db, str(self._path))
             db.execute(sql.SET_WRITER, (claimed.epoch, claimed.nonce, claimed.heartbeat))
             return claimed.epoch
 
-        self._epoch = await self._write(claim, claimed=False)
-        return self._epoch
+        epoch = await self._write(claim, claimed=False)
+        if self._format != FORMAT:
+            await self._read_anew()
+        self._epoch = epoch
+        return epoch
+
+    async def _read_anew(self) -> None:
+        """The file has another format than the reader has found."""
+        old, self._reader = self._reader, None
+        try:
+            if old is not None:
+                await old.close()
+            self._reader, self._format = await self._file().reader(may_create=True)
+        except sqlite3.Error as error:
+            raise sql.unavailable(error, str(self._path), "reopen") from error
 
     async def heartbeat(self, *, now: float) -> None:
         """See Store."""
@@ -232,22 +250,36 @@ class SqliteStore:
         """See Store."""
         return [StepNote(*row) for row in await self._read(sql.NOTES, (execution_id,))]
 
-    async def delete_executions(self, ids: Sequence[str]) -> int:
+    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
         """See Store."""
+        if not dry_run:
+            async with self._lock:
+                await self._writable(claimed=True)
+        found = await self._on_reader(lambda db: collected(db, over, later=dry_run))
+        if dry_run or not found.ids:  # most often there is nothing, which is not worth a transaction
+            return found
+        return await self._write(lambda db, _: collect(db, over))
 
-        def delete(db: sqlite3.Connection, _: Writer) -> int:
-            over = sql.as_json(name for (name,) in db.execute(sql.OVER, (sql.as_json(ids),)))
-            return [db.execute(statement, (over,)).rowcount for statement in sql.DELETES][-1]  # the executions
+    async def reclaim(self) -> bool:
+        """See Store. The file gets shorter when SQLite next carries its log over, which is done at the end."""
+        more = await self._write(lambda db, _: reclaim(db))
+        if not more:
+            async with self._lock:
+                db = await self._writable(claimed=True)
+                with contextlib.suppress(sqlite3.Error):  # SQLite does it again by itself after some transactions
+                    await db.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
+        return more
 
-        return await self._write(delete)
-
-    async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+    async def _on_reader(self, body: Callable[[sqlite3.Connection], T]) -> T:
         if self._reader is None:
             raise StorageUnavailable(f"store {self.url} is not open; call open() first")
         try:
-            return list(await self._reader.execute_fetchall(statement, values))
+            return await on_thread(self._reader, body)
         except (sqlite3.Error, ValueError) as error:  # ValueError: closed meanwhile
             raise sql.unavailable(error, str(self._path), "read") from error
+
+    async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        return await self._on_reader(lambda db: db.execute(statement, values).fetchall())
 
     # --- the rest ------------------------------------------------------------------------------------------
     async def dead_letters(

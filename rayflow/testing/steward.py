@@ -2,7 +2,8 @@
 
 There is one coordinator, which does not die, and no pool has workers of its own; what is left of a supervisor's work is
 done by the same rules: what is due is read from the store, and schedules and locks are looked after by the real
-:class:`~rayflow.runtime.timekeeper.Timekeeper`.
+:class:`~rayflow.runtime.timekeeper.Timekeeper`, and what is over is deleted by the real
+:class:`~rayflow.runtime.collector.Collector`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import DefinitionError, PoolNotFound
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
+from rayflow.runtime.collector import Collector
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSpec
 from rayflow.runtime.timekeeper import Timekeeper
@@ -47,6 +49,7 @@ class Steward:
         self._coordinator = coordinator
         self._default = settings.config.pool
         self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self._collector = Collector(self._ask)
         self._owned: set[str] = set()
         self._seen = -1
         self._wake: float | None = None
@@ -112,6 +115,8 @@ class Steward:
         self._seen = self._stage.done
         now, waiting = self._stage.clock.now(), self._stage.waiting
         self._wake = self._timekeeper.look(now)
+        while self._collector.look(now):
+            pass
         self.submit(self._ask("executions", Filter(runnable_before=now, limit=_MOST)))
         return self._stage.waiting > waiting
 

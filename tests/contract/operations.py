@@ -11,6 +11,7 @@ from rayflow.core.events import Answered, label
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
+from rayflow.storage.collecting import Over
 from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLease, TakeLock
 from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
 from rayflow.storage.operations import (
@@ -90,6 +91,11 @@ def end(name: str = "x", *, status: ExecutionStatus = ExecutionStatus.COMPLETED,
 def park(name: str = "x", *, until: float | None = None, seen: int = 0, epoch: int = 1, at: float = NOW) -> Release:
     """Give an execution up, as an owner does that has seen its inbox up to a row."""
     return Release(name, epoch, until, at, seen)
+
+
+async def delete(store: Store, *names: str) -> int:
+    """Delete executions that are over; answers how many."""
+    return len((await store.collect(Over(ids=names))).ids)
 
 
 def deliver(

@@ -19,6 +19,7 @@ from tests.contract.operations import (
     append,
     begun,
     claim,
+    delete,
     done,
     end,
     end_child,
@@ -209,7 +210,7 @@ def test_a_parent_that_is_over_hears_nothing_and_the_child_ends_all_the_same(sto
         await begun(store, "x")
         await done(store, append(asks=(start_child(),)), claim("x.1"), end(first=2))
         if gone:
-            assert await store.delete_executions(["x"]) == 1
+            assert await delete(store, "x") == 1
         answer = await done(store, end_child())
         assert (answer.parked, answer.touched) == (True, ())
         assert (await row(store, "x.1")).status is ExecutionStatus.COMPLETED
@@ -222,7 +223,7 @@ def test_another_execution_with_the_parents_id_hears_nothing(stores: Stores) -> 
     async def body(store: Store) -> None:
         await begun(store, "x")
         await done(store, append(asks=(start_child(),)), claim("x.1"), end(first=2))
-        await store.delete_executions(["x"])
+        await delete(store, "x")
         await done(store, start(start_nonce="another"), claim(), append())
         assert (await done(store, end_child())).touched == ()
         assert await answers(store) == []

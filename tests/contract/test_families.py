@@ -22,6 +22,7 @@ from tests.contract.operations import (
     begun,
     claim,
     claims,
+    delete,
     deliver,
     done,
     end,
@@ -177,7 +178,7 @@ def test_another_execution_with_their_parents_id_leaves_them_alone(stores: Store
         await begun(store, "x")
         await done(store, append(asks=(bound(),)), claim("x.1"), end(first=2))
         assert len(await cancels(store, "x.1")) == 1
-        assert await store.delete_executions(["x"]) == 1
+        assert await delete(store, "x") == 1
         await done(store, start(start_nonce="another"), claim(), end())
         assert len(await cancels(store, "x.1")) == 1
 

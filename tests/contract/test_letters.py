@@ -16,6 +16,7 @@ from tests.contract.operations import (
     NOW,
     append,
     claim,
+    delete,
     deliver,
     done,
     end,
@@ -213,7 +214,7 @@ def test_a_deleted_execution_takes_its_letters_and_notes_along(stores: Stores) -
             await done(store, fail(name, 1))
         live = append("live", dead_letters=(letter("live"),))
         await done(store, start("live"), claim("live"), live)
-        assert await store.delete_executions(["over", "live"]) == 1
+        assert await delete(store, "over", "live") == 1
         assert keys(await store.dead_letters()) == [("live", 1), ("kept", 1)]
         assert (await store.notes("over"), len(await store.notes("kept"))) == ([], 1)
         await done(store, start("over"), claim("over"))

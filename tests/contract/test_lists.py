@@ -18,6 +18,7 @@ from tests.contract.operations import (
     begun,
     claim,
     claims,
+    delete,
     deliver,
     done,
     end,
@@ -118,7 +119,7 @@ def test_deletion_leaves_nothing_behind(stores: Stores) -> None:
         await begun(store, "other")
         await store.save_schedule(schedule())
         await live_through_everything(store)
-        assert await store.delete_executions(["x"]) == 1
+        assert await delete(store, "x") == 1
         assert (await store.execution("x"), await store.journal("x"), await store.inbox("x")) == (None, [], [])
         assert (await store.notes("x"), await store.dead_letters()) == ([], [])
         assert [found.id for found in await store.executions(Filter())] == ["x.3", "other"]
@@ -133,7 +134,7 @@ def test_what_others_have_of_it_stays(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await begun(store, "other")
         await live_through_everything(store)
-        await store.delete_executions(["x"])
+        await delete(store, "x")
         assert [r.key for r in await store.inbox("other")] == ["of x"]
         assert [found.id for found in await store.executions(Filter(parent="x"))] == ["x.3"]
         assert (await store.totals())["executions_started"] == 3
@@ -148,7 +149,8 @@ def test_a_deleted_id_lives_through_everything_once_more(stores: Stores) -> None
         await live_through_everything(store)
         first = await everything(store)
         await done(store, claim("x.3"), end("x.3"), LeaveLease("l", "script", NOW))
-        assert await store.delete_executions(["x", "x.3"]) == 2
+        assert await delete(store, "x", "x.3") == 1  # the run that called it might have needed it
+        assert await delete(store, "x.3") == 1
         await live_through_everything(store)
         assert len(await everything(store)) == len(first)
         again = await row(store)
@@ -163,7 +165,7 @@ def test_a_claim_of_a_deleted_id_is_not_its_successors(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await begun(store, "x", "y")
         await done(store, append("y", asks=(take(),)), append(asks=(take(),)), end(first=2))
-        await store.delete_executions(["x"])
+        await delete(store, "x")
         await begun(store, "x")
         await done(store, end("y", first=2))
         assert (await claims(store), await answers(store), (await row(store)).claims) == ([], [], 0)

@@ -23,6 +23,7 @@ from tests.contract.operations import (
     begun,
     claim,
     claims,
+    delete,
     done,
     end,
     everything,
@@ -234,7 +235,7 @@ def test_tokens_rise_for_ever(stores: Stores) -> None:
     async def write(store: Store) -> None:
         await begun(store, "x")
         await done(store, append(asks=(take(), leave())), end(first=2))
-        await store.delete_executions(["x"])
+        await delete(store, "x")
         assert await store.locks() == []
         assert await store.locks(["l"]) == [Lock("l", 1, 1, 1)]
 

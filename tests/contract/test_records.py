@@ -7,7 +7,7 @@ import pytest
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, append, claim, definition, deliver, done, end, park, pool, start
+from tests.contract.operations import NOW, append, claim, definition, delete, deliver, done, end, park, pool, start
 
 
 async def listed(store: Store, query: Filter) -> list[str]:
@@ -139,7 +139,7 @@ def test_only_what_is_over_is_deleted_and_whole(stores: Stores) -> None:
         for name in ("over", "live", "kept"):
             await done(store, start(name), claim(name), deliver(name), append(name))
         await done(store, end("over", first=2), end("kept", first=2))
-        assert await store.delete_executions(["over", "live", "nobody", "over"]) == 1
+        assert await delete(store, "over", "live", "nobody", "over") == 1
         assert await listed(store, Filter()) == ["kept", "live"]
         assert (await store.journal("over"), await store.inbox("over")) == ([], [])
         assert len(await store.journal("live")) == 1
@@ -152,7 +152,7 @@ def test_only_what_is_over_is_deleted_and_whole(stores: Stores) -> None:
 def test_a_deleted_id_begins_anew(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start(), claim(), deliver(), end())
-        await store.delete_executions(["x"])
+        await delete(store, "x")
         await done(store, start(), claim(), deliver(), append(bodies=(b"new",)))
         assert [r.body for r in await store.journal("x")] == [b"new"]
         assert [(r.number, r.key) for r in await store.inbox("x")] == [(1, "k")]

@@ -17,6 +17,7 @@ from tests.contract.operations import (
     append,
     begun,
     claim,
+    delete,
     done,
     end,
     everything,
@@ -106,7 +107,7 @@ def test_one_that_is_sent_again_because_its_answer_was_lost_starts_nothing_twice
     async def body(store: Store) -> None:
         await store.save_schedule(schedule())
         await done(store, fire("d1"), claim("d1"), end("d1"))
-        await store.delete_executions(["d1"])
+        await delete(store, "d1")
         await refused(store, fire("d1"), Fenced)
 
     stores.run(body)

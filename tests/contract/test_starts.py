@@ -11,6 +11,7 @@ from tests.contract.operations import (
     NOW,
     append,
     claim,
+    delete,
     deliver,
     done,
     end,
@@ -192,7 +193,7 @@ def test_the_other_execution_stays_as_it_is_and_may_be_deleted(stores: Stores) -
         await done(store, Start(record("fork", last_seq=2, forked_from="x"), ROWS))
         assert (await row(store), await store.journal("x"), await store.dead_letters(execution_id="x")) == before
         assert await store.dead_letters(execution_id="fork") == []
-        await store.delete_executions(["x"])
+        await delete(store, "x")
         assert await store.journal("fork") == list(ROWS)
         await refused(store, append("fork", first=3, epoch=0), Fenced)  # it has to be claimed like any other
 

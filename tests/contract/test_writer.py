@@ -8,8 +8,9 @@ import pytest
 
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage.base import Filter, Store
+from rayflow.storage.collecting import Over
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, claim, definition, done, pool, row, run, start
+from tests.contract.operations import NOW, claim, definition, done, end, pool, row, run, start
 
 WRITES: dict[str, Callable[[Store], Awaitable[object]]] = {
     "commit": lambda store: store.commit([start("late")]),
@@ -20,7 +21,7 @@ WRITES: dict[str, Callable[[Store], Awaitable[object]]] = {
     "delete_dead_letters": lambda store: store.delete_dead_letters([("x", 1)]),
     "save_pool": lambda store: store.save_pool(pool()),
     "delete_pool": lambda store: store.delete_pool("gpu"),
-    "delete_executions": lambda store: store.delete_executions(["x"]),
+    "collect": lambda store: store.collect(Over(ids=("over",))),
 }
 READS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "execution": lambda store: store.execution("x"),
@@ -34,6 +35,7 @@ READS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "notes": lambda store: store.notes("x"),
     "pools": lambda store: store.pools(),
     "totals": lambda store: store.totals(),
+    "collect": lambda store: store.collect(Over(), dry_run=True),
 }
 
 
@@ -70,6 +72,7 @@ def test_a_silent_writer_is_replaced(stores: Stores) -> None:
 @pytest.mark.parametrize("name", WRITES)
 def test_a_fenced_writer_writes_no_more_ever(stores: Stores, name: str) -> None:
     async def body(first: Store) -> None:
+        await done(first, start("over"), claim("over"), end("over"))
         second = stores.new()
         await second.open()
         await second.claim_writer("other", now=NOW, fresh_for=5, take_over=True)

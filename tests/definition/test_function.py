@@ -113,8 +113,9 @@ def test_what_cannot_be_a_workflow_is_refused(fn: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "x"}, "@rf.workflow has no option 'name'; it has: description, id, version"),
+        ({"name": "x"}, "@rf.workflow has no option 'name'; it has: description, id, retention, version"),
         ({"id": "a b"}, "workflow id 'a b' does not fit"),
+        ({"retention": 60}, "workflow 'twice': retention= needs rf.Retention"),
         ({"version": 2}, "workflow version must be a string, not int"),
         ({"version": ""}, "workflow version must not be empty"),
     ],

@@ -10,19 +10,20 @@ import rayflow as rf
 from rayflow.definition.options import (
     EngineConfig,
     ExecutionOptions,
-    Options,
     PoolConfig,
     RateLimit,
+    Retention,
     RetryPolicy,
     StepOptions,
 )
+from rayflow.definition.validated import Options
 
 
 class Odd(Exception):
     pass
 
 
-@pytest.mark.parametrize("cls", [EngineConfig, ExecutionOptions, PoolConfig, RetryPolicy, StepOptions])
+@pytest.mark.parametrize("cls", [EngineConfig, ExecutionOptions, PoolConfig, Retention, RetryPolicy, StepOptions])
 def test_all_defaults_fit_and_survive_pickling(cls: type[Options]) -> None:
     made = cls()
     arrived = pickle.loads(pickle.dumps(made))

@@ -11,6 +11,7 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Store
+from rayflow.storage.collecting import Over
 from rayflow.storage.kept import StepNote
 from rayflow.storage.memory import MemoryStore
 from rayflow.storage.objects import ObjectStore
@@ -47,7 +48,7 @@ STEPS: list[Step] = [
     committing(ops.rewind("b", last_seq=2), start("c", singleton="s")),
     lambda store: store.save_definition(ops.definition()),
     committing(ops.end("a", first=4)),
-    lambda store: store.delete_executions(["a"]),
+    lambda store: store.collect(Over(ids=("a",))),
     lambda store: store.heartbeat(now=NOW + 1),
     committing(claim("c"), append("c", next_run=b"again")),
 ]

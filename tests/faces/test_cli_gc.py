@@ -1,0 +1,125 @@
+"""``rayflow gc``: deletes from the store itself where nobody writes it, and only reads with ``--dry-run``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+import rayflow as rf
+from rayflow.cli import deleting, exits, main
+
+
+@rf.workflow(version="1")
+async def kept_short(number: int) -> int:
+    if number < 0:
+        raise ValueError("negative")
+    return number
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A store with three executions that completed and one that failed; one goes by itself, but not yet."""
+    made = f"sqlite:///{tmp_path / 'flows.db'}"
+    with rf.LocalEngine(made) as engine:
+        for number in (1, 2):
+            engine.execute(kept_short, number, id=f"done-{number}")
+        soon = rf.ExecutionOptions(retention=rf.Retention(completed=3600))
+        engine.execute(kept_short, 3, id="short", options=soon)
+        with pytest.raises(rf.ExecutionFailed):
+            engine.execute(kept_short, -1, id="failed")
+    return made
+
+
+def listed(url: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    assert main(["list", "--store", url, "--json"]) == exits.COMPLETED
+    return {found["execution_id"] for found in json.loads(capsys.readouterr().out)}
+
+
+def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "gc",
+        "--older-than",
+        "0s",
+        "--status",
+        "completed",
+        "--workflow",
+        "kept_short",
+        "--store",
+        url,
+        "--local",
+    ]
+    assert main([*command, "--dry-run"]) == exits.COMPLETED
+    assert capsys.readouterr().out.startswith("3 executions would be deleted (")
+    assert listed(url, capsys) == {"done-1", "done-2", "short", "failed"}
+    assert main([*command, "--json"]) == exits.COMPLETED
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["executions"], answer["dry_run"]) == (3, False)
+    assert answer["bytes"] > 100
+    assert listed(url, capsys) == {"failed"}
+
+
+def test_without_an_age_it_deletes_what_has_expired(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["gc", "--store", url, "--local"]) == exits.COMPLETED
+    assert capsys.readouterr().out == "0 executions deleted (0 bytes)\n"
+    later = time.time() + 3601
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert main(["gc", "--store", url, "--local"]) == exits.COMPLETED
+    assert capsys.readouterr().out.startswith("1 execution deleted (")
+    monkeypatch.undo()
+    assert listed(url, capsys) == {"done-1", "done-2", "failed"}
+
+
+def test_it_makes_no_store_and_disturbs_no_writer(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gc", "--older-than", "30d", "--store", f"sqlite:///{tmp_path / 'none.db'}", "--local"]) == 2
+    assert "there is no store at" in capsys.readouterr().err
+    assert not (tmp_path / "none.db").exists()
+    with rf.LocalEngine(url) as engine:
+        assert main(["gc", "--older-than", "0", "--store", url, "--local"]) != exits.COMPLETED
+        assert "is being written by" in capsys.readouterr().err
+        assert engine.gc(older_than=0, status="failed", dry_run=True).executions == 1
+        assert engine.gc(older_than=0, status=["failed", "cancelled"]).executions == 1
+        assert engine.gc(older_than=0, workflow="another").executions == 0
+
+
+def test_what_a_cluster_writes_is_deleted_through_it(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rf.LocalEngine(url) as engine:
+        monkeypatch.setattr(deleting, "has_cluster", lambda args: True)
+        monkeypatch.setattr(deleting, "open_engine", lambda args: contextlib.nullcontext(engine))
+        assert main(["gc", "--older-than", "0", "--status", "failed", "--store", url]) == exits.COMPLETED
+        assert capsys.readouterr().out.startswith("1 execution deleted (")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--older-than", "30x"], "needs seconds, or a number with s, m, h, d or w, such as 30d, not '30x'"),
+        (["--older-than", "-1"], "needs seconds, or a number with"),
+        (["--status", "running"], "invalid choice: 'running'"),
+    ],
+    ids=["unit", "negative", "status"],
+)
+def test_wrong_words_are_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gc", *words, "--local"]) == exits.USAGE
+    assert message in capsys.readouterr().err
+
+
+def test_ages_have_units(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for age in ("90s", "15m", "12h", "30d", "4w", "86400"):
+        assert main(["gc", "--older-than", age, "--store", url, "--dry-run"]) == exits.COMPLETED
+        assert capsys.readouterr().out.startswith("0 executions")
+
+
+def test_only_what_is_over_can_be_meant(url: str) -> None:
+    with rf.LocalEngine(url) as engine:
+        with pytest.raises(rf.DefinitionError, match=r"only what is over can be deleted.*not running"):
+            engine.gc(status="running")
+        with pytest.raises(rf.DefinitionError, match="older_than needs seconds since the end, 0 or more, not '30d'"):
+            engine.gc(older_than="30d")  # type: ignore[arg-type]
