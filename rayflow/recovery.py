@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayflow.core.recovery import CRASH_LOOP, Overdue, RecoveryStatus
-from rayflow.errors import ClusterError, InvalidTransition
+from rayflow.errors import ClusterError, DefinitionError, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
 from rayflow.storage.base import Filter
@@ -54,8 +54,10 @@ class RecoveryManager:
             The ids of what was taken up now.
 
         Raises:
+            DefinitionError: ``older_than`` is negative.
             StorageUnavailable: the store cannot be read now.
         """
+        _check_seconds("older_than", older_than)
         taken: list[str] = self._supervisor("recover", None, older_than)
         return taken
 
@@ -91,8 +93,10 @@ class RecoveryManager:
             timeout; the latest first.
 
         Raises:
+            DefinitionError: ``grace`` is negative.
             StorageUnavailable: the store cannot be read now.
         """
+        _check_seconds("grace", grace)
         found: list[Overdue] = self._supervisor("overdue", grace)
         for name in self._supervisor("coordinators"):
             try:
@@ -117,3 +121,8 @@ class RecoveryManager:
 
     def _supervisor(self, method: str, *args: Any) -> Any:
         return self._engine.actor(naming.SUPERVISOR).call(method, *args)
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not value >= 0:  # also for what is no number
+        raise DefinitionError(f"{name} must be a number of seconds that is not negative, not {value!r}")

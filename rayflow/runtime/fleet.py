@@ -32,7 +32,7 @@ SPARE_FOR = 30.0
 BARE_FOR = 3.0
 
 #: Seconds that a coordinator may take to start before nobody waits for it any more: perhaps its node hangs.
-LATE = 5.0
+LATE = 15.0
 
 
 class Fleet:

@@ -185,10 +185,13 @@ class Recovering:
             "own code kills the process. Mend it, then resume the execution"
         )
         log.error("execution %s is set aside: %s", record.id, message)
-        answers = self._ask("start", setting_aside(record, message, self._turns.now()))
-        refused = [answer.error for answer in answers if isinstance(answer, Refused)]
-        if refused:
-            log.warning("execution %s is not set aside, somebody else has it: %s", record.id, refused[0])
+        # The claim first: an append is told from another owner's by its epoch alone, which may be the same number.
+        claim, *rest = setting_aside(record, message, self._turns.now())
+        for operations in ([claim], rest):
+            refused = [answer.error for answer in self._ask("start", operations) if isinstance(answer, Refused)]
+            if refused:
+                log.warning("execution %s is not set aside, somebody else has it: %s", record.id, refused[0])
+                break
         self.takeovers.forget(record.id)
 
 
