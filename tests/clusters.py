@@ -7,6 +7,7 @@ the mark of the head's cluster, so ``rayflow down`` ends them together, and noth
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -151,6 +152,14 @@ class ManyNodes:
 
         return again
 
+    def lose_head(self) -> None:
+        """SIGKILL all processes of the head; the nodes that were added are left without it."""
+        head = os.getsid(self.gcs().pid)
+        victims = [p for p in processes.carrying(self.local.mark) if _session(p.pid) == head]
+        for process in victims:
+            process.kill()
+        until(lambda: not any(processes.running(p) for p in victims), "the head is gone")
+
     def node_of(self, pid: int) -> int:
         """The pid of the raylet on whose node a process runs; 0 if on none."""
         raylets = {raylet.pid: raylet for raylet in self.raylets()}
@@ -161,6 +170,13 @@ class ManyNodes:
         cluster.down(environ=self.environ)
         if self._gcs is not None:
             self._gcs.wait()
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def _option(process: Any, name: str) -> str:

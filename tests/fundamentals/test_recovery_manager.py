@@ -66,9 +66,7 @@ def test_a_failed_execution_is_recovered_and_no_other(engine: rf.LocalEngine, le
         engine.execute(brittle, ledger.path, 1, id="one", timeout=20)
     engine.recovery.recover("one")
     assert engine.handle("one").result(timeout=20) == 2
-    with pytest.raises(
-        rf.InvalidTransition, match=r"cannot recover execution 'one': it is completed. It is not"
-    ):
+    with pytest.raises(rf.InvalidTransition, match=r"cannot recover execution 'one': it is completed. It is not"):
         engine.recovery.recover("one")
     engine.start(held, ledger.path, id="two")
     gate.wait_until_reached()

@@ -32,9 +32,14 @@ class Line:
     nonce: str
 
 
+def stop_file(ledger: str | Path) -> Path:
+    """The file that tells a chain to end."""
+    return Path(f"{ledger}.stop")
+
+
 @rf.step(timeout=60)
-def noted(ledger: str, number: int, pause: float) -> str:
-    """Leaves a line, takes a moment, and answers which line that was."""
+def noted(ledger: str, number: int, pause: float) -> tuple[str, bool]:
+    """Leaves a line, takes a moment, and answers which line that was, and whether the chain is to end."""
     context, nonce = rf.step_context(), uuid.uuid4().hex[:12]
     line = f"{time.time():.6f} {number} {context.attempt} {context.epoch} {os.getpid()} {nonce}\n"
     file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -43,13 +48,18 @@ def noted(ledger: str, number: int, pause: float) -> str:
     finally:
         os.close(file)
     time.sleep(pause)
-    return nonce
+    return nonce, stop_file(ledger).exists()
 
 
 @rf.workflow
-async def noted_chain(ledger: str, length: int, pause: float) -> list[str]:
-    """A chain of noted steps; answers whose results counted."""
-    return [await noted(ledger, number, pause) for number in range(length)]
+async def noted_chain(ledger: str, pause: float) -> list[str]:
+    """A chain of noted steps that ends when it is told to; answers whose results counted."""
+    nonces: list[str] = []
+    over = False
+    while not over:
+        nonce, over = await noted(ledger, len(nonces), pause)
+        nonces.append(nonce)
+    return nonces
 
 
 def read(ledger: Path) -> list[Line]:

@@ -36,10 +36,10 @@ class Hands:
         """What opening the engine took up."""
         return self._engine.recovered
 
-    def start(self, id: str, ledger: str, length: int, pause: float, checkpoints: str = "sync") -> None:
-        """Start a chain of noted steps."""
+    def start(self, id: str, ledger: str, pause: float, checkpoints: str = "sync") -> None:
+        """Start a chain of noted steps, which goes on until it is told to end."""
         options = rf.ExecutionOptions(checkpoints=checkpoints)
-        self._engine.start(noted_chain, ledger, length, pause, id=id, options=options)
+        self._engine.start(noted_chain, ledger, pause, id=id, options=options)
 
     def result(self, id: str, timeout: float) -> list[str]:
         """Wait for its result."""
@@ -52,7 +52,7 @@ class Hands:
 
     def recorded(self, id: str) -> dict[int, str]:
         """The results that are recorded, by the steps' numbers in the chain."""
-        return {step.seq - 1: step.result for step in self.status(id).steps if step.status == "completed"}
+        return {step.seq - 1: step.result[0] for step in self.status(id).steps if step.status == "completed"}
 
     def pids(self) -> dict[str, int]:
         """The processes of all actors that say."""

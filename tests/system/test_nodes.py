@@ -22,17 +22,17 @@ import rayflow as rf
 from rayflow.runtime import naming, processes
 from tests.clusters import PATIENT, ManyNodes, Node, go_on, lasting_gcs
 from tests.faults.tools import alive, kill, until
-from tests.system.node_flows import Line, check, read
+from tests.system.node_flows import Line, check, read, stop_file
 from tests.system.node_hands import Driver
 
 pytestmark = [pytest.mark.system, pytest.mark.cluster, pytest.mark.timeout(300)]
 
-#: Workers that a node has room for, and steps of a chain: enough that all are under way when something is struck.
-ROOM, LENGTH, PAUSE = 2, 250, 0.03
+#: Workers that a node has room for, and seconds that a step of a chain takes.
+ROOM, PAUSE = 2, 0.1
 #: Seconds in which everything is to go on again; on a busy machine it takes several times what it takes on a free one.
 SOON = 30.0
 #: Chains that run at once, so that each node has some of their coordinators.
-CHAINS = 4
+CHAINS = 3
 
 
 @dataclass
@@ -59,10 +59,10 @@ class Scene:
             self.nodes.append(self.cluster.add(resources={"room": ROOM}))
         until(lambda: self.hands.workers() == 2 * ROOM, "the pool has grown to all of its workers")
 
-    def begin(self, name: str, *, length: int = LENGTH, checkpoints: str = "sync") -> None:
-        """Start a chain."""
+    def begin(self, name: str, *, checkpoints: str = "sync") -> None:
+        """Start a chain, which goes on until the test is over."""
         ledger = self.folder / f"{name}.ledger"
-        self.hands.start(name, str(ledger), length, PAUSE, checkpoints)
+        self.hands.start(name, str(ledger), PAUSE, checkpoints)
         self.chains[name] = ledger
 
     def lines(self, name: str) -> list[Line]:
@@ -80,7 +80,7 @@ class Scene:
 
     def chains_on_some_node(self, prefix: str) -> tuple[Node, list[str]]:
         """Start chains until a node other than the head has a coordinator of one; answers which node and chains."""
-        for round_ in range(6):
+        for round_ in range(4):
             for number in range(CHAINS):
                 self.begin(f"{prefix}-{round_}-{number}")
             self.under_way()
@@ -104,7 +104,9 @@ class Scene:
         return successor()[0].at - since
 
     def finish(self, recorded: dict[str, dict[int, str]]) -> None:
-        """Wait for all chains, and check what ran."""
+        """Let all chains end, and check what ran."""
+        for ledger in self.chains.values():
+            stop_file(ledger).touch()
         for name, ledger in self.chains.items():
             result = self.hands.result(name, 120.0)
             check(read(ledger), result, recorded.get(name, {}))
@@ -121,7 +123,7 @@ def stage() -> Iterator[Scene]:
                 f"sqlite:///{folder}/flows.db",
                 cluster.address,
                 pool=rf.PoolConfig(workers=2 * ROOM, concurrency=2, resources={"room": 1}),
-                max_coordinators=6,
+                max_coordinators=12,
             )
             yield Scene(folder, cluster, hands)
             hands.shutdown()
@@ -131,11 +133,13 @@ def stage() -> Iterator[Scene]:
 
 
 @pytest.fixture
-def scene(stage: Scene) -> Scene:
+def scene(stage: Scene) -> Iterator[Scene]:
     """The cluster with two nodes and all workers."""
-    stage.chains.clear()
     stage.complete()
-    return stage
+    yield stage
+    for ledger in stage.chains.values():  # of a test that failed
+        stop_file(ledger).touch()
+    stage.chains.clear()
 
 
 def test_a_node_whose_raylet_is_killed(scene: Scene) -> None:
@@ -222,14 +226,14 @@ def test_a_coordinator_that_hangs_and_goes_on_beside_its_successor(scene: Scene)
 @pytest.mark.parametrize("name", [naming.PERSISTENCE, naming.SUPERVISOR, naming.pool("default")])
 def test_a_singleton_that_hangs_is_made_anew(scene: Scene, name: str) -> None:
     for number in range(2):
-        scene.begin(f"{name.rpartition(':')[2]}-{number}", length=LENGTH)
+        scene.begin(f"{name.rpartition(':')[2]}-{number}")
     scene.under_way()
     pid = scene.hands.pids()[name]
     recorded = scene.recorded()
     os.kill(pid, signal.SIGSTOP)
     until(lambda: not alive(pid), f"{name} is killed")
     until(lambda: scene.hands.pids().get(name, pid) != pid, f"{name} is made anew")
-    scene.begin(f"after-{name.rpartition(':')[2]}", length=5)
+    scene.begin(f"after-{name.rpartition(':')[2]}")
     scene.finish(recorded)
 
 
@@ -244,6 +248,6 @@ def test_the_clusters_memory_is_killed_and_started_again(scene: Scene) -> None:
     kill(victim)  # nothing can be made in its place now
     until(lambda: all(len(scene.lines(name)) > before[name] + 10 for name in before), "all goes on without the GCS")
     start_again()
-    scene.begin("gcs-after", length=5)
+    scene.begin("gcs-after")
     until(lambda: scene.hands.workers() == 2 * ROOM, "the worker was replaced")
     scene.finish(recorded)
