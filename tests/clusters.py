@@ -21,8 +21,8 @@ from rayflow.runtime import cluster, processes
 from tests.faults.tools import until
 from tests.runtime.cluster_fixtures import ROOT, own_environment
 
-#: Seconds that a node may take to start.
-START = 90.0
+#: Seconds that a node may take to start, and tries: Ray itself gives up after 30 s, which a busy machine may need.
+START, TRIES = 90.0, 3
 
 #: Health checks for a machine that others use, too, where a node that starts, or is only busy, is late for seconds:
 #: looser than those of cluster.yaml, and as quick where a raylet was killed, whose port refuses. One that hangs is
@@ -119,23 +119,30 @@ class ManyNodes:
 
     def add(self, *, cpus: int = 1, resources: Mapping[str, float] | None = None) -> Node:
         """Add a node."""
-        before = {p.pid for p in self.raylets()}
         words = ["ray.scripts.scripts", "start", f"--address={self.address}", f"--num-cpus={cpus}"]
         words += ["--disable-usage-stats", "--dashboard-agent-listen-port=0"]
         words += ["--min-worker-port=0", "--max-worker-port=0"]
         if resources:
             words.append(f"--resources={json.dumps(dict(resources))}")
-        subprocess.run(
-            [sys.executable, "-m", *words],
-            env={**self.environ, processes.MARK: self.local.mark, "RAY_AUTH_MODE": "token"},
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            start_new_session=True,
-            timeout=START,
-            check=True,
-        )
-        [raylet] = [p for p in self.raylets() if p.pid not in before]
+        before, new = {p.pid for p in self.raylets()}, []
+        for left in reversed(range(TRIES)):
+            done = subprocess.run(
+                [sys.executable, "-m", *words],
+                env={**self.environ, processes.MARK: self.local.mark, "RAY_AUTH_MODE": "token"},
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                start_new_session=True,
+                timeout=START,
+                check=False,
+            )
+            new = [p for p in self.raylets() if p.pid not in before]
+            if done.returncode == 0:
+                break
+            processes.kill(new, 10.0)
+            assert left, f"a node does not start: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        [raylet] = new
         return Node(_option(raylet, "node_id"), raylet)
 
     def kill_gcs(self) -> Callable[[], None]:
