@@ -83,6 +83,7 @@ from rayflow.ids import ExecutionStatus
 
 if TYPE_CHECKING:
     from rayflow.core.metrics import DistributedMetrics, PoolStatus
+    from rayflow.core.recovery import Overdue, RecoveryStatus
     from rayflow.core.snapshot import ExecutionSnapshot
     from rayflow.core.tasks import TaskStatus
     from rayflow.engine import DistributedEngine
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from rayflow.letters import DeadLetterInfo
     from rayflow.local import LocalEngine
     from rayflow.pools import WorkerPool
+    from rayflow.recovery import RecoveryManager
 
 __all__ = [
     "Agent",
@@ -131,6 +133,7 @@ __all__ = [
     "MapStep",
     "NonDeterminismError",
     "NotSupportedLocally",
+    "Overdue",
     "ParallelStep",
     "PoolConfig",
     "PoolNotFound",
@@ -138,6 +141,8 @@ __all__ = [
     "QueueFull",
     "RateLimit",
     "RayflowError",
+    "RecoveryManager",
+    "RecoveryStatus",
     "RemoteStep",
     "ResultTimeout",
     "Retention",
@@ -190,7 +195,10 @@ _LAZY = {
     "ExecutionHandle": "rayflow.handle",
     "ExecutionSnapshot": "rayflow.core.snapshot",
     "LocalEngine": "rayflow.local",
+    "Overdue": "rayflow.core.recovery",
     "PoolStatus": "rayflow.core.metrics",
+    "RecoveryManager": "rayflow.recovery",
+    "RecoveryStatus": "rayflow.core.recovery",
     "TaskStatus": "rayflow.core.tasks",
     "WorkerPool": "rayflow.pools",
 }
