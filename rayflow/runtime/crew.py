@@ -18,7 +18,7 @@ from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available, merged
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, kill_aside, send_to
+from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -158,15 +158,22 @@ class Crew:
         self._problems.pop(naming.environment_of(name), None)
         self._up[name] = None
 
+        self._watch(name)
+        self._told.up(name, busy)
+
+    def _watch(self, name: str) -> None:
         def ended(reply: Reply) -> None:
             self._post(partial(self._ended, name, reply.error))
 
         self._send(name, "watch", then=ended, group="watch")
-        self._told.up(name, busy)
 
     # --- ending --------------------------------------------------------------------------------------------
     def _ended(self, name: str, why: BaseException | None) -> None:
-        if name in self._up:
+        if name not in self._up:
+            return
+        if isinstance(why, ActorUnavailable):  # the call failed, not the process; if it hangs as well, the pings tell
+            self._watch(name)
+        else:
             self._down(name, why)
 
     def _down(self, name: str, why: BaseException | None) -> None:

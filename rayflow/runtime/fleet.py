@@ -20,7 +20,7 @@ from rayflow.runtime.environment import Environment, make_available
 from rayflow.runtime.pings import Ping
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import coordinator_spec
-from rayflow.runtime.system import ActorLost, ActorSystem, Reply, kill_aside, send_to
+from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
 
 log = logging.getLogger(__name__)
 
@@ -73,25 +73,27 @@ class Fleet:
             self._most = self._config.max_coordinators or max(2, int(2 * self._system.cpus()))
         return self._most
 
-    def adopt(self) -> dict[str, str]:
-        """Take up the coordinators that are there already; answers who drives which execution."""
-        owners: dict[str, str] = {}
+    def adopt(self) -> dict[str, tuple[str, int]]:
+        """Take up the coordinators that are there already; answers who drives which execution, and at which epoch."""
+        owners: dict[str, tuple[str, int]] = {}
         for name in self._system.names():
             if naming.is_coordinator(name):
-                owners.update(dict.fromkeys(self._adopt(name), name))
+                owners.update((held, (name, epoch)) for held, epoch in self._adopt(name).items())
         return owners
 
-    def _adopt(self, name: str) -> list[str]:
+    def _adopt(self, name: str) -> dict[str, int]:
         try:
-            held = self._system.find(name).call("census", timeout=self._config.ping_timeout, group="control")
+            held: dict[str, int] = self._system.find(name).call(
+                "census", timeout=self._config.ping_timeout, group="control"
+            )
         except ClusterError:
             self._system.kill(name)
-            return []
+            return {}
         # It may have been starting when the supervisor died, so it is told to begin, whether it has or not.
         place = self.places[name] = Place(name, naming.environment_of(name), idle_since=time.monotonic())
         place.executions.update(held)
         self._begin(name)
-        return list(held)
+        return held
 
     def _begin(self, name: str) -> None:
         send_to(self._system, name, "ready", then=lambda reply: self._post(partial(self._started, name, reply)))
@@ -122,8 +124,12 @@ class Fleet:
         place = self.places.get(name)
         if place is None:
             return
+        if isinstance(reply.error, ActorUnavailable):
+            self._begin(name)
+            return
         if reply.error is not None:
             log.error("coordinator %s did not start: %s", name, reply.error)
+            kill_aside(self._system, name)  # nobody counts on it any more
             self._gone(name)
             return
         place.ready = True
@@ -132,8 +138,15 @@ class Fleet:
         self.keep_standbys(place.environment)
 
     def _watch(self, name: str) -> None:
-        self._pings[name] = _Pinged(time.monotonic())
-        send_to(self._system, name, "watch", then=lambda _: self._post(partial(self._gone, name)), group="watch")
+        self._pings.setdefault(name, _Pinged(time.monotonic()))
+        send_to(self._system, name, "watch", then=lambda r: self._post(partial(self._watched, name, r)), group="watch")
+
+    def _watched(self, name: str, reply: Reply) -> None:
+        # That the call failed does not mean that the process did; if it hangs as well, the pings tell.
+        if isinstance(reply.error, ActorUnavailable) and name in self.places:
+            self._watch(name)
+        else:
+            self._gone(name)
 
     def _gone(self, name: str) -> None:
         place = self.places.pop(name, None)
@@ -202,6 +215,6 @@ class Fleet:
         known.waiting = False
         if reply.error is None:
             known.answered = time.monotonic()
-        elif name in self.places and not isinstance(reply.error, ActorLost):
+        elif name in self.places and not isinstance(reply.error, ActorLost | ActorUnavailable):
             log.error("coordinator %s is broken: %s", name, reply.error)
             self._system.kill(name)
