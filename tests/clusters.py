@@ -125,7 +125,7 @@ class ManyNodes:
             check=True,
         )
         [raylet] = [p for p in self.raylets() if p.pid not in before]
-        return Node(_option(raylet, "node_id"), raylet)
+        return Node(option(raylet, "node_id"), raylet)
 
     def kill_gcs(self) -> Callable[[], None]:
         """SIGKILL the head's GCS; answers what starts it again as it was started, on the same port."""
@@ -137,7 +137,10 @@ class ManyNodes:
         until(lambda: not processes.running(gcs), "the GCS is gone")
 
         def again() -> None:
-            self._gcs = subprocess.Popen(words, env=environ, cwd="/", stdin=subprocess.DEVNULL, start_new_session=True)
+            nowhere = subprocess.DEVNULL
+            self._gcs = subprocess.Popen(
+                words, env=environ, cwd="/", stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+            )
 
         return again
 
@@ -153,6 +156,7 @@ class ManyNodes:
             self._gcs.wait()
 
 
-def _option(process: Any, name: str) -> str:
+def option(process: Any, name: str) -> str:
+    """An option in a process's command line; "" if it has none of that name."""
     words = (word.lstrip("-").partition("=") for word in processes.command_of(process))
     return next((value for key, _, value in words if key.replace("-", "_") == name), "")

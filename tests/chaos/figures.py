@@ -76,41 +76,49 @@ def recoveries(evidence: Evidence) -> list[Recovery]:
 
 
 def recovery(evidence: Evidence, blow: Struck) -> float | None:
-    """Seconds from a blow until an affected execution went on; None if that cannot be told."""
+    """Seconds from a blow until what it affected went on; None if nothing was affected, or that cannot be told."""
     begins = [line for _, line in evidence.begins]
     first = bisect.bisect_left(begins, blow.at, key=lambda line: line.at)
     later = [line for line in begins[first:] if line.at <= blow.at + LONGEST]
     match blow.victim:
         case "worker":
-            found = _next_of(_in_flight(evidence, blow), later)
+            return _after(blow, _steps(evidence, blow, later))
         case "coordinator":
-            found = next((line for line in later if _goes_on(blow, line)), None)
+            return _after(blow, _driven(blow, later))
+        case "node":
+            return _after(blow, _steps(evidence, blow, later) + _driven(blow, later))
         case "driver":
-            acts = [act.at for act in evidence.acts if act.at > blow.at]
-            return min(acts) - blow.at if acts else None
+            return _after(blow, [act.at for act in evidence.acts if act.at > blow.at][:1])
         case _:
             return _stand(blow, begins[max(0, first - 1) : first], later)
-    return None if found is None else found.at - blow.at
 
 
-def _in_flight(evidence: Evidence, blow: Struck) -> set[str]:
-    """The executions of which the victim ran a step."""
-    found = set()
+def _after(blow: Struck, moments: Sequence[float]) -> float | None:
+    return max(moments) - blow.at if moments else None
+
+
+def _steps(evidence: Evidence, blow: Struck, later: Sequence[Line]) -> list[float]:
+    """When each of the steps that ran there went on: elsewhere, or there after a stop."""
+    found = []
     for _, line in evidence.begins:
         end = evidence.ends.get(line.nonce)
-        if line.pid == blow.pid and line.at <= blow.at and (end is None or end[1].at > blow.at):
-            found.add(line.execution)
+        if line.pid not in blow.processes or line.at > blow.at or (end is not None and end[1].at <= blow.at):
+            continue
+        moments = [begin.at for begin in later if begin.key == line.key and begin.pid not in blow.processes][:1]
+        if end is not None and blow.is_stop and end[1].at >= blow.until:
+            moments.append(end[1].at)
+        found += [min(moments)] if moments else []
     return found
 
 
+def _driven(blow: Struck, later: Sequence[Line]) -> list[float]:
+    """When the first of those went on that a coordinator drove: by its successor, or by itself after a stop."""
+    return [line.at for line in later if _goes_on(blow, line)][:1]
+
+
 def _goes_on(blow: Struck, line: Line) -> bool:
-    """Whether a begin is of what a coordinator drove: by its successor, or by itself after a stop."""
     epoch = blow.drove.get(line.execution)
     return epoch is not None and (line.epoch > epoch or (blow.is_stop and line.at >= blow.until))
-
-
-def _next_of(executions: set[str], later: Sequence[Line]) -> Line | None:
-    return next((line for line in later if line.execution in executions), None)
 
 
 def _stand(blow: Struck, before: Sequence[Line], later: Sequence[Line]) -> float | None:

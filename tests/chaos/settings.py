@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import rayflow as rf
@@ -12,10 +12,11 @@ from rayflow.definition.schedule import Schedule
 from tests.chaos.plan import EVERY, mix
 
 NAMESPACE = "chaos"
-#: Workers, their slots, and coordinators at most: what two CPUs carry.
+#: Workers, their slots, and coordinators at most: what two CPUs carry. A worker takes one CPU of those that its node
+#: says it has, so that there are some on each node.
 WORKERS, SLOTS, COORDINATORS = 3, 4, 3
-#: Seconds after which a process that does not answer counts as hung.
-NOTICED = 3.0
+#: Seconds after which a process that does not answer counts as hung, and after which a node does.
+NOTICED, NODE_NOTICED = 3.0, 7.0
 #: Schedules, and seconds after which the first driver has made them for sure.
 SCHEDULES, WARM_UP = 2, 25.0
 
@@ -62,6 +63,11 @@ class Settings:
         """What was written down."""
         return cls(**json.loads(Path(file).read_text()))
 
+    @classmethod
+    def of(cls, folder: Path) -> Settings:
+        """Those of a run that left its folder, wherever that is now."""
+        return replace(cls.load(str(folder / "settings.json")), folder=str(folder.absolute()))
+
     # --- schedules -----------------------------------------------------------------------------------------
     def schedules(self) -> dict[str, tuple[Schedule, int]]:
         """The schedules by name, each with the seed of what it starts."""
@@ -88,7 +94,7 @@ def engine(settings: Settings) -> rf.DistributedEngine:
     return rf.DistributedEngine(
         store=settings.store,
         namespace=NAMESPACE,
-        pool=rf.PoolConfig(workers=WORKERS, concurrency=SLOTS),
+        pool=rf.PoolConfig(workers=WORKERS, concurrency=SLOTS, num_cpus=1),
         max_coordinators=COORDINATORS,
         ping_interval=0.5,
         ping_timeout=NOTICED,

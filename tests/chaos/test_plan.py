@@ -16,7 +16,7 @@ from tests.chaos.settings import Settings
 def test_the_same_seed_is_the_same_plan() -> None:
     for seed in (1, 2):
         assert [plan.program(seed, n) for n in range(50)] == [plan.program(seed, n) for n in range(50)]
-        first, second = (list(islice(plan.blows(seed, noticed=3.0), 50)) for _ in range(2))
+        first, second = (list(islice(plan.blows(seed, noticed=3.0, node_noticed=7.0), 50)) for _ in range(2))
         assert first == second
     assert [plan.program(1, n) for n in range(50)] != [plan.program(2, n) for n in range(50)]
 
@@ -26,13 +26,15 @@ def test_a_few_programs_are_one_of_each_kind() -> None:
 
 
 def test_each_round_of_blows_has_one_of_each_kind() -> None:
-    rounds = list(islice(plan.blows(7, noticed=3.0), 3 * len(KINDS)))
+    rounds = list(islice(plan.blows(7, noticed=3.0, node_noticed=7.0), 3 * len(KINDS)))
     for first in range(0, len(rounds), len(KINDS)):
         assert {blow.kind for blow in rounds[first : first + len(KINDS)]} == set(KINDS)
-    stops = [blow.seconds for blow in rounds if blow.how == "stop"]
+    stops = [blow.seconds for blow in rounds if blow.how == "stop" and blow.victim != "node"]
     assert any(seconds < 3.0 for seconds in stops)
     assert any(seconds > 3.0 for seconds in stops)
     assert all(blow.seconds == 0 for blow in rounds if blow.how == "kill")
+    assert any(blow.seconds > 7.0 for blow in rounds if blow.kind == "stop node")
+    assert all(0 < blow.seconds <= plan.LONGEST_TROUBLE for blow in rounds if blow.victim == "store")
 
 
 def test_a_driver_that_is_told_the_settings_has_the_same_schedules(tmp_path: Path) -> None:
