@@ -35,7 +35,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="what the plan follows from; drawn if it is left out")
     parser.add_argument("--minutes", type=float, default=FULL_MINUTES, help="how long executions are started")
-    parser.add_argument("--blows", type=int, help="blows of each kind that there have to be at least")
+    parser.add_argument("--blows", type=int, help="blows of each kind there have to be, half as many stops")
     parser.add_argument("--executions", type=int, help="executions that there have to be at least")
     parser.add_argument("--steps", type=int, help="steps that there have to be at least")
     parser.add_argument("--last", type=float, default=60.0, help="seconds in which all has to end after the last start")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from tests.chaos.evidence import Evidence, Struck
 from tests.chaos.ledger import Line
-from tests.chaos.plan import KINDS
+from tests.chaos.plan import EACH_ROUND, KINDS
 from tests.chaos.repeats import repeats
 
 #: Seconds after a blow to an actor that everybody uses within which everybody has come to a stand, if anybody does.
@@ -25,7 +26,7 @@ class Minimum:
     """What a run has to have done to say anything.
 
     Args:
-        blows: of each kind.
+        blows: of each kind that is dealt once a round, and half of that of each other.
         executions: that ended.
         steps: with recorded effects.
     """
@@ -37,7 +38,8 @@ class Minimum:
     def lacking(self, evidence: Evidence) -> list[str]:
         """What a run lacks of it."""
         dealt = Counter(struck.kind for struck in evidence.struck)
-        found = [f"{dealt[kind]} of {self.blows} times '{kind}'" for kind in KINDS if dealt[kind] < self.blows]
+        wanted = {kind: self.blows if kind in EACH_ROUND else math.ceil(self.blows / 2) for kind in KINDS}
+        found = [f"{dealt[kind]} of {times} times '{kind}'" for kind, times in wanted.items() if dealt[kind] < times]
         done = len(evidence.outcomes)
         if done < self.executions:
             found.append(f"{done} of {self.executions} executions")
