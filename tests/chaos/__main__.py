@@ -48,9 +48,9 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def minimum(given: argparse.Namespace) -> Minimum:
+def minimum(given: argparse.Namespace, settings: Settings) -> Minimum:
     """What the run has to have done: what was given, else that of a full run if it is one."""
-    default = FULL if given.minutes >= FULL_MINUTES else Minimum()
+    default = FULL if settings.until - settings.begun >= 60 * FULL_MINUTES else Minimum()
     chosen = (given.blows, given.executions, given.steps)
     defaults = (default.blows, default.executions, default.steps)
     return Minimum(*(of if value is None else value for value, of in zip(chosen, defaults, strict=True)))
@@ -65,13 +65,14 @@ def main() -> int:
         print(f"{sabotage.VARIABLE}={what}: it takes {', '.join(sabotage.SABOTAGES)}", file=sys.stderr)
         return 2
     if given.judge is not None:
-        return judge(Settings.of(given.judge), minimum(given))
+        settings = Settings.of(given.judge)
+        return judge(settings, minimum(given, settings))
     seed = random.randrange(1 << 20) if given.seed is None else given.seed
     folder = given.folder or Path(tempfile.mkdtemp(prefix="rf-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"seed {seed}, {given.minutes:g} minutes, in {folder}{f', sabotaged: {what}' if what else ''}", flush=True)
     settings = run(folder, seed, given.minutes, given.last)
-    failed = judge(settings, minimum(given))
+    failed = judge(settings, minimum(given, settings))
     if failed or given.keep:
         print(f"\nledger, store, blows, acts and logs are in {folder}; python -m tests.chaos --judge {folder}")
     else:
