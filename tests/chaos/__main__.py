@@ -34,7 +34,12 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="what the plan follows from; drawn if it is left out")
-    parser.add_argument("--minutes", type=float, default=FULL_MINUTES, help="how long executions are started")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=FULL_MINUTES,
+        help="how long executions are started; until enough was done, it is twice as long at most",
+    )
     parser.add_argument("--blows", type=int, help="blows of each kind there have to be, half as many stops")
     parser.add_argument("--executions", type=int, help="executions that there have to be at least")
     parser.add_argument("--steps", type=int, help="steps that there have to be at least")
@@ -48,9 +53,9 @@ def options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def minimum(given: argparse.Namespace, settings: Settings) -> Minimum:
+def minimum(given: argparse.Namespace, minutes: float) -> Minimum:
     """What the run has to have done: what was given, else that of a full run if it is one."""
-    default = FULL if settings.until - settings.begun >= 60 * FULL_MINUTES else Minimum()
+    default = FULL if minutes >= FULL_MINUTES else Minimum()
     chosen = (given.blows, given.executions, given.steps)
     defaults = (default.blows, default.executions, default.steps)
     return Minimum(*(of if value is None else value for value, of in zip(chosen, defaults, strict=True)))
@@ -66,13 +71,14 @@ def main() -> int:
         return 2
     if given.judge is not None:
         settings = Settings.of(given.judge)
-        return judge(settings, minimum(given, settings))
+        return judge(settings, minimum(given, settings.minutes))
     seed = random.randrange(1 << 20) if given.seed is None else given.seed
     folder = given.folder or Path(tempfile.mkdtemp(prefix="rf-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"seed {seed}, {given.minutes:g} minutes, in {folder}{f', sabotaged: {what}' if what else ''}", flush=True)
-    settings = run(folder, seed, given.minutes, given.last)
-    failed = judge(settings, minimum(given, settings))
+    wanted = minimum(given, given.minutes)
+    settings = run(folder, seed, given.minutes, wanted, given.last)
+    failed = judge(settings, wanted)
     if failed or given.keep:
         print(f"\nledger, store, blows, acts and logs are in {folder}; python -m tests.chaos --judge {folder}")
     else:
@@ -80,13 +86,13 @@ def main() -> int:
     return failed
 
 
-def run(folder: Path, seed: int, minutes: float, last: float) -> Settings:
-    """Do it, and leave everything in the folder."""
+def run(folder: Path, seed: int, minutes: float, wanted: Minimum, last: float) -> Settings:
+    """Do it, and leave everything in its folder."""
     cluster = Cluster(folder)
     begun = float(int(time.time()))
     settings = Settings(str(folder), seed, begun, begun + 60 * minutes)
     try:
-        Conductor(settings, cluster, last).run()
+        Conductor(settings, cluster, wanted, last).run()
     finally:
         cluster.down()
     return settings
@@ -99,7 +105,8 @@ def judge(settings: Settings, minimum: Minimum) -> int:
     text = report(found, judged, minimum, settings.seed)
     Path(settings.folder, "report.txt").write_text(text + "\n")
     print(text)
-    return int(any(verdict.problems for verdict in judged) or bool(minimum.lacking(found)))
+    lacking = minimum.lacking(found.struck, len(found.outcomes), len(found.attempts))
+    return int(bool(lacking) or any(verdict.problems for verdict in judged))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import IO
 
 from tests.chaos import collect, plan
 from tests.chaos.cluster import Cluster, Reading
+from tests.chaos.figures import Minimum
 from tests.chaos.ledger import Tail
 from tests.chaos.plan import Blow
 from tests.chaos.settings import NODE_NOTICED, NOTICED, Settings
@@ -37,6 +38,8 @@ PATIENCE = 60.0
 AHEAD = 4
 #: Seconds before its end in which a run deals no blows any more.
 CALM = 4.0
+#: Seconds between two looks whether enough was done.
+ENOUGH = 1.0
 
 
 class Conductor:
@@ -45,11 +48,13 @@ class Conductor:
     Args:
         settings: the run.
         cluster: its cluster.
+        minimum: what it has to have done; it goes on until then, but not for more than twice its time.
         last: seconds after the last start in which everything has to end.
     """
 
-    def __init__(self, settings: Settings, cluster: Cluster, last: float) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster, minimum: Minimum, last: float) -> None:
         self._settings = settings
+        self._minimum = minimum
         self._last = last
         self._cluster = cluster
         self._reading = Reading(settings.store)
@@ -59,6 +64,7 @@ class Conductor:
         self._driver: subprocess.Popen[bytes] | None = None
         self._killed = False
         self._ready_before = 0
+        self._looked = 0.0
         self.gave_up: list[str] = []
 
     def run(self) -> None:
@@ -70,6 +76,7 @@ class Conductor:
                 self._begin_driver(file)
                 self._blows(file)
                 self._striker.let_go(everybody=True)
+                self._calm(file)
                 self._end(file)
         finally:
             self._striker.let_go(everybody=True)
@@ -147,7 +154,7 @@ class Conductor:
     def _wait(self, condition: Callable[[], bool], output: IO[bytes], what: str) -> bool:
         """Wait for something; False if the time for blows is up, or if it was in vain, which is noted."""
         give_up = time.monotonic() + PATIENCE
-        while time.time() < self._settings.until - CALM:
+        while not self._is_time_up():
             self._striker.let_go()
             if not self._see_to_driver(output):
                 return False
@@ -159,9 +166,27 @@ class Conductor:
             time.sleep(LOOK)
         return False
 
+    def _is_time_up(self) -> bool:
+        """Whether no further blow is due: the time is up, and enough was done."""
+        now = time.time()
+        if now < self._settings.until - CALM or self._looked > now - ENOUGH:
+            return False
+        self._looked = now
+        self._tail.look()
+        steps = {line.key for line in self._tail.lines}
+        done = len(self._reading.executions())
+        return now > self._settings.latest or not self._minimum.lacking(self._striker.struck, done, len(steps))
+
     # --- the end -------------------------------------------------------------------------------------------
+    def _calm(self, output: IO[bytes]) -> None:
+        """Let it run for a moment without any blow."""
+        calm = time.monotonic() + CALM
+        while time.monotonic() < calm and self._see_to_driver(output):
+            time.sleep(LOOK)
+
     def _end(self, output: IO[bytes]) -> None:
         """Wait until the driver has seen everything end, and until the executions have that it does not know."""
+        self._settings.over.touch()
         give_up = max(time.time(), self._settings.until) + self._last
         while self._see_to_driver(output) and time.time() < give_up:
             time.sleep(0.2)

@@ -35,16 +35,15 @@ class Minimum:
     executions: int = 0
     steps: int = 0
 
-    def lacking(self, evidence: Evidence) -> list[str]:
-        """What a run lacks of it."""
-        dealt = Counter(struck.kind for struck in evidence.struck)
+    def lacking(self, blows: Sequence[Struck], executions: int, steps: int) -> list[str]:
+        """What a run that has done so much lacks of it."""
+        dealt = Counter(struck.kind for struck in blows)
         wanted = {kind: self.blows if kind in EACH_ROUND else math.ceil(self.blows / 2) for kind in KINDS}
         found = [f"{dealt[kind]} of {times} times '{kind}'" for kind, times in wanted.items() if dealt[kind] < times]
-        done = len(evidence.outcomes)
-        if done < self.executions:
-            found.append(f"{done} of {self.executions} executions")
-        if len(evidence.attempts) < self.steps:
-            found.append(f"{len(evidence.attempts)} of {self.steps} steps")
+        if executions < self.executions:
+            found.append(f"{executions} of {self.executions} executions")
+        if steps < self.steps:
+            found.append(f"{steps} of {self.steps} steps")
         return found
 
 

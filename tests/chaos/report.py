@@ -30,7 +30,7 @@ def report(evidence: Evidence, verdicts: Sequence[Verdict], minimum: Minimum, se
     failed = ", ".join(f"{times} {how}" for how, times in sorted(calls.items()))
     lines.append(f"transactions that failed: {troubles or 'none'}; calls that Ray was told to fail: {failed or 'none'}")
     lines += ["", *_table(evidence)]
-    lacking = minimum.lacking(evidence)
+    lacking = minimum.lacking(evidence.struck, len(evidence.outcomes), len(evidence.attempts))
     if lacking:
         lines += ["", f"too little was done to say anything: {'; '.join(lacking)}"]
     return "\n".join(lines)

@@ -29,13 +29,28 @@ class Settings:
         folder: where it keeps everything.
         seed: what its plan follows from.
         begun: when it began, in whole seconds since the epoch.
-        until: when the driver starts nothing more.
+        until: when schedules end, and when the driver starts nothing more if enough was done.
     """
 
     folder: str
     seed: int
     begun: float
     until: float
+
+    @property
+    def minutes(self) -> float:
+        """How long it was to be."""
+        return (self.until - self.begun) / 60
+
+    @property
+    def latest(self) -> float:
+        """When the driver starts nothing more even if too little was done."""
+        return self.until + (self.until - self.begun)
+
+    @property
+    def over(self) -> Path:
+        """The file that is there when the driver has to start nothing more."""
+        return Path(self.folder, "over")
 
     @property
     def store(self) -> str:
