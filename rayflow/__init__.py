@@ -75,6 +75,7 @@ from rayflow.ids import ExecutionStatus
 
 if TYPE_CHECKING:
     from rayflow.core.metrics import DistributedMetrics, PoolStatus
+    from rayflow.core.recovery import Overdue, RecoveryStatus
     from rayflow.core.snapshot import ExecutionSnapshot
     from rayflow.core.tasks import TaskStatus
     from rayflow.engine import DistributedEngine
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from rayflow.letters import DeadLetterInfo
     from rayflow.local import LocalEngine
     from rayflow.pools import WorkerPool
+    from rayflow.recovery import RecoveryManager
 
 __all__ = [
     "Agent",
@@ -123,6 +125,7 @@ __all__ = [
     "MapStep",
     "NonDeterminismError",
     "NotSupportedLocally",
+    "Overdue",
     "ParallelStep",
     "PoolConfig",
     "PoolNotFound",
@@ -130,6 +133,8 @@ __all__ = [
     "QueueFull",
     "RateLimit",
     "RayflowError",
+    "RecoveryManager",
+    "RecoveryStatus",
     "RemoteStep",
     "ResultTimeout",
     "RetryPolicy",
@@ -181,7 +186,10 @@ _LAZY = {
     "ExecutionHandle": "rayflow.handle",
     "ExecutionSnapshot": "rayflow.core.snapshot",
     "LocalEngine": "rayflow.local",
+    "Overdue": "rayflow.core.recovery",
     "PoolStatus": "rayflow.core.metrics",
+    "RecoveryManager": "rayflow.recovery",
+    "RecoveryStatus": "rayflow.core.recovery",
     "TaskStatus": "rayflow.core.tasks",
     "WorkerPool": "rayflow.pools",
 }

@@ -10,6 +10,7 @@ from rayflow.errors import ClusterError
 from rayflow.ids import ExecutionStatus
 from rayflow.letters import DeadLetters
 from rayflow.pools import Pools
+from rayflow.recovery import RecoveryManager
 from rayflow.runtime.prints import Progress
 from rayflow.runtime.system import ActorSystem
 from rayflow.steering import Steering
@@ -34,6 +35,7 @@ class Looking(Steering):
     Attributes:
         pools: the worker pools.
         dead_letters: steps that failed for good.
+        recovery: what nobody drives, and what is overdue.
     """
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
@@ -41,6 +43,7 @@ class Looking(Steering):
         self._codec = codec
         self.pools = Pools(system)
         self.dead_letters = DeadLetters(self)
+        self.recovery = RecoveryManager(self)
 
     def status(self, execution_id: str) -> ExecutionSnapshot:
         """The execution's snapshot: status, steps, state, results. Raises ExecutionNotFound."""

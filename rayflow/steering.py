@@ -161,6 +161,10 @@ class Steering:
         """Call a method of the store's actor."""
         return self._persistence().call(method, *args)
 
+    def actor(self, name: str) -> Actor:
+        """An actor of the engine's namespace, by its name. Raises ActorLost."""
+        return self._system.find(name)
+
     def nudge(self, ids: Sequence[str]) -> None:
         """These executions have something new: have it read."""
         if ids:

@@ -7,6 +7,7 @@ the mark of the head's cluster, so ``rayflow down`` ends them together, and noth
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -23,10 +24,20 @@ from tests.runtime.cluster_fixtures import ROOT, own_environment
 #: Seconds that a node may take to start.
 START = 90.0
 
+#: Health checks for a machine that others use, too, where a node that starts, or is only busy, is late for seconds:
+#: looser than those of cluster.yaml, and as quick where a raylet was killed, whose port refuses. One that hangs is
+#: noticed by our own pings first.
+PATIENT = {"RAY_health_check_initial_delay_ms": "10000", "RAY_health_check_timeout_ms": "3000"}
+
 
 def health_checks() -> dict[str, str]:
     """The health-check settings of cluster.yaml: how soon the head takes a silent node for dead."""
     return dict(re.findall(r"(RAY_health_check_\w+)=(\d+)", (ROOT / "cluster.yaml").read_text()))
+
+
+def lasting_gcs(folder: Path) -> dict[str, str]:
+    """Settings by which the head's GCS keeps what it knows on disk, so that it can be killed and started again."""
+    return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "gcs")}
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class ManyNodes:
     Args:
         folder: where the cluster lives; a short path, since Ray's sockets lie below it.
         head_cpus: CPUs that the head has.
-        settings: environment variables on top of the health-check settings of cluster.yaml.
+        settings: environment variables on top of the health-check settings of cluster.yaml, PATIENT for one.
 
     Attributes:
         environ: the environment of whoever is to find the cluster.
@@ -144,6 +155,14 @@ class ManyNodes:
 
         return again
 
+    def lose_head(self) -> None:
+        """SIGKILL all processes of the head; the nodes that were added are left without it."""
+        head = os.getsid(self.gcs().pid)
+        victims = [p for p in processes.carrying(self.local.mark) if _session(p.pid) == head]
+        for process in victims:
+            process.kill()
+        until(lambda: not any(processes.running(p) for p in victims), "the head is gone")
+
     def node_of(self, pid: int) -> int:
         """The pid of the raylet on whose node a process runs; 0 if on none."""
         raylets = {raylet.pid: raylet for raylet in self.raylets()}
@@ -154,6 +173,13 @@ class ManyNodes:
         cluster.down(environ=self.environ)
         if self._gcs is not None:
             self._gcs.wait()
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
 
 
 def option(process: Any, name: str) -> str:

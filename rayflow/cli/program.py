@@ -123,6 +123,9 @@ def _add_going_on(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("id", metavar="ID")
     add_waiting(parser)
     parser = add_command(commands, "recover", running.recover, "take up all unfinished executions", engine=True)
+    parser.add_argument(
+        "--older-than", type=seconds, default=0.0, metavar="S", help="only those that nothing was done for in S seconds"
+    )
     add_waiting(parser, "them")
 
 

@@ -91,8 +91,8 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
 
 def recover(args: argparse.Namespace, screen: Screen) -> int:
     """Take up all unfinished executions of the store that nobody drives."""
-    with following(lambda: open_engine(args, recover="auto"), screen, args) as (engine, follower):
-        ids: list[str] = getattr(engine, "recovered", [])
+    with following(lambda: open_engine(args, recover="no"), screen, args) as (engine, follower):
+        ids = engine.recovery.recover_stale(older_than=args.older_than)
         if not (args.wait or args.local):
             screen.answer("\n".join(ids) or "nothing to recover", {"recovered": ids})
             return COMPLETED

@@ -117,6 +117,7 @@ class LiveTask(NamedTuple):
         began: since when that runs; None if it does not.
         failures: attempts that it failed.
         losses: attempts that were lost to infrastructure.
+        due: when the attempt's time is up; 0.0 if it does not run, or may take any time.
     """
 
     seq: int
@@ -125,6 +126,7 @@ class LiveTask(NamedTuple):
     began: float | None
     failures: int
     losses: int
+    due: float = 0.0
 
 
 @dataclass(slots=True)

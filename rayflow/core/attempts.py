@@ -213,7 +213,8 @@ class Attempts:
             under_way = task.state in {TaskState.RUNNING, TaskState.HELD}
             began = task.sent_at if task.state is TaskState.RUNNING else None
             attempt = task.attempt if under_way else task.attempt + 1
-            found.append(LiveTask(seq, task.name, attempt, began, failures=task.failures, losses=task.losses))
+            due = 0.0 if began is None else task.due
+            found.append(LiveTask(seq, task.name, attempt, began, task.failures, task.losses, due))
         return found
 
     # --- time ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from rayflow.core.actions import LiveTask
+from rayflow.core.recovery import Overdue
 from rayflow.runtime import environment
 from rayflow.runtime.conductor import Conductor
 from rayflow.runtime.prints import Progress
@@ -83,6 +84,18 @@ class Coordinator:
     def live(self, execution_id: str) -> list[tuple[LiveTask, str]]:
         """The unanswered steps of an execution, each with the worker that has it."""
         return self._conductor.turns.ask(lambda: self._conductor.live(execution_id))
+
+    def overdue(self, grace: float) -> list[Overdue]:
+        """The attempts driven here whose time was up more than so many seconds ago, and that nobody has ended."""
+        return self._conductor.turns.ask(lambda: self._overdue(self._conductor.now(), grace))
+
+    def _overdue(self, now: float, grace: float) -> list[Overdue]:
+        return [
+            Overdue(name, "step", task.name, task.due, now - task.due, self._name)
+            for name in self._conductor.census()
+            for task, _ in self._conductor.live(name)
+            if task.due and task.due + grace < now
+        ]
 
     def progress(self, execution_id: str, cursor: int = 0) -> Progress:
         """How far an execution is, and the new output of its steps since a cursor."""

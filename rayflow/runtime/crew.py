@@ -17,6 +17,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available, merged
+from rayflow.runtime.pings import Pings
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
@@ -73,7 +74,7 @@ class Crew:
         self._told = told
         self._post = post
         self._up: dict[str, None] = {}
-        self._asked: dict[str, float] = {}
+        self._pings = Pings(system, settings.config.ping_timeout, post, self._fails, self._is_gone)
         self._starting: dict[str, float] = {}
         self._adopted: dict[str, float] = {}
         self._stopping: dict[str, float] = {}
@@ -114,7 +115,8 @@ class Crew:
             runtime_env=merged(env.runtime_env(), config.runtime_env),
         )
         self._starting[name] = time.monotonic()
-        self._system.spawn(spec).send("ready", then=lambda reply: self._post(lambda: self._came_up(name, reply)))
+        self._system.spawn(spec)
+        self._ask(name, "ready", partial(self._came_up, name), group="")
 
     def _learn(self, environment: str) -> Environment:
         """The environment of that id, from the supervisor: the pool was restarted."""
@@ -127,7 +129,7 @@ class Crew:
         self._send(name, "fence_pool", epoch)
         # It may have been starting when the pool died: then its setup is waited for.
         self._starting[name] = time.monotonic()
-        self._send(name, "ready", then=lambda reply: self._post(partial(self._count, name, reply)), group="")
+        self._ask(name, "ready", partial(self._count, name), group="")
         self._adopted[name] = time.monotonic()
         self._send(name, "ping", then=lambda reply: self._post(partial(self._found, name)))
 
@@ -136,13 +138,23 @@ class Crew:
 
     def _count(self, name: str, reply: Reply) -> None:
         def counted(answer: Reply) -> None:
-            busy = [token for token, *_ in answer.value or ()]
-            self._post(lambda: self._came_up(name, answer, busy))
+            self._came_up(name, answer, [token for token, *_ in answer.value or ()])
 
         if reply.error is not None:
             self._came_up(name, reply)
         elif name in self._starting:
-            self._send(name, "census", then=counted)
+            self._ask(name, "census", counted)
+
+    def _ask(self, name: str, method: str, then: Callable[[Reply], None], *, group: str = "control") -> None:
+        """Ask one that is starting; again if only the call fails."""
+
+        def reply(answer: Reply) -> None:
+            if isinstance(answer.error, ActorUnavailable) and name in self._starting:
+                self._ask(name, method, then, group=group)
+            else:
+                then(answer)
+
+        self._send(name, method, then=lambda answer: self._post(partial(reply, answer)), group=group)
 
     def _came_up(self, name: str, reply: Reply, busy: Sequence[str] = ()) -> None:
         if name not in self._starting:
@@ -205,12 +217,13 @@ class Crew:
     def _kill(self, name: str) -> None:
         self._forget(name)
         self._stopping.pop(name, None)
-        kill_aside(self._system, naming.worker(self.config.name, name))
+        kill_aside(self._system, self._actor(name))
         self._told.down(name)
 
     def _forget(self, name: str) -> None:
-        for known in (self._starting, self._adopted, self._asked, self._up):
+        for known in (self._starting, self._adopted, self._up):
             known.pop(name, None)
+        self._pings.forget(self._actor(name))
 
     # --- watching ------------------------------------------------------------------------------------------
     def names(self) -> list[str]:
@@ -249,21 +262,18 @@ class Crew:
 
     def ping(self, name: str) -> None:
         """Ping a worker, unless it has not answered yet; then see for how long it has not."""
-        if name not in self._up:
-            return
-        now = time.monotonic()
-        asked = self._asked.get(name)
-        if asked is not None:
-            if now - asked > self._settings.config.ping_timeout:
-                self._down(name, ClusterError(f"it has not answered for {now - asked:.1f} s"))
-            return
-        self._asked[name] = now
-        self._send(name, "ping", then=lambda reply: self._post(partial(self._ponged, name, reply)))
+        if name in self._up:
+            self._pings.ping(self._actor(name))
 
-    def _ponged(self, name: str, reply: Reply) -> None:
-        self._asked.pop(name, None)
-        if name in self._up and isinstance(reply.error, ActorLost):
-            self._down(name, reply.error)
+    def _fails(self, actor: str, why: str) -> None:
+        self._down(naming.worker_in(actor), ClusterError(why))
+
+    def _is_gone(self, actor: str) -> None:
+        if (name := naming.worker_in(actor)) in self._up:
+            self._down(name, ActorLost(actor))
+
+    def _actor(self, name: str) -> str:
+        return naming.worker(self.config.name, name)
 
     def revoke(self, worker: str, token: str) -> None:
         """Have a worker refuse a token; while a task still runs there the machine asks again, after a while."""
@@ -277,4 +287,4 @@ class Crew:
     def _send(
         self, worker: str, method: str, *args: Any, then: Callable[[Reply], None] | None = None, group: str = "control"
     ) -> None:
-        send_to(self._system, naming.worker(self.config.name, worker), method, *args, then=then, group=group)
+        send_to(self._system, self._actor(worker), method, *args, then=then, group=group)

@@ -9,32 +9,30 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from rayflow.core.placement import Place
-from rayflow.errors import ClusterError
+from rayflow.core.recovery import CoordinatorStatus
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available
-from rayflow.runtime.pings import Ping
+from rayflow.runtime.pings import Pings, keeping_alive
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import coordinator_spec
-from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
+from rayflow.runtime.system import ActorSystem, ActorUnavailable, Reply, ask_all, kill_aside, send_to
 
 log = logging.getLogger(__name__)
 
 #: Seconds for which a coordinator beyond the standbys is kept without work.
 SPARE_FOR = 30.0
 
+#: Seconds for which executions are under way without an idle coordinator before another standby is started: whoever
+#: runs for longer than that is not to wait for a cold start when its coordinator dies, whoever is done sooner does not
+#: pay for one.
+BARE_FOR = 3.0
 
-@dataclass(slots=True)
-class _Pinged:
-    """What is known of an actor's pings."""
-
-    answered: float
-    asked: float = 0.0
-    waiting: bool = False
+#: Seconds that a coordinator may take to start before nobody waits for it any more: perhaps its node hangs.
+LATE = 15.0
 
 
 class Fleet:
@@ -62,8 +60,10 @@ class Fleet:
         self._post = post
         self._tell_gone = gone
         self._active: dict[str, float] = {}
-        self._pings: dict[str, _Pinged] = {}
-        self._persistence = Ping(system, naming.PERSISTENCE, self._config.ping_timeout)
+        self._bare: dict[str, float] = {}
+        patience = self._config.ping_timeout
+        self._pings = Pings(system, patience, post, self._fails, self._gone)
+        self._persistence = keeping_alive(system, patience, post)
         self._most: int | None = None
 
     @property
@@ -76,24 +76,24 @@ class Fleet:
     def adopt(self) -> dict[str, tuple[str, int]]:
         """Take up the coordinators that are there already; answers who drives which execution, and at which epoch."""
         owners: dict[str, tuple[str, int]] = {}
-        for name in self._system.names():
-            if naming.is_coordinator(name):
-                owners.update((held, (name, epoch)) for held, epoch in self._adopt(name).items())
+        names = [name for name in self._system.names() if naming.is_coordinator(name)]
+        answers = self._census(names)
+        # That a call fails does not mean that the process did.
+        answers |= self._census([name for name in answers if isinstance(answers[name].error, ActorUnavailable)])
+        for name in names:
+            answer = answers.get(name)
+            if answer is None or answer.error is not None:
+                kill_aside(self._system, name)  # it hangs, or dies anyway; what it drives is taken up by others
+                continue
+            # It may have been starting when the supervisor died, so it is told to begin, whether it has or not.
+            place = self.places[name] = Place(name, naming.environment_of(name), idle_since=time.monotonic())
+            place.executions.update(answer.value)
+            owners.update((held, (name, epoch)) for held, epoch in answer.value.items())
+            self._begin(name)
         return owners
 
-    def _adopt(self, name: str) -> dict[str, int]:
-        try:
-            held: dict[str, int] = self._system.find(name).call(
-                "census", timeout=self._config.ping_timeout, group="control"
-            )
-        except ClusterError:
-            self._system.kill(name)
-            return {}
-        # It may have been starting when the supervisor died, so it is told to begin, whether it has or not.
-        place = self.places[name] = Place(name, naming.environment_of(name), idle_since=time.monotonic())
-        place.executions.update(held)
-        self._begin(name)
-        return held
+    def _census(self, names: Sequence[str]) -> dict[str, Reply]:
+        return ask_all(self._system, names, "census", timeout=self._config.ping_timeout, group="control")
 
     def _begin(self, name: str) -> None:
         send_to(self._system, name, "ready", then=lambda reply: self._post(partial(self._started, name, reply)))
@@ -138,7 +138,6 @@ class Fleet:
         self.keep_standbys(place.environment)
 
     def _watch(self, name: str) -> None:
-        self._pings.setdefault(name, _Pinged(time.monotonic()))
         send_to(self._system, name, "watch", then=lambda r: self._post(partial(self._watched, name, r)), group="watch")
 
     def _watched(self, name: str, reply: Reply) -> None:
@@ -148,9 +147,26 @@ class Fleet:
         else:
             self._gone(name)
 
+    def tend(self) -> None:
+        """See who is late in starting, and have another standby ready where there was none for a while."""
+        now = time.monotonic()
+        served: dict[str, bool] = {}
+        for place in self.places.values():
+            place.late = not place.ready and now > place.idle_since + LATE
+            if not place.outdated:
+                idle = not place.executions and not place.late
+                served[place.environment] = served.get(place.environment, False) or idle
+        for environment, idle in served.items():
+            since = self._bare.setdefault(environment, now)
+            if idle:
+                self._bare[environment] = now
+            elif now > since + BARE_FOR:
+                self._bare[environment] = now
+                self.keep_standbys(environment)
+
     def _gone(self, name: str) -> None:
         place = self.places.pop(name, None)
-        self._pings.pop(name, None)
+        self._pings.forget(name)
         if place is not None:
             self._tell_gone(name, place.executions)
 
@@ -177,7 +193,7 @@ class Fleet:
 
     def _give_up(self, place: Place) -> None:
         del self.places[place.name]
-        self._pings.pop(place.name, None)
+        self._pings.forget(place.name)
         kill_aside(self._system, place.name)
 
     # --- pings ---------------------------------------------------------------------------------------------
@@ -185,36 +201,22 @@ class Fleet:
         """Ping coordinators and the store's actor; what does not answer for long is killed."""
         self._most = None  # nodes may have come or gone
         for name in [p.name for p in self.places.values() if p.ready]:
-            self._ping(name)
-        self._persistence.ping()
+            self._pings.ping(name)
+        self._persistence.ping(naming.PERSISTENCE)
 
-    def _ping(self, name: str) -> None:
-        now = time.monotonic()
-        known = self._pings.setdefault(name, _Pinged(now))
-        if known.waiting:
-            if now - known.asked > self._config.ping_timeout:
-                self._hangs(name, now - known.answered)
-            return
-        known.waiting, known.asked = True, now
+    def look(self) -> None:
+        """See which coordinators have not answered for too long."""
+        self._pings.look()
 
-        def pong(reply: Reply) -> None:
-            self._post(partial(self._ponged, name, reply))
+    def status(self) -> tuple[CoordinatorStatus, ...]:
+        """All coordinators, by name."""
+        silent = self._pings.silent()
+        places = sorted(self.places.values(), key=lambda place: place.name)
+        return tuple(
+            CoordinatorStatus(p.name, len(p.executions), p.ready, silent.get(p.name, 0.0), p.reserved) for p in places
+        )
 
-        send_to(self._system, name, "ping", then=pong, group="control")
-
-    def _hangs(self, name: str, seconds: float) -> None:
-        log.error("%s has not answered for %.1f s; it is killed", name, seconds)
-        self._pings.pop(name, None)
+    def _fails(self, name: str, why: str) -> None:
+        log.error("coordinator %s is killed: %s", name, why)
         kill_aside(self._system, name)  # taking over what it drives needs nothing of it
         self._gone(name)
-
-    def _ponged(self, name: str, reply: Reply) -> None:
-        known = self._pings.get(name)
-        if known is None:
-            return
-        known.waiting = False
-        if reply.error is None:
-            known.answered = time.monotonic()
-        elif name in self.places and not isinstance(reply.error, ActorLost | ActorUnavailable):
-            log.error("coordinator %s is broken: %s", name, reply.error)
-            self._system.kill(name)

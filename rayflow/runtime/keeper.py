@@ -6,13 +6,14 @@ Everything is called on the supervisor's one thread.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import DefinitionError, PoolNotFound
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
-from rayflow.runtime.pings import Ping
+from rayflow.runtime.pings import keeping_alive
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import pool_spec
 from rayflow.runtime.system import Actor, ActorSystem, send_to
@@ -30,13 +31,15 @@ class PoolKeeper:
     Args:
         system: where actors are made and found.
         settings: shared by all actors of the namespace.
+        post: runs an action on the supervisor's thread.
     """
 
-    def __init__(self, system: ActorSystem, settings: Settings) -> None:
+    def __init__(self, system: ActorSystem, settings: Settings, post: Callable[[Callable[[], None]], None]) -> None:
         self._system = system
         self._settings = settings
         self._default = settings.config.pool
-        self._pings: dict[str, Ping] = {}
+        self._kept: set[str] = set()
+        self._pings = keeping_alive(system, settings.config.ping_timeout, post)
 
     def begin(self, *, restarted: bool) -> None:
         """Have an actor for each pool.
@@ -66,7 +69,8 @@ class PoolKeeper:
             raise DefinitionError(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
         if not self._ask("delete_pool", name):
             raise PoolNotFound(name)
-        self._pings.pop(name, None)
+        self._kept.discard(name)
+        self._pings.forget(naming.pool(name))
         self._system.kill(naming.pool(name))
         for actor in self._system.names():
             if naming.is_worker(actor, name):
@@ -78,21 +82,20 @@ class PoolKeeper:
 
     def forget(self, coordinator: str) -> None:
         """A coordinator died."""
-        for name in self._pings:
+        for name in self._kept:
             send_to(self._system, naming.pool(name), "forget", coordinator)
 
     def ping_all(self) -> None:
         """Ping the pools' actors; one that does not answer for long is killed and made anew."""
-        for ping in self._pings.values():
-            ping.ping()
+        for name in self._kept:
+            self._pings.ping(naming.pool(name))
 
     def _keep(self, config: PoolConfig) -> None:
         self._ask("save_pool", PoolRecord(config.name, config.model_dump_json().encode(), self._system.clock.now()))
 
     def _open(self, name: str) -> Actor:
         actor = self._system.spawn(pool_spec(name, self._settings))
-        if name not in self._pings:
-            self._pings[name] = Ping(self._system, actor.name, self._settings.config.ping_timeout)
+        self._kept.add(name)
         return actor
 
     def _ask(self, method: str, *args: Any) -> Any:

@@ -1,50 +1,44 @@
 """Sees to it that every execution that needs a coordinator has one.
 
-It owns who drives what, what waits for a coordinator, and how often an execution's coordinator died without any
-progress. All of that can be read back from the store and the coordinators, so its process can be restarted at any
-moment.
+It owns who drives what, and what waits for a coordinator. All of that can be read back from the store and the
+coordinators, so its process can be restarted at any moment. What nobody drives is found by its part
+:mod:`rayflow.runtime.recovering`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rayflow.core.events import Entry, Paused
-from rayflow.core.placement import Place, Wanting, plan
-from rayflow.errors import Failure, RayflowError
-from rayflow.ids import ExecutionStatus
+from rayflow.core.placement import Wanting, plan
+from rayflow.core.recovery import RecoveryStatus
+from rayflow.errors import RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.fleet import Fleet
 from rayflow.runtime.keeper import PoolKeeper
+from rayflow.runtime.recovering import AGAIN, DRIVEN, Recovering
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.runtime.timekeeper import Timekeeper
 from rayflow.runtime.turns import Turns
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.operations import Append, Claim, ExecutionRecord, JournalRow, Refused, Release
-from rayflow.storage.records import append_digest, encode_entry, encode_failure
+from rayflow.storage.operations import ExecutionRecord
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks into the store for executions that nobody was told of, and after something went wrong.
-SWEEP, AGAIN = 1.0, 0.2
+#: Seconds between two looks into the store for executions that nobody was told of.
+SWEEP = 1.0
 
 #: How far ahead a look into the store sees what will be due: further than until the next look.
 AHEAD = 2.5
 
-#: Takeovers of an execution without any progress in between: after so many it runs alone on a coordinator, and after
-#: so many it is set aside.
-TAKEOVERS_BEFORE_ALONE, MOST_TAKEOVERS = 2, 5
-
-_UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
-_DRIVEN = Filter(status=_UNFINISHED, driven=True, limit=1_000_000)
+#: Seconds after the end of a patience at which it is over for sure.
+_JUST_AFTER = 0.01
 
 
 class Overseer:
@@ -63,13 +57,12 @@ class Overseer:
             "supervisor", self._place, lambda: None, clock=system.clock, tolerated=(RayflowError, OSError)
         )
         self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
-        self.pools = PoolKeeper(system, settings)
+        self.pools = PoolKeeper(system, settings, self.turns.post)
         self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self.recovering = Recovering(self.turns, self._ask, self._driven, self.submit)
         # Who drives what, and since which epoch.
         self._owners: dict[str, tuple[str, int]] = {}
         self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
-        self._takeovers: dict[str, tuple[int, int]] = {}
-        self._found: list[str] = []
         self._begun = False
         self._next_look: float | None = None
         self._next_time: float | None = None
@@ -87,11 +80,11 @@ class Overseer:
             restarted = naming.pool(self._config.pool.name) in self._system.names()
             self.pools.begin(restarted=restarted)
             self._owners.update(self.fleet.adopt())
-            for record in self._ask("executions", _DRIVEN):
+            for record in self._ask("executions", DRIVEN):
                 env = Environment.from_json(record.environment)
                 self.fleet.environments.setdefault(env.id, env)
             if restarted or self._config.recover == "auto":
-                self._found = self._recover(None)
+                self.recovering.begin()
         except (RayflowError, OSError) as error:
             log.warning("the supervisor cannot begin now; it tries again: %s", error)
             self.turns.later(AGAIN, self._begin)
@@ -100,8 +93,12 @@ class Overseer:
             self._tick()
 
     def _tick(self) -> None:
-        for action in (self.fleet.ping_all, self.pools.ping_all, self._sweep, self._keep_time, self.fleet.drop_idle):
+        fleet = self.fleet
+        pings = (fleet.ping_all, self.pools.ping_all)
+        for action in (*pings, self._sweep, self._keep_time, fleet.tend, fleet.drop_idle, self.recovering.look):
             self.turns.post(action)
+        # Not with the next pings: who does not answer those of now is known to hang as soon as the patience is over.
+        self.turns.later(self._config.ping_timeout + _JUST_AFTER, lambda: self.turns.post(fleet.look))
         self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
 
     # --- posted --------------------------------------------------------------------------------------------
@@ -121,7 +118,8 @@ class Overseer:
                 continue
             env = Environment.from_json(record.environment)
             self.fleet.use(env)
-            want = Wanting(record.id, env.id, record.priority, record.created_at, suspect)
+            interrupted = bool(record.owner)
+            want = Wanting(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
             self._wanting[record.id] = (want, record)
 
     def nudge(self, ids: Sequence[str]) -> None:
@@ -139,8 +137,7 @@ class Overseer:
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """A coordinator does not drive these executions any more."""
-        for execution_id in self._let_go(coordinator, epochs):
-            self._takeovers.pop(execution_id, None)
+        self.recovering.forget(self._let_go(coordinator, epochs))
 
     def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """Somebody else has these executions, by the store's word: perhaps one to whom an earlier supervisor gave them.
@@ -176,10 +173,7 @@ class Overseer:
                 "the code of coordinator %s was edited since it loaded it; another one takes its place", coordinator
             )
             place.outdated = True
-        for record in self._ask("executions", Filter(ids=tuple(ids), limit=len(ids))):
-            if not record.status.terminal:
-                alone = self._takeovers.get(record.id, (0, 0))[1] >= TAKEOVERS_BEFORE_ALONE
-                self.submit([record], suspect=alone)
+        self.recovering.submit_again(ids)
 
     def _let_go(self, coordinator: str, epochs: Mapping[str, int]) -> list[str]:
         """Take them from a coordinator, but those that it was given again at a later epoch; answers which."""
@@ -198,11 +192,6 @@ class Overseer:
             place.reserved = False
             place.idle_since = time.monotonic()
         return gone
-
-    def recovered(self, ids: Sequence[str] | None) -> list[str]:
-        """What was taken up now, and what was at the beginning and is not told yet."""
-        found, self._found = self._found, []
-        return [i for i in found if ids is None or i in ids] + self._recover(ids)
 
     # --- placing -------------------------------------------------------------------------------------------
     def _place(self) -> None:
@@ -247,7 +236,7 @@ class Overseer:
                 send_to(self._system, self._owners[record.id][0], "nudge", (record.id,))
         for place in self.fleet.places.values():
             if place.reserved:
-                place.reserved = not self._made_progress(place)
+                place.reserved = not self.recovering.made_progress(place.executions)
 
     def _look_at_runnable(self) -> None:
         """Have driven what needs it, and look again at the moment when the next one does."""
@@ -272,84 +261,26 @@ class Overseer:
             self._next_look = moment
             self.turns.later(moment - self.turns.now(), self._look_at_runnable)
 
-    def _made_progress(self, place: Place) -> bool:
-        """Whether all that a reserved coordinator drives has got further than where the one before died."""
-        records = [self._ask("execution", execution_id) for execution_id in list(place.executions)]
-        return all(r is None or r.last_seq > self._takeovers.get(r.id, (0, 0))[0] for r in records)
-
     # --- recovering ----------------------------------------------------------------------------------------
-    def _recover(self, ids: Sequence[str] | None) -> list[str]:
-        unfinished = self._ask("executions", _DRIVEN)
-        now = self.turns.now()
-        lost = [
-            record
-            for record in unfinished
-            if (ids is None or record.id in ids)
-            and record.id not in self._owners
-            and record.id not in self._wanting
-            and (record.owner or (record.runnable_at is not None and record.runnable_at <= now))
-        ]
-        self.submit(lost)
-        return [record.id for record in lost]
-
     def _lost_coordinator(self, name: str, executions: set[str]) -> None:
         for execution_id in executions:
             self._owners.pop(execution_id, None)
         self.pools.forget(name)
-        if executions:
-            log.warning("coordinator %s is gone; %d executions are taken up by others", name, len(executions))
-            self._take_over(executions)
+        self.recovering.lost(name, executions)
 
-    def _take_over(self, ids: set[str]) -> None:
-        try:
-            unfinished = self._ask("executions", _DRIVEN)
-        except RayflowError as error:
-            log.warning("what a lost coordinator drove cannot be looked up now; it is tried again: %s", error)
-            self.turns.later(AGAIN, lambda: self._take_over(ids))
-            return
-        for record in unfinished:
-            if record.id not in ids or record.id in self._owners:
-                continue
-            last_seq, count = self._takeovers.get(record.id, (-1, 0))
-            count = count + 1 if last_seq == record.last_seq else 1
-            self._takeovers[record.id] = (record.last_seq, count)
-            if count > MOST_TAKEOVERS:
-                self._try_to_set_aside(record, count)
-            else:
-                self.submit([record], suspect=count >= TAKEOVERS_BEFORE_ALONE)
+    def _driven(self) -> set[str]:
+        """Who has a coordinator, or waits for one."""
+        return {*self._owners, *self._wanting}
 
-    def _try_to_set_aside(self, record: ExecutionRecord, times: int) -> None:
-        try:
-            self._set_aside(record, times)
-        except RayflowError as error:
-            log.warning("execution %s cannot be set aside now; it is tried again: %s", record.id, error)
-            self.turns.later(AGAIN, lambda: self._try_to_set_aside(record, times))
-
-    def _set_aside(self, record: ExecutionRecord, times: int) -> None:
-        message = (
-            f"its coordinator died {times} times in a row without any progress of this execution; most likely its "
-            "own code kills the process. Mend it, then resume the execution"
+    def recovery(self) -> RecoveryStatus:
+        """What the recovery knows and does now."""
+        return RecoveryStatus(
+            coordinators=self.fleet.status(),
+            driven=len(self._owners),
+            waiting=tuple(self._wanting),
+            stale=tuple(record.id for record in self.recovering.stale()),
+            takeovers=self.recovering.takeovers.counted(),
         )
-        log.error("execution %s is set aside: %s", record.id, message)
-        now = self.turns.now()
-        rows = (JournalRow(record.last_seq + 1, encode_entry(Entry(record.last_seq + 1, Paused(now, message)))),)
-        epoch = record.epoch + 1
-        failure = encode_failure(Failure(type="rayflow.errors.CrashLoop", message=message))
-        answers = self._ask(
-            "start",
-            [
-                Claim(record.id, record.epoch, uuid.uuid4().hex, "", now),
-                Append(
-                    record.id, epoch, record.last_seq + 1, rows, append_digest(rows), now, ExecutionStatus.PAUSED,
-                    inbox_done=record.inbox_done, failure=failure,
-                ),
-                Release(record.id, epoch, runnable_at=None, at=now, seen=record.inbox_last),
-            ],
-        )  # fmt: skip
-        refused = [answer.error for answer in answers if isinstance(answer, Refused)]
-        if refused:
-            log.warning("execution %s is not set aside, somebody else has it: %s", record.id, refused[0])
-        self._takeovers.pop(record.id, None)
 
     # --- the store -----------------------------------------------------------------------------------------
     def _ask(self, method: str, *args: Any) -> Any:

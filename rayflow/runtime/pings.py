@@ -1,53 +1,103 @@
-"""Keeps a singleton alive that the system makes anew when it dies, but not when it hangs."""
+"""Signs of life: finds actors that hang, which nobody's death notice tells of.
+
+Who has been silent for too long is decided by :class:`~rayflow.core.recovery.Pulse`; this shell sends the questions.
+A question goes to the actor's ``ping`` in a group of threads of its own, so a busy actor answers all the same; one that
+knows itself to be broken raises there.
+"""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
+from rayflow.core.recovery import Pulse
 from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
 
 log = logging.getLogger(__name__)
 
 
-class Ping:
-    """Pings one actor; if it does not answer for long, or says that it is broken, it is killed and made anew.
+class Pings:
+    """Pings actors. Everything is called on its owner's one thread, also what it calls.
 
     Args:
-        system: where it is found.
-        name: its name.
-        patience: seconds that it may take to answer.
+        system: where they are found.
+        patience: seconds that one may take to answer.
+        post: runs an action on the owner's thread.
+        failed: told of an actor that does not answer or is broken, with why, in words. It is not pinged any more
+            until it is asked for again.
+        gone: told of an actor that is dead; None where the system makes it anew by itself: then one that cannot be
+            reached is taken for one that restarts.
     """
 
-    def __init__(self, system: ActorSystem, name: str, patience: float) -> None:
+    def __init__(
+        self,
+        system: ActorSystem,
+        patience: float,
+        post: Callable[[Callable[[], None]], None],
+        failed: Callable[[str, str], None],
+        gone: Callable[[str], None] | None = None,
+    ) -> None:
         self._system = system
-        self._name = name
-        self._patience = patience
-        self._lock = threading.Lock()
-        self._asked: float | None = None
+        self._post = post
+        self._failed = failed
+        self._gone = gone
+        self._pulse = Pulse(patience)
 
-    def ping(self) -> None:
-        """Ask it, unless it has not answered yet; then see for how long it has not."""
-        now = time.monotonic()
-        with self._lock:
-            asked = self._asked
-            if asked is None:
-                self._asked = now
-        if asked is None:
-            send_to(self._system, self._name, "ping", then=self._answered, group="control")
-        elif now - asked > self._patience:
-            self._replace(f"it has not answered for {now - asked:.1f} s")
+    def ping(self, name: str) -> None:
+        """Ask an actor, unless it owes an answer; then see for how long it has."""
+        if self._pulse.ask(name, time.monotonic()):
 
-    def _answered(self, reply: Reply) -> None:
-        with self._lock:
-            self._asked = None
-        # What is gone or restarting is the system's to make anew.
-        if reply.error is not None and not isinstance(reply.error, ActorLost | ActorUnavailable):
-            self._replace(f"it is broken: {reply.error}")
+            def reply(answer: Reply) -> None:
+                self._post(partial(self._answered, name, answer))
 
-    def _replace(self, why: str) -> None:
-        log.error("%s is killed and made anew: %s", self._name, why)
-        with self._lock:
-            self._asked = None
-        kill_aside(self._system, self._name, restart=True)
+            send_to(self._system, name, "ping", then=reply, group="control")
+        self.look()
+
+    def look(self) -> None:
+        """See who has not answered for too long."""
+        for name, seconds in self.silent().items():
+            self._fails(name, f"it has not answered for {seconds:.1f} s")
+
+    def silent(self) -> dict[str, float]:
+        """Who has not answered for too long, and for how many seconds."""
+        return self._pulse.silent(time.monotonic())
+
+    def forget(self, name: str) -> None:
+        """Nobody asks this one any more."""
+        self._pulse.forget(name)
+
+    def _answered(self, name: str, answer: Reply) -> None:
+        error = answer.error
+        if error is None:
+            self._pulse.answered(name)
+        elif not isinstance(error, ActorLost | ActorUnavailable):
+            self._fails(name, f"it is broken: {error}")
+        elif self._gone is None:
+            self._pulse.forget(name)
+        elif isinstance(error, ActorLost):
+            self._pulse.forget(name)
+            self._gone(name)
+        else:  # it may be on a node that nobody reaches
+            self._pulse.answered(name, alive=False)
+
+    def _fails(self, name: str, why: str) -> None:
+        self._pulse.forget(name)
+        self._failed(name, why)
+
+
+def keeping_alive(system: ActorSystem, patience: float, post: Callable[[Callable[[], None]], None]) -> Pings:
+    """Pings for actors that the system makes anew when they die, but not when they hang: those are killed.
+
+    Args:
+        system: where they are found.
+        patience: seconds that one may take to answer.
+        post: runs an action on the owner's thread.
+    """
+
+    def replace(name: str, why: str) -> None:
+        log.error("%s is killed and made anew: %s", name, why)
+        kill_aside(system, name, restart=True)
+
+    return Pings(system, patience, post, replace)

@@ -28,7 +28,7 @@ from rayflow.runtime import naming
 from rayflow.runtime.crew import Crew
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.messages import pack, unpack
-from rayflow.runtime.pings import Ping
+from rayflow.runtime.pings import keeping_alive
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem, send_to
 from rayflow.storage.kept import PoolRecord
@@ -62,7 +62,7 @@ class Pool:
         self._epoch = 0
         self._wakes_at = math.inf
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._supervisor = Ping(system, naming.SUPERVISOR, settings.config.ping_timeout)
+        self._pings = keeping_alive(system, settings.config.ping_timeout, self._work.put)
         self._stopped = threading.Event()
         # Started here, since nobody calls it when the system has made it anew.
         self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
@@ -298,7 +298,7 @@ class Pool:
 
     def _ping_all(self) -> None:
         self._locked_crew().ping_all()
-        self._supervisor.ping()
+        self._pings.ping(naming.SUPERVISOR)
 
     def _locked_crew(self) -> Crew:
         with self._lock:

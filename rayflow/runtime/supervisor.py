@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from rayflow.core.recovery import Overdue, RecoveryStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime import naming
@@ -74,16 +75,25 @@ class Supervisor:
         """A coordinator's code was edited since it loaded it: it does not take these executions up."""
         self._overseer.turns.post(lambda: self._overseer.outdated(coordinator, epochs))
 
-    def recover(self, ids: Sequence[str] | None = None) -> list[str]:
+    def recover(self, ids: Sequence[str] | None = None, older_than: float = 0.0) -> list[str]:
         """Take up unfinished executions that have no live coordinator; answers which.
 
         Args:
             ids: only these; None for all.
+            older_than: only those for which nothing was done for so many seconds.
 
         Raises:
             RayflowError: the store cannot be read now.
         """
-        return self._overseer.turns.ask(lambda: self._overseer.recovered(ids))
+        return self._overseer.turns.ask(lambda: self._overseer.recovering.recover(ids, older_than))
+
+    def overdue(self, grace: float) -> list[Overdue]:
+        """Executions whose deadline or waking is overdue by more than so many seconds; nobody's are taken up."""
+        return self._overseer.turns.ask(lambda: self._overseer.recovering.overdue(grace))
+
+    def recovery(self) -> RecoveryStatus:
+        """What the recovery knows and does now."""
+        return self._overseer.turns.ask(self._overseer.recovery)
 
     def coordinators(self) -> dict[str, tuple[str, int]]:
         """Every coordinator: its environment and the number of executions it drives."""

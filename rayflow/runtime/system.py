@@ -8,10 +8,13 @@ final. The first argument of each is the system itself, then ``ActorSpec.args``.
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from rayflow.errors import ClusterError
@@ -255,6 +258,36 @@ def send_to(
             then(Reply(error=error))
     else:
         actor.send(method, *args, then=then, group=group, label=label)
+
+
+def ask_all(
+    system: ActorSystem, names: Sequence[str], method: str, *, timeout: float, group: str = ""
+) -> dict[str, Reply]:
+    """Ask many actors the same at once; answers the replies that came in time.
+
+    Args:
+        system: where they are found.
+        names: their names.
+        method: as for :meth:`Actor.send`.
+        timeout: seconds to wait for all of them together.
+        group: as for :meth:`Actor.send`.
+    """
+    replies: queue.SimpleQueue[tuple[str, Reply]] = queue.SimpleQueue()
+
+    def put(name: str, reply: Reply) -> None:
+        replies.put((name, reply))
+
+    for name in names:
+        send_to(system, name, method, then=partial(put, name), group=group)
+    found: dict[str, Reply] = {}
+    give_up = time.monotonic() + timeout
+    while len(found) < len(names):
+        try:
+            name, reply = replies.get(timeout=max(0.0, give_up - time.monotonic()))
+        except queue.Empty:
+            break
+        found[name] = reply
+    return found
 
 
 def kill_aside(system: ActorSystem, name: str, *, restart: bool = False) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 
 from rayflow.core.locks import Lock
 from rayflow.core.metrics import PoolStatus
+from rayflow.core.recovery import CoordinatorStatus, Overdue, RecoveryStatus, overdue, stale
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import DefinitionError, PoolNotFound
-from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
+from rayflow.runtime.recovering import DRIVEN
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSpec
 from rayflow.runtime.timekeeper import Timekeeper
@@ -25,9 +26,6 @@ from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import PoolRecord
 from rayflow.storage.operations import ExecutionRecord
 from rayflow.testing.stage import Stage
-
-_UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
-_DRIVEN = Filter(status=_UNFINISHED, driven=True, limit=1_000_000)
 
 #: Executions that a look into the store sees.
 _MOST = 1_000
@@ -95,18 +93,29 @@ class Steward:
         """The same."""
         self.released(coordinator, epochs)
 
-    def recover(self, ids: Sequence[str] | None = None) -> list[str]:
+    def recover(self, ids: Sequence[str] | None = None, older_than: float = 0.0) -> list[str]:
         """Take up unfinished executions that nobody drives; answers which."""
-        now = self._stage.clock.now()
-        lost = [
-            record
-            for record in self._ask("executions", _DRIVEN)
-            if (ids is None or record.id in ids)
-            and record.id not in self._owned
-            and (record.owner or (record.runnable_at is not None and record.runnable_at <= now))
-        ]
+        lost = [record for record in self._stale(older_than) if ids is None or record.id in ids]
         self.submit(lost)
         return [record.id for record in lost]
+
+    def _stale(self, older_than: float) -> list[ExecutionRecord]:
+        rows: list[ExecutionRecord] = self._ask("executions", DRIVEN)
+        return stale(rows, self._owned, now=self._stage.clock.now(), older_than=older_than)
+
+    def overdue(self, grace: float) -> list[Overdue]:
+        """What is overdue; nothing is, once all that is due at a moment was done at that moment."""
+        return overdue(self._ask("executions", DRIVEN), now=self._stage.clock.now(), grace=grace)
+
+    def coordinators(self) -> dict[str, tuple[str, int]]:
+        """The one coordinator; all code is in this process, so its environment has no name."""
+        return {self._coordinator: ("", len(self._owned))}
+
+    def recovery(self) -> RecoveryStatus:
+        """What there is to recover."""
+        coordinator = CoordinatorStatus(self._coordinator, len(self._owned), ready=True)
+        left = tuple(record.id for record in self._stale(0.0))
+        return RecoveryStatus(coordinators=(coordinator,), driven=len(self._owned), stale=left)
 
     # --- a part of the stage -------------------------------------------------------------------------------
     def work(self) -> bool:

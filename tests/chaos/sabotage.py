@@ -50,22 +50,21 @@ def partition() -> None:
     With all rules in place that does no harm.
     """
 
-    def hangs(self: Any, name: str, seconds: float) -> None:
-        fleet.log.error("%s has not answered for %.1f s; it cannot be reached to be killed", name, seconds)
-        self._pings.pop(name, None)
+    def fails(self: fleet.Fleet, name: str, why: str) -> None:
+        fleet.log.error("coordinator %s cannot be reached to be killed: %s", name, why)
         self._gone(name)
 
-    adopt = fleet.Fleet._adopt
+    adopt = fleet.Fleet.adopt
 
-    def adopts(self: Any, name: str) -> dict[str, int]:
+    def adopts(self: Any) -> dict[str, tuple[str, int]]:
         system, self._system = self._system, _Unarmed(self._system)
         try:
-            return adopt(self, name)
+            return adopt(self)
         finally:
             self._system = system
 
-    fleet.Fleet._hangs = hangs  # type: ignore[method-assign]
-    fleet.Fleet._adopt = adopts  # type: ignore[method-assign]
+    fleet.Fleet._fails = fails  # type: ignore[method-assign]
+    fleet.Fleet.adopt = adopts  # type: ignore[method-assign]
 
 
 def fencing() -> None:

@@ -17,7 +17,7 @@ LOOK = """
 from rayflow.runtime import batches, fleet
 from rayflow.storage import batch, rules, sqlite
 functions = {
-    "adopt": fleet.Fleet._adopt, "hangs": fleet.Fleet._hangs, "revoke": batches.Batches.revoke,
+    "adopt": fleet.Fleet.adopt, "fails": fleet.Fleet._fails, "revoke": batches.Batches.revoke,
     "append": rules._append, "decide": batch.decide,
     "transaction": sqlite.transaction, "read": sqlite.SqliteStore._read,
 }
@@ -26,8 +26,8 @@ print(*sorted(name for name, function in functions.items() if not function.__mod
 
 REPLACED = {
     "": "",
-    "partition": "adopt hangs",
-    "fencing": "adopt append hangs revoke",
+    "partition": "adopt fails",
+    "fencing": "adopt append fails revoke",
     "acks": "read transaction",
     "commits": "append decide",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayflow.core.placement import Place, Plan, Wanting, plan
+from rayflow.core.placement import TAKES_OVER, Place, Plan, Wanting, plan
 
 
 def want(id: str, *, environment: str = "env", priority: int = 5, stamp: float = 0.0, suspect: bool = False) -> Wanting:
@@ -89,3 +89,31 @@ def test_one_whose_code_was_edited_takes_nobody_and_counts_for_nothing() -> None
     old.outdated = True
     assert short(plan([want("a")], [old], most=1, share=10)) == ([], ["env"], ["a"])
     assert short(plan([want("a")], [old, place("new")], most=1, share=10)) == ([("a", "new")], [], [])
+
+
+def interrupted(id: str, *, suspect: bool = False) -> Wanting:
+    return Wanting(id, "env", 5, 0.0, suspect, interrupted=True)
+
+
+def test_one_that_was_interrupted_shares_rather_than_waits_for_a_start() -> None:
+    places = [place("c1", "x", "y"), place("c2", "z"), place("c3", ready=False)]
+    assert short(plan([interrupted("a"), interrupted("b")], places, most=9, share=9)) == (
+        [("a", "c2"), ("b", "c1")],
+        [],
+        [],
+    )
+    assert short(plan([want("a")], places, most=9, share=9)) == ([], [], ["a"])
+
+
+def test_but_not_where_that_would_be_felt_nor_where_it_has_to_run_alone() -> None:
+    full = place("c1", *map(str, range(TAKES_OVER)))
+    assert short(plan([interrupted("a")], [full], most=9, share=99)) == ([], ["env"], ["a"])
+    assert short(plan([interrupted("a")], [place("c1", "x")], most=9, share=1)) == ([], ["env"], ["a"])
+    assert short(plan([interrupted("a", suspect=True)], [place("c1", "x")], most=9, share=9)) == ([], ["env"], ["a"])
+
+
+def test_nobody_waits_for_one_that_is_late_in_starting() -> None:
+    late = place("c1", ready=False)
+    late.late = True
+    assert short(plan([want("a")], [late], most=9, share=9)) == ([], ["env"], ["a"])
+    assert short(plan([want("a")], [late, place("c2", "x")], most=2, share=9)) == ([("a", "c2")], [], [])

@@ -166,7 +166,7 @@ def test_what_is_under_way_can_be_looked_at() -> None:
     shell = Shell(delayed, options=RETRY_ONCE).begin().send("one").pass_time(3)
     assert shell.execution.live() == [
         LiveTask(1, "later", 1, began=None, failures=0, losses=0),
-        LiveTask(2, "one", 1, began=1000.0, failures=0, losses=0),
+        LiveTask(2, "one", 1, began=1000.0, failures=0, losses=0, due=1300.0),
     ]
     shell.fail("one")
     assert shell.execution.live()[1] == LiveTask(2, "one", 2, began=None, failures=1, losses=0)

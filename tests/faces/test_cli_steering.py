@@ -63,6 +63,15 @@ def test_recover_takes_up_all_that_is_unfinished(project: Project) -> None:
     assert {row["status"] for row in stopped.json["executions"]} <= {"pending", "running"}
 
 
+def test_recover_leaves_what_somebody_may_be_about_to_take_up(project: Project) -> None:
+    interrupt(project, "one")
+    done = project("recover", "--local", "--older-than", "3600")
+    assert (done.code, done.out) == (exits.COMPLETED, "nothing to recover\n")
+    assert project("recover", "--local", "--older-than", "-1").code == exits.USAGE
+    taken = project("recover", "--local", "--older-than", "0.001", "--timeout", "0.05", "--json")
+    assert taken.json["recovered"] == ["one"]
+
+
 def test_recover_without_anything_to_do_says_so(project: Project) -> None:
     project.run("nothing")
     done = project("recover", "--local")

@@ -38,3 +38,18 @@ def test_a_watch_that_fails_is_begun_anew_and_one_that_ends_is_a_death() -> None
         then(Reply(error=error))
     assert [method for method, _ in system.sent[WORKER][:2]] == ["watch", "watch"]
     assert told.heard == [("up", "w"), ("down", "w")]
+
+
+def test_a_worker_that_is_adopted_is_asked_again_where_only_the_call_failed() -> None:
+    system, told = Scripted(), Told()
+    crew = Crew(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
+    crew.adopt("w", 2)
+    answers = {
+        "ready": [Reply(error=ActorUnavailable(WORKER)), Reply()],
+        "census": [Reply(error=ActorUnavailable(WORKER)), Reply(value=[])],
+    }
+    for place, (method, _) in enumerate(system.sent[WORKER]):
+        then = system.replies[WORKER][place]
+        if then is not None and answers.get(method):
+            then(answers[method].pop(0))
+    assert told.heard == [("up", "w")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from rayflow.core.placement import Place
 from rayflow.errors import StorageUnavailable
@@ -33,6 +33,8 @@ class Sent:
     def send(self, method: str, *args: Any, then: Callable[[Reply], None] | None = None, **_: Any) -> None:
         self._system.sent[self._name].append((method, args))
         self._system.replies[self._name].append(then)
+        if then is not None and (answer := self._system.answer(method)) is not None:
+            then(answer)
 
     def call(self, method: str, query: Filter, **_: Any) -> list[ExecutionRecord]:
         assert method == "executions"
@@ -56,6 +58,9 @@ class Scripted:
 
     def find(self, name: str) -> Sent:
         return Sent(self, name)
+
+    def answer(self, method: str) -> Reply | None:
+        """What is answered at once; None for nothing."""
 
     def cpus(self) -> float:
         return 1.0
@@ -138,13 +143,27 @@ def test_a_call_that_is_not_answered_is_no_death() -> None:
     unanswered = Reply(error=ActorUnavailable(FIRST))
     fleet._watch(FIRST)
     fleet._watched(FIRST, unanswered)
-    fleet._ping(FIRST)
-    fleet._ponged(FIRST, unanswered)
     fleet._started(FIRST, unanswered)
-    assert [method for method, _ in system.sent[FIRST]] == ["watch", "watch", "ping", "ready"]
+    assert [method for method, _ in system.sent[FIRST]] == ["watch", "watch", "ready"]
     assert FIRST in fleet.places
     fleet._watched(FIRST, Reply(error=ActorLost(FIRST)))
     assert FIRST not in fleet.places
+
+
+def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
+    class Answering(Scripted):
+        errors: ClassVar = [ActorUnavailable(FIRST), None]
+
+        def names(self) -> list[str]:
+            return [FIRST]
+
+        def answer(self, method: str) -> Reply | None:
+            return Reply(value={"x": 3}, error=self.errors.pop(0)) if method == "census" else None
+
+    system = Answering()
+    made = overseer(system)
+    assert made.fleet.adopt() == {"x": (FIRST, 3)}
+    assert [method for method, _ in system.sent[FIRST]] == ["census", "census", "ready"]
 
 
 # --- a coordinator's words ----------------------------------------------------------------------------------
