@@ -28,7 +28,7 @@ from tests.runtime.cluster_fixtures import ROOT
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: CPUs that the head says it has, each a place for a worker: one more than there are workers, with those of a node.
+#: CPUs that the head says it has.
 HEAD_CPUS = 2
 #: Seconds that an actor may take to say which process it is.
 ANSWERS = 5.0

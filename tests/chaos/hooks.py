@@ -1,7 +1,8 @@
 """What a run puts into its own processes from outside, when they import what it concerns. Nothing of rayflow knows.
 
-Workers remember which coordinator sent what, so that the ledger can say it; most coordinators are made on the nodes
-beside the head, which are lost and hang; and the store's connections fail when the run says so (``trouble.py``).
+Workers remember which coordinator sent what, so that the ledger can say it; most coordinators and workers are made on
+the nodes beside the head, which are lost and hang; and the store's connections fail when the run says so
+(``trouble.py``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 #: The variable that has the run's folder.
 VARIABLE = "RAYFLOW_CHAOS_FOLDER"
 
-#: A resource that every node has but the head, and the share of coordinators that are made there.
+#: A resource that every node has but the head, and the share of actors that are made there.
 BESIDE, SHARE = "beside", 0.7
 
 #: Who sent what this worker runs, by execution and epoch.
@@ -44,7 +45,8 @@ def install(folder: str) -> None:
         _After(
             {
                 "rayflow.runtime.batches": remember_senders,
-                "rayflow.runtime.fleet": spread_coordinators,
+                "rayflow.runtime.crew": lambda module: spread(module, "ActorSpec"),
+                "rayflow.runtime.fleet": lambda module: spread(module, "coordinator_spec"),
                 "rayflow.storage.sqlite": store,
             }
         ),
@@ -62,16 +64,24 @@ def remember_senders(module: Any) -> None:
     module.Batches.take = taken
 
 
-def spread_coordinators(module: Any) -> None:
-    """Have most coordinators made beside the head, where there is a node: Ray leaves nearly all of them to the head."""
-    spec_of = module.coordinator_spec
+def spread(module: Any, name: str) -> None:
+    """Have most of a module's actors made beside the head, where there is a node: Ray leaves nearly all to the head.
 
-    def spread(*args: Any) -> Any:
-        spec = spec_of(*args)
+    That they reserve whole CPUs would spread them, too; but where a GCS dies while it has an actor made, Ray may keep
+    for ever what was reserved.
+
+    Args:
+        module: the module.
+        name: of what makes its actors' specifications there.
+    """
+    made = getattr(module, name)
+
+    def specification(*args: Any, **options: Any) -> Any:
+        spec = made(*args, **options)
         beside = _nodes_beside() and random.random() < SHARE
         return dataclasses.replace(spec, resources={BESIDE: 0.001}) if beside else spec
 
-    module.coordinator_spec = spread
+    setattr(module, name, specification)
 
 
 def _nodes_beside() -> bool:

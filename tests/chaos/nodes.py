@@ -16,7 +16,7 @@ from tests.clusters import ManyNodes, Node, option
 
 log = logging.getLogger(__name__)
 
-#: Nodes beside the head, and CPUs of each: places for workers.
+#: Nodes beside the head, and CPUs that each says it has.
 NODES, CPUS = 1, 2
 #: Seconds that what a lost node left behind may take to end by itself.
 GONE = 5.0

@@ -12,8 +12,7 @@ from rayflow.definition.schedule import Schedule
 from tests.chaos.plan import EVERY, mix
 
 NAMESPACE = "chaos"
-#: Workers, their slots, and coordinators at most: what two CPUs carry. A worker takes one CPU of those that its node
-#: says it has, so that there are some on each node.
+#: Workers, their slots, and coordinators at most: what two CPUs carry.
 WORKERS, SLOTS, COORDINATORS = 3, 4, 3
 #: Seconds after which a process that does not answer counts as hung, and after which a node does.
 NOTICED, NODE_NOTICED = 3.0, 7.0
@@ -109,7 +108,7 @@ def engine(settings: Settings) -> rf.DistributedEngine:
     return rf.DistributedEngine(
         store=settings.store,
         namespace=NAMESPACE,
-        pool=rf.PoolConfig(workers=WORKERS, concurrency=SLOTS, num_cpus=1),
+        pool=rf.PoolConfig(workers=WORKERS, concurrency=SLOTS),
         max_coordinators=COORDINATORS,
         ping_interval=0.5,
         ping_timeout=NOTICED,

@@ -25,8 +25,8 @@ print("rayflow" in sys.modules)
 from rayflow.runtime import batches
 from rayflow.storage import sqlite
 from tests.chaos import hooks
-from rayflow.runtime import fleet
-functions = batches.Batches.take, fleet.coordinator_spec, sqlite.SqliteStore.connection_class
+from rayflow.runtime import crew, fleet
+functions = batches.Batches.take, crew.ActorSpec, fleet.coordinator_spec, sqlite.SqliteStore.connection_class
 print(*(function.__module__ for function in functions))
 
 class Task:
@@ -38,7 +38,7 @@ print(hooks.senders)
 """
 
 #: Where what is replaced was written.
-PLAIN = "rayflow.runtime.batches rayflow.runtime.specs sqlite3"
+PLAIN = "rayflow.runtime.batches rayflow.runtime.system rayflow.runtime.specs sqlite3"
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["run", "elsewhere"])
@@ -48,7 +48,7 @@ def test_a_process_of_a_run_has_what_the_run_needs(tmp_path: Path, *, there: boo
     done = subprocess.run(
         [sys.executable, "-c", LOOK], env=environ, capture_output=True, text=True, timeout=60, check=True
     )
-    modules = "tests.chaos.hooks tests.chaos.hooks tests.chaos.trouble" if there else PLAIN
+    modules = "tests.chaos.hooks tests.chaos.hooks tests.chaos.hooks tests.chaos.trouble" if there else PLAIN
     senders = "{('x', 3): 'c'}" if there else "{}"
     assert done.stdout.splitlines() == ["False", modules, senders], done.stderr
 
