@@ -148,7 +148,7 @@ class ManyNodes:
                 break
             assert left, f"a node does not start: {done.stdout[-2000:]}{done.stderr[-2000:]}"
         [raylet] = new
-        return Node(_option(raylet, "node_id"), raylet)
+        return Node(option(raylet, "node_id"), raylet)
 
     def kill_gcs(self) -> Callable[[], None]:
         """SIGKILL the head's GCS; answers what starts it again as it was started, on the same port."""
@@ -160,7 +160,10 @@ class ManyNodes:
         until(lambda: not processes.running(gcs), "the GCS is gone")
 
         def again() -> None:
-            self._gcs = subprocess.Popen(words, env=environ, cwd="/", stdin=subprocess.DEVNULL, start_new_session=True)
+            nowhere = subprocess.DEVNULL
+            self._gcs = subprocess.Popen(
+                words, env=environ, cwd="/", stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+            )
 
         return again
 
@@ -191,6 +194,7 @@ def _session(pid: int) -> int:
         return 0
 
 
-def _option(process: Any, name: str) -> str:
+def option(process: Any, name: str) -> str:
+    """An option in a process's command line; "" if it has none of that name."""
     words = (word.lstrip("-").partition("=") for word in processes.command_of(process))
     return next((value for key, _, value in words if key.replace("-", "_") == name), "")

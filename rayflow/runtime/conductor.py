@@ -45,8 +45,9 @@ from rayflow.runtime.messages import TaskMessage, TaskOutcome, task_message, unp
 from rayflow.runtime.performer import Performer
 from rayflow.runtime.prints import Prints, Progress
 from rayflow.runtime.remarks import Remarks
+from rayflow.runtime.reports import Reports
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLine, ActorSystem, send_to
+from rayflow.runtime.system import ActorLine, ActorSystem
 from rayflow.runtime.takeups import TakeUps
 from rayflow.runtime.turns import Turns
 from rayflow.storage.codec import MsgpackCodec
@@ -106,6 +107,7 @@ class Conductor:
         self._performer = performer(self, system, env, self._dispatchers, allow_pickle=settings.allow_pickle)
         self._commits: Commits | None = None
         self._inboxes = Inboxes(system, self.post, self.later, self._received)
+        self._reports = Reports(system, name, self.post, self.later)
         self._takeups = TakeUps(system, self.turns, self._holds, self._taken_up, self._drop)
 
     def start(self) -> None:
@@ -166,7 +168,7 @@ class Conductor:
         known = {record.id: held for record in records if (held := self._drivers.get(record.id)) is not None}
         records = [r for r in records if r.id not in known or known[r.id].epoch <= r.epoch]  # or it is told twice
         if self._loaded.changed():
-            self._decline([record.id for record in records])
+            self._reports.outdated(records)
             return
         self.code_as_of = time.time()
         for record in records:
@@ -186,24 +188,20 @@ class Conductor:
             self._drivers[record.id] = driver
             self._takeups.begin(driver)
 
-    def _decline(self, ids: Sequence[str]) -> None:
-        """The code that is loaded here was edited since: another process has to drive these executions."""
-        send_to(self._system, naming.SUPERVISOR, "outdated", self.name, tuple(ids))
-
     def _taken_up(self, driver: Driver) -> None:
         if driver.blocked and self._loaded.changed():  # by the code that it has been mended from, perhaps
             self._let_go(driver)
-            self._decline([driver.id])
+            self._reports.declined(driver)
         else:
             self._touch(driver)
 
     def _holds(self, driver: Driver) -> bool:
         return self._drivers.get(driver.id) is driver
 
-    def _drop(self, driver: Driver, why: object) -> None:
+    def _drop(self, driver: Driver, why: object, *, over: bool = False) -> None:
         driver.log.info("execution %s is not driven here any more: %s", driver.id, why)
         self._let_go(driver)
-        send_to(self._system, naming.SUPERVISOR, "released", self.name, (driver.id,))
+        (self._reports.released if over else self._reports.superseded)(driver)
 
     def _let_go(self, driver: Driver) -> None:
         self._performer.forget(driver.id)
@@ -217,9 +215,8 @@ class Conductor:
         """Look into the inboxes of these executions."""
         for execution_id in ids:
             driver = self._drivers.get(execution_id)
-            if driver is None:  # parked while the word was on its way: somebody has to take it up again
-                send_to(self._system, naming.SUPERVISOR, "released", self.name, (execution_id,))
-                send_to(self._system, naming.SUPERVISOR, "nudge", (execution_id,))
+            if driver is None:
+                self._reports.astray(execution_id)
             elif driver.execution is not None:
                 self._inboxes.read(driver)
 
@@ -381,7 +378,7 @@ class Conductor:
             return
         self._performer.perform(driver, actions)
         if driver.over:
-            self._drop(driver, "it is over or parked")
+            self._drop(driver, "it is over or parked", over=True)
         self._nudge(touched)
         if driver.over:
             return
@@ -397,4 +394,4 @@ class Conductor:
         others = tuple(name for name in touched if name not in self._drivers)
         self.read_inboxes(mine)
         if others:
-            send_to(self._system, naming.SUPERVISOR, "nudge", others)
+            self._reports.nudge(others)

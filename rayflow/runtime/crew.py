@@ -19,7 +19,7 @@ from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available, merged
 from rayflow.runtime.pings import Pings
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, kill_aside, send_to
+from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,8 @@ class Crew:
             runtime_env=merged(env.runtime_env(), config.runtime_env),
         )
         self._starting[name] = time.monotonic()
-        self._system.spawn(spec).send("ready", then=lambda reply: self._post(lambda: self._came_up(name, reply)))
+        self._system.spawn(spec)
+        self._ask(name, "ready", partial(self._came_up, name), group="")
 
     def _learn(self, environment: str) -> Environment:
         """The environment of that id, from the supervisor: the pool was restarted."""
@@ -128,7 +129,7 @@ class Crew:
         self._send(name, "fence_pool", epoch)
         # It may have been starting when the pool died: then its setup is waited for.
         self._starting[name] = time.monotonic()
-        self._send(name, "ready", then=lambda reply: self._post(partial(self._count, name, reply)), group="")
+        self._ask(name, "ready", partial(self._count, name), group="")
         self._adopted[name] = time.monotonic()
         self._send(name, "ping", then=lambda reply: self._post(partial(self._found, name)))
 
@@ -137,13 +138,23 @@ class Crew:
 
     def _count(self, name: str, reply: Reply) -> None:
         def counted(answer: Reply) -> None:
-            busy = [token for token, *_ in answer.value or ()]
-            self._post(lambda: self._came_up(name, answer, busy))
+            self._came_up(name, answer, [token for token, *_ in answer.value or ()])
 
         if reply.error is not None:
             self._came_up(name, reply)
         elif name in self._starting:
-            self._send(name, "census", then=counted)
+            self._ask(name, "census", counted)
+
+    def _ask(self, name: str, method: str, then: Callable[[Reply], None], *, group: str = "control") -> None:
+        """Ask one that is starting; again if only the call fails."""
+
+        def reply(answer: Reply) -> None:
+            if isinstance(answer.error, ActorUnavailable) and name in self._starting:
+                self._ask(name, method, then, group=group)
+            else:
+                then(answer)
+
+        self._send(name, method, then=lambda answer: self._post(partial(reply, answer)), group=group)
 
     def _came_up(self, name: str, reply: Reply, busy: Sequence[str] = ()) -> None:
         if name not in self._starting:
@@ -159,15 +170,22 @@ class Crew:
         self._problems.pop(naming.environment_of(name), None)
         self._up[name] = None
 
+        self._watch(name)
+        self._told.up(name, busy)
+
+    def _watch(self, name: str) -> None:
         def ended(reply: Reply) -> None:
             self._post(partial(self._ended, name, reply.error))
 
         self._send(name, "watch", then=ended, group="watch")
-        self._told.up(name, busy)
 
     # --- ending --------------------------------------------------------------------------------------------
     def _ended(self, name: str, why: BaseException | None) -> None:
-        if name in self._up:
+        if name not in self._up:
+            return
+        if isinstance(why, ActorUnavailable):  # the call failed, not the process; if it hangs as well, the pings tell
+            self._watch(name)
+        else:
             self._down(name, why)
 
     def _down(self, name: str, why: BaseException | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from rayflow.core.placement import Place
@@ -19,7 +19,7 @@ from rayflow.runtime.environment import Environment, make_available
 from rayflow.runtime.pings import Pings, keeping_alive
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import coordinator_spec
-from rayflow.runtime.system import ActorSystem, Reply, ask_all, kill_aside, send_to
+from rayflow.runtime.system import ActorSystem, ActorUnavailable, Reply, ask_all, kill_aside, send_to
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,13 @@ class Fleet:
             self._most = self._config.max_coordinators or max(2, int(2 * self._system.cpus()))
         return self._most
 
-    def adopt(self) -> dict[str, str]:
-        """Take up the coordinators that are there already; answers who drives which execution."""
-        owners: dict[str, str] = {}
+    def adopt(self) -> dict[str, tuple[str, int]]:
+        """Take up the coordinators that are there already; answers who drives which execution, and at which epoch."""
+        owners: dict[str, tuple[str, int]] = {}
         names = [name for name in self._system.names() if naming.is_coordinator(name)]
-        answers = ask_all(self._system, names, "census", timeout=self._config.ping_timeout, group="control")
+        answers = self._census(names)
+        # That a call fails does not mean that the process did.
+        answers |= self._census([name for name in answers if isinstance(answers[name].error, ActorUnavailable)])
         for name in names:
             answer = answers.get(name)
             if answer is None or answer.error is not None:
@@ -86,9 +88,12 @@ class Fleet:
             # It may have been starting when the supervisor died, so it is told to begin, whether it has or not.
             place = self.places[name] = Place(name, naming.environment_of(name), idle_since=time.monotonic())
             place.executions.update(answer.value)
-            owners.update(dict.fromkeys(answer.value, name))
+            owners.update((held, (name, epoch)) for held, epoch in answer.value.items())
             self._begin(name)
         return owners
+
+    def _census(self, names: Sequence[str]) -> dict[str, Reply]:
+        return ask_all(self._system, names, "census", timeout=self._config.ping_timeout, group="control")
 
     def _begin(self, name: str) -> None:
         send_to(self._system, name, "ready", then=lambda reply: self._post(partial(self._started, name, reply)))
@@ -119,8 +124,12 @@ class Fleet:
         place = self.places.get(name)
         if place is None:
             return
+        if isinstance(reply.error, ActorUnavailable):
+            self._begin(name)
+            return
         if reply.error is not None:
             log.error("coordinator %s did not start: %s", name, reply.error)
+            kill_aside(self._system, name)  # nobody counts on it any more
             self._gone(name)
             return
         place.ready = True
@@ -129,7 +138,14 @@ class Fleet:
         self.keep_standbys(place.environment)
 
     def _watch(self, name: str) -> None:
-        send_to(self._system, name, "watch", then=lambda _: self._post(partial(self._gone, name)), group="watch")
+        send_to(self._system, name, "watch", then=lambda r: self._post(partial(self._watched, name, r)), group="watch")
+
+    def _watched(self, name: str, reply: Reply) -> None:
+        # That the call failed does not mean that the process did; if it hangs as well, the pings tell.
+        if isinstance(reply.error, ActorUnavailable) and name in self.places:
+            self._watch(name)
+        else:
+            self._gone(name)
 
     def tend(self) -> None:
         """See who is late in starting, and have another standby ready where there was none for a while."""

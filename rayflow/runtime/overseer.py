@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,8 @@ class Overseer:
         self._collector = Collector(self._ask)
         self._collecting = False
         self.recovering = Recovering(self.turns, self._ask, self._driven, self.submit)
-        self._owners: dict[str, str] = {}
+        # Who drives what, and since which epoch.
+        self._owners: dict[str, tuple[str, int]] = {}
         self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
         self._begun = False
         self._next_look: float | None = None
@@ -134,22 +135,46 @@ class Overseer:
         owned: dict[str, list[str]] = {}
         others: list[str] = []
         for execution_id in ids:
-            owner = self._owners.get(execution_id)
-            (others if owner is None else owned.setdefault(owner, [])).append(execution_id)
+            owner, _ = self._owners.get(execution_id, ("", 0))
+            (owned.setdefault(owner, []) if owner else others).append(execution_id)
         for owner, mine in owned.items():
             send_to(self._system, owner, "nudge", tuple(mine))
         if others:
             records = self._ask("executions", Filter(ids=tuple(others), limit=len(others)))
             self.submit([record for record in records if record.runnable_at is not None])
 
-    def released(self, coordinator: str, ids: Sequence[str]) -> None:
+    def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """A coordinator does not drive these executions any more."""
-        self._let_go(coordinator, ids)
-        self.recovering.forget(ids)
+        self.recovering.forget(self._let_go(coordinator, epochs))
 
-    def outdated(self, coordinator: str, ids: Sequence[str]) -> None:
+    def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
+        """Somebody else has these executions, by the store's word: perhaps one to whom an earlier supervisor gave them.
+
+        The claim of two who were given the same one is decided there, and whoever loses says so afterwards.
+        """
+        self._let_go(coordinator, epochs)
+        self._look_who(tuple(epochs))
+
+    def _look_who(self, ids: tuple[str, ...]) -> None:
+        try:
+            records = self._ask("executions", Filter(ids=ids, limit=len(ids)))
+        except RayflowError as error:
+            log.warning("who has %s cannot be looked up now; it is tried again: %s", ", ".join(ids), error)
+            self.turns.later(AGAIN, lambda: self._look_who(ids))
+            return
+        for record in records:
+            if record.id in self._owners or record.status.terminal:
+                continue
+            place = self.fleet.places.get(record.coordinator) if record.owner else None
+            if place is not None:
+                place.executions.add(record.id)
+                self._owners[record.id] = (place.name, record.epoch)
+            elif record.owner or record.runnable_at is not None:
+                self.submit([record])
+
+    def outdated(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """The code that a coordinator has loaded was edited since, so it does not take these executions up."""
-        self._let_go(coordinator, ids)
+        ids = self._let_go(coordinator, epochs)
         place = self.fleet.places.get(coordinator)
         if place is not None:
             log.info(
@@ -158,16 +183,23 @@ class Overseer:
             place.outdated = True
         self.recovering.submit_again(ids)
 
-    def _let_go(self, coordinator: str, ids: Sequence[str]) -> None:
+    def _let_go(self, coordinator: str, epochs: Mapping[str, int]) -> list[str]:
+        """Take them from a coordinator, but those that it was given again at a later epoch; answers which."""
         place = self.fleet.places.get(coordinator)
-        for execution_id in ids:
-            if self._owners.get(execution_id) == coordinator:
+        gone = []
+        for execution_id, epoch in epochs.items():
+            owner, since = self._owners.get(execution_id, ("", 0))
+            if owner == coordinator and since > epoch:
+                continue
+            gone.append(execution_id)
+            if owner == coordinator:
                 del self._owners[execution_id]
             if place is not None:
                 place.executions.discard(execution_id)
         if place is not None and not place.executions:
             place.reserved = False
             place.idle_since = time.monotonic()
+        return gone
 
     # --- placing -------------------------------------------------------------------------------------------
     def _place(self) -> None:
@@ -189,7 +221,7 @@ class Overseer:
             _, record = self._wanting.pop(want.id)
             place.executions.add(want.id)
             place.reserved = place.reserved or want.suspect
-            self._owners[want.id] = place.name
+            self._owners[want.id] = (place.name, record.epoch + 1)
             batches.setdefault(place.name, []).append(record)
         for name, records in batches.items():
             label = f"drive {records[0].id}" + (f" and {len(records) - 1} more" if len(records) > 1 else "")
@@ -209,7 +241,7 @@ class Overseer:
         self._look_at_runnable()
         for record in self._ask("executions", Filter(unread_inbox=True, limit=1_000)):
             if record.id in self._owners:
-                send_to(self._system, self._owners[record.id], "nudge", (record.id,))
+                send_to(self._system, self._owners[record.id][0], "nudge", (record.id,))
         for place in self.fleet.places.values():
             if place.reserved:
                 place.reserved = not self.recovering.made_progress(place.executions)

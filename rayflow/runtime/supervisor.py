@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rayflow.core.recovery import Overdue, RecoveryStatus
 from rayflow.definition.options import PoolConfig
@@ -63,13 +63,17 @@ class Supervisor:
         """Something was put into the inboxes of these executions."""
         self._overseer.turns.post(lambda: self._overseer.nudge(ids))
 
-    def released(self, coordinator: str, ids: Sequence[str]) -> None:
-        """A coordinator does not drive these executions any more."""
-        self._overseer.turns.post(lambda: self._overseer.released(coordinator, ids))
+    def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
+        """A coordinator does not drive these executions, given with its epochs of them, any more."""
+        self._overseer.turns.post(lambda: self._overseer.released(coordinator, epochs))
 
-    def outdated(self, coordinator: str, ids: Sequence[str]) -> None:
+    def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
+        """The same, since somebody else has them."""
+        self._overseer.turns.post(lambda: self._overseer.superseded(coordinator, epochs))
+
+    def outdated(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """A coordinator's code was edited since it loaded it: it does not take these executions up."""
-        self._overseer.turns.post(lambda: self._overseer.outdated(coordinator, ids))
+        self._overseer.turns.post(lambda: self._overseer.outdated(coordinator, epochs))
 
     def recover(self, ids: Sequence[str] | None = None, older_than: float = 0.0) -> list[str]:
         """Take up unfinished executions that have no live coordinator; answers which.

@@ -9,7 +9,7 @@ done by the same rules: what is due is read from the store, and schedules and lo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayflow.core.locks import Lock
@@ -88,9 +88,13 @@ class Steward:
             self._stage.send(self._coordinator, "nudge", (mine,), None)
         # The others are found by the next look into the store.
 
-    def released(self, coordinator: str, ids: Sequence[str]) -> None:
+    def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """The coordinator does not drive these executions any more."""
-        self._owned.difference_update(ids)
+        self._owned.difference_update(epochs)
+
+    def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
+        """The same."""
+        self.released(coordinator, epochs)
 
     def recover(self, ids: Sequence[str] | None = None, older_than: float = 0.0) -> list[str]:
         """Take up unfinished executions that nobody drives; answers which."""

@@ -1,6 +1,7 @@
 """Kills and stops everything that rayflow is made of, again and again, and checks from outside that nothing is lost.
 
     python -m tests.chaos --seed 7 --minutes 10
+    python -m tests.chaos --judge FOLDER
 
 See README.md beside this file.
 """
@@ -17,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.chaos import sabotage
+from tests.chaos import collect, sabotage
 from tests.chaos.cluster import Cluster
-from tests.chaos.conduct import Conductor, save
+from tests.chaos.conduct import Conductor
 from tests.chaos.figures import Minimum
 from tests.chaos.invariants import verdicts
 from tests.chaos.report import report
@@ -33,54 +34,79 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="what the plan follows from; drawn if it is left out")
-    parser.add_argument("--minutes", type=float, default=FULL_MINUTES, help="how long executions are started")
-    parser.add_argument("--blows", type=int, help="blows of each kind that there have to be at least")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=FULL_MINUTES,
+        help="how long executions are started; until enough was done, it is twice as long at most",
+    )
+    parser.add_argument("--blows", type=int, help="blows of each kind there have to be, half as many stops")
     parser.add_argument("--executions", type=int, help="executions that there have to be at least")
     parser.add_argument("--steps", type=int, help="steps that there have to be at least")
+    parser.add_argument("--last", type=float, default=60.0, help="seconds in which all has to end after the last start")
     parser.add_argument("--folder", type=Path, help="an empty folder for all that the run leaves; a short path")
     parser.add_argument("--keep", action="store_true", help="keep that folder also after a run without problems")
+    parser.add_argument(
+        "--judge", type=Path, metavar="FOLDER", help="judge a run again by what it left, and do nothing"
+    )
     parser.add_argument("--verbose", action="store_true", help="tell each blow")
     return parser.parse_args()
 
 
-def minimum(given: argparse.Namespace) -> Minimum:
+def minimum(given: argparse.Namespace, minutes: float) -> Minimum:
     """What the run has to have done: what was given, else that of a full run if it is one."""
-    default = FULL if given.minutes >= FULL_MINUTES else Minimum()
+    default = FULL if minutes >= FULL_MINUTES else Minimum()
     chosen = (given.blows, given.executions, given.steps)
     defaults = (default.blows, default.executions, default.steps)
     return Minimum(*(of if value is None else value for value, of in zip(chosen, defaults, strict=True)))
 
 
 def main() -> int:
-    """One run."""
+    """One run, or another look at one."""
     given = options()
     logging.basicConfig(level=logging.INFO if given.verbose else logging.WARNING, format="%(asctime)s %(message)s")
     what = os.environ.get(sabotage.VARIABLE, "")
     if what and what not in sabotage.SABOTAGES:
         print(f"{sabotage.VARIABLE}={what}: it takes {', '.join(sabotage.SABOTAGES)}", file=sys.stderr)
         return 2
+    if given.judge is not None:
+        settings = Settings.of(given.judge)
+        return judge(settings, minimum(given, settings.minutes))
     seed = random.randrange(1 << 20) if given.seed is None else given.seed
     folder = given.folder or Path(tempfile.mkdtemp(prefix="rf-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"seed {seed}, {given.minutes:g} minutes, in {folder}{f', sabotaged: {what}' if what else ''}", flush=True)
-    cluster = Cluster(folder)
-    begun = float(int(time.time()))
-    settings = Settings(str(folder), seed, begun, begun + 60 * given.minutes)
-    try:
-        found = Conductor(settings, cluster).run()
-    finally:
-        cluster.down()
-    save(found, folder)
-    judged = verdicts(found)
-    text = report(found, judged, minimum(given), seed)
-    (folder / "report.txt").write_text(text + "\n")
-    print(text)
-    failed = any(verdict.problems for verdict in judged) or bool(minimum(given).lacking(found))
+    wanted = minimum(given, given.minutes)
+    settings = run(folder, seed, given.minutes, wanted, given.last)
+    failed = judge(settings, wanted)
     if failed or given.keep:
-        print(f"\nledger, store, blows, acts and logs are in {folder}")
+        print(f"\nledger, store, blows, acts and logs are in {folder}; python -m tests.chaos --judge {folder}")
     else:
         shutil.rmtree(folder)
-    return int(failed)
+    return failed
+
+
+def run(folder: Path, seed: int, minutes: float, wanted: Minimum, last: float) -> Settings:
+    """Do it, and leave everything in its folder."""
+    cluster = Cluster(folder)
+    begun = float(int(time.time()))
+    settings = Settings(str(folder), seed, begun, begun + 60 * minutes)
+    try:
+        Conductor(settings, cluster, wanted, last).run()
+    finally:
+        cluster.down()
+    return settings
+
+
+def judge(settings: Settings, minimum: Minimum) -> int:
+    """Judge a run by what it left in its folder, and print the report; answers the exit code."""
+    found = collect.evidence(settings)
+    judged = verdicts(found)
+    text = report(found, judged, minimum, settings.seed)
+    Path(settings.folder, "report.txt").write_text(text + "\n")
+    print(text)
+    lacking = minimum.lacking(found.struck, len(found.outcomes), len(found.attempts))
+    return int(bool(lacking) or any(verdict.problems for verdict in judged))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A run's own cluster, and its actors and processes as they are seen from outside.
-
-One node: on the two CPUs that this is made for, a second one takes more than the blows leave.
-"""
+"""A run's own cluster of several nodes, and its actors and processes as they are seen from outside."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -18,21 +18,44 @@ from rayflow.runtime._ray import RaySystem
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.operations import ExecutionRecord
 from rayflow.storage.urls import open_store
-from tests.chaos.sabotage import VARIABLE
+from tests.chaos import hooks
+from tests.chaos.nodes import Nodes, title
 from tests.chaos.settings import NAMESPACE
+from tests.clusters import ManyNodes
 from tests.faults.tools import alive
-from tests.runtime.cluster_fixtures import ROOT, own_environment
+from tests.runtime.cluster_fixtures import ROOT
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: CPUs that the cluster says it has.
-CPUS = 4
+#: CPUs that the head says it has.
+HEAD_CPUS = 2
 #: Seconds that an actor may take to say which process it is.
 ANSWERS = 5.0
+#: Seconds between two looks at nodes and coordinators.
+LOOK = 0.5
 #: Seconds that what was killed may take to be gone at the end.
 GONE = 30.0
-#: How Ray calls a process that is an actor, and those that are none: one that may become one, and its own agents.
-TITLE, OTHERS = "ray::", ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+#: How soon the head takes a node for dead: two seconds after its raylet was killed, about eight after it hung. Those of
+#: cluster.yaml are half of that, too little for two CPUs that are never idle.
+_HEALTH = {"RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "1500"}
+#: So many calls of actors each process has to fail at most, and in which share of them (in percent) it fails to send
+#: the call, drops the answer, or says before the answer is there that none will come.
+_CALLS = {"num_failures": 2, "req_failure_prob": 1, "resp_failure_prob": 1, "in_flight_failure_prob": 1}
+_FAILING = "RAY_testing_rpc_failure"
+
+
+def settings_of(folder: Path) -> dict[str, str]:
+    """The variables of a run's processes, beside those that find its cluster."""
+    return {
+        **_HEALTH,
+        _FAILING: json.dumps({"CoreWorkerService.grpc_client.PushTask": _CALLS}),
+        hooks.VARIABLE: str(folder),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent / "outside")]),
+        # What the head knows outlives its GCS.
+        "RAY_gcs_storage": "rocksdb",
+        "RAY_gcs_storage_path": str(folder / "gcs"),
+    }
 
 
 class Cluster:
@@ -43,14 +66,36 @@ class Cluster:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.environ = own_environment(folder)
-        if os.environ.get(VARIABLE):
-            self.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(Path(__file__).parent / "sabotaged")])
-        os.environ.update(self.environ)
+        self.all = ManyNodes(folder, head_cpus=HEAD_CPUS, settings=settings_of(folder))
+        self.environ, self.local = self.all.environ, self.all.local
+        # Who watches has calls that do not fail.
+        os.environ.update({name: value for name, value in self.environ.items() if name != _FAILING})
         os.environ.pop("RAY_ADDRESS", None)
-        self.local, _ = cluster.up(num_cpus=CPUS, dashboard=False, environ=self.environ)
         self._connection = cluster.connect(self.local.address, environ=self.environ)
         self.system = RaySystem(NAMESPACE)
+        self.nodes = Nodes(self.all, lambda: len(self.system.nodes()))
+        self.nodes.first()
+        self.callers: dict[str, int] = {}
+        self._over = threading.Event()
+        self._watching = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def watch(self) -> None:
+        """Replace nodes that are lost, and learn of coordinators, from now on."""
+        self._watching.start()
+
+    def unwatch(self) -> None:
+        """No longer."""
+        self._over.set()
+        self._watching.join()
+        self.nodes.wait()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK):
+            try:
+                self.nodes.see_to()
+                self._look_at_coordinators()
+            except Exception as error:  # noqa: BLE001 - whatever Ray says while its GCS is gone
+                log.info("the cluster cannot be looked at: %r", error)
 
     def pid_of(self, actor: str) -> int | None:
         """An actor's process; None if it does not say."""
@@ -64,8 +109,15 @@ class Cluster:
         """Names of the actors that are workers."""
         return [name for name in self.system.names() if naming.is_worker(name)]
 
+    def _look_at_coordinators(self) -> None:
+        for name in self.system.names():
+            if naming.is_coordinator(name) and name not in self.callers:
+                pid = self.pid_of(name)
+                if pid is not None:
+                    self.callers[name] = pid
+
     def orphans(self) -> list[str]:
-        """Processes that are actors and that nobody finds by name, waited for: they may be on their way out."""
+        """Actors that nobody finds by name, and coordinators of no supervisor's; they may be on their way out."""
         give_up = time.monotonic() + GONE
         while found := self._orphans():
             if time.monotonic() > give_up:
@@ -74,13 +126,19 @@ class Cluster:
         return []
 
     def _orphans(self) -> list[str]:
-        known = {self.pid_of(name) for name in self.system.names()}
-        found = []
-        for process in processes.carrying(self.local.mark):
-            title = " ".join(processes.command_of(process)).strip()
-            if title.startswith(TITLE) and title not in OTHERS and process.pid not in known:
-                found.append(f"process {process.pid} is {title!r}, and no actor of that process is known")
-        return found
+        names = self.system.names()
+        known = {self.pid_of(name) for name in names}
+        found = [
+            f"process {process.pid} is {title(process)!r}, and no actor of that process is known"
+            for process in processes.carrying(self.local.mark)
+            if title(process) and process.pid not in known
+        ]
+        try:
+            supervised = self.system.find(naming.SUPERVISOR).call("coordinators", timeout=ANSWERS)
+        except ClusterError as error:
+            return [*found, f"the supervisor does not say what it knows: {error}"]
+        unknown = [name for name in names if naming.is_coordinator(name) and name not in supervised]
+        return found + [f"{name} is a coordinator that the supervisor does not know" for name in unknown]
 
     def stop(self) -> list[str]:
         """Stop the run's actors and the cluster; answers what does not stop."""
@@ -95,7 +153,7 @@ class Cluster:
     def down(self) -> list[str]:
         """Stop the cluster; answers the processes that are left."""
         self._connection.close()
-        cluster.down(environ=self.environ)
+        self.all.down()
         return [f"process {p.pid} ({processes.name_of(p)}) is left" for p in processes.carrying(self.local.mark)]
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
 
 from rayflow.core.events import Entry, StepCompleted, kind_and_name
 from rayflow.core.journal import effective
@@ -10,33 +15,90 @@ from rayflow.core.locks import Lock
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.operations import ExecutionRecord, JournalRow
 from rayflow.storage.records import decode_entry, decode_failure
-from tests.chaos import acts, expected, ledger, plan
+from tests.chaos import acts, expected, ledger, plan, trouble
 from tests.chaos.cluster import Reading
-from tests.chaos.evidence import Act, Evidence, Outcome, Recorded, Struck
+from tests.chaos.evidence import Act, Evidence, Outcome, Recorded, Struck, Unanswered
 from tests.chaos.expected import Expected
 from tests.chaos.settings import SLOTS, WORKERS, Settings
 
 _CODEC = MsgpackCodec()
 
+#: The files of what only the run knows, and of the blows.
+KNOWN, BLOWS = "known.json", "blows.jsonl"
+#: How Ray says that it failed a call because it was told to, with the time (the machine's own) and the process.
+_FAILED_CALL = re.compile(r"^\[([-\d]+ [\d:,]+) I (\d+) \d+\].* Inject RPC (.+) for CoreWorkerService", re.MULTILINE)
+_HOW = {
+    "request failure": "request",
+    "response failure": "response",
+    "response failure while request in flight": "in flight",
+}
 
-def evidence(
-    settings: Settings, reading: Reading, struck: Sequence[Struck], left: Sequence[str], gave_up: Sequence[str]
-) -> Evidence:
-    """All that a run left behind."""
+
+def keep(settings: Settings, left: Sequence[str], gave_up: Sequence[str], callers: Mapping[str, int]) -> None:
+    """Write down what only the run knew. All else that it is judged by is in its folder already.
+
+    Args:
+        settings: the run.
+        left: processes and actors that are left and should not be.
+        gave_up: what it waited for in vain.
+        callers: the process of each coordinator that was seen.
+    """
+    known = {"left": list(left), "gave_up": list(gave_up), "callers": dict(callers)}
+    Path(settings.folder, KNOWN).write_text(json.dumps(known, indent=1))
+
+
+def evidence(settings: Settings) -> Evidence:
+    """All that a run left behind, from its folder."""
+    folder = Path(settings.folder)
+    known = json.loads((folder / KNOWN).read_text())
     done = acts.read(settings.acts)
-    outcomes = {record.id: _outcome(record, _journal(reading, record.id)) for record in reading.executions()}
+    reading = Reading(settings.store)
+    try:
+        outcomes = {record.id: _outcome(record, _journal(reading, record.id)) for record in reading.executions()}
+        locks = [f"{lock.name} is claimed by {[str(c.claimant) for c in lock.claims]}" for lock in _locks(reading)]
+    finally:
+        reading.close()
     return Evidence(
         expected=accepted(settings, done),
         lines=ledger.read(settings.ledger),
         outcomes=outcomes,
         acts=done,
-        struck=struck,
+        struck=struck(folder / BLOWS),
         slots=SLOTS * WORKERS,
-        locks=[f"{lock.name} is claimed by {[str(c.claimant) for c in lock.claims]}" for lock in _locks(reading)],
-        left=left,
+        locks=locks,
+        left=known["left"],
         dues=settings.dues(),
-        gave_up=gave_up,
+        gave_up=known["gave_up"],
+        unanswered=unanswered(folder),
+        callers=known["callers"],
+        troubles=trouble.counted(folder),
     )
+
+
+def struck(place: Path) -> list[Struck]:
+    """The blows in a file, with when those went on that were stopped."""
+    found: dict[int, Struck] = {}
+    for line in place.read_text().splitlines() if place.exists() else []:
+        fields = json.loads(line)
+        if "went on" in fields:
+            found[fields["number"]] = replace(found[fields["number"]], until=fields["went on"])
+        else:
+            found[fields["number"]] = Struck(**fields)
+    return list(found.values())
+
+
+def unanswered(folder: Path) -> list[Unanswered]:
+    """The calls that Ray was told to fail, from the logs of its processes."""
+    found = []
+    for log in folder.glob("ray/session_*/logs/python-core-*"):
+        for match in _FAILED_CALL.finditer(log.read_text(errors="replace")):
+            at, pid, how = match.groups()
+            found.append(Unanswered(_moment(at), int(pid), _HOW[how]))
+    return sorted(found, key=lambda call: call.at)
+
+
+def _moment(text: str) -> float:
+    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
 
 
 def accepted(settings: Settings, done: Sequence[Act]) -> dict[str, Expected]:

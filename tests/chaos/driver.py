@@ -68,7 +68,7 @@ class Driver:
     def run(self) -> None:
         """Go round until the time is up and all is done."""
         while True:
-            over = time.time() > self._settings.until
+            over = self._settings.over.exists()
             if not over and len(self._open) < WINDOW:
                 self._start(plan.program(self._settings.seed, self._next))
             for program in list(self._open.values()):

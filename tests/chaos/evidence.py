@@ -11,8 +11,8 @@ from typing import Any
 from tests.chaos.expected import Expected
 from tests.chaos.ledger import Line
 
-#: Seconds around a blow in which an attempt counts as in flight: an answer may wait for its commit, and what waits
-#: behind others on a worker begins a little later.
+#: Seconds that a message may take to arrive: what was sent before a blow begins so much later at most, and the answer
+#: of what ended so long before it may have been lost with it.
 SLACK = 5.0
 
 
@@ -68,10 +68,13 @@ class Struck:
         number: its place in the plan.
         kind: which kind.
         at: when, in seconds since the epoch.
-        until: when a stopped process was let go on; ``at`` for a kill.
-        pid: the process.
-        name: the actor, or "driver".
-        drove: of a coordinator: the executions that it drove, with their epochs.
+        until: when a stopped process was let go on, the GCS was started again, or the store had to write again; else
+            ``at``.
+        pid: the process; of a node, its raylet. 0 for the store.
+        name: the actor, the node, "driver", "gcs" or what is wrong with the store.
+        drove: what the coordinators that it met drove, with the epochs.
+        on: of a node: the processes that ran there.
+        coordinators: the names of the coordinators that it met.
     """
 
     number: int
@@ -81,6 +84,8 @@ class Struck:
     pid: int
     name: str
     drove: Mapping[str, int] = field(default_factory=dict)
+    on: Sequence[int] = ()
+    coordinators: Sequence[str] = ()
 
     @property
     def victim(self) -> str:
@@ -92,9 +97,33 @@ class Struck:
         """Whether the process was stopped, not killed."""
         return self.kind.startswith("stop")
 
-    def stopped(self, line: Line) -> bool:
-        """Whether a line is of a process that goes on after it was stopped."""
-        return self.is_stop and self.pid == line.pid and self.at <= line.at <= self.until + SLACK
+    @property
+    def processes(self) -> set[int]:
+        """All that it met."""
+        return {self.pid, *self.on}
+
+    def late(self, line: Line) -> bool:
+        """Whether a line is of a worker that goes on although nobody counts on it: it was stopped, or its node lost.
+
+        The processes of a node whose raylet is stopped or killed run on for a while.
+        """
+        met = line.pid in self.processes and (self.is_stop or self.victim == "node")
+        return met and self.at <= line.at <= self.until + SLACK
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A call of an actor that Ray was told to fail, although caller and actor live.
+
+    Args:
+        at: when.
+        pid: the caller's process.
+        how: "request" (it was not sent), "response" (it was done, and the answer dropped) or "in flight".
+    """
+
+    at: float
+    pid: int
+    how: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +160,9 @@ class Evidence:
         left: processes and actors that are left and should not be.
         dues: the ids that each schedule has to have started, by its name.
         gave_up: what the run itself waited for in vain.
+        unanswered: the calls that Ray was told to fail.
+        callers: the process of each coordinator that was seen.
+        troubles: how many transactions failed, by the kind of trouble.
     """
 
     expected: Mapping[str, Expected]
@@ -143,6 +175,9 @@ class Evidence:
     left: Sequence[str] = ()
     dues: Mapping[str, Sequence[str]] = field(default_factory=dict)
     gave_up: Sequence[str] = ()
+    unanswered: Sequence[Unanswered] = ()
+    callers: Mapping[str, int] = field(default_factory=dict)
+    troubles: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def begins(self) -> list[tuple[int, Line]]:
@@ -176,17 +211,29 @@ class Evidence:
         return dict(found)
 
     @cached_property
+    def durable(self) -> dict[tuple[str, int], list[tuple[float, float]]]:
+        """Of each execution and epoch: when the steps whose answers count began, and when those were recorded."""
+        found: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+        for outcome in self.outcomes.values():
+            for step in outcome.recorded:
+                begin = self.by_nonce.get(step.nonce)
+                if begin is not None and begin[1].execution == outcome.id:
+                    found[outcome.id, begin[1].epoch].append((begin[1].at, step.at))
+        return dict(found)
+
+    @cached_property
     def stale(self) -> set[str]:
         """Nonces of begins that nobody waited for any more, as far as the ledger can tell.
 
-        They were begun by a process that had been stopped, or for a coordinator whose successor had steps begun
-        already. Workers that nobody told cannot know; the answers of such attempts must not count.
+        They were begun by a process that had been stopped or whose node was lost, or for a coordinator whose
+        successor had steps begun already. Workers that nobody told cannot know; the answers of such attempts must not
+        count.
         """
         newest: dict[str, int] = {}
         found = set()
         for _, line in self.begins:
             known = newest.get(line.execution, 0)
-            if line.epoch < known or any(struck.stopped(line) for struck in self.struck):
+            if line.epoch < known or any(struck.late(line) for struck in self.struck):
                 found.add(line.nonce)
             newest[line.execution] = max(known, line.epoch)
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from tests.chaos.evidence import Evidence, Struck
 from tests.chaos.ledger import Line
-from tests.chaos.plan import KINDS
+from tests.chaos.plan import EACH_ROUND, KINDS
 from tests.chaos.repeats import repeats
 
 #: Seconds after a blow to an actor that everybody uses within which everybody has come to a stand, if anybody does.
@@ -25,7 +26,7 @@ class Minimum:
     """What a run has to have done to say anything.
 
     Args:
-        blows: of each kind.
+        blows: of each kind that is dealt once a round, and half of that of each other.
         executions: that ended.
         steps: with recorded effects.
     """
@@ -34,15 +35,15 @@ class Minimum:
     executions: int = 0
     steps: int = 0
 
-    def lacking(self, evidence: Evidence) -> list[str]:
-        """What a run lacks of it."""
-        dealt = Counter(struck.kind for struck in evidence.struck)
-        found = [f"{dealt[kind]} of {self.blows} times '{kind}'" for kind in KINDS if dealt[kind] < self.blows]
-        done = len(evidence.outcomes)
-        if done < self.executions:
-            found.append(f"{done} of {self.executions} executions")
-        if len(evidence.attempts) < self.steps:
-            found.append(f"{len(evidence.attempts)} of {self.steps} steps")
+    def lacking(self, blows: Sequence[Struck], executions: int, steps: int) -> list[str]:
+        """What a run that has done so much lacks of it."""
+        dealt = Counter(struck.kind for struck in blows)
+        wanted = {kind: self.blows if kind in EACH_ROUND else math.ceil(self.blows / 2) for kind in KINDS}
+        found = [f"{dealt[kind]} of {times} times '{kind}'" for kind, times in wanted.items() if dealt[kind] < times]
+        if executions < self.executions:
+            found.append(f"{executions} of {self.executions} executions")
+        if steps < self.steps:
+            found.append(f"{steps} of {self.steps} steps")
         return found
 
 
@@ -76,41 +77,49 @@ def recoveries(evidence: Evidence) -> list[Recovery]:
 
 
 def recovery(evidence: Evidence, blow: Struck) -> float | None:
-    """Seconds from a blow until an affected execution went on; None if that cannot be told."""
+    """Seconds from a blow until what it affected went on; None if nothing was affected, or that cannot be told."""
     begins = [line for _, line in evidence.begins]
     first = bisect.bisect_left(begins, blow.at, key=lambda line: line.at)
     later = [line for line in begins[first:] if line.at <= blow.at + LONGEST]
     match blow.victim:
         case "worker":
-            found = _next_of(_in_flight(evidence, blow), later)
+            return _after(blow, _steps(evidence, blow, later))
         case "coordinator":
-            found = next((line for line in later if _goes_on(blow, line)), None)
+            return _after(blow, _driven(blow, later))
+        case "node":
+            return _after(blow, _steps(evidence, blow, later) + _driven(blow, later))
         case "driver":
-            acts = [act.at for act in evidence.acts if act.at > blow.at]
-            return min(acts) - blow.at if acts else None
+            return _after(blow, [act.at for act in evidence.acts if act.at > blow.at][:1])
         case _:
             return _stand(blow, begins[max(0, first - 1) : first], later)
-    return None if found is None else found.at - blow.at
 
 
-def _in_flight(evidence: Evidence, blow: Struck) -> set[str]:
-    """The executions of which the victim ran a step."""
-    found = set()
+def _after(blow: Struck, moments: Sequence[float]) -> float | None:
+    return max(moments) - blow.at if moments else None
+
+
+def _steps(evidence: Evidence, blow: Struck, later: Sequence[Line]) -> list[float]:
+    """When each of the steps that ran there went on: elsewhere, or there after a stop."""
+    found = []
     for _, line in evidence.begins:
         end = evidence.ends.get(line.nonce)
-        if line.pid == blow.pid and line.at <= blow.at and (end is None or end[1].at > blow.at):
-            found.add(line.execution)
+        if line.pid not in blow.processes or line.at > blow.at or (end is not None and end[1].at <= blow.at):
+            continue
+        moments = [begin.at for begin in later if begin.key == line.key and begin.pid not in blow.processes][:1]
+        if end is not None and blow.is_stop and end[1].at >= blow.until:
+            moments.append(end[1].at)
+        found += [min(moments)] if moments else []
     return found
 
 
+def _driven(blow: Struck, later: Sequence[Line]) -> list[float]:
+    """When the first of those went on that a coordinator drove: by its successor, or by itself after a stop."""
+    return [line.at for line in later if _goes_on(blow, line)][:1]
+
+
 def _goes_on(blow: Struck, line: Line) -> bool:
-    """Whether a begin is of what a coordinator drove: by its successor, or by itself after a stop."""
     epoch = blow.drove.get(line.execution)
     return epoch is not None and (line.epoch > epoch or (blow.is_stop and line.at >= blow.until))
-
-
-def _next_of(executions: set[str], later: Sequence[Line]) -> Line | None:
-    return next((line for line in later if line.execution in executions), None)
 
 
 def _stand(blow: Struck, before: Sequence[Line], later: Sequence[Line]) -> float | None:

@@ -39,7 +39,7 @@ def verdicts(evidence: Evidence) -> list[Verdict]:
         ("1 what was accepted ended", _executions, ended),
         ("2 every result is right", _executions, right),
         ("3 what is recorded was done, and never begun again", _recorded, done_once),
-        ("4 no fenced answer counts, repeats only where a blow was", _repeats, fenced),
+        ("4 no fenced answer counts, repeats only where something was done", _repeats, fenced),
         ("5 every signal once, in order", _signals, signalled),
         ("6 no task in two places", _begins, apart),
         ("7 locks have one holder, due times one start", _locked, guarded),
@@ -163,12 +163,13 @@ def fenced(evidence: Evidence) -> Problems:
     found = [repeat for repeat in repeats(evidence) if repeat.why != "failed"]
     for repeat in found:
         if not repeat.why:
-            yield f"step {repeat.line.seq} of {repeat.line.execution} was begun again without any blow"
-    met = sum(struck.victim in {"worker", "coordinator"} for struck in evidence.struck)
+            yield f"step {repeat.line.seq} of {repeat.line.execution} was begun again although nothing was done to it"
+    met = sum(struck.victim in {"worker", "coordinator", "node"} for struck in evidence.struck)
+    met += len(evidence.unanswered)
     explained = sum(bool(repeat.why) for repeat in found)
     # What a stopped process had in flight is begun twice more: elsewhere, and by itself when it goes on.
     if explained > 2 * met * evidence.slots:
-        yield f"{explained} repeats are more than {met} blows to {evidence.slots} slots explain"
+        yield f"{explained} repeats are more than {met} blows and failed calls explain, with {evidence.slots} slots"
 
 
 def _answers(evidence: Evidence, outcome: Outcome, begins: list[Line]) -> Problems:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import rayflow as rf
+from tests.chaos import hooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Line:
         nonce: this very begin's own; its result carries it.
         lock: the lock under which it runs; "" for none.
         token: that lock's fencing token.
+        coordinator: who sent it; "" where nobody knows.
     """
 
     at: float
@@ -50,6 +52,7 @@ class Line:
     nonce: str
     lock: str = ""
     token: int = 0
+    coordinator: str = ""
 
 
 def append(place: Path | str, line: str) -> None:
@@ -65,10 +68,11 @@ def append(place: Path | str, line: str) -> None:
 def noted(place: str, lock: str = "", token: int = 0) -> Iterator[str]:
     """A step's begin and end; answers the begin's nonce."""
     context, nonce = rf.step_context(), uuid.uuid4().hex[:12]
+    sender = hooks.senders.get((context.execution_id, context.epoch), "")
 
     def note(what: Literal["begin", "end", "failed"]) -> None:
         about = (context.execution_id, context.seq, context.step, context.attempt, context.epoch)
-        line = Line(time.time(), what, *about, context.idempotency_key, os.getpid(), nonce, lock, token)
+        line = Line(time.time(), what, *about, context.idempotency_key, os.getpid(), nonce, lock, token, sender)
         append(place, json.dumps(asdict(line)))
 
     note("begin")

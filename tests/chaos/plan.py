@@ -10,15 +10,20 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle
 from typing import Literal
 
-How = Literal["kill", "stop"]
+How = Literal["kill", "stop", "refuse", "doubt"]
 
-#: Whom blows meet.
-VICTIMS = ("worker", "coordinator", "persistence", "pool", "supervisor", "driver")
-#: Every kind of blow: each is dealt once a round, in an order that is drawn.
-KINDS = tuple(f"{how} {victim}" for how in ("kill", "stop") for victim in VICTIMS)
+#: Whom signals meet. A node is the raylet of one, and whatever runs there is lost with it.
+VICTIMS = ("worker", "coordinator", "persistence", "pool", "supervisor", "driver", "node")
+#: Blows that are dealt once a round, in an order that is drawn. The head's GCS is killed and started again; the store
+#: refuses what is to be written, or writes it and says that it has not.
+EACH_ROUND = (*(f"kill {victim}" for victim in VICTIMS), "kill gcs", "refuse store", "doubt store")
+#: Blows that are dealt in every other round, since they take longest.
+EVERY_OTHER = tuple(f"stop {victim}" for victim in VICTIMS)
+#: Every kind of blow.
+KINDS = (*EACH_ROUND, *EVERY_OTHER)
 
 #: What is executed, each as often as it stands here: most are short, and a few have most of the steps.
 MENU = (
@@ -45,6 +50,9 @@ RUNS, RUN_STEPS = 3, 4
 JOB_STEPS = 2
 #: Seconds between two due times of a schedule.
 EVERY = 2.0
+
+#: Seconds that the store fails at most: meanwhile nothing goes on.
+LONGEST_TROUBLE = 3.0
 
 _SIZES = {
     "chain": (10, 30),
@@ -117,13 +125,13 @@ def program(seed: int, number: int) -> Program:
 
 @dataclass(frozen=True, slots=True)
 class Blow:
-    """One kill, or one stop with the going on after it.
+    """One kill, one stop with the going on after it, or one time in which the store fails.
 
     Args:
         number: its place in the plan, from 0.
         kind: one of KINDS.
-        seconds: of a stop: how long it lasts. Some are noticed, some are over before.
-        choice: which one of those that can be met, from 0 to 1.
+        seconds: how long it lasts; 0 for a kill. Some stops are noticed, some are over before.
+        choice: which one of those that can be met, or which trouble, from 0 to 1.
     """
 
     number: int
@@ -134,7 +142,8 @@ class Blow:
     @property
     def how(self) -> How:
         """Whether the victim is killed or stopped."""
-        return "kill" if self.kind.startswith("kill") else "stop"
+        how: How = self.kind.partition(" ")[0]  # type: ignore[assignment]
+        return how
 
     @property
     def victim(self) -> str:
@@ -142,17 +151,26 @@ class Blow:
         return self.kind.partition(" ")[2]
 
 
-def blows(seed: int, *, noticed: float) -> Iterator[Blow]:
-    """The blows, in rounds of one of each kind.
+def blows(seed: int, *, noticed: float, node_noticed: float) -> Iterator[Blow]:
+    """The blows, in rounds of one of each kind; stops are in the first, the third and so on.
 
     Args:
         seed: of the run.
         noticed: seconds after which a stopped process counts as hung.
+        node_noticed: the same of a node.
     """
     rng = random.Random(f"blows/{seed}")
     numbers = count()
-    while True:
-        for kind in rng.sample(KINDS, len(KINDS)):
-            short, long = rng.uniform(0.2, 0.6 * noticed), rng.uniform(1.2 * noticed, 2.2 * noticed)
+    for kinds in cycle((KINDS, EACH_ROUND)):
+        for kind in rng.sample(kinds, len(kinds)):
+            limit = node_noticed if kind == "stop node" else noticed
+            short, long = rng.uniform(0.2, 0.6 * limit), rng.uniform(1.2 * limit, min(2.2 * limit, limit + 4.0))
             seconds = long if rng.random() < 0.5 else short
-            yield Blow(next(numbers), kind, round(seconds, 2) if kind.startswith("stop") else 0.0, rng.random())
+            yield Blow(next(numbers), kind, round(_lasting(kind, seconds), 2), rng.random())
+
+
+def _lasting(kind: str, seconds: float) -> float:
+    """How long a blow lasts, where a stop would last so long."""
+    if kind.startswith("kill"):
+        return 0.0
+    return min(seconds, LONGEST_TROUBLE) if kind.endswith("store") else seconds

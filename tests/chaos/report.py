@@ -1,4 +1,4 @@
-"""A run's report, for people. Pure."""
+"""A run's report, for people and for docs/reliability.md. Pure."""
 
 from __future__ import annotations
 
@@ -24,13 +24,30 @@ def report(evidence: Evidence, verdicts: Sequence[Verdict], minimum: Minimum, se
         f"executions: {len(evidence.outcomes)} ({', '.join(f'{n} {s}' for s, n in sorted(statuses.items()))}); "
         f"steps: {len(evidence.attempts)}; lives of the driver: {lives}"
     )
-    again = ", ".join(f"{times} after {why}" for why, times in sorted(repeated(evidence).items()))
-    lines.append(f"steps in flight that were begun again: {again or 'none'}")
-    lines += ["", f"{'blow':<20}{'dealt':>6}{'median':>10}{'worst':>10}  until an affected execution went on, in s"]
-    for row in recoveries(evidence):
-        median, worst = ("-" if value is None else f"{value:.2f}" for value in (row.median, row.worst))
-        lines.append(f"{row.kind:<20}{row.blows:>6}{median:>10}{worst:>10}")
-    lacking = minimum.lacking(evidence)
+    lines.append(f"steps in flight that were begun again: {sum(repeated(evidence).values())}")
+    troubles = ", ".join(f"{times} {what}" for what, times in sorted(evidence.troubles.items()))
+    calls = Counter(call.how for call in evidence.unanswered)
+    failed = ", ".join(f"{times} {how}" for how, times in sorted(calls.items()))
+    lines.append(f"transactions that failed: {troubles or 'none'}; calls that Ray was told to fail: {failed or 'none'}")
+    lines += ["", *_table(evidence)]
+    lacking = minimum.lacking(evidence.struck, len(evidence.outcomes), len(evidence.attempts))
     if lacking:
         lines += ["", f"too little was done to say anything: {'; '.join(lacking)}"]
     return "\n".join(lines)
+
+
+def _table(evidence: Evidence) -> list[str]:
+    """What each kind of blow led to, as a table in Markdown."""
+    again = repeated(evidence)
+    rows = [("blow", "dealt", "median (s)", "worst (s)", "begun again"), ("---", "---:", "---:", "---:", "---:")]
+    for row in recoveries(evidence):
+        median, worst = ("-" if value is None else f"{value:.2f}" for value in (row.median, row.worst))
+        rows.append((row.kind, str(row.blows), median, worst, str(again.pop(row.kind, 0))))
+    rows += [(why, "", "", "", str(times)) for why, times in sorted(again.items())]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return [
+        *lines,
+        "",
+        "From a blow until something that it affected went on; how many steps it explains that were begun again.",
+    ]

@@ -1,6 +1,6 @@
 """Takes a rule out of rayflow in the processes of one run, to show that the run notices.
 
-``RAYFLOW_CHAOS_SABOTAGE`` names the rule; ``sabotaged/sitecustomize.py`` puts it into effect when a process begins.
+``RAYFLOW_CHAOS_SABOTAGE`` names the rule; ``outside/sitecustomize.py`` puts it into effect when a process begins.
 Nothing of rayflow knows about this: functions are replaced from outside.
 """
 
@@ -56,7 +56,7 @@ def partition() -> None:
 
     adopt = fleet.Fleet.adopt
 
-    def adopts(self: Any) -> dict[str, str]:
+    def adopts(self: Any) -> dict[str, tuple[str, int]]:
         system, self._system = self._system, _Unarmed(self._system)
         try:
             return adopt(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import rayflow as rf
@@ -14,8 +14,8 @@ from tests.chaos.plan import EVERY, mix
 NAMESPACE = "chaos"
 #: Workers, their slots, and coordinators at most: what two CPUs carry.
 WORKERS, SLOTS, COORDINATORS = 3, 4, 3
-#: Seconds after which a process that does not answer counts as hung.
-NOTICED = 3.0
+#: Seconds after which a process that does not answer counts as hung, and after which a node does.
+NOTICED, NODE_NOTICED = 3.0, 7.0
 #: Schedules, and seconds after which the first driver has made them for sure.
 SCHEDULES, WARM_UP = 2, 25.0
 
@@ -28,13 +28,28 @@ class Settings:
         folder: where it keeps everything.
         seed: what its plan follows from.
         begun: when it began, in whole seconds since the epoch.
-        until: when the driver starts nothing more.
+        until: when schedules end, and when the driver starts nothing more if enough was done.
     """
 
     folder: str
     seed: int
     begun: float
     until: float
+
+    @property
+    def minutes(self) -> float:
+        """How long it was to be."""
+        return (self.until - self.begun) / 60
+
+    @property
+    def latest(self) -> float:
+        """When the driver starts nothing more even if too little was done."""
+        return self.until + (self.until - self.begun)
+
+    @property
+    def over(self) -> Path:
+        """The file that is there when the driver has to start nothing more."""
+        return Path(self.folder, "over")
 
     @property
     def store(self) -> str:
@@ -61,6 +76,11 @@ class Settings:
     def load(cls, file: str) -> Settings:
         """What was written down."""
         return cls(**json.loads(Path(file).read_text()))
+
+    @classmethod
+    def of(cls, folder: Path) -> Settings:
+        """Those of a run that left its folder, wherever that is now."""
+        return replace(cls.load(str(folder / "settings.json")), folder=str(folder.absolute()))
 
     # --- schedules -----------------------------------------------------------------------------------------
     def schedules(self) -> dict[str, tuple[Schedule, int]]:

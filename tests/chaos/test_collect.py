@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
+
+import pytest
 
 import rayflow as rf
 from tests.chaos import collect, expected, flows, ledger
 from tests.chaos.acts import Acts
-from tests.chaos.cluster import Reading
-from tests.chaos.evidence import Act, Evidence
+from tests.chaos.evidence import Act, Evidence, Struck
 from tests.chaos.invariants import verdicts
 from tests.chaos.ledger import Line, Tail
 from tests.chaos.plan import program
@@ -27,15 +29,16 @@ def test_a_run_without_blows_leaves_evidence_of_which_all_invariants_hold(tmp_pa
             args = expected.arguments(one, str(settings.ledger))
             engine.start(flows.WORKFLOWS[one.kind], *args, id=one.id).result(timeout=60)
             acts.accepted("start", one.id)
-    reading = Reading(settings.store)
-    found = collect.evidence(settings, reading, [], [], [])
-    reading.close()
+    collect.keep(settings, [], [], {"c": 7})
+    settings.save()
+    found = collect.evidence(Settings.of(tmp_path))
     steps = sum(one.steps for number in range(2) for one in expected.expected(program(7, number)).values())
     assert len(found.attempts) == len(found.lines) / 2 == steps
     assert found.outcomes.keys() == {program(7, 0).id, program(7, 1).id}
     failing = [verdict.name[0] for verdict in verdicts(found) if verdict.problems]
     assert failing == ["1", "7"], "only what the schedules were to start is missing"
     assert isinstance(found, Evidence)
+    assert found.callers == {"c": 7}
 
 
 def test_only_what_was_accepted_is_expected(tmp_path: Path) -> None:
@@ -47,6 +50,41 @@ def test_only_what_was_accepted_is_expected(tmp_path: Path) -> None:
     assert fork.fork_id not in names
     assert fork.fork_id in collect.accepted(settings, [*done, Act(0.0, "fork", fork.fork_id)])
     assert program(7, fork.number + 1).id not in names
+
+
+def test_a_blow_is_read_with_the_moment_at_which_its_victim_went_on(tmp_path: Path) -> None:
+    place = tmp_path / "blows"
+    assert collect.struck(place) == []
+    blows = [
+        Struck(3, "stop node", 1.0, 9.0, 7, "n", {"e": 2}, (8, 9), ("c",)),
+        Struck(4, "kill pool", 2.0, 2.0, 5, "p"),
+    ]
+    for blow in blows:
+        ledger.append(place, json.dumps(asdict(blow)))
+    ledger.append(place, json.dumps({"number": 3, "went on": 6.0}))
+    first, second = collect.struck(place)
+    assert (first.until, first.processes, list(first.coordinators)) == (6.0, {7, 8, 9}, ["c"])
+    assert (second.at, second.until, second.pid, second.name) == (2.0, 2.0, 5, "p")
+
+
+def test_calls_that_ray_was_told_to_fail_are_found_in_its_logs(tmp_path: Path) -> None:
+    logs = tmp_path / "ray" / "session_1" / "logs"
+    logs.mkdir(parents=True)
+    name = "CoreWorkerService.grpc_client.PushTask"
+    (logs / "python-core-worker-a_7.log").write_text(
+        "[2026-11-26 16:21:49,202 I 7 9] grpc_client.h:147: something else\n"
+        f"[2026-11-26 16:21:49,302 I 7 9] grpc_client.h:147: Inject RPC response failure for {name}\n"
+        "[2026-11-26 16:21:50,002 I 7 9] grpc_client.h:147: Inject RPC response failure while request in flight for "
+        f"{name}\n"
+    )
+    (logs / "python-core-driver-b_8.log").write_text(
+        f"[2026-11-26 16:21:48,202 I 8 9] grpc_client.h:147: Inject RPC request failure for {name}\n"
+    )
+    at = datetime(2026, 11, 26, 16, 21, 48, 202_000).astimezone().timestamp()
+    first, *others = collect.unanswered(tmp_path)
+    assert (first.pid, first.how) == (8, "request")
+    assert first.at == pytest.approx(at)
+    assert [(call.pid, call.how) for call in others] == [(7, "response"), (7, "in flight")]
 
 
 def test_a_ledger_is_followed_line_by_line(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.chaos import worlds
-from tests.chaos.evidence import Evidence, Outcome
+from tests.chaos.evidence import Evidence, Outcome, Unanswered
 from tests.chaos.expected import Expected
 from tests.chaos.invariants import verdicts
-from tests.chaos.worlds import OTHER, T, begin, chain, end, step, struck, with_lines, with_outcome
+from tests.chaos.worlds import OTHER, WORKER, T, begin, chain, end, step, struck, with_lines, with_outcome
 
 NAME = "chain-0000"
 
@@ -131,29 +131,95 @@ def test_what_was_in_flight_at_a_kill_may_be_begun_again() -> None:
     assert problems(taken_over()) == {}
 
 
+UNEXPLAINED = "step 2 of chain-0000 was begun again although nothing was done to it"
+
+
 def test_a_repeat_that_no_blow_explains_is_seen() -> None:
     evidence = taken_over()
-    unexplained = "step 2 of chain-0000 was begun again without any blow"
-    assert problems(replace(evidence, struck=[])) == {"4": unexplained}
-    elsewhere = struck("kill coordinator", 2.2, drove={"another": 1})
-    assert problems(replace(evidence, struck=[elsewhere])) == {"4": unexplained}
-    long_ago = struck("kill coordinator", -20.0)
-    assert problems(replace(evidence, struck=[long_ago])) == {"4": unexplained}
-    # Unless the answer could not be committed until then.
-    one, two, *rest = evidence.lines
-    early = [replace(line, at=line.at - 10) for line in (one, two, *rest[:2])]
-    recorded = (replace(evidence.outcomes[NAME].recorded[0], at=T - 8.4), *evidence.outcomes[NAME].recorded[1:])
-    waiting = replace(with_outcome(evidence, recorded=recorded), lines=[*early, *rest[2:]])
-    assert problems(waiting) == {"4": unexplained}
-    outage = struck("stop persistence", -7.6, until=T + 1.0)
-    assert problems(replace(waiting, struck=[*waiting.struck, outage])) == {}
-    afterwards = struck("kill coordinator", 3.3)
-    assert problems(replace(evidence, struck=[afterwards])) == {"4": unexplained}
+    for blow in (
+        struck("kill coordinator", 2.2, drove={"another": 1}),
+        struck("kill coordinator", 2.2, drove={NAME: 2}),
+        struck("kill coordinator", 3.3),
+        struck("kill worker", 2.2, pid=OTHER),
+        struck("kill worker", 8.0),
+        struck("stop persistence", 2.2),
+    ):
+        assert problems(replace(evidence, struck=[blow])) == {"4": UNEXPLAINED}
+    assert problems(replace(evidence, struck=[])) == {"4": UNEXPLAINED}
+
+
+def test_a_blow_explains_the_repeats_of_the_coordinator_by_its_name() -> None:
+    evidence = taken_over()
+    named = replace(evidence, lines=[replace(line, coordinator=f"c{line.epoch}") for line in evidence.lines])
+    for names, found in ((["c1"], {}), (["c2"], {"4": UNEXPLAINED})):
+        # What it drove was read a moment before: by its name all of it is known.
+        blow = struck("kill coordinator", 2.2, drove={}, coordinators=names)
+        assert problems(replace(named, struck=[blow])) == found
+
+
+def test_a_lost_node_explains_what_ran_there_and_what_was_driven_from_there() -> None:
+    evidence = taken_over()
+    for blow in (
+        struck("kill node", 2.2, pid=99, on=(WORKER,)),
+        struck("kill node", 2.2, pid=99, drove={NAME: 1}),
+        struck("stop node", 1.0, pid=99, on=(WORKER,), until=T + 2.9),
+    ):
+        assert problems(replace(evidence, struck=[blow])) == {}
+    assert problems(replace(evidence, struck=[struck("kill node", 2.2, pid=99, on=(98,))])) == {"4": UNEXPLAINED}
+
+
+def waited(seconds: float) -> Evidence:
+    """The same, but the coordinator was killed so long after the end of its second step."""
+    evidence = taken_over()
+    early = [replace(line, at=line.at - seconds) for line in evidence.lines[:4]]
+    one, *recorded = evidence.outcomes[NAME].recorded
+    outcome = replace(evidence.outcomes[NAME], recorded=(replace(one, at=one.at - seconds), *recorded))
+    return replace(evidence, lines=[*early, *evidence.lines[4:]], outcomes={NAME: outcome})
+
+
+def test_an_answer_may_wait_for_its_commit_as_long_as_nothing_later_is_durable() -> None:
+    evidence = waited(60.0)
+    assert problems(evidence) == {}
+    # A step beside it that was begun long after, and recorded.
+    other = begin(NAME, 4, -30.0)
+    later = step(other, 3, -29.0)
+    recorded = evidence.outcomes[NAME].recorded
+    overtaken = with_outcome(evidence, recorded=(recorded[0], later, *recorded[1:]))
+    overtaken = with_lines(overtaken, 4, other, end(other, -29.5))
+    unordered = replace(overtaken, expected={NAME: Expected("fan", 42, 4, ordered=False)})
+    assert problems(unordered) == {"4": UNEXPLAINED}
+
+
+def test_a_blow_that_a_coordinator_got_over_explains_nothing_any_more() -> None:
+    evidence = taken_over()
+    long_ago = struck("stop coordinator", -30.0, until=T - 28.0)
+    assert problems(replace(evidence, struck=[long_ago])) == {"4": UNEXPLAINED}
+    # But it does where nothing of it is recorded since.
+    late = struck("stop coordinator", 1.7, until=T + 2.9)
+    assert problems(replace(evidence, struck=[late])) == {}
+
+
+def test_a_call_that_was_failed_explains_what_its_own_caller_had_in_flight() -> None:
+    two, again = begin(NAME, 2, 2.0), begin(NAME, 2, 3.0, attempt=2, pid=OTHER)
+    evidence = chain()
+    lines = [*evidence.lines[:2], two, end(two, 2.5), again, end(again, 3.1)]
+    lines = [replace(line, coordinator="c") for line in lines]
+    one, *_ = evidence.outcomes[NAME].recorded
+    outcome = Outcome(NAME, "completed", result=42, recorded=(one, step(again, 3, 3.2)))
+    evidence = Evidence({NAME: Expected("chain", 42, 2)}, lines, {NAME: outcome}, slots=2, callers={"c": 21})
+    assert problems(evidence) == {"4": UNEXPLAINED}
+    for call, found in (
+        (Unanswered(T + 2.0, 21, "response"), {}),
+        (Unanswered(T + 2.0, 22, "response"), {"4": UNEXPLAINED}),
+        (Unanswered(T + 8.0, 21, "request"), {"4": UNEXPLAINED}),
+        (Unanswered(T - 8.0, 21, "request"), {"4": UNEXPLAINED}),
+    ):
+        assert problems(replace(evidence, unanswered=[call])) == found
 
 
 def test_more_repeats_than_blows_explain_are_seen() -> None:
     evidence = replace(taken_over(), slots=0)
-    assert problems(evidence) == {"4": "1 repeats are more than 1 blows to 0 slots explain"}
+    assert problems(evidence) == {"4": "1 repeats are more than 1 blows and failed calls explain, with 0 slots"}
 
 
 def test_an_answer_of_a_fenced_epoch_is_seen() -> None:

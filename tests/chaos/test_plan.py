@@ -9,14 +9,14 @@ import pytest
 
 import rayflow as rf
 from tests.chaos import expected, flows, plan
-from tests.chaos.plan import KINDS, Program
+from tests.chaos.plan import EACH_ROUND, KINDS, Program
 from tests.chaos.settings import Settings
 
 
 def test_the_same_seed_is_the_same_plan() -> None:
     for seed in (1, 2):
         assert [plan.program(seed, n) for n in range(50)] == [plan.program(seed, n) for n in range(50)]
-        first, second = (list(islice(plan.blows(seed, noticed=3.0), 50)) for _ in range(2))
+        first, second = (list(islice(plan.blows(seed, noticed=3.0, node_noticed=7.0), 50)) for _ in range(2))
         assert first == second
     assert [plan.program(1, n) for n in range(50)] != [plan.program(2, n) for n in range(50)]
 
@@ -25,14 +25,19 @@ def test_a_few_programs_are_one_of_each_kind() -> None:
     assert {plan.program(7, number).kind for number in range(10)} == set(flows.WORKFLOWS) == set(plan.MENU)
 
 
-def test_each_round_of_blows_has_one_of_each_kind() -> None:
-    rounds = list(islice(plan.blows(7, noticed=3.0), 3 * len(KINDS)))
-    for first in range(0, len(rounds), len(KINDS)):
-        assert {blow.kind for blow in rounds[first : first + len(KINDS)]} == set(KINDS)
-    stops = [blow.seconds for blow in rounds if blow.how == "stop"]
+def test_each_round_of_blows_has_one_of_each_kind_and_every_other_one_the_stops() -> None:
+    drawn = plan.blows(7, noticed=3.0, node_noticed=7.0)
+    rounds = []
+    for kinds in (KINDS, EACH_ROUND) * 3:
+        blows = list(islice(drawn, len(kinds)))
+        assert {blow.kind for blow in blows} == set(kinds)
+        rounds += blows
+    stops = [blow.seconds for blow in rounds if blow.how == "stop" and blow.victim != "node"]
     assert any(seconds < 3.0 for seconds in stops)
     assert any(seconds > 3.0 for seconds in stops)
     assert all(blow.seconds == 0 for blow in rounds if blow.how == "kill")
+    assert any(blow.seconds > 7.0 for blow in rounds if blow.kind == "stop node")
+    assert all(0 < blow.seconds <= plan.LONGEST_TROUBLE for blow in rounds if blow.victim == "store")
 
 
 def test_a_driver_that_is_told_the_settings_has_the_same_schedules(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("what", REPLACED)
 def test_a_process_of_a_sabotaged_run_lacks_its_rule(what: str) -> None:
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent / "sabotaged")])
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent / "outside")])
     environ = {**os.environ, "PYTHONPATH": path, VARIABLE: what}
     command = [sys.executable, "-c", LOOK]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=True)
