@@ -12,11 +12,11 @@ from typing import Any
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed, Rewound
 from rayflow.core.journal import plan_rewind
 from rayflow.core.locks import Lock
-from rayflow.definition.options import ExecutionOptions
-from rayflow.errors import ExecutionNotFound, InvalidTransition
+from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
 from rayflow.runtime.system import Actor, ActorLost, ActorSystem, ActorUnavailable
+from rayflow.storage.damage import blob_damage, code_of, entries_of, failure_or_damage, find_damage, options_of, remedy
 from rayflow.storage.operations import (
     Answer,
     Deliver,
@@ -28,7 +28,7 @@ from rayflow.storage.operations import (
     Refused,
     Rewind,
 )
-from rayflow.storage.records import append_digest, decode_entry, encode_entry
+from rayflow.storage.records import append_digest, encode_entry
 from rayflow.storage.starting import carried_rows
 
 log = logging.getLogger(__name__)
@@ -93,8 +93,11 @@ class Steering:
         Raises:
             ExecutionNotFound: there is no such execution.
             InvalidTransition: it is completed or cancelled.
+            CorruptRecord: it is set aside because a record of it is damaged, which still is so; it says which one, and
+                what can be done.
         """
         record = self.record(execution_id)
+        self._check_whole(record)
         match record.status:
             case ExecutionStatus.PAUSED:
                 self._deliver(execution_id, "resume", Resumed(self.clock.now()))
@@ -108,6 +111,18 @@ class Steering:
                 raise InvalidTransition(
                     execution_id, status=record.status, action="resume", hint="Start it anew under another id"
                 )
+
+    def _check_whole(self, record: ExecutionRecord) -> None:
+        """Check that an execution is not set aside for damage that is still there. Raises CorruptRecord."""
+        reason = failure_or_damage(record) if record.status is ExecutionStatus.PAUSED else None
+        if reason is None or not reason.matches(CorruptRecord):
+            return
+        rows: list[JournalRow] = self._persistence().call("journal", record.id)
+        damage = find_damage(record, rows, self._persistence().call("inbox", record.id))
+        if damage is None and (code := code_of(record)).digest:
+            damage = blob_damage(record.id, code.digest, self._persistence().call("blob", code.digest))
+        if damage is not None:
+            raise CorruptRecord(record.id, f"{damage.detail}. {remedy(record, rows)}")
 
     def cancel(self, execution_id: str, *, reason: str = "") -> None:
         """Cancel: the workflow's code gets a CancelledError, may clean up, and ends as cancelled.
@@ -126,12 +141,11 @@ class Steering:
 
     def _rewind(self, record: ExecutionRecord) -> None:
         rows: list[JournalRow] = self._persistence().call("journal", record.id)
-        entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
-        plan = plan_rewind(record.id, entries)
+        plan = plan_rewind(record.id, entries_of(record, rows))
         child: ExecutionRecord | None = self._persistence().call("execution", plan.child) if plan.child else None
         if child is not None and child.status is not ExecutionStatus.COMPLETED:  # one that is deleted is started anew
             self.resume(child.id)  # it tells its end to nobody until its parent asks again
-        options = ExecutionOptions.model_validate_json(record.options)
+        options = options_of(record)
         now = self.clock.now()
         deadline = None if options.timeout is None else now + options.timeout
         seq = record.last_seq + 1

@@ -321,6 +321,8 @@ class EngineConfig(Options):
         environment_idle: seconds after which actors of a code environment without work are stopped.
         park_after: seconds without anything to do after which an execution that only waits is parked: it holds no
             actor and no memory until it is woken.
+        allow_pickle: whether what only cloudpickle can write is written and read: values of classes that cannot be
+            imported, and code of ``__main__`` and notebooks. False refuses both, and says where in a value it is.
     """
 
     store: str | None = None
@@ -336,6 +338,7 @@ class EngineConfig(Options):
     ping_timeout: float = Field(4.0, gt=0)
     environment_idle: float = Field(300.0, gt=0)
     park_after: float = Field(1.0, gt=0)
+    allow_pickle: bool = True
 
     @field_validator("pool")
     @classmethod

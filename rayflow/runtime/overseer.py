@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from rayflow.core.events import Entry, Paused
 from rayflow.core.placement import Place, Wanting, plan
-from rayflow.errors import Failure, RayflowError
+from rayflow.errors import CorruptRecord, Failure, Fenced, RayflowError
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
-from rayflow.runtime.environment import Environment
+from rayflow.runtime.asides import setting_aside
+from rayflow.runtime.environment import Environment, environment_of
 from rayflow.runtime.fleet import Fleet
 from rayflow.runtime.keeper import PoolKeeper
 from rayflow.runtime.settings import Settings
@@ -28,8 +27,8 @@ from rayflow.runtime.timekeeper import Timekeeper
 from rayflow.runtime.turns import Turns
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.operations import Append, Claim, ExecutionRecord, JournalRow, Refused, Release
-from rayflow.storage.records import append_digest, encode_entry, encode_failure
+from rayflow.storage.damage import DamagedRecord, damage_failure, remedy
+from rayflow.storage.operations import ExecutionRecord, Refused
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +67,10 @@ class Overseer:
         self._owners: dict[str, str] = {}
         self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
         self._takeovers: dict[str, tuple[int, int]] = {}
+        #: Executions whose rows are damaged, and were told of.
+        self._set_asides: set[str] = set()
+        #: Those that are to be set aside as soon as the store can be written.
+        self._asides_due: set[str] = set()
         self._found: list[str] = []
         self._begun = False
         self._next_look: float | None = None
@@ -87,8 +90,8 @@ class Overseer:
             self.pools.begin(restarted=restarted)
             self._owners.update(self.fleet.adopt())
             for record in self._ask("executions", _DRIVEN):
-                env = Environment.from_json(record.environment)
-                self.fleet.environments.setdefault(env.id, env)
+                if (env := self._environment(record)) is not None:
+                    self.fleet.environments.setdefault(env.id, env)
             if restarted or self._config.recover == "auto":
                 self._found = self._recover(None)
         except (RayflowError, OSError) as error:
@@ -118,7 +121,9 @@ class Overseer:
             if record.runnable_at is not None and record.runnable_at > self.turns.now():
                 self._look_at(record.runnable_at)
                 continue
-            env = Environment.from_json(record.environment)
+            env = self._environment(record)
+            if env is None:
+                continue
             self.fleet.use(env)
             want = Wanting(record.id, env.id, record.priority, record.created_at, suspect)
             self._wanting[record.id] = (want, record)
@@ -282,44 +287,69 @@ class Overseer:
             count = count + 1 if last_seq == record.last_seq else 1
             self._takeovers[record.id] = (record.last_seq, count)
             if count > MOST_TAKEOVERS:
-                self._try_to_set_aside(record, count)
+                self._try_to_set_aside(record, _crash_loop(count))
+                self._takeovers.pop(record.id, None)
             else:
                 self.submit([record], suspect=count >= TAKEOVERS_BEFORE_ALONE)
 
-    def _try_to_set_aside(self, record: ExecutionRecord, times: int) -> None:
+    # --- setting aside -------------------------------------------------------------------------------------
+    def _environment(self, record: ExecutionRecord) -> Environment | None:
+        """The code environment of an execution; None, and it is set aside, if its row is damaged."""
         try:
-            self._set_aside(record, times)
+            if isinstance(record, DamagedRecord):
+                raise record.error
+            return environment_of(record)
+        except CorruptRecord as error:
+            self._try_to_set_aside(record, damage_failure(error, remedy(record, ())))
+            return None
+
+    def _try_to_set_aside(self, record: ExecutionRecord, reason: Failure) -> None:
+        if record.id in self._asides_due:  # each look into the store finds it, and it is tried again by itself
+            return
+        try:
+            self._set_aside(record, reason)
         except RayflowError as error:
             log.warning("execution %s cannot be set aside now; it is tried again: %s", record.id, error)
-            self.turns.later(AGAIN, lambda: self._try_to_set_aside(record, times))
+            self._asides_due.add(record.id)
+            self.turns.later(SWEEP, partial(self._set_aside_now, record, reason))
 
-    def _set_aside(self, record: ExecutionRecord, times: int) -> None:
-        message = (
-            f"its coordinator died {times} times in a row without any progress of this execution; most likely its "
-            "own code kills the process. Mend it, then resume the execution"
-        )
-        log.error("execution %s is set aside: %s", record.id, message)
-        now = self.turns.now()
-        rows = (JournalRow(record.last_seq + 1, encode_entry(Entry(record.last_seq + 1, Paused(now, message)))),)
-        epoch = record.epoch + 1
-        failure = encode_failure(Failure(type="rayflow.errors.CrashLoop", message=message))
-        answers = self._ask(
-            "start",
-            [
-                Claim(record.id, record.epoch, uuid.uuid4().hex, "", now),
-                Append(
-                    record.id, epoch, record.last_seq + 1, rows, append_digest(rows), now, ExecutionStatus.PAUSED,
-                    inbox_done=record.inbox_done, failure=failure,
-                ),
-                Release(record.id, epoch, runnable_at=None, at=now, seen=record.inbox_last),
-            ],
-        )  # fmt: skip
+    def _set_aside_now(self, record: ExecutionRecord, reason: Failure) -> None:
+        self._asides_due.discard(record.id)
+        self._try_to_set_aside(record, reason)
+
+    def _set_aside(self, record: ExecutionRecord, reason: Failure) -> None:
+        if record.id not in self._set_asides:
+            log.error("execution %s is set aside: %s", record.id, reason.message)
+        if isinstance(record, DamagedRecord):  # nothing can be written to it, and nobody takes it up
+            self._set_asides.add(record.id)
+            return
+        answers = self._ask("start", setting_aside(record, reason, self.turns.now()))
         refused = [answer.error for answer in answers if isinstance(answer, Refused)]
         if refused:
             log.warning("execution %s is not set aside, somebody else has it: %s", record.id, refused[0])
-        self._takeovers.pop(record.id, None)
 
     # --- the store -----------------------------------------------------------------------------------------
     def _ask(self, method: str, *args: Any) -> Any:
         # Never for long: this is the thread that would notice that the store's actor hangs.
-        return self._system.find(naming.PERSISTENCE).call(method, *args, timeout=self._config.ping_timeout)
+        try:
+            return self._system.find(naming.PERSISTENCE).call(method, *args, timeout=self._config.ping_timeout)
+        except Fenced:
+            self._stop_driving()
+            raise
+
+    def _stop_driving(self) -> None:
+        """Somebody else has the store: nothing is driven here any more, until an engine opens it anew."""
+        if self.fleet.places:
+            log.critical("all coordinators of this namespace stop: somebody else has taken its store over")
+        self.fleet.give_up_all()
+        self._owners.clear()
+        self._wanting.clear()
+        self._takeovers.clear()
+
+
+def _crash_loop(times: int) -> Failure:
+    message = (
+        f"its coordinator died {times} times in a row without any progress of this execution; most likely its "
+        "own code kills the process. Mend it, then resume the execution"
+    )
+    return Failure(type="rayflow.errors.CrashLoop", message=message)

@@ -42,14 +42,17 @@ class Scribe:
         epoch: the coordinator's.
         codec: reads and writes payloads.
         refer: for children's code.
+        options: how the execution runs, and its children where they have none of their own.
     """
 
-    def __init__(self, record: ExecutionRecord, epoch: int, codec: MsgpackCodec, refer: Refer) -> None:
+    def __init__(
+        self, record: ExecutionRecord, epoch: int, codec: MsgpackCodec, refer: Refer, options: ExecutionOptions
+    ) -> None:
         self.record = record
         self.epoch = epoch
         self._codec = codec
         self._refer = refer
-        self._options = ExecutionOptions.model_validate_json(record.options)
+        self._options = options
 
     def append(
         self, entries: Sequence[Entry], work: Work, asks: Sequence[StoreAsk], now: float, *, waits: str | None

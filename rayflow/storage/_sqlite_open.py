@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import urllib.parse
 from collections.abc import Callable
@@ -14,6 +15,9 @@ import aiosqlite
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage import _sqlite as sql
+
+#: A numbered parameter, which may be used more than once.
+_NUMBERED = re.compile(r"\?\d+")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,6 +66,11 @@ class SqliteFile:
             StorageUnavailable: the file is not a store, or its file system cannot hold one.
         """
         await asyncio.to_thread(self.path.parent.mkdir, parents=True, exist_ok=True)
+        if await asyncio.to_thread(_has_lost_its_file, self.path):
+            raise StorageUnavailable(
+                f"cannot open store {self.path}: the file is empty, but its log beside it ({self.path.name}-wal) is "
+                "not, and SQLite would delete that. Restore the file from a backup, together with its log"
+            )
         db = await self._connect("mode=rwc")
         try:
             await self._prepare(db)
@@ -164,7 +173,16 @@ class SqliteFile:
                 f"cannot open store {self.path}: it has format {rows[0][0]} and was written by a newer rayflow; this "
                 f"one knows formats up to {sql.FORMAT}. Install that newer version, or name another file"
             )
+        for statement in sql.PROBES:
+            places = len(set(_NUMBERED.findall(statement))) or statement.count("?")
+            await db.execute_fetchall(f"EXPLAIN {statement}", [None] * places)
         return False
+
+
+def _has_lost_its_file(path: Path) -> bool:
+    """Whether the file is empty although it has a log: SQLite writes the one before the other."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0 and not (path.exists() and path.stat().st_size > 0)
 
 
 def _has_log(path: Path) -> bool:
