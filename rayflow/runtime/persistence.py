@@ -110,7 +110,8 @@ class Persistence:
     def take_up(self, data: bytes) -> bytes:
         """Apply a packed :class:`Claim`; answers a packed :class:`TakenUp`."""
         store = self._opened()
-        return pack(self._run(self._take_up(store, unpack(data))))
+        assert self._group is not None
+        return pack(self._run(_take_up(store, self._group, unpack(data))))
 
     def save_definition(self, record: DefinitionRecord) -> None:
         """Keep a workflow definition."""
@@ -368,16 +369,6 @@ class Persistence:
                 self._ended += len(ended)
                 self._told.notify_all()
 
-    async def _take_up(self, store: Store, claim: Claim) -> TakenUp:
-        assert self._group is not None
-        [answer] = await self._group.commit([claim])
-        if not isinstance(answer, Done):
-            return TakenUp(answer)
-        record = await store.execution(claim.execution_id)
-        journal = await store.journal(claim.execution_id)
-        inbox = await store.inbox(claim.execution_id)
-        return TakenUp(answer, record, tuple(journal), tuple(inbox))
-
     def _beat(self) -> None:
         outage = Outage(log, f"the store {self._url} cannot be written")
         while not self._stopped.wait(HEARTBEAT):
@@ -392,3 +383,15 @@ class Persistence:
                 outage.failed(error)
             else:
                 outage.over()
+
+
+# Not a method: a single coroutine among them makes Ray run all calls of an actor on one event loop, one after the
+# other, and a commit that waits for its disk would keep everybody else waiting.
+async def _take_up(store: Store, group: GroupCommitter, claim: Claim) -> TakenUp:
+    [answer] = await group.commit([claim])
+    if not isinstance(answer, Done):
+        return TakenUp(answer)
+    record = await store.execution(claim.execution_id)
+    journal = await store.journal(claim.execution_id)
+    inbox = await store.inbox(claim.execution_id)
+    return TakenUp(answer, record, tuple(journal), tuple(inbox))

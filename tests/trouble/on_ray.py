@@ -48,6 +48,7 @@ def s3(url: str, folder: Path, proxy: str) -> None:
         requests, failed = map(int, trouble("none").split())
         print(f"{failed} of {requests} requests failed", flush=True)
         assert failed > 0
+        gone(engine, folder, lambda: trouble("gone"), lambda: trouble("none"), seconds=12.0)
         # Another engine on the same objects finds all of it.
         engine.shutdown()
     with rf.DistributedEngine(url) as engine:
