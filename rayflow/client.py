@@ -17,6 +17,8 @@ from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.deleting import Deleted, Rounds, meant
 from rayflow.errors import (
+    CodecError,
+    CorruptRecord,
     DefinitionError,
     ExecutionCancelled,
     ExecutionFailed,
@@ -31,10 +33,11 @@ from rayflow.runtime.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.damage import check_payload, failure_or_damage
 from rayflow.storage.kept import DefinitionRecord
 from rayflow.storage.operations import ExecutionRecord, Existing, Start
 from rayflow.storage.starting import check_same_start, new_record
-from rayflow.views import WorkflowInfo, failure_in, workflow_infos
+from rayflow.views import WorkflowInfo, workflow_infos
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -52,7 +55,7 @@ class Engine(Control):
     """
 
     def __init__(self, system: ActorSystem, config: EngineConfig, url: str, env: Environment) -> None:
-        super().__init__(system, MsgpackCodec())
+        super().__init__(system, MsgpackCodec(allow_pickle=config.allow_pickle))
         self.config = config
         self.store = url
         self.watcher = Watcher(system)
@@ -80,7 +83,7 @@ class Engine(Control):
         """What the actors are made with; the store has to be there."""
         config = self.config
         if config.pool.setup is not None:
-            config = config.replace(pool=portable(config.pool, self._system))
+            config = config.replace(pool=portable(config.pool, self._system, allow_pickle=config.allow_pickle))
         return Settings(url=self.store, config=config)
 
     # --- definitions ---------------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ class Engine(Control):
         What can be imported is saved as a reference, anything else by value, with its steps and lambdas.
 
         Raises:
-            DefinitionError: it can be neither imported nor pickled.
+            DefinitionError: it can be neither imported nor pickled, or is to be pickled where that is not allowed.
         """
         steps = workflow.steps if isinstance(workflow, Workflow) else None
         known = self._registered.get(workflow)
@@ -98,7 +101,7 @@ class Engine(Control):
             return known[1]
         code = reference(workflow)
         if code is None:
-            code, blob = by_value(workflow)
+            code, blob = by_value(workflow, allow_pickle=self._codec.allow_pickle)
             self._persistence().call("put_blob", code.digest, blob)
         record = DefinitionRecord(
             workflow_id=workflow.id,
@@ -180,7 +183,8 @@ class Engine(Control):
             ExecutionAlreadyExists: the id belongs to another workflow or input.
             WorkflowNotRegistered: no workflow has that id.
             TypeError: the arguments do not fit.
-            StorageUnavailable: the store cannot be written now; nothing was started.
+            StorageUnavailable: the store cannot be written now. If it failed half way, the start may yet have been
+                recorded: the same start under the same id is safe in any case.
 
         Example:
             >>> handle = engine.start(analyse, "…", id="doc-17")  # doctest: +SKIP
@@ -331,11 +335,16 @@ class Engine(Control):
         return ExecutionHandle(self, execution_id)
 
     def outcome(self, record: ExecutionRecord, returns: Any = None) -> Any:
-        """The result of an execution that is over, or its exception."""
+        """The result of an execution that is over, or its exception. Raises CorruptRecord where that is damaged."""
         if record.status is ExecutionStatus.COMPLETED:
-            assert record.result is not None
-            return self._codec.decode(record.result, returns)
-        failure = failure_in(record) or Failure(type="unknown", message="")
+            if record.result is None:
+                raise CorruptRecord(record.id, "the result in its row is missing")
+            try:
+                return self._codec.decode(record.result, returns)
+            except CodecError:
+                check_payload(record.id, "the result in its row", record.result)
+                raise
+        failure = failure_or_damage(record) or Failure(type="unknown", message="")
         if record.status is ExecutionStatus.CANCELLED:
             raise ExecutionCancelled(record.id, reason=failure.message)
         if failure.matches(ExecutionTimeout):

@@ -19,13 +19,14 @@ from rayflow.definition.fitting import fitted, misfits
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import CodecError, ExecutionAlreadyExists, InvalidTransition
+from rayflow.errors import CodecError, CorruptRecord, ExecutionAlreadyExists, InvalidTransition
 from rayflow.handle import ExecutionHandle
 from rayflow.locking import Lease, Locks
 from rayflow.looking import Looking
 from rayflow.runtime.system import ActorSystem
 from rayflow.schedules import Schedules
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
 from rayflow.storage.kept import DefinitionRecord
 from rayflow.storage.operations import Deliver, ExecutionRecord, Existing, JournalRow, Start
 from rayflow.storage.records import decode_entry, encode_entry
@@ -132,6 +133,7 @@ class Control(Looking, abc.ABC):
         Raises:
             ExecutionNotFound: there is no such execution.
             InvalidTransition: it has not come to that step, or something is open there (see ``again``).
+            CorruptRecord: its journal is damaged before that step; it says which steps come before the damage.
             WorkflowNotRegistered: there is no such version.
             ExecutionAlreadyExists: the id is taken by another execution.
 
@@ -139,9 +141,16 @@ class Control(Looking, abc.ABC):
             >>> engine.fork("doc-17", before="review", state={"reviewer": "ada"}).result()  # doctest: +SKIP
         """
         source = self.record(execution_id)
+        if isinstance(source, DamagedRecord):
+            raise source.error
         rows: list[JournalRow] = self._persistence().call("journal", execution_id)
-        entries = [decode_entry(execution_id, row.seq, row.body) for row in rows]
-        plan = plan_fork(execution_id, entries, before)
+        entries, damage = readable(execution_id, rows, source.last_seq)
+        try:
+            plan = plan_fork(execution_id, entries, before)
+        except InvalidTransition as error:
+            if damage is None:
+                raise
+            raise CorruptRecord(execution_id, f"{damage.detail}. {remedy(source, rows)}") from error
         if plan.open and not again:
             raise InvalidTransition(
                 execution_id,
@@ -156,7 +165,7 @@ class Control(Looking, abc.ABC):
             given,
             identity,
             execution_id=id or "",
-            options=options or _options_of(source),
+            options=options or options_of(source).replace(deadline=None, singleton=None),
             nonce=uuid.uuid4().hex,
             now=self.clock.now(),
         )
@@ -262,8 +271,3 @@ def _class_at(place: str) -> type | None:
     except Exception:  # noqa: BLE001 - a module may raise anything; then the receiver checks it
         return None
     return found if isinstance(found, type) else None
-
-
-def _options_of(source: ExecutionRecord) -> ExecutionOptions:
-    """How a fork runs, if that is not said: as the other execution, from the beginning of its time."""
-    return ExecutionOptions.model_validate_json(source.options).replace(deadline=None, singleton=None)

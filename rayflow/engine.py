@@ -39,7 +39,7 @@ class DistributedEngine(Engine):
         address: the Ray cluster's address; None looks for one as said above.
         namespace: Ray namespace of the actors; None derives it from the store's URL.
         config: the whole configuration; ``options`` are set on top of it.
-        take_over: take the store from a writer of another cluster that is still alive.
+        take_over: take the store from another writer that is still alive; that one is fenced, and stops.
         options: fields of :class:`EngineConfig`.
 
     Raises:
@@ -87,7 +87,7 @@ class DistributedEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        bound = self._system.spawn(persistence_spec(self.store, take_over=take_over)).call("ready", timeout=_READY)
+        bound = self._system.spawn(persistence_spec(self.store)).call("ready", take_over, timeout=_READY)
         if bound != self.store:
             raise ClusterError(
                 f"namespace {self.namespace!r} of this cluster is bound to the store {bound!r}, not to "
@@ -96,6 +96,8 @@ class DistributedEngine(Engine):
         settings = self._settings()
         running: Settings = self._system.spawn(supervisor_spec(settings)).call("ready", timeout=_READY)
         self._check_settings(settings.config, running.config)
+        # What the namespace refuses, no engine of it writes.
+        self._codec.allow_pickle &= running.allow_pickle
         self._room = QueueRoom(self.pools, running.config.pool)
         if self._package is not None:
             self._persistence().call("put_blob", self._env.package, self._package)

@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rayflow.core.snapshot import ExecutionSnapshot
-from rayflow.errors import ExecutionNotFound, RayflowError, ResultTimeout
+from rayflow.errors import ExecutionNotFound, Fenced, RayflowError, ResultTimeout
 from rayflow.runtime import naming
+from rayflow.runtime.outages import Outage
 from rayflow.runtime.persistence import News
 from rayflow.runtime.system import ActorSystem
 from rayflow.storage.operations import ExecutionRecord
@@ -25,6 +26,9 @@ R = TypeVar("R")
 
 #: Seconds that one question for news stays open.
 _PATIENCE = 10.0
+
+#: Seconds until what could not be asked is asked again.
+_AGAIN = 0.5
 
 
 class ExecutionHandle(Generic[R]):
@@ -62,6 +66,7 @@ class ExecutionHandle(Generic[R]):
             ExecutionFailed: it failed; ``.failure`` says how. ExecutionTimeout if its own time was up.
             ExecutionCancelled: it was cancelled.
             ResultTimeout: it still runs; it goes on.
+            Fenced: another cluster or process has taken the store over: it goes on there.
         """
         began = time.monotonic()
         try:
@@ -114,6 +119,7 @@ class Watcher:
         self._lock = threading.Lock()
         self._pending: dict[str, Future[ExecutionRecord]] = {}
         self._cursor = ("", 0)
+        self._missed = False
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -148,41 +154,59 @@ class Watcher:
         """Stop. Whoever still waits gets an error that says that the engine was closed."""
         with self._lock:
             self._closed = True
-            pending, self._pending = list(self._pending.values()), {}
+        self._give_up(RayflowError("the engine was closed while this waited; the execution goes on"))
         self._wake.set()
+
+    def _give_up(self, error: RayflowError) -> None:
+        """Whoever waits gets this error."""
+        with self._lock:
+            pending, self._pending = list(self._pending.values()), {}
+            self._wake.clear()
         for future in pending:
             if not future.done():
-                future.set_exception(RayflowError("the engine was closed while this waited; the execution goes on"))
+                future.set_exception(error)
 
     def _run(self) -> None:
+        outage = Outage(log, "it cannot be told what ends")
         while not self._closed:
             self._wake.wait()
             if self._closed:
                 return
             try:
-                news: News = self._persistence().call(
-                    "news", self._cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news"
-                )
+                cursor, self._missed = ("", 0) if self._missed else self._cursor, False
+                news: News = self._persistence().call("news", cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news")
+            except Fenced as error:  # nothing ends here any more: whoever waits is told
+                self._give_up(error)
+                continue
             except Exception as error:  # noqa: BLE001 - the cluster may be gone under us; say so, and try again
-                log.warning("cannot be told what ends now: %s", error)
-                time.sleep(0.5)
+                outage.failed(error)
+                self._missed = True
+                time.sleep(_AGAIN)
                 continue
             self._cursor = news.cursor
             with self._lock:
                 ids = list(self._pending) if news.reset else [i for i in news.ended if i in self._pending]
-            self._look(ids)
+            trouble = self._look(ids)
+            if trouble is None:
+                outage.over()
+            else:
+                outage.failed(trouble)
+                time.sleep(_AGAIN)
             with self._lock:
                 if not self._pending and not self._closed:
                     self._wake.clear()
 
-    def _look(self, ids: Sequence[str]) -> None:
+    def _look(self, ids: Sequence[str]) -> RayflowError | None:
+        """Tell those who wait for executions that are over; answers why not all could be looked at."""
         for execution_id in ids:
             try:
                 record = self._persistence().call("execution", execution_id)
+            except Fenced as error:
+                self._give_up(error)
+                return None
             except RayflowError as error:
-                log.warning("cannot look at execution %s now: %s", execution_id, error)
-                self._cursor = ("", 0)  # look at all of them again
-                continue
+                self._missed = True  # look at all of them again
+                return error
             with self._lock:
                 future = self._pending.get(execution_id)
                 if future is None or future.done() or (record is not None and not record.status.terminal):
@@ -192,6 +216,7 @@ class Watcher:
                 future.set_exception(ExecutionNotFound(execution_id))
             else:
                 future.set_result(record)
+        return None
 
     def _persistence(self) -> Any:
         return self._system.find(naming.PERSISTENCE)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rayflow.core.events import AttemptFailed, Entry, StepFailed, kind_and_name
-from rayflow.errors import DeadLetterNotFound, Failure, InvalidTransition
+from rayflow.errors import CorruptRecord, DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.damage import damage_failure, failure_or_damage, readable
 from rayflow.storage.kept import DeadLetter
 from rayflow.storage.operations import ExecutionRecord, JournalRow
-from rayflow.storage.records import decode_entry, decode_failure
-from rayflow.views import failure_in, tolerant
+from rayflow.storage.records import decode_failure
+from rayflow.views import forgiving, tolerant
 
 if TYPE_CHECKING:
     from rayflow.steering import Steering
@@ -88,6 +89,7 @@ class DeadLetters:
 
     Args:
         engine: the engine.
+        codec: reads what the steps were called with.
 
     Example:
         >>> for letter in engine.dead_letters.list(workflow="analyse"):  # doctest: +SKIP
@@ -95,16 +97,15 @@ class DeadLetters:
         ...         engine.dead_letters.requeue(letter.execution_id, letter.step)
     """
 
-    def __init__(self, engine: Steering) -> None:
+    def __init__(self, engine: Steering, codec: MsgpackCodec) -> None:
         self._engine = engine
-        self._decode = tolerant(MsgpackCodec())
+        self._decode = tolerant(codec)
 
     def show(self, execution_id: str, step: int) -> DeadLetterInfo:
         """One dead letter with the history of its attempts. Raises DeadLetterNotFound."""
         letter, record = self._find(execution_id, step)
         rows: list[JournalRow] = self._ask("journal", execution_id)
-        entries = [decode_entry(execution_id, row.seq, row.body) for row in rows]
-        return letter_info(letter, record, self._decode, entries)
+        return letter_info(letter, record, self._decode, readable(execution_id, rows, record.last_seq)[0])
 
     def requeue(self, execution_id: str, step: int) -> None:
         """Try the step again, with fresh attempts: the same as ``engine.resume`` of the execution that it failed.
@@ -159,7 +160,7 @@ class DeadLetters:
 # --- from records to what a person sees -------------------------------------------------------------------
 def is_handled(letter: DeadLetter, record: ExecutionRecord) -> bool:
     """Whether the execution is anything but failed because of that step."""
-    failure = failure_in(record) if record.status is ExecutionStatus.FAILED else None
+    failure = failure_or_damage(record) if record.status is ExecutionStatus.FAILED else None
     return failure is None or failure.step != letter.step
 
 
@@ -172,10 +173,11 @@ def letter_info(
         letter: the letter.
         record: its execution's row.
         decode: reads payloads.
-        entries: the execution's journal, for the history; None leaves that out.
+        entries: the execution's journal, as far as it can be read, for the history; None leaves that out.
     """
     kind, name = kind_and_name(letter.name)
-    args, kwargs = ((decode(letter.input),), {}) if kind == "signal" else decode(letter.input)
+    said = forgiving(decode)(letter.input)
+    args, kwargs = ((said,), {}) if kind == "signal" or isinstance(said, str) else said
     return DeadLetterInfo(
         execution_id=letter.execution_id,
         step=letter.step,
@@ -185,7 +187,7 @@ def letter_info(
         at=letter.at,
         began=letter.began or None,
         worker=letter.worker,
-        error=decode_failure(letter.failure, execution_id=letter.execution_id),
+        error=_error(letter),
         args=args,
         kwargs=kwargs,
         handled=is_handled(letter, record),
@@ -219,5 +221,12 @@ def _history(letter: DeadLetter, entries: Iterable[Entry]) -> Iterator[FailedAtt
             if (event.step, event.name) == (letter.step, letter.name) and event.attempt < letter.attempts:
                 yield FailedAttempt(event.attempt, event.at, event.began or None, event.worker, event.failure, counts)
     # The last one from the letter: with checkpoints="off" the journal has none of them.
-    error = decode_failure(letter.failure, execution_id=letter.execution_id)
-    yield FailedAttempt(letter.attempts, letter.at, letter.began or None, letter.worker, error, counts=True)
+    yield FailedAttempt(letter.attempts, letter.at, letter.began or None, letter.worker, _error(letter), counts=True)
+
+
+def _error(letter: DeadLetter) -> Failure:
+    """How the last attempt failed; where that is damaged, what is wrong with it."""
+    try:
+        return decode_failure(letter.failure, execution_id=letter.execution_id)
+    except CorruptRecord as error:
+        return damage_failure(CorruptRecord(letter.execution_id, f"dead letter of step {letter.step}: {error.detail}"))

@@ -33,6 +33,7 @@ class LocalEngine(Engine):
     Args:
         store: the store's URL; the default keeps nothing beyond this process.
         config: the whole configuration; ``options`` are set on top of it.
+        take_over: take the store from another writer that is still alive; that one is fenced, and stops.
         options: fields of :class:`EngineConfig`.
 
     Raises:
@@ -49,22 +50,29 @@ class LocalEngine(Engine):
         'hello you'
     """
 
-    def __init__(self, store: str = "memory://", *, config: EngineConfig | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        store: str = "memory://",
+        *,
+        config: EngineConfig | None = None,
+        take_over: bool = False,
+        **options: Any,
+    ) -> None:
         check_local(config, options)
         base = config or EngineConfig.load()
         chosen = base.replace(**{"max_coordinators": 1, "standbys": 1, **options})
         url = resolve(store, environ=os.environ)
         # Its own, so that it is told from another process that writes the same store.
-        self._threads = ThreadSystem(f"local/{uuid.uuid4().hex}")
+        self._threads = ThreadSystem(f"LocalEngine {uuid.uuid4().hex[:12]}")
         super().__init__(self._threads, chosen, url, capture())
         try:
-            self._open()
+            self._open(take_over=take_over)
         except BaseException:
             self._threads.close()
             raise
 
-    def _open(self) -> None:
-        self._threads.spawn(persistence_spec(self.store)).call("ready")
+    def _open(self, *, take_over: bool) -> None:
+        self._threads.spawn(persistence_spec(self.store)).call("ready", take_over)
         settings = self._settings()
         self._threads.spawn(supervisor_spec(settings)).call("ready")
         self._room = QueueRoom(self.pools, settings.config.pool)

@@ -16,9 +16,9 @@ from rayflow.runtime.system import ActorSystem
 from rayflow.steering import Steering
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.damage import entries_of
 from rayflow.storage.kept import StepNote
 from rayflow.storage.operations import ExecutionRecord, JournalRow
-from rayflow.storage.records import decode_entry
 from rayflow.views import Output, children_of, snapshot, summary, tolerant
 
 #: Seconds that a coordinator may take to tell what it knows.
@@ -41,8 +41,8 @@ class Looking(Steering):
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system)
         self._codec = codec
-        self.pools = Pools(system)
-        self.dead_letters = DeadLetters(self)
+        self.pools = Pools(system, codec)
+        self.dead_letters = DeadLetters(self, codec)
         self.recovery = RecoveryManager(self)
 
     def status(self, execution_id: str) -> ExecutionSnapshot:
@@ -58,11 +58,11 @@ class Looking(Steering):
 
         Raises:
             ExecutionNotFound: there is no such execution.
+            CorruptRecord: its journal is damaged; :meth:`status` shows what can be read of it.
         """
         record = self.record(execution_id)
         rows: list[JournalRow] = self._persistence().call("journal", execution_id)
-        entries = [decode_entry(execution_id, row.seq, row.body) for row in rows]
-        return tasks_of(entries, self._live(record))
+        return tasks_of(entries_of(record, rows), self._live(record))
 
     def _live(self, record: ExecutionRecord) -> dict[int, tuple[LiveTask, str]]:
         if not record.coordinator or record.status.terminal:

@@ -8,10 +8,12 @@ from typing import Any
 from rayflow.core.metrics import PoolStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
-from rayflow.errors import DefinitionError, PoolNotFound, QueueFull
+from rayflow.errors import CorruptRecord, DefinitionError, PoolNotFound, QueueFull
 from rayflow.runtime import naming
 from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable
+from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import PoolRecord
+from rayflow.storage.plans import pool_config
 
 #: What may differ between a pool and the configuration that somebody creates it with again: its size changes.
 _SIZE = ("workers", "min_workers", "max_workers")
@@ -119,10 +121,12 @@ class Pools:
 
     Args:
         system: where the actors are.
+        codec: says whether a setup may travel as a pickle.
     """
 
-    def __init__(self, system: ActorSystem) -> None:
+    def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         self._system = system
+        self._codec = codec
 
     def create(self, config: PoolConfig) -> WorkerPool:
         """Make a pool. One of that name with the same settings is answered as it is, whatever its size is now.
@@ -130,12 +134,16 @@ class Pools:
         Raises:
             DefinitionError: there is one with other settings.
         """
-        config = portable(config, self._system)
+        config = portable(config, self._system, allow_pickle=self._codec.allow_pickle)
         found = self._record(config.name)
         if found is None:
             self.save(config)
             return WorkerPool(self, config.name)
-        there = PoolConfig.model_validate_json(found.config)
+        try:
+            there = pool_config(found)
+        except CorruptRecord:  # whoever creates it again mends it
+            self.save(config)
+            return WorkerPool(self, config.name)
         differ = [
             f"{name}={getattr(config, name)!r} (there: {getattr(there, name)!r})"
             for name in PoolConfig.model_fields
@@ -154,16 +162,23 @@ class Pools:
         return WorkerPool(self, name)
 
     def list(self) -> list[PoolStatus]:
-        """What each pool does now, by name."""
-        return [self.status(record.name) for record in self._ask("pools")]
+        """What each pool does now, by name; of one whose configuration is damaged, that this is its problem."""
+        return [self._now(record) for record in self._ask("pools")]
+
+    def _now(self, record: PoolRecord) -> PoolStatus:
+        try:
+            pool_config(record)
+        except CorruptRecord as error:
+            return PoolStatus(record.name, problem=str(error))
+        return self.status(record.name)
 
     # --- for WorkerPool ------------------------------------------------------------------------------------
     def config(self, name: str) -> PoolConfig:
-        """How a pool is configured. Raises PoolNotFound."""
+        """How a pool is configured. Raises PoolNotFound, or CorruptRecord."""
         record = self._record(name)
         if record is None:
             raise PoolNotFound(name, known=tuple(each.name for each in self._ask("pools")))
-        return PoolConfig.model_validate_json(record.config)
+        return pool_config(record)
 
     def status(self, name: str) -> PoolStatus:
         """What a pool does now. Raises PoolNotFound."""
@@ -199,11 +214,11 @@ class Pools:
         return self._system.find(naming.PERSISTENCE).call(method, *args)
 
 
-def portable(config: PoolConfig, system: ActorSystem) -> PoolConfig:
+def portable(config: PoolConfig, system: ActorSystem, *, allow_pickle: bool) -> PoolConfig:
     """The configuration with its setup as a reference that any process finds; what has to be carried is stored."""
     if config.setup is None:
         return config
-    reference, blob = setup_reference(config.setup)
+    reference, blob = setup_reference(config.setup, allow_pickle=allow_pickle)
     if blob is not None:
         system.find(naming.PERSISTENCE).call("put_blob", reference.rpartition(":")[2], blob)
     return config.replace(setup=reference)

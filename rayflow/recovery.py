@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayflow.core.recovery import CRASH_LOOP, Overdue, RecoveryStatus
-from rayflow.errors import ClusterError, DefinitionError, InvalidTransition
+from rayflow.errors import ClusterError, CorruptRecord, DefinitionError, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import naming
 from rayflow.storage.base import Filter
+from rayflow.storage.damage import failure_or_damage
 from rayflow.storage.operations import ExecutionRecord
-from rayflow.views import failure_in
 
 if TYPE_CHECKING:
     from rayflow.steering import Steering
@@ -115,12 +115,17 @@ class RecoveryManager:
         paused: list[ExecutionRecord] = self._engine.ask(
             "executions", Filter(status=(ExecutionStatus.PAUSED,), limit=_MOST)
         )
-        failures = [(record.id, failure_in(record)) for record in paused]
-        aside = tuple(name for name, failure in failures if failure is not None and failure.type == CRASH_LOOP)
+        failures = [(record.id, failure_or_damage(record)) for record in paused]
+        aside = tuple(name for name, failure in failures if failure is not None and _sets_aside(failure))
         return replace(known, set_aside=aside)
 
     def _supervisor(self, method: str, *args: Any) -> Any:
         return self._engine.actor(naming.SUPERVISOR).call(method, *args)
+
+
+def _sets_aside(reason: Failure) -> bool:
+    """Whether a pause for that reason is one that nobody asked for."""
+    return reason.type == CRASH_LOOP or reason.matches(CorruptRecord)
 
 
 def _check_seconds(name: str, value: float) -> None:

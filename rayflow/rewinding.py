@@ -14,10 +14,10 @@ from typing import Any
 
 from rayflow.core.events import CancelRequested, Ended, Entry, Rewound
 from rayflow.core.journal import RewindPlan, effective, plan_rewind
-from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
+from rayflow.storage.damage import entries_of, options_of
 from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow, Rewind
 from rayflow.storage.records import append_digest, decode_entry, encode_entry
 from rayflow.storage.starting import call_nonce, carried_rows
@@ -57,13 +57,13 @@ class Rewinding:
                 cancelled the child by which it failed.
             UnsettledError: a child of it has not ended yet.
         """
-        entries = self._journal(self._root.id)
+        entries = self._journal(self._root)
         plan = plan_rewind(self._root.id, entries)
         children = tuple(self._children(self._root, plan))
         return replace(self._operation(self._root, plan), children=children)
 
     def _operation(self, record: ExecutionRecord, plan: RewindPlan) -> Rewind:
-        options = ExecutionOptions.model_validate_json(record.options)
+        options = options_of(record)
         deadline = None if options.timeout is None else self._now + options.timeout
         seq = record.last_seq + 1
         row = JournalRow(seq, encode_entry(Entry(seq, Rewound(self._now, plan.to, deadline))))
@@ -96,7 +96,7 @@ class Rewinding:
         return nonce == parent.start_nonce and int(run) < parent.run
 
     def _child(self, child: ExecutionRecord, *, cause: bool) -> Iterator[Rewind]:
-        entries = self._journal(child.id)
+        entries = self._journal(child)
         unread = [decode_entry(child.id, 0, row.body) for row in self._unread(child.id) if row.kind == "cancel"]
         asked = [e.event for e in (*effective(entries), *unread) if isinstance(e.event, CancelRequested)]
         if not child.status.terminal:
@@ -128,9 +128,8 @@ class Rewinding:
         )
 
     # --- reading -------------------------------------------------------------------------------------------
-    def _journal(self, execution_id: str) -> list[Entry]:
-        rows: list[JournalRow] = self._ask("journal", execution_id)
-        return [decode_entry(execution_id, row.seq, row.body) for row in rows]
+    def _journal(self, record: ExecutionRecord) -> list[Entry]:
+        return entries_of(record, self._ask("journal", record.id))
 
     def _unread(self, execution_id: str) -> list[InboxRow]:
         rows: list[InboxRow] = self._ask("inbox", execution_id)

@@ -12,7 +12,7 @@ from rayflow.core.dues import check_name
 from rayflow.core.schedules import DueStart, ScheduleState
 from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.schedule import Moment, Schedule
-from rayflow.errors import DefinitionError, Fenced, ScheduleNotFound
+from rayflow.errors import CodecError, CorruptRecord, DefinitionError, Fenced, ScheduleNotFound
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
@@ -54,10 +54,12 @@ class ScheduleInfo:
         missed: due times that were too late to be started.
         skipped: due times that were not started because of another execution or a pause.
         created_at: when it was made.
+        damage: why its record in the store cannot be read, which holds up only this schedule; then all but the name
+            is empty, and deleting it, or creating it anew with ``replace=True``, mends it.
     """
 
     name: str
-    schedule: Schedule
+    schedule: Schedule | None
     workflow_id: str
     version: str
     args: Sequence[Any]
@@ -73,6 +75,7 @@ class ScheduleInfo:
     missed: int
     skipped: int
     created_at: float
+    damage: str = ""
 
 
 class Schedules:
@@ -135,10 +138,11 @@ class Schedules:
             raise DefinitionError(
                 f"there is a schedule {name!r} already: change it with replace=True (--replace), or delete it"
             )
-        if there is None:
+        if there is None or self._is_damaged(there):
             state = machine.begin(schedule, now)
             wake = machine.decide(name, schedule, state, now).wake
-            record = ScheduleRecord(name, encode_plan(plan), encode_state(state), 1, wake, now)
+            number = 1 if there is None else there.version + 1
+            record = ScheduleRecord(name, encode_plan(plan), encode_state(state), number, wake, now)
             self._engine.ask("save_schedule", record)
         else:
             self._change(name, lambda known, state: machine.changed(known.schedule, schedule, state, now), plan=plan)
@@ -199,6 +203,14 @@ class Schedules:
         return [self._engine.handle(start.execution_id) for start in done]
 
     # --- inside --------------------------------------------------------------------------------------------
+    def _is_damaged(self, record: ScheduleRecord) -> bool:
+        try:
+            decode_plan(record)
+            decode_state(record)
+        except CorruptRecord:
+            return True
+        return False
+
     def _change(
         self,
         name: str,
@@ -247,8 +259,15 @@ class Schedules:
 
 def unfinished_of(records: Sequence[ScheduleRecord]) -> Filter:
     """The executions that schedules take for running, as far as they are not over."""
-    ids = tuple(name for record in records for name in decode_state(record).running)
+    ids = tuple(name for record in records for name in _running(record))
     return Filter(ids=ids, status=_UNFINISHED, limit=max(1, len(ids)))
+
+
+def _running(record: ScheduleRecord) -> tuple[str, ...]:
+    try:
+        return decode_state(record).running
+    except CorruptRecord:
+        return ()  # whoever lists it says so
 
 
 def schedule_infos(
@@ -267,8 +286,15 @@ def schedule_infos(
 
 
 def _info(record: ScheduleRecord, unfinished: Collection[str], decode: Callable[[bytes], Any]) -> ScheduleInfo:
-    plan, state = decode_plan(record), decode_state(record)
-    args, kwargs = decode(plan.input)
+    try:
+        plan, state = decode_plan(record), decode_state(record)
+        args, kwargs = decode(plan.input)
+    except (CorruptRecord, CodecError) as error:
+        return ScheduleInfo(
+            record.name, None, "", "", (), {}, ExecutionOptions(), paused=True, next_due=None, last_due=None,
+            last_execution=None, running=(), queued_due=None, runs=0, missed=0,
+            skipped=0, created_at=record.created_at, damage=str(error),
+        )  # fmt: skip
     return ScheduleInfo(
         name=record.name,
         schedule=plan.schedule,

@@ -10,17 +10,19 @@ from typing import Any
 
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed
 from rayflow.core.locks import Lock
-from rayflow.errors import ExecutionNotFound, InvalidTransition
+from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.rewinding import Rewinding, UnsettledError
 from rayflow.runtime import naming
 from rayflow.runtime.system import Actor, ActorLost, ActorSystem, ActorUnavailable
+from rayflow.storage.damage import blob_damage, code_of, failure_or_damage, find_damage, remedy
 from rayflow.storage.operations import (
     Answer,
     Deliver,
     Done,
     ExecutionRecord,
     InboxRow,
+    JournalRow,
     Operation,
     Refused,
     Rewind,
@@ -93,8 +95,11 @@ class Steering:
         Raises:
             ExecutionNotFound: there is no such execution.
             InvalidTransition: it is completed or cancelled, or what it or a child had done was undone.
+            CorruptRecord: it is set aside because a record of it is damaged, which still is so; it says which one, and
+                what can be done.
         """
         record = self.record(execution_id)
+        self._check_whole(record)
         match record.status:
             case ExecutionStatus.PAUSED:
                 self._deliver(execution_id, "resume", Resumed(self.clock.now()))
@@ -108,6 +113,18 @@ class Steering:
                 raise InvalidTransition(
                     execution_id, status=record.status, action="resume", hint="Start it anew under another id"
                 )
+
+    def _check_whole(self, record: ExecutionRecord) -> None:
+        """Check that an execution is not set aside for damage that is still there. Raises CorruptRecord."""
+        reason = failure_or_damage(record) if record.status is ExecutionStatus.PAUSED else None
+        if reason is None or not reason.matches(CorruptRecord):
+            return
+        rows: list[JournalRow] = self._persistence().call("journal", record.id)
+        damage = find_damage(record, rows, self._persistence().call("inbox", record.id))
+        if damage is None and (code := code_of(record)).digest:
+            damage = blob_damage(record.id, code.digest, self._persistence().call("blob", code.digest))
+        if damage is not None:
+            raise CorruptRecord(record.id, f"{damage.detail}. {remedy(record, rows)}")
 
     def cancel(self, execution_id: str, *, reason: str = "") -> None:
         """Cancel: the workflow's code gets a CancelledError, may clean up, and ends as cancelled.

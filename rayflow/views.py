@@ -10,13 +10,13 @@ from typing import Any
 
 from rayflow.core.snapshot import ChildSnapshot, ExecutionSnapshot, fold
 from rayflow.core.waits import WaitsFor
-from rayflow.errors import Failure
+from rayflow.errors import CodecError
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.damage import DamagedRecord, damage_failure, failure_or_damage, readable, remedy
 from rayflow.storage.kept import DefinitionRecord, StepNote
 from rayflow.storage.operations import ExecutionRecord, JournalRow
-from rayflow.storage.records import decode_entry, decode_failure
 
 #: Children that a snapshot names.
 _CHILDREN = 10_000
@@ -97,7 +97,7 @@ def workflow_infos(
             saved.version,
             saved.name,
             saved.description,
-            json.loads(saved.code),
+            _code_in(saved),
             saved.saved_at,
             counts.pop((saved.workflow_id, saved.version), 0),
         )
@@ -107,9 +107,13 @@ def workflow_infos(
     return sorted([*infos, *gone], key=lambda info: info.workflow_id)
 
 
-def failure_in(record: ExecutionRecord) -> Failure | None:
-    """The failure, the reason of a pause or cancellation, or None."""
-    return None if record.failure is None else decode_failure(record.failure, execution_id=record.id)
+def _code_in(saved: DefinitionRecord) -> Mapping[str, Any]:
+    try:
+        said: Any = json.loads(saved.code)
+    except (ValueError, TypeError):
+        said = None
+    whole = isinstance(said, dict) and {"module", "qualname", "kind"} <= said.keys()
+    return said if whole else {"module": "(damaged", "qualname": "register it again)", "kind": "ref"}
 
 
 def summary(record: ExecutionRecord) -> ExecutionSnapshot:
@@ -125,7 +129,7 @@ def summary(record: ExecutionRecord) -> ExecutionSnapshot:
         epoch=record.epoch,
         coordinator=record.coordinator,
         deadline=record.deadline,
-        error=failure_in(record),
+        error=failure_or_damage(record),
         run=record.run,
         parent=record.parent,
         forked_from=record.forked_from,
@@ -144,23 +148,27 @@ def snapshot(
 ) -> ExecutionSnapshot:
     """The whole snapshot: the record, what its journal folds to, and what its steps said of themselves.
 
+    Of a damaged journal it shows what is before the damage, and the damage as the error.
+
     Args:
         record: the execution's row.
         rows: its journal.
         notes: the newest one of each step that has one.
         children: the executions that it started.
         decode: reads payloads.
-
-    Raises:
-        CorruptRecord: a journal row is not what was written.
     """
-    entries = [decode_entry(record.id, row.seq, row.body) for row in rows]
+    decode = forgiving(decode)
+    entries, damage = readable(record.id, rows, record.last_seq)
     made = fold(summary(record), entries, decode)
+    if damage is not None and not isinstance(record, DamagedRecord):
+        made.error = damage_failure(damage, remedy(record, rows))
     made.children = [
         ChildSnapshot(child.waiting_call, child.id, child.workflow_id, child.status)
         for child in sorted(children, key=lambda child: child.waiting_call or math.inf)
     ]
     for note in notes:
+        if not 0 < note.step <= len(made.steps):
+            continue  # of a step that only the unreadable part of the journal knows
         step = made.steps[note.step - 1]
         if note.kind == "progress":
             step.progress = decode(note.body)
@@ -172,6 +180,18 @@ def snapshot(
 def children_of(execution_id: str) -> Filter:
     """The executions that an execution started."""
     return Filter(parent=execution_id, limit=_CHILDREN)
+
+
+def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """The same for those who look; of a payload that is damaged it answers a text that says so."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except CodecError as error:
+            return f"<damaged: {error}>"
+
+    return read
 
 
 def tolerant(codec: MsgpackCodec) -> Callable[[bytes], Any]:

@@ -16,18 +16,18 @@ def open_engine(args: argparse.Namespace, *, recover: Literal["auto", "no"] | No
     """The engine that the options ask for.
 
     Args:
-        args: with ``local``, ``store`` and ``address``.
+        args: with ``local``, ``store``, ``address`` and ``take_over``.
         recover: whether opening it takes up unfinished executions. None for the engine's own way on a cluster,
             and for "no" with ``--local``: what is taken up there stops again when this command ends.
     """
     if args.local:
         from rayflow.local import LocalEngine
 
-        return LocalEngine(store_url(args.store), recover=recover or "no")
+        return LocalEngine(store_url(args.store), take_over=args.take_over, recover=recover or "no")
     from rayflow.engine import DistributedEngine
 
     options: dict[str, Any] = {} if recover is None else {"recover": recover}
-    return DistributedEngine(store_url(args.store), address=args.address, **options)
+    return DistributedEngine(store_url(args.store), address=args.address, take_over=args.take_over, **options)
 
 
 def has_cluster(args: argparse.Namespace) -> bool:

@@ -16,8 +16,8 @@ from rayflow.client import Engine
 from rayflow.display import duration_text, failure_text, snapshot_text, to_json, value_text
 from rayflow.errors import ClusterError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
+from rayflow.storage.damage import failure_or_damage
 from rayflow.storage.operations import ExecutionRecord
-from rayflow.views import failure_in
 
 #: Seconds between two looks.
 POLL = 0.2
@@ -213,7 +213,7 @@ def conclude(engine: Engine, screen: Screen, args: argparse.Namespace, record: E
 
 def ending(args: argparse.Namespace, record: ExecutionRecord, rest: Rest = NO_REST) -> str:
     """How an execution ended, or where it is, and what can be done about it."""
-    failure = failure_in(record)
+    failure = failure_or_damage(record)
     reason = "" if failure is None else f": {failure_text(failure)}"
     show = command(args, "show", record.id, "--full")
     match record.status:

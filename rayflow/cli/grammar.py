@@ -36,13 +36,17 @@ def add_command(
         engine: whether it has an engine, on a cluster or in this process.
     """
     parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
-    parser.set_defaults(command=command, local=False, address=None, store=None)
+    parser.set_defaults(command=command, local=False, address=None, store=None, take_over=False)
     parser.add_argument("--json", action="store_true", help="answer with one JSON document on stdout")
     if store:
         parser.add_argument("--store", metavar="URL", help="the store, such as sqlite:///flows.db")
     if engine:
         parser.add_argument("--address", metavar="ADDR", help="the Ray cluster to join, as host:port")
         parser.add_argument("--local", action="store_true", help="run in this process, without Ray")
+        parser.add_argument(
+            "--take-over", action="store_true",
+            help="take the store from another cluster or process that is still at work on it; that one stops",
+        )  # fmt: skip
     return parser
 
 

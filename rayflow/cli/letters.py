@@ -17,7 +17,7 @@ from rayflow.errors import DeadLetterNotFound
 from rayflow.letters import DeadLetterInfo, infos, letter_info
 from rayflow.storage.base import Store
 from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.records import decode_entry
+from rayflow.storage.damage import readable
 from rayflow.views import summary
 
 
@@ -42,7 +42,7 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
         record = await store.execution(args.id)
         if not letters or record is None:
             raise DeadLetterNotFound(args.id, args.step)
-        entries = [decode_entry(args.id, row.seq, row.body) for row in await store.journal(args.id)]
+        entries, _ = readable(args.id, await store.journal(args.id), record.last_seq)
         return letter_info(letters[0], record, MsgpackCodec().describe, entries)
 
     found = read(store_url(args.store), look)

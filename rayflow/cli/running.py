@@ -20,8 +20,9 @@ from rayflow.definition.options import ExecutionOptions
 from rayflow.display import summary_json, time_text
 from rayflow.errors import ExecutionNotFound
 from rayflow.ids import ExecutionStatus
+from rayflow.storage.damage import failure_or_damage
 from rayflow.storage.operations import ExecutionRecord
-from rayflow.views import failure_in, summary
+from rayflow.views import summary
 
 _UNDER_WAY = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 
@@ -103,7 +104,7 @@ def recover(args: argparse.Namespace, screen: Screen) -> int:
 
 def _line(engine: Engine, record: ExecutionRecord) -> str:
     """How an execution ended, or what it waits for."""
-    failure = failure_in(record)
+    failure = failure_or_damage(record)
     awaited = () if record.status.terminal else rest_of(engine, record).awaited
     waits = f"waits for {words_of(record.id, awaited)}" if awaited and failure is None else ""
     return "  ".join(filter(None, (record.id, str(record.status), "" if failure is None else failure.message, waits)))

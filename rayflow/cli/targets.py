@@ -19,6 +19,7 @@ from rayflow.cli.exits import UsageError
 from rayflow.cli.reading import read
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
+from rayflow.definition.options import EngineConfig
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import IncompatibleVersion, RayflowError, WorkflowNotRegistered
@@ -203,7 +204,8 @@ def load_saved(code: bytes, found_in: str, blob: bytes) -> AnyWorkflow | None:
     """
     environment.apply(environment.Environment.from_json(found_in))
     try:
-        loaded: AnyWorkflow = CodeCache().load(CodeRef.from_dict(json.loads(code)), lambda digest: blob)
+        cache = CodeCache(allow_pickle=EngineConfig.load().allow_pickle)
+        loaded: AnyWorkflow = cache.load(CodeRef.from_dict(json.loads(code)), lambda digest: blob)
     except IncompatibleVersion:
         return None  # it may well be found where it runs: on the cluster, or by another Python
     return loaded

@@ -13,7 +13,7 @@ from rayflow.core.tasks import TaskStatus, tasks_of
 from rayflow.display import task_json, tasks_text
 from rayflow.errors import ExecutionNotFound
 from rayflow.storage.base import Store
-from rayflow.storage.records import decode_entry
+from rayflow.storage.damage import entries_of
 
 
 def tasks(args: argparse.Namespace, screen: Screen) -> int:
@@ -32,9 +32,9 @@ def _stored(url: str, execution_id: str) -> list[TaskStatus]:
     """As the journal tells them: what has not ended, waits, since nobody runs it."""
 
     async def look(store: Store) -> list[TaskStatus]:
-        if await store.execution(execution_id) is None:
+        record = await store.execution(execution_id)
+        if record is None:
             raise ExecutionNotFound(execution_id)
-        rows = await store.journal(execution_id)
-        return tasks_of([decode_entry(execution_id, row.seq, row.body) for row in rows], {})
+        return tasks_of(entries_of(record, await store.journal(execution_id)), {})
 
     return read(url, look)

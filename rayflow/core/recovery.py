@@ -247,7 +247,8 @@ class RecoveryStatus:
         waiting: ids of those that are to get one as soon as there is one.
         stale: ids of those that need one, and that nobody has seen to yet.
         takeovers: how often in a row an execution lost its coordinator without getting any further.
-        set_aside: ids of those that are paused because their coordinators died again and again.
+        set_aside: ids of those that are paused because their coordinators died again and again, or because a record of
+            them is damaged.
     """
 
     coordinators: tuple[CoordinatorStatus, ...] = ()

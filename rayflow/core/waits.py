@@ -44,11 +44,15 @@ class WaitsFor:
 
     @classmethod
     def from_text(cls, text: str) -> WaitsFor:
-        """What :meth:`to_text` wrote."""
+        """What :meth:`to_text` wrote. A damaged text says nothing: it is for those who look, and no replay reads it."""
         text = text.removeprefix(OTHERS)
-        said: dict[str, Any] = json.loads(text) if text else {}
-        signals = tuple((name, kind) for name, kind in said.get("signals", ()))
-        return cls(signals, tuple(said.get("locks", ())), tuple(said.get("children", ())))
+        try:
+            said: dict[str, Any] = json.loads(text) if text else {}
+            signals = tuple((str(name), str(kind)) for name, kind in said.get("signals", ()))
+            locks, children = (tuple(map(str, said.get(kind, ()))) for kind in ("locks", "children"))
+        except (ValueError, TypeError, AttributeError):
+            return cls()
+        return cls(signals, locks, children)
 
 
 def signals_text(awaited: list[Awaited]) -> tuple[tuple[str, str], ...]:

@@ -30,7 +30,7 @@ from rayflow.definition.context import Target
 from rayflow.definition.declared import DeclaredStep
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import DefinitionError, IncompatibleVersion, StorageError
+from rayflow.errors import CorruptRecord, DefinitionError, IncompatibleVersion
 
 Fetch = Callable[[str], bytes]
 """Answers the bytes of a blob, by its digest."""
@@ -110,13 +110,22 @@ def reference(obj: Definition) -> CodeRef | None:
     return None if place is None else _ref("ref", place, obj)
 
 
-def by_value(obj: Definition) -> tuple[CodeRef, bytes]:
+def by_value(obj: Definition, *, allow_pickle: bool = True) -> tuple[CodeRef, bytes]:
     """``obj`` as a blob, and the reference to it. What can be imported is only named in there.
 
+    Args:
+        obj: the definition.
+        allow_pickle: False refuses it, since such a blob is a pickle.
+
     Raises:
-        DefinitionError: it holds something that cannot be pickled.
+        DefinitionError: it holds something that cannot be pickled, or nothing may be.
     """
     place = (getattr(obj.fn, "__module__", None) or obj.home, getattr(obj.fn, "__qualname__", None) or _named(obj))
+    if not allow_pickle:
+        raise DefinitionError(
+            f"{obj!r} ({place[0]}:{place[1]}) cannot be imported by another process, so it would have to travel as a "
+            "pickle, and allow_pickle is off. Move it into a module that can be imported"
+        )
     try:
         blob = cloudpickle.dumps(obj)
     except Exception as error:
@@ -150,10 +159,12 @@ class CodeCache:
 
     Args:
         limit: blobs and references to remember; the ones used longest ago are forgotten first.
+        allow_pickle: whether code may travel by value, which is a pickle.
     """
 
-    def __init__(self, *, limit: int = 256) -> None:
+    def __init__(self, *, limit: int = 256, allow_pickle: bool = True) -> None:
         self._limit = limit
+        self._allow_pickle = allow_pickle
         self._lock = threading.RLock()
         self._loaded: OrderedDict[tuple[str, ...], _Loaded] = OrderedDict()
         self._references: weakref.WeakKeyDictionary[Definition, CodeRef | None] = weakref.WeakKeyDictionary()
@@ -168,7 +179,7 @@ class CodeCache:
 
         Raises:
             IncompatibleVersion: the module or attribute is not there, or the blob is of another Python.
-            StorageError: the blob is not what was stored.
+            CorruptRecord: the blob is not what was stored.
         """
         return self._load(ref, fetch).obj
 
@@ -177,7 +188,7 @@ class CodeCache:
 
         Raises:
             IncompatibleVersion: as for :meth:`load`, or there is no such part.
-            StorageError: the blob is not what was stored.
+            CorruptRecord: the blob is not what was stored.
         """
         loaded = self._load(ref, fetch)
         found = loaded.obj
@@ -213,7 +224,7 @@ class CodeCache:
         with self._lock:
             found = self._values.get(owner)
             if found is None:
-                found = self._values[owner] = by_value(owner)
+                found = self._values[owner] = by_value(owner, allow_pickle=self._allow_pickle)
         return TargetRef(found[0], target.part, found[1])
 
     def _reference(self, owner: Definition) -> CodeRef | None:
@@ -231,6 +242,11 @@ class CodeCache:
         found = self._remembered(key)
         if found is not None:
             return found
+        if ref.kind == "value" and not self._allow_pickle:
+            raise IncompatibleVersion(
+                f"{ref.place} was stored by value, as a pickle, and allow_pickle is off, so it is not loaded here. "
+                "Define it in a module that can be imported, or run it where pickles are allowed"
+            )
         # Fetched without the lock: it may take long, and others may need what is there already.
         blob = _fetched(ref, fetch) if ref.kind == "value" else b""
         with self._lock:
@@ -259,7 +275,9 @@ def _fetched(ref: CodeRef, fetch: Fetch) -> bytes:
     blob = fetch(ref.digest)
     seen = hashlib.sha256(blob).hexdigest()
     if seen != ref.digest:
-        raise StorageError(f"the blob of {ref.place} is not what was stored: expected SHA-256 {ref.digest}, got {seen}")
+        raise CorruptRecord(
+            "", f"blob {ref.digest}, the code of {ref.place}, is not what was stored: its SHA-256 is {seen}"
+        )
     return blob
 
 

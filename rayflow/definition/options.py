@@ -317,6 +317,8 @@ class EngineConfig(Options):
             actor and no memory until it is woken.
         retention: how long executions are kept after their end, where neither their options nor their workflow say;
             for ever if left out.
+        allow_pickle: whether what only cloudpickle can write is written and read: values of classes that cannot be
+            imported, and code of ``__main__`` and notebooks. False refuses both, and says where in a value it is.
     """
 
     store: str | None = None
@@ -333,6 +335,7 @@ class EngineConfig(Options):
     environment_idle: float = Field(300.0, gt=0)
     park_after: float = Field(1.0, gt=0)
     retention: Retention = Retention()
+    allow_pickle: bool = True
 
     @field_validator("pool")
     @classmethod

@@ -19,18 +19,19 @@ import cloudpickle
 
 from rayflow.definition.base import importable
 from rayflow.definition.code import PYTHON, Fetch
-from rayflow.errors import DefinitionError, IncompatibleVersion, StorageError
+from rayflow.errors import CorruptRecord, DefinitionError, IncompatibleVersion
 
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _NAME = re.compile(rf"({_DOTTED}):({_DOTTED})")
 _VALUE = re.compile(r"value:(\d+\.\d+):([0-9a-f]{64})")
 
 
-def setup_reference(setup: str | Callable[[], Any]) -> tuple[str, bytes | None]:
+def setup_reference(setup: str | Callable[[], Any], *, allow_pickle: bool = True) -> tuple[str, bytes | None]:
     """A setup as text, by which :func:`load_setup` finds it.
 
     Args:
         setup: ``"module:function"``, or a function (or anything else) that can be called without arguments.
+        allow_pickle: False refuses what cannot be imported, since it travels as a pickle.
 
     Returns:
         The text, and for a setup that cannot be imported the bytes to be stored under their SHA-256.
@@ -50,6 +51,11 @@ def setup_reference(setup: str | Callable[[], Any]) -> tuple[str, bytes | None]:
     place = _place(setup)
     if place:
         return place, None
+    if not allow_pickle:
+        raise DefinitionError(
+            f"the setup {setup!r} cannot be imported by the workers, so it would have to travel as a pickle, and "
+            "allow_pickle is off. Move it into a module, and name it as 'module:function'"
+        )
     try:
         blob: bytes = cloudpickle.dumps(setup)
     except Exception as error:
@@ -60,19 +66,25 @@ def setup_reference(setup: str | Callable[[], Any]) -> tuple[str, bytes | None]:
     return f"value:{PYTHON}:{hashlib.sha256(blob).hexdigest()}", blob
 
 
-def load_setup(text: str, fetch: Fetch) -> Callable[[], Any]:
+def load_setup(text: str, fetch: Fetch, *, allow_pickle: bool = True) -> Callable[[], Any]:
     """The setup of :func:`setup_reference`'s text.
 
     Args:
         text: the text.
         fetch: answers the bytes that were stored, by their SHA-256.
+        allow_pickle: False refuses a setup that was stored by value.
 
     Raises:
         IncompatibleVersion: the module or the function is not here, or the bytes are of another Python.
-        DefinitionError: the text has another form, or what is there cannot be called without arguments.
-        StorageError: the bytes are not what was stored.
+        DefinitionError: the text has another form, what is there cannot be called without arguments, or it is a
+            pickle where none is allowed.
+        CorruptRecord: the bytes are not what was stored.
     """
     value, name = _VALUE.fullmatch(text), _NAME.fullmatch(text)
+    if value is not None and not allow_pickle:
+        raise DefinitionError(
+            f"setup {text!r} was stored by value, as a pickle, and allow_pickle is off: name it as 'module:function'"
+        )
     if value is not None:
         found = _unpickled(value[1], value[2], fetch)
     elif name is not None:
@@ -141,7 +153,7 @@ def _unpickled(python: str, digest: str, fetch: Fetch) -> object:
     blob = fetch(digest)
     seen = hashlib.sha256(blob).hexdigest()
     if seen != digest:
-        raise StorageError(f"the blob of the setup is not what was stored: expected SHA-256 {digest}, got {seen}")
+        raise CorruptRecord("", f"blob {digest}, a pool's setup, is not what was stored: its SHA-256 is {seen}")
     try:
         found: object = pickle.loads(blob)  # noqa: S301 - code that the pool's owner stored; running it is the point
     except ImportError as error:

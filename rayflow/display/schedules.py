@@ -44,6 +44,8 @@ def schedules_text(schedules: Sequence[ScheduleInfo], style: Style = PLAIN) -> s
 
 
 def _next(schedule: ScheduleInfo, style: Style) -> str:
+    if schedule.damage:
+        return "never"
     if schedule.paused:
         return "paused"
     if schedule.next_due is None:
@@ -55,13 +57,15 @@ def _next(schedule: ScheduleInfo, style: Style) -> str:
     return f"in {duration_text(left)}" if left >= 0 else f"due {duration_text(-left)} ago"
 
 
-def when_text(schedule: Schedule) -> str:
+def when_text(schedule: Schedule | None) -> str:
     """When a schedule starts its workflow.
 
     Example:
         >>> when_text(Schedule(cron="0 2 * * *", timezone="Europe/Berlin")), when_text(Schedule(every=90))
         ('0 2 * * * Europe/Berlin', 'every 1 min 30 s')
     """
+    if schedule is None:
+        return "(damaged)"
     if schedule.cron is not None:
         return f"{schedule.cron} {schedule.timezone}"
     assert schedule.every is not None
@@ -70,6 +74,8 @@ def when_text(schedule: Schedule) -> str:
 
 def schedule_text(schedule: ScheduleInfo, style: Style = PLAIN) -> str:
     """One schedule: when it starts what, and where it is."""
+    if schedule.damage:
+        return "\n".join(facts_text({"schedule": visible(schedule.name), "damaged": visible(schedule.damage)}))
     parts = ["\n".join(facts_text({**_plan_facts(schedule, style), **_state_facts(schedule, style)}))]
     if schedule.args or schedule.kwargs:
         parts.append(value_text("input", {"args": list(schedule.args), "kwargs": schedule.kwargs}, style))
@@ -78,6 +84,7 @@ def schedule_text(schedule: ScheduleInfo, style: Style = PLAIN) -> str:
 
 def _plan_facts(schedule: ScheduleInfo, style: Style) -> dict[str, str]:
     spec = schedule.schedule
+    assert spec is not None
     return {
         "schedule": visible(schedule.name),
         "workflow": visible(schedule.workflow_id)
@@ -118,7 +125,7 @@ def schedule_json(schedule: ScheduleInfo) -> dict[str, Any]:
     """A schedule as plain JSON values. Moments are seconds since the epoch."""
     return {
         "name": schedule.name,
-        "schedule": jsonable(schedule.schedule.model_dump()),
+        "schedule": None if schedule.schedule is None else jsonable(schedule.schedule.model_dump()),
         "workflow_id": schedule.workflow_id,
         "version": schedule.version,
         "input": jsonable({"args": schedule.args, "kwargs": schedule.kwargs}),
@@ -133,4 +140,5 @@ def schedule_json(schedule: ScheduleInfo) -> dict[str, Any]:
         "missed": schedule.missed,
         "skipped": schedule.skipped,
         "created_at": schedule.created_at,
+        "damage": schedule.damage,
     }

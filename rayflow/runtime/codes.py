@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.context import Target
-from rayflow.errors import StorageUnavailable
+from rayflow.errors import CorruptRecord
 from rayflow.runtime import naming
 from rayflow.runtime.system import ActorSystem
 
@@ -18,20 +18,26 @@ class Codes:
 
     Args:
         system: where the store is found.
+        allow_pickle: whether code may travel by value.
     """
 
-    def __init__(self, system: ActorSystem) -> None:
-        self.cache = CodeCache()
+    def __init__(self, system: ActorSystem, *, allow_pickle: bool) -> None:
+        self.cache = CodeCache(allow_pickle=allow_pickle)
         self._system = system
         # With their owners, so that no other object gets the id of one.
         self._workflows: dict[int, tuple[object, CodeRef]] = {}
         self._known: dict[tuple[int, str], tuple[object, dict[str, str], str]] = {}
 
     def fetch(self, digest: str) -> bytes:
-        """A blob of the store. Raises StorageUnavailable if it is not there."""
+        """A blob of the store.
+
+        Raises:
+            CorruptRecord: it is not there, although it was stored before anything that names it.
+            ClusterError, StorageUnavailable: the store cannot be asked now.
+        """
         data: bytes | None = self._system.find(naming.PERSISTENCE).call("blob", digest)
         if data is None:
-            raise StorageUnavailable(f"blob {digest} is not in the store")
+            raise CorruptRecord("", f"blob {digest} is missing in the store")
         return data
 
     def workflow(self, definition: WorkflowDefinition) -> CodeRef:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from rayflow.errors import Fenced
 from rayflow.runtime.driver import Driver
 from rayflow.runtime.messages import pack, unpack
+from rayflow.runtime.outages import Outage
 from rayflow.runtime.system import Line, Reply
 from rayflow.storage.operations import Answer, Operation
 
@@ -43,6 +44,7 @@ class Commits:
         self._later = later
         self._finish = finish
         self._fenced = fenced
+        self._outage = Outage(log, "commits are not answered")
         self.under_way = False
 
     def send(self, members: Members) -> None:
@@ -63,9 +65,10 @@ class Commits:
             self._fenced(answer.error)
             return
         if answer.error is not None:
-            log.warning("a commit is not answered: %s; it is sent again", answer.error)
+            self._outage.failed(answer.error)
             self._later(wait, lambda: self._send(request, members, min(wait * 2, RETRY_MOST)))
             return
+        self._outage.over()
         self.under_way = False
         answers: list[Answer] = unpack(answer.value)
         for driver, operations in members:

@@ -24,6 +24,7 @@ from rayflow.core.machine import failure_of
 from rayflow.core.slots import Key
 from rayflow.errors import (
     ClusterError,
+    CorruptRecord,
     DefinitionError,
     ExecutionNotFound,
     Failure,
@@ -94,7 +95,7 @@ class Conductor:
         self._settings = settings
         self._nonce = uuid.uuid4().hex
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
-        self._codes = Codes(system)
+        self._codes = Codes(system, allow_pickle=settings.allow_pickle)
         self._loaded = LoadedCode(env.paths if system.separate else ())
         #: When the code that is loaded was last seen to be what is on the disk, in seconds since the epoch.
         self.code_as_of = 0.0
@@ -176,15 +177,9 @@ class Conductor:
             if held is not None:
                 self._let_go(held)
             driver = self._driver(
-                record,
-                nonce=self._nonce,
-                coordinator=self.name,
-                codec=self._codec,
-                cache=self._codes.cache,
-                fetch=self._codes.fetch,
-                refer=self._codes.workflow,
-                config=self._settings.config,
-            )
+                record, nonce=self._nonce, coordinator=self.name, codec=self._codec, cache=self._codes.cache,
+                fetch=self._codes.fetch, refer=self._codes.workflow, config=self._settings.config,
+            )  # fmt: skip
             self._drivers[record.id] = driver
             self._takeups.begin(driver)
 
@@ -221,8 +216,13 @@ class Conductor:
                 self._inboxes.read(driver)
 
     def _received(self, driver: Driver, rows: Sequence[InboxRow]) -> None:
-        if self._holds(driver):
+        if not self._holds(driver):
+            return
+        try:
             driver.receive(rows, self.now())
+        except CorruptRecord:  # what is there before it is recorded; whoever takes it up now sets it aside
+            self.assign([dataclasses.replace(driver.record, epoch=driver.epoch)])
+        else:
             self._touch(driver)
 
     # --- Host: what dispatchers call -----------------------------------------------------------------------

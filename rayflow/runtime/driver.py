@@ -7,7 +7,6 @@ The order is always the same: entries are made, they are committed, then what th
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -18,14 +17,15 @@ from rayflow.core.events import Entry, Paused
 from rayflow.core.execution import Action, Execution, InboxItem, Work
 from rayflow.core.machine import Machine, failure_of
 from rayflow.core.waits import WaitsFor
-from rayflow.definition.code import CodeCache, CodeRef
+from rayflow.definition.code import CodeCache
 from rayflow.definition.context import ChildCall
-from rayflow.definition.options import EngineConfig, ExecutionOptions
-from rayflow.errors import ClusterError, Failure, RayflowError, StorageUnavailable
+from rayflow.definition.options import EngineConfig
+from rayflow.errors import ClusterError, CorruptRecord, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.loading import Fetch, load_definition
+from rayflow.runtime.loading import Fetch, load_definition, named, read_input, read_row
 from rayflow.runtime.scribe import Refer, Scribe
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.damage import damage_failure, entries_of, failure_or_damage, remedy
 from rayflow.storage.kept import StepNote
 from rayflow.storage.operations import (
     Answer,
@@ -39,7 +39,7 @@ from rayflow.storage.operations import (
     Refused,
     Release,
 )
-from rayflow.storage.records import decode_entry, decode_failure
+from rayflow.storage.records import decode_entry
 from rayflow.storage.starting import child_id
 
 log = logging.getLogger(__name__)
@@ -91,17 +91,16 @@ class Driver:
         self.record = record
         self.id = record.id
         self.epoch = record.epoch + 1
-        self.options = ExecutionOptions.model_validate_json(record.options)
-        self.code = CodeRef.from_dict(json.loads(record.code))
+        self._row = read_row(record)
+        self.options, self.code = self._row.options, self._row.code
         self.dirty = self.over = False
         self.wake: float | None = None
         self.log = logging.LoggerAdapter(log, {"execution": record.id})
-        self._nonce = nonce
-        self._coordinator = coordinator
+        self._nonce, self._coordinator = nonce, coordinator
         self._codec = codec
         self._cache = cache
         self._fetch = fetch
-        self._scribe = Scribe(record, self.epoch, codec, refer, config.retention)
+        self._scribe = Scribe(record, self.epoch, codec, refer, self.options, retention=config.retention)
         self._park_after = config.park_after
         self._active_at = 0.0
         self._waits = record.waits
@@ -114,6 +113,8 @@ class Driver:
         self._inbox_done = record.inbox_done
         self._blocked: Failure | None = None
         self._blocked_seen = 0
+        #: The journal that is being taken up.
+        self._journal: Sequence[JournalRow] = ()
         #: What steps said of themselves and is not written yet, by their numbers.
         self.notes: dict[int, StepNote] = {}
 
@@ -138,23 +139,30 @@ class Driver:
 
         def go(execution: Execution) -> None:
             items = self._items(inbox)
-            if not journal:
+            if not journal and record.last_seq == 0:
                 execution.begin(now)
                 self._receive(items, now)
                 return
-            entries = [decode_entry(self.id, row.seq, row.body) for row in journal]
-            execution.restore(entries, items, now, seen=record.inbox_done)
+            execution.restore(entries_of(record, journal), items, now, seen=record.inbox_done)
 
+        self._journal = journal
         self._load(go, now, seen=record.inbox_last)
+        self._journal = ()
         self.log.info("execution %s taken up at entry %d, epoch %d", self.id, self._last_seq, self.epoch)
+
+    def set_damaged(self, error: CorruptRecord, now: float) -> None:
+        """The claim was granted, but what is to be taken up cannot be read at all."""
+        self._block(error, now, self.record.inbox_last)
+        self.dirty = True
 
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         try:
+            self._row.check()
             definition = load_definition(self.record, self.code, self._cache, self._fetch, self.log)
             self._scribe.workflow_retention = definition.retention
             machine = Machine(
                 # Read each time it begins: the code may change what it is given.
-                lambda: definition.begin(*self._codec.decode(self.record.input)),
+                lambda: definition.begin(*read_input(self.record, self._codec)),
                 execution_id=self.id,
                 workflow_id=self.record.workflow_id,
                 payloads=self._codec,
@@ -176,19 +184,22 @@ class Driver:
         if self._execution is not None:
             self._execution.evict()
             self._execution = None
-        self._blocked, self._blocked_seen = failure_of(error), seen
-        self.log.error("execution %s is paused: %s", self.id, error)
+        error = named(error, self.id)
+        if isinstance(error, CorruptRecord):
+            reason = damage_failure(error, remedy(self.record, self._journal))
+        else:
+            reason = failure_of(error)
+        self._blocked, self._blocked_seen = reason, seen
+        self.log.error("execution %s is paused: %s", self.id, reason.message)
         # What waits in the inbox stays there, for mended code.
         self._work = Work(status=ExecutionStatus.PAUSED, reason=self._blocked)
         self._last_seq = self._durable
         known = self._paused_for()
         same = known is not None and (known.type, known.message) == (self._blocked.type, self._blocked.message)
-        self._entries = [] if same else [Entry(self._last_seq + 1, Paused(now, str(error)))]
+        self._entries = [] if same else [Entry(self._last_seq + 1, Paused(now, reason.message))]
 
     def _paused_for(self) -> Failure | None:
-        if self.record.status is not ExecutionStatus.PAUSED or self.record.failure is None:
-            return None
-        return decode_failure(self.record.failure, execution_id=self.id)
+        return failure_or_damage(self.record) if self.record.status is ExecutionStatus.PAUSED else None
 
     def _unhandled(self, message: str, error: BaseException | None) -> None:
         self.log.warning("execution %s: %s", self.id, message, exc_info=error)
@@ -210,7 +221,7 @@ class Driver:
         return self._blocked_seen if self._execution is None else self._execution.inbox_seen
 
     def receive(self, rows: Sequence[InboxRow], now: float) -> None:
-        """Inbox rows arrived."""
+        """Inbox rows arrived. Raises CorruptRecord, and has done nothing, if one is damaged."""
         self._receive(self._items(rows), now)
 
     def note(self, step: int, attempt: int, at: float, body: bytes, *, kind: str = "progress") -> None:
@@ -227,8 +238,9 @@ class Driver:
     def _items(self, rows: Sequence[InboxRow]) -> list[tuple[int, InboxItem]]:
         items: list[tuple[int, InboxItem]] = []
         for row in rows:
-            event = decode_entry(self.id, 0, row.body).event
-            assert isinstance(event, InboxItem), event
+            event = decode_entry(self.id, 0, row.body, where=f"inbox row {row.number}").event
+            if not isinstance(event, InboxItem):
+                raise CorruptRecord(self.id, f"inbox row {row.number} holds a {type(event).__name__}")
             items.append((row.number, event))
         return items
 

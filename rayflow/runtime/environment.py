@@ -17,8 +17,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rayflow.errors import CorruptRecord
 from rayflow.runtime import naming
 from rayflow.runtime.system import ActorSystem
+from rayflow.storage.damage import check_environment
+from rayflow.storage.operations import ExecutionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,15 @@ class Environment:
     def runtime_env(self) -> dict[str, Any]:
         """What Ray is told when it makes an actor of this environment."""
         return {"working_dir": self.working_dir} if self.working_dir else {}
+
+
+def environment_of(record: ExecutionRecord) -> Environment:
+    """The code environment of an execution. Raises CorruptRecord if its row is damaged."""
+    check_environment(record)
+    try:
+        return Environment.from_json(record.environment)
+    except (ValueError, TypeError) as error:
+        raise CorruptRecord(record.id, f"the code environment in its row cannot be read: {error}") from error
 
 
 def capture(*, working_dir: str = "", package: str = "") -> Environment:

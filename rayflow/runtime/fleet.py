@@ -191,6 +191,11 @@ class Fleet:
             if now > place.idle_since + SPARE_FOR:
                 self._give_up(place)
 
+    def give_up_all(self) -> None:
+        """Give up all coordinators, whatever they drive."""
+        for place in list(self.places.values()):
+            self._give_up(place)
+
     def _give_up(self, place: Place) -> None:
         del self.places[place.name]
         self._pings.forget(place.name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rayflow.runtime import naming
 from rayflow.runtime.driver import Driver
+from rayflow.runtime.outages import Outage
 from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.storage.operations import InboxRow
 
@@ -37,6 +38,7 @@ class Inboxes:
         self._post = post
         self._later = later
         self._received = received
+        self._outage = Outage(log, "inboxes cannot be read")
 
     def read(self, driver: Driver) -> None:
         """Read what is new in an execution's inbox."""
@@ -50,7 +52,9 @@ class Inboxes:
         if driver.over:
             return
         if answer.error is not None:
-            driver.log.warning("the inbox of %s cannot be read now: %s", driver.id, answer.error)
+            self._outage.failed(answer.error)
             self._later(_AGAIN, lambda: self.read(driver))
-        elif answer.value:
+            return
+        self._outage.over()
+        if answer.value:
             self._received(driver, answer.value)

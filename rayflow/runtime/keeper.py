@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rayflow.definition.options import PoolConfig
-from rayflow.errors import DefinitionError, PoolNotFound
+from rayflow.errors import CorruptRecord, DefinitionError, PoolNotFound
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.pings import keeping_alive
@@ -18,6 +18,7 @@ from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import pool_spec
 from rayflow.runtime.system import Actor, ActorSystem, send_to
 from rayflow.storage.kept import PoolRecord
+from rayflow.storage.plans import pool_config
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,13 @@ class PoolKeeper:
         if not restarted:
             self._keep(self._default)
         for record in self._ask("pools"):
+            try:
+                pool_config(record)
+            except CorruptRecord as error:
+                if record.name != self._default.name:
+                    log.error("pool %s cannot begin, others can: %s", record.name, error)  # noqa: TRY400 - it says it all
+                    continue
+                self._keep(self._default)  # there is no namespace without it
             self._open(record.name).call("ready", timeout=_READY)
 
     def save(self, config: PoolConfig) -> None:

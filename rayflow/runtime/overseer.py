@@ -15,8 +15,9 @@ from typing import Any
 
 from rayflow.core.placement import Wanting, plan
 from rayflow.core.recovery import RecoveryStatus
-from rayflow.errors import RayflowError
+from rayflow.errors import Fenced, RayflowError
 from rayflow.runtime import naming
+from rayflow.runtime.asides import Asides
 from rayflow.runtime.collector import Collector
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.fleet import Fleet
@@ -65,7 +66,8 @@ class Overseer:
         self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
         self._collector = Collector(self._ask)
         self._collecting = False
-        self.recovering = Recovering(self.turns, self._ask, self._driven, self.submit)
+        self._asides = Asides(self.turns, self._ask)
+        self.recovering = Recovering(self.turns, self._ask, self._driven, self.submit, self._asides.put)
         # Who drives what, and since which epoch.
         self._owners: dict[str, tuple[str, int]] = {}
         self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
@@ -87,8 +89,8 @@ class Overseer:
             self.pools.begin(restarted=restarted)
             self._owners.update(self.fleet.adopt())
             for record in self._ask("executions", DRIVEN):
-                env = Environment.from_json(record.environment)
-                self.fleet.environments.setdefault(env.id, env)
+                if (env := self._asides.environment(record)) is not None:
+                    self.fleet.environments.setdefault(env.id, env)
             if restarted or self._config.recover == "auto":
                 self.recovering.begin()
         except (RayflowError, OSError) as error:
@@ -124,7 +126,9 @@ class Overseer:
             if record.runnable_at is not None and record.runnable_at > self.turns.now():
                 self._look_at(record.runnable_at)
                 continue
-            env = Environment.from_json(record.environment)
+            env = self._asides.environment(record)
+            if env is None:
+                continue
             self.fleet.use(env)
             interrupted = bool(record.owner)
             want = Wanting(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
@@ -300,4 +304,17 @@ class Overseer:
     # --- the store -----------------------------------------------------------------------------------------
     def _ask(self, method: str, *args: Any) -> Any:
         # Never for long: this is the thread that would notice that the store's actor hangs.
-        return self._system.find(naming.PERSISTENCE).call(method, *args, timeout=self._config.ping_timeout)
+        try:
+            return self._system.find(naming.PERSISTENCE).call(method, *args, timeout=self._config.ping_timeout)
+        except Fenced:
+            self._stop_driving()
+            raise
+
+    def _stop_driving(self) -> None:
+        """Somebody else has the store: nothing is driven here any more, until an engine opens it anew."""
+        if self.fleet.places:
+            log.critical("all coordinators of this namespace stop: somebody else has taken its store over")
+        self.fleet.give_up_all()
+        self._owners.clear()
+        self._wanting.clear()
+        self.recovering.forget(self.recovering.takeovers.counted())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 import time
 import uuid
@@ -19,10 +20,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rayflow.core.locks import Lock
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import Fenced, StorageError, StorageUnavailable
 from rayflow.runtime.messages import pack, unpack
+from rayflow.runtime.outages import Outage
 from rayflow.runtime.system import ActorSystem
 from rayflow.storage.base import Filter, Store
+from rayflow.storage.claimants import Claimant
 from rayflow.storage.collecting import Collected, Over
 from rayflow.storage.crossing import ExpireLeases
 from rayflow.storage.group import GroupCommitter
@@ -66,16 +69,14 @@ class Persistence:
     Args:
         system: where it lives.
         url: the store's URL; the namespace is bound to it.
-        take_over: take the store from a writer whose heartbeat is fresh.
     """
 
-    def __init__(self, system: ActorSystem, url: str, take_over: bool = False) -> None:  # noqa: FBT001, FBT002 - the arguments of actors are positional
+    def __init__(self, system: ActorSystem, url: str) -> None:
         self._system = system
         self._url = url
-        self._take_over = take_over
-        # One life of the cluster is one writer: after a restart within it, this actor claims with the same
-        # nonce, and the incarnation before it is fenced.
-        self._nonce = f"{system.identity}/{url}"
+        # One life of the namespace is one writer: after a restart within it, this actor claims under the same
+        # identity, and the incarnation before it is fenced.
+        self._identity = system.identity
         self._life = uuid.uuid4().hex
         self._loop = asyncio.new_event_loop()
         self._store: Store | None = None
@@ -110,7 +111,8 @@ class Persistence:
     def take_up(self, data: bytes) -> bytes:
         """Apply a packed :class:`Claim`; answers a packed :class:`TakenUp`."""
         store = self._opened()
-        return pack(self._run(self._take_up(store, unpack(data))))
+        assert self._group is not None
+        return pack(self._run(_take_up(store, self._group, unpack(data))))
 
     def save_definition(self, record: DefinitionRecord) -> None:
         """Keep a workflow definition."""
@@ -224,21 +226,31 @@ class Persistence:
         """Wait until something ends after the cursor, at most ``timeout`` seconds; then say what did."""
         life, position = cursor
         with self._told:
+            if self._fenced is not None:
+                raise self._fenced
             if life != self._life or position < self._ended - len(self._news):
                 return News((self._life, self._ended), reset=True)
-            self._told.wait_for(lambda: self._ended > position or self._stopped.is_set(), timeout)
+            self._told.wait_for(
+                lambda: self._ended > position or self._stopped.is_set() or self._fenced is not None, timeout
+            )
+            if self._fenced is not None:
+                raise self._fenced
             fresh = self._ended - position
             ended = tuple(self._news)[-fresh:] if fresh else ()
             return News((self._life, self._ended), ended)
 
     # --- itself --------------------------------------------------------------------------------------------
-    def ready(self) -> str:
-        """Open the store and become its writer; answers the URL.
+    def ready(self, take_over: bool = False) -> str:  # noqa: FBT001, FBT002 - the arguments of actors are positional
+        """Open the store and become its writer; answers the URL. One that was fenced claims the store anew.
+
+        Args:
+            take_over: take the store from a writer that is alive. It is said here, by whoever opens an engine, and
+                not where the actor is made: an actor that is made anew takes nothing from anybody.
 
         Raises:
-            StorageUnavailable: it cannot be opened, or another cluster writes it.
+            StorageUnavailable: it cannot be opened, or somebody else writes it.
         """
-        self._opened()
+        self._opened(take_over=take_over, again=True)
         return self._url
 
     def ping(self) -> str:
@@ -282,40 +294,56 @@ class Persistence:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return future.result()
 
+    def _give_way(self, store: Store, error: Fenced) -> None:
+        """Somebody else writes the store: all who ask are told, and who waits for news."""
+        with self._told:
+            if self._store is store and self._fenced is None:
+                log.critical("this writer stops: %s", error)
+                self._fenced = error
+                self._told.notify_all()
+
     def _closed(self) -> StorageUnavailable:
         return StorageUnavailable(f"the store {self._url} was closed: its engine or namespace was shut down")
 
-    def _opened(self) -> Store:
-        if self._fenced is not None:
-            raise self._fenced
-        if self._store is not None:
+    def _opened(self, *, take_over: bool = False, again: bool = False) -> Store:
+        if self._store is not None and self._fenced is None:
             return self._store
+        if self._fenced is not None and not again:
+            raise self._fenced
         with self._opening:
             if self._stopped.is_set():
                 raise self._closed()
-            if self._store is None:
-                store = open_store(self._url)
-                self._run(store.open())
-                try:
-                    self._become_writer(store)
-                except BaseException:
-                    self._run(store.close())
-                    raise
-                self._group = GroupCommitter(store)
-                # While there was no writer nobody could renew a lease, so each gets a full term.
-                self._run(self._group.commit([ExpireLeases(self._system.clock.now(), renew=True)]))
-                self._store = store
+            if self._store is None or self._fenced is not None:
+                self._open(take_over=take_over)
+            assert self._store is not None
             return self._store
 
-    def _become_writer(self, store: Store) -> None:
+    def _open(self, *, take_over: bool) -> None:
+        store, fenced = open_store(self._url), self._store
+        self._run(store.open())
+        try:
+            self._become_writer(store, take_over=take_over)
+            group = GroupCommitter(store)
+            # While there was no writer nobody could renew a lease, so each gets a full term.
+            self._run(group.commit([ExpireLeases(self._system.clock.now(), renew=True)]))
+        except BaseException:
+            self._run(store.close())
+            raise
+        with self._told:
+            self._store, self._group, self._fenced = store, group, None
+            self._life = uuid.uuid4().hex  # what is known of endings is from before
+        if fenced is not None:
+            self._run(fenced.close())
+
+    def _become_writer(self, store: Store, *, take_over: bool) -> None:
+        since = time.time()
+        nonce = Claimant(self._identity, socket.gethostname(), os.getpid(), since).to_text()
         # A cluster that was killed leaves a heartbeat that is still fresh for a moment; one that is alive
         # renews it while we wait.
         give_up = time.monotonic() + FRESH_FOR + 2 * HEARTBEAT
         while True:
             try:
-                self._run(
-                    store.claim_writer(self._nonce, now=time.time(), fresh_for=FRESH_FOR, take_over=self._take_over)
-                )
+                self._run(store.claim_writer(nonce, now=time.time(), fresh_for=FRESH_FOR, take_over=take_over))
             except StorageUnavailable:
                 if time.monotonic() > give_up:
                     raise
@@ -324,12 +352,12 @@ class Persistence:
                 return
 
     def _commit(self, operations: Sequence[Operation]) -> list[Answer]:
-        self._opened()
+        store = self._opened()
         assert self._group is not None
         try:
             answers = self._run(self._group.commit(operations))
         except Fenced as error:
-            self._fenced = error
+            self._give_way(store, error)
             raise
         self._tell(operations, answers)
         return answers
@@ -346,17 +374,8 @@ class Persistence:
                 self._ended += len(ended)
                 self._told.notify_all()
 
-    async def _take_up(self, store: Store, claim: Claim) -> TakenUp:
-        assert self._group is not None
-        [answer] = await self._group.commit([claim])
-        if not isinstance(answer, Done):
-            return TakenUp(answer)
-        record = await store.execution(claim.execution_id)
-        journal = await store.journal(claim.execution_id)
-        inbox = await store.inbox(claim.execution_id)
-        return TakenUp(answer, record, tuple(journal), tuple(inbox))
-
     def _beat(self) -> None:
+        outage = Outage(log, f"the store {self._url} cannot be written")
         while not self._stopped.wait(HEARTBEAT):
             store = self._store
             if store is None or self._fenced is not None:
@@ -364,7 +383,20 @@ class Persistence:
             try:
                 self._run(store.heartbeat(now=time.time()))
             except Fenced as error:
-                self._fenced = error
-                log.critical("another cluster took over the store %s; this one writes no more", self._url)
-            except StorageUnavailable as error:
-                log.warning("the store %s cannot be written now: %s", self._url, error)
+                self._give_way(store, error)
+            except StorageError as error:
+                outage.failed(error)
+            else:
+                outage.over()
+
+
+# Not a method: a single coroutine among them makes Ray run all calls of an actor on one event loop, one after the
+# other, and a commit that waits for its disk would keep everybody else waiting.
+async def _take_up(store: Store, group: GroupCommitter, claim: Claim) -> TakenUp:
+    [answer] = await group.commit([claim])
+    if not isinstance(answer, Done):
+        return TakenUp(answer)
+    record = await store.execution(claim.execution_id)
+    journal = await store.journal(claim.execution_id)
+    inbox = await store.inbox(claim.execution_id)
+    return TakenUp(answer, record, tuple(journal), tuple(inbox))

@@ -28,10 +28,12 @@ from rayflow.runtime import naming
 from rayflow.runtime.crew import Crew
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.messages import pack, unpack
+from rayflow.runtime.outages import Outage
 from rayflow.runtime.pings import keeping_alive
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem, send_to
 from rayflow.storage.kept import PoolRecord
+from rayflow.storage.plans import pool_config
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +231,7 @@ class Pool:
         record: PoolRecord | None = self._system.find(naming.PERSISTENCE).call("pool", self._name, timeout=_PATIENCE)
         if record is None:
             raise ClusterError(f"the store has no pool {self._name!r}: it was deleted")
-        return PoolConfig.model_validate_json(record.config)
+        return pool_config(record)
 
     def _is_full(self, machine: PoolMachine) -> bool:
         limit = self._ready_crew().config.queue_limit
@@ -274,6 +276,7 @@ class Pool:
     # --- the thread ----------------------------------------------------------------------------------------
     def _run(self) -> None:
         next_pings = time.monotonic()
+        outage = Outage(log, f"pool {self._name} cannot do something")
         while not self._stopped.is_set():
             try:
                 action = self._work.get(timeout=min(_TICK, max(0.0, self._wakes_at - self._clock.now())))
@@ -286,7 +289,7 @@ class Pool:
                     # Behind what has arrived meanwhile: answers to the pings before are among it.
                     self._work.put(self._ping_all)
             except (RayflowError, OSError) as error:
-                log.warning("pool %s could not do something: %s", self._name, error)
+                outage.failed(error)
             except SystemExit:  # this actor was killed, in a process that goes on
                 return
 

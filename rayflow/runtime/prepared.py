@@ -34,10 +34,12 @@ class Prepared:
         pool: the pool's name, for messages.
         fetch: answers a blob's bytes.
         loop: the worker's loop.
+        allow_pickle: whether the setup may have been stored by value.
     """
 
-    def __init__(self, text: str, pool: str, fetch: Fetch, loop: LoopThread) -> None:
+    def __init__(self, text: str, pool: str, fetch: Fetch, loop: LoopThread, *, allow_pickle: bool = True) -> None:
         self._text = text
+        self._allow_pickle = allow_pickle
         self._pool = pool
         self._fetch = fetch
         self._loop = loop
@@ -100,7 +102,7 @@ class Prepared:
                 log.exception("the setup %s of pool %r could not be left", self._text, self._pool)
 
     def _run(self) -> None:
-        answer = load_setup(self._text, self._fetch)()
+        answer = load_setup(self._text, self._fetch, allow_pickle=self._allow_pickle)()
         # Before what is awaitable: connections often are both, and entering them awaits them.
         if not _is_manager(answer) and inspect.isawaitable(answer):
             answer = self._on_loop(_awaited(answer))

@@ -1,7 +1,7 @@
 """The supervisor's part that finds executions without a live coordinator, and has them go on.
 
 What follows from a loss is decided by the pure machines of :mod:`rayflow.core.recovery`; this shell reads the rows,
-has executions submitted, and writes down those that are set aside. Everything is called on the supervisor's one
+has executions submitted, and those set aside that get no further. Everything is called on the supervisor's one
 thread. All it knows can be read back, but for the counts of takeovers: a supervisor that was made anew begins them
 again.
 """
@@ -9,19 +9,16 @@ again.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from rayflow.core.events import Entry, Paused
 from rayflow.core.recovery import CRASH_LOOP, Overdue, Takeovers, TakeUp, overdue, stale
 from rayflow.errors import Failure, RayflowError
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.turns import Turns
 from rayflow.storage.base import Filter
-from rayflow.storage.operations import Append, Claim, ExecutionRecord, JournalRow, Refused, Release
-from rayflow.storage.records import append_digest, encode_entry, encode_failure
+from rayflow.storage.operations import ExecutionRecord
 
 log = logging.getLogger(__name__)
 
@@ -53,19 +50,26 @@ class Recovering:
         ask: asks the store's actor.
         driven: the executions that have a live coordinator, or wait for one.
         submit: has executions driven.
+        set_aside: has an execution set aside, with the reason.
 
     Attributes:
         takeovers: how often executions lost their coordinators.
     """
 
     def __init__(
-        self, turns: Turns, ask: Callable[..., Any], driven: Callable[[], Collection[str]], submit: Submit
+        self,
+        turns: Turns,
+        ask: Callable[..., Any],
+        driven: Callable[[], Collection[str]],
+        submit: Submit,
+        set_aside: Callable[[ExecutionRecord, Failure], None],
     ) -> None:
         self.takeovers = Takeovers()
         self._turns = turns
         self._ask = ask
         self._driven = driven
         self._submit = submit
+        self._set_aside = set_aside
         self._found: list[str] = []
         self._watchful = False
         self._looked = 0.0
@@ -139,7 +143,8 @@ class Recovering:
         for record in self._unfinished(ids, self._take_over):
             how = self.takeovers.lost(record.id, record.last_seq)
             if how is TakeUp.ASIDE:
-                self._try_to_set_aside(record)
+                self._set_aside(record, _crash_loop(self.takeovers.times(record.id)))
+                self.takeovers.forget(record.id)
             else:
                 self._submit([record], suspect=how is TakeUp.ALONE)
 
@@ -170,47 +175,10 @@ class Recovering:
         records: list[ExecutionRecord | None] = [self._ask("execution", execution_id) for execution_id in ids]
         return all(r is None or self.takeovers.is_further(r.id, r.last_seq) for r in records)
 
-    # --- setting aside -------------------------------------------------------------------------------------
-    def _try_to_set_aside(self, record: ExecutionRecord) -> None:
-        try:
-            self._set_aside(record)
-        except RayflowError as error:
-            log.warning("execution %s cannot be set aside now; it is tried again: %s", record.id, error)
-            self._turns.later(AGAIN, lambda: self._try_to_set_aside(record))
 
-    def _set_aside(self, record: ExecutionRecord) -> None:
-        times = self.takeovers.times(record.id)
-        message = (
-            f"its coordinator died {times} times in a row without any progress of this execution; most likely its "
-            "own code kills the process. Mend it, then resume the execution"
-        )
-        log.error("execution %s is set aside: %s", record.id, message)
-        # The claim first: an append is told from another owner's by its epoch alone, which may be the same number.
-        claim, *rest = setting_aside(record, message, self._turns.now())
-        for operations in ([claim], rest):
-            refused = [answer.error for answer in self._ask("start", operations) if isinstance(answer, Refused)]
-            if refused:
-                log.warning("execution %s is not set aside, somebody else has it: %s", record.id, refused[0])
-                break
-        self.takeovers.forget(record.id)
-
-
-def setting_aside(record: ExecutionRecord, message: str, now: float) -> list[Claim | Append | Release]:
-    """What is written of an execution that is set aside: it is paused, by an owner of its own, and given up.
-
-    Args:
-        record: its row.
-        message: why.
-        now: in seconds since the epoch.
-    """
-    seq, epoch = record.last_seq + 1, record.epoch + 1
-    rows = (JournalRow(seq, encode_entry(Entry(seq, Paused(now, message)))),)
-    failure = encode_failure(Failure(type=CRASH_LOOP, message=message))
-    return [
-        Claim(record.id, record.epoch, uuid.uuid4().hex, "", now),
-        Append(
-            record.id, epoch, seq, rows, append_digest(rows), now, ExecutionStatus.PAUSED,
-            inbox_done=record.inbox_done, failure=failure,
-        ),
-        Release(record.id, epoch, runnable_at=None, at=now, seen=record.inbox_last),
-    ]  # fmt: skip
+def _crash_loop(times: int) -> Failure:
+    message = (
+        f"its coordinator died {times} times in a row without any progress of this execution; most likely its "
+        "own code kills the process. Mend it, then resume the execution"
+    )
+    return Failure(type=CRASH_LOOP, message=message)

@@ -43,6 +43,7 @@ class Scribe:
         epoch: the coordinator's.
         codec: reads and writes payloads.
         refer: for children's code.
+        options: how the execution runs, and its children where they have none of their own.
         retention: how long what is over is kept, where neither its options nor its workflow say.
 
     Attributes:
@@ -50,13 +51,20 @@ class Scribe:
     """
 
     def __init__(
-        self, record: ExecutionRecord, epoch: int, codec: MsgpackCodec, refer: Refer, retention: Retention
+        self,
+        record: ExecutionRecord,
+        epoch: int,
+        codec: MsgpackCodec,
+        refer: Refer,
+        options: ExecutionOptions,
+        *,
+        retention: Retention,
     ) -> None:
         self.record = record
         self.epoch = epoch
         self._codec = codec
         self._refer = refer
-        self._options = ExecutionOptions.model_validate_json(record.options)
+        self._options = options
         self._default_retention = retention
         self.workflow_retention: Retention | None = None
 

@@ -14,9 +14,12 @@ class Settings:
     Args:
         url: the store's URL.
         config: the engine's configuration.
-        allow_pickle: whether payloads may be pickled.
     """
 
     url: str
     config: EngineConfig = field(default_factory=EngineConfig)
-    allow_pickle: bool = True
+
+    @property
+    def allow_pickle(self) -> bool:
+        """Whether payloads may hold pickles, and code may travel by value."""
+        return self.config.allow_pickle

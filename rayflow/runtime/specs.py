@@ -11,12 +11,12 @@ from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSpec
 
 
-def persistence_spec(url: str, *, take_over: bool = False) -> ActorSpec:
+def persistence_spec(url: str) -> ActorSpec:
     """The persistence actor: beside its disk, made anew when it dies."""
     return ActorSpec(
         cls=Persistence,
         name=naming.PERSISTENCE,
-        args=(url, take_over),
+        args=(url,),
         threads=32,
         groups={"control": 2, "news": 64},
         restart=True,

@@ -171,7 +171,7 @@ class ActorSystem(Protocol):
 
     @property
     def identity(self) -> str:
-        """Which cluster this is: the same for all actors of one cluster's life, another after it was restarted."""
+        """Which namespace of which cluster this is, in words: the same for all actors of one life of the cluster."""
 
     @property
     def restarted(self) -> bool:

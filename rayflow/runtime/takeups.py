@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from rayflow.errors import Fenced, RayflowError
+from rayflow.errors import CorruptRecord, Fenced, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.commits import RETRY_FIRST, RETRY_MOST
 from rayflow.runtime.driver import Driver, is_fresh
 from rayflow.runtime.messages import pack, unpack
+from rayflow.runtime.outages import Outage
 from rayflow.runtime.persistence import TakenUp
 from rayflow.runtime.system import ActorSystem, Reply, send_to
 from rayflow.runtime.turns import Turns
@@ -43,6 +44,8 @@ class TakeUps:
         self._held = held
         self._loaded = loaded
         self._drop = drop
+        self._outage = Outage(log, "executions cannot be taken up")
+        self._loading = Outage(log, "executions cannot be loaded")
 
     def begin(self, driver: Driver) -> None:
         """Take an execution up, a new one or one that has a journal."""
@@ -57,7 +60,7 @@ class TakeUps:
         try:
             load()
         except (RayflowError, OSError) as error:
-            driver.log.warning("execution %s cannot be loaded now: %s", driver.id, error)
+            self._loading.failed(f"{driver.id}: {error}")
             self._turns.later(wait, lambda: self._load(driver, load, min(wait * 2, RETRY_MOST)))
         else:
             self._loaded(driver)
@@ -75,10 +78,14 @@ class TakeUps:
         if isinstance(answer.error, Fenced):
             self._drop(driver, answer.error)
             return
+        if isinstance(damage := answer.error, CorruptRecord):  # it is ours now, but cannot be read
+            self._load(driver, lambda: driver.set_damaged(damage, self._turns.now()))
+            return
         if answer.error is not None:
-            driver.log.warning("execution %s cannot be taken up now: %s", driver.id, answer.error)
+            self._outage.failed(answer.error)
             self._turns.later(wait, lambda: self._claim(driver, min(wait * 2, RETRY_MOST)))
             return
+        self._outage.over()
         taken: TakenUp = unpack(answer.value)
         if isinstance(taken.answer, Refused):
             self._drop(driver, taken.answer.error)

@@ -17,6 +17,7 @@ from rayflow.core.schedules import Decision, decide, ended
 from rayflow.core.waits import WaitsFor
 from rayflow.errors import RayflowError, SingletonExists, WorkflowNotRegistered
 from rayflow.ids import ExecutionStatus
+from rayflow.runtime.outages import Outage
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.crossing import BreakLock, ExpireLeases
@@ -44,6 +45,7 @@ class Timekeeper:
         self._ask = ask
         self._nudge = nudge
         self._codec = codec
+        self._outages: dict[str, Outage] = {}
 
     def look(self, now: float) -> float | None:
         """Do what is due; answers when a schedule is due next.
@@ -84,8 +86,11 @@ class Timekeeper:
             try:
                 wake = self._look_at_schedule(record, now)
             except RayflowError as error:  # one that cannot be started holds up no other
-                log.error("schedule %s cannot go on now: %s", record.name, error)  # noqa: TRY400 - it says it all
+                known = self._outages.setdefault(record.name, Outage(log, f"schedule {record.name} cannot go on"))
+                known.failed(error)
                 continue
+            if (trouble := self._outages.pop(record.name, None)) is not None:
+                trouble.over()
             if wake is not None:
                 wakes.append(wake)
         return min(wakes, default=None)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.clock import REAL, SystemClock
+from rayflow.runtime.outages import Outage
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Turns:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._outages: dict[str, Outage] = {}
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -163,7 +165,10 @@ class Turns:
         try:
             action()
         except self._tolerated as error:
-            log.warning("thread %s could not do something, and will try again: %s", self._name, error)
+            kind = type(error).__name__
+            if kind not in self._outages:
+                self._outages[kind] = Outage(log, f"thread {self._name} cannot do something")
+            self._outages[kind].failed(error)
 
     def _first(self) -> Callable[[], None] | None:
         due = self.next_due()

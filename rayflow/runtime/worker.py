@@ -51,7 +51,7 @@ class WorkerSettings:
         concurrency: slots: batches that it works on at once.
         pool: name of its pool.
         store_actor: name of the actor that answers ``blob(digest)``.
-        allow_pickle: whether payloads may hold pickles.
+        allow_pickle: whether payloads may hold pickles, and code may travel by value.
         setup: its pool's setup, as :func:`~rayflow.definition.setup.setup_reference` answers it; "" for none.
         max_tasks: tasks that it begins, after which it is to be replaced; None for any number.
         pool_actor: name of the actor that is told so, by ``worn(worker)``.
@@ -90,7 +90,7 @@ class Worker:
         self._name = name
         self._environment = environment
         self._settings = settings
-        self._cache = CodeCache()
+        self._cache = CodeCache(allow_pickle=settings.allow_pickle)
         folders = environment.paths if isinstance(environment, Environment) else environment.get("paths", ())
         self._loaded = LoadedCode(folders if system.separate else ())
         self._looked = 0.0
@@ -98,7 +98,9 @@ class Worker:
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._runner = Runner(self._resolve, self._codec, self._loop)
-        self._prepared = Prepared(settings.setup, settings.pool, self._fetch, self._loop)
+        self._prepared = Prepared(
+            settings.setup, settings.pool, self._fetch, self._loop, allow_pickle=settings.allow_pickle
+        )
         self._news = News(system, self._under_way)
         self._begun = begun
         self._told_worn = False

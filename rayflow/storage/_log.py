@@ -19,13 +19,15 @@ What makes this safe, whatever is delayed or cut off:
 * A put that was long delayed may make a segment anew that was deleted. It is before the checkpoint that precedes the
   newest one; so what was read is only applied if no such checkpoint has come after the records meanwhile, and a claim
   only counts if nothing is after it.
-* A checkpoint holds what the log has up to its number, whoever writes it, and whenever it arrives.
+* A checkpoint holds what the log has up to its number, whoever writes it, and whenever it arrives. So a damaged one can
+  be done without, as long as the one before it and all segments since that are there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -40,6 +42,8 @@ from rayflow.storage._segments import (
 )
 from rayflow.storage.changes import Changes, MemoryData, apply, parts_of, snapshot
 from rayflow.storage.rules import Writer
+
+log = logging.getLogger(__name__)
 
 LOG, STATE, BEAT, ASKED, BLOB = "log", "state", "beat", "asked", "blob"
 
@@ -106,13 +110,26 @@ class Log:
         if self.damage is not None:
             raise self.damage
         if self.number == 0:
-            await self._load((await self._checkpoints())[1])
+            await self._begin()
         for _ in range(_TRIES):
             names = await self.bucket.list(LOG, after=name_of(self.number))
             last = max(map(number_of, names), default=0)
             if last <= self.number or await self._read_to(last):
                 return
         raise StorageUnavailable(f"store {self.bucket.url} changes faster than it can be read; try again")
+
+    async def _begin(self) -> None:
+        """Read the newest checkpoint; if that is damaged the one before, since no segment after that one is deleted."""
+        before, newest = await self._checkpoints()
+        try:
+            await self._load(newest)
+        except CorruptRecord as error:
+            log.error("%s. What it held is read from the objects before it", error)  # noqa: TRY400 - it says it all
+            try:
+                await self._load(before)
+                await self._read_to(newest)
+            except CorruptRecord as another:
+                raise CorruptRecord("", f"{error.detail}; nor can it be made again: {another.detail}") from error
 
     async def _read_to(self, last: int) -> bool:
         """Read all segments up to one that is there; answers whether none of them was compacted meanwhile."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from rayflow.core.locks import Claim, Lock
 from rayflow.core.waits import OTHERS
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
@@ -83,7 +82,7 @@ INBOX = (
     "SELECT key, kind, body, at, number FROM inbox WHERE execution_id = ?1"
     " AND number > max(?2, (SELECT inbox_done FROM executions WHERE id = ?1)) ORDER BY number"
 )
-_RECORDS = "SELECT {} FROM executions AS e JOIN starts AS s ON s.id = e.id".format(
+_RECORDS = "SELECT {} FROM executions AS e LEFT JOIN starts AS s ON s.id = e.id".format(
     ", ".join(f"s.{name}" if name in _STATIC else f"e.{name}" for name in _RECORD)
 )
 EXECUTION = f"{_RECORDS} WHERE e.id = ?"
@@ -126,6 +125,13 @@ _PARTS = (
     ("starts", "id", "length(input) + length(code) + length(options)"),
     ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
 )
+
+#: What a store's file is opened with: each of them fails if the schema, which is a text in the file, is damaged.
+PROBES = (
+    EXECUTION, HEADS, JOURNAL, INBOX, NOTES, LOCK, CLAIMS, SCHEDULES, DEFINITIONS, POOLS, BLOB, TOTALS, WRITER, KEY,
+    SINGLETON, VERSIONS, INSERT_EXECUTION, INSERT_START, UPDATE_EXECUTION, INSERT_JOURNAL, INSERT_INBOX, SAVE_LETTER,
+)  # fmt: skip
+
 #: Deletes, each with a JSON list of ids; the executions last.
 DELETES = tuple(
     f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS
@@ -201,13 +207,6 @@ def letter_listing(
 
 
 # --- rows -------------------------------------------------------------------------------------------------
-def record(row: Sequence[Any]) -> ExecutionRecord:
-    """The record of a row whose columns are the record's fields."""
-    made = ExecutionRecord(*row)
-    object.__setattr__(made, "status", ExecutionStatus(made.status))  # not shared yet; replace() costs 5 µs more
-    return made
-
-
 def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
     """Parameters of INSERT_EXECUTION."""
     return tuple(getattr(row, name) for name in _HEAD)
@@ -216,12 +215,6 @@ def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
 def changing_values(row: ExecutionRecord) -> tuple[Any, ...]:
     """Parameters of UPDATE_EXECUTION."""
     return (*(getattr(row, name) for name in _CHANGING), row.id)
-
-
-def lock(row: Sequence[Any], claims: Iterable[Sequence[Any]]) -> Lock:
-    """A lock of its row and those of its claims."""
-    name, limit, last_order, last_token = row
-    return Lock(name, limit, last_order, last_token, tuple(Claim(*claim) for claim in claims))
 
 
 def letter_values(letter: DeadLetter) -> tuple[Any, ...]:
@@ -251,13 +244,19 @@ MEMBER_ERRORS = (
     TypeError,
 )
 
+#: What to do about a damaged file.
+DAMAGED = (
+    "the file is damaged or was cut off. Stop what uses it and keep a copy; `PRAGMA integrity_check` says what is "
+    "damaged. Restore a backup, or use what `sqlite3 FILE .recover | sqlite3 NEW` saves"
+)
 _ADVICE = (
-    ("disk is full", "free some space on that disk; nothing that was acknowledged is lost"),
+    ("disk is full", "free some space on that disk; what waits goes on by itself, and nothing acknowledged is lost"),
     ("readonly", "make the file and its folder writable for this user, or open the store read-only"),
     ("locked", "another process holds the file; a store has one writer, so find the other program and close it"),
     ("disk i/o error", "look at the disk (dmesg); nothing that was acknowledged is lost unless the disk lost it"),
     ("not a database", "the file was overwritten or was never one; name another file, or restore a backup"),
-    ("malformed", "the file is damaged; restore a backup, or save what can be read with `sqlite3 FILE .recover`"),
+    ("malformed", DAMAGED),
+    ("no such", DAMAGED),
     ("unable to open", "its folder must exist and be readable and writable for this user"),
 )
 

@@ -8,8 +8,9 @@ from dataclasses import astuple, replace
 from typing import Any, TypeVar
 
 from rayflow.core.locks import Lock
-from rayflow.errors import RayflowError, StorageError
+from rayflow.errors import CorruptRecord, RayflowError, StorageError
 from rayflow.storage import _sqlite as sql
+from rayflow.storage import _sqlite_rows as rows
 from rayflow.storage.batch import Batch
 from rayflow.storage.collecting import Collected, Over, choose
 from rayflow.storage.kept import ScheduleRecord
@@ -22,6 +23,9 @@ T = TypeVar("T")
 _INCREMENTAL = 2
 #: Pages that are given back in one transaction, and free ones that are kept: so many, or that part of all.
 _PAGES_AT_ONCE, _SPARE_PAGES, _SPARE_PART = 250, 64, 16
+
+#: Errors of what one operation holds, or has to read, while the database itself is well.
+MEMBER_ERRORS = (*sql.MEMBER_ERRORS, CorruptRecord)
 
 
 class InDoubtError(Exception):
@@ -83,18 +87,27 @@ def commit(db: sqlite3.Connection, operations: Sequence[Operation], check: Calla
     """Apply operations inside a transaction; where one cannot be written, one by one, so that only it is refused."""
     try:
         return apply(db, operations)
-    except sql.MEMBER_ERRORS:
-        db.execute("ROLLBACK")
-        db.execute("BEGIN IMMEDIATE")
-        check(read_writer(db))  # somebody may have claimed since the first attempt
-        return [_alone(db, operation) for operation in operations]
+    except Exception as error:
+        if not _is_of_one(error):
+            raise
+    db.execute("ROLLBACK")
+    db.execute("BEGIN IMMEDIATE")
+    check(read_writer(db))  # somebody may have claimed since the first attempt
+    return [_alone(db, operation) for operation in operations]
+
+
+def _is_of_one(error: Exception) -> bool:
+    """Whether an error may be that of one operation: of what it holds, or of the damaged records that it needs."""
+    return isinstance(error, MEMBER_ERRORS) or rows.is_malformed(error)
 
 
 def _alone(db: sqlite3.Connection, operation: Operation) -> Answer:
     db.execute("SAVEPOINT member")
     try:
         [answer] = apply(db, [operation])
-    except sql.MEMBER_ERRORS as error:
+    except Exception as error:
+        if not _is_of_one(error):
+            raise
         db.execute("ROLLBACK TO member")
         answer = Refused(unwritable(operation, error))
     db.execute("RELEASE member")
@@ -113,15 +126,15 @@ class _Reads:
         self._db = db
         ids = {operation.execution_id for operation in operations}
         self._heads: dict[str, ExecutionRecord | None] = dict.fromkeys(ids)
-        self._heads.update((row[0], sql.record(row)) for row in db.execute(sql.HEADS, (sql.as_json(ids),)))
+        self._heads.update((row[0], rows.record(row)) for row in rows.fetch(db, sql.HEADS, (sql.as_json(ids),)))
         delivered = [(op.execution_id, op.row.key) for op in operations if isinstance(op, Deliver)]
         self._asked = set(delivered)
         self._known: set[tuple[str, str]] = set(db.execute(sql.KEYS, (sql.as_json(delivered),))) if delivered else set()
 
     def head(self, execution_id: str) -> ExecutionRecord | None:
         if execution_id not in self._heads:
-            row = self._db.execute(sql.HEADS, (sql.as_json([execution_id]),)).fetchone()
-            self._heads[execution_id] = None if row is None else sql.record(row)
+            found = rows.fetch(self._db, sql.HEADS, (sql.as_json([execution_id]),))
+            self._heads[execution_id] = rows.record(found[0]) if found else None
         return self._heads[execution_id]
 
     def had_key(self, execution_id: str, key: str) -> bool:
@@ -146,22 +159,22 @@ class _Reads:
         return [name for (name,) in self._db.execute(sql.BOUND, (execution_id,))]
 
     def schedule(self, name: str) -> ScheduleRecord | None:
-        row = self._db.execute(sql.SCHEDULE, (name,)).fetchone()
-        return None if row is None else ScheduleRecord(*row)
+        found = rows.fetch(self._db, sql.SCHEDULE, (name,))
+        return rows.kept(ScheduleRecord, found[0]) if found else None
 
 
 def read_lock(db: sqlite3.Connection, name: str) -> Lock | None:
-    """A lock with its claims, or None."""
-    row = db.execute(sql.LOCK, (name,)).fetchone()
-    return None if row is None else sql.lock(row, db.execute(sql.CLAIMS, (name,)))
+    """A lock with its claims, or None. Raises CorruptRecord."""
+    found = rows.fetch(db, sql.LOCK, (name,))
+    return rows.lock(found[0], rows.fetch(db, sql.CLAIMS, (name,))) if found else None
 
 
 def apply(db: sqlite3.Connection, operations: Sequence[Operation]) -> list[Answer]:
     """Read what the operations concern, decide them in order, and write what was decided."""
     batch = Batch(_Reads(db, operations))
     answers = [batch.apply(operation) for operation in operations]
-    for statement, rows in _writes(batch):
-        db.executemany(statement, rows)
+    for statement, values in _writes(batch):
+        db.executemany(statement, values)
     if any(isinstance(answer, Existing) for answer in answers):
         return _with_static(db, answers)
     return answers
@@ -178,8 +191,8 @@ def _writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
     if batch.journal:
         yield (sql.INSERT_JOURNAL, [(name, row.seq, row.body) for name, row in batch.journal])
     if batch.inbox:
-        rows = [(name, row.number, row.key, row.kind, row.body, row.at) for name, row in batch.inbox]
-        yield (sql.INSERT_INBOX, rows)
+        inbox = [(name, row.number, row.key, row.kind, row.body, row.at) for name, row in batch.inbox]
+        yield (sql.INSERT_INBOX, inbox)
     if batch.letters_after:
         yield (sql.DELETE_LATER_LETTERS, list(batch.letters_after.items()))
     if batch.letters:
@@ -231,7 +244,7 @@ def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
     complete: list[Answer] = []
     for answer in answers:
         if isinstance(answer, Existing):
-            data, code, options = static[answer.record.id]
+            data, code, options = static.get(answer.record.id, (b"", b"", b""))  # a damaged store may have lost them
             complete.append(Existing(replace(answer.record, input=data, code=code, options=options)))
         else:
             complete.append(answer)
@@ -240,6 +253,11 @@ def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
 
 def unwritable(operation: Operation, error: Exception) -> RayflowError:
     """Why one operation cannot be written."""
+    if isinstance(error, CorruptRecord):  # of what it had to read
+        return error
+    if rows.is_malformed(error):
+        detail = f"what it needs cannot be read or written: {error}. What helps: {sql.DAMAGED}"
+        return CorruptRecord(operation.execution_id, detail)
     return StorageError(
         f"this {type(operation).__name__} of execution {operation.execution_id!r} cannot be written: {error}. Strings "
         "must be valid Unicode, numbers fit 64 bits, and no value be larger than 1 GB"
@@ -250,7 +268,7 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
 def collected(db: sqlite3.Connection, over: Over, *, later: bool) -> Collected:
     """What may be deleted; see :func:`~rayflow.storage.collecting.choose`."""
     statement, values = sql.over_listing(over)
-    records = [sql.record(row) for row in db.execute(statement, values)]
+    records = [rows.record(row) for row in rows.fetch(db, statement, values)]
     found = choose(records, over, _Reads(db, ()).head, later=later)
     ids = sql.as_json(found.ids)
     return replace(found, size=sum(db.execute(size, (ids,)).fetchone()[0] for size in sql.SIZES) if found.ids else 0)

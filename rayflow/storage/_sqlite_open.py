@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import urllib.parse
 from collections.abc import Callable
@@ -13,10 +14,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from rayflow.errors import StorageUnavailable
+from rayflow.storage import _sqlite as sql
 from rayflow.storage._sqlite_formats import FORMAT, format_of, migrate, shadow
 
 #: Bytes that the log beside a file keeps when what is in it has been carried over.
 LOG_BYTES = 8 << 20
+
+#: A numbered parameter, which may be used more than once.
+_NUMBERED = re.compile(r"\?\d+")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,6 +70,11 @@ class SqliteFile:
             StorageUnavailable: the file is not a store, or its file system cannot hold one.
         """
         await asyncio.to_thread(self.path.parent.mkdir, parents=True, exist_ok=True)
+        if await asyncio.to_thread(_has_lost_its_file, self.path):
+            raise StorageUnavailable(
+                f"cannot open store {self.path}: the file is empty, but its log beside it ({self.path.name}-wal) is "
+                "not, and SQLite would delete that. Restore the file from a backup, together with its log"
+            )
         db = await self._connect("mode=rwc")
         try:
             await self._prepare(db)
@@ -107,6 +117,8 @@ class SqliteFile:
         if found < FORMAT:
             db.execute("PRAGMA temp_store = MEMORY")
             shadow(db, found)
+        else:
+            _probe(db)
         db.execute("PRAGMA query_only = ON")
         return found
 
@@ -168,6 +180,19 @@ class SqliteFile:
         if format_of(db, str(self.path), may_be_empty=True) == 0:  # another process may have been faster
             migrate(db, str(self.path))
         db.execute("COMMIT")
+
+
+def _probe(db: sqlite3.Connection) -> None:
+    """Check that the schema is whole. Raises sqlite3.Error."""
+    for statement in sql.PROBES:
+        places = len(set(_NUMBERED.findall(statement))) or statement.count("?")
+        db.execute(f"EXPLAIN {statement}", [None] * places)
+
+
+def _has_lost_its_file(path: Path) -> bool:
+    """Whether the file is empty although it has a log: SQLite writes the one before the other."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0 and not (path.exists() and path.stat().st_size > 0)
 
 
 def _has_log(path: Path) -> bool:

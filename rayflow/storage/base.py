@@ -82,10 +82,11 @@ class Store(Protocol):
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
         """Become the only writer and answer the writer's epoch: one more than the last, in every claim.
 
-        The same nonce may claim again at once (a restarted writer): what it was before is fenced.
+        The same identity (:class:`~rayflow.storage.claimants.Claimant`) may claim again at once, a restarted writer:
+        what it was before is fenced.
 
         Args:
-            nonce: who claims.
+            nonce: who claims, as text of a Claimant.
             now: seconds since the epoch.
             fresh_for: seconds after its last heartbeat during which another writer counts as alive.
             take_over: claim all the same; the other writer is fenced.

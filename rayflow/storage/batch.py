@@ -32,6 +32,7 @@ from rayflow.storage.crossing import (
     TakeLease,
     TakeLock,
 )
+from rayflow.storage.damage import DamagedRecord
 from rayflow.storage.families import Families
 from rayflow.storage.kept import DeadLetter, ScheduleRecord, StepNote
 from rayflow.storage.lockbook import LockBook
@@ -341,7 +342,7 @@ class Batch:
     def claims_changed(self, execution_id: str, change: int) -> None:
         """An execution has so many claims to locks more."""
         head = self.head(execution_id)
-        if head is not None:
+        if head is not None and not isinstance(head, DamagedRecord):
             self.heads[execution_id] = replace(head, claims=head.claims + change)
             if execution_id not in self.started:
                 self.changed[execution_id] = None

@@ -19,6 +19,7 @@ from rayflow.storage._buckets import Bucket, open_bucket
 from rayflow.storage._log import ASKED, BEAT, BLOB, LOG, Log, name_of
 from rayflow.storage._segments import Segment, UnwritableError, encode_segment, size_of
 from rayflow.storage.changes import Changes, MemoryData
+from rayflow.storage.claimants import Claimant
 from rayflow.storage.collecting import Collected, Over
 from rayflow.storage.memory import MemoryStore
 from rayflow.storage.operations import Answer, Operation, Refused
@@ -156,8 +157,8 @@ class ObjectStore(MemoryStore):
             self._check_writer()
             if not await self._look(records) and by is not None:
                 self._fenced = Fenced(
-                    f"store {self.url} is being taken over by {by.decode(errors='replace')!r}, who asked this writer "
-                    f"to give way; its epoch {writer.epoch} is over, and it writes no more"
+                    f"store {self.url} is being taken over by {Claimant.from_text(by.decode(errors='replace'))}, who "
+                    f"asked this writer to give way; its epoch {writer.epoch} is over, and it writes no more"
                 )
                 raise self._fenced
 

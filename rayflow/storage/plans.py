@@ -1,6 +1,7 @@
-"""What a schedule starts and where it is, as a store keeps it.
+"""What a schedule starts and where it is, as a store keeps it, and how a pool is configured.
 
-Format 1 of both parts: JSON with a ``format`` of its own; the input of the workflow is the codec's bytes, in base64.
+Format 1 of both parts of a schedule: JSON with a ``format`` of its own; the input of the workflow is the codec's bytes,
+in base64.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rayflow.core.schedules import ScheduleState
-from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.options import ExecutionOptions, PoolConfig
 from rayflow.definition.schedule import Schedule
-from rayflow.errors import CorruptRecord
-from rayflow.storage.kept import ScheduleRecord
+from rayflow.errors import CorruptRecord, RayflowError
+from rayflow.storage.kept import PoolRecord, ScheduleRecord
 
 FORMAT = 1
 
@@ -61,7 +62,7 @@ def decode_plan(record: ScheduleRecord) -> Plan:
             ExecutionOptions.model_validate(said["options"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise CorruptRecord(record.name, f"the plan of this schedule cannot be read: {error}") from error
+        raise CorruptRecord("", f"the plan of schedule {record.name!r} cannot be read: {error}") from error
 
 
 def encode_state(state: ScheduleState) -> bytes:
@@ -73,9 +74,32 @@ def decode_state(record: ScheduleRecord) -> ScheduleState:
     """The state of a schedule. Raises CorruptRecord."""
     said = _load(record.name, record.state)
     try:
-        return ScheduleState(**{**said, "running": tuple(said["running"])})
+        state = ScheduleState(**{**said, "running": tuple(said["running"])})
     except (KeyError, TypeError) as error:
-        raise CorruptRecord(record.name, f"the state of this schedule cannot be read: {error}") from error
+        raise CorruptRecord("", f"the state of schedule {record.name!r} cannot be read: {error}") from error
+    numbers = (state.next_due, state.queued_due, state.last_due, state.anchor, state.resumed_at)
+    counts = (state.runs, state.missed, state.skipped)
+    if not (
+        all(isinstance(number, int | float | None) for number in numbers)
+        and all(isinstance(count, int) for count in counts)
+        and all(isinstance(name, str) for name in state.running)
+    ):
+        raise CorruptRecord("", f"the state of schedule {record.name!r} holds what it cannot hold: {said}")
+    return state
+
+
+# --- pools ----------------------------------------------------------------------------------------------------
+def pool_config(record: PoolRecord) -> PoolConfig:
+    """How a pool is configured. Raises CorruptRecord."""
+    try:
+        return PoolConfig.model_validate_json(record.config)
+    except (ValueError, TypeError, RayflowError) as error:
+        said = str(error).splitlines()
+        raise CorruptRecord(
+            "",
+            f"the saved configuration of pool {record.name!r} cannot be read ({said[0] if said else error!r}). "
+            "Create the pool again with its configuration, which replaces this one, or delete it",
+        ) from error
 
 
 def _dump(said: dict[str, Any]) -> bytes:
@@ -87,7 +111,7 @@ def _load(name: str, data: bytes) -> dict[str, Any]:
         said: dict[str, Any] = json.loads(data)
         found = said.pop("format")
     except (ValueError, KeyError, AttributeError) as error:
-        raise CorruptRecord(name, f"the record of this schedule is damaged: {error}") from error
+        raise CorruptRecord("", f"the record of schedule {name!r} is damaged: {error}") from error
     if found != FORMAT:
-        raise CorruptRecord(name, f"the record of this schedule has format {found}; this rayflow reads {FORMAT}")
+        raise CorruptRecord("", f"the record of schedule {name!r} has format {found}; this rayflow reads {FORMAT}")
     return said

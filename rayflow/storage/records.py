@@ -103,18 +103,19 @@ def encode_entry(entry: Entry) -> bytes:
     return _seal(_packers.pack((kind, getter(entry.event))), entry.seq)
 
 
-def decode_entry(execution_id: str, seq: int, body: bytes) -> Entry:
+def decode_entry(execution_id: str, seq: int, body: bytes, *, where: str = "") -> Entry:
     """The entry again.
 
     Args:
         execution_id: whose journal, for the error.
         seq: the row's position.
         body: what :func:`encode_entry` wrote.
+        where: what it is called in errors; "" for the journal's entry of that position.
 
     Raises:
         CorruptRecord: the bytes are damaged, belong to another position, or are of a newer format.
     """
-    where = f"journal entry {seq}"
+    where = where or f"journal entry {seq}"
     record = _open(body, seq, execution_id, where)
     try:
         kind, values, *effects = record
@@ -164,6 +165,8 @@ def _seal(packed: bytes, seed: int) -> bytes:
 
 
 def _open(data: bytes, seed: int, execution_id: str, where: str) -> Any:
+    if not isinstance(data, bytes):
+        raise CorruptRecord(execution_id, f"{where} is a {type(data).__name__}, where bytes were written")
     if len(data) <= _HEADER:
         raise CorruptRecord(execution_id, f"{where} is cut off: {len(data)} bytes are left")
     if data[0] != FORMAT:

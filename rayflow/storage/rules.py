@@ -23,6 +23,8 @@ from types import MappingProxyType
 
 from rayflow.errors import CorruptRecord, ExecutionNotFound, Fenced, InvalidTransition, StorageUnavailable
 from rayflow.ids import ExecutionStatus
+from rayflow.storage.claimants import Claimant
+from rayflow.storage.damage import DamagedRecord
 from rayflow.storage.kept import DeadLetter, StepNote
 from rayflow.storage.operations import (
     Append,
@@ -79,10 +81,10 @@ def decide(
         known_key: for :class:`Deliver`, whether the inbox has ever had a row of that key.
         goes_along: for :class:`Rewind`, whether it is a child's that goes on with its parent.
     """
+    if isinstance(record, DamagedRecord):
+        return Refused(record.error)
     if isinstance(operation, Start):
-        if record is not None:
-            return Existing(record)
-        return _start(operation)
+        return _start(operation) if record is None else Existing(record)
     if record is None:
         return Refused(ExecutionNotFound(operation.execution_id))
     match operation:
@@ -340,12 +342,13 @@ def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, ta
         StorageUnavailable: another writer is alive.
     """
     alive = current.heartbeat is not None and now - current.heartbeat < fresh_for
-    if alive and current.nonce != nonce and not take_over:
+    holder = Claimant.from_text(current.nonce)
+    if alive and holder.identity != Claimant.from_text(nonce).identity and not take_over:
         age = now - (current.heartbeat or 0.0)
         raise StorageUnavailable(
-            f"store {url} is being written by {current.nonce!r} (its last sign of life is {age:.1f} s old). A store "
-            f"has one writer: close the other one, wait until it has been silent for {fresh_for:g} s, or take over "
-            "with --take-over, which stops the other one"
+            f"store {url} is being written by {holder}; its last sign of life is {age:.1f} s old. A store has one "
+            f"writer: close the other one, wait until it has been silent for {fresh_for:g} s, or take over with "
+            "take_over=True (--take-over), which stops the other one"
         )
     return Writer(current.epoch + 1, nonce, now)
 
@@ -354,6 +357,6 @@ def check_writer(current: Writer, epoch: int, url: str) -> None:
     """Check that ``epoch`` is the writer's. Raises Fenced."""
     if current.epoch != epoch:
         raise Fenced(
-            f"store {url} is at writer epoch {current.epoch}, claimed by {current.nonce!r}; this writer's epoch "
-            f"{epoch} is over, and it writes no more"
+            f"store {url} was taken over by {Claimant.from_text(current.nonce)}: it is at writer epoch "
+            f"{current.epoch}; this writer's epoch {epoch} is over, and it writes no more"
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
@@ -20,8 +21,9 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from rayflow.core.locks import Lock
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import CorruptRecord, Fenced, StorageUnavailable
 from rayflow.storage import _sqlite as sql
+from rayflow.storage import _sqlite_rows as rows
 from rayflow.storage._sqlite_batch import InDoubtError, collect, collected, commit, reclaim, transaction
 from rayflow.storage._sqlite_formats import FORMAT, migrate
 from rayflow.storage._sqlite_open import SqliteFile, on_thread
@@ -31,6 +33,7 @@ from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, Sched
 from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
 from rayflow.storage.rules import Writer, check_writer, next_writer
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -59,6 +62,7 @@ class SqliteStore:
         self._format = FORMAT
         self._epoch: int | None = None
         self._fenced: Fenced | None = None
+        self._told: set[object] = set()
 
     # --- opening -------------------------------------------------------------------------------------------
     async def open(self, *, read_only: bool = False) -> None:
@@ -151,9 +155,9 @@ class SqliteStore:
             except InDoubtError as doubt:
                 # Durable or not, nobody knows: the connection goes, and whoever asks again is told what is there.
                 self._in_doubt = True
-                raise self._told(doubt.error, doubt.doing) from doubt.error
+                raise self._meaning(doubt.error, doubt.doing) from doubt.error
             except Exception as error:
-                told = self._told(error, "write")
+                told = self._meaning(error, "write")
                 if told is error:
                     raise
                 raise told from error
@@ -165,7 +169,7 @@ class SqliteStore:
         if self._epoch is not None:
             check_writer(writer, self._epoch, self.url)
 
-    def _told(self, error: BaseException, doing: str) -> BaseException:
+    def _meaning(self, error: BaseException, doing: str) -> BaseException:
         """What the caller is told of an error in a transaction."""
         if isinstance(error, Fenced):
             self._fenced = error
@@ -204,31 +208,41 @@ class SqliteStore:
 
     async def execution(self, execution_id: str) -> ExecutionRecord | None:
         """See Store."""
-        rows = await self._read(sql.EXECUTION, (execution_id,))
-        return sql.record(rows[0]) if rows else None
+        found = await self._read_of(execution_id, "row", sql.EXECUTION, execution_id)
+        return rows.record(found[0]) if found else None
 
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
         """See Store."""
         statement, values = sql.listing(query)
-        return [sql.record(row) for row in await self._read(statement, values)]
+        return [rows.record(row) for row in await self._read(statement, values)]
 
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
         """See Store."""
-        return [JournalRow(*row) for row in await self._read(sql.JOURNAL, (execution_id, after))]
+        return [
+            JournalRow(*row) for row in await self._read_of(execution_id, "journal", sql.JOURNAL, execution_id, after)
+        ]
 
     async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
         """See Store."""
-        return [InboxRow(*row) for row in await self._read(sql.INBOX, (execution_id, after))]
+        return [InboxRow(*row) for row in await self._read_of(execution_id, "inbox", sql.INBOX, execution_id, after)]
 
     async def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
         """See Store."""
-        if names is None:
-            names = [name for (name,) in await self._read(sql.CLAIMED)]
+        if names is not None:
+            return [lock for name in sorted(names) for lock in await self._lock_of(name)]
         found: list[Lock] = []
-        for name in sorted(names):
-            rows, claims = await self._read(sql.LOCK, (name,)), await self._read(sql.CLAIMS, (name,))
-            found.extend(sql.lock(row, claims) for row in rows)
+        for (name,) in await self._read(sql.CLAIMED):
+            try:
+                found += await self._lock_of(name)
+            except CorruptRecord as error:  # the others are to be seen all the same
+                if name not in self._told:
+                    self._told.add(name)
+                    log.error("store %s: %s", self.url, error)  # noqa: TRY400 - it says it all
         return found
+
+    async def _lock_of(self, name: str) -> list[Lock]:
+        claims = await self._read(sql.CLAIMS, (name,))
+        return [rows.lock(row, claims) for row in await self._read(sql.LOCK, (name,))]
 
     async def save_schedule(self, record: ScheduleRecord) -> None:
         """See Store."""
@@ -236,7 +250,7 @@ class SqliteStore:
 
     async def schedules(self) -> list[ScheduleRecord]:
         """See Store."""
-        return [ScheduleRecord(*row) for row in await self._read(sql.SCHEDULES)]
+        return [rows.kept(ScheduleRecord, row) for row in await self._read(sql.SCHEDULES)]
 
     async def delete_schedule(self, name: str) -> bool:
         """See Store."""
@@ -248,7 +262,7 @@ class SqliteStore:
 
     async def notes(self, execution_id: str) -> list[StepNote]:
         """See Store."""
-        return [StepNote(*row) for row in await self._read(sql.NOTES, (execution_id,))]
+        return [rows.kept(StepNote, row) for row in await self._read_of(execution_id, "notes", sql.NOTES, execution_id)]
 
     async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
         """See Store."""
@@ -270,6 +284,18 @@ class SqliteStore:
                     await db.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
         return more
 
+    async def _read_of(self, execution_id: str, what: str, statement: str, *values: Any) -> list[Any]:
+        """Read records of one execution. Where the file is damaged there, it is that execution's damage alone."""
+        try:
+            return await self._read(statement, values)
+        except StorageUnavailable as error:
+            if error.__cause__ is not None and rows.is_malformed(error.__cause__):
+                raise CorruptRecord(execution_id, f"its {what} cannot be read. {error}") from error
+            raise
+
+    async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+        return await self._on_reader(lambda db: rows.fetch(db, statement, values))
+
     async def _on_reader(self, body: Callable[[sqlite3.Connection], T]) -> T:
         if self._reader is None:
             raise StorageUnavailable(f"store {self.url} is not open; call open() first")
@@ -277,9 +303,6 @@ class SqliteStore:
             return await on_thread(self._reader, body)
         except (sqlite3.Error, ValueError) as error:  # ValueError: closed meanwhile
             raise sql.unavailable(error, str(self._path), "read") from error
-
-    async def _read(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        return await self._on_reader(lambda db: db.execute(statement, values).fetchall())
 
     # --- the rest ------------------------------------------------------------------------------------------
     async def dead_letters(
@@ -292,7 +315,7 @@ class SqliteStore:
     ) -> list[DeadLetter]:
         """See Store."""
         statement, values = sql.letter_listing(execution_id, workflow_id, step, limit)
-        return [DeadLetter(*row) for row in await self._read(statement, values)]
+        return [rows.kept(DeadLetter, row) for row in await self._read(statement, values)]
 
     async def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
         """See Store."""
@@ -304,12 +327,12 @@ class SqliteStore:
 
     async def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
         """See Store."""
-        rows = await self._read(sql.DEFINITION, (workflow_id, version))
-        return DefinitionRecord(*rows[0]) if rows else None
+        found = await self._read(sql.DEFINITION, (workflow_id, version))
+        return rows.kept(DefinitionRecord, found[0]) if found else None
 
     async def definitions(self) -> list[DefinitionRecord]:
         """See Store."""
-        return [DefinitionRecord(*row) for row in await self._read(sql.DEFINITIONS)]
+        return [rows.kept(DefinitionRecord, row) for row in await self._read(sql.DEFINITIONS)]
 
     async def delete_definition(self, workflow_id: str) -> bool:
         """See Store."""
@@ -321,7 +344,7 @@ class SqliteStore:
 
     async def pools(self) -> list[PoolRecord]:
         """See Store."""
-        return [PoolRecord(*row) for row in await self._read(sql.POOLS)]
+        return [rows.kept(PoolRecord, row) for row in await self._read(sql.POOLS)]
 
     async def delete_pool(self, name: str) -> bool:
         """See Store."""
@@ -333,8 +356,8 @@ class SqliteStore:
 
     async def blob(self, digest: str) -> bytes | None:
         """See Store."""
-        rows = await self._read(sql.BLOB, (digest,))
-        return rows[0][0] if rows else None
+        found = await self._read(sql.BLOB, (digest,))
+        return found[0][0] if found else None
 
     async def totals(self) -> dict[str, float]:
         """See Store."""

@@ -18,11 +18,11 @@ from rayflow.ids import ExecutionStatus
 from rayflow.locking import Lease
 from rayflow.runtime import naming
 from rayflow.runtime.driver import Driver
+from rayflow.storage.damage import failure_or_damage
 from rayflow.storage.operations import ExecutionRecord
 from rayflow.testing.stage import Stage
 from rayflow.testing.timeline import in_step
 from rayflow.testing.trouble import Stalled
-from rayflow.views import failure_in
 
 #: How often the clock is moved for whoever waits for an execution that nothing happens to.
 MOST_SKIPS = 5_000
@@ -142,7 +142,7 @@ class StagedWatcher(Watcher):
 
     def _why(self, record: ExecutionRecord, execution: Execution | None) -> tuple[str, str]:
         if record.status is ExecutionStatus.PAUSED:
-            reason = failure_in(record)
+            reason = failure_or_damage(record)
             return f"it is paused ({reason})", "Resume it"
         words = WaitsFor.from_text(record.waits).words()
         if words:

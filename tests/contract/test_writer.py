@@ -80,7 +80,7 @@ def test_a_fenced_writer_writes_no_more_ever(stores: Stores, name: str) -> None:
             await WRITES[name](first)
         await second.close()
         for late in (WRITES[name], WRITES["commit"]):
-            with pytest.raises(Fenced, match="claimed by 'other'"):
+            with pytest.raises(Fenced, match="taken over by 'other'"):
                 await late(first)
         with pytest.raises(Fenced):
             await first.claim_writer("test", now=NOW + 99, fresh_for=1, take_over=True)

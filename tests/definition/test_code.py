@@ -141,7 +141,7 @@ def test_another_python_is_refused_by_name(cache: CodeCache) -> None:
 
 def test_a_damaged_blob_is_refused(cache: CodeCache) -> None:
     ref, blob = by_value(local_workflow())
-    with pytest.raises(rf.StorageError, match=f"expected SHA-256 {ref.digest}, got "):
+    with pytest.raises(rf.StorageError, match=f"blob {ref.digest}, the code of .* is not what was stored"):
         cache.load(ref, lambda _: blob + b"x")
 
 

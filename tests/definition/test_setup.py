@@ -17,7 +17,7 @@ import pytest
 
 from rayflow.definition.code import PYTHON
 from rayflow.definition.setup import load_setup, setup_reference
-from rayflow.errors import DefinitionError, IncompatibleVersion, StorageError
+from rayflow.errors import CorruptRecord, DefinitionError, IncompatibleVersion
 
 
 def nothing(digest: str) -> bytes:
@@ -113,7 +113,7 @@ def test_bytes_of_another_python_are_refused() -> None:
 
 
 def test_bytes_that_are_not_what_was_stored_are_refused() -> None:
-    with pytest.raises(StorageError, match="is not what was stored: expected SHA-256 "):
+    with pytest.raises(CorruptRecord, match=r"blob [0-9a-f]{64}, a pool's setup, is not what was stored"):
         load_setup(value_of(b"stored"), lambda digest: b"changed")
 
 

@@ -15,6 +15,7 @@ from rayflow.definition.options import PoolConfig, RateLimit
 from rayflow.local import LocalEngine
 from rayflow.pools import Pools
 from rayflow.runtime.system import ActorSystem
+from rayflow.storage.codec import MsgpackCodec
 from tests.faces.project import Project
 
 #: The steps of the pool "slow" begin, and end once they may.
@@ -78,7 +79,7 @@ class KeptPools(Pools):
     """Pools that are only noted when they are to be removed, since the step of "slow" is to end in the end."""
 
     def __init__(self, system: ActorSystem) -> None:
-        super().__init__(system)
+        super().__init__(system, MsgpackCodec())
         self.removed: list[str] = []
 
     def remove(self, name: str) -> None:

@@ -183,7 +183,7 @@ class SilentEngine(LocalEngine):
 def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(project, "one")
     monkeypatch.setattr(following, "_PATIENCE", 0.3)
-    args = argparse.Namespace(local=False, store=None, address=None)
+    args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
     with SilentEngine(project.store) as engine:
         engine.answering = False
         with pytest.raises(exits.StoppedWaiting, match="nothing has answered for 0 s") as caught:
@@ -194,7 +194,7 @@ def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, m
 
 def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project) -> None:
     project.run("nothing", "--id", "one")
-    args = argparse.Namespace(local=False, store=None, address=None)
+    args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
     with SilentEngine(project.store) as engine:
         over: Future[ExecutionRecord] = engine.watcher.future("one")
         assert over.result(10).id == "one"

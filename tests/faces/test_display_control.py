@@ -300,7 +300,7 @@ def test_the_keys_of_a_schedule_are_stable() -> None:
     json.dumps(found, allow_nan=False)
     assert list(found) == [
         "name", "schedule", "workflow_id", "version", "input", "options", "paused", "next_due", "last_due",
-        "last_execution", "running", "queued_due", "runs", "missed", "skipped", "created_at",
+        "last_execution", "running", "queued_due", "runs", "missed", "skipped", "created_at", "damage",
     ]  # fmt: skip
     assert found["schedule"]["cron"] == "30 2 * * *"
     assert (found["input"], found["options"]) == ({"args": ["x"], "kwargs": {}}, {"priority": 7})

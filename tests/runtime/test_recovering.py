@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from rayflow.core.recovery import CRASH_LOOP, MOST_TAKEOVERS, TAKEOVERS_BEFORE_ALONE
-from rayflow.errors import StorageUnavailable
+from rayflow.errors import Failure, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime import recovering
+from rayflow.runtime.asides import Asides
 from rayflow.runtime.clock import SystemClock
 from rayflow.runtime.recovering import Recovering
 from rayflow.runtime.specs import persistence_spec
@@ -41,7 +42,8 @@ class Bench:
         self.submitted: list[tuple[str, bool]] = []
         self.driven: set[str] = set()
         self.broken = 0
-        self.recovering = Recovering(self.turns, self.ask, lambda: self.driven, self._submit)
+        self.asides = Asides(self.turns, self.ask)
+        self.recovering = Recovering(self.turns, self.ask, lambda: self.driven, self._submit, self.asides.put)
 
     def _submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False) -> None:
         self.submitted.extend((record.id, suspect) for record in records)
@@ -102,7 +104,7 @@ def test_one_that_somebody_else_has_meanwhile_is_left_to_it(bench: Bench) -> Non
     bench.ask("start", [start("one"), claim("one")])
     record = bench.ask("execution", "one")
     bench.ask("start", [claim("one", expected=1, nonce="another")])
-    bench.recovering._try_to_set_aside(record)
+    bench.asides.put(record, Failure(type=CRASH_LOOP, message="it died"))
     assert bench.ask("execution", "one").status is ExecutionStatus.PENDING
 
 

@@ -85,7 +85,7 @@ def test_a_put_of_a_fenced_writer_that_arrives_late_never_counts(later: int) -> 
             await compacted(second)
         assert len(world.names("log")) < 15
         bucket.hold.set()
-        with pytest.raises(Fenced, match="claimed by 'second'"):
+        with pytest.raises(Fenced, match="taken over by 'second'"):
             await writing
         with pytest.raises(Fenced):
             await first.commit([start("later")])

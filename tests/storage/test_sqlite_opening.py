@@ -78,7 +78,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(file: Path) -> Non
 def test_a_truncated_file_is_refused(file: Path) -> None:
     fill(file, rows=200)
     os.truncate(file, file.stat().st_size // 2)
-    assert "malformed. What helps: the file is damaged; restore a backup" in run(open_error(file))
+    assert "malformed. What helps: the file is damaged or was cut off" in run(open_error(file))
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

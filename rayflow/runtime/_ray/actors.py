@@ -115,12 +115,12 @@ class RaySystem:
 
     @property
     def identity(self) -> str:
-        """The name of the cluster's session: another one after the cluster was started anew."""
+        """The namespace, and the name of the cluster's session: another one after the cluster was started anew."""
         require_cluster()
         name = internal_kv._internal_kv_get(b"session_name", namespace=b"session")
         if not name:
             raise ClusterError("this Ray cluster has no session name; rayflow does not know clusters of its version")
-        return bytes(name).decode()
+        return f"namespace {self.namespace} of Ray cluster {bytes(name).decode()}"
 
     @property
     def restarted(self) -> bool:

@@ -1,0 +1,21 @@
+"""Actors have threads: one coroutine among their methods, and Ray runs all their calls on one event loop, in a row."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from rayflow.runtime.coordinator import Coordinator
+from rayflow.runtime.persistence import Persistence
+from rayflow.runtime.pool import Pool
+from rayflow.runtime.supervisor import Supervisor
+from rayflow.runtime.worker import Worker
+
+
+@pytest.mark.parametrize("actor", [Persistence, Supervisor, Coordinator, Pool, Worker], ids=lambda cls: cls.__name__)
+def test_no_method_of_an_actor_is_a_coroutine(actor: type) -> None:
+    # As Ray 2.60 looks (ray/actor.py, has_async_methods): whatever the name.
+    found = [name for name, _ in inspect.getmembers(actor, predicate=inspect.iscoroutinefunction)]
+    found += [name for name, _ in inspect.getmembers(actor, predicate=inspect.isasyncgenfunction)]
+    assert not found, f"{actor.__name__} becomes an asyncio actor by {found}: make it a function of the module"
