@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from rayflow.letters import DeadLetterInfo
     from rayflow.local import LocalEngine
     from rayflow.pools import WorkerPool
+    from rayflow.storage.large import whole
 
 __all__ = [
     "Agent",
@@ -179,6 +180,7 @@ __all__ = [
     "step_context",
     "uuid4",
     "wait_for_signal",
+    "whole",
     "workflow",
 ]
 
@@ -193,6 +195,7 @@ _LAZY = {
     "PoolStatus": "rayflow.core.metrics",
     "TaskStatus": "rayflow.core.tasks",
     "WorkerPool": "rayflow.pools",
+    "whole": "rayflow.storage.large",
 }
 
 try:

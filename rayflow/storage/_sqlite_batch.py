@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rayflow.core.locks import Lock
 from rayflow.errors import RayflowError, StorageError
 from rayflow.storage import _sqlite as sql
+from rayflow.storage import _sqlite_values as values
 from rayflow.storage.batch import Batch
 from rayflow.storage.collecting import Collected, Over, choose
 from rayflow.storage.kept import ScheduleRecord
@@ -146,6 +147,9 @@ class _Reads:
         row = self._db.execute(sql.SCHEDULE, (name,)).fetchone()
         return None if row is None else ScheduleRecord(*row)
 
+    def has_value(self, digest: str) -> bool:
+        return self._db.execute(values.HAS_VALUE, (digest,)).fetchone() is not None
+
 
 def read_lock(db: sqlite3.Connection, name: str) -> Lock | None:
     """A lock with its claims, or None."""
@@ -195,6 +199,12 @@ def _rare_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.NEXT_RUN, [(data, name) for name, data in batch.inputs.items()])
     if batch.journal_from:
         yield (sql.FORGET_JOURNAL, list(batch.journal_from.items()))
+    if batch.mentions:
+        yield (values.MENTION, [values.mention_values(mention) for mention in batch.mentions])
+    for name, first in batch.journal_from.items():
+        head = _head(batch, name)
+        about = {"name": name, "first": first, "inbox_done": head.inbox_done, "run": head.run}
+        yield (values.FORGET_MENTIONS, [about])
     if batch.locks:
         yield from _lock_writes(batch)
     if batch.schedules:
