@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 from rayflow.core.events import AttemptFailed, Entry, StepFailed, kind_and_name
 from rayflow.errors import DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import DeadLetter
 from rayflow.storage.operations import ExecutionRecord, JournalRow
 from rayflow.storage.records import decode_entry, decode_failure
-from rayflow.views import failure_in, tolerant
+from rayflow.views import failure_in
 
 if TYPE_CHECKING:
     from rayflow.steering import Steering
@@ -88,6 +87,7 @@ class DeadLetters:
 
     Args:
         engine: the engine.
+        decode: reads payloads.
 
     Example:
         >>> for letter in engine.dead_letters.list(workflow="analyse"):  # doctest: +SKIP
@@ -95,9 +95,9 @@ class DeadLetters:
         ...         engine.dead_letters.requeue(letter.execution_id, letter.step)
     """
 
-    def __init__(self, engine: Steering) -> None:
+    def __init__(self, engine: Steering, decode: Callable[[bytes], Any]) -> None:
         self._engine = engine
-        self._decode = tolerant(MsgpackCodec())
+        self._decode = decode
 
     def show(self, execution_id: str, step: int) -> DeadLetterInfo:
         """One dead letter with the history of its attempts. Raises DeadLetterNotFound."""

@@ -30,6 +30,7 @@ from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.operations import Append, Claim, ExecutionRecord, JournalRow, Refused, Release
 from rayflow.storage.records import append_digest, encode_entry, encode_failure
+from rayflow.storage.values import GRACE
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ SWEEP, AGAIN = 1.0, 0.2
 
 #: How far ahead a look into the store sees what will be due: further than until the next look.
 AHEAD = 2.5
+
+#: Seconds between two looks for large values to which nothing refers, and how many of them are deleted at a time.
+COLLECT, COLLECTED = 30.0, 20
 
 #: Takeovers of an execution without any progress in between: after so many it runs alone on a coordinator, and after
 #: so many it is set aside.
@@ -97,6 +101,7 @@ class Overseer:
         else:
             self._begun = True
             self._tick()
+            self._collect_values()
 
     def _tick(self) -> None:
         for action in (self.fleet.ping_all, self.pools.ping_all, self._sweep, self._keep_time, self.fleet.drop_idle):
@@ -234,6 +239,18 @@ class Overseer:
         if wake is not None and wake < now + SWEEP and (self._next_time is None or wake < self._next_time):
             self._next_time = max(wake, now)
             self.turns.later(self._next_time - now, self._keep_time)
+
+    def _collect_values(self) -> None:
+        """Have large values deleted to which nothing refers; nobody waits for it."""
+
+        def told(reply: Reply) -> None:
+            if reply.error is not None:
+                log.info("large values cannot be collected now: %s", reply.error)
+            elif reply.value:
+                log.info("%d large values were deleted, to which nothing refers any more", reply.value)
+
+        send_to(self._system, naming.PERSISTENCE, "collect_values", GRACE, COLLECTED, then=told, group="values")
+        self.turns.later(COLLECT, self._collect_values)
 
     def _look_at(self, moment: float) -> None:
         if self._next_look is None or moment < self._next_look:

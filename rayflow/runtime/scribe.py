@@ -18,7 +18,7 @@ from rayflow.definition.code import CodeRef
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
 from rayflow.definition.options import ExecutionOptions, Retention
 from rayflow.errors import CodecError, DefinitionError
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.runtime.values import CodeValues
 from rayflow.storage.crossing import Ask as StoreAsk
 from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLock
 from rayflow.storage.kept import DeadLetter, DefinitionRecord
@@ -40,7 +40,7 @@ class Scribe:
     Args:
         record: the execution's row.
         epoch: the coordinator's.
-        codec: reads and writes payloads.
+        values: the large values among what it writes.
         refer: for children's code.
         retention: how long what is over is kept, where neither its options nor its workflow say.
 
@@ -49,11 +49,11 @@ class Scribe:
     """
 
     def __init__(
-        self, record: ExecutionRecord, epoch: int, codec: MsgpackCodec, refer: Refer, retention: Retention
+        self, record: ExecutionRecord, epoch: int, values: CodeValues, refer: Refer, retention: Retention
     ) -> None:
         self.record = record
         self.epoch = epoch
-        self._codec = codec
+        self._values = values
         self._refer = refer
         self._options = ExecutionOptions.model_validate_json(record.options)
         self._default_retention = retention
@@ -63,7 +63,8 @@ class Scribe:
         self, entries: Sequence[Entry], work: Work, asks: Sequence[StoreAsk], now: float, *, waits: str | None
     ) -> Append:
         """The operation that adds entries to the journal, with all that goes along."""
-        rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
+        values = self._values
+        rows = tuple(JournalRow(entry.seq, encode_entry(values.recorded(entry))) for entry in entries)
         outcome = work.outcome
         failure = outcome.failure if outcome is not None else work.reason
         first, last = entries[0].seq, entries[-1].seq
@@ -77,13 +78,13 @@ class Scribe:
             at=now,
             status=work.status,
             inbox_done=work.inbox_done,
-            result=None if outcome is None else outcome.result,
+            result=None if outcome is None or outcome.result is None else values.refer(outcome.result),
             failure=None if failure is None else encode_failure(failure),
             counts=dict(work.counts),
             dead_letters=tuple(self._dead(letter, first, last) for letter in work.letters),
             asks=tuple(asks),
             waits=waits,
-            next_run=work.run,
+            next_run=None if work.run is None else values.refer(work.run),
             expires_at=None if kept is None else now + kept,
         )
 
@@ -123,7 +124,7 @@ class Scribe:
                 return TakeLock(ask.seq, ask.call.name, ask.call.limit)
             case SignalCall():
                 key = f"signal/{call_nonce(self.record, ask.seq)}"
-                row = signal_row(ask.call.name, ask.payload, key, now)
+                row = signal_row(ask.call.name, self._values.refer(ask.payload), key, now)
                 return Send(ask.seq, ask.call.execution_id, row, ask.call.name)
             case ChildCall():
                 try:
@@ -157,14 +158,14 @@ class Scribe:
             saved_at=now,
             environment=self.record.environment,
         )
-        args, kwargs = self._codec.decode(payload)
+        args, kwargs = self._values.codec.decode(payload)
         record = new_record(
             definition,
             args,
             kwargs,
             execution_id=child_id(self.record, call.id, seq),
             options=call.options or self._options.replace(**_OWN),
-            codec=self._codec,
+            encode=self._values.encode,
             nonce=call_nonce(self.record, seq),
             now=now,
         )

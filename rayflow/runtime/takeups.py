@@ -9,7 +9,8 @@ from functools import partial
 from rayflow.errors import Fenced, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.commits import RETRY_FIRST, RETRY_MOST
-from rayflow.runtime.driver import Driver, is_fresh
+from rayflow.runtime.driven import is_fresh
+from rayflow.runtime.driver import Driver
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.persistence import TakenUp
 from rayflow.runtime.system import ActorSystem, Reply, send_to
