@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from rayflow.local import LocalEngine
     from rayflow.pools import WorkerPool
     from rayflow.recovery import RecoveryManager
+    from rayflow.storage.large import whole
 
 __all__ = [
     "Agent",
@@ -184,6 +185,7 @@ __all__ = [
     "step_context",
     "uuid4",
     "wait_for_signal",
+    "whole",
     "workflow",
 ]
 
@@ -201,6 +203,7 @@ _LAZY = {
     "RecoveryStatus": "rayflow.core.recovery",
     "TaskStatus": "rayflow.core.tasks",
     "WorkerPool": "rayflow.pools",
+    "whole": "rayflow.storage.large",
 }
 
 try:

@@ -32,8 +32,10 @@ from rayflow.pools import QueueRoom, portable
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.values import put_value
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.damage import check_payload, failure_or_damage
+from rayflow.storage.keeping import Keeping
 from rayflow.storage.kept import DefinitionRecord
 from rayflow.storage.operations import ExecutionRecord, Existing, Start
 from rayflow.storage.starting import check_same_start, new_record
@@ -57,6 +59,9 @@ class Engine(Control):
     def __init__(self, system: ActorSystem, config: EngineConfig, url: str, env: Environment) -> None:
         super().__init__(system, MsgpackCodec(allow_pickle=config.allow_pickle))
         self.config = config
+        self._keeping = Keeping(
+            self._codec, lambda reference, data: put_value(system, reference, data), config.large_value_bytes
+        )
         self.store = url
         self.watcher = Watcher(system)
         self._env = env
@@ -264,7 +269,7 @@ class Engine(Control):
             kwargs,
             execution_id=execution_id or "",
             options=options or self.config.execution,
-            codec=self._codec,
+            encode=self._keeping.encode,
             nonce=f"{self._nonce}/{uuid.uuid4().hex}",
             now=self.clock.now(),
         )

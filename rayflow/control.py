@@ -27,6 +27,7 @@ from rayflow.runtime.system import ActorSystem
 from rayflow.schedules import Schedules
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
+from rayflow.storage.keeping import Keeping
 from rayflow.storage.kept import DefinitionRecord
 from rayflow.storage.operations import Deliver, ExecutionRecord, Existing, JournalRow, Start
 from rayflow.storage.records import decode_entry, encode_entry
@@ -49,6 +50,8 @@ class Control(Looking, abc.ABC):
 
     #: The engine's.
     config: EngineConfig
+    #: Writes what is recorded.
+    _keeping: Keeping
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system, codec)
@@ -75,10 +78,9 @@ class Control(Looking, abc.ABC):
         Example:
             >>> engine.signal("doc-17", "review", Verdict(ok=True), key="review-17")  # doctest: +SKIP
         """
-        data = self._codec.encode(payload)
         record = self.record(execution_id)
-        self._check_fits(record, check_name("signal name", name), data)
-        row = signal_row(name, data, f"signal/{key or uuid.uuid4().hex}", self.clock.now())
+        self._check_fits(record, check_name("signal name", name), self._codec.encode(payload))
+        row = signal_row(name, self._keeping.encode(payload), f"signal/{key or uuid.uuid4().hex}", self.clock.now())
         self._write([Deliver(execution_id, row)])
         self._supervisor().send("nudge", (execution_id,))
 
@@ -179,7 +181,7 @@ class Control(Looking, abc.ABC):
             return source.input, source.identity
         old_args, old_kwargs = self._codec.decode(source.input)
         chosen = (old_args if args is None else args, dict(old_kwargs if kwargs is None else kwargs))
-        return self._codec.encode(chosen), identity_of(source.workflow_id, *chosen)
+        return self._keeping.encode(chosen), identity_of(source.workflow_id, *chosen)
 
     def _other_version(
         self, source: ExecutionRecord, workflow: AnyWorkflow | None, version: str | None
@@ -207,7 +209,7 @@ class Control(Looking, abc.ABC):
         """A handle on an execution."""
 
     def _start_fork(self, record: ExecutionRecord, plan: ForkPlan, state: Mapping[str, Any]) -> ExecutionHandle[Any]:
-        encoded = {check_name("state key", key): self._codec.encode(value) for key, value in state.items()}
+        encoded = {check_name("state key", key): self._keeping.encode(value) for key, value in state.items()}
         last = len(plan.entries) + 1
         at = max([record.created_at, *(entry.event.at for entry in plan.entries[-1:])])
         entries = [*plan.entries, Entry(last, Forked(at, record.forked_from, plan.to, encoded))]

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rayflow.core.events import AttemptFailed, Entry, StepFailed, kind_and_name
 from rayflow.errors import CorruptRecord, DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.damage import damage_failure, failure_or_damage, readable
 from rayflow.storage.kept import DeadLetter
 from rayflow.storage.operations import ExecutionRecord, JournalRow
 from rayflow.storage.records import decode_failure
-from rayflow.views import forgiving, tolerant
+from rayflow.views import forgiving
 
 if TYPE_CHECKING:
     from rayflow.steering import Steering
@@ -89,7 +88,7 @@ class DeadLetters:
 
     Args:
         engine: the engine.
-        codec: reads what the steps were called with.
+        decode: reads payloads.
 
     Example:
         >>> for letter in engine.dead_letters.list(workflow="analyse"):  # doctest: +SKIP
@@ -97,9 +96,9 @@ class DeadLetters:
         ...         engine.dead_letters.requeue(letter.execution_id, letter.step)
     """
 
-    def __init__(self, engine: Steering, codec: MsgpackCodec) -> None:
+    def __init__(self, engine: Steering, decode: Callable[[bytes], Any]) -> None:
         self._engine = engine
-        self._decode = tolerant(codec)
+        self._decode = decode
 
     def show(self, execution_id: str, step: int) -> DeadLetterInfo:
         """One dead letter with the history of its attempts. Raises DeadLetterNotFound."""

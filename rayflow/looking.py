@@ -13,11 +13,13 @@ from rayflow.pools import Pools
 from rayflow.recovery import RecoveryManager
 from rayflow.runtime.prints import Progress
 from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.values import read_value
 from rayflow.steering import Steering
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.damage import entries_of
 from rayflow.storage.kept import StepNote
+from rayflow.storage.large import Reference
 from rayflow.storage.operations import ExecutionRecord, JournalRow
 from rayflow.views import Output, children_of, snapshot, summary, tolerant
 
@@ -40,18 +42,26 @@ class Looking(Steering):
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system)
-        self._codec = codec
+
+        def read(reference: Reference) -> bytes:
+            return read_value(system, reference, "")
+
+        self._codec = codec.reading(read)
+        self._tolerant = tolerant(codec.reading(read, lazy=True))
         self.pools = Pools(system, codec)
-        self.dead_letters = DeadLetters(self, codec)
+        self.dead_letters = DeadLetters(self, self._tolerant)
         self.recovery = RecoveryManager(self)
 
     def status(self, execution_id: str) -> ExecutionSnapshot:
-        """The execution's snapshot: status, steps, state, results. Raises ExecutionNotFound."""
+        """The execution's snapshot: status, steps, state, results. Raises ExecutionNotFound.
+
+        Large values in it are read when they are used, which needs the engine to be open.
+        """
         record = self.record(execution_id)
         rows: list[JournalRow] = self._persistence().call("journal", execution_id)
         notes: list[StepNote] = self._persistence().call("notes", execution_id)
         children: list[ExecutionRecord] = self._persistence().call("executions", children_of(execution_id))
-        return snapshot(record, rows, notes, children, tolerant(self._codec))
+        return snapshot(record, rows, notes, children, self._tolerant)
 
     def tasks(self, execution_id: str) -> list[TaskStatus]:
         """Every attempt of an execution: where it is, who runs it or ran it, since when, and how it failed.

@@ -17,7 +17,8 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
@@ -106,6 +107,17 @@ def _is_time_zone(path: object) -> bool:
     # zoneinfo's C half opens its files without a frame of its own. They are the same for everybody.
     zoneinfo = sys.modules.get("zoneinfo")
     return zoneinfo is not None and isinstance(path, str) and path.startswith(tuple(zoneinfo.TZPATH))
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """What is done meanwhile on this thread is not the doing of the code whose loop runs there."""
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
 
 
 def _guarded(function: Callable[P, R], what: str) -> Callable[P, R]:

@@ -315,6 +315,8 @@ class EngineConfig(Options):
         environment_idle: seconds after which actors of a code environment without work are stopped.
         park_after: seconds without anything to do after which an execution that only waits is parked: it holds no
             actor and no memory until it is woken.
+        large_value_bytes: bytes of an encoded value beyond which it is kept once, by its content, and only referred to;
+            it then goes from step to step without passing through the coordinator.
         retention: how long executions are kept after their end, where neither their options nor their workflow say;
             for ever if left out.
         allow_pickle: whether what only cloudpickle can write is written and read: values of classes that cannot be
@@ -334,6 +336,7 @@ class EngineConfig(Options):
     ping_timeout: float = Field(4.0, gt=0)
     environment_idle: float = Field(300.0, gt=0)
     park_after: float = Field(1.0, gt=0)
+    large_value_bytes: int = Field(256 << 10, ge=1 << 10)
     retention: Retention = Retention()
     allow_pickle: bool = True
 

@@ -12,6 +12,7 @@ from rayflow.core.snapshot import ExecutionSnapshot, StepSnapshot
 from rayflow.display.words import lasted, step_lasted
 from rayflow.errors import CodecError, Failure
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.large import is_large
 from rayflow.views import WorkflowInfo
 
 
@@ -21,6 +22,8 @@ def jsonable(value: Any) -> Any:
     Objects become dictionaries with their class under ``"__type__"``, keys become strings, bytes and other leaves
     text, numbers that JSON does not have (NaN, infinity) their names.
     """
+    if is_large(value):
+        return repr(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float) and not math.isfinite(value):
@@ -52,7 +55,7 @@ def _leaf(value: Any) -> str:
 
 
 def _described(value: Any) -> Any:
-    codec = MsgpackCodec()
+    codec = MsgpackCodec(lazy=True)
     try:
         return codec.describe(codec.encode(value))
     except CodecError:

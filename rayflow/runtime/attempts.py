@@ -22,14 +22,14 @@ from rayflow.definition.agent import agent_id, run_agent
 from rayflow.definition.api import StepContext, entered
 from rayflow.definition.base import Definition
 from rayflow.definition.step import Step
-from rayflow.errors import ClusterError, Failure, IncompatibleVersion, StorageUnavailable, class_name
+from rayflow.errors import ClusterError, CorruptRecord, Failure, IncompatibleVersion, StorageUnavailable, class_name
 from rayflow.ids import Clock
 from rayflow.runtime import logs, output
 from rayflow.runtime.arguments import read_arguments
 from rayflow.runtime.beats import Beats
 from rayflow.runtime.eventloop import LoopThread
 from rayflow.runtime.messages import TaskMessage, TaskOutcome
-from rayflow.storage.codec import Codec
+from rayflow.runtime.values import Values
 
 Resolve = Callable[[Mapping[str, Any], str], Any]
 """Finds the step or agent of a code reference and a part of it."""
@@ -50,6 +50,7 @@ class Attempt:
         coordinator: name of the actor that is told what the step prints, and that it is alive.
         beats: what it says of being alive.
         prepared: answers what the pool's setup did.
+        values: makes what reads and writes payloads; told how to wait for the store, as long as anybody wants it.
         begun: told when the step's own code begins.
         clock: what tells the time.
 
@@ -65,6 +66,7 @@ class Attempt:
         *,
         beats: Beats,
         prepared: Callable[[], Any],
+        values: Callable[[Callable[[float], bool]], Values],
         begun: Callable[[Attempt], None] | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -89,8 +91,11 @@ class Attempt:
             beat=beats.beat,
             prepared=prepared,
         )
+        self.values = values(self.context.cancel.wait)
         self._begun = begun
         self._lock = threading.Lock()
+        #: Whether what it was given is damaged or missing in the store.
+        self.unreadable = False
         self._reason: str | None = None
         self._interrupt: Callable[[], None] | None = None
 
@@ -132,13 +137,11 @@ class Runner:
 
     Args:
         resolve: finds code.
-        codec: reads arguments and writes results.
         loop: where async steps run.
     """
 
-    def __init__(self, resolve: Resolve, codec: Codec, loop: LoopThread) -> None:
+    def __init__(self, resolve: Resolve, loop: LoopThread) -> None:
         self._resolve = resolve
-        self._codec = codec
         self._loop = loop
 
     def run(self, attempt: Attempt) -> TaskOutcome | None:
@@ -158,6 +161,7 @@ class Runner:
             attempt.began,
             attempt.clock(),
             attempt.lines.take(end=True),
+            attempt.unreadable,
         )
 
     def _run(self, attempt: Attempt) -> tuple[bytes | None, Failure | None]:
@@ -181,7 +185,7 @@ class Runner:
         target = self._resolve(task.code, task.part)
         fn = _function(target, task, agent=agent)
         attempt.needs = "the arguments of step {} cannot be read"
-        args, kwargs = read_arguments(self._codec, task.payload, fn)
+        args, kwargs = read_arguments(attempt.values.codec, task.payload, fn)
         given = _only(args) if agent else None
         attempt.needs = ""
         if attempt.stopped is not None:
@@ -193,7 +197,7 @@ class Runner:
         else:
             value = self._settled(attempt, fn(*args, **kwargs))
         attempt.needs = "the result of step {} cannot be recorded"
-        return self._codec.encode(value)
+        return attempt.values.encode(value)
 
     def _settled(self, attempt: Attempt, answer: Any) -> Any:
         if not inspect.isawaitable(answer):
@@ -294,6 +298,7 @@ def _explained(attempt: Attempt, error: BaseException) -> Failure:
     # What cannot be reached now may be there at the next attempt; what cannot be read or written never will be.
     if not attempt.needs or isinstance(error, (ClusterError, StorageUnavailable)):
         return found
+    attempt.unreadable = isinstance(error, CorruptRecord)
     what = attempt.needs.format(repr(attempt.task.step))
     return replace(found, message=f"{what}: {found.message or found.type}", retryable=False)
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rayflow.runtime.attempts import Attempt, cancelled
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome
+from rayflow.runtime.system import Held
 
 Key = tuple[str, int, int]
 """Execution id, sequence number, attempt."""
@@ -47,6 +49,9 @@ class Batch:
     #: How many of those given back it told.
     returned: int = 0
     expires: float = 0.0
+    #: Handles on large values: those that came with it, and those that are to be told with its answer.
+    held: Mapping[str, Held] = field(default_factory=dict)
+    made: dict[str, Held] = field(default_factory=dict)
     settled: threading.Event = field(default_factory=threading.Event)
 
 

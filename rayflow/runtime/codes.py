@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.context import Target
 from rayflow.errors import CorruptRecord
 from rayflow.runtime import naming
-from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.system import ActorSystem, Reply, send_to
+from rayflow.runtime.values import patiently, read_value
+from rayflow.storage.large import Reference
+
+#: Seconds for which a coordinator waits for a value while the store cannot be reached.
+PATIENCE = 10.0
 
 #: Steps and agents whose reference is remembered.
 _KEPT = 1_000
@@ -39,6 +48,24 @@ class Codes:
         if data is None:
             raise CorruptRecord("", f"blob {digest} is missing in the store")
         return data
+
+    def value(self, reference: Reference, execution_id: str) -> bytes:
+        """The payload of a large value that a workflow's code uses; the coordinator waits for it.
+
+        Raises:
+            CorruptRecord: it is missing or damaged.
+            ClusterError, StorageUnavailable: it cannot be read now.
+        """
+        give_up = time.monotonic() + PATIENCE
+        return patiently(
+            lambda: read_value(self._system, reference, execution_id),
+            threading.Event().wait,
+            lambda: time.monotonic() < give_up,
+        )
+
+    def put_value(self, digest: str, data: bytes, then: Callable[[Reply], None]) -> None:
+        """Have the store keep a large value; ``then`` is told."""
+        send_to(self._system, naming.PERSISTENCE, "put_value", digest, data, then=then, group="values")
 
     def workflow(self, definition: WorkflowDefinition) -> CodeRef:
         """A reference to a workflow's code, for a child. What travels by value is stored first.

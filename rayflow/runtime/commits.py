@@ -23,8 +23,11 @@ Members = list[tuple[Driver, list[Operation]]]
 class Commits:
     """See the module's docstring. Used on the coordinator's thread only.
 
+    What the executions' code has made that is large goes to the store first: their operations refer to it.
+
     Args:
         line: the way to the store.
+        put: has the store keep a large value: its digest and payload, and who is told.
         post: runs an action on the coordinator's thread.
         later: the same, after some seconds.
         finish: told the answers to a driver's operations.
@@ -34,12 +37,15 @@ class Commits:
     def __init__(
         self,
         line: Line,
+        put: Callable[[str, bytes, Callable[[Reply], None]], None],
         post: Callable[[Callable[[], None]], None],
         later: Callable[[float, Callable[[], None]], None],
+        *,
         finish: Callable[[Driver, Sequence[Answer]], None],
         fenced: Callable[[Fenced], None],
     ) -> None:
         self._line = line
+        self._put = put
         self._post = post
         self._later = later
         self._finish = finish
@@ -51,7 +57,27 @@ class Commits:
         """Commit the operations of some drivers, all in one message."""
         self.under_way = True
         request = pack([operation for _, operations in members for operation in operations])
-        self._send(request, members, RETRY_FIRST)
+        values = {digest: data for driver, _ in members for digest, (_, data) in driver.values.take().items()}
+        self._keep(values, request, members, RETRY_FIRST)
+
+    def _keep(self, values: dict[str, bytes], request: bytes, members: Members, wait: float) -> None:
+        """Put the values one after the other, then send the request."""
+        if not values:
+            self._send(request, members, RETRY_FIRST)
+            return
+        digest = next(iter(values))
+
+        def kept(answer: Reply) -> None:
+            if isinstance(answer.error, Fenced):
+                self._answered(request, members, answer, wait)
+            elif answer.error is not None:
+                log.warning("a large value cannot be kept: %s; it is sent again", answer.error)
+                self._later(wait, lambda: self._keep(values, request, members, min(wait * 2, RETRY_MOST)))
+            else:
+                del values[digest]
+                self._keep(values, request, members, RETRY_FIRST)
+
+        self._put(digest, values[digest], lambda answer: self._post(lambda: kept(answer)))
 
     def _send(self, request: bytes, members: Members, wait: float) -> None:
         def reply(answer: Reply) -> None:

@@ -105,7 +105,7 @@ class Conductor:
         self._dispatchers = Dispatchers(self, system, env, settings)
         self._remarks = Remarks(self._drivers.get, self.now, self._codec, self._schedule)
         self._driver = driver
-        self._performer = performer(self, system, env, self._dispatchers, allow_pickle=settings.allow_pickle)
+        self._performer = performer(self, system, env, self._dispatchers, settings)
         self._commits: Commits | None = None
         self._inboxes = Inboxes(system, self.post, self.later, self._received)
         self._reports = Reports(system, name, self.post, self.later)
@@ -113,8 +113,8 @@ class Conductor:
 
     def start(self) -> None:
         """Begin."""
-        line = ActorLine(self._system.find(naming.PERSISTENCE), "commit")
-        self._commits = Commits(line, self.post, self.later, self._finish, self._fenced)
+        line, put = ActorLine(self._system.find(naming.PERSISTENCE), "commit"), self._codes.put_value
+        self._commits = Commits(line, put, self.post, self.later, finish=self._finish, fenced=self._fenced)
         self.turns.every(REFRESH, self._refresh)
         self.turns.start()
 
@@ -173,12 +173,12 @@ class Conductor:
             return
         self.code_as_of = time.time()
         for record in records:
-            held = known.get(record.id)
-            if held is not None:
+            if (held := known.get(record.id)) is not None:
                 self._let_go(held)
             driver = self._driver(
                 record, nonce=self._nonce, coordinator=self.name, codec=self._codec, cache=self._codes.cache,
-                fetch=self._codes.fetch, refer=self._codes.workflow, config=self._settings.config,
+                fetch=self._codes.fetch, refer=self._codes.workflow, read=self._codes.value,
+                config=self._settings.config,
             )  # fmt: skip
             self._drivers[record.id] = driver
             self._takeups.begin(driver)
@@ -262,16 +262,16 @@ class Conductor:
 
     def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
         """An attempt ended."""
-        key = (outcome.execution_id, outcome.seq, outcome.attempt)
-        about: dict[str, Any] = {"began": outcome.began, "worker": worker, "now": self.now()}
         if outcome.output:
             self.prints.add(outcome.execution_id, outcome.output)
-        if (result := outcome.result) is not None:
-            self._tell(key, lambda execution: execution.completed(key[1], key[2], result, **about), epoch)
-        elif (failure := outcome.failure) is not None:
-            self._tell(key, lambda execution: execution.failed(key[1], key[2], failure, **about), epoch)
-        elif (driver := self._drivers.get(outcome.execution_id)) is not None and driver.epoch == epoch:
+        driver = self._drivers.get(outcome.execution_id)
+        if driver is None or driver.epoch != epoch:
+            return
+        if outcome.result is None and outcome.failure is None:
             self._drop(driver, "a worker refused it, because it knows a newer coordinator of this execution")
+        else:
+            key, now = (outcome.execution_id, outcome.seq, outcome.attempt), self.now()
+            self._tell(key, lambda _: driver.outcome(outcome, worker, now), epoch)
 
     def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str, epoch: int) -> None:
         """An attempt was lost with its worker."""

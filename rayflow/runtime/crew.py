@@ -98,6 +98,7 @@ class Crew:
             config.name,
             naming.PERSISTENCE,
             self._settings.allow_pickle,
+            self._settings.config.large_value_bytes,
             setup=str(config.setup or ""),
             max_tasks=config.max_tasks_per_worker,
             pool_actor=naming.pool(config.name),

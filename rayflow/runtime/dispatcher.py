@@ -20,11 +20,20 @@ from rayflow.core.slots import Key, Send, Slots
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, Failure, LeaseLost, QueueFull, StorageUnavailable
 from rayflow.runtime import naming
+from rayflow.runtime.held import HeldValues
 from rayflow.runtime.host import Host
+from rayflow.runtime.lines import Lines
 from rayflow.runtime.losses import worker_died, worker_stopped
-from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
+from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack
 from rayflow.runtime.pooltalk import PoolTalk
-from rayflow.runtime.system import ActorLine, ActorLost, ActorSystem, Line, Reply, TaskCrashed, TaskRefused, send_to
+from rayflow.runtime.system import (
+    ActorSystem,
+    Parcel,
+    Reply,
+    TaskCrashed,
+    TaskRefused,
+    send_to,
+)
 from rayflow.runtime.tasklauncher import TaskLauncher
 
 log = logging.getLogger(__name__)
@@ -38,9 +47,6 @@ COLLECT = 20.0
 #: Seconds after which the pool is told again of a task that does not stop, and after which a Ray task that could not
 #: be submitted is tried again.
 RETIRE_AGAIN, SUBMIT_AGAIN = 5.0, 2.0
-
-#: Workers' lines that are kept at hand.
-_LINES = 256
 
 
 @dataclass(slots=True)
@@ -68,10 +74,18 @@ class Dispatcher:
         config: the pool's configuration.
         environment: the coordinator's code environment.
         tasks: runs the steps that are Ray tasks of their own.
+        values: the coordinator's handles on large values.
     """
 
     def __init__(
-        self, host: Host, system: ActorSystem, config: PoolConfig, environment: str, tasks: TaskLauncher
+        self,
+        host: Host,
+        system: ActorSystem,
+        config: PoolConfig,
+        environment: str,
+        tasks: TaskLauncher,
+        *,
+        values: HeldValues,
     ) -> None:
         self._host = host
         self._system = system
@@ -84,7 +98,7 @@ class Dispatcher:
         self._batches: dict[str, _Batch] = {}
         self._by_key: dict[Key, str] = {}
         self._by_token: dict[str, str] = {}
-        self._lines: dict[str, Line] = {}
+        self._lines = Lines(system, config.name, values)
         self._talk = PoolTalk(host, system, config.name, self._slots, self.apply)
         self._numbers = itertools.count(1)
         self._stopping: set[tuple[str, Key]] = set()
@@ -234,14 +248,14 @@ class Dispatcher:
         tasks = tuple(batch.tasks.values())
         host = self._host
         about = (batch.id, send.token, self._slots.epoch, host.name)
-        request = pack(BatchMessage(*about, tasks, PATIENCE, send.rated, host.code_as_of))
+        request = self._lines.parcel(pack(BatchMessage(*about, tasks, PATIENCE, send.rated, host.code_as_of)), tasks)
         label = tasks[0].step if len(tasks) == 1 else f"{tasks[0].step} and {len(tasks) - 1} more"
         if batch.own:
             self._run_own(batch, runs[0][0], request, label)
         else:
             self._call(batch, "run", request, label)
 
-    def _run_own(self, batch: _Batch, run: RunAttempt, request: bytes, label: str) -> None:
+    def _run_own(self, batch: _Batch, run: RunAttempt, request: bytes | Parcel, label: str) -> None:
         def reply(answer: Reply) -> None:
             self._host.post(lambda: self._replied(batch, answer))
 
@@ -261,24 +275,11 @@ class Dispatcher:
             if lacking:
                 self._host.waits(key, lacking)
 
-    def _call(self, batch: _Batch, method: str, request: bytes, label: str) -> None:
+    def _call(self, batch: _Batch, method: str, request: bytes | Parcel, label: str) -> None:
         def reply(answer: Reply) -> None:
             self._host.post(lambda: self._replied(batch, answer))
 
-        try:
-            line = self._line(batch.send.worker, method)
-        except ActorLost as error:
-            reply(Reply(error=error))
-        else:
-            line.send(request, reply, label)
-
-    def _line(self, worker: str, method: str) -> Line:
-        key = f"{worker}/{method}"
-        if key not in self._lines:
-            if len(self._lines) >= _LINES:
-                self._lines.clear()
-            self._lines[key] = ActorLine(self._system.find(naming.worker(self._config.name, worker)), method)
-        return self._lines[key]
+        self._lines.call(batch.send.worker, method, request, reply, label)
 
     # --- outcomes ------------------------------------------------------------------------------------------
     def _replied(self, batch: _Batch, answer: Reply) -> None:
@@ -287,10 +288,10 @@ class Dispatcher:
         elif answer.error is not None:
             self._failed(batch, answer.error)
         else:
-            self._take(batch, unpack(answer.value))
+            self._take(batch, self._lines.read(answer.value, {key[0] for key in batch.tasks}))
 
     def _replied_late(self, batch: _Batch, answer: Reply) -> None:
-        reply: BatchReply = BatchReply() if answer.error is not None else unpack(answer.value)
+        reply = BatchReply() if answer.error is not None else self._lines.read(answer.value, ())
         for outcome in reply.outcomes:
             message = batch.lost.pop((outcome.execution_id, outcome.seq, outcome.attempt), None)
             if message is not None:
@@ -363,8 +364,7 @@ class Dispatcher:
     def _failed(self, batch: _Batch, error: BaseException) -> None:
         self._slots.void(batch.send.token)
         worker = batch.send.worker
-        for method in ("run", "collect"):
-            self._lines.pop(f"{worker}/{method}", None)
+        self._lines.forget(worker)
         if isinstance(error, LeaseLost) or (batch.own and not isinstance(error, TaskCrashed)):
             self._lose(batch, partial(worker_stopped, worker=worker, detail=str(error)))
             return

@@ -13,6 +13,7 @@ from rayflow.errors import PoolNotFound
 from rayflow.runtime import naming
 from rayflow.runtime.dispatcher import Dispatcher
 from rayflow.runtime.environment import Environment
+from rayflow.runtime.held import HeldValues
 from rayflow.runtime.host import Host
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem, Reply, send_to
@@ -38,7 +39,8 @@ class Dispatchers:
         self._system = system
         self._env = env
         self._settings = settings
-        self._tasks = TaskLauncher(system, host.name, env, allow_pickle=settings.allow_pickle)
+        self._tasks = TaskLauncher(system, host.name, env, settings)
+        self._values = HeldValues()
         self._known: dict[str, Dispatcher] = {}
         #: Of pools that are no more, as long as anything of theirs is under way.
         self._leaving: list[Dispatcher] = []
@@ -63,6 +65,7 @@ class Dispatchers:
         """The execution is not driven here any more."""
         for dispatcher in self._all():
             dispatcher.forget(execution_id)
+        self._values.forget(execution_id)
 
     def apply(self, pool: str, epoch: int, commands: Sequence[Grant | Recall | Void]) -> None:
         """A pool says something by itself."""
@@ -120,7 +123,9 @@ class Dispatchers:
     def _dispatcher(self, pool: str) -> Dispatcher:
         if pool not in self._known:
             config = self._config(pool)
-            self._known[pool] = Dispatcher(self._host, self._system, config, self._env.id, self._tasks)
+            self._known[pool] = Dispatcher(
+                self._host, self._system, config, self._env.id, self._tasks, values=self._values
+            )
         return self._known[pool]
 
     def _config(self, pool: str) -> PoolConfig:

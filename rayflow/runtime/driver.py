@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any
 
 from rayflow.core.actions import Ask
-from rayflow.core.events import Entry, Paused
+from rayflow.core.events import Entry, Paused, StepCompleted
 from rayflow.core.execution import Action, Execution, InboxItem, Work
 from rayflow.core.machine import Machine, failure_of
 from rayflow.core.waits import WaitsFor
@@ -22,11 +22,15 @@ from rayflow.definition.context import ChildCall
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError, CorruptRecord, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
+from rayflow.runtime.driven import Committed, items_of
 from rayflow.runtime.loading import Fetch, load_definition, named, read_input, read_row
+from rayflow.runtime.messages import TaskOutcome
 from rayflow.runtime.scribe import Refer, Scribe
+from rayflow.runtime.values import CodeValues
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.damage import damage_failure, entries_of, failure_or_damage, remedy
 from rayflow.storage.kept import StepNote
+from rayflow.storage.large import Reference
 from rayflow.storage.operations import (
     Answer,
     Claim,
@@ -39,7 +43,6 @@ from rayflow.storage.operations import (
     Refused,
     Release,
 )
-from rayflow.storage.records import decode_entry
 from rayflow.storage.starting import child_id
 
 log = logging.getLogger(__name__)
@@ -47,19 +50,8 @@ log = logging.getLogger(__name__)
 #: Seconds ahead of its next timer at which an execution is not parked any more.
 PARK_AHEAD = 2.0
 
-
-class Committed(NamedTuple):
-    """What follows from a commit.
-
-    Args:
-        actions: to be done now.
-        newest: the newest inbox row of the execution.
-        touched: other executions that have something new in their inboxes, or were started.
-    """
-
-    actions: list[Action]
-    newest: int
-    touched: tuple[str, ...]
+#: Seconds after which an execution is taken up again whose code could not read a value.
+VALUE_AGAIN = 1.0
 
 
 class Driver:
@@ -73,6 +65,7 @@ class Driver:
         cache: loads code.
         fetch: answers blobs of the store.
         refer: makes references to the code of children.
+        read: answers the payload of a large value of an execution.
         config: how actors run: after how long what only waits is parked, and for how long what is over is kept.
     """
 
@@ -86,6 +79,7 @@ class Driver:
         cache: CodeCache,
         fetch: Fetch,
         refer: Refer,
+        read: Callable[[Reference, str], bytes],
         config: EngineConfig,
     ) -> None:
         self.record = record
@@ -97,10 +91,10 @@ class Driver:
         self.wake: float | None = None
         self.log = logging.LoggerAdapter(log, {"execution": record.id})
         self._nonce, self._coordinator = nonce, coordinator
-        self._codec = codec
-        self._cache = cache
-        self._fetch = fetch
-        self._scribe = Scribe(record, self.epoch, codec, refer, self.options, retention=config.retention)
+        self.values = CodeValues(codec, read, record.id, config.large_value_bytes)
+        self._codec = self.values.codec
+        self._cache, self._fetch = cache, fetch
+        self._scribe = Scribe(record, self.epoch, self.values, refer, self.options, retention=config.retention)
         self._park_after = config.park_after
         self._active_at = 0.0
         self._waits = record.waits
@@ -138,7 +132,7 @@ class Driver:
         self._active_at = now
 
         def go(execution: Execution) -> None:
-            items = self._items(inbox)
+            items = items_of(self.id, inbox)
             if not journal and record.last_seq == 0:
                 execution.begin(now)
                 self._receive(items, now)
@@ -171,10 +165,13 @@ class Driver:
             )
             self._execution = Execution(machine, self.options, deadline=self.record.deadline)
             go(self._execution)
-        except (ClusterError, StorageUnavailable):
-            self.evict()
-            raise  # it may be there in a moment; the coordinator tries again
-        except Exception as error:  # noqa: BLE001 - a module may raise anything while it is imported
+            self.values.check()
+        except Exception as raised:  # noqa: BLE001 - a module may raise anything while it is imported
+            failed, self.values.failed = self.values.failed, None
+            error = failed or raised  # what the code made of a value that it could not read does not count
+            if isinstance(error, ClusterError | StorageUnavailable):
+                self.evict()
+                raise error from None  # it may be there in a moment; the coordinator tries again
             # Code that is gone or does not repeat itself, payloads that cannot be read: nothing was performed, and
             # nothing of the execution may be lost by going on without them.
             self._block(error, now, seen)
@@ -222,7 +219,20 @@ class Driver:
 
     def receive(self, rows: Sequence[InboxRow], now: float) -> None:
         """Inbox rows arrived. Raises CorruptRecord, and has done nothing, if one is damaged."""
-        self._receive(self._items(rows), now)
+        self._receive(items_of(self.id, rows), now)
+
+    def outcome(self, outcome: TaskOutcome, worker: str, now: float) -> None:
+        """An attempt ended, with a result or a failure."""
+        key = (outcome.seq, outcome.attempt)
+        about: dict[str, Any] = {"began": outcome.began, "worker": worker, "now": now}
+        execution = self._execution
+        assert execution is not None
+        if outcome.result is not None:
+            execution.completed(*key, outcome.result, **about)
+        elif outcome.failure is not None and outcome.unreadable:
+            self.set_aside(CorruptRecord(self.id, outcome.failure.message), now)
+        elif outcome.failure is not None:
+            execution.failed(*key, outcome.failure, **about)
 
     def note(self, step: int, attempt: int, at: float, body: bytes, *, kind: str = "progress") -> None:
         """Keep what a step says of itself; it is written with the next entries, or soon."""
@@ -235,19 +245,12 @@ class Driver:
             self._execution.inbox(number, item, now)
         self.dirty = True
 
-    def _items(self, rows: Sequence[InboxRow]) -> list[tuple[int, InboxItem]]:
-        items: list[tuple[int, InboxItem]] = []
-        for row in rows:
-            event = decode_entry(self.id, 0, row.body, where=f"inbox row {row.number}").event
-            if not isinstance(event, InboxItem):
-                raise CorruptRecord(self.id, f"inbox row {row.number} holds a {type(event).__name__}")
-            items.append((row.number, event))
-        return items
-
     # --- writing -------------------------------------------------------------------------------------------
     def hurry(self) -> list[Action]:
         """Actions that need not wait for the journal, where the execution's checkpoints allow it."""
         if self.options.checkpoints == "sync" or self._execution is None or self._unclaimed or self._sent_claim:
+            return []
+        if self.values.failed is not None:
             return []
         self._collect()
         if self._work.outcome is not None:
@@ -261,6 +264,8 @@ class Driver:
         Raises:
             ClusterError, StorageUnavailable: the code of a child cannot be stored now; call it again later.
         """
+        if self.values.failed is not None and (given_up := self._without_value(now)):
+            return given_up
         self._collect()
         asks = self._scribe.asks(self._work.asks, now)
         self.dirty = False
@@ -290,6 +295,24 @@ class Driver:
             self._sent_release = True
         self._sent = work
         return operations
+
+    def _without_value(self, now: float) -> list[Operation]:
+        """The code could not read a value. What it has done since is not recorded, and happens again once it can.
+
+        Results that came meanwhile are kept by the inbox, so that no step runs again.
+        """
+        error, self.values.failed = self.values.failed, None
+        assert error is not None
+        if isinstance(error, CorruptRecord):
+            self._block(error, now, self.inbox_seen)
+            return []
+        self.log.warning("execution %s is begun anew from its journal: %s", self.id, error)
+        self._collect()
+        held = [self._scribe.hold(e.event) for e in self._entries if isinstance(e.event, StepCompleted)]
+        self.evict()
+        self._entries, self._work, self._sent = [], Work(), Work()
+        self.dirty, self._sent_release = False, True
+        return [*held, Release(self.id, self.epoch, runnable_at=now + VALUE_AGAIN, at=now)]
 
     def _changed_waits(self) -> str | None:
         """The signals that the code waits for, if that changed: senders look there what they have to be."""
@@ -374,12 +397,15 @@ class Driver:
         return Committed(work.actions, newest, touched)
 
     def set_aside(self, error: RayflowError, now: float) -> bool:
-        """The store refused to write it: pause it with that reason. Answers whether that can be tried."""
+        """The store refused to write it: pause it with the reason, or begin anew. Answers whether that can be done."""
         if self._blocked is not None or self._unclaimed:
             return False
         self.over = False
         self._sent = None
-        self._block(error, now, self.inbox_seen)
+        if isinstance(error, StorageUnavailable):  # what it refers to was collected before it could be written
+            self.values.failed = error
+        else:
+            self._block(error, now, self.inbox_seen)
         return True
 
     def evict(self) -> None:
@@ -387,8 +413,3 @@ class Driver:
         if self._execution is not None:
             self._execution.evict()
             self._execution = None
-
-
-def is_fresh(record: ExecutionRecord) -> bool:
-    """Whether an execution has never been driven: it can be claimed and begun in one transaction."""
-    return record.last_seq == 0 and record.epoch == 0 and record.inbox_last == 0

@@ -11,7 +11,8 @@ from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.host import Host
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
-from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.system import ActorSystem, opened
 from rayflow.runtime.worker import Worker, WorkerSettings
 
 #: Steps that run in one coordinator at once.
@@ -25,13 +26,14 @@ class LocalRuns:
         host: the coordinator.
         system: where the store is found.
         env: the code environment.
-        allow_pickle: whether payloads may be pickled.
+        settings: shared by all actors of the namespace.
     """
 
-    def __init__(self, host: Host, system: ActorSystem, env: Environment, *, allow_pickle: bool) -> None:
+    def __init__(self, host: Host, system: ActorSystem, env: Environment, settings: Settings) -> None:
         self._host = host
-        settings = WorkerSettings(SLOTS, "local", naming.PERSISTENCE, allow_pickle)
-        self._worker = Worker(system, f"{host.name}:local", env, settings)
+        shared = (settings.allow_pickle, settings.config.large_value_bytes)
+        about = WorkerSettings(SLOTS, "local", naming.PERSISTENCE, *shared)
+        self._worker = Worker(system, f"{host.name}:local", env, about)
         self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="local")
         self._numbers = itertools.count(1)
         #: Tasks that wait for a thread. Added by the coordinator's thread, taken by whoever is first.
@@ -66,6 +68,6 @@ class LocalRuns:
         self._host.post(lambda: self._host.sent(key, self._host.now()))
         number = f"{self._host.name}/local/{next(self._numbers)}"
         batch = BatchMessage(number, "local", 0, self._host.name, (message,), 0.0)
-        reply: BatchReply = unpack(self._worker.run(pack(batch)))
+        reply: BatchReply = unpack(opened(self._worker.run(pack(batch))).data)
         for outcome in reply.outcomes:
             self._host.post(partial(self._host.outcome, outcome, self._host.name, message.epoch))

@@ -57,7 +57,10 @@ class BatchMessage(NamedTuple):
 
 
 class TaskOutcome(NamedTuple):
-    """How one attempt ended: a result, or a failure, or (with neither) refused as stale."""
+    """How one attempt ended: a result, or a failure, or (with neither) refused as stale.
+
+    ``unreadable`` says that the failure is none of the step's: what it was given is damaged or missing in the store.
+    """
 
     execution_id: str
     seq: int
@@ -67,6 +70,7 @@ class TaskOutcome(NamedTuple):
     began: float
     ended: float
     output: tuple[str, ...] = ()
+    unreadable: bool = False
 
 
 class BatchReply(NamedTuple):

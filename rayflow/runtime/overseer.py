@@ -30,6 +30,7 @@ from rayflow.runtime.turns import Turns
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.operations import ExecutionRecord
+from rayflow.storage.values import GRACE
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ AHEAD = 2.5
 
 #: Seconds after the end of a patience at which it is over for sure.
 _JUST_AFTER = 0.01
+
+#: Seconds between two looks for large values to which nothing refers, and how many of them are deleted at a time.
+COLLECT, COLLECTED = 30.0, 20
 
 
 class Overseer:
@@ -99,6 +103,7 @@ class Overseer:
         else:
             self._begun = True
             self._tick()
+            self._collect_values()
 
     def _tick(self) -> None:
         fleet = self.fleet
@@ -274,6 +279,18 @@ class Overseer:
         if self._collector.look(self.turns.now()):
             self._collecting = True
             self.turns.later(PAUSE, self._collect)
+
+    def _collect_values(self) -> None:
+        """Have large values deleted to which nothing refers; nobody waits for it."""
+
+        def told(reply: Reply) -> None:
+            if reply.error is not None:
+                log.info("large values cannot be collected now: %s", reply.error)
+            elif reply.value:
+                log.info("%d large values were deleted, to which nothing refers any more", reply.value)
+
+        send_to(self._system, naming.PERSISTENCE, "collect_values", GRACE, COLLECTED, then=told, group="values")
+        self.turns.later(COLLECT, self._collect_values)
 
     def _look_at(self, moment: float) -> None:
         if self._next_look is None or moment < self._next_look:

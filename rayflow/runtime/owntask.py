@@ -16,7 +16,7 @@ from rayflow.runtime.batches import key_of
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.loaded import LoadedCode
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
-from rayflow.runtime.system import ActorSystem, send_to
+from rayflow.runtime.system import ActorSystem, Parcel, opened, send_to
 from rayflow.runtime.worker import Worker, WorkerSettings
 
 #: Seconds between two looks at whether the task was cancelled. Ray interrupts the main thread, but does not wake it:
@@ -29,10 +29,10 @@ def run_own_task(
     environment: Environment,
     settings: WorkerSettings,
     name: str,
-    data: bytes,
+    given: bytes | Parcel,
     *,
     cancelled: threading.Event | None = None,
-) -> bytes:
+) -> bytes | Parcel:
     """Run one step, and leave nothing behind.
 
     An interrupt of the main thread cancels the attempt, which is then waited for: an async step cleans up, a sync one
@@ -43,7 +43,7 @@ def run_own_task(
         environment: the code environment.
         settings: as for a worker; its slots, setup and end do not matter here.
         name: the name of the worker in the step's context.
-        data: a packed BatchMessage with one task.
+        given: a packed BatchMessage with one task.
         cancelled: another way to cancel, for threads, which nobody can interrupt.
 
     Returns:
@@ -52,6 +52,7 @@ def run_own_task(
     _hear_interrupts()
     if system.separate:
         LoadedCode(environment.paths).refresh()  # Ray may give it a process that has run another one
+    data, held = opened(given)
     message: BatchMessage = unpack(data)
     [task] = message.tasks
 
@@ -61,8 +62,8 @@ def run_own_task(
 
     alone = replace(settings, concurrency=1, setup="", max_tasks=None)
     worker = Worker(system, name, environment, alone, begun)
-    answer: Future[bytes] = Future()
-    request = pack(message._replace(tell_begin=False))
+    answer: Future[bytes | Parcel] = Future()
+    request = Parcel(pack(message._replace(tell_begin=False)), held)
     asked: list[bool] = []
     go = threading.Event()
     work = ((_answer, answer, go, worker, request), (_cancel_when_asked, answer, worker, task, asked, cancelled))
@@ -84,7 +85,7 @@ def _hear_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _answer(answer: Future[bytes], go: threading.Event, worker: Worker, request: bytes) -> None:
+def _answer(answer: Future[bytes | Parcel], go: threading.Event, worker: Worker, request: Parcel) -> None:
     go.wait()
     if not answer.set_running_or_notify_cancel():
         return
@@ -94,7 +95,7 @@ def _answer(answer: Future[bytes], go: threading.Event, worker: Worker, request:
         answer.set_exception(error)
 
 
-def _await(answer: Future[bytes], go: threading.Event, asked: list[bool]) -> None:
+def _await(answer: Future[bytes | Parcel], go: threading.Event, asked: list[bool]) -> None:
     """Let it begin and wait for the answer; notes each interrupt, wherever it strikes."""
     while True:
         try:
@@ -106,7 +107,11 @@ def _await(answer: Future[bytes], go: threading.Event, asked: list[bool]) -> Non
 
 
 def _cancel_when_asked(
-    answer: Future[bytes], worker: Worker, task: TaskMessage, asked: list[bool], cancelled: threading.Event | None
+    answer: Future[bytes | Parcel],
+    worker: Worker,
+    task: TaskMessage,
+    asked: list[bool],
+    cancelled: threading.Event | None,
 ) -> None:
     """Cancel the task when somebody asks for that; on a thread of its own, which no interrupt strikes half way."""
     while not wait((answer,), LOOK).done:

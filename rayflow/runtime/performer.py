@@ -13,6 +13,7 @@ from rayflow.runtime.driver import Driver
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.host import Host
 from rayflow.runtime.localruns import LocalRuns
+from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
 
 
@@ -24,17 +25,17 @@ class Performer:
         system: where the store is found.
         env: the code environment.
         dispatchers: the ways to the pools.
-        allow_pickle: whether payloads may be pickled.
+        settings: shared by all actors of the namespace.
     """
 
     def __init__(
-        self, host: Host, system: ActorSystem, env: Environment, dispatchers: Dispatchers, *, allow_pickle: bool
+        self, host: Host, system: ActorSystem, env: Environment, dispatchers: Dispatchers, settings: Settings
     ) -> None:
         self._host = host
         self._system = system
         self._env = env
         self._dispatchers = dispatchers
-        self._allow_pickle = allow_pickle
+        self._settings = settings
         self._local: LocalRuns | None = None
 
     def perform(self, driver: Driver, actions: Sequence[Action]) -> None:
@@ -75,7 +76,7 @@ class Performer:
 
     def _run_here(self, driver: Driver, run: RunAttempt) -> None:
         if self._local is None:
-            self._local = LocalRuns(self._host, self._system, self._env, allow_pickle=self._allow_pickle)
+            self._local = LocalRuns(self._host, self._system, self._env, self._settings)
         message = self._host.message(run, driver.id)
         if message is not None:
             self._local.run(message)

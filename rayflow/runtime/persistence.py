@@ -138,6 +138,18 @@ class Persistence:
         """Keep bytes by their digest."""
         self._run(self._opened().put_blob(digest, data))
 
+    def put_value(self, digest: str, data: bytes) -> None:
+        """Keep the payload of a large value by its digest."""
+        self._run(self._opened().put_value(digest, data, now=self._system.clock.now()))
+
+    def value(self, digest: str) -> bytes | None:
+        """The payload of a large value, or None."""
+        return self._run(self._opened().value(digest))
+
+    def collect_values(self, grace: float, limit: int) -> int:
+        """Delete large values to which nothing refers, so many at most; answers how many."""
+        return self._run(self._opened().collect_values(now=self._system.clock.now(), grace=grace, limit=limit))
+
     def collect(self, over: Over, dry_run: bool = False) -> Collected:  # noqa: FBT001, FBT002 - the arguments of actors are positional
         """Delete executions that are over, in one transaction; answers which."""
         return self._run(self._opened().collect(over, dry_run=dry_run))

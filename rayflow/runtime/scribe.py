@@ -19,7 +19,7 @@ from rayflow.definition.code import CodeRef
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
 from rayflow.definition.options import ExecutionOptions, Retention
 from rayflow.errors import CodecError, DefinitionError
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.runtime.values import CodeValues
 from rayflow.storage.crossing import Ask as StoreAsk
 from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLock
 from rayflow.storage.kept import DeadLetter, DefinitionRecord
@@ -41,7 +41,7 @@ class Scribe:
     Args:
         record: the execution's row.
         epoch: the coordinator's.
-        codec: reads and writes payloads.
+        values: the large values among what it writes.
         refer: for children's code.
         options: how the execution runs, and its children where they have none of their own.
         retention: how long what is over is kept, where neither its options nor its workflow say.
@@ -54,7 +54,7 @@ class Scribe:
         self,
         record: ExecutionRecord,
         epoch: int,
-        codec: MsgpackCodec,
+        values: CodeValues,
         refer: Refer,
         options: ExecutionOptions,
         *,
@@ -62,7 +62,7 @@ class Scribe:
     ) -> None:
         self.record = record
         self.epoch = epoch
-        self._codec = codec
+        self._values = values
         self._refer = refer
         self._options = options
         self._default_retention = retention
@@ -72,7 +72,8 @@ class Scribe:
         self, entries: Sequence[Entry], work: Work, asks: Sequence[StoreAsk], now: float, *, waits: str | None
     ) -> Append:
         """The operation that adds entries to the journal, with all that goes along."""
-        rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
+        values = self._values
+        rows = tuple(JournalRow(entry.seq, encode_entry(values.recorded(entry))) for entry in entries)
         outcome = work.outcome
         failure = outcome.failure if outcome is not None else work.reason
         first, last = entries[0].seq, entries[-1].seq
@@ -86,13 +87,13 @@ class Scribe:
             at=now,
             status=work.status,
             inbox_done=work.inbox_done,
-            result=None if outcome is None else outcome.result,
+            result=None if outcome is None or outcome.result is None else values.refer(outcome.result),
             failure=None if failure is None else encode_failure(failure),
             counts=dict(work.counts),
             dead_letters=tuple(self._dead(letter, first, last) for letter in work.letters),
             asks=tuple(asks),
             waits=waits,
-            next_run=work.run,
+            next_run=None if work.run is None else values.refer(work.run),
             expires_at=None if kept is None else now + kept,
         )
 
@@ -134,7 +135,7 @@ class Scribe:
                 # With what it says: after a rewind, another signal may have the number.
                 said = hashlib.sha256(f"{ask.call.name}\0".encode() + ask.payload).hexdigest()[:16]
                 key = f"signal/{call_nonce(self.record, ask.seq)}/{said}"
-                row = signal_row(ask.call.name, ask.payload, key, now)
+                row = signal_row(ask.call.name, self._values.refer(ask.payload), key, now)
                 return Send(ask.seq, ask.call.execution_id, row, ask.call.name)
             case ChildCall():
                 try:
@@ -173,14 +174,14 @@ class Scribe:
             saved_at=now,
             environment=self.record.environment,
         )
-        args, kwargs = self._codec.decode(ask.payload)
+        args, kwargs = self._values.codec.decode(ask.payload)
         record = new_record(
             definition,
             args,
             kwargs,
             execution_id=child_id(self.record, call.id, ask.seq, ask.rewinds),
             options=call.options or self._options.replace(**_OWN),
-            codec=self._codec,
+            encode=self._values.encode,
             nonce=call_nonce(self.record, ask.seq, ask.rewinds),
             now=now,
         )

@@ -18,7 +18,8 @@ def persistence_spec(url: str) -> ActorSpec:
         name=naming.PERSISTENCE,
         args=(url,),
         threads=32,
-        groups={"control": 2, "news": 64},
+        # Few threads for large values: each holds one in memory.
+        groups={"control": 2, "news": 64, "values": 2, "loads": 4},
         restart=True,
         pinned=True,
     )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.clock import SystemClock
@@ -123,6 +123,35 @@ class Reply:
     error: BaseException | None = None
 
 
+class Held(NamedTuple):
+    """Bytes in the system's own memory.
+
+    Args:
+        handle: what :meth:`ActorSystem.fetch` takes. It may be sent on inside of lists and dictionaries.
+        size: how many bytes there are.
+    """
+
+    handle: Any
+    size: int
+
+
+class Parcel(NamedTuple):
+    """What goes over a line where more than bytes do.
+
+    Args:
+        data: the bytes.
+        held: what they refer to that is in the system's own memory, by digest.
+    """
+
+    data: bytes
+    held: Mapping[str, Held]
+
+
+def opened(received: Any) -> Parcel:
+    """What came over a line: bytes alone, or a parcel."""
+    return received if isinstance(received, Parcel) else Parcel(received, {})
+
+
 class Actor(Protocol):
     """A handle on an actor. Handles are not sent around or stored: names are."""
 
@@ -219,6 +248,18 @@ class ActorSystem(Protocol):
             ClusterError: it cannot be submitted now.
         """
 
+    def hold(self, data: bytes) -> Any:
+        """Put bytes into the system's own memory, where actors of other processes can have them.
+
+        They are there as long as this process lives and anybody has the handle; nothing durable depends on them.
+
+        Returns:
+            A handle; None if there is no room now.
+        """
+
+    def fetch(self, handle: Any, timeout: float) -> bytes | None:
+        """The bytes behind a handle; None if they are lost, or not here within ``timeout`` seconds."""
+
     def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
         """Make a package of code available under its URI, if it is not.
 
@@ -307,13 +348,13 @@ def kill_aside(system: ActorSystem, name: str, *, restart: bool = False) -> None
 
 
 class Line(Protocol):
-    """One way from a coordinator to a worker or to the store: bytes there, bytes back.
+    """One way from a coordinator to a worker or to the store: bytes there, bytes back, or parcels.
 
     The only road today is an actor call; a faster one can be put behind the same two methods.
     """
 
-    def send(self, request: bytes, then: Callable[[Reply], None], label: str = "") -> None:
-        """Send a request; ``then`` gets the reply bytes, or an error, exactly once, on some other thread."""
+    def send(self, request: bytes | Parcel, then: Callable[[Reply], None], label: str = "") -> None:
+        """Send a request; ``then`` gets the reply, or an error, exactly once, on some other thread."""
 
     @property
     def peer(self) -> str:
@@ -325,7 +366,7 @@ class ActorLine:
 
     Args:
         actor: who is called.
-        method: its method, which takes and returns bytes.
+        method: its method, which takes and returns bytes, or parcels.
     """
 
     def __init__(self, actor: Actor, method: str) -> None:
@@ -337,6 +378,6 @@ class ActorLine:
         """Name of the actor at the other end."""
         return self._actor.name
 
-    def send(self, request: bytes, then: Callable[[Reply], None], label: str = "") -> None:
+    def send(self, request: bytes | Parcel, then: Callable[[Reply], None], label: str = "") -> None:
         """See :class:`Line`."""
         self._actor.send(self._method, request, then=then, label=label)

@@ -9,7 +9,8 @@ from functools import partial
 from rayflow.errors import CorruptRecord, Fenced, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.commits import RETRY_FIRST, RETRY_MOST
-from rayflow.runtime.driver import Driver, is_fresh
+from rayflow.runtime.driven import is_fresh
+from rayflow.runtime.driver import Driver
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.outages import Outage
 from rayflow.runtime.persistence import TakenUp

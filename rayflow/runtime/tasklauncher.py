@@ -13,7 +13,8 @@ from rayflow.errors import ClusterError
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available, merged
 from rayflow.runtime.owntask import run_own_task
-from rayflow.runtime.system import ActorSystem, Reply, RunningTask, TaskSpec
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.system import ActorSystem, Parcel, Reply, RunningTask, TaskSpec
 from rayflow.runtime.worker import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -31,14 +32,16 @@ class TaskLauncher:
         system: where tasks run.
         name: the coordinator's name.
         env: its code environment.
-        allow_pickle: whether payloads may be pickled.
+        settings: shared by all actors of the namespace.
     """
 
-    def __init__(self, system: ActorSystem, name: str, env: Environment, *, allow_pickle: bool) -> None:
+    def __init__(self, system: ActorSystem, name: str, env: Environment, settings: Settings) -> None:
         self._system = system
         self._name = name
         self._env = env
-        self._settings = WorkerSettings(1, "", naming.PERSISTENCE, allow_pickle)
+        self._settings = WorkerSettings(
+            1, "", naming.PERSISTENCE, settings.allow_pickle, settings.config.large_value_bytes
+        )
         self._running: dict[str, RunningTask] = {}
         self._nodes: tuple[float, list[dict[str, float]]] = (0.0, [])
         self._provided = False
@@ -46,7 +49,9 @@ class TaskLauncher:
         # have the same names, must not meet in one.
         self._apart = {"env_vars": {"RAYFLOW_CODE_ENVIRONMENT": env.id}}
 
-    def run(self, batch: str, options: StepOptions, request: bytes, label: str, then: Callable[[Reply], None]) -> str:
+    def run(
+        self, batch: str, options: StepOptions, request: bytes | Parcel, label: str, then: Callable[[Reply], None]
+    ) -> str:
         """Submit a task; it waits in Ray's own queue until there is room for it.
 
         Args:

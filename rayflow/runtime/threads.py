@@ -132,6 +132,15 @@ class _View:
         check_alive(self._life)
         self._system.kill(name, restart=restart)
 
+    def hold(self, data: bytes) -> Any:
+        """See ActorSystem: in one process, bytes are their own handle."""
+        return data
+
+    def fetch(self, handle: Any, timeout: float) -> bytes | None:
+        """See ActorSystem."""
+        data: bytes = handle
+        return data
+
     def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
         """Nothing: all actors are in this process, whose code is there."""
 
@@ -241,6 +250,15 @@ class ThreadSystem:
         lost = ActorUnavailable if again else ActorLost
         for call in pending:
             self._settle(call, Reply(error=lost(name, "it was killed")), self._answers)
+
+    def hold(self, data: bytes) -> Any:
+        """See ActorSystem: in one process, bytes are their own handle."""
+        return data
+
+    def fetch(self, handle: Any, timeout: float) -> bytes | None:
+        """See ActorSystem."""
+        data: bytes = handle
+        return data
 
     def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
         """Nothing: all actors are in this process, whose code is there."""

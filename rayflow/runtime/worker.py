@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rayflow.definition.code import CodeCache, CodeRef
-from rayflow.errors import ClusterError, LeaseLost, StorageError, StorageUnavailable
+from rayflow.errors import LeaseLost, StorageError
 from rayflow.runtime import naming, output
 from rayflow.runtime.attempts import Attempt, Runner
 from rayflow.runtime.batches import Batch, Batches
@@ -31,8 +32,10 @@ from rayflow.runtime.loaded import LoadedCode
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
 from rayflow.runtime.news import News
 from rayflow.runtime.prepared import Prepared
-from rayflow.runtime.system import ActorSystem, Reply, send_to
+from rayflow.runtime.system import ActorSystem, Parcel, Reply, opened, send_to
+from rayflow.runtime.values import Values, patiently
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.large import THRESHOLD
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class WorkerSettings:
         pool: name of its pool.
         store_actor: name of the actor that answers ``blob(digest)``.
         allow_pickle: whether payloads may hold pickles, and code may travel by value.
+        large: bytes of a payload beyond which a value is kept by reference.
         setup: its pool's setup, as :func:`~rayflow.definition.setup.setup_reference` answers it; "" for none.
         max_tasks: tasks that it begins, after which it is to be replaced; None for any number.
         pool_actor: name of the actor that is told so, by ``worn(worker)``.
@@ -61,6 +65,7 @@ class WorkerSettings:
     pool: str
     store_actor: str
     allow_pickle: bool = True
+    large: int = THRESHOLD
     setup: str = ""
     max_tasks: int | None = None
     pool_actor: str = ""
@@ -97,7 +102,7 @@ class Worker:
         self._resolved: CodeRef | None = None
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
-        self._runner = Runner(self._resolve, self._codec, self._loop)
+        self._runner = Runner(self._resolve, self._loop)
         self._prepared = Prepared(
             settings.setup, settings.pool, self._fetch, self._loop, allow_pickle=settings.allow_pickle
         )
@@ -143,13 +148,14 @@ class Worker:
         self._stopped.wait()
 
     # --- work ----------------------------------------------------------------------------------------------
-    def run(self, data: bytes) -> bytes:
+    def run(self, request: bytes | Parcel) -> bytes | Parcel:
         """Run a packed BatchMessage; answers a packed BatchReply.
 
         A batch of one is waited for to its end, unless it is to tell its begin. Any other is answered when its
         patience is up: what has not begun is given back, and what runs is asked for with :meth:`collect`. A batch
         that comes again while it is under way, or kept for collecting, is not run again.
         """
+        data, held = opened(request)
         message: BatchMessage = unpack(data)
         self._start()
         outdated = self._outdated(message.code_as_of)
@@ -161,6 +167,7 @@ class Worker:
                 refused = self._batches.refusal(message)
                 if not refused:
                     batch = self._take(message)
+                    batch.held = held
             worn = self._batches.worn
         if batch is None:
             if worn:
@@ -169,9 +176,9 @@ class Worker:
         early = len(message.tasks) > 1 or message.tell_begin
         batch.settled.wait(message.patience if early else None)
         with self._lock:
-            return pack(self._batches.answer(batch, time.monotonic()))
+            return _sealed(batch, self._batches.answer(batch, time.monotonic()))
 
-    def collect(self, data: bytes) -> bytes:
+    def collect(self, data: bytes) -> bytes | Parcel:
         """Wait for the running task of a batch that was answered early; answers a packed BatchReply.
 
         Args:
@@ -187,7 +194,7 @@ class Worker:
             raise LeaseLost(f"worker {self._name} has no batch {batch_id!r}: it never came, or was collected long ago")
         batch.settled.wait(seconds)
         with self._lock:
-            return pack(self._batches.collect(batch, time.monotonic()))
+            return _sealed(batch, self._batches.collect(batch, time.monotonic()))
 
     def cancel(self, execution_id: str, seq: int, attempt: int, reason: str = "", epoch: int | None = None) -> bool:
         """Stop an attempt: withdraw it, cancel it (async), or set its ``step_context().cancelled`` (sync).
@@ -313,12 +320,17 @@ class Worker:
                 prepared=self._prepared.value,
                 begun=self._begun,
                 clock=self._clock.now,
+                values=partial(self._values, batch, task.execution_id),
             )
             worn_now = self._batches.worn and not self._told_worn
             self._told_worn = self._batches.worn
         if worn_now:
             self._tell_worn()
         return attempt
+
+    def _values(self, batch: Batch, execution_id: str, wait: Callable[[float], bool]) -> Values:
+        about = (self._system, self._codec, self._settings.large)
+        return Values(*about, execution_id=execution_id, held=batch.held, made=batch.made, wait=wait)
 
     def _free(self) -> None:
         self._ended.notify_all()
@@ -359,20 +371,20 @@ class Worker:
         def get() -> Any:
             return self._system.find(self._settings.store_actor).call("blob", digest, timeout=FETCH_PATIENCE)
 
-        blob = self._patiently(get)
+        give_up = time.monotonic() + FETCH_PATIENCE
+        blob = patiently(get, self._stopped.wait, lambda: time.monotonic() <= give_up)
         if blob is None:
             raise StorageError(f"the store has no blob {digest}, which holds the code")
         return bytes(blob)
 
-    def _patiently(self, get: Callable[[], Any]) -> Any:
-        # A persistence actor that died is back within seconds; an attempt of the step should not be spent on it.
-        give_up = time.monotonic() + FETCH_PATIENCE
-        while True:
-            try:
-                return get()
-            except (ClusterError, StorageUnavailable):
-                if time.monotonic() > give_up or self._stopped.wait(0.2):
-                    raise
+
+def _sealed(batch: Batch, reply: BatchReply) -> bytes | Parcel:
+    # What is told is held by who was told: a batch may be kept long after its end.
+    data, made = pack(reply), dict(batch.made)
+    batch.made.clear()
+    if batch.over:
+        batch.held = {}
+    return Parcel(data, made) if made else data
 
 
 @functools.lru_cache(maxsize=1024)

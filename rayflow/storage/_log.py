@@ -7,7 +7,8 @@ Objects of a store, under its prefix:
 * ``beat/E``: the last sign of life of the writer of epoch E.
 * ``asked/E``: somebody who has a right to the store asks the writer of epoch E to give way. It helps who claims a store
   that is written all the time; whether it is heard or not, the log alone decides who writes.
-* ``blob/…``: bytes by their digest.
+* ``blob/…``: code, by its digest.
+* ``value/D-E-N``: the large value of digest D, as the writer of epoch E has put it. Which one is meant is in the log.
 
 What makes this safe, whatever is delayed or cut off:
 
@@ -45,7 +46,7 @@ from rayflow.storage.rules import Writer
 
 log = logging.getLogger(__name__)
 
-LOG, STATE, BEAT, ASKED, BLOB = "log", "state", "beat", "asked", "blob"
+LOG, STATE, BEAT, ASKED, BLOB, VALUE = "log", "state", "beat", "asked", "blob", "value"
 
 #: Segments that are asked for at once.
 _WINDOW = 16

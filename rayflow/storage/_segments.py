@@ -27,11 +27,19 @@ from rayflow.errors import CorruptRecord, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.storage._pack import UNICODE_ERRORS, Packers
 from rayflow.storage.changes import FIELDS, Changes, MemoryData
-from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.kept import (
+    DeadLetter,
+    DefinitionRecord,
+    Mention,
+    PoolRecord,
+    ScheduleRecord,
+    StepNote,
+    ValueRecord,
+)
 from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.rules import Writer
 
-FORMAT = 2
+FORMAT = 3
 SEGMENT, CHECKPOINT = b"S", b"C"
 _MAGIC = b"rayflow"
 _HEADER = len(_MAGIC) + 6
@@ -52,6 +60,8 @@ _GETTERS: Mapping[type, Callable[[Any], Any]] = {
         DefinitionRecord,
         PoolRecord,
         ScheduleRecord,
+        Mention,
+        ValueRecord,
         locks.Lock,
         locks.Claim,
     )
@@ -253,4 +263,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "no_schedules": str,
     "no_definitions": str,
     "no_pools": str,
+    "mentions": lambda values: Mention(*values),
+    "values": lambda values: ValueRecord(*values),
+    "no_values": str,
 }

@@ -122,6 +122,7 @@ _PARTS = (
     ("inbox", "execution_id", "length(body)"),
     ("dead_letters", "execution_id", "length(failure) + length(input)"),
     ("notes", "execution_id", "length(body)"),
+    ("mentions", "execution_id", "0"),  # the values themselves are counted when they are collected
     ("starts", "id", "length(input) + length(code) + length(options)"),
     ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
 )

@@ -11,6 +11,7 @@ from rayflow.core.locks import Lock
 from rayflow.errors import CorruptRecord, RayflowError, StorageError
 from rayflow.storage import _sqlite as sql
 from rayflow.storage import _sqlite_rows as rows
+from rayflow.storage import _sqlite_values as values
 from rayflow.storage.batch import Batch
 from rayflow.storage.collecting import Collected, Over, choose
 from rayflow.storage.kept import ScheduleRecord
@@ -162,6 +163,9 @@ class _Reads:
         found = rows.fetch(self._db, sql.SCHEDULE, (name,))
         return rows.kept(ScheduleRecord, found[0]) if found else None
 
+    def has_value(self, digest: str) -> bool:
+        return self._db.execute(values.HAS_VALUE, (digest,)).fetchone() is not None
+
 
 def read_lock(db: sqlite3.Connection, name: str) -> Lock | None:
     """A lock with its claims, or None. Raises CorruptRecord."""
@@ -173,8 +177,8 @@ def apply(db: sqlite3.Connection, operations: Sequence[Operation]) -> list[Answe
     """Read what the operations concern, decide them in order, and write what was decided."""
     batch = Batch(_Reads(db, operations))
     answers = [batch.apply(operation) for operation in operations]
-    for statement, values in _writes(batch):
-        db.executemany(statement, values)
+    for statement, given in _writes(batch):
+        db.executemany(statement, given)
     if any(isinstance(answer, Existing) for answer in answers):
         return _with_static(db, answers)
     return answers
@@ -211,6 +215,12 @@ def _rare_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.NEXT_RUN, [(data, name) for name, data in batch.inputs.items()])
     if batch.journal_from:
         yield (sql.FORGET_JOURNAL, list(batch.journal_from.items()))
+    if batch.mentions:
+        yield (values.MENTION, [values.mention_values(mention) for mention in batch.mentions])
+    for name, first in batch.journal_from.items():
+        head = _head(batch, name)
+        about = {"name": name, "first": first, "inbox_done": head.inbox_done, "run": head.run}
+        yield (values.FORGET_MENTIONS, [about])
     if batch.locks:
         yield from _lock_writes(batch)
     if batch.schedules:

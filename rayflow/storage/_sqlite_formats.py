@@ -118,9 +118,36 @@ _FORMAT_2 = (
     "CREATE INDEX executions_over ON executions (updated_at) WHERE status IN ('completed', 'failed', 'cancelled')",
 )
 
+# Large values, in chunks, and which records refer to them. The triggers note in the very statement that adds or deletes
+# a mention whether anything refers to a value, whoever deletes, and why. 0: the next collection fills in since when,
+# as a trigger does not know the time.
+_FORMAT_3 = (
+    (
+        "CREATE TABLE large_values (digest TEXT PRIMARY KEY, size INTEGER NOT NULL, complete INTEGER NOT NULL,"
+        " free_at REAL)"
+    ),
+    "CREATE TABLE chunks (digest TEXT NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL, UNIQUE (digest, number))",
+    (
+        "CREATE TABLE mentions (execution_id TEXT, place TEXT, position INTEGER, digest TEXT,"
+        " PRIMARY KEY (execution_id, place, position, digest)) WITHOUT ROWID"
+    ),
+    "CREATE INDEX mentions_digest ON mentions (digest)",
+    "CREATE INDEX large_values_free ON large_values (free_at) WHERE free_at IS NOT NULL",
+    (
+        "CREATE TRIGGER mentioned AFTER INSERT ON mentions BEGIN"
+        " UPDATE large_values SET free_at = NULL WHERE digest = NEW.digest AND free_at IS NOT NULL; END"
+    ),
+    (
+        "CREATE TRIGGER unmentioned AFTER DELETE ON mentions"
+        " WHEN NOT EXISTS (SELECT 1 FROM mentions WHERE digest = OLD.digest) BEGIN"
+        " UPDATE large_values SET free_at = 0 WHERE digest = OLD.digest; END"
+    ),
+)
+
 FORMATS = (
     Format(_FORMAT_1),
     Format(_FORMAT_2, {"executions": ("NULL AS expires_at",)}),
+    Format(_FORMAT_3),
 )
 
 #: The format that this program writes.

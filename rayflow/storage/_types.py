@@ -27,8 +27,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from rayflow.storage.large import Reference, read_reference
+
 TUPLE, SET, FROZENSET, DATETIME, DATE, TIME, TIMEDELTA, UUID, DECIMAL, BIGINT, PATH = range(1, 12)
-ENUM, DATACLASS, MODEL, SCALAR, NAMEDTUPLE, PICKLE = range(12, 18)
+ENUM, DATACLASS, MODEL, SCALAR, NAMEDTUPLE, PICKLE, LARGE = range(12, 19)
 
 Reduced = tuple[int, Any]
 Reducer = Callable[[Any], Reduced | None]
@@ -202,6 +204,7 @@ _BUILTIN: Mapping[type, Reducer] = {
     uuid.UUID: lambda value: (UUID, value.bytes),
     decimal.Decimal: lambda value: (DECIMAL, str(value)),
     int: _reduce_bigint,
+    Reference: lambda value: (LARGE, value.written()),
     **{
         cls: lambda value: (PATH, [type(value).__name__, str(value)])
         for cls in (pathlib.PosixPath, pathlib.WindowsPath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
@@ -242,6 +245,8 @@ def plain(code: int, payload: Any, *, types: bool) -> Any:
         return tuple(payload[1])
     if types and code in (SET, FROZENSET):
         return payload
+    if code == LARGE:
+        return str(read_reference(payload))
     return restore(code, payload)
 
 

@@ -63,6 +63,8 @@ class Store(Protocol):
     * Writing needs the writer's epoch (:meth:`claim_writer`), which is checked in every transaction; a store
       claimed by somebody newer raises :class:`~rayflow.errors.Fenced` for good. Writing without a claim, or
       to a store that is closed or was opened read-only, raises StorageUnavailable.
+    * An operation whose records refer to a large value that is not there is refused with StorageUnavailable. A value
+      that records refer to is never collected (:mod:`rayflow.storage.values`).
     * Reads see what was committed before they began. In object storage, those of a writer that was taken over and has
       not noticed yet (it does with its next commit or heartbeat) see what was committed before that.
     """
@@ -168,10 +170,28 @@ class Store(Protocol):
         """Forget a pool's configuration; answers whether there was one."""
 
     async def put_blob(self, digest: str, data: bytes) -> None:
-        """Keep bytes under their SHA-256 (hex). Putting the same again changes nothing."""
+        """Keep bytes under their SHA-256 (hex), for good: code. Putting the same again changes nothing."""
 
     async def blob(self, digest: str) -> bytes | None:
         """The bytes of that digest, or None."""
+
+    async def put_value(self, digest: str, data: bytes, *, now: float) -> None:
+        """Keep the payload of a large value under its SHA-256 (hex), as long as records refer to it.
+
+        Putting the same again only makes it as new. Other commits go on meanwhile, however many bytes there are.
+        """
+
+    async def value(self, digest: str) -> bytes | None:
+        """The payload of that digest, or None."""
+
+    async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
+        """Delete large values to which nothing has referred for twice the grace; answers how many.
+
+        Args:
+            now: seconds since the epoch.
+            grace: how long a value is kept for who is about to refer to it, in seconds.
+            limit: how many are deleted at most.
+        """
 
     async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
         """Delete executions that are over, with all that belongs to them, in one short transaction.

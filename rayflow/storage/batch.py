@@ -34,7 +34,7 @@ from rayflow.storage.crossing import (
 )
 from rayflow.storage.damage import DamagedRecord
 from rayflow.storage.families import Families
-from rayflow.storage.kept import DeadLetter, ScheduleRecord, StepNote
+from rayflow.storage.kept import DeadLetter, Mention, ScheduleRecord, StepNote
 from rayflow.storage.lockbook import LockBook
 from rayflow.storage.operations import (
     Answer,
@@ -51,6 +51,7 @@ from rayflow.storage.operations import (
 )
 from rayflow.storage.records import encode_entry
 from rayflow.storage.rules import Write, decide, is_rewound, newer_note
+from rayflow.storage.values import check_there, mentions
 
 
 class Reads(Protocol):
@@ -79,6 +80,9 @@ class Reads(Protocol):
 
     def schedule(self, name: str) -> ScheduleRecord | None:
         """A schedule."""
+
+    def has_value(self, digest: str) -> bool:
+        """Whether there is a large value of that digest."""
 
 
 class Batch:
@@ -109,6 +113,8 @@ class Batch:
         self.letters_after: dict[str, int] = {}
         self.notes: dict[tuple[str, int], StepNote] = {}
         self.counts: dict[str, float] = {}
+        #: What the records of this batch refer to; to be written before those of ``journal_from`` are forgotten.
+        self.mentions: list[Mention] = []
         self._locks = LockBook(self, reads)
         self._families = Families(self, reads)
         self.schedules: dict[str, ScheduleRecord] = {}
@@ -135,6 +141,9 @@ class Batch:
         decision = decide(before, operation, known_key=known)
         if not isinstance(decision, Write):
             return decision
+        missing = check_there(operation, decision, self._reads.has_value)
+        if missing is not None:
+            return Refused(missing)
         self._note(name, before, decision)
         if isinstance(operation, Append) and decision.rows:
             self._cross(decision.record, operation)
@@ -189,6 +198,7 @@ class Batch:
             self.changed[name] = None
         self._settle_singleton(name, before, decision.record)
         self.heads[name] = decision.record
+        self.mentions.extend(mentions(name, decision, started=before is None))
         self.journal.extend((name, row) for row in decision.rows)
         if decision.journal_from is not None:
             self.journal_from[name] = decision.journal_from

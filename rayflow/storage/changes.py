@@ -16,9 +16,18 @@ from operator import itemgetter
 from rayflow.core.locks import Lock
 from rayflow.storage.batch import Batch
 from rayflow.storage.collecting import Collected, Over, choose
-from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.kept import (
+    DeadLetter,
+    DefinitionRecord,
+    Mention,
+    PoolRecord,
+    ScheduleRecord,
+    StepNote,
+    ValueRecord,
+)
 from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.rules import Writer, newer_note
+from rayflow.storage.values import forgotten
 
 #: Executions in one part of a whole state.
 _PART = 200
@@ -42,6 +51,10 @@ class MemoryData:
     definitions: dict[tuple[str, str], DefinitionRecord] = field(default_factory=dict)
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
+    values: dict[str, ValueRecord] = field(default_factory=dict)
+    mentions: dict[str, list[Mention]] = field(default_factory=dict)
+    #: The payloads of large values, where they are in memory, too.
+    contents: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
     bound: dict[str, dict[str, None]] = field(default_factory=dict)
     writer: Writer = field(default_factory=Writer)
@@ -73,6 +86,9 @@ class Changes:
         no_schedules: by name.
         no_definitions: by workflow id, with all their versions.
         no_pools: by name.
+        mentions: what new records refer to; applied before executions that continue as new forget theirs.
+        values: large ones, as they are now.
+        no_values: by digest.
     """
 
     started: list[ExecutionRecord] = field(default_factory=list)
@@ -94,6 +110,9 @@ class Changes:
     no_schedules: list[str] = field(default_factory=list)
     no_definitions: list[str] = field(default_factory=list)
     no_pools: list[str] = field(default_factory=list)
+    mentions: list[Mention] = field(default_factory=list)
+    values: list[ValueRecord] = field(default_factory=list)
+    no_values: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in FIELDS)
@@ -118,6 +137,7 @@ def changes_of(batch: Batch) -> Changes:
         letters=list(batch.letters.values()),
         notes=[(name, note) for (name, _), note in batch.notes.items()],
         counts=list(batch.counts.items()),
+        mentions=batch.mentions,
     )
 
 
@@ -155,6 +175,7 @@ def apply(data: MemoryData, changes: Changes) -> None:
     for counter, amount in changes.counts:
         data.totals[counter] = data.totals.get(counter, 0.0) + amount
     _apply_rare(data, changes)
+    _apply_values(data, changes)
 
 
 def _apply_letters(data: MemoryData, changes: Changes) -> None:
@@ -169,6 +190,21 @@ def _apply_letters(data: MemoryData, changes: Changes) -> None:
         data.letters[key] = letter
 
 
+def _apply_values(data: MemoryData, changes: Changes) -> None:
+    for mention in changes.mentions:
+        data.mentions.setdefault(mention.execution_id, []).append(mention)
+        value = data.values.get(mention.digest)
+        if value is not None and value.free_at is not None:
+            data.values[value.digest] = replace(value, free_at=None)
+    for name, first in changes.journal_from:
+        record = data.executions[name]
+        about = {"first": first, "inbox_done": record.inbox_done, "run": record.run}
+        data.mentions[name] = [each for each in data.mentions.get(name, ()) if not forgotten(each, **about)]
+    data.values.update((value.digest, value) for value in changes.values)
+    for digest in changes.no_values:
+        del data.values[digest]
+
+
 def _apply_rare(data: MemoryData, changes: Changes) -> None:
     for definition in changes.definitions:
         key = (definition.workflow_id, definition.version)
@@ -180,6 +216,7 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
         data.bound.pop(name, None)
         data.journals.pop(name, None)
         data.notes.pop(name, None)
+        data.mentions.pop(name, None)
         data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
     if gone := set(changes.no_executions):
         data.letters = {key: letter for key, letter in data.letters.items() if key[0] not in gone}
@@ -224,13 +261,15 @@ def snapshot(data: MemoryData) -> MemoryData:
         schedules=dict(data.schedules),
         definitions=dict(data.definitions),
         pools=dict(data.pools),
+        values=dict(data.values),
+        mentions={name: list(found) for name, found in data.mentions.items()},
         totals=dict(data.totals),
         writer=data.writer,
     )
 
 
 def parts_of(data: MemoryData) -> Iterator[Changes]:
-    """The changes that make these records out of none: all but the writer, and blobs."""
+    """The changes that make these records out of none: all but the writer, code, and the payloads of large values."""
     names = iter(data.executions)
     while part := list(islice(names, _PART)):
         yield Changes(
@@ -238,6 +277,7 @@ def parts_of(data: MemoryData) -> Iterator[Changes]:
             journal=[(name, row) for name in part for row in data.journals.get(name, ())],
             inbox=[(name, row) for name in part for row in data.inboxes.get(name, ())],
             notes=[(name, note) for name in part for note in data.notes.get(name, {}).values()],
+            mentions=[mention for name in part for mention in data.mentions.get(name, ())],
         )
     yield Changes(
         locks=list(data.locks.values()),
@@ -246,4 +286,5 @@ def parts_of(data: MemoryData) -> Iterator[Changes]:
         counts=list(data.totals.items()),
         definitions=list(data.definitions.values()),
         pools=list(data.pools.values()),
+        values=list(data.values.values()),
     )

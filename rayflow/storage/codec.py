@@ -18,12 +18,13 @@ from typing import Any, NoReturn, Protocol
 import cloudpickle
 import msgpack
 
-from rayflow.errors import CodecError, class_name
+from rayflow.errors import CodecError, RayflowError, class_name
 from rayflow.storage._annotations import fits, names_classes, rebuild
 from rayflow.storage._pack import UNICODE_ERRORS, Packers
 from rayflow.storage._types import (
     BIGINT,
     FROZENSET,
+    LARGE,
     PICKLE,
     PLAIN,
     SET,
@@ -34,10 +35,17 @@ from rayflow.storage._types import (
     restore,
 )
 from rayflow.storage._where import children, path_to, unpicklable
+from rayflow.storage.large import MARK, Large, Reference, annotate, is_large, read_reference, unchanged, whole
 
 FORMAT = 1
 _PREFIX = bytes([FORMAT])
 _RAW = frozenset({BIGINT, UUID, PICKLE})  # extensions whose payload is bytes, not msgpack
+
+#: What msgpack packs without asking, and may be large.
+_PACKED = (str, bytes, list, dict)
+
+#: Answers the payload of a large value. Raises CorruptRecord or StorageUnavailable.
+Fetch = Callable[[Reference], bytes]
 
 
 class Codec(Protocol):
@@ -68,6 +76,9 @@ class MsgpackCodec:
     Args:
         allow_pickle: whether values that only cloudpickle can write are written and read; False refuses
             both, with a CodecError that says where in the value they are.
+        fetch: answers the payloads of large values; None where there is no store to read them from.
+        lazy: what is decoded has a stand-in for each large value, which is written as the reference that it is;
+            without it large values are read at once, and stand-ins of others written in full.
 
     Example:
         >>> codec = MsgpackCodec()
@@ -75,9 +86,15 @@ class MsgpackCodec:
         {'seen': {1, 2}, 3: (4, 5)}
     """
 
-    def __init__(self, *, allow_pickle: bool = True) -> None:
+    def __init__(self, *, allow_pickle: bool = True, fetch: Fetch | None = None, lazy: bool = False) -> None:
         self.allow_pickle = allow_pickle
+        self._fetch = fetch
+        self._lazy = lazy
         self._packers = Packers(self._default, strict_types=True)
+
+    def reading(self, fetch: Fetch, *, lazy: bool = False) -> MsgpackCodec:
+        """The same codec, with large values from there."""
+        return MsgpackCodec(allow_pickle=self.allow_pickle, fetch=fetch, lazy=lazy)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"allow_pickle": self.allow_pickle}
@@ -100,6 +117,9 @@ class MsgpackCodec:
             value = _unpack(data, self._restore)
         except UnresolvableError as gone:
             return self._decode_through(data, annotation, gone)
+        if is_large(value) and not strict:
+            annotate(value, annotation)
+            return value
         if annotation is None or not (strict or names_classes(annotation)) or fits(value, annotation):
             return value
         try:
@@ -113,14 +133,19 @@ class MsgpackCodec:
         """See :meth:`Codec.describe`.
 
         Objects become dictionaries with their class under ``"__type__"``, enum members their values, sets
-        lists, and pickles the string ``"<pickled N bytes>"``.
+        lists, pickles the string ``"<pickled N bytes>"``, and large values say how large they are.
 
         Raises:
             CodecError: the bytes cannot be read.
         """
         return _unpack(data, _describe)
 
-    def _default(self, value: Any) -> msgpack.ExtType:
+    def _default(self, value: Any) -> Any:
+        if is_large(value):
+            reference = unchanged(value, self.encode) if self._lazy else None
+            value = whole(value) if reference is None else reference
+            if type(value) in _PACKED:
+                return value
         reduced = reduce(value)
         if reduced is None:
             return self._pickle(value)
@@ -148,7 +173,17 @@ class MsgpackCodec:
             raise CodecError(refused.explain(value)) from refused.__cause__
 
     def _restore(self, code: int, payload: Any) -> Any:
+        if code == LARGE:
+            return self._large(read_reference(payload))
         return self._unpickle(payload) if code == PICKLE else restore(code, payload)
+
+    def _large(self, reference: Reference) -> Any:
+        def load(annotation: Any) -> Any:
+            if self._fetch is None:
+                raise CodecError(f"cannot read {reference}: it is kept in a store, and there is none here")
+            return self.decode(self._fetch(reference), annotation)
+
+        return Large(reference, load) if self._lazy else load(None)
 
     def _unpickle(self, payload: bytes) -> Any:
         if not self.allow_pickle:
@@ -197,6 +232,20 @@ def canonical(value: Any) -> bytes | None:
         return None
 
 
+def references(data: bytes) -> frozenset[str]:
+    """The digests of the large values that a payload refers to; those inside of large values are not looked for."""
+    if MARK not in data:
+        return frozenset()
+    found: set[str] = set()
+
+    def note(code: int, payload: Any) -> None:
+        if code == LARGE:
+            found.add(read_reference(payload).digest)
+
+    _unpack(data, note)
+    return frozenset(found)
+
+
 def digest(data: bytes) -> str:
     """SHA-256 of ``data`` in hex."""
     return hashlib.sha256(data).hexdigest()
@@ -221,7 +270,7 @@ def _unpack(data: bytes, restorer: Callable[[int, Any], Any]) -> Any:
 
     try:
         return load(memoryview(data)[1:])
-    except (CodecError, UnresolvableError):
+    except (RayflowError, UnresolvableError):
         raise
     except _PickleFoundError:
         raise CodecError(

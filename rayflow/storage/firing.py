@@ -63,7 +63,7 @@ def _execution(  # noqa: PLR0917 - a part of the above
         kwargs,
         execution_id=name,
         options=plan.options,
-        codec=codec,
+        encode=codec.encode,
         nonce=f"schedule/{name}",
         now=now,
     )

@@ -98,3 +98,37 @@ class ScheduleRecord:
     version: int
     wake: float | None
     created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ValueRecord:
+    """What is known of a large value that is kept by its digest.
+
+    Args:
+        digest: SHA-256 of its payload, in hex.
+        size: bytes of that.
+        free_at: since when nothing is known to refer to it; None while something does, and until that is looked at.
+        place: where it is, in stores that keep values apart from their records.
+    """
+
+    digest: str
+    size: int
+    free_at: float | None = None
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A record of an execution refers to a large value, which therefore is not collected.
+
+    Args:
+        execution_id: whose record.
+        place: which kind of record: "input", "journal", "inbox" or "letter".
+        position: which one: the number of the run, the position of the entry, of the inbox row, or of the step.
+        digest: the value's.
+    """
+
+    execution_id: str
+    place: str
+    position: int
+    digest: str

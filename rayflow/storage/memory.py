@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from rayflow.core.locks import Lock
@@ -13,9 +14,10 @@ from rayflow.storage.base import Filter
 from rayflow.storage.batch import Batch
 from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, collected
 from rayflow.storage.collecting import Collected, Over
-from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote, ValueRecord
 from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
 from rayflow.storage.rules import Writer, check_writer, next_writer
+from rayflow.storage.values import sweep
 
 __all__ = ["MemoryData", "MemoryStore"]
 
@@ -55,6 +57,9 @@ class _Reads:
 
     def schedule(self, name: str) -> ScheduleRecord | None:
         return self._data.schedules.get(name)
+
+    def has_value(self, digest: str) -> bool:
+        return digest in self._data.values
 
 
 class MemoryStore:
@@ -266,6 +271,41 @@ class MemoryStore:
         """See Store."""
         await self._reading()
         return self.data.blobs.get(digest)
+
+    async def put_value(self, digest: str, data: bytes, *, now: float) -> None:
+        """See Store."""
+
+        def decide() -> tuple[Changes, None]:
+            self.data.contents.setdefault(digest, data)
+            return Changes(values=[self._renewed(digest, len(data), now)]), None
+
+        await self._write(decide)
+
+    def _renewed(self, digest: str, size: int, now: float, place: str = "") -> ValueRecord:
+        """The record of a large value that was put just now."""
+        known = self.data.values.get(digest)
+        if known is None:
+            return ValueRecord(digest, size, now, place)
+        return replace(known, free_at=None if digest in self._referred() else now)
+
+    def _referred(self) -> frozenset[str]:
+        return frozenset(mention.digest for found in self.data.mentions.values() for mention in found)
+
+    async def value(self, digest: str) -> bytes | None:
+        """See Store."""
+        await self._reading()
+        return self.data.contents.get(digest)
+
+    async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
+        """See Store."""
+        gone = await self._write(lambda: self._swept(now, grace, limit))
+        for value in gone:
+            self.data.contents.pop(value.digest, None)
+        return len(gone)
+
+    def _swept(self, now: float, grace: float, limit: int) -> tuple[Changes, list[ValueRecord]]:
+        changed, gone = sweep(self.data.values.values(), self._referred(), now, grace, limit)
+        return Changes(values=changed, no_values=[value.digest for value in gone]), gone
 
     async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
         """See Store."""

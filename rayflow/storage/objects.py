@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from rayflow.errors import Fenced, RayflowError, StorageError, StorageUnavailable
 from rayflow.storage._buckets import Bucket, open_bucket
-from rayflow.storage._log import ASKED, BEAT, BLOB, LOG, Log, name_of
+from rayflow.storage._log import ASKED, BEAT, BLOB, LOG, VALUE, Log, name_of
 from rayflow.storage._segments import Segment, UnwritableError, encode_segment, size_of
 from rayflow.storage.changes import Changes, MemoryData
 from rayflow.storage.claimants import Claimant
@@ -64,6 +66,8 @@ class ObjectStore(MemoryStore):
         self._log: Log | None = None
         self._lock = asyncio.Lock()
         self._put: set[str] = set()
+        self._places = itertools.count(1)
+        self._tidied = False
         self._checkpointing: asyncio.Task[None] | None = None
         self._next_attempt = 0
         #: Bytes of what was deleted since checkpoints were last wanted for it, and how many of those are still to come.
@@ -97,6 +101,7 @@ class ObjectStore(MemoryStore):
             self._epoch = None
             self._log = None
             self._put.clear()
+            self._tidied = False
 
     def _opened(self) -> Log:
         self._check_open()
@@ -291,7 +296,7 @@ class ObjectStore(MemoryStore):
         elif records.damage is not None:
             raise records.damage
 
-    # --- blobs ---------------------------------------------------------------------------------------------
+    # --- blobs and values ----------------------------------------------------------------------------------
     async def put_blob(self, digest: str, data: bytes) -> None:
         """See Store. What this writer has put already is not put again."""
         records, _ = self._opened_for_writing()
@@ -305,6 +310,52 @@ class ObjectStore(MemoryStore):
     async def blob(self, digest: str) -> bytes | None:
         """See Store."""
         return await self._opened().bucket.get(f"{BLOB}/{digest}")
+
+    async def put_value(self, digest: str, data: bytes, *, now: float) -> None:
+        """See Store. First the object, then its record; one that is there is only recorded anew."""
+        place = ""
+        for _ in range(_TRIES):
+            records, writer = self._opened_for_writing()
+            if digest not in self.data.values and not place:
+                # Never a name that was used before: whoever was to delete that object may still do so.
+                place = f"{VALUE}/{digest}-{writer.epoch}-{next(self._places)}"
+                await records.bucket.put(place, data)
+            there = await self._write(partial(self._put_there, digest, len(data), now, place))
+            if there is not None:
+                if place not in ("", there):  # somebody else has put the same
+                    await records.bucket.delete([place])
+                return
+        raise StorageUnavailable(f"value {digest} of store {self.url} is collected faster than it is put; try again")
+
+    def _put_there(self, digest: str, size: int, now: float, place: str) -> tuple[Changes, str | None]:
+        """Record a value that was put; answers where it is, or None if it was collected and has to be put anew."""
+        if digest not in self.data.values and not place:
+            return Changes(), None
+        record = self._renewed(digest, size, now, place)
+        return Changes(values=[record]), record.place
+
+    async def value(self, digest: str) -> bytes | None:
+        """See Store."""
+        await self._reading()
+        record = self.data.values.get(digest)
+        return None if record is None else await self._opened().bucket.get(record.place)
+
+    async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
+        """See Store. First the records go, then the objects; what a writer's end leaves behind, the next one finds."""
+        records, writer = self._opened_for_writing()
+        gone = await self._write(lambda: self._swept(now, grace, limit))
+        await records.bucket.delete([value.place for value in gone])
+        if not self._tidied:
+            # An earlier writer records nothing any more, so what it has not recorded nobody will ask for.
+            known = {value.place for value in self.data.values.values()}
+            places = [f"{VALUE}/{name}" for name in await records.bucket.list(VALUE)]
+            await records.bucket.delete([p for p in places if p not in known and _epoch_of(p) < writer.epoch])
+            self._tidied = True
+        return len(gone)
+
+
+def _epoch_of(place: str) -> int:
+    return int(place.split("-")[1])
 
 
 def _asked(epoch: int) -> str:

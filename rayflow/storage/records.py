@@ -129,6 +129,13 @@ def decode_entry(execution_id: str, seq: int, body: bytes, *, where: str = "") -
         raise CorruptRecord(execution_id, f"{where} has a form that this rayflow does not know: {error!r}") from error
 
 
+def contents(body: bytes) -> Any:
+    """What an entry's bytes hold, as plain data, unchecked: for those who only look for something in there."""
+    return msgpack.unpackb(
+        memoryview(body)[_HEADER:], use_list=False, strict_map_key=False, unicode_errors=UNICODE_ERRORS
+    )
+
+
 def encode_failure(failure: Failure) -> bytes:
     """The failure as bytes."""
     return _seal(_packers.pack(failure), 0)

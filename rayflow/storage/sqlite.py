@@ -24,6 +24,7 @@ from rayflow.core.locks import Lock
 from rayflow.errors import CorruptRecord, Fenced, StorageUnavailable
 from rayflow.storage import _sqlite as sql
 from rayflow.storage import _sqlite_rows as rows
+from rayflow.storage import _sqlite_values as values
 from rayflow.storage._sqlite_batch import InDoubtError, collect, collected, commit, reclaim, transaction
 from rayflow.storage._sqlite_formats import FORMAT, migrate
 from rayflow.storage._sqlite_open import SqliteFile, on_thread
@@ -53,6 +54,7 @@ class SqliteStore:
         self.url = url
         self._path = Path(url.removeprefix("sqlite:///")).expanduser()
         self._lock = asyncio.Lock()
+        self._values = asyncio.Lock()
         self._open = False
         self._read_only = False
         self._writer: aiosqlite.Connection | None = None
@@ -213,8 +215,8 @@ class SqliteStore:
 
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
         """See Store."""
-        statement, values = sql.listing(query)
-        return [rows.record(row) for row in await self._read(statement, values)]
+        statement, given = sql.listing(query)
+        return [rows.record(row) for row in await self._read(statement, given)]
 
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
         """See Store."""
@@ -314,8 +316,8 @@ class SqliteStore:
         limit: int = 1000,
     ) -> list[DeadLetter]:
         """See Store."""
-        statement, values = sql.letter_listing(execution_id, workflow_id, step, limit)
-        return [rows.kept(DeadLetter, row) for row in await self._read(statement, values)]
+        statement, given = sql.letter_listing(execution_id, workflow_id, step, limit)
+        return [rows.kept(DeadLetter, row) for row in await self._read(statement, given)]
 
     async def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
         """See Store."""
@@ -358,6 +360,28 @@ class SqliteStore:
         """See Store."""
         found = await self._read(sql.BLOB, (digest,))
         return found[0][0] if found else None
+
+    async def put_value(self, digest: str, data: bytes, *, now: float) -> None:
+        """See Store. One at a time, so that there is room in memory; other commits go in between."""
+        async with self._values:
+            if not await self._write(values.begin(digest, len(data), now)):
+                for chunk in values.chunks(digest, data):
+                    await self._write(chunk)
+
+    async def value(self, digest: str) -> bytes | None:
+        """See Store."""
+        return await self._on_reader(lambda db: values.read(db, digest))
+
+    async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
+        """See Store. A large one goes in several transactions; from the first one on it is not to be seen."""
+        count = 0
+        for digest in await self._write(values.old(now, grace, limit)):
+            async with self._values:
+                if await self._write(values.unsee(digest, now - 2 * grace)):
+                    count += 1
+                    while await self._write(values.drop(digest)):
+                        pass
+        return count
 
     async def totals(self) -> dict[str, float]:
         """See Store."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rayflow.core.events import CancelRequested, Entry, Event, SignalReceived
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionAlreadyExists
 from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
-from rayflow.storage.codec import MsgpackCodec, canonical
+from rayflow.storage.codec import canonical
 from rayflow.storage.kept import DefinitionRecord
 from rayflow.storage.operations import ExecutionRecord, InboxRow
 from rayflow.storage.records import encode_entry
@@ -23,7 +23,7 @@ def new_record(
     *,
     execution_id: str,
     options: ExecutionOptions,
-    codec: MsgpackCodec,
+    encode: Callable[[Any], bytes],
     nonce: str,
     now: float,
 ) -> ExecutionRecord:
@@ -35,7 +35,7 @@ def new_record(
         kwargs: its keyword arguments.
         execution_id: the id; "" for one that is made of the nonce.
         options: how it runs.
-        codec: writes the input.
+        encode: writes the input.
         nonce: of this very start, and of its repetitions.
         now: seconds since the epoch.
 
@@ -46,7 +46,7 @@ def new_record(
     kwargs = dict(kwargs)
     return fresh_record(
         definition,
-        codec.encode((args, kwargs)),
+        encode((args, kwargs)),
         identity_of(definition.workflow_id, args, kwargs),
         execution_id=execution_id,
         options=options,
@@ -125,7 +125,9 @@ def check_same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
         raise ExecutionAlreadyExists(asked.id, reason=f"it is an execution of workflow {there.workflow_id!r}")
     if not asked.identity or not there.identity:
         raise ExecutionAlreadyExists(
-            asked.id, reason="its input holds something that can only be pickled, so that two inputs cannot be compared"
+            asked.id,
+            reason="its input holds something that can only be pickled, or a large value of another execution, so that "
+            "two inputs cannot be compared",
         )
     if asked.identity != there.identity:
         raise ExecutionAlreadyExists(asked.id, reason="it was started with another input")

@@ -201,7 +201,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
             f"execution {history.execution_id!r} ran with checkpoints='off', so that its journal has nothing to repeat"
         )
     definition = _definition(history, workflow)
-    codec = MsgpackCodec()
+    codec = MsgpackCodec(lazy=True)  # of large values a history has the references
     machine = Machine(
         lambda: definition.begin(*codec.decode(history.input)),
         execution_id=history.execution_id,

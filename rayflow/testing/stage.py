@@ -78,6 +78,15 @@ class Stage(Timeline):
         """Nothing: steps with resources of their own run like all others."""
         raise ClusterError(f"a test has no processes of its own: {spec.name} cannot be run")
 
+    def hold(self, data: bytes) -> Any:
+        """See ActorSystem: in one process, bytes are their own handle."""
+        return data
+
+    def fetch(self, handle: Any, timeout: float) -> bytes | None:
+        """See ActorSystem."""
+        data: bytes = handle
+        return data
+
     def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
         """Nothing: all actors are in this process, whose code is there."""
 

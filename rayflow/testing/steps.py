@@ -35,7 +35,8 @@ from rayflow.runtime.environment import Environment
 from rayflow.runtime.host import Host
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, task_message, unpack
 from rayflow.runtime.performer import Performer
-from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.system import ActorSystem, opened
 from rayflow.runtime.worker import Worker, WorkerSettings
 from rayflow.testing.scripts import Call, Function, Script, Scripts, agent_of, noted
 from rayflow.testing.stage import Stage
@@ -88,7 +89,7 @@ class Steps(Performer):
         system: the stage.
         env: the code environment.
         dispatchers: not used.
-        allow_pickle: whether payloads may be pickled.
+        settings: shared by all actors of the namespace.
         steward: knows the pools.
         scripts: what steps answer.
         strict: whether steps without a script are refused.
@@ -102,15 +103,15 @@ class Steps(Performer):
         system: ActorSystem,
         env: Environment,
         dispatchers: Dispatchers,
+        settings: Settings,
         *,
-        allow_pickle: bool,
         steward: Steward,
         scripts: Scripts,
         strict: bool,
         at_once: int,
         trouble: list[Exception],
     ) -> None:
-        super().__init__(host, system, env, dispatchers, allow_pickle=allow_pickle)
+        super().__init__(host, system, env, dispatchers, settings)
         assert isinstance(system, Stage)
         self._stage = system
         self._steward = steward
@@ -241,7 +242,8 @@ class Steps(Performer):
         limits_of(call, config)  # they do not matter here, but the function that says which they are may fail
         if pool not in self._workers:
             setup = config.setup if isinstance(config.setup, str) else ""
-            settings = WorkerSettings(_MOST, pool, naming.PERSISTENCE, self._allow_pickle, setup=setup)
+            shared = (self._settings.allow_pickle, self._settings.config.large_value_bytes)
+            settings = WorkerSettings(_MOST, pool, naming.PERSISTENCE, *shared, setup=setup)
             label = f"{self._host.name}:{pool or 'scripts'}"
             self._workers[pool] = StandInWorker(self._stage, label, self._env, settings, self._scripts)
         return self._workers[pool]
@@ -304,7 +306,7 @@ class StandInWorker(Worker):
         task = stand_in.message._replace(code={_STAND_IN: number}, part=part)
         batch = BatchMessage(number, number, 0, coordinator, (task,), 0.0)
         try:
-            reply: BatchReply = unpack(self.run(pack(batch)))
+            reply: BatchReply = unpack(opened(self.run(pack(batch))).data)
         finally:
             del self._stand_ins[number]
         return reply

@@ -22,7 +22,8 @@ from rayflow.errors import RayflowError
 from rayflow.handle import ExecutionHandle
 from rayflow.runtime import naming
 from rayflow.runtime.clock import SystemClock
-from rayflow.runtime.driver import Driver, is_fresh
+from rayflow.runtime.driven import is_fresh
+from rayflow.runtime.driver import Driver
 from rayflow.runtime.system import Actor, ActorSystem
 from rayflow.runtime.timekeeper import Timekeeper
 from rayflow.storage.changes import Changes, apply
@@ -181,7 +182,7 @@ class World:
             {},
             execution_id=name,
             options=ExecutionOptions(**options),
-            codec=CODEC,
+            encode=CODEC.encode,
             nonce=f"start {self.number()}",
             now=self.clock.now(),
         )
@@ -238,6 +239,7 @@ class World:
             cache=CACHE,
             fetch=lambda digest: b"",
             refer=cast("Callable[[WorkflowDefinition], CodeRef]", referred),
+            read=lambda reference, execution_id: b"",
             config=EngineConfig().model_copy(update={"park_after": 0.0}),  # at once, which nobody else needs
         )
         if is_fresh(record):

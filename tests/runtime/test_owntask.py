@@ -16,6 +16,7 @@ import pytest
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.messages import BatchReply, TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.owntask import run_own_task
+from rayflow.runtime.system import opened
 from rayflow.runtime.worker import WorkerSettings
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import Bench, bench, keys, reach, value
@@ -36,9 +37,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 def run(cluster: Bench, task: TaskMessage, *, environment: Environment | None = None, **given: Any) -> BatchReply:
     cancelled = given.pop("cancelled", None)
     data = pack(cluster.batch(task, **given))
-    reply = unpack(
-        run_own_task(cluster.system, environment or Environment(), SETTINGS, NAME, data, cancelled=cancelled)
-    )
+    answer = run_own_task(cluster.system, environment or Environment(), SETTINGS, NAME, data, cancelled=cancelled)
+    reply = unpack(opened(answer).data)
     for thread in [thread for thread in threading.enumerate() if thread.name.startswith(NAME)]:
         thread.join(PATIENCE)
         assert not thread.is_alive(), f"{thread.name} was left behind"

@@ -183,6 +183,23 @@ class RaySystem:
         with suppress(ActorLost):
             ray.kill(self._get(name), no_restart=not restart)
 
+    def hold(self, data: bytes) -> Any:
+        """See ActorSystem: in Ray's object store, as an object of this process."""
+        require_cluster()
+        try:
+            return ray.put(data)
+        except failures.RayError:  # the object store is full, and its disk, too
+            return None
+
+    def fetch(self, handle: Any, timeout: float) -> bytes | None:
+        """See ActorSystem."""
+        require_cluster()
+        try:
+            data: bytes = ray.get(handle, timeout=timeout)
+        except failures.RayError:  # its owner or its node died, or it is not here in time
+            return None
+        return data
+
     def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
         """See ActorSystem. It is kept for ten minutes, and then as long as an actor or job uses it."""
         require_cluster()
