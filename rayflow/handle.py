@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from rayflow.core.snapshot import ExecutionSnapshot
 from rayflow.errors import ExecutionNotFound, Fenced, RayflowError, ResultTimeout
 from rayflow.runtime import naming
+from rayflow.runtime.endings import News
 from rayflow.runtime.outages import Outage
-from rayflow.runtime.persistence import News
 from rayflow.runtime.system import ActorSystem
 from rayflow.storage.operations import ExecutionRecord
 

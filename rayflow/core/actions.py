@@ -163,3 +163,11 @@ class Work:
     inbox_done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     letters: list[Letter] = field(default_factory=list)
+
+    def put_after(self, earlier: Work) -> None:
+        """What was to be done before and has not been done comes first; its entries are somebody else's."""
+        self.actions[:0] = earlier.actions
+        self.holds[:0] = earlier.holds
+        self.counts.update(earlier.counts)
+        self.letters[:0] = earlier.letters
+        self.asks[:0] = earlier.asks

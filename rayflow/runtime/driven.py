@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rayflow.core.execution import Action, InboxItem
+from rayflow.core.execution import Action, Execution, InboxItem
 from rayflow.errors import CorruptRecord
 from rayflow.storage.operations import ExecutionRecord, InboxRow
 from rayflow.storage.records import decode_entry
+
+#: Seconds ahead of its next timer at which an execution is not parked any more.
+PARK_AHEAD = 2.0
 
 
 class Committed(NamedTuple):
@@ -39,3 +43,16 @@ def items_of(execution_id: str, rows: Sequence[InboxRow]) -> list[tuple[int, Inb
 def is_fresh(record: ExecutionRecord) -> bool:
     """Whether an execution has never been driven: it can be claimed and begun in one transaction."""
     return record.last_seq == 0 and record.epoch == 0 and record.inbox_last == 0
+
+
+def parked_at(execution: Execution, quiet: float) -> float:
+    """When an execution is parked, if nothing happens until then: infinity if it is not.
+
+    Args:
+        execution: the machine.
+        quiet: when nothing has happened for long enough.
+    """
+    if not execution.idle or execution.outcome is not None:
+        return math.inf
+    wake = execution.next_wake()
+    return quiet if wake is None or wake > quiet + PARK_AHEAD else math.inf

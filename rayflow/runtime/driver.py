@@ -22,7 +22,7 @@ from rayflow.definition.context import ChildCall
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError, CorruptRecord, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.driven import Committed, items_of
+from rayflow.runtime.driven import Committed, items_of, parked_at
 from rayflow.runtime.loading import Fetch, load_definition, named, read_input, read_row
 from rayflow.runtime.messages import TaskOutcome
 from rayflow.runtime.scribe import Refer, Scribe
@@ -46,9 +46,6 @@ from rayflow.storage.operations import (
 from rayflow.storage.starting import child_id
 
 log = logging.getLogger(__name__)
-
-#: Seconds ahead of its next timer at which an execution is not parked any more.
-PARK_AHEAD = 2.0
 
 #: Seconds after which an execution is taken up again whose code could not read a value.
 VALUE_AGAIN = 1.0
@@ -338,12 +335,8 @@ class Driver:
             return
         work = self._execution.take()
         self._entries.extend(work.entries)
-        earlier, self._work = self._work, work
-        work.actions[:0] = earlier.actions
-        work.holds[:0] = earlier.holds
-        work.counts.update(earlier.counts)
-        work.letters[:0] = earlier.letters
-        work.asks[:0] = earlier.asks
+        work.put_after(self._work)
+        self._work = work
 
     def _parkable(self, work: Work, now: float) -> bool:
         execution = self._execution
@@ -351,21 +344,13 @@ class Driver:
             return self._blocked is not None
         if work.actions or not execution.idle:
             return False
-        return execution.paused or self._park_at() <= now
-
-    def _park_at(self) -> float:
-        """When the execution is parked, if nothing happens until then: infinity if it is not."""
-        execution = self._execution
-        if execution is None or not execution.idle or execution.outcome is not None:
-            return math.inf
-        quiet, wake = self._active_at + self._park_after, execution.next_wake()
-        return quiet if wake is None or wake > quiet + PARK_AHEAD else math.inf
+        return execution.paused or parked_at(execution, self._active_at + self._park_after) <= now
 
     def next_wake(self) -> float | None:
         """When something is due by itself: a timer, a timeout, or that it is parked."""
         if self._execution is None:
             return None
-        wake, park = self._execution.next_wake(), self._park_at()
+        wake, park = self._execution.next_wake(), parked_at(self._execution, self._active_at + self._park_after)
         soonest = park if wake is None else min(wake, park)
         return None if soonest == math.inf else soonest
 

@@ -13,14 +13,13 @@ import os
 import socket
 import threading
 import time
-import uuid
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rayflow.core.locks import Lock
 from rayflow.errors import Fenced, StorageError, StorageUnavailable
+from rayflow.runtime.endings import Endings, News
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.outages import Outage
 from rayflow.runtime.system import ActorSystem
@@ -40,9 +39,6 @@ T = TypeVar("T")
 HEARTBEAT = 1.0
 FRESH_FOR = 3.0
 
-#: How many endings are remembered for engines that ask what ended since they last asked.
-NEWS_KEPT = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class TakenUp:
@@ -52,15 +48,6 @@ class TakenUp:
     record: ExecutionRecord | None = None
     journal: tuple[JournalRow, ...] = ()
     inbox: tuple[InboxRow, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What ended since a cursor; ``reset`` says that the cursor is from before a restart, so look for yourself."""
-
-    cursor: tuple[str, int]
-    ended: tuple[str, ...] = ()
-    reset: bool = False
 
 
 class Persistence:
@@ -77,7 +64,6 @@ class Persistence:
         # One life of the namespace is one writer: after a restart within it, this actor claims under the same
         # identity, and the incarnation before it is fenced.
         self._identity = system.identity
-        self._life = uuid.uuid4().hex
         self._loop = asyncio.new_event_loop()
         self._store: Store | None = None
         self._group: GroupCommitter | None = None
@@ -85,9 +71,9 @@ class Persistence:
         self._entering = threading.Lock()
         self._over = False
         self._fenced: Fenced | None = None
-        self._news: deque[str] = deque(maxlen=NEWS_KEPT)
-        self._ended = 0
-        self._told = threading.Condition()
+        #: Held while it is said which store is open, and that it was taken over.
+        self._changing = threading.Lock()
+        self._endings = Endings()
         self._stopped = threading.Event()
         self._served = threading.Thread(target=self._serve, name="store", daemon=True)
         self._beating = threading.Thread(target=self._beat, name="store-heartbeat", daemon=True)
@@ -236,20 +222,10 @@ class Persistence:
 
     def news(self, cursor: tuple[str, int], timeout: float) -> News:
         """Wait until something ends after the cursor, at most ``timeout`` seconds; then say what did."""
-        life, position = cursor
-        with self._told:
-            if self._fenced is not None:
-                raise self._fenced
-            if life != self._life or position < self._ended - len(self._news):
-                return News((self._life, self._ended), reset=True)
-            self._told.wait_for(
-                lambda: self._ended > position or self._stopped.is_set() or self._fenced is not None, timeout
-            )
-            if self._fenced is not None:
-                raise self._fenced
-            fresh = self._ended - position
-            ended = tuple(self._news)[-fresh:] if fresh else ()
-            return News((self._life, self._ended), ended)
+        news = self._endings.since(cursor, timeout, lambda: self._stopped.is_set() or self._fenced is not None)
+        if self._fenced is not None:
+            raise self._fenced
+        return news
 
     # --- itself --------------------------------------------------------------------------------------------
     def ready(self, take_over: bool = False) -> str:  # noqa: FBT001, FBT002 - the arguments of actors are positional
@@ -267,7 +243,7 @@ class Persistence:
 
     def ping(self) -> str:
         """Its life's id: another one after a restart."""
-        return self._life
+        return self._endings.life
 
     def pid(self) -> int:
         """The id of its process."""
@@ -276,8 +252,7 @@ class Persistence:
     def stop(self) -> None:
         """Close the store. The actor is of no use afterwards."""
         self._stopped.set()
-        with self._told:
-            self._told.notify_all()
+        self._endings.wake()
         self._beating.join()
         with self._opening:
             if self._store is not None:
@@ -308,11 +283,11 @@ class Persistence:
 
     def _give_way(self, store: Store, error: Fenced) -> None:
         """Somebody else writes the store: all who ask are told, and who waits for news."""
-        with self._told:
+        with self._changing:
             if self._store is store and self._fenced is None:
                 log.critical("this writer stops: %s", error)
                 self._fenced = error
-                self._told.notify_all()
+        self._endings.wake()
 
     def _closed(self) -> StorageUnavailable:
         return StorageUnavailable(f"the store {self._url} was closed: its engine or namespace was shut down")
@@ -341,9 +316,9 @@ class Persistence:
         except BaseException:
             self._run(store.close())
             raise
-        with self._told:
+        with self._changing:
             self._store, self._group, self._fenced = store, group, None
-            self._life = uuid.uuid4().hex  # what is known of endings is from before
+        self._endings.begin_anew()  # what is known of them is from before
         if fenced is not None:
             self._run(fenced.close())
 
@@ -381,10 +356,7 @@ class Persistence:
             if isinstance(op, Append) and isinstance(answer, Done) and op.status.terminal
         ]
         if ended:
-            with self._told:
-                self._news.extend(ended)
-                self._ended += len(ended)
-                self._told.notify_all()
+            self._endings.add(ended)
 
     def _beat(self) -> None:
         outage = Outage(log, f"the store {self._url} cannot be written")
