@@ -142,6 +142,21 @@ class Control(Looking, abc.ABC):
         Example:
             >>> engine.fork("doc-17", before="review", state={"reviewer": "ada"}).result()  # doctest: +SKIP
         """
+        source, plan = self._fork_plan(execution_id, before, again=again)
+        other = self._other_version(source, workflow, version)
+        given, identity = self._given(source, args, kwargs)
+        made = fresh_record(
+            other or source,
+            given,
+            identity,
+            execution_id=id or "",
+            options=options or options_of(source).replace(deadline=None, singleton=None),
+            nonce=uuid.uuid4().hex,
+            now=self.clock.now(),
+        )
+        return self._start_fork(replace(made, run=source.run, forked_from=source.id), plan, state or {})
+
+    def _fork_plan(self, execution_id: str, before: str | int, *, again: bool) -> tuple[ExecutionRecord, ForkPlan]:
         source = self.record(execution_id)
         if isinstance(source, DamagedRecord):
             raise source.error
@@ -160,18 +175,7 @@ class Control(Looking, abc.ABC):
                 action="fork",
                 hint="Fork it before that, or with again=True (--again): locks are acquired, children started again",
             )
-        other = self._other_version(source, workflow, version)
-        given, identity = self._given(source, args, kwargs)
-        made = fresh_record(
-            other or source,
-            given,
-            identity,
-            execution_id=id or "",
-            options=options or options_of(source).replace(deadline=None, singleton=None),
-            nonce=uuid.uuid4().hex,
-            now=self.clock.now(),
-        )
-        return self._start_fork(replace(made, run=source.run, forked_from=source.id), plan, state or {})
+        return source, plan
 
     def _given(
         self, source: ExecutionRecord, args: tuple[Any, ...] | None, kwargs: Mapping[str, Any] | None

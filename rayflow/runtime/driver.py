@@ -12,13 +12,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rayflow.core.actions import Ask
 from rayflow.core.events import Entry, Paused, StepCompleted
 from rayflow.core.execution import Action, Execution, InboxItem, Work
 from rayflow.core.machine import Machine, failure_of
 from rayflow.core.waits import WaitsFor
 from rayflow.definition.code import CodeCache
-from rayflow.definition.context import ChildCall
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError, CorruptRecord, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
@@ -43,7 +41,6 @@ from rayflow.storage.operations import (
     Refused,
     Release,
 )
-from rayflow.storage.starting import child_id
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +76,7 @@ class Driver:
         read: Callable[[Reference, str], bytes],
         config: EngineConfig,
     ) -> None:
-        self.record = record
+        self._stand(record)
         self.id = record.id
         self.epoch = record.epoch + 1
         self._row = read_row(record)
@@ -100,14 +97,18 @@ class Driver:
         self._entries: list[Entry] = []
         self._work = Work()
         self._sent: Work | None = None
-        self._last_seq = self._durable = record.last_seq
-        self._inbox_done = record.inbox_done
         self._blocked: Failure | None = None
         self._blocked_seen = 0
         #: The journal that is being taken up.
         self._journal: Sequence[JournalRow] = ()
         #: What steps said of themselves and is not written yet, by their numbers.
         self.notes: dict[int, StepNote] = {}
+
+    def _stand(self, record: ExecutionRecord) -> None:
+        """What is durable is what the execution's row says."""
+        self.record = record
+        self._last_seq = self._durable = record.last_seq
+        self._inbox_done = record.inbox_done
 
     # --- taking up -----------------------------------------------------------------------------------------
     def claim(self, now: float) -> Claim:
@@ -123,9 +124,8 @@ class Driver:
         self, record: ExecutionRecord, journal: Sequence[JournalRow], inbox: Sequence[InboxRow], now: float
     ) -> None:
         """Take the execution up where its journal ends, after the claim was granted."""
-        self.record = self._scribe.record = record
-        self._last_seq = self._durable = record.last_seq
-        self._inbox_done = record.inbox_done
+        self._stand(record)
+        self._scribe.record = record
         self._active_at = now
 
         def go(execution: Execution) -> None:
@@ -320,14 +320,10 @@ class Driver:
         self._waits = said
         return said
 
-    def _child_id(self, ask: Ask) -> str:
-        assert isinstance(ask.call, ChildCall)
-        return child_id(self.record, ask.call.id, ask.seq, ask.rewinds)
-
     def _release(self, now: float) -> Release:
         execution = self._execution
         wake = None if execution is None else execution.next_wake()
-        waits = "" if execution is None else execution.waits(self._child_id).to_text()
+        waits = "" if execution is None else execution.waits(self._scribe.child_id).to_text()
         return Release(self.id, self.epoch, runnable_at=wake, at=now, seen=self.inbox_seen, waits=waits)
 
     def _collect(self) -> None:

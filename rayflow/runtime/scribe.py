@@ -155,6 +155,11 @@ class Scribe:
         nonce = call_nonce(self.record, unask.seq, unask.rewinds)
         return Send(0, child, cancel_row(self.record, nonce, self.epoch, now), start_nonce=nonce)
 
+    def child_id(self, ask: Ask) -> str:
+        """The id of the child that a call starts."""
+        assert isinstance(ask.call, ChildCall)
+        return child_id(self.record, ask.call.id, ask.seq, ask.rewinds)
+
     def _start_child(self, ask: Ask, call: ChildCall, now: float) -> StartChild:
         earlier = tuple(
             (child_id(self.record, call.id, ask.seq, rewinds), call_nonce(self.record, ask.seq, rewinds))
