@@ -19,6 +19,10 @@ from rayflow.runtime.persistence import FRESH_FOR
 from rayflow.storage.base import Store
 from rayflow.storage.collecting import Over
 from rayflow.storage.urls import open_store
+from rayflow.storage.values import GRACE
+
+#: Large values that are deleted between two signs of life.
+_VALUES = 20
 
 
 def gc(args: argparse.Namespace, screen: Screen) -> int:
@@ -68,7 +72,11 @@ async def _written(url: str, rounds: Rounds) -> Deleted:
         except StorageUnavailable as error:
             raise _TakenError(error) from error
         deleted = await _go_through(store, rounds)
-        while deleted.executions and await store.reclaim():
+        values = 0
+        while count := await store.collect_values(now=time.time(), grace=GRACE, limit=_VALUES):
+            values += count
+            await store.heartbeat(now=time.time())
+        while (deleted.executions or values) and await store.reclaim():
             await store.heartbeat(now=time.time())
         return deleted
     finally:

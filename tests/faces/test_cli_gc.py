@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import time
 from pathlib import Path
 
@@ -123,3 +124,30 @@ def test_only_what_is_over_can_be_meant(url: str) -> None:
             engine.gc(status="running")
         with pytest.raises(rf.DefinitionError, match="older_than needs seconds since the end, 0 or more, not '30d'"):
             engine.gc(older_than="30d")  # type: ignore[arg-type]
+
+
+@rf.workflow(version="1")
+async def passed_on(text: str) -> int:
+    return len(text)
+
+
+def values_in(url: str) -> int:
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
+        count: int = db.execute("SELECT count(*) FROM large_values").fetchone()[0]
+        return count
+
+
+def test_large_values_go_two_hours_after_what_referred_to_them(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rf.LocalEngine(url, large_value_bytes=1024) as engine:
+        engine.execute(passed_on, "x" * 4096, id="large")
+    gc = ["gc", "--older-than", "0", "--workflow", "passed_on", "--store", url, "--local"]
+    assert main(gc) == exits.COMPLETED
+    assert capsys.readouterr().out.startswith("1 execution deleted (")
+    assert values_in(url) == 1
+    began = time.time()
+    for hours, left in ((1.9, 1), (2.1, 0)):
+        monkeypatch.setattr(time, "time", lambda moment=began + hours * 3600: moment)
+        assert main(gc) == exits.COMPLETED
+        assert values_in(url) == left
