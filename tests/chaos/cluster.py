@@ -71,10 +71,14 @@ class Cluster:
         # Who watches has calls that do not fail.
         os.environ.update({name: value for name, value in self.environ.items() if name != _FAILING})
         os.environ.pop("RAY_ADDRESS", None)
-        self._connection = cluster.connect(self.local.address, environ=self.environ)
-        self.system = RaySystem(NAMESPACE)
-        self.nodes = Nodes(self.all, lambda: len(self.system.nodes()))
-        self.nodes.first()
+        try:
+            self._connection = cluster.connect(self.local.address, environ=self.environ)
+            self.system = RaySystem(NAMESPACE)
+            self.nodes = Nodes(self.all, lambda: len(self.system.nodes()))
+            self.nodes.first()
+        except BaseException:
+            self.all.down()  # nobody else would
+            raise
         self.callers: dict[str, int] = {}
         self._over = threading.Event()
         self._watching = threading.Thread(target=self._watch, name="watch", daemon=True)

@@ -58,8 +58,10 @@ def evidence(settings: Settings) -> Evidence:
         locks = [f"{lock.name} is claimed by {[str(c.claimant) for c in lock.claims]}" for lock in _locks(reading)]
     finally:
         reading.close()
+    early = early_dues(settings, done)
+    never = early - outcomes.keys()
     return Evidence(
-        expected=accepted(settings, done),
+        expected={name: one for name, one in accepted(settings, done).items() if name not in never},
         lines=ledger.read(settings.ledger),
         outcomes=outcomes,
         acts=done,
@@ -67,7 +69,8 @@ def evidence(settings: Settings) -> Evidence:
         slots=SLOTS * WORKERS,
         locks=locks,
         left=known["left"],
-        dues=settings.dues(),
+        dues={name: list(dues) for name, dues in settings.dues().items()},
+        early=early,
         gave_up=known["gave_up"],
         unanswered=unanswered(folder),
         callers=known["callers"],
@@ -95,6 +98,17 @@ def unanswered(folder: Path) -> list[Unanswered]:
             at, pid, how = match.groups()
             found.append(Unanswered(_moment(at), int(pid), _HOW[how]))
     return sorted(found, key=lambda call: call.at)
+
+
+def early_dues(settings: Settings, done: Sequence[Act]) -> set[str]:
+    """The ids of what was due before the schedule was known to be made."""
+    made = {act.execution: act.at for act in done if act.what == "schedule"}
+    return {
+        due
+        for name, dues in settings.dues().items()
+        for due, moment in dues.items()
+        if moment < made.get(name, settings.begun)
+    }
 
 
 def _moment(text: str) -> float:

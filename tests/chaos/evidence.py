@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -159,6 +159,7 @@ class Evidence:
         locks: the locks that somebody holds or waits for at the end.
         left: processes and actors that are left and should not be.
         dues: the ids that each schedule has to have started, by its name.
+        early: those of them that it need not have: they were due before anybody knew that there was a schedule.
         gave_up: what the run itself waited for in vain.
         unanswered: the calls that Ray was told to fail.
         callers: the process of each coordinator that was seen.
@@ -175,6 +176,7 @@ class Evidence:
     left: Sequence[str] = ()
     dues: Mapping[str, Sequence[str]] = field(default_factory=dict)
     gave_up: Sequence[str] = ()
+    early: Collection[str] = ()
     unanswered: Sequence[Unanswered] = ()
     callers: Mapping[str, int] = field(default_factory=dict)
     troubles: Mapping[str, int] = field(default_factory=dict)

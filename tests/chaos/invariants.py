@@ -252,8 +252,10 @@ def guarded(evidence: Evidence) -> Problems:
         )
     for schedule, dues in evidence.dues.items():
         started = sorted(outcome.id for outcome in evidence.outcomes.values() if outcome.schedule == schedule)
-        if started != sorted(dues):
-            yield f"{schedule}: missing {sorted(set(dues) - set(started))}, unasked {sorted(set(started) - set(dues))}"
+        missing = sorted(set(dues) - set(started) - set(evidence.early))
+        unasked = sorted(set(started) - set(dues))
+        if missing or unasked:
+            yield f"{schedule}: missing {missing}, unasked {unasked}"
 
 
 # --- 8 ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Nodes beside the head, and CPUs that each says it has.
 NODES, CPUS = 1, 2
+#: Nodes that are started before a run begins at most, until the first ones are there.
+TRIES = 3
 #: Seconds that what a lost node left behind may take to end by itself.
 GONE = 5.0
 #: How Ray calls a process that is an actor, and those that are none: one that may become one, and its own agents.
@@ -87,9 +89,10 @@ class Nodes:
         return found
 
     def first(self) -> None:
-        """Add the first ones, and wait for them."""
-        for _ in range(NODES):
-            self._cluster.add(cpus=CPUS, resources={BESIDE: 1})
+        """Add the first ones, and wait for them; on a machine that is too slow now, the run begins without."""
+        for _ in range(TRIES):
+            if self._alive() < 1 + NODES:
+                self._add()
 
     def wait(self) -> None:
         """Wait for the one that is being added."""

@@ -16,7 +16,7 @@ NAMESPACE = "chaos"
 WORKERS, SLOTS, COORDINATORS = 3, 4, 3
 #: Seconds after which a process that does not answer counts as hung, and after which a node does.
 NOTICED, NODE_NOTICED = 3.0, 7.0
-#: Schedules, and seconds after which the first driver has made them for sure.
+#: Schedules, and seconds after which the first driver has made them on most machines.
 SCHEDULES, WARM_UP = 2, 25.0
 
 
@@ -92,14 +92,14 @@ class Settings:
             made[f"tick-{number}"] = (spec, mix(self.seed, "schedule", number))
         return made
 
-    def dues(self) -> dict[str, list[str]]:
-        """The ids of the executions that each schedule has to have started at the end."""
+    def dues(self) -> dict[str, dict[str, float]]:
+        """The ids of the executions that each schedule has to have started at the end, with their due times."""
         found = {}
         for name, (spec, _) in self.schedules().items():
             assert spec.start_at is not None
             assert spec.end_at is not None
             moments = due_between(spec, spec.start_at, spec.end_at + 0.001, limit=100_000)
-            found[name] = [due_id(name, moment) for moment in moments]
+            found[name] = {due_id(name, moment): moment for moment in moments}
         return found
 
 

@@ -52,6 +52,12 @@ def test_only_what_was_accepted_is_expected(tmp_path: Path) -> None:
     assert program(7, fork.number + 1).id not in names
 
 
+def test_what_was_due_before_a_schedule_was_accepted_is_early(tmp_path: Path) -> None:
+    settings = Settings(str(tmp_path), 7, 1000.0, 1060.0)
+    made = [Act(1028.5, "schedule", "tick-0"), Act(1003.0, "schedule", "tick-1")]
+    assert collect.early_dues(settings, made) == set(list(settings.dues()["tick-0"])[:2])
+
+
 def test_a_blow_is_read_with_the_moment_at_which_its_victim_went_on(tmp_path: Path) -> None:
     place = tmp_path / "blows"
     assert collect.struck(place) == []

@@ -297,6 +297,13 @@ def test_a_due_time_without_its_start_or_a_start_without_its_due_time_is_seen(st
     assert words in problems(Evidence({}, [], outcomes, dues={"t": ["t@1", "t@2"]}))["7"]
 
 
+def test_what_was_due_before_there_was_a_schedule_need_not_be_started() -> None:
+    outcomes = {"t@2": Outcome("t@2", "completed", schedule="t")}
+    evidence = Evidence({}, [], outcomes, dues={"t": ["t@1", "t@2", "t@3"]})
+    assert "missing ['t@1', 't@3']" in problems(evidence)["7"]
+    assert "missing ['t@3']" in problems(replace(evidence, early={"t@1"}))["7"]
+
+
 # --- 8 ------------------------------------------------------------------------------------------------------
 def test_what_is_left_is_seen() -> None:
     evidence = replace(chain(), locks=["l is claimed"], left=["process 7"], gave_up=["nothing went on"])

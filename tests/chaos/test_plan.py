@@ -47,7 +47,7 @@ def test_a_driver_that_is_told_the_settings_has_the_same_schedules(tmp_path: Pat
     dues = told.dues()
     assert dues == settings.dues()
     assert [len(names) for names in dues.values()] == [16, 15]
-    assert dues["tick-0"][:2] == ["tick-0@19700101T001705Z", "tick-0@19700101T001707Z"]
+    assert list(dues["tick-0"])[:2] == ["tick-0@19700101T001705Z", "tick-0@19700101T001707Z"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in flows.WORKFLOWS if kind not in {"signals", "rest"}])
