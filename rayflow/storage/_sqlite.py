@@ -258,6 +258,7 @@ _ADVICE = (
     ("not a database", "the file was overwritten or was never one; name another file, or restore a backup"),
     ("malformed", DAMAGED),
     ("no such", DAMAGED),
+    ("can't decode", DAMAGED),
     ("unable to open", "its folder must exist and be readable and writable for this user"),
 )
 

@@ -79,7 +79,7 @@ class SqliteStore:
             self._reader, self._format = await file.reader(may_create=not read_only)
         except BaseException as error:
             await self._close_connections()
-            if isinstance(error, (sqlite3.Error, OSError)):
+            if isinstance(error, (sqlite3.Error, OSError, UnicodeDecodeError)):  # the last of a damaged schema
                 raise self._cannot_open(error) from error
             raise
         self._open = True

@@ -104,7 +104,7 @@ def test_an_actor_gets_the_system_and_calls_others_by_it(system: RaySystem, echo
 
 def test_the_cluster_is_described(system: RaySystem, ray_cluster: RayCluster) -> None:
     assert system.cpus() == 4.0
-    assert system.identity.startswith("session_")
+    assert system.identity.startswith(f"namespace {system.namespace} of Ray cluster session_")
     assert _ray.joined() == ray_cluster.address
     pinned = system.spawn(spec("pinned", pinned=True))
     assert pinned.call("place", timeout=SOON)["node"] in {"", _ray.api.get_runtime_context().get_node_id()}
