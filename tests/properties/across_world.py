@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
@@ -28,7 +29,9 @@ from rayflow.runtime.system import Actor, ActorSystem
 from rayflow.runtime.timekeeper import Timekeeper
 from rayflow.storage.changes import Changes, apply
 from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.keeping import Keeping
 from rayflow.storage.kept import DefinitionRecord
+from rayflow.storage.large import Reference
 from rayflow.storage.memory import MemoryData, MemoryStore
 from rayflow.storage.operations import Answer, Done, ExecutionRecord, Operation, Release, Start
 from rayflow.storage.starting import new_record
@@ -88,6 +91,10 @@ class Hand(Control):
     config = EngineConfig()
     _settle_patience = 0.0  # nothing goes on while it waits
 
+    def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
+        super().__init__(system, codec)
+        self._keeping = Keeping(codec, _keep_nothing, threshold=sys.maxsize)
+
     def register(self, workflow: AnyWorkflow) -> DefinitionRecord:
         return saved(workflow)
 
@@ -96,6 +103,10 @@ class Hand(Control):
 
     def handle(self, execution_id: str) -> ExecutionHandle[Any]:
         return ExecutionHandle(cast("Any", self), execution_id)
+
+
+def _keep_nothing(reference: Reference, data: bytes) -> None:
+    raise AssertionError(f"nothing is large here, and {reference} of {len(data)} bytes is")
 
 
 class Asked:

@@ -171,7 +171,7 @@ def _calls(engine: rf.LocalEngine) -> dict[str, tuple[Callable[[], object], str]
         "input": (lambda: engine.start(takes_anything, [bad]), "[0][0][0]"),
         "keyword": (lambda: engine.start(takes_anything, value={"a": bad}), '[1]["value"]["a"]'),
         "many": (lambda: engine.start_many(takes_anything, [1, bad]), "[0][0]"),
-        "signal": (lambda: engine.signal("any", "go", [bad]), "[0]"),
+        "signal": (lambda: engine.signal("done", "go", [bad]), "[0]"),
         "schedule": (
             lambda: engine.schedules.create("s", takes_anything, rf.Schedule(every=60), args=(bad,)),
             "[0][0]",
