@@ -75,9 +75,16 @@ class Bench:
         found = ask_all(system, system.names(), "pid", timeout=3.0, group="control")
         return {name: reply.value for name, reply in found.items() if reply.error is None}
 
+    def workers(self) -> int:
+        """How many workers are up; 0 while the pool is made anew."""
+        try:
+            return self.engine.pools.get().status().workers
+        except rf.ClusterError:
+            return 0
+
     def begin(self) -> None:
         """Have chains under way."""
-        waiting(lambda: self.engine.pools.get().status().workers == 4)
+        waiting(lambda: self.workers() == 4)
         for _ in range(CHAINS):
             name = uuid.uuid4().hex[:8]
             self.ledgers[name] = self.folder / name
@@ -202,6 +209,7 @@ def main() -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nodes", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="blows of each kind; 5 if left out")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the rows with that in their name")
     parser.add_argument("--json", type=Path, help="also write the figures into this file")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="rf-"))
@@ -209,11 +217,14 @@ def main() -> int:
     figures = []
     try:
         for name, strike in ROWS.items():
+            if options.only not in name:
+                continue
             times = [once(bench, strike) for _ in range(options.runs)]
             figures.append({"name": name, "median": statistics.median(times), "most": max(times), "runs": len(times)})
             print(f"{name:<40}{statistics.median(times):>8.2f}{max(times):>8.2f}  s", flush=True)
         bench.engine.shutdown()
     finally:
+        bench.engine.close()  # Ray ends a process that is in a cluster which is gone
         bench.cluster.down()
         shutil.rmtree(folder)
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs")

@@ -16,7 +16,7 @@ from rayflow.core.placement import Place
 from rayflow.core.recovery import CoordinatorStatus
 from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment, make_available
-from rayflow.runtime.pings import Pings, keeping_alive
+from rayflow.runtime.pings import Pings
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.specs import coordinator_spec
 from rayflow.runtime.system import ActorSystem, ActorUnavailable, Reply, ask_all, kill_aside, send_to
@@ -63,7 +63,6 @@ class Fleet:
         self._bare: dict[str, float] = {}
         patience = self._config.ping_timeout
         self._pings = Pings(system, patience, post, self._fails, self._gone)
-        self._persistence = keeping_alive(system, patience, post)
         self._most: int | None = None
 
     @property
@@ -203,11 +202,10 @@ class Fleet:
 
     # --- pings ---------------------------------------------------------------------------------------------
     def ping_all(self) -> None:
-        """Ping coordinators and the store's actor; what does not answer for long is killed."""
+        """Ping coordinators; who does not answer for long is killed."""
         self._most = None  # nodes may have come or gone
         for name in [p.name for p in self.places.values() if p.ready]:
             self._pings.ping(name)
-        self._persistence.ping(naming.PERSISTENCE)
 
     def look(self) -> None:
         """See which coordinators have not answered for too long."""

@@ -301,7 +301,10 @@ class Pool:
 
     def _ping_all(self) -> None:
         self._locked_crew().ping_all()
-        self._pings.ping(naming.SUPERVISOR)
+        if self._name == self._settings.config.pool.name:  # of several that kill, the last would meet the new life
+            self._pings.ping(naming.SUPERVISOR)
+            # The supervisor's own thread waits for the store, so it would notice late.
+            self._pings.ping(naming.PERSISTENCE)
 
     def _locked_crew(self) -> Crew:
         with self._lock:
