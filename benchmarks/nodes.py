@@ -28,7 +28,7 @@ from typing import Any
 import rayflow as rf
 from rayflow.runtime import naming, processes
 from rayflow.runtime.system import ask_all
-from tests.clusters import ManyNodes, Node, go_on, lasting_gcs
+from tests.clusters import ManyNodes, Node, lasting_gcs
 from tests.system.node_flows import noted_chain, read, stop_file
 
 #: Seconds that a step takes, and chains that are under way at a blow.
@@ -114,7 +114,7 @@ class Bench:
 
     def end(self) -> None:
         """Let the chains end, and make good what was struck."""
-        go_on(self.stopped)
+        processes.kill(self.stopped, PATIENCE)  # the cluster has given the node up
         self.stopped = []
         for ledger in self.ledgers.values():
             stop_file(ledger).touch()
