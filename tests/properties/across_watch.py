@@ -49,6 +49,10 @@ class Life:
         self.seen = 0
 
 
+#: Who is not known.
+NOBODY = Claimant("?", 1)
+
+
 class Watch:
     """See the module's docstring.
 
@@ -67,12 +71,15 @@ class Watch:
         self._grants: dict[str, dict[int, Claimant]] = {}
         #: Those that a person let go on after they had failed, and told it. No parent waits for them before it asks.
         self._alone: set[str] = set()
+        #: Those that were rewound since what was looked at before, in one transaction with their children.
+        self._together: set[str] = set()
 
     def committed(self) -> None:
         """Look at all that a commit, or a deletion, has changed."""
         for name in self._lives.keys() - self._data.executions.keys():
             del self._lives[name]
             self._alone.discard(name)
+        self._together = {name for name in self._data.executions if self._is_newly_rewound(name)}
         for record in list(self._data.executions.values()):
             life = self._lives.get(record.id) or self._born(record)
             if life.record is not record or not life.entries:
@@ -143,7 +150,7 @@ class Watch:
         life.results = {step: result for step, result in life.results.items() if step <= issued}
         kept = [entry.event for entry in live] + self._unread(life.record)
         assert life.results.keys() <= {event.step for event in kept if isinstance(event, StepCompleted)}
-        if not self._just_rewound(life.record.parent):
+        if life.record.parent not in self._together:
             self._alone.add(life.record.id)
 
     def _look_at_answers(self, live: list[Entry], *, forked: bool) -> None:
@@ -222,13 +229,16 @@ class Watch:
             assert locks.check(lock, latest)
             grants = self._grants[args[1]]
             if lock.limit == 1 and args[2] < latest and grants[args[2]].execution_id == name:
-                between = {who.execution_id for token, who in grants.items() if args[2] < token < latest}
+                # One that is not known was granted and given back within a transaction.
+                between = {grants.get(token, NOBODY).execution_id for token in range(args[2] + 1, latest)}
                 assert between - {name}, f"the token of {name} has changed though nobody else had its lock"
 
     # --- families ------------------------------------------------------------------------------------------
-    def _just_rewound(self, name: str) -> bool:
-        rows = self._data.journals.get(name, [])
-        return bool(rows) and isinstance(decode_entry(name, rows[-1].seq, rows[-1].body).event, Rewound)
+    def _is_newly_rewound(self, name: str) -> bool:
+        life, rows = self._lives.get(name), self._data.journals.get(name, [])
+        if life is None or not rows or rows[-1].seq in life.entries:
+            return False
+        return isinstance(decode_entry(name, rows[-1].seq, rows[-1].body).event, Rewound)
 
     def _is_over(self, name: str) -> bool:
         record = self._data.executions.get(name)

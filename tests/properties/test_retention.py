@@ -97,9 +97,12 @@ class Keeping(Across):
 
     def still_needed(self, record: ExecutionRecord) -> None:
         """Why something is kept beyond its time: the execution that waited for it goes on, or may go on."""
-        parent = self.world.data.executions[record.parent]
         assert record.parent_step
-        assert not parent.status.terminal or parent.status is FAILED
+        parent = self.world.data.executions[record.parent]
+        if parent.status is ExecutionStatus.CANCELLED:  # it goes on with its own parent
+            self.still_needed(parent)
+        else:
+            assert not parent.status.terminal or parent.status is FAILED
 
     def retention(self) -> None:
         """Nobody else deletes anything: see the base."""
