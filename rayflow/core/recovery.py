@@ -151,6 +151,11 @@ class Pulse:
         """Nobody asks it any more."""
         self._asked.pop(name, None)
 
+    def pardon(self, seconds: float) -> None:
+        """Whoever asks has not listened for so long: that counts against nobody."""
+        for asked in self._asked.values():
+            asked.since += seconds
+
     def silent(self, now: float) -> dict[str, float]:
         """Who has given no sign of life for longer than the patience lasts, with the seconds since it was asked."""
         return {name: now - a.since for name, a in self._asked.items() if now - a.since > self._patience}

@@ -2,15 +2,17 @@
 
 Who has been silent for too long is decided by :class:`~rayflow.core.recovery.Pulse`; this shell sends the questions.
 A question goes to the actor's ``ping`` in a group of threads of its own, so a busy actor answers all the same; one that
-knows itself to be broken raises there.
+knows itself to be broken raises there. An answer counts from the moment when it arrives, and time in which its owner
+does not listen (it waits for the store, or is stopped itself) counts against nobody: who is taken for hung is killed,
+and all that was under way there is done again.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 from rayflow.core.recovery import Pulse
 from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
@@ -43,14 +45,20 @@ class Pings:
         self._post = post
         self._failed = failed
         self._gone = gone
+        self._patience = patience
         self._pulse = Pulse(patience)
+        #: Answers that have arrived and are not dealt with yet; appended by the system's threads.
+        self._arrived: deque[tuple[str, Reply]] = deque()
+        self._listened = time.monotonic()
 
     def ping(self, name: str) -> None:
         """Ask an actor, unless it owes an answer; then see for how long it has."""
+        self._listen()
         if self._pulse.ask(name, time.monotonic()):
 
             def reply(answer: Reply) -> None:
-                self._post(partial(self._answered, name, answer))
+                self._arrived.append((name, answer))
+                self._post(self._listen)
 
             send_to(self._system, name, "ping", then=reply, group="control")
         self.look()
@@ -62,11 +70,21 @@ class Pings:
 
     def silent(self) -> dict[str, float]:
         """Who has not answered for too long, and for how many seconds."""
+        self._listen()
         return self._pulse.silent(time.monotonic())
 
     def forget(self, name: str) -> None:
         """Nobody asks this one any more."""
         self._pulse.forget(name)
+
+    def _listen(self) -> None:
+        """Deal with what has arrived."""
+        while self._arrived:
+            self._answered(*self._arrived.popleft())
+        now = time.monotonic()
+        if now - self._listened > self._patience / 2:
+            self._pulse.pardon(now - self._listened)
+        self._listened = now
 
     def _answered(self, name: str, answer: Reply) -> None:
         error = answer.error

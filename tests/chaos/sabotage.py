@@ -121,9 +121,13 @@ def commits() -> None:
         return append(record, op)
 
     def unkeyed(
-        record: ExecutionRecord | None, operation: ExecutionOperation, *, known_key: bool = False
+        record: ExecutionRecord | None,
+        operation: ExecutionOperation,
+        *,
+        known_key: bool = False,
+        goes_along: bool = False,
     ) -> rules.Write | Existing | Refused:
-        return decide(record, operation)
+        return decide(record, operation, goes_along=goes_along)
 
     rules._append = forgetful
     vars(batch).update(decide=unkeyed)

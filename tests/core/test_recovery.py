@@ -110,6 +110,17 @@ def test_who_is_forgotten_is_nobody_and_late_answers_of_it_change_nothing() -> N
     assert pulse.silent(9.0) == {"b": 8.0}
 
 
+def test_time_in_which_nobody_listened_counts_against_nobody() -> None:
+    pulse = Pulse(4.0)
+    pulse.ask("a", 0.0)
+    pulse.ask("b", 1.0)
+    pulse.answered("b", alive=False)
+    pulse.pardon(10.0)
+    assert pulse.silent(14.0) == {}
+    assert pulse.silent(14.5) == {"a": 4.5}
+    assert pulse.silent(15.5) == {"a": 5.5, "b": 4.5}
+
+
 # --- rows -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("row", "expected"),

@@ -109,6 +109,28 @@ def test_who_cannot_be_reached_is_silent_though_each_question_is_answered_at_onc
     assert [who for who, _ in bench.failed] == [name]
 
 
+def test_an_answer_counts_from_its_arrival_though_its_owner_is_busy(bench: Bench) -> None:
+    pings, name = bench.pings(SHORT), bench.spawn("fine")
+    pings.ping(name)
+    bench.posted.get(timeout=PATIENCE)  # it has arrived, and its turn does not come
+    began = time.monotonic()
+    while time.monotonic() < began + 3 * SHORT:
+        pings.look()
+    assert (bench.failed, pings.silent()) == ([], {})
+
+
+def test_an_owner_that_did_not_listen_takes_nobody_for_hung_at_once(bench: Bench) -> None:
+    pings, name = bench.pings(SHORT), bench.spawn("hangs")
+    pings.ping(name)
+    time.sleep(3 * SHORT)  # it is stopped itself
+    pings.look()
+    assert bench.failed == []
+    give_up = time.monotonic() + PATIENCE
+    while not bench.failed and time.monotonic() < give_up:
+        pings.look()
+    assert [who for who, _ in bench.failed] == [name]
+
+
 def test_one_that_is_made_anew_is_killed_when_it_hangs_and_left_alone_while_it_cannot_be_reached(bench: Bench) -> None:
     pings = keeping_alive(bench.system, SHORT, bench.posted.put)
     away = bench.spawn("away")
