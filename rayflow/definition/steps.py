@@ -206,5 +206,5 @@ async def _bounded(calls: Sequence[Call], limit: int | None) -> tuple[list[Answe
             for _ in range(min(limit or len(calls), len(calls))):
                 group.create_task(work())
     except* _FirstFailure:
-        pass
+        pass  # it only ends the others; what failed is in errors
     return [answers[index] for index in sorted(answers)], errors[0] if errors else None

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.cluster_fixtures import ROOT, own_environment
+from tests.runtime.cluster_fixtures import ROOT
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
-
-
-@pytest.fixture
-def environ() -> Iterator[dict[str, str]]:
-    """The environment of a cluster that is not the session's."""
-    folder = Path(tempfile.mkdtemp(prefix="rf-"))
-    yield own_environment(folder)
-    shutil.rmtree(folder)
 
 
 def test_the_short_form_measures_everything(environ: dict[str, str], tmp_path: Path) -> None:

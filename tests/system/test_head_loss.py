@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +19,6 @@ pytestmark = [pytest.mark.system, pytest.mark.cluster, pytest.mark.timeout(300)]
 #: Two for each store, so that one coordinator may be on the head and one elsewhere.
 CHAINS = 2
 OPTIONS = {"pool": rf.PoolConfig(workers=2), "max_coordinators": 2, "standbys": 0}
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path, since Ray's sockets lie below it."""
-    folder = Path(tempfile.mkdtemp(prefix="rf-"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.managers import RemoteError
@@ -21,14 +19,6 @@ from tests.system.node_hands import Driver
 pytestmark = [pytest.mark.system, pytest.mark.cluster, pytest.mark.timeout(300)]
 
 OPTIONS = {"pool": rf.PoolConfig(workers=1), "max_coordinators": 1, "standbys": 0}
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path, since Ray's sockets lie below it."""
-    folder = Path(tempfile.mkdtemp(prefix="rf-"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
