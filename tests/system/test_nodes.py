@@ -196,6 +196,7 @@ def test_two_coordinators_of_one_execution_alive_at_once(scene: Scene) -> None:
     finally:
         go_on(stopped)
     scene.finish(recorded)
+    node.lose()  # its raylet learns only now that Ray gave it up, and is on its way out; no node for the next test
 
 
 def test_a_coordinator_that_hangs_and_goes_on_beside_its_successor(scene: Scene) -> None:
