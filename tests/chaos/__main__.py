@@ -40,7 +40,7 @@ def options() -> argparse.Namespace:
         default=FULL_MINUTES,
         help="how long executions are started; until enough was done, it is twice as long at most",
     )
-    parser.add_argument("--blows", type=int, help="blows of each kind there have to be, half as many stops")
+    parser.add_argument("--blows", type=int, help="blows of each kind there have to be")
     parser.add_argument("--executions", type=int, help="executions that there have to be at least")
     parser.add_argument("--steps", type=int, help="steps that there have to be at least")
     parser.add_argument("--last", type=float, default=60.0, help="seconds in which all has to end after the last start")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.chaos.evidence import Evidence, Struck
 from tests.chaos.ledger import Line
-from tests.chaos.plan import EACH_ROUND, KINDS
+from tests.chaos.plan import KINDS
 from tests.chaos.repeats import repeats
 
 #: Seconds after a blow to an actor that everybody uses within which everybody has come to a stand, if anybody does.
@@ -26,7 +25,7 @@ class Minimum:
     """What a run has to have done to say anything.
 
     Args:
-        blows: of each kind that is dealt once a round, and half of that of each other.
+        blows: of each kind.
         executions: that ended.
         steps: with recorded effects.
     """
@@ -38,8 +37,7 @@ class Minimum:
     def lacking(self, blows: Sequence[Struck], executions: int, steps: int) -> list[str]:
         """What a run that has done so much lacks of it."""
         dealt = Counter(struck.kind for struck in blows)
-        wanted = {kind: self.blows if kind in EACH_ROUND else math.ceil(self.blows / 2) for kind in KINDS}
-        found = [f"{dealt[kind]} of {times} times '{kind}'" for kind, times in wanted.items() if dealt[kind] < times]
+        found = [f"{dealt[kind]} of {self.blows} times '{kind}'" for kind in KINDS if dealt[kind] < self.blows]
         if executions < self.executions:
             found.append(f"{executions} of {self.executions} executions")
         if steps < self.steps:

@@ -10,20 +10,22 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, cycle
+from itertools import count
 from typing import Literal
 
 How = Literal["kill", "stop", "refuse", "doubt"]
 
 #: Whom signals meet. A node is the raylet of one, and whatever runs there is lost with it.
 VICTIMS = ("worker", "coordinator", "persistence", "pool", "supervisor", "driver", "node")
-#: Blows that are dealt once a round, in an order that is drawn. The head's GCS is killed and started again; the store
-#: refuses what is to be written, or writes it and says that it has not.
-EACH_ROUND = (*(f"kill {victim}" for victim in VICTIMS), "kill gcs", "refuse store", "doubt store")
-#: Blows that are dealt in every other round, since they take longest.
-EVERY_OTHER = tuple(f"stop {victim}" for victim in VICTIMS)
-#: Every kind of blow.
-KINDS = (*EACH_ROUND, *EVERY_OTHER)
+#: Every kind of blow. The head's GCS is killed and started again; the store refuses what is to be written, or writes it
+#: and says that it has not.
+KINDS = (
+    *(f"kill {victim}" for victim in VICTIMS),
+    "kill gcs",
+    "refuse store",
+    "doubt store",
+    *(f"stop {victim}" for victim in VICTIMS),
+)
 
 #: What is executed, each as often as it stands here: most are short, and a few have most of the steps.
 MENU = (
@@ -152,7 +154,7 @@ class Blow:
 
 
 def blows(seed: int, *, noticed: float, node_noticed: float) -> Iterator[Blow]:
-    """The blows, in rounds of one of each kind; stops are in the first, the third and so on.
+    """The blows, in rounds of one of each kind, in an order that is drawn.
 
     Args:
         seed: of the run.
@@ -161,8 +163,8 @@ def blows(seed: int, *, noticed: float, node_noticed: float) -> Iterator[Blow]:
     """
     rng = random.Random(f"blows/{seed}")
     numbers = count()
-    for kinds in cycle((KINDS, EACH_ROUND)):
-        for kind in rng.sample(kinds, len(kinds)):
+    while True:
+        for kind in rng.sample(KINDS, len(KINDS)):
             limit = node_noticed if kind == "stop node" else noticed
             short, long = rng.uniform(0.2, 0.6 * limit), rng.uniform(1.2 * limit, min(2.2 * limit, limit + 4.0))
             seconds = long if rng.random() < 0.5 else short

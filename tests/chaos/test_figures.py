@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.evidence import Act
 from tests.chaos.figures import Minimum, recovery, repeated
 from tests.chaos.invariants import verdicts
-from tests.chaos.plan import EACH_ROUND, KINDS
+from tests.chaos.plan import KINDS
 from tests.chaos.report import report
 from tests.chaos.test_invariants import taken_over
 from tests.chaos.worlds import OTHER, WORKER, T, begin, chain, struck, with_lines
@@ -64,7 +64,7 @@ def test_what_a_run_lacks_is_named() -> None:
     done = [struck("kill coordinator", 1.0)], 1, 3
     assert Minimum().lacking(*done) == []
     assert Minimum(blows=3, executions=2, steps=4).lacking(*done) == [
-        f"{int(kind == 'kill coordinator')} of {3 if kind in EACH_ROUND else 2} times '{kind}'" for kind in KINDS
+        f"{int(kind == 'kill coordinator')} of 3 times '{kind}'" for kind in KINDS
     ] + ["1 of 2 executions", "3 of 4 steps"]
 
 
