@@ -29,6 +29,7 @@ from rayflow.errors import (
 from rayflow.handle import ExecutionHandle, Watcher
 from rayflow.ids import ExecutionStatus
 from rayflow.pools import QueueRoom, portable
+from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
@@ -128,7 +129,8 @@ class Engine(Control):
 
     def unregister(self, workflow_id: str) -> bool:
         """Forget a saved workflow; its executions keep what they need. Answers whether there was one."""
-        gone: bool = self._persistence().call("delete_definition", workflow_id)
+        # Not sent again where its answer is lost: it would say that there was none.
+        gone: bool = self.actor(naming.PERSISTENCE).call("delete_definition", workflow_id)
         self._registered.clear()
         return gone
 

@@ -153,7 +153,7 @@ class DeadLetters:
         return found[0], record
 
     def _ask(self, question: str, *args: Any) -> Any:
-        return self._engine._persistence().call(question, *args)  # noqa: SLF001 - a part of the engine
+        return self._engine.ask(question, *args)
 
 
 # --- from records to what a person sees -------------------------------------------------------------------

@@ -10,7 +10,8 @@ from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
 from rayflow.errors import CorruptRecord, DefinitionError, PoolNotFound, QueueFull
 from rayflow.runtime import naming
-from rayflow.runtime.system import ActorLost, ActorSystem, ActorUnavailable
+from rayflow.runtime.patience import PatientActor
+from rayflow.runtime.system import ActorSystem
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import PoolRecord
 from rayflow.storage.plans import pool_config
@@ -23,9 +24,6 @@ _LET_GO = 1.0
 
 #: Seconds between two looks at a pool that is being drained.
 _LOOK = 0.1
-
-#: Seconds for which a pool's actor may restart while somebody asks it.
-_PATIENCE = 10.0
 
 #: Seconds between two looks at a queue that is full: at first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
@@ -183,35 +181,24 @@ class Pools:
     def status(self, name: str) -> PoolStatus:
         """What a pool does now. Raises PoolNotFound."""
         self.config(name)
-        now: PoolStatus = self._patiently(name, "now", group="control")
+        now: PoolStatus = PatientActor(self._system, naming.pool(name)).call("now", group="control")
         return now
 
     def save(self, config: PoolConfig) -> None:
         """Make or change a pool, and wait until it is so."""
-        self._system.find(naming.SUPERVISOR).call("save_pool", config.model_dump_json())
-        self._patiently(config.name, "configure")
+        PatientActor(self._system, naming.SUPERVISOR).call("save_pool", config.model_dump_json())
+        PatientActor(self._system, naming.pool(config.name)).call("configure")
 
     def remove(self, name: str) -> None:
         """Delete a pool."""
-        self._system.find(naming.SUPERVISOR).call("delete_pool", name)
-
-    def _patiently(self, name: str, method: str, *, group: str = "") -> Any:
-        """Call a pool's actor, also while it restarts."""
-        give_up = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                return self._system.find(naming.pool(name)).call(method, group=group)
-            except (ActorLost, ActorUnavailable):
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(_LOOK)
+        self._system.find(naming.SUPERVISOR).call("delete_pool", name)  # sent twice, it would say that there is none
 
     def _record(self, name: str) -> PoolRecord | None:
         found: PoolRecord | None = self._ask("pool", name)
         return found
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return self._system.find(naming.PERSISTENCE).call(method, *args)
+        return PatientActor(self._system, naming.PERSISTENCE).call(method, *args)
 
 
 def portable(config: PoolConfig, system: ActorSystem, *, allow_pickle: bool) -> PoolConfig:
@@ -220,7 +207,7 @@ def portable(config: PoolConfig, system: ActorSystem, *, allow_pickle: bool) -> 
         return config
     reference, blob = setup_reference(config.setup, allow_pickle=allow_pickle)
     if blob is not None:
-        system.find(naming.PERSISTENCE).call("put_blob", reference.rpartition(":")[2], blob)
+        PatientActor(system, naming.PERSISTENCE).call("put_blob", reference.rpartition(":")[2], blob)
     return config.replace(setup=reference)
 
 

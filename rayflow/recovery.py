@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from rayflow.core.recovery import CRASH_LOOP, Overdue, RecoveryStatus
 from rayflow.errors import ClusterError, CorruptRecord, DefinitionError, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime import naming
 from rayflow.storage.base import Filter
 from rayflow.storage.damage import failure_or_damage
 from rayflow.storage.operations import ExecutionRecord
@@ -120,7 +119,7 @@ class RecoveryManager:
         return replace(known, set_aside=aside)
 
     def _supervisor(self, method: str, *args: Any) -> Any:
-        return self._engine.actor(naming.SUPERVISOR).call(method, *args)
+        return self._engine.supervise(method, *args)
 
 
 def _sets_aside(reason: Failure) -> bool:

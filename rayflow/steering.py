@@ -14,7 +14,8 @@ from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.rewinding import Rewinding, UnsettledError
 from rayflow.runtime import naming
-from rayflow.runtime.system import Actor, ActorLost, ActorSystem, ActorUnavailable
+from rayflow.runtime.patience import PatientActor
+from rayflow.runtime.system import Actor, ActorSystem
 from rayflow.storage.damage import blob_damage, code_of, failure_or_damage, find_damage, remedy
 from rayflow.storage.operations import (
     Answer,
@@ -33,9 +34,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds that pause() waits for the coordinator to have heard of it.
 _PAUSE_PATIENCE = 30.0
-
-#: Seconds for which a write is sent again while the store's actor restarts.
-_WRITE_PATIENCE = 10.0
 
 
 class Steering:
@@ -169,12 +167,17 @@ class Steering:
         return self._write(operations)
 
     def send(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        """Have operations written; answers also what was refused."""
-        return self._send_until_answered(operations)
+        """Have operations written; answers also what was refused. What was applied already is recognised."""
+        answers: Sequence[Answer] = self._persistence().call("start", list(operations))
+        return answers
 
     def ask(self, method: str, *args: object) -> Any:
         """Call a method of the store's actor."""
         return self._persistence().call(method, *args)
+
+    def supervise(self, method: str, *args: object) -> Any:
+        """Call a method of the supervisor."""
+        return self._supervisor().call(method, *args)
 
     def actor(self, name: str) -> Actor:
         """An actor of the engine's namespace, by its name. Raises ActorLost."""
@@ -192,27 +195,14 @@ class Steering:
 
     # --- actors --------------------------------------------------------------------------------------------
     def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        answers = self._send_until_answered(operations)
+        answers = self.send(operations)
         for answer in answers:
             if isinstance(answer, Refused):
                 raise answer.error
         return answers
 
-    def _send_until_answered(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        """Send the same again while the store's actor restarts: what was applied already is recognised."""
-        give_up = time.monotonic() + _WRITE_PATIENCE
-        while True:
-            try:
-                answers: Sequence[Answer] = self._persistence().call("start", list(operations))
-            except (ActorLost, ActorUnavailable):
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.1)
-            else:
-                return answers
-
     def _persistence(self) -> Actor:
-        return self._system.find(naming.PERSISTENCE)
+        return PatientActor(self._system, naming.PERSISTENCE)
 
     def _supervisor(self) -> Actor:
-        return self._system.find(naming.SUPERVISOR)
+        return PatientActor(self._system, naming.SUPERVISOR)

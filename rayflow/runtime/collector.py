@@ -1,4 +1,4 @@
-"""Deletes executions whose time to live is over, a little at a time.
+"""Deletes what nobody needs any more, a little at a time: executions whose time to live is over, and large values.
 
 It owns where it is in its round, and nothing else: what is deleted, the store decides, in one transaction for each
 batch. So it may die anywhere, and two of them do no harm.
@@ -10,14 +10,20 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from rayflow.runtime.system import Reply
+from rayflow.runtime.turns import Turns
 from rayflow.storage.collecting import Collected, Over
+from rayflow.storage.values import GRACE
 
 log = logging.getLogger(__name__)
 
 Ask = Callable[..., Any]
 
-#: Executions that one transaction looks at.
-BATCH = 100
+#: Executions that one transaction looks at, and seconds between two of them, so that commits go first.
+BATCH, PAUSE = 100, 0.02
+
+#: Large values that are deleted at a time, and seconds between two looks for some to which nothing refers.
+VALUES, VALUES_PAUSE = 20, 30.0
 
 
 class Collector:
@@ -53,3 +59,46 @@ class Collector:
             self._deleted = 0
         self._spare = self._spare and bool(self._ask("reclaim"))
         return self._spare
+
+
+class Collecting:
+    """When the supervisor collects: it goes on in a moment where there is more, and nobody waits for it.
+
+    Args:
+        turns: the supervisor's.
+        ask: calls a method of the store's actor.
+        send: sends to the store's actor.
+    """
+
+    def __init__(self, turns: Turns, ask: Ask, send: Callable[..., None]) -> None:
+        self._turns = turns
+        self._send = send
+        self._collector = Collector(ask)
+        self._busy = False
+
+    def begin(self) -> None:
+        """Look for large values from now on."""
+        self._look_for_values()
+
+    def tick(self) -> None:
+        """Delete what has expired, unless it is at it."""
+        if not self._busy:
+            self._turns.post(self._look)
+
+    def _look(self) -> None:
+        self._busy = False  # also where the store cannot be asked
+        if self._collector.look(self._turns.now()):
+            self._busy = True
+            self._turns.later(PAUSE, self._look)
+
+    def _look_for_values(self) -> None:
+        # Not asked, but sent: it may take longer than this thread may wait.
+        self._send("collect_values", GRACE, VALUES, then=self._told, group="values")
+        self._turns.later(VALUES_PAUSE, self._look_for_values)
+
+    @staticmethod
+    def _told(reply: Reply) -> None:
+        if reply.error is not None:
+            log.info("large values cannot be collected now: %s", reply.error)
+        elif reply.value:
+            log.info("%d large values were deleted, to which nothing refers any more", reply.value)

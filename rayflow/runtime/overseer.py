@@ -18,7 +18,7 @@ from rayflow.core.recovery import RecoveryStatus
 from rayflow.errors import Fenced, RayflowError
 from rayflow.runtime import naming
 from rayflow.runtime.asides import Asides
-from rayflow.runtime.collector import Collector
+from rayflow.runtime.collector import Collecting
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.fleet import Fleet
 from rayflow.runtime.keeper import PoolKeeper
@@ -30,24 +30,17 @@ from rayflow.runtime.turns import Turns
 from rayflow.storage.base import Filter
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.operations import ExecutionRecord
-from rayflow.storage.values import GRACE
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two looks into the store for executions that nobody was told of.
 SWEEP = 1.0
 
-#: Seconds between two pieces of deleting, so that commits go first.
-PAUSE = 0.02
-
 #: How far ahead a look into the store sees what will be due: further than until the next look.
 AHEAD = 2.5
 
 #: Seconds after the end of a patience at which it is over for sure.
 _JUST_AFTER = 0.01
-
-#: Seconds between two looks for large values to which nothing refers, and how many of them are deleted at a time.
-COLLECT, COLLECTED = 30.0, 20
 
 
 class Overseer:
@@ -68,8 +61,7 @@ class Overseer:
         self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
         self.pools = PoolKeeper(system, settings, self.turns.post)
         self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
-        self._collector = Collector(self._ask)
-        self._collecting = False
+        self._collecting = Collecting(self.turns, self._ask, partial(send_to, system, naming.PERSISTENCE))
         self._asides = Asides(self.turns, self._ask)
         self.recovering = Recovering(self.turns, self._ask, self._driven, self.submit, self._asides.put)
         # Who drives what, and since which epoch.
@@ -103,15 +95,14 @@ class Overseer:
         else:
             self._begun = True
             self._tick()
-            self._collect_values()
+            self._collecting.begin()
 
     def _tick(self) -> None:
         fleet = self.fleet
         pings = (fleet.ping_all, self.pools.ping_all)
         for action in (*pings, self._sweep, self._keep_time, fleet.tend, fleet.drop_idle, self.recovering.look):
             self.turns.post(action)
-        if not self._collecting:
-            self.turns.post(self._collect)
+        self._collecting.tick()
         # Not with the next pings: who does not answer those of now is known to hang as soon as the patience is over.
         self.turns.later(self._config.ping_timeout + _JUST_AFTER, lambda: self.turns.post(fleet.look))
         self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
@@ -272,25 +263,6 @@ class Overseer:
         if wake is not None and wake < now + SWEEP and (self._next_time is None or wake < self._next_time):
             self._next_time = max(wake, now)
             self.turns.later(self._next_time - now, self._keep_time)
-
-    def _collect(self) -> None:
-        """Delete a little of what has expired, and go on in a moment if there is more."""
-        self._collecting = False
-        if self._collector.look(self.turns.now()):
-            self._collecting = True
-            self.turns.later(PAUSE, self._collect)
-
-    def _collect_values(self) -> None:
-        """Have large values deleted to which nothing refers; nobody waits for it."""
-
-        def told(reply: Reply) -> None:
-            if reply.error is not None:
-                log.info("large values cannot be collected now: %s", reply.error)
-            elif reply.value:
-                log.info("%d large values were deleted, to which nothing refers any more", reply.value)
-
-        send_to(self._system, naming.PERSISTENCE, "collect_values", GRACE, COLLECTED, then=told, group="values")
-        self.turns.later(COLLECT, self._collect_values)
 
     def _look_at(self, moment: float) -> None:
         if self._next_look is None or moment < self._next_look:

@@ -27,7 +27,6 @@ json.dump(config, sys.stdout)
 
 #: What the failure matrix of the documentation promises for the loss of a node.
 HEALTH_CHECK = {
-    "RAY_health_check_initial_delay_ms": 0,
     "RAY_health_check_period_ms": 500,
     "RAY_health_check_timeout_ms": 1000,
     "RAY_health_check_failure_threshold": 3,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -20,36 +18,16 @@ from tests.runtime.cluster_fixtures import RayCluster
 
 pytestmark = pytest.mark.ray
 
-T = TypeVar("T")
-
 FORKING = """
 import sys
 import rayflow as rf
 with rf.DistributedEngine(store=sys.argv[1], address=sys.argv[2], pool=rf.PoolConfig(workers=2)) as engine:
     number = 0
     while True:
-        try:
-            engine.fork("draft", before="held_up", id=f"fork-{number}", state={"number": number})
-        except rf.ClusterError:
-            continue
+        engine.fork("draft", before="held_up", id=f"fork-{number}", state={"number": number})
         print(number, flush=True)
         number += 1
 """
-
-
-def repeated(call: Callable[[], T]) -> T:
-    """Call it until the store's actor is back."""
-    answers: list[T] = []
-
-    def answered() -> bool:
-        try:
-            answers.append(call())
-        except rf.ClusterError:
-            return False
-        return True
-
-    until(answered, "the store's actor is back")
-    return answers[0]
 
 
 def words(ledger: Path) -> Counter[str]:
@@ -62,8 +40,8 @@ def until_made(engine: rf.DistributedEngine, count: int) -> int:
     def made() -> int:
         return len(engine.list(workflow="drafted", limit=1_000))
 
-    until(lambda: repeated(made) > count, "it has forked more")
-    return repeated(made)
+    until(lambda: made() > count, "it has forked more")
+    return made()
 
 
 def test_a_fork_goes_on_when_its_coordinator_dies_and_repeats_nothing_of_its_prefix(
@@ -78,7 +56,7 @@ def test_a_fork_goes_on_when_its_coordinator_dies_and_repeats_nothing_of_its_pre
     until(lambda: words(ledger)["checked"] >= 3, "that step runs again, for it was not recorded")
     kill(engine.pid_of(naming.PERSISTENCE))
     # Asked for twice, made once.
-    again = repeated(lambda: engine.fork("draft", before="held_up", id="fork", state={"by": "ada"}))
+    again = engine.fork("draft", before="held_up", id="fork", state={"by": "ada"})
     with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id of its own"):
         engine.fork("draft", before="held_up", id="fork", state={"by": "bob"})
     release.touch()

@@ -32,6 +32,7 @@ def test_coordinator_worker_and_persistence_are_killed_in_the_middle(
             pid = engine.pid_of(name)
         at = len(ledger_lines(ledger))
         kill(pid)
+        assert handle.status().status == "running", "whoever asks meanwhile is answered"
         until_longer(ledger, at + 2)
         again = {int(number) for number, _ in ledger_lines(ledger)[at:]}
         assert not again & before, f"steps that were recorded before {victim} was killed ran again"

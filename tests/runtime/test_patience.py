@@ -1,0 +1,70 @@
+"""An engine's calls outlast the restart of an actor, and do not wait for one that is gone for good."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from rayflow.runtime import patience
+from rayflow.runtime.patience import PatientActor
+from rayflow.runtime.system import ActorLost, Reply
+from rayflow.runtime.threads import ThreadSystem
+from tests.runtime.actors import PATIENCE, Answers, counter, threads
+
+
+@pytest.fixture
+def system() -> Iterator[ThreadSystem]:
+    with threads() as made:
+        yield made
+
+
+def test_a_call_that_was_under_way_is_sent_again(system: ThreadSystem) -> None:
+    _, actor = counter(system, restart=True)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(PatientActor(system, "a").call("hold")))
+    thread.start()
+    assert actor.reached.wait(PATIENCE)
+    system.kill("a", restart=True)
+    successor = type(actor).made[-1]
+    assert successor is not actor
+    successor.gate.set()
+    thread.join(PATIENCE)
+    assert found == ["held"]
+
+
+def test_an_actor_that_is_found_a_moment_later(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            counter(system)
+
+    monkeypatch.setattr("rayflow.runtime.patience.time.sleep", sleep)
+    assert PatientActor(system, "a").call("add", 2) == 2
+    assert waited == [patience.AGAIN] * 3
+
+
+def test_patience_ends(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0.2)
+    with pytest.raises(ActorLost, match="there is no actor of that name"):
+        PatientActor(system, "a").call("add", 2)
+
+
+def test_an_error_of_the_method_is_no_reason_to_call_it_again(system: ThreadSystem) -> None:
+    _, actor = counter(system)
+    with pytest.raises(ValueError, match="no"):
+        PatientActor(system, "a").call("fail", ValueError("no"))
+    assert PatientActor(system, "a").call("add", 1) == actor.count == 1
+
+
+def test_what_is_sent_is_sent_once(system: ThreadSystem) -> None:
+    answers = Answers()
+    PatientActor(system, "a").send("add", 2, then=answers)
+    assert [type(reply.error) for reply in answers.wait()] == [ActorLost]
+    PatientActor(system, "a").send("add", 2)  # nobody is told
+    counter(system)
+    PatientActor(system, "a").send("add", 2, then=answers)
+    assert answers.wait(2)[1] == Reply(value=2)
