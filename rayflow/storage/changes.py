@@ -199,7 +199,9 @@ def _apply_values(data: MemoryData, changes: Changes) -> None:
     for name, first in changes.journal_from:
         record = data.executions[name]
         about = {"first": first, "inbox_done": record.inbox_done, "run": record.run}
-        data.mentions[name] = [each for each in data.mentions.get(name, ()) if not forgotten(each, **about)]
+        kept = [each for each in data.mentions.pop(name, ()) if not forgotten(each, **about)]
+        if kept:  # records that were read back from a checkpoint have no empty lists either
+            data.mentions[name] = kept
     data.values.update((value.digest, value) for value in changes.values)
     for digest in changes.no_values:
         del data.values[digest]

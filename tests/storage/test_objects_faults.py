@@ -11,6 +11,7 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Store
+from rayflow.storage.changes import MemoryData, apply, parts_of, snapshot
 from rayflow.storage.collecting import Over
 from rayflow.storage.kept import StepNote
 from rayflow.storage.memory import MemoryStore
@@ -160,3 +161,15 @@ def test_the_model_is_what_the_steps_make() -> None:
     last = states[-1]["executions"]
     assert isinstance(last, dict)
     assert set(last) == {"a.1", "b", "c"}
+
+
+def test_a_whole_state_as_changes_makes_the_same_state() -> None:
+    async def body() -> None:
+        for records in await model():
+            data = MemoryData(**records)  # type: ignore[arg-type]
+            again = MemoryData()
+            for part in parts_of(snapshot(data)):
+                apply(again, part)
+            assert content(again) == records
+
+    run(body())
