@@ -7,6 +7,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COVERAGE := $(BIN)/coverage
+# What is tested of the source itself.
+CHECKED := tests/architecture tests/typing
 
 # Ray reports usage to its makers unless it is told not to.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -16,7 +18,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 help:
 	@echo 'make demo         run the demonstration'
-	@echo 'make test         all tests but those marked "system", with the coverage floors'
+	@echo 'make test         all tests but those of "make check" and those marked "system", with the coverage floors'
 	@echo 'make test-system  the tests that need the whole machine'
 	@echo 'make check        format, lint, types, structure, and the examples in the documents'
 	@echo 'make bench        measure'
@@ -46,7 +48,8 @@ demo: $(INSTALLED)
 # needs one, unmeasured, since that makes each actor's start longer.
 test: $(INSTALLED)
 	@$(COVERAGE) erase
-	@$(COVERAGE) run -m pytest --numprocesses logical -m 'not ray and not cluster and not system'; alone=$$?; \
+	@$(COVERAGE) run -m pytest --numprocesses logical --dist worksteal $(CHECKED:%=--ignore=%) \
+	  -m 'not ray and not cluster and not system'; alone=$$?; \
 	  $(BIN)/python -m pytest -m '(ray or cluster) and not system'; status=$$?; \
 	  $(COVERAGE) combine --quiet && $(COVERAGE) report; \
 	  exit $$((alone > status ? alone : status))
@@ -62,7 +65,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/architecture tests/typing
+	$(BIN)/python -m pytest $(CHECKED)
 
 # Ray runs workers at nice 15, where any other load on the machine moves the figures.
 bench: export RAY_worker_niceness := 0

@@ -1,8 +1,9 @@
-"""Engines on the shared cluster, and how to kill what drives an execution."""
+"""Engines on the shared cluster, which tests of a module share, and how to kill what drives an execution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,31 @@ __all__ = ["ray_cluster"]
 Open = Callable[..., rf.DistributedEngine]
 
 
+def opened(cluster: RayCluster, folder: Path, **settings: Any) -> rf.DistributedEngine:
+    """An engine with a store in that folder."""
+    store, pool = f"sqlite:///{folder}/flows.db", rf.PoolConfig(workers=2)
+    return rf.DistributedEngine(store=store, address=cluster.address, pool=pool, **settings)
+
+
 @pytest.fixture
 def open_engine(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[Open]:
-    """Opens an engine with settings; its actors are stopped at the end."""
-    engines: list[rf.DistributedEngine] = []
+    """Opens an engine with settings for one test; its actors are stopped at the end."""
+    with ExitStack() as stack:
 
-    def opened(**settings: Any) -> rf.DistributedEngine:
-        engine = rf.DistributedEngine(
-            store=f"sqlite:///{tmp_path}/flows.db",
-            address=ray_cluster.address,
-            pool=rf.PoolConfig(workers=2),
-            **settings,
-        )
-        engines.append(engine)
-        return engine
+        def open_one(**settings: Any) -> rf.DistributedEngine:
+            engine = opened(ray_cluster, tmp_path, **settings)
+            stack.callback(engine.shutdown)
+            return engine
 
-    yield opened
-    for engine in engines:
-        engine.shutdown()
+        yield open_one
 
 
-@pytest.fixture
-def engine(open_engine: Open) -> rf.DistributedEngine:
-    """An engine that parks soon."""
-    return open_engine(park_after=0.2)
+@pytest.fixture(scope="module")
+def engine(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[rf.DistributedEngine]:
+    """An engine that parks soon, for all tests of a module."""
+    engine = opened(ray_cluster, tmp_path_factory.mktemp("store"), park_after=0.2)
+    yield engine
+    engine.shutdown()
 
 
 def kill_coordinator(engine: rf.DistributedEngine, execution_id: str) -> None:

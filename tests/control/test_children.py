@@ -20,10 +20,10 @@ def test_children_answer_and_their_parents_coordinator_dies_meanwhile(
     engine: rf.DistributedEngine, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
-    handle = engine.start(parent, str(ledger), 60, 10, id="parent")
+    handle = engine.start(parent, str(ledger), 60, 10, id="of-60")
     for _ in range(2):
         until_longer(ledger, len(ledger_lines(ledger)) + 10)
-        kill_coordinator(engine, "parent")
+        kill_coordinator(engine, "of-60")
     assert handle.result(timeout=100) == sum(2 * number for number in range(60))
     assert {int(number) for _, number in ledger_lines(ledger)} == set(range(60))
     runs = Counter(number for _, number in ledger_lines(ledger))
@@ -36,7 +36,7 @@ def test_children_answer_and_their_parents_coordinator_dies_meanwhile(
 @pytest.mark.system
 @pytest.mark.timeout(300)
 def test_thousands_of_children_of_one_parent(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(crowd, 2_000, 50, id="parent")
+    handle = engine.start(crowd, 2_000, 50, id="of-2000")
     most = 0
     while not handle.done():
         most = max(most, sum(not child.status.terminal for child in handle.status().children))
@@ -46,9 +46,9 @@ def test_thousands_of_children_of_one_parent(engine: rf.DistributedEngine) -> No
 
 
 def test_the_parents_end_cancels_what_it_awaits_and_leaves_what_it_only_started(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(with_children, "left", id="parent")
+    handle = engine.start(with_children, "left", id="of-two")
     until(lambda: len(handle.status().children) == 2, "both children run")
-    until_parked(engine, "parent")
+    until_parked(engine, "of-two")
     [awaited] = [child.execution_id for child in handle.status().children if child.execution_id != "left"]
     handle.cancel()
     with pytest.raises(rf.ExecutionCancelled):
@@ -60,28 +60,28 @@ def test_the_parents_end_cancels_what_it_awaits_and_leaves_what_it_only_started(
 
 def test_resuming_a_parent_whose_child_failed_resumes_the_child(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     mended = tmp_path / "mended"
-    handle = engine.start(repaired, str(mended), id="parent")
+    handle = engine.start(repaired, str(mended), id="repaired")
     with pytest.raises(rf.ExecutionFailed, match="child workflow 'fragile'"):
         handle.result(timeout=60)
     mended.touch()
     handle.resume()
     assert handle.result(timeout=60) == "mended"
-    assert engine.record("parent.1").status == "completed"
+    assert engine.record("repaired.1").status == "completed"
 
 
 def test_what_a_failure_has_cancelled_goes_on_with_its_parent(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     """Whoever drives them dies as soon as they go on."""
     ledger, mended = tmp_path / "ledger", tmp_path / "mended"
-    handle = engine.start(together, str(ledger), str(mended), id="parent")
+    handle = engine.start(together, str(ledger), str(mended), id="together")
     with pytest.raises(rf.ExecutionFailed, match="broken"):
         handle.result(timeout=60)
     until(lambda: engine.record("bound").status == "cancelled", "the one that was only started has ended with it")
     mended.touch()
     handle.resume()
-    for name in ("parent", "parent.3"):
+    for name in ("together", "together.3"):
         kill_coordinator(engine, name)
     until(lambda: engine.record("bound").status == "running", "it goes on, too")
-    engine.signal("parent.3", "go")
+    engine.signal("together.3", "go")
     assert handle.result(timeout=60) == ["mended", "patient-after"]
     runs = Counter(word for word, *_ in ledger_lines(ledger))
     assert (runs["patient-before"], runs["patient-after"], runs["late"]) == (1, 1, 1)

@@ -35,9 +35,9 @@ def test_a_fork_of_what_is_to_be_undone_has_to_be_told(engine: rf.DistributedEng
     ledger, release = tmp_path / "ledger", tmp_path / "release"
     release.touch()
     with pytest.raises(rf.ExecutionFailed):
-        engine.execute(saga, str(ledger), 2, str(release), id="saga", timeout=60)
+        engine.execute(saga, str(ledger), 2, str(release), id="undone", timeout=60)
     with pytest.raises(rf.InvalidTransition, match="compensation 'held_up'"):
-        engine.fork("saga", before="failing")
+        engine.fork("undone", before="failing")
 
 
 @pytest.mark.system

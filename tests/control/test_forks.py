@@ -11,7 +11,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.runtime import naming
-from tests.control.conftest import kill_coordinator
+from tests.control.conftest import Open, kill_coordinator
 from tests.control.flows import drafted
 from tests.faults.tools import kill, ledger_lines, until
 from tests.runtime.cluster_fixtures import RayCluster
@@ -69,9 +69,10 @@ def test_a_fork_goes_on_when_its_coordinator_dies_and_repeats_nothing_of_its_pre
 
 @pytest.mark.system
 def test_what_a_driver_forked_that_was_killed_is_there_once(
-    engine: rf.DistributedEngine, ray_cluster: RayCluster, tmp_path: Path
+    open_engine: Open, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
     """It dies in the midst of a fork, while the store's actor dies, too: whoever repeats its calls finds each once."""
+    engine = open_engine(park_after=0.2)
     ledger, release = tmp_path / "ledger", tmp_path / "release"
     release.touch()
     engine.start(drafted, str(ledger), str(release), id="draft").result(timeout=60)

@@ -15,7 +15,7 @@ import rayflow as rf
 from rayflow.errors import CodecError, InvalidTransition
 from tests.control.conftest import Open, kill_coordinator, until_parked
 from tests.control.flows import Verdict, asking, collecting, reviewed
-from tests.faults.tools import ledger_lines, until
+from tests.faults.tools import kill, ledger_lines, until
 from tests.runtime.cluster_fixtures import RayCluster
 
 pytestmark = pytest.mark.ray
@@ -106,20 +106,21 @@ def test_one_that_is_parked_is_woken_and_receives_what_was_sent(engine: rf.Distr
         handle.signal("review", Verdict(ok=True, by="too late"))
 
 
-def test_a_coordinator_that_dies_with_a_signal_in_its_hands(engine: rf.DistributedEngine, tmp_path: Path) -> None:
+def test_a_coordinator_that_dies_with_a_signal_in_its_hands(driven: rf.DistributedEngine, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    handle = engine.start(reviewed, str(ledger), id="doc")
+    handle = driven.start(reviewed, str(ledger), id="held")
     until(lambda: handle.status().waiting_for, "it waits")
+    holder = driven.pid_of(handle.status().coordinator)
     handle.signal("review", Verdict(ok=True, by="ada"), key="once")
-    kill_coordinator(engine, "doc")
+    kill(holder)
     handle.signal("review", Verdict(ok=True, by="ada"), key="once")
     assert handle.result(timeout=60) == "ada"
     assert [line for line in ledger_lines(ledger) if line[0] == "before"] == [["before"]]
 
 
 def test_executions_send_signals_to_each_other(engine: rf.DistributedEngine) -> None:
-    collector = engine.start(collecting, 1, id="collector")
-    asker = engine.start(asking, "collector", id="asker")
+    collector = engine.start(collecting, 1, id="asked")
+    asker = engine.start(asking, "asked", id="asker")
     assert collector.result(timeout=60) == [[0, 0]]
     engine.signal("asker", "answer", 42)
     assert asker.result(timeout=60) == 42

@@ -32,8 +32,8 @@ def test_compensations_go_on_where_the_coordinator_died(engine: rf.DistributedEn
 
 def test_a_cancelled_one_cleans_up_and_then_undoes(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
-    handle = engine.start(cancelled_saga, str(ledger), id="saga")
-    until_parked(engine, "saga")
+    handle = engine.start(cancelled_saga, str(ledger), id="cancelled")
+    until_parked(engine, "cancelled")
     handle.cancel("changed my mind")
     with pytest.raises(rf.ExecutionCancelled, match="changed my mind"):
         handle.result(timeout=60)

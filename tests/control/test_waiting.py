@@ -26,8 +26,8 @@ def test_a_timer_of_a_parked_execution_wakes_it(engine: rf.DistributedEngine) ->
 
 @pytest.mark.system
 def test_supervisor_and_persistence_die_while_it_sleeps(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(sleeping, 10.0, id="sleeper")
-    until_parked(engine, "sleeper")
+    handle = engine.start(sleeping, 10.0, id="long-sleeper")
+    until_parked(engine, "long-sleeper")
     kill(engine.pid_of(naming.SUPERVISOR))
     kill(engine.pid_of(naming.PERSISTENCE))
     assert 0 <= handle.result(timeout=60) < 10
@@ -43,8 +43,8 @@ def test_a_deadline_passes_while_it_is_parked(engine: rf.DistributedEngine) -> N
 
 @pytest.mark.system
 def test_a_parked_execution_is_paused_resumed_and_cancelled(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(idle, id="idle")
-    until_parked(engine, "idle")
+    handle = engine.start(idle, id="another")
+    until_parked(engine, "another")
     handle.pause()
     assert handle.status().status == "paused"
     handle.resume()

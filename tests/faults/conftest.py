@@ -1,4 +1,4 @@
-"""Engines on the shared cluster, each with a store and namespace of its own."""
+"""Engines on the shared cluster, each with a store and namespace of its own; tests of a module share theirs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from tests.runtime.cluster_fixtures import RayCluster, ray_cluster
 __all__ = ["ray_cluster"]
 
 
-@pytest.fixture
-def engine(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[rf.DistributedEngine]:
-    """An engine on the shared cluster; its actors are stopped at the end."""
-    engine = rf.DistributedEngine(
-        store=f"sqlite:///{tmp_path}/flows.db", address=ray_cluster.address, pool=rf.PoolConfig(workers=2)
-    )
+@pytest.fixture(scope="module")
+def engine(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[rf.DistributedEngine]:
+    """An engine on the shared cluster; its actors are stopped at the end of the module."""
+    store = f"sqlite:///{tmp_path_factory.mktemp('store')}/flows.db"
+    engine = rf.DistributedEngine(store=store, address=ray_cluster.address, pool=rf.PoolConfig(workers=2))
     yield engine
     engine.shutdown()
 
