@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import rayflow as rf
+from benchmarks.waiting import actors_memory
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime import naming
 from tests.trouble.flows import chain, due_soon, fan_out, gated
@@ -48,7 +50,7 @@ def s3(url: str, folder: Path, proxy: str) -> None:
         requests, failed = map(int, trouble("none").split())
         print(f"{failed} of {requests} requests failed", flush=True)
         assert failed > 0
-        gone(engine, folder, lambda: trouble("gone"), lambda: trouble("none"), seconds=12.0)
+        gone(engine, folder, lambda: trouble("gone"), lambda: trouble("none"), seconds=60.0)
         # Another engine on the same objects finds all of it.
         engine.shutdown()
     with rf.DistributedEngine(url) as engine:
@@ -79,6 +81,56 @@ def limited(url: str, folder: Path, _: str) -> None:
         engine.shutdown()
 
 
+def full(url: str, folder: Path, _: str) -> None:
+    """Somebody else fills the file system that the store is on, and makes room again later."""
+    filler = Path(url.removeprefix("sqlite:///")).parent / "filler"
+    with rf.DistributedEngine(url, pool=rf.PoolConfig(workers=2)) as engine:
+        long = engine.start(chain, str(folder / "full"), 2_000)
+        wait_for(lambda: lines(folder / "full") > 5, "it is under way")
+        _fill(filler)
+        # What the file has room for already is still written.
+        accepted: list[rf.ExecutionHandle[int]] = []
+        with contextlib.suppress(StorageUnavailable):
+            while True:
+                accepted.append(engine.start(gated, id=f"accepted-{len(accepted)}"))
+        print(f"refused after {len(accepted)} starts", flush=True)
+        at = _stands_still(folder / "full")
+        assert at < 2_000, "it was to wait"
+        time.sleep(3.0)
+        assert lines(folder / "full") == at, "it stands still"
+        filler.unlink()
+        for handle in accepted:
+            wait_for(lambda handle=handle: _accepts(handle), "the signal is accepted")  # type: ignore[misc]
+            assert handle.result(timeout=90) == 4
+        assert long.result(timeout=90) == 2_000
+        assert in_order(folder / "full", 2_000)
+        engine.shutdown()
+
+
+def _fill(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4_096)):
+            pass
+    assert shutil.disk_usage(filler.parent).free < 4_096
+
+
+def _stands_still(ledger: Path) -> int:
+    """Wait until nothing begins any more; answers how many lines there are."""
+    seen = -1
+    while (now := lines(ledger)) != seen:
+        seen = now
+        time.sleep(1.0)
+    return seen
+
+
+def _accepts(handle: rf.ExecutionHandle[int]) -> bool:
+    try:
+        handle.signal("go", 1, key="once")
+    except StorageUnavailable:
+        return False
+    return True
+
+
 def gone(
     engine: rf.DistributedEngine,
     folder: Path,
@@ -94,29 +146,28 @@ def gone(
     long = engine.start(chain, str(ledger), 150)
     timer = engine.start(due_soon, 2.0)
     wait_for(lambda: lines(ledger) > 5, "it is under way")
-    began = time.monotonic()
+    memory, began = actors_memory(engine), time.monotonic()
     begin()
     time.sleep(1.0)
     at = lines(ledger)
     _starts_are_refused(engine, began + seconds)
     assert lines(ledger) <= at + 1, "steps begin although nothing can be recorded"
     time.sleep(max(0.0, seconds - (time.monotonic() - began)))
+    grown = actors_memory(engine) - memory
     end()
     back = time.monotonic()
     assert long.result(timeout=90) == 150
     assert timer.result(timeout=60) == "woke 2"
     assert in_order(ledger, 150)
-    for _ in range(100):
-        with contextlib.suppress(StorageUnavailable):
-            parked.signal("go", 10, key="once")
-            break
-        time.sleep(0.1)
-    assert parked.result(timeout=60) == 13
+    wait_for(lambda: _accepts(parked), "the signal is accepted")
+    assert parked.result(timeout=60) == 4
     # What was refused may be started again under its id, whatever became of the first try.
     again = engine.start(gated, id="during-0")
     again.signal("go", 1)
     assert again.result(timeout=60) == 4
     print(f"all of it was done {time.monotonic() - back:.1f} s after the store was back", flush=True)
+    print(f"the actors, {memory:.0f} MB, had {grown:.0f} MB more after {seconds:g} s without it", flush=True)
+    assert grown < 60, "who waits needs no memory for it"
 
 
 def _starts_are_refused(engine: rf.DistributedEngine, until: float) -> None:
@@ -146,4 +197,6 @@ def in_order(ledger: Path, length: int, *, repeats: int = 0) -> bool:
 
 
 if __name__ == "__main__":
-    {"s3": s3, "locked": locked, "limited": limited}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]), sys.argv[4])
+    {"s3": s3, "locked": locked, "limited": limited, "full": full}[sys.argv[1]](
+        sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+    )

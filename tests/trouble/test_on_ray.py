@@ -1,4 +1,7 @@
-"""Real trouble with the store, on a Ray cluster of its own: a held lock, files that may not grow, a bad S3 server."""
+"""Real trouble with the store, on a Ray cluster of its own.
+
+A lock that is held, files that may not grow, a file system that is full, an S3 server that is slow, errs or is gone.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,35 @@ def environ(endpoint: dict[str, str]) -> Iterator[dict[str, str]]:
         cluster.down(environ=environ)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"only who may mount file systems can fill one: {mounted.stderr}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
 @pytest.mark.parametrize("scenario", ["s3", "locked", "limited"])
 def test_the_store_makes_trouble(scenario: str, environ: dict[str, str], tmp_path: Path) -> None:
     store = f"s3://{BUCKET}/trouble" if scenario == "s3" else f"sqlite:///{tmp_path}/flows.db"
+    said = run(scenario, store, tmp_path, environ)
+    assert ("requests failed" if scenario == "s3" else "refused after") in said
+
+
+def test_the_file_system_is_full(small_disk: Path, environ: dict[str, str], tmp_path: Path) -> None:
+    assert "refused after" in run("full", f"sqlite:///{small_disk}/flows.db", tmp_path, environ)
+
+
+def run(scenario: str, store: str, folder: Path, environ: dict[str, str]) -> str:
+    """What a scenario says that ends well."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.trouble.on_ray", scenario, store, str(tmp_path), environ["AWS_ENDPOINT"]],
+        [sys.executable, "-m", "tests.trouble.on_ray", scenario, store, str(folder), environ["AWS_ENDPOINT"]],
         cwd=ROOT,
         env=environ,
         capture_output=True,
@@ -48,4 +75,5 @@ def test_the_store_makes_trouble(scenario: str, environ: dict[str, str], tmp_pat
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-6000:]
-    assert ("requests failed" if scenario == "s3" else "refused after") in done.stdout
+    print(done.stdout)
+    return done.stdout
