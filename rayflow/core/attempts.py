@@ -52,6 +52,7 @@ class Task:
         sent_at: when the attempt under way went to a worker; None if it has not.
         beaten_at: when it last said that it is alive.
         due: when that attempt times out; tells its watch from those that are out of date.
+        ran: whether its code is done, and what it answered is being kept.
     """
 
     seq: int
@@ -67,6 +68,7 @@ class Task:
     sent_at: float | None = None
     beaten_at: float = 0.0
     due: float = 0.0
+    ran: bool = False
 
 
 class Attempts:
@@ -147,7 +149,7 @@ class Attempts:
     def start(self, task: Task) -> RunAttempt:
         """Begin the next attempt of an idle task."""
         task.attempt += 1
-        task.state, task.sent_at = TaskState.RUNNING, None
+        task.state, task.sent_at, task.ran = TaskState.RUNNING, None, False
         seq, call, payload = task.seq, task.call, task.payload
         local = not self._options.distributed if call.options.local is None else call.options.local
         return RunAttempt(
@@ -165,7 +167,13 @@ class Attempts:
             task.beaten_at = max(task.beaten_at, now)
             self._watch_over(task)
 
+    def ran(self, task: Task) -> None:
+        """The code of the attempt under way is done: its time is not up any more, however long its result takes."""
+        task.ran, task.due = True, 0.0
+
     def _watch_over(self, task: Task) -> None:
+        if task.ran:
+            return
         silence = task.call.options.heartbeat_timeout
         assert task.sent_at is not None
         limits = ((task.sent_at, task.limit), (task.beaten_at, silence))

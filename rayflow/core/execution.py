@@ -131,6 +131,11 @@ class Execution:
             self._attempts.beat(task, now)
         return task is not None
 
+    def ran(self, seq: int, attempt: int) -> None:
+        """The attempt's code is done, and what it answered is being kept: it does not time out any more."""
+        if (task := self._attempts.current(seq, attempt)) is not None:
+            self._attempts.ran(task)
+
     def completed(self, seq: int, attempt: int, result: bytes, *, began: float, worker: str, now: float) -> bool:
         """An attempt succeeded. Answers whether it counts; a late one does not."""
         task = self._attempts.current(seq, attempt)

@@ -50,7 +50,8 @@ class Attempt:
         coordinator: name of the actor that is told what the step prints, and that it is alive.
         beats: what it says of being alive.
         prepared: answers what the pool's setup did.
-        values: makes what reads and writes payloads; told how to wait for the store, as long as anybody wants it.
+        values: makes what reads and writes payloads; told how to wait for the store, as long as anybody wants it, and
+            whom to tell that only the store is waited for.
         begun: told when the step's own code begins.
         clock: what tells the time.
 
@@ -66,7 +67,7 @@ class Attempt:
         *,
         beats: Beats,
         prepared: Callable[[], Any],
-        values: Callable[[Callable[[float], bool]], Values],
+        values: Callable[[Callable[[float], bool], Callable[[], None]], Values],
         begun: Callable[[Attempt], None] | None = None,
         clock: Clock = time.time,
     ) -> None:
@@ -91,7 +92,7 @@ class Attempt:
             beat=beats.beat,
             prepared=prepared,
         )
-        self.values = values(self.context.cancel.wait)
+        self.values = values(self.context.cancel.wait, beats.ran)
         self._begun = begun
         self._lock = threading.Lock()
         #: Whether what it was given is damaged or missing in the store.

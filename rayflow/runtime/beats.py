@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 
 class Beat(NamedTuple):
-    """One heartbeat: the encoded progress, or None if it says nothing of that."""
+    """One heartbeat: the encoded progress, or None if it says nothing of that; and whether the step's code is done."""
 
     progress: bytes | None
+    ran: bool = False
 
 
 class Beats:
@@ -60,6 +61,13 @@ class Beats:
                 self._held = beat
         if first:
             self._wake()
+
+    def ran(self) -> None:
+        """The step's code is done, which is said at once; its result takes longer."""
+        with self._lock:
+            self._held = Beat(None if self._held is None else self._held.progress, ran=True)
+            self._next = -math.inf
+        self._wake()
 
     @property
     def due(self) -> float:

@@ -35,6 +35,7 @@ from rayflow.errors import (
     StorageUnavailable,
 )
 from rayflow.runtime import naming
+from rayflow.runtime.beats import Beat
 from rayflow.runtime.codes import Codes
 from rayflow.runtime.commits import RETRY_MOST, Commits, Members
 from rayflow.runtime.dispatchers import Dispatchers
@@ -153,9 +154,9 @@ class Conductor:
         """A pool says something by itself."""
         self._dispatchers.apply(*unpack(data))
 
-    def beat(self, key: Key, epoch: int, progress: bytes | None) -> None:
+    def beat(self, key: Key, epoch: int, beat: Beat) -> None:
         """A step says that it is alive, and how far it is."""
-        self._remarks.beat(key, epoch, progress)
+        self._remarks.beat(key, epoch, beat)
 
     def begun(self, key: Key, epoch: int, at: float) -> None:
         """A step that is a Ray task of its own has begun."""

@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 
 from rayflow.core.actions import LiveTask
 from rayflow.core.recovery import Overdue
+from rayflow.core.slots import Key
 from rayflow.runtime import environment
+from rayflow.runtime.beats import Beat
 from rayflow.runtime.conductor import Conductor
 from rayflow.runtime.prints import Progress
 from rayflow.runtime.settings import Settings
@@ -73,9 +75,9 @@ class Coordinator:
         """A step that still runs printed something."""
         self._conductor.prints.add(execution_id, lines)
 
-    def beat(self, execution_id: str, seq: int, attempt: int, epoch: int, progress: bytes | None) -> None:
-        """A step says that it is alive, and how far it is."""
-        self._conductor.turns.post(lambda: self._conductor.beat((execution_id, seq, attempt), epoch, progress))
+    def beat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
+        """A step says that it is alive, how far it is, and whether its code is done."""
+        self._conductor.turns.post(lambda: self._conductor.beat(key, epoch, Beat(*beat)))
 
     def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
         """A step that is a Ray task of its own has begun."""

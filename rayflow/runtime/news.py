@@ -82,7 +82,7 @@ class News:
         beat = attempt.beats.take(now)
         if beat is not None:
             task = attempt.task
-            self._tell(attempt, "beat", task.execution_id, task.seq, task.attempt, task.epoch, beat.progress)
+            self._tell(attempt, "beat", (task.execution_id, task.seq, task.attempt), task.epoch, tuple(beat))
 
     def _bring_lines(self, attempt: Attempt) -> None:
         lines = attempt.lines.take()

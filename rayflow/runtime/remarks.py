@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rayflow.core.slots import Key
+from rayflow.runtime.beats import Beat
 from rayflow.runtime.driver import Driver
 from rayflow.storage.codec import MsgpackCodec
 
@@ -32,15 +33,17 @@ class Remarks:
         self._alive = alive
         self._waiting: set[Key] = set()
 
-    def beat(self, key: Key, epoch: int, progress: bytes | None) -> None:
-        """A step says that it is alive, and how far it is."""
+    def beat(self, key: Key, epoch: int, beat: Beat) -> None:
+        """A step says that it is alive, how far it is, or that only its result is still to be kept."""
         driver = self._find(key[0])
         if driver is None or driver.execution is None or driver.epoch != epoch:
             return
         if driver.execution.beat(key[1], key[2], self._now()):
+            if beat.ran:
+                driver.execution.ran(key[1], key[2])
             self._alive(driver)
-            if progress is not None:
-                driver.note(key[1], key[2], self._now(), progress)
+            if beat.progress is not None:
+                driver.note(key[1], key[2], self._now(), beat.progress)
 
     def begun(self, key: Key, at: float) -> None:
         """A step that had to wait has begun."""

@@ -99,6 +99,7 @@ class Values:
         held: handles that came with it, by digest.
         made: where handles go that are to be told.
         wait: see :func:`patiently`.
+        keeping: told before something that the attempt answered is kept: its own code is done.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Values:
         held: Mapping[str, Held],
         made: dict[str, Held],
         wait: Callable[[float], bool],
+        keeping: Callable[[], None],
     ) -> None:
         self.codec = codec.reading(self._fetch)
         self._keeping = Keeping(self.codec, self._keep, threshold)
@@ -119,6 +121,7 @@ class Values:
         self._held = held
         self._made = made
         self._wait = wait
+        self._told = keeping
 
     def encode(self, value: Any) -> bytes:
         """The payload of what a step answered; what is large in it is in the store by then."""
@@ -133,6 +136,7 @@ class Values:
         return data
 
     def _keep(self, reference: Reference, data: bytes) -> None:
+        self._told()
         handle = self._hold(reference, data)
         given = data if handle is None else handle
         patiently(lambda: put_value(self._system, reference, given), self._wait)

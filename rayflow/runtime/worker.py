@@ -328,9 +328,9 @@ class Worker:
             self._tell_worn()
         return attempt
 
-    def _values(self, batch: Batch, execution_id: str, wait: Callable[[float], bool]) -> Values:
+    def _values(self, batch: Batch, name: str, wait: Callable[[float], bool], keeping: Callable[[], None]) -> Values:
         about = (self._system, self._codec, self._settings.large)
-        return Values(*about, execution_id=execution_id, held=batch.held, made=batch.made, wait=wait)
+        return Values(*about, execution_id=name, held=batch.held, made=batch.made, wait=wait, keeping=keeping)
 
     def _free(self) -> None:
         self._ended.notify_all()

@@ -119,6 +119,17 @@ def test_heartbeats_of_a_step_without_such_a_timeout_change_nothing() -> None:
     assert shell.execution.next_wake() == 1030.0
 
 
+def test_an_attempt_whose_code_is_done_is_not_timed_out_and_the_next_one_is() -> None:
+    shell = Shell(watched, options=RETRY_ONCE).begin().send("silent").pass_time(5)
+    shell.execution.ran(1, 1)
+    assert shell.execution.next_wake() is None
+    shell.pass_time(500).beat("silent")
+    assert shell.execution.next_wake() is None, "nor does a late heartbeat bring the timeout back"
+    shell.fail("silent").wake().send("silent")
+    shell.execution.ran(1, 1)
+    assert shell.execution.next_wake() == shell.now + 10.0, "that was said of the first attempt"
+
+
 # --- who is suspected --------------------------------------------------------------------------------------
 def test_workers_that_were_stopped_are_nobodys_doing() -> None:
     shell = Shell(flow, options=NO_RETRY).begin()

@@ -48,6 +48,19 @@ def test_a_result_waits_for_the_store_and_is_not_lost(reads: Reads, engine: rf.L
     assert ledger.count("ran") == 1
 
 
+def test_a_result_that_waits_for_the_store_is_in_time(reads: Reads, engine: rf.LocalEngine, ledger: Ledger) -> None:
+    reads.failing_puts = unavailable(8)
+    assert engine.execute(hurried, ledger.path, timeout=30) == 1.0
+    assert not reads.failing_puts
+    assert ledger.lines() == ["ran"]
+
+
+@rf.workflow
+async def hurried(ledger: str) -> float:
+    array = await make_noted.with_options(timeout=0.5)(ledger)
+    return float(array[1])
+
+
 @rf.step(retry=rf.RetryPolicy(max_retries=0))
 def make_noted(ledger: str) -> np.ndarray[Any, Any]:
     with Path(ledger).open("a") as file:

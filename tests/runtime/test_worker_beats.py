@@ -48,11 +48,23 @@ def test_at_most_one_goes_out_in_a_time_with_the_newest_progress() -> None:
     assert len(woken) == 3, "throttled ones wake nobody"
 
 
+def test_that_the_code_is_done_goes_out_at_once_with_the_newest_progress() -> None:
+    beats = Beats(10.0, text, lambda: None)
+    beats.beat(1)
+    assert beats.take(0.0) == Beat(b"1")
+    beats.beat(2)
+    assert beats.take(1.0) is None
+    beats.ran()
+    assert beats.take(1.0) == Beat(b"2", ran=True)
+    beats.ran()
+    assert beats.take(1.0) == Beat(None, ran=True)
+
+
 # --- from a step to its coordinator -------------------------------------------------------------------------
 def test_the_first_beat_is_heard_while_the_step_runs(one: Bench) -> None:
     task = one.task(steps.beat_and_wait, [{"done": 1}], "a", [], "b", attempt=2, epoch=5, beat_every=3600.0)
     pending = one.send(task)
-    assert one.beats.get(timeout=PATIENCE) == ("e1", task.seq, 2, 5, CODEC.encode({"done": 1}))
+    assert one.beats.get(timeout=PATIENCE) == (("e1", task.seq, 2), 5, Beat(CODEC.encode({"done": 1})))
     assert not pending.answered
     for gate in "ab":
         STAGE.gate(gate).opened.set()

@@ -9,8 +9,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rayflow.core.slots import Key
 from rayflow.definition.code import CodeCache
 from rayflow.definition.context import Target
+from rayflow.runtime.beats import Beat
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.system import Actor, ActorSpec, ActorSystem, Reply
 from rayflow.runtime.threads import ThreadSystem
@@ -43,8 +45,8 @@ class Listener:
         self.bench.heard.append((execution_id, seq, step, lines))
         self.bench.news.set()
 
-    def beat(self, execution_id: str, seq: int, attempt: int, epoch: int, progress: bytes | None) -> None:
-        self.bench.beats.put((execution_id, seq, attempt, epoch, progress))
+    def beat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
+        self.bench.beats.put((key, epoch, Beat(*beat)))
 
     def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
         self.bench.begun.append((execution_id, seq, attempt, epoch, at))
@@ -95,7 +97,7 @@ class Bench:
         self.blobs: dict[str, bytes] = {}
         self.heard: list[Any] = []
         self.news = threading.Event()
-        self.beats: queue.SimpleQueue[tuple[str, int, int, int, bytes | None]] = queue.SimpleQueue()
+        self.beats: queue.SimpleQueue[tuple[Key, int, Beat]] = queue.SimpleQueue()
         self.begun: list[tuple[str, int, int, int, float]] = []
         self.worn: queue.SimpleQueue[str] = queue.SimpleQueue()
         system.spawn(ActorSpec(Blobs, "store", (self.blobs,)))
@@ -166,7 +168,7 @@ class Bench:
 
     def heartbeat(self) -> Any:
         """The progress of the next heartbeat that the coordinator hears."""
-        progress = self.beats.get(timeout=PATIENCE)[-1]
+        progress = self.beats.get(timeout=PATIENCE)[-1].progress
         return None if progress is None else CODEC.decode(progress)
 
 
