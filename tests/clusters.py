@@ -116,11 +116,11 @@ class ManyNodes:
 
     def raylets(self) -> list[Any]:
         """The raylets that run, the head's first."""
-        return [p for p in processes.carrying(self.local.mark) if processes.name_of(p) == "raylet"]
+        return processes.programs(processes.carrying(self.local.mark), "raylet")
 
     def gcs(self) -> Any:
         """The process that holds what the cluster knows."""
-        [found] = [p for p in processes.carrying(self.local.mark) if processes.name_of(p) == "gcs_server"]
+        [found] = processes.programs(processes.carrying(self.local.mark), "gcs_server")
         return found
 
     def add(self, *, cpus: int = 1, resources: Mapping[str, float] | None = None) -> Node:

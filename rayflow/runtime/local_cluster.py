@@ -302,7 +302,7 @@ def _environment(mark: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _described(cluster: LocalCluster, found: list[Process], output: str) -> LocalCluster:
-    [raylet] = [p for p in found if processes.name_of(p) == "raylet"]
+    [raylet] = processes.programs(found, "raylet")
     words = dict(word.lstrip("-").split("=", 1) for word in processes.command_of(raylet) if "=" in word)
     url = re.search(r"https?://[^\s'\"]+:\d+", output)
     return LocalCluster(

@@ -48,6 +48,12 @@ def name_of(process: Process) -> str:
     return str(_asked(process.name, ""))
 
 
+def programs(found: list[Process], name: str) -> list[Process]:
+    """Those that run the program of that name: not what one of them has just forked, to become another program."""
+    alike = {process.pid: process for process in found if name_of(process) == name}
+    return [process for process in alike.values() if _parent(process) not in alike]
+
+
 def command_of(process: Process) -> list[str]:
     """The words of the process's command line; none if it has ended."""
     return list(_asked(process.cmdline, []))

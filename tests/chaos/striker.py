@@ -142,7 +142,7 @@ class Striker:
     def _gcs(self) -> _Met | None:
         if self._gcs_again is not None and self._gcs_again.is_alive():
             return None
-        found = [p for p in processes.carrying(self._cluster.local.mark) if processes.name_of(p) == "gcs_server"]
+        found = processes.programs(processes.carrying(self._cluster.local.mark), "gcs_server")
         return _Met("gcs", found[0].pid) if found else None
 
     def _names_of_lying(self) -> set[str]:

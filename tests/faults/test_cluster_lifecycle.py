@@ -150,7 +150,10 @@ def test_a_clusters_processes_are_its_marked_ones_their_sessions_and_their_desce
         other = start([sys.executable, "-S", "-c", FAMILY], {**os.environ, processes.MARK: "yours"}, stack)
         family = [parent.pid, *map(int, line(parent).split())]
         others = [other.pid, *map(int, line(other).split())]
-        assert [p.pid for p in processes.carrying("mine")] == family
+        mine = processes.carrying("mine")
+        assert [p.pid for p in mine] == family
+        # What a program forks is called as it is, for a moment at least.
+        assert [p.pid for p in processes.programs(mine, processes.name_of(mine[0]))] == [parent.pid]
         assert processes.end(processes.carrying("mine"), 10.0) == []
         assert processes.carrying("mine") == []
         assert [p.pid for p in processes.carrying("yours")] == others
