@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -34,8 +34,9 @@ PROGRESS = 8
 LOOK, BREATH = 0.05, 0.25
 #: Seconds after which a run that does not go on is given up: longer than any recovery that is promised.
 PATIENCE = 60.0
-#: Blows of the plan of which the first that can be is dealt next.
-AHEAD = 4
+#: Blows of the plan of which the first that can be is dealt next, and seconds after which one more is looked at if none
+#: can be: those that wait for a node to have work may be many.
+AHEAD, FURTHER = 4, 1.0
 #: Seconds before its end in which a run deals no blows any more.
 CALM = 4.0
 #: Seconds between two looks whether enough was done.
@@ -65,6 +66,7 @@ class Conductor:
         self._killed = False
         self._ready_before = 0
         self._looked = 0.0
+        self._struck_at = time.monotonic()
         self.gave_up: list[str] = []
 
     def run(self) -> None:
@@ -127,7 +129,7 @@ class Conductor:
         planned = plan.blows(self._settings.seed, noticed=NOTICED, node_noticed=NODE_NOTICED)
         due: list[Blow] = []
         while True:
-            due.extend(itertools.islice(planned, AHEAD - len(due)))
+            due.extend(itertools.islice(planned, max(0, AHEAD - len(due))))
             recorded, dealt_at = self._reading.recorded(), time.time()
 
             def progress(since: int = recorded, at: float = dealt_at) -> bool:
@@ -135,10 +137,10 @@ class Conductor:
 
             if not self._wait(progress, output, f"blow {due[0].number} ({due[0].kind})"):
                 return
-            if not self._wait(partial(self._strike, due), output, "any of them could be dealt"):
+            if not self._wait(partial(self._strike, due, planned), output, "any of them could be dealt"):
                 return
 
-    def _strike(self, due: list[Blow]) -> bool:
+    def _strike(self, due: list[Blow], planned: Iterator[Blow]) -> bool:
         assert self._driver is not None
         at_work = self._readies() > self._ready_before
         for blow in due:
@@ -148,7 +150,11 @@ class Conductor:
                 due.remove(blow)
                 self._killed = self._killed or blow.kind == "kill driver"
                 log.info("%s", blow)
+                self._struck_at = time.monotonic()
                 return True
+        if time.monotonic() > self._struck_at + FURTHER:
+            self._struck_at = time.monotonic()
+            due.append(next(planned))
         return False
 
     def _wait(self, condition: Callable[[], bool], output: IO[bytes], what: str) -> bool:
