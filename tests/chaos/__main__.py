@@ -21,9 +21,10 @@ from pathlib import Path
 from tests.chaos import collect, sabotage
 from tests.chaos.cluster import Cluster
 from tests.chaos.conduct import Conductor
+from tests.chaos.evidence import Evidence
 from tests.chaos.figures import Minimum
 from tests.chaos.invariants import verdicts
-from tests.chaos.report import report
+from tests.chaos.report import joint, report
 from tests.chaos.settings import Settings
 
 #: What a full run has to have done, and how many minutes are one.
@@ -47,7 +48,11 @@ def options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="an empty folder for all that the run leaves; a short path")
     parser.add_argument("--keep", action="store_true", help="keep that folder also after a run without problems")
     parser.add_argument(
-        "--judge", type=Path, metavar="FOLDER", help="judge a run again by what it left, and do nothing"
+        "--judge",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="judge runs again by what they left, several also together, and do nothing",
     )
     parser.add_argument("--verbose", action="store_true", help="tell each blow")
     return parser.parse_args()
@@ -70,15 +75,14 @@ def main() -> int:
         print(f"{sabotage.VARIABLE}={what}: it takes {', '.join(sabotage.SABOTAGES)}", file=sys.stderr)
         return 2
     if given.judge is not None:
-        settings = Settings.of(given.judge)
-        return judge(settings, minimum(given, settings.minutes))
+        return judge_all(given)
     seed = random.randrange(1 << 20) if given.seed is None else given.seed
     folder = given.folder or Path(tempfile.mkdtemp(prefix="rf-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"seed {seed}, {given.minutes:g} minutes, in {folder}{f', sabotaged: {what}' if what else ''}", flush=True)
     wanted = minimum(given, given.minutes)
     settings = run(folder, seed, given.minutes, wanted, given.last)
-    failed = judge(settings, wanted)
+    failed = judge(settings, collect.evidence(settings), wanted)
     if failed or given.keep:
         print(f"\nledger, store, blows, acts and logs are in {folder}; python -m tests.chaos --judge {folder}")
     else:
@@ -98,9 +102,17 @@ def run(folder: Path, seed: int, minutes: float, wanted: Minimum, last: float) -
     return settings
 
 
-def judge(settings: Settings, minimum: Minimum) -> int:
-    """Judge a run by what it left in its folder, and print the report; answers the exit code."""
-    found = collect.evidence(settings)
+def judge_all(given: argparse.Namespace) -> int:
+    """Judge runs by what they left in their folders, and print what all of them led to; answers the exit code."""
+    runs = {settings: collect.evidence(settings) for settings in map(Settings.of, given.judge)}
+    failed = [judge(settings, found, minimum(given, settings.minutes)) for settings, found in runs.items()]
+    if len(runs) > 1:
+        print(f"\n{joint(list(runs.values()))}")
+    return max(failed)
+
+
+def judge(settings: Settings, found: Evidence, minimum: Minimum) -> int:
+    """Judge a run by what it left, and print the report; answers the exit code."""
     judged = verdicts(found)
     text = report(found, judged, minimum, settings.seed)
     Path(settings.folder, "report.txt").write_text(text + "\n")

@@ -62,14 +62,14 @@ class Recovery:
     worst: float | None
 
 
-def recoveries(evidence: Evidence) -> list[Recovery]:
-    """One row for each kind of blow."""
+def recoveries(*runs: Evidence) -> list[Recovery]:
+    """One row for each kind of blow, of all runs together."""
     rows = []
     for kind in KINDS:
-        struck = [blow for blow in evidence.struck if blow.kind == kind]
-        times = [seconds for blow in struck if (seconds := recovery(evidence, blow)) is not None]
+        found = [recovery(run, blow) for run in runs for blow in run.struck if blow.kind == kind]
+        times = [seconds for seconds in found if seconds is not None]
         rows.append(
-            Recovery(kind, len(struck), statistics.median(times) if times else None, max(times) if times else None)
+            Recovery(kind, len(found), statistics.median(times) if times else None, max(times) if times else None)
         )
     return rows
 

@@ -10,6 +10,16 @@ from tests.chaos.figures import Minimum, recoveries, repeated
 from tests.chaos.invariants import SHOWN, Verdict
 
 
+def joint(runs: Sequence[Evidence]) -> str:
+    """What several runs led to, as one table."""
+    attempts = sum(len(run.attempts) for run in runs)
+    again = sum(sum(repeated(run).values()) for run in runs)
+    lines = [
+        f"{len(runs)} runs: {sum(len(run.outcomes) for run in runs)} executions, {attempts} steps, {again} begun again"
+    ]
+    return "\n".join([*lines, "", *_table(*runs)])
+
+
 def report(evidence: Evidence, verdicts: Sequence[Verdict], minimum: Minimum, seed: int) -> str:
     """All of it, the verdicts first."""
     statuses = Counter(outcome.status for outcome in evidence.outcomes.values())
@@ -36,11 +46,11 @@ def report(evidence: Evidence, verdicts: Sequence[Verdict], minimum: Minimum, se
     return "\n".join(lines)
 
 
-def _table(evidence: Evidence) -> list[str]:
+def _table(*runs: Evidence) -> list[str]:
     """What each kind of blow led to, as a table in Markdown."""
-    again = repeated(evidence)
+    again = sum((repeated(run) for run in runs), Counter())
     rows = [("blow", "dealt", "median (s)", "worst (s)", "begun again"), ("---", "---:", "---:", "---:", "---:")]
-    for row in recoveries(evidence):
+    for row in recoveries(*runs):
         median, worst = ("-" if value is None else f"{value:.2f}" for value in (row.median, row.worst))
         rows.append((row.kind, str(row.blows), median, worst, str(again.pop(row.kind, 0))))
     rows += [(why, "", "", "", str(times)) for why, times in sorted(again.items())]

@@ -10,7 +10,7 @@ from tests.chaos.evidence import Act
 from tests.chaos.figures import Minimum, recovery, repeated
 from tests.chaos.invariants import verdicts
 from tests.chaos.plan import KINDS
-from tests.chaos.report import report
+from tests.chaos.report import joint, report
 from tests.chaos.test_invariants import taken_over
 from tests.chaos.worlds import OTHER, WORKER, T, begin, chain, struck, with_lines
 
@@ -78,3 +78,13 @@ def test_the_report_says_all_of_it() -> None:
     assert "too little was done to say anything: 0 of 1 times 'kill worker'" in text
     [row] = [line for line in text.splitlines() if line.startswith("| kill coordinator")]
     assert row.split() == ["|", "kill", "coordinator", "|", "1", "|", "0.80", "|", "0.80", "|", "1", "|"]
+
+
+def test_several_runs_are_one_table() -> None:
+    later = taken_over(second=1)
+    text = joint([taken_over(), replace(later, struck=[*later.struck, struck("kill worker", 9.0)])])
+    assert text.startswith("2 runs: 2 executions, 6 steps, 2 begun again\n")
+    [row] = [line for line in text.splitlines() if line.startswith("| kill coordinator")]
+    assert row.split() == ["|", "kill", "coordinator", "|", "2", "|", "0.80", "|", "0.80", "|", "2", "|"]
+    [row] = [line for line in text.splitlines() if line.startswith("| kill worker")]
+    assert row.split() == ["|", "kill", "worker", "|", "1", "|", "-", "|", "-", "|", "0", "|"]
