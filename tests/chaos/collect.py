@@ -65,7 +65,7 @@ def evidence(settings: Settings) -> Evidence:
         lines=ledger.read(settings.ledger),
         outcomes=outcomes,
         acts=done,
-        struck=struck(folder / BLOWS),
+        struck=struck(folder / BLOWS, known["callers"]),
         slots=SLOTS * WORKERS,
         locks=locks,
         left=known["left"],
@@ -78,8 +78,14 @@ def evidence(settings: Settings) -> Evidence:
     )
 
 
-def struck(place: Path) -> list[Struck]:
-    """The blows in a file, with when those went on that were stopped."""
+def struck(place: Path, callers: Mapping[str, int]) -> list[Struck]:
+    """The blows in a file, with when those went on that were stopped.
+
+    Args:
+        place: the file.
+        callers: the process of each coordinator that was seen: one that has just been made is met with its node before
+            anybody knows its name.
+    """
     found: dict[int, Struck] = {}
     for line in place.read_text().splitlines() if place.exists() else []:
         fields = json.loads(line)
@@ -87,7 +93,12 @@ def struck(place: Path) -> list[Struck]:
             found[fields["number"]] = replace(found[fields["number"]], until=fields["went on"])
         else:
             found[fields["number"]] = Struck(**fields)
-    return list(found.values())
+    return [_with_names(blow, callers) for blow in found.values()]
+
+
+def _with_names(blow: Struck, callers: Mapping[str, int]) -> Struck:
+    unnamed = (name for name, pid in callers.items() if pid in blow.on and name not in blow.coordinators)
+    return replace(blow, coordinators=(*blow.coordinators, *unnamed))
 
 
 def unanswered(folder: Path) -> list[Unanswered]:

@@ -80,12 +80,12 @@ class Nodes:
         processes.kill([p for p in found if not title(p)], GONE)
 
     def at_work(self) -> list[tuple[Node, list[Any]]]:
-        """The nodes on which there are actors, with those."""
+        """The nodes on which there are actors, with all of their processes: any of them may be about to be one."""
         found = []
         for node in list(self._nodes):
-            actors = [process for process in node.everything()[1:] if title(process)]
-            if actors:
-                found.append((node, actors))
+            there = node.everything()[1:]
+            if any(title(process) for process in there):
+                found.append((node, there))
         return found
 
     def first(self) -> None:

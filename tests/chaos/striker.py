@@ -170,8 +170,8 @@ class Striker:
         found = self._cluster.nodes.at_work()
         if not found:
             return None
-        node, actors = found[int(choice * len(found))]
-        there = {process.pid for process in actors}
+        node, running = found[int(choice * len(found))]
+        there = {process.pid for process in running}
         names = tuple(name for name, pid in self._cluster.callers.items() if pid in there)
         return _Met(node.id, node.raylet.pid, tuple(sorted(there)), names)
 

@@ -60,7 +60,7 @@ def test_what_was_due_before_a_schedule_was_accepted_is_early(tmp_path: Path) ->
 
 def test_a_blow_is_read_with_the_moment_at_which_its_victim_went_on(tmp_path: Path) -> None:
     place = tmp_path / "blows"
-    assert collect.struck(place) == []
+    assert collect.struck(place, {}) == []
     blows = [
         Struck(3, "stop node", 1.0, 9.0, 7, "n", {"e": 2}, (8, 9), ("c",)),
         Struck(4, "kill pool", 2.0, 2.0, 5, "p"),
@@ -68,8 +68,8 @@ def test_a_blow_is_read_with_the_moment_at_which_its_victim_went_on(tmp_path: Pa
     for blow in blows:
         ledger.append(place, json.dumps(asdict(blow)))
     ledger.append(place, json.dumps({"number": 3, "went on": 6.0}))
-    first, second = collect.struck(place)
-    assert (first.until, first.processes, list(first.coordinators)) == (6.0, {7, 8, 9}, ["c"])
+    first, second = collect.struck(place, {"c": 8, "just made": 9, "elsewhere": 5})
+    assert (first.until, first.processes, list(first.coordinators)) == (6.0, {7, 8, 9}, ["c", "just made"])
     assert (second.at, second.until, second.pid, second.name) == (2.0, 2.0, 5, "p")
 
 
