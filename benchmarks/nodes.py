@@ -220,14 +220,15 @@ def main() -> int:
             if options.only not in name:
                 continue
             times = [once(bench, strike) for _ in range(options.runs)]
-            figures.append({"name": name, "median": statistics.median(times), "most": max(times), "runs": len(times)})
-            print(f"{name:<40}{statistics.median(times):>8.2f}{max(times):>8.2f}  s", flush=True)
+            median, most, load = statistics.median(times), max(times), os.getloadavg()[0]
+            figures.append({"name": name, "median": median, "most": most, "runs": len(times), "load": load})
+            print(f"{name:<40}{median:>8.2f}{most:>8.2f}  s, at a load of {load:.0f}", flush=True)
         bench.engine.shutdown()
     finally:
         bench.engine.close()  # Ray ends a process that is in a cluster which is gone
         bench.cluster.down()
         shutil.rmtree(folder)
-    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs")
+    print(f"{os.cpu_count()} CPUs")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     return 0
