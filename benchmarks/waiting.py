@@ -51,12 +51,12 @@ def memory_with_more_parked(engine: rf.DistributedEngine, count: int) -> float:
         if time.monotonic() > give_up:
             raise TimeoutError(f"{count} executions were not parked within {PATIENCE:g} s")
         time.sleep(0.2)
-    return actors_memory(engine)
+    return sum(actors_memory(engine).values())
 
 
-def actors_memory(engine: rf.DistributedEngine) -> float:
-    """Megabytes that the actors of an engine's namespace have on their own, but for the workers."""
-    total = 0
+def actors_memory(engine: rf.DistributedEngine) -> dict[int, float]:
+    """Megabytes that each actor of an engine's namespace has on its own, by process; but for the workers."""
+    found = {}
     for name in engine._system.names():
         if name.startswith("rayflow:worker"):
             continue
@@ -65,5 +65,5 @@ def actors_memory(engine: rf.DistributedEngine) -> float:
         except rf.ClusterError:  # a spare coordinator that was dropped
             continue
         resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[1:3]
-        total += (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
-    return total / 1e6
+        found[pid] = (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return found

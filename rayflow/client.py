@@ -29,7 +29,6 @@ from rayflow.errors import (
 from rayflow.handle import ExecutionHandle, Watcher
 from rayflow.ids import ExecutionStatus
 from rayflow.pools import QueueRoom, portable
-from rayflow.runtime import naming
 from rayflow.runtime.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.system import ActorSystem
@@ -61,7 +60,9 @@ class Engine(Control):
         super().__init__(system, MsgpackCodec(allow_pickle=config.allow_pickle))
         self.config = config
         self._keeping = Keeping(
-            self._codec, lambda reference, data: put_value(system, reference, data), config.large_value_bytes
+            self._codec,
+            lambda reference, data: put_value(self._persistence(), reference, data),
+            config.large_value_bytes,
         )
         self.store = url
         self.watcher = Watcher(system)
@@ -69,7 +70,6 @@ class Engine(Control):
         self._nonce = uuid.uuid4().hex
         # With a declared workflow's steps as they were: more can be added until it is registered again.
         self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
-        self._closed = False
         self._room: QueueRoom
 
     def __enter__(self) -> Self:
@@ -129,9 +129,8 @@ class Engine(Control):
 
     def unregister(self, workflow_id: str) -> bool:
         """Forget a saved workflow; its executions keep what they need. Answers whether there was one."""
-        # Not sent again where its answer is lost: it would say that there was none.
-        gone: bool = self.actor(naming.PERSISTENCE).call("delete_definition", workflow_id)
         self._registered.clear()
+        gone: bool = self.ask_once("delete_definition", workflow_id)
         return gone
 
     # --- starting ------------------------------------------------------------------------------------------
@@ -330,7 +329,7 @@ class Engine(Control):
         """
         rounds = Rounds(meant(older_than, status, workflow, self.clock.now()), dry_run=dry_run)
         while rounds.next is not None:
-            rounds.add(self._persistence().call("collect", rounds.next, dry_run))
+            rounds.add(self.ask_once("collect", rounds.next, dry_run))  # else what it deletes might not be counted
         while rounds.deleted.executions and not dry_run and self._persistence().call("reclaim"):
             pass
         return rounds.deleted

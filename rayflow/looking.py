@@ -44,11 +44,11 @@ class Looking(Steering):
         super().__init__(system)
 
         def read(reference: Reference) -> bytes:
-            return read_value(system, reference, "")
+            return read_value(self._persistence(), reference, "")
 
         self._codec = codec.reading(read)
         self._tolerant = tolerant(codec.reading(read, lazy=True))
-        self.pools = Pools(system, codec)
+        self.pools = Pools(system, codec, lambda: self._closed)
         self.dead_letters = DeadLetters(self, self._tolerant)
         self.recovery = RecoveryManager(self)
 

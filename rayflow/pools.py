@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rayflow.core.metrics import PoolStatus
@@ -11,7 +12,7 @@ from rayflow.definition.setup import setup_reference
 from rayflow.errors import CorruptRecord, DefinitionError, PoolNotFound, QueueFull
 from rayflow.runtime import naming
 from rayflow.runtime.patience import PatientActor
-from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.system import Actor, ActorSystem
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.kept import PoolRecord
 from rayflow.storage.plans import pool_config
@@ -120,11 +121,13 @@ class Pools:
     Args:
         system: where the actors are.
         codec: says whether a setup may travel as a pickle.
+        closed: whether the engine is.
     """
 
-    def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
+    def __init__(self, system: ActorSystem, codec: MsgpackCodec, closed: Callable[[], bool]) -> None:
         self._system = system
         self._codec = codec
+        self._closed = closed
 
     def create(self, config: PoolConfig) -> WorkerPool:
         """Make a pool. One of that name with the same settings is answered as it is, whatever its size is now.
@@ -181,24 +184,27 @@ class Pools:
     def status(self, name: str) -> PoolStatus:
         """What a pool does now. Raises PoolNotFound."""
         self.config(name)
-        now: PoolStatus = PatientActor(self._system, naming.pool(name)).call("now", group="control")
+        now: PoolStatus = self._reach(naming.pool(name)).call("now", group="control")
         return now
 
     def save(self, config: PoolConfig) -> None:
         """Make or change a pool, and wait until it is so."""
-        PatientActor(self._system, naming.SUPERVISOR).call("save_pool", config.model_dump_json())
-        PatientActor(self._system, naming.pool(config.name)).call("configure")
+        self._system.find(naming.SUPERVISOR).call("save_pool", config.model_dump_json())
+        self._reach(naming.pool(config.name)).call("configure")
 
     def remove(self, name: str) -> None:
         """Delete a pool."""
-        self._system.find(naming.SUPERVISOR).call("delete_pool", name)  # sent twice, it would say that there is none
+        self._system.find(naming.SUPERVISOR).call("delete_pool", name)
 
     def _record(self, name: str) -> PoolRecord | None:
         found: PoolRecord | None = self._ask("pool", name)
         return found
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return PatientActor(self._system, naming.PERSISTENCE).call(method, *args)
+        return self._reach(naming.PERSISTENCE).call(method, *args)
+
+    def _reach(self, name: str) -> Actor:
+        return PatientActor(self._system, name, self._closed)
 
 
 def portable(config: PoolConfig, system: ActorSystem, *, allow_pickle: bool) -> PoolConfig:

@@ -143,7 +143,7 @@ class Schedules:
             wake = machine.decide(name, schedule, state, now).wake
             number = 1 if there is None else there.version + 1
             record = ScheduleRecord(name, encode_plan(plan), encode_state(state), number, wake, now)
-            self._engine.ask("save_schedule", record)
+            self._engine.ask_once("save_schedule", record)
         else:
             self._change(name, lambda known, state: machine.changed(known.schedule, schedule, state, now), plan=plan)
         return self.get(name)
@@ -166,7 +166,7 @@ class Schedules:
 
     def delete(self, name: str) -> None:
         """Forget a schedule; its executions stay as they are. Raises ScheduleNotFound."""
-        if not self._engine.ask("delete_schedule", name):
+        if not self._engine.ask_once("delete_schedule", name):
             raise ScheduleNotFound(name)
 
     def trigger(self, name: str) -> ExecutionHandle[Any]:

@@ -51,6 +51,7 @@ class Steering:
 
     def __init__(self, system: ActorSystem) -> None:
         self._system = system
+        self._closed = False
         self.clock = system.clock
 
     def record(self, execution_id: str) -> ExecutionRecord:
@@ -172,8 +173,12 @@ class Steering:
         return answers
 
     def ask(self, method: str, *args: object) -> Any:
-        """Call a method of the store's actor."""
+        """Call a method of the store's actor that may be called twice: again while that restarts."""
         return self._persistence().call(method, *args)
+
+    def ask_once(self, method: str, *args: object) -> Any:
+        """The same of a method that must not be called twice: that the store's actor restarts is an error."""
+        return self._system.find(naming.PERSISTENCE).call(method, *args)
 
     def supervise(self, method: str, *args: object) -> Any:
         """Call a method of the supervisor."""
@@ -202,7 +207,7 @@ class Steering:
         return answers
 
     def _persistence(self) -> Actor:
-        return PatientActor(self._system, naming.PERSISTENCE)
+        return PatientActor(self._system, naming.PERSISTENCE, lambda: self._closed)
 
     def _supervisor(self) -> Actor:
-        return PatientActor(self._system, naming.SUPERVISOR)
+        return PatientActor(self._system, naming.SUPERVISOR, lambda: self._closed)

@@ -43,6 +43,7 @@ class Beats:
         self._lock = threading.Lock()
         self._held: Beat | None = None
         self._next = -math.inf
+        self._ran = False
 
     def beat(self, progress: Any = None) -> None:
         """The step is alive.
@@ -58,13 +59,16 @@ class Beats:
         with self._lock:
             first = self._held is None
             if first or beat.progress is not None:
-                self._held = beat
+                self._held = Beat(beat.progress, self._ran)
         if first:
             self._wake()
 
     def ran(self) -> None:
-        """The step's code is done, which is said at once; its result takes longer."""
+        """The step's code is done, which is said at once, and with all that follows; its result takes longer."""
         with self._lock:
+            if self._ran:
+                return
+            self._ran = True
             self._held = Beat(None if self._held is None else self._held.progress, ran=True)
             self._next = -math.inf
         self._wake()

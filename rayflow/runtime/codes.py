@@ -58,7 +58,8 @@ class Codes:
         """
         give_up = time.monotonic() + PATIENCE
         return patiently(
-            lambda: read_value(self._system, reference, execution_id),
+            f"a large value that the code of execution {execution_id} uses cannot be read",
+            lambda: read_value(self._system.find(naming.PERSISTENCE), reference, execution_id),
             threading.Event().wait,
             lambda: time.monotonic() < give_up,
         )

@@ -5,7 +5,8 @@ Actors call each other without it. They have other things to do meanwhile, and a
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from time import monotonic, sleep
 from typing import Any
 
 from rayflow.runtime.system import Actor, ActorLost, ActorSystem, ActorUnavailable, send_to
@@ -24,22 +25,26 @@ class PatientActor(Actor):
     Args:
         system: where it is found.
         name: its name.
+        over: whether nobody is to wait any more.
     """
 
-    def __init__(self, system: ActorSystem, name: str) -> None:
+    def __init__(self, system: ActorSystem, name: str, over: Callable[[], bool] = lambda: False) -> None:
         self._system = system
         self.name = name
+        self._over = over
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
         """Call and wait, and again while it cannot be reached. See :meth:`Actor.call`."""
-        give_up = time.monotonic() + PATIENCE
+        give_up: float | None = None
         while True:
             try:
                 return self._system.find(self.name).call(method, *args, timeout=timeout, group=group)
-            except (ActorLost, ActorUnavailable):
-                if time.monotonic() > give_up:
+            except (ActorLost, ActorUnavailable) as error:
+                give_up = give_up or monotonic() + PATIENCE
+                # One that the method raised itself is about another actor.
+                if error.name != self.name or self._over() or monotonic() > give_up:
                     raise
-                time.sleep(AGAIN)
+                sleep(AGAIN)
 
     def send(self, method: str, *args: Any, **how: Any) -> None:
         """Call once, without waiting; that there is none is told to ``then``. See :meth:`Actor.send`."""

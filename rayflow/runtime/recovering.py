@@ -87,9 +87,10 @@ class Recovering:
             ids: only these executions; None for all.
             older_than: only those for which nothing was done for so many seconds.
         """
-        found, self._found = self._found, []
         self._watchful = self._watchful or ids is None
-        return [i for i in found if ids is None or i in ids] + self._take_up(ids, older_than)
+        taken = self._take_up(ids, older_than)
+        found, self._found = self._found, []  # once somebody is told of it
+        return [i for i in found if ids is None or i in ids] + taken
 
     def look(self) -> None:
         """From time to time, take up what nobody drives and nobody has done anything for; not before it was begun."""

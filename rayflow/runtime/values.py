@@ -7,6 +7,7 @@ bytes that this process holds. The handle is a hint: whoever finds that it is lo
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -15,12 +16,14 @@ from rayflow.core.events import Continued, Ended, Entry, StageNote
 from rayflow.core.guard import outside
 from rayflow.errors import ClusterError, CorruptRecord, RayflowError, StorageUnavailable
 from rayflow.runtime import naming
-from rayflow.runtime.system import ActorSystem, Held
+from rayflow.runtime.outages import Outage
+from rayflow.runtime.system import Actor, ActorSystem, Held
 from rayflow.storage.codec import MsgpackCodec
 from rayflow.storage.keeping import Keeping
 from rayflow.storage.large import Reference
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 #: Seconds that the owner of a held object, and the store, may take to answer.
 _HELD, _STORE = 10.0, 60.0
@@ -28,10 +31,13 @@ _HELD, _STORE = 10.0, 60.0
 _AGAIN = 0.2
 
 
-def patiently(get: Callable[[], T], wait: Callable[[float], bool], within: Callable[[], bool] = lambda: True) -> T:
+def patiently(
+    what: str, get: Callable[[], T], wait: Callable[[float], bool], within: Callable[[], bool] = lambda: True
+) -> T:
     """What ``get`` answers, once the store can be reached: a persistence actor that died is back within seconds.
 
     Args:
+        what: what cannot be done meanwhile, for the log.
         get: asks the store.
         wait: waits so many seconds; answers True if nobody is to wait any longer.
         within: whether there is time for another attempt.
@@ -39,19 +45,24 @@ def patiently(get: Callable[[], T], wait: Callable[[float], bool], within: Calla
     Raises:
         ClusterError, StorageUnavailable: the store cannot be reached, and there is no time left.
     """
+    outage = Outage(log, what)
     while True:
         try:
-            return get()
-        except (ClusterError, StorageUnavailable):
+            found = get()
+        except (ClusterError, StorageUnavailable) as error:
             if not within() or wait(_AGAIN):
                 raise
+            outage.failed(error)
+        else:
+            outage.over()
+            return found
 
 
-def read_value(system: ActorSystem, reference: Reference, execution_id: str) -> bytes:
+def read_value(store: Actor, reference: Reference, execution_id: str) -> bytes:
     """The payload of a large value, from the store.
 
     Args:
-        system: where the store is found.
+        store: the store's actor.
         reference: which one.
         execution_id: whose it is, for the error.
 
@@ -59,7 +70,7 @@ def read_value(system: ActorSystem, reference: Reference, execution_id: str) -> 
         CorruptRecord: it is not there, or is not what was put.
         ClusterError, StorageUnavailable: the store cannot be reached now.
     """
-    data: bytes | None = system.find(naming.PERSISTENCE).call("value", reference.digest, timeout=_STORE, group="loads")
+    data: bytes | None = store.call("value", reference.digest, timeout=_STORE, group="loads")
     if data is None:
         raise CorruptRecord(
             execution_id, f"the large value {reference} is not in the store: there is nothing of {reference.digest}"
@@ -74,18 +85,18 @@ def read_value(system: ActorSystem, reference: Reference, execution_id: str) -> 
     return data
 
 
-def put_value(system: ActorSystem, reference: Reference, data: Any) -> None:
+def put_value(store: Actor, reference: Reference, data: Any) -> None:
     """Have the store keep the payload of a large value.
 
     Args:
-        system: where the store is found.
+        store: the store's actor.
         reference: what it is.
         data: the bytes, or a handle on them.
 
     Raises:
         ClusterError, StorageUnavailable: it cannot be kept now.
     """
-    system.find(naming.PERSISTENCE).call("put_value", reference.digest, data, timeout=_STORE, group="values")
+    store.call("put_value", reference.digest, data, timeout=_STORE, group="values")
 
 
 class Values:
@@ -131,7 +142,8 @@ class Values:
         held = self._held.get(reference.digest)
         data = None if held is None else self._system.fetch(held.handle, _HELD)
         if data is None:
-            data = patiently(lambda: read_value(self._system, reference, self._execution_id), self._wait)
+            what = f"a large value that a step of execution {self._execution_id} was given cannot be read"
+            data = patiently(what, lambda: read_value(self._store(), reference, self._execution_id), self._wait)
             self._hold(reference, data)  # for the next one
         return data
 
@@ -139,7 +151,11 @@ class Values:
         self._told()
         handle = self._hold(reference, data)
         given = data if handle is None else handle
-        patiently(lambda: put_value(self._system, reference, given), self._wait)
+        what = f"the large result of a step of execution {self._execution_id} cannot be kept"
+        patiently(what, lambda: put_value(self._store(), reference, given), self._wait)
+
+    def _store(self) -> Actor:
+        return self._system.find(naming.PERSISTENCE)
 
     def _hold(self, reference: Reference, data: bytes) -> Any:
         handle = self._system.hold(data)

@@ -372,7 +372,8 @@ class Worker:
             return self._system.find(self._settings.store_actor).call("blob", digest, timeout=FETCH_PATIENCE)
 
         give_up = time.monotonic() + FETCH_PATIENCE
-        blob = patiently(get, self._stopped.wait, lambda: time.monotonic() <= give_up)
+        what, within = "the code of a step cannot be fetched", lambda: time.monotonic() <= give_up
+        blob = patiently(what, get, self._stopped.wait, within)
         if blob is None:
             raise StorageError(f"the store has no blob {digest}, which holds the code")
         return bytes(blob)

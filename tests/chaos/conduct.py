@@ -137,6 +137,7 @@ class Conductor:
 
             if not self._wait(progress, output, f"blow {due[0].number} ({due[0].kind})"):
                 return
+            self._struck_at = time.monotonic()
             if not self._wait(partial(self._strike, due, planned), output, "any of them could be dealt"):
                 return
 

@@ -94,6 +94,6 @@ def memory_of_new_actors(open_engine: Open) -> float:
     """Megabytes that new actors have on their own: what allocators keep of a rush is not what parked ones cost."""
     engine = open_engine(park_after=0.2)
     engine.execute(waking_at, 0.0, timeout=60)
-    used = actors_memory(engine)
+    used = sum(actors_memory(engine).values())
     engine.shutdown()
     return used

@@ -79,7 +79,7 @@ class KeptPools(Pools):
     """Pools that are only noted when they are to be removed, since the step of "slow" is to end in the end."""
 
     def __init__(self, system: ActorSystem) -> None:
-        super().__init__(system, MsgpackCodec())
+        super().__init__(system, MsgpackCodec(), lambda: False)
         self.removed: list[str] = []
 
     def remove(self, name: str) -> None:

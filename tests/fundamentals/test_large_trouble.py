@@ -49,7 +49,7 @@ def test_a_result_waits_for_the_store_and_is_not_lost(reads: Reads, engine: rf.L
 
 
 def test_a_result_that_waits_for_the_store_is_in_time(reads: Reads, engine: rf.LocalEngine, ledger: Ledger) -> None:
-    reads.failing_puts = unavailable(8)
+    reads.failing_puts = unavailable(15)
     assert engine.execute(hurried, ledger.path, timeout=30) == 1.0
     assert not reads.failing_puts
     assert ledger.lines() == ["ran"]
@@ -57,7 +57,7 @@ def test_a_result_that_waits_for_the_store_is_in_time(reads: Reads, engine: rf.L
 
 @rf.workflow
 async def hurried(ledger: str) -> float:
-    array = await make_noted.with_options(timeout=0.5)(ledger)
+    array = await make_noted.with_options(timeout=2.0)(ledger)
     return float(array[1])
 
 

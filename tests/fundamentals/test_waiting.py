@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 import rayflow as rf
+from rayflow.runtime import patience
 from tests.fundamentals.tools import Gate, hold
 
 
@@ -59,6 +61,16 @@ def test_awaiting_can_be_given_up_too(engine: rf.LocalEngine, gate: Gate) -> Non
 def test_any_handle_of_an_id_answers_as_often_as_it_is_asked(engine: rf.LocalEngine) -> None:
     handle = engine.start(doubled, 21, id="one")
     assert [handle.result(timeout=20), handle.result(timeout=20), engine.handle("one").result(timeout=20)] == [42] * 3
+
+
+def test_a_closed_engine_answers_at_once(store: str) -> None:
+    with rf.LocalEngine(store) as engine:
+        handle = engine.start(doubled, 1)
+    began = time.monotonic()
+    for ask in (handle.status, engine.list, engine.metrics, engine.pools.list, lambda: engine.start(doubled, 1)):
+        with pytest.raises(rf.RayflowError):
+            ask()
+    assert time.monotonic() - began < patience.PATIENCE / 2
 
 
 def test_a_closed_engine_says_so(store: str) -> None:

@@ -53,7 +53,7 @@ class Racing(Hand):
         super().__init__(system, codec)
         self.operations: list[Operation] = []
 
-    def _send_until_answered(self, operations: Sequence[Operation]) -> list[Answer]:
+    def send(self, operations: Sequence[Operation]) -> list[Answer]:
         self.operations.extend(operations)
         return [Done(0, 0, 0) for _ in operations]
 
@@ -208,6 +208,7 @@ class Across(Families):
             hand = Racing(self.world.system, CODEC)
             if tried(lambda hand=hand: hand._rewind(found)):  # type: ignore[misc]
                 return
+            assert hand.operations
             written.append(hand.operations)
             self.world.clock.time += 0.25
         first, second = [self.world.commit(operations) for operations in written]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -42,9 +43,24 @@ def test_an_actor_that_is_found_a_moment_later(system: ThreadSystem, monkeypatch
         if len(waited) == 3:
             counter(system)
 
-    monkeypatch.setattr("rayflow.runtime.patience.time.sleep", sleep)
+    monkeypatch.setattr(patience, "sleep", sleep)
     assert PatientActor(system, "a").call("add", 2) == 2
     assert waited == [patience.AGAIN] * 3
+
+
+def test_patience_begins_with_the_first_failure(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([100.0, 100.5, 101.0])  # of the first failure, and of each look whether it lasts too long
+    monkeypatch.setattr(patience, "monotonic", lambda: next(times))
+    monkeypatch.setattr(patience, "sleep", lambda seconds: counter(system))
+    assert PatientActor(system, "a").call("add", 2) == 2
+    assert list(times) == [101.0], "what came before the failure is not counted"
+
+
+def test_who_is_not_waited_for_any_more_waits_for_nobody(system: ThreadSystem) -> None:
+    began = time.monotonic()
+    with pytest.raises(ActorLost):
+        PatientActor(system, "a", lambda: True).call("add", 2)
+    assert time.monotonic() - began < patience.PATIENCE / 2
 
 
 def test_patience_ends(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +73,8 @@ def test_an_error_of_the_method_is_no_reason_to_call_it_again(system: ThreadSyst
     _, actor = counter(system)
     with pytest.raises(ValueError, match="no"):
         PatientActor(system, "a").call("fail", ValueError("no"))
+    with pytest.raises(ActorLost, match="another"):
+        PatientActor(system, "a").call("fail", ActorLost("another"))
     assert PatientActor(system, "a").call("add", 1) == actor.count == 1
 
 

@@ -57,7 +57,13 @@ def test_that_the_code_is_done_goes_out_at_once_with_the_newest_progress() -> No
     beats.ran()
     assert beats.take(1.0) == Beat(b"2", ran=True)
     beats.ran()
-    assert beats.take(1.0) == Beat(None, ran=True)
+    assert beats.take(1.0) is None, "it is said once"
+    beats.beat(3)  # of a thread of the step's that goes on
+    assert beats.take(11.0) == Beat(b"3", ran=True)
+    beats = Beats(10.0, text, lambda: None)
+    beats.ran()
+    beats.beat(1)
+    assert beats.take(0.0) == Beat(b"1", ran=True)
 
 
 # --- from a step to its coordinator -------------------------------------------------------------------------
