@@ -127,7 +127,7 @@ class DeadLetters:
 
     def discard(self, execution_id: str, step: int) -> None:
         """Delete a dead letter; its execution stays as it is. Raises DeadLetterNotFound."""
-        deleted: int = self._ask("delete_dead_letters", [(execution_id, step)])
+        deleted: int = self._engine.ask_once("delete_dead_letters", [(execution_id, step)])
         if not deleted:
             raise DeadLetterNotFound(execution_id, step)
 
