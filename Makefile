@@ -7,6 +7,8 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COVERAGE := $(BIN)/coverage
+# Tests that run at once: two for each core, since many of them wait.
+AT_ONCE := $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # What is tested of the source itself.
 CHECKED := tests/architecture tests/typing
 
@@ -48,7 +50,7 @@ demo: $(INSTALLED)
 # needs one, unmeasured, since that makes each actor's start longer.
 test: $(INSTALLED)
 	@$(COVERAGE) erase
-	@$(COVERAGE) run -m pytest --numprocesses logical --dist worksteal $(CHECKED:%=--ignore=%) \
+	@$(COVERAGE) run -m pytest --numprocesses $(AT_ONCE) --maxprocesses 16 --dist worksteal $(CHECKED:%=--ignore=%) \
 	  -m 'not ray and not cluster and not system'; alone=$$?; \
 	  $(BIN)/python -m pytest -m '(ray or cluster) and not system'; status=$$?; \
 	  $(COVERAGE) combine --quiet && $(COVERAGE) report; \
