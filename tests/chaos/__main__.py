@@ -24,6 +24,7 @@ from tests.chaos.conduct import Conductor
 from tests.chaos.evidence import Evidence
 from tests.chaos.figures import Minimum
 from tests.chaos.invariants import verdicts
+from tests.chaos.plan import KINDS
 from tests.chaos.report import joint, report
 from tests.chaos.settings import Settings
 
@@ -44,6 +45,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--blows", type=int, help="blows of each kind there have to be")
     parser.add_argument("--executions", type=int, help="executions that there have to be at least")
     parser.add_argument("--steps", type=int, help="steps that there have to be at least")
+    parser.add_argument("--only", choices=KINDS, nargs="+", default=KINDS, metavar="BLOW", help="deal only these blows")
     parser.add_argument("--last", type=float, default=60.0, help="seconds in which all has to end after the last start")
     parser.add_argument("--folder", type=Path, help="an empty folder for all that the run leaves; a short path")
     parser.add_argument("--keep", action="store_true", help="keep that folder also after a run without problems")
@@ -81,7 +83,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"seed {seed}, {given.minutes:g} minutes, in {folder}{f', sabotaged: {what}' if what else ''}", flush=True)
     wanted = minimum(given, given.minutes)
-    settings = run(folder, seed, given.minutes, wanted, given.last)
+    settings = run(folder, seed, given, wanted)
     failed = judge(settings, collect.evidence(settings), wanted)
     if failed or given.keep:
         print(f"\nledger, store, blows, acts and logs are in {folder}; python -m tests.chaos --judge {folder}")
@@ -90,13 +92,13 @@ def main() -> int:
     return failed
 
 
-def run(folder: Path, seed: int, minutes: float, wanted: Minimum, last: float) -> Settings:
+def run(folder: Path, seed: int, given: argparse.Namespace, wanted: Minimum) -> Settings:
     """Do it, and leave everything in its folder."""
     cluster = Cluster(folder)
     begun = float(int(time.time()))
-    settings = Settings(str(folder), seed, begun, begun + 60 * minutes)
+    settings = Settings(str(folder), seed, begun, begun + 60 * given.minutes)
     try:
-        Conductor(settings, cluster, wanted, last).run()
+        Conductor(settings, cluster, wanted, given.last, given.only).run()
     finally:
         cluster.down()
     return settings

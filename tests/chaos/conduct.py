@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -51,12 +51,16 @@ class Conductor:
         cluster: its cluster.
         minimum: what it has to have done; it goes on until then, but not for more than twice its time.
         last: seconds after the last start in which everything has to end.
+        kinds: the blows that are dealt.
     """
 
-    def __init__(self, settings: Settings, cluster: Cluster, minimum: Minimum, last: float) -> None:
+    def __init__(
+        self, settings: Settings, cluster: Cluster, minimum: Minimum, last: float, kinds: Sequence[str]
+    ) -> None:
         self._settings = settings
         self._minimum = minimum
         self._last = last
+        self._kinds = kinds
         self._cluster = cluster
         self._reading = Reading(settings.store)
         self._tail = Tail(settings.ledger)
@@ -126,7 +130,7 @@ class Conductor:
 
     # --- blows ---------------------------------------------------------------------------------------------
     def _blows(self, output: IO[bytes]) -> None:
-        planned = plan.blows(self._settings.seed, noticed=NOTICED, node_noticed=NODE_NOTICED)
+        planned = plan.blows(self._settings.seed, noticed=NOTICED, node_noticed=NODE_NOTICED, kinds=self._kinds)
         due: list[Blow] = []
         while True:
             due.extend(itertools.islice(planned, max(0, AHEAD - len(due))))

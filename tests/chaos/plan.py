@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Literal
@@ -153,18 +153,19 @@ class Blow:
         return self.kind.partition(" ")[2]
 
 
-def blows(seed: int, *, noticed: float, node_noticed: float) -> Iterator[Blow]:
+def blows(seed: int, *, noticed: float, node_noticed: float, kinds: Sequence[str] = KINDS) -> Iterator[Blow]:
     """The blows, in rounds of one of each kind, in an order that is drawn.
 
     Args:
         seed: of the run.
         noticed: seconds after which a stopped process counts as hung.
         node_noticed: the same of a node.
+        kinds: which ones.
     """
     rng = random.Random(f"blows/{seed}")
     numbers = count()
     while True:
-        for kind in rng.sample(KINDS, len(KINDS)):
+        for kind in rng.sample(kinds, len(kinds)):
             limit = node_noticed if kind == "stop node" else noticed
             short, long = rng.uniform(0.2, 0.6 * limit), rng.uniform(1.2 * limit, min(2.2 * limit, limit + 4.0))
             seconds = long if rng.random() < 0.5 else short
