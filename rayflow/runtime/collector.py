@@ -76,10 +76,6 @@ class Collecting:
         self._collector = Collector(ask)
         self._busy = False
 
-    def begin(self) -> None:
-        """Look for large values from now on."""
-        self._look_for_values()
-
     def tick(self) -> None:
         """Delete what has expired, unless it is at it."""
         if not self._busy:
@@ -91,10 +87,11 @@ class Collecting:
             self._busy = True
             self._turns.later(PAUSE, self._look)
 
-    def _look_for_values(self) -> None:
+    def look_for_values(self) -> None:
+        """Have large values of nobody deleted, now and from time to time."""
         # Not asked, but sent: it may take longer than this thread may wait.
         self._send("collect_values", GRACE, VALUES, then=self._told, group="values")
-        self._turns.later(VALUES_PAUSE, self._look_for_values)
+        self._turns.later(VALUES_PAUSE, self.look_for_values)
 
     @staticmethod
     def _told(reply: Reply) -> None:

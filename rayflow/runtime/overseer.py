@@ -95,7 +95,7 @@ class Overseer:
         else:
             self._begun = True
             self._tick()
-            self._collecting.begin()
+            self._collecting.look_for_values()
 
     def _tick(self) -> None:
         fleet = self.fleet

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from tests.runtime.cluster_fixtures import RayCluster, ray_cluster
+from tests.runtime.cluster_fixtures import RayCluster, folder, ray_cluster
 
-__all__ = ["ray_cluster"]
+__all__ = ["folder", "ray_cluster"]
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,14 +35,6 @@ sys.stdin.read()
 
 #: Looks like a part of a cluster, by name and command line, and is none.
 DECOY = "import sys; print('up', flush=True); sys.stdin.read()"
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path, since Ray's sockets lie below it."""
-    folder = Path(tempfile.mkdtemp(prefix="rf-"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -100,6 +100,14 @@ def ray_cluster() -> Iterator[RayCluster]:
 
 
 @pytest.fixture
+def folder() -> Iterator[Path]:
+    """Where a cluster of a test's own lives: a short path, since Ray's sockets lie below it."""
+    folder = Path(tempfile.mkdtemp(prefix="rf-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 def system(ray_cluster: RayCluster) -> Iterator[RaySystem]:
     """The actors of a namespace that is the test's own; those that are left at its end are killed."""
     system = RaySystem(f"test-{uuid.uuid4().hex[:8]}")

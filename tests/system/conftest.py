@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.cluster_fixtures import own_environment
+from tests.runtime.cluster_fixtures import folder, own_environment
 
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path, since Ray's sockets lie below it."""
-    folder = Path(tempfile.mkdtemp(prefix="rf-"))
-    yield folder
-    shutil.rmtree(folder)
+__all__ = ["folder"]
 
 
 @pytest.fixture
