@@ -26,7 +26,7 @@ from pathlib import Path
 import rayflow as rf
 from benchmarks import recovery, waiting, workloads
 from benchmarks.raw import RawRay
-from rayflow.runtime import cluster
+from rayflow.runtime.cluster import connection
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rayflow-bench-") as folder:
         os.environ["RAYFLOW_HOME"] = folder  # what runs here otherwise is neither measured nor stopped
         try:
-            own, _ = cluster.up()
+            own, _ = connection.up()
             store = f"sqlite:///{folder}/bench.db"
             with rf.DistributedEngine(store=store, address=own.address, park_after=0.2) as engine:
                 raw = RawRay(workers=4)
@@ -157,7 +157,7 @@ def main() -> int:
                             Figure(f"recovery: {row} killed", "s", median, min(times), max(times), len(times))
                         )
         finally:
-            cluster.down()
+            connection.down()
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs")
     print(shown(figures))
     if options.json:

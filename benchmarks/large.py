@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 import rayflow as rf
-from rayflow.runtime import cluster, naming
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.cluster import connection
 
 #: Seconds between two looks at the memory.
 LOOK = 0.25
@@ -68,7 +69,7 @@ def looks(engine: rf.DistributedEngine, handle: rf.ExecutionHandle[Any]) -> Iter
     while not (snapshot := handle.status()).status.terminal:
         coordinator = coordinator or snapshot.coordinator
         if coordinator:
-            names = {"coordinator": coordinator, "persistence": naming.PERSISTENCE}
+            names = {"coordinator": coordinator, "persistence": actor_names.PERSISTENCE}
             yield {role: memory(engine.pid_of(name)) for role, name in names.items()}
         time.sleep(LOOK)
 
@@ -100,11 +101,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rayflow-bench-") as folder:
         os.environ["RAYFLOW_HOME"] = folder  # what runs here otherwise is neither measured nor stopped
         try:
-            own, _ = cluster.up()
+            own, _ = connection.up()
             with rf.DistributedEngine(store=f"sqlite:///{folder}/bench.db", address=own.address) as engine:
                 figures = measure(engine, options.steps, options.mb * 1_000_000)
         finally:
-            cluster.down()
+            connection.down()
     print(f"{options.steps} steps, {options.mb} MB each; load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs")
     for name, value in figures.items():
         print(f"{name:<40}{value:>10.2f}")

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import rayflow as rf
-from rayflow.runtime import naming, processes
-from rayflow.runtime.system import ask_all
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ask_all
+from rayflow.runtime.cluster import processes
 from tests.clusters import ManyNodes, Node, lasting_gcs
 from tests.system.node_flows import noted_chain, read, stop_file
 
@@ -38,7 +39,7 @@ STEPS = 20
 #: Seconds after which a chain counts as standing still for good.
 PATIENCE = 90.0
 
-POOL = naming.pool("default")
+POOL = actor_names.pool("default")
 
 
 class Bench:
@@ -187,8 +188,8 @@ ROWS: dict[str, Callable[[Bench], list[str]]] = {
     "all processes of a node killed": node_lost,
     "all processes of a node stopped": node_hangs,
     "coordinator stopped": coordinator_hangs,
-    "persistence actor stopped": hangs(naming.PERSISTENCE),
-    "supervisor stopped": hangs(naming.SUPERVISOR),
+    "persistence actor stopped": hangs(actor_names.PERSISTENCE),
+    "supervisor stopped": hangs(actor_names.SUPERVISOR),
     "pool stopped": hangs(POOL),
     "GCS killed, started again after 2 s": gcs_killed,
 }

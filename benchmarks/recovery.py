@@ -11,7 +11,7 @@ from pathlib import Path
 
 import rayflow as rf
 from benchmarks.workloads import ledger_chain
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
 
 #: What is killed, with SIGKILL, in the middle of a chain of steps.
 ROWS = ("worker", "coordinator", "persistence", "pool", "supervisor")
@@ -47,8 +47,8 @@ def _once(engine: rf.DistributedEngine, row: str, folder: Path) -> float:
 def actor_name(engine: rf.DistributedEngine, row: str, execution_id: str) -> str:
     """The name of the actor of that kind that has to do with the execution."""
     names = {
-        "persistence": naming.PERSISTENCE,
-        "supervisor": naming.SUPERVISOR,
-        "pool": naming.pool(engine.config.pool.name),
+        "persistence": actor_names.PERSISTENCE,
+        "supervisor": actor_names.SUPERVISOR,
+        "pool": actor_names.pool(engine.config.pool.name),
     }
     return names.get(row) or engine.status(execution_id).coordinator

@@ -30,15 +30,15 @@ def engine_on(store: str, *, local: bool) -> Iterator[rf.DistributedEngine | rf.
         with rf.LocalEngine(store=store) as engine:
             yield engine
         return
-    from rayflow.runtime import cluster
+    from rayflow.runtime.cluster import connection
 
-    joined = cluster.status().running
+    joined = connection.status().running
     try:
         with rf.DistributedEngine(store=store) as distributed:
             yield distributed
     finally:
         if not joined:
-            cluster.down()
+            connection.down()
 
 
 def run(paths: list[str], store: str, *, local: bool) -> tuple[str, dict[str, Any]]:

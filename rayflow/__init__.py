@@ -12,21 +12,34 @@ from importlib.metadata import version as _distribution_version
 from typing import TYPE_CHECKING, Any
 
 from rayflow.definition.agent import Agent, AgentOutput, AgentResult, TokenUsage, agent
-from rayflow.definition.api import StepContext, now, random, step_context, uuid4
-from rayflow.definition.child import ChildWorkflow
-from rayflow.definition.control import (
+from rayflow.definition.api import (
     Lock,
+    StepContext,
     compensate,
     continue_as_new,
     lock,
+    now,
     patched,
+    random,
     semaphore,
     signal,
     start,
     state,
+    step_context,
+    uuid4,
     wait_for_signal,
 )
-from rayflow.definition.function import WorkflowFunction, workflow
+from rayflow.definition.declared_steps import (
+    ConditionalStep,
+    DistributedParallelStep,
+    MapStep,
+    ParallelStep,
+    RemoteStep,
+    RetryStep,
+    SequentialStep,
+    StepResult,
+)
+from rayflow.definition.function import ChildWorkflow, WorkflowFunction, workflow
 from rayflow.definition.options import (
     EngineConfig,
     ExecutionOptions,
@@ -36,12 +49,9 @@ from rayflow.definition.options import (
     RetryPolicy,
     StepOptions,
 )
-from rayflow.definition.results import StepResult
 from rayflow.definition.schedule import Schedule
 from rayflow.definition.step import Step, step
-from rayflow.definition.steps import DistributedParallelStep, MapStep, ParallelStep, SequentialStep
 from rayflow.definition.workflow import Workflow
-from rayflow.definition.wrappers import ConditionalStep, RemoteStep, RetryStep
 from rayflow.errors import (
     ChildFailed,
     ClusterError,
@@ -82,17 +92,16 @@ from rayflow.errors import (
 from rayflow.ids import ExecutionStatus
 
 if TYPE_CHECKING:
-    from rayflow.core.metrics import DistributedMetrics, PoolStatus
-    from rayflow.core.recovery import Overdue, RecoveryStatus
-    from rayflow.core.snapshot import ExecutionSnapshot
-    from rayflow.core.tasks import TaskStatus
-    from rayflow.engine import DistributedEngine
-    from rayflow.handle import ExecutionHandle
-    from rayflow.letters import DeadLetterInfo
-    from rayflow.local import LocalEngine
-    from rayflow.pools import WorkerPool
-    from rayflow.recovery import RecoveryManager
-    from rayflow.storage.large import whole
+    from rayflow.client.dead_letters import DeadLetterInfo
+    from rayflow.client.distributed import DistributedEngine
+    from rayflow.client.handle import ExecutionHandle
+    from rayflow.client.local import LocalEngine
+    from rayflow.client.pools import WorkerPool
+    from rayflow.client.recovery import RecoveryManager
+    from rayflow.core.cluster.metrics import DistributedMetrics, PoolStatus
+    from rayflow.core.cluster.recovery import Overdue, RecoveryStatus
+    from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus
+    from rayflow.storage.codec.large_values import whole
 
 __all__ = [
     "Agent",
@@ -191,19 +200,19 @@ __all__ = [
 
 #: What is loaded when it is first used, and from where.
 _LAZY = {
-    "DeadLetterInfo": "rayflow.letters",
-    "DistributedEngine": "rayflow.engine",
-    "DistributedMetrics": "rayflow.core.metrics",
-    "ExecutionHandle": "rayflow.handle",
-    "ExecutionSnapshot": "rayflow.core.snapshot",
-    "LocalEngine": "rayflow.local",
-    "Overdue": "rayflow.core.recovery",
-    "PoolStatus": "rayflow.core.metrics",
-    "RecoveryManager": "rayflow.recovery",
-    "RecoveryStatus": "rayflow.core.recovery",
-    "TaskStatus": "rayflow.core.tasks",
-    "WorkerPool": "rayflow.pools",
-    "whole": "rayflow.storage.large",
+    "DeadLetterInfo": "rayflow.client.dead_letters",
+    "DistributedEngine": "rayflow.client.distributed",
+    "DistributedMetrics": "rayflow.core.cluster.metrics",
+    "ExecutionHandle": "rayflow.client.handle",
+    "ExecutionSnapshot": "rayflow.core.execution.snapshot",
+    "LocalEngine": "rayflow.client.local",
+    "Overdue": "rayflow.core.cluster.recovery",
+    "PoolStatus": "rayflow.core.cluster.metrics",
+    "RecoveryManager": "rayflow.client.recovery",
+    "RecoveryStatus": "rayflow.core.cluster.recovery",
+    "TaskStatus": "rayflow.core.execution.snapshot",
+    "WorkerPool": "rayflow.client.pools",
+    "whole": "rayflow.storage.codec.large_values",
 }
 
 try:

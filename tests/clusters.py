@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayflow.runtime import cluster, processes
+from rayflow.runtime.cluster import connection, processes
 from tests.faults.tools import until
 from tests.runtime.cluster_fixtures import ROOT, own_environment
 
@@ -107,7 +107,7 @@ class ManyNodes:
     def __init__(self, folder: Path, *, head_cpus: int = 1, settings: Mapping[str, str] | None = None) -> None:
         self.environ = {**own_environment(folder), **health_checks(), **(settings or {})}
         self._gcs: subprocess.Popen[bytes] | None = None
-        self.local, _ = cluster.up(num_cpus=head_cpus, dashboard=False, environ=self.environ)
+        self.local, _ = connection.up(num_cpus=head_cpus, dashboard=False, environ=self.environ)
 
     @property
     def address(self) -> str:
@@ -182,7 +182,7 @@ class ManyNodes:
 
     def down(self) -> None:
         """Stop all nodes."""
-        cluster.down(environ=self.environ)
+        connection.down(environ=self.environ)
         if self._gcs is not None:
             self._gcs.wait()
 

@@ -1,8 +1,9 @@
 """A plugin of coverage: threads begin to be measured one after the other, for CPython 3.11 can't do it at once.
 
 Its ``PyEval_SetTrace`` holds a flag of the whole process while it calls the audit hooks. Ours is Python code
-(:mod:`rayflow.core.guard`), so that another thread may run meanwhile; if that one is just starting, it dies of
-"Cannot install a trace function while another trace function is being installed". 3.12 has no such flag any more.
+(:mod:`rayflow.core.interpreter.sandbox`), so that another thread may run meanwhile; if that one is just starting, it
+dies of "Cannot install a trace function while another trace function is being installed". 3.12 has no such flag any
+more.
 
 It is a plugin because programs that tests start are measured too, and know nothing of pytest.
 """

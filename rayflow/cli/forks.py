@@ -7,16 +7,16 @@ import json
 from typing import Any
 
 from rayflow.cli import inputs
-from rayflow.cli.engines import command, open_engine
-from rayflow.cli.exits import COMPLETED
-from rayflow.cli.following import fate_told, following, wait_and_conclude
-from rayflow.cli.reading import read, store_url
+from rayflow.cli.exit_codes import COMPLETED
+from rayflow.cli.open_engine import command, open_engine
+from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import AnyWorkflow, load_saved
+from rayflow.cli.watch import fate_told, following, wait_and_conclude
+from rayflow.client.views import summary
 from rayflow.display import summary_json
 from rayflow.errors import ExecutionNotFound
 from rayflow.storage.base import Store
-from rayflow.views import summary
 
 
 def fork(args: argparse.Namespace, screen: Screen) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import get_args
 
-from rayflow.cli import letters, locks, pools, schedules
-from rayflow.cli.grammar import (
+from rayflow.cli import dead_letters, locks, pools, schedules
+from rayflow.cli.options import (
     Command,
     Commands,
     add_command,
@@ -93,14 +93,14 @@ def add_locks(commands: Commands[argparse.ArgumentParser]) -> None:
 def add_letters(commands: Commands[argparse.ArgumentParser]) -> None:
     """``dlq``: dead letters."""
     actions = add_group(commands, "dlq", "look at steps that failed for good, try them again, or discard them")
-    parser = add_command(actions, "list", letters.list_letters, "list dead letters, newest first")
+    parser = add_command(actions, "list", dead_letters.list_letters, "list dead letters, newest first")
     parser.add_argument("--workflow", metavar="ID", help="only those of this workflow")
     parser.add_argument("--execution", metavar="ID", help="only those of this execution")
     parser.add_argument("--limit", type=count, default=50, metavar="N", help="at most so many; 50 if left out")
     for name, command, about, engine in (
-        ("show", letters.show, "show a dead letter, with its input and all its attempts", False),
-        ("requeue", letters.requeue, "try the step again and let its execution go on", True),
-        ("discard", letters.discard, "delete a dead letter; its execution stays as it is", True),
+        ("show", dead_letters.show, "show a dead letter, with its input and all its attempts", False),
+        ("requeue", dead_letters.requeue, "try the step again and let its execution go on", True),
+        ("discard", dead_letters.discard, "delete a dead letter; its execution stays as it is", True),
     ):
         parser = add_command(actions, name, command, about, engine=engine)
         parser.add_argument("id", metavar="EXECUTION", help="the execution's id")

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rayflow.cli.exits import UsageError
-from rayflow.definition.fitting import misfits
+from rayflow.cli.exit_codes import UsageError
+from rayflow.definition.checks import misfits
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.workflow import Workflow
-from rayflow.runtime.arguments import resolved
-from rayflow.storage._annotations import rebuild
+from rayflow.runtime.worker.attempt import resolved
+from rayflow.storage.codec.annotations import rebuild
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from rayflow.cli.exits import COMPLETED
-from rayflow.cli.reading import read, store_url
+from rayflow.cli.exit_codes import COMPLETED
+from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
+from rayflow.client.locks import lock_info
 from rayflow.display import lock_json, locks_text
-from rayflow.locking import lock_info
 
 
 def list_locks(args: argparse.Namespace, screen: Screen) -> int:

@@ -8,11 +8,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from rayflow.cli.engines import command, open_engine
-from rayflow.cli.exits import COMPLETED, STOPPED_WAITING, UsageError
+from rayflow.cli.exit_codes import COMPLETED, STOPPED_WAITING, UsageError
+from rayflow.cli.open_engine import command, open_engine
 from rayflow.cli.screen import Screen
-from rayflow.client import Engine
-from rayflow.core.metrics import PoolStatus
+from rayflow.client.engine import Engine
+from rayflow.core.cluster.metrics import PoolStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
 from rayflow.display import pool_json, pool_size_text, pools_text

@@ -10,20 +10,20 @@ import datetime as dt
 import time
 
 from rayflow.cli import inputs
-from rayflow.cli.engines import command, open_engine
-from rayflow.cli.exits import COMPLETED, UsageError
-from rayflow.cli.following import fate_told, following, wait_and_conclude
-from rayflow.cli.reading import read, store_url
-from rayflow.cli.running import wait_for_all
+from rayflow.cli.exit_codes import COMPLETED, UsageError
+from rayflow.cli.open_engine import command, open_engine
+from rayflow.cli.reader import read, store_url
+from rayflow.cli.run import wait_for_all
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import find_target
-from rayflow.client import Engine
+from rayflow.cli.watch import fate_told, following, wait_and_conclude
+from rayflow.client.engine import Engine
+from rayflow.client.schedules import ScheduleInfo, schedule_infos, unfinished_of
 from rayflow.definition.schedule import Schedule
 from rayflow.display import schedule_json, schedule_text, schedules_text
 from rayflow.errors import ScheduleNotFound
-from rayflow.schedules import ScheduleInfo, schedule_infos, unfinished_of
 from rayflow.storage.base import Store
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.codec.payloads import MsgpackCodec
 
 #: Options of ``schedule create`` that are fields of Schedule as they are.
 _FIELDS = ("cron", "every", "timezone", "overlap", "catch_up", "jitter", "start_at", "end_at", "max_runs")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import time
 
-from rayflow.cli.engines import command, open_engine
-from rayflow.cli.exits import COMPLETED, UsageError
-from rayflow.cli.following import Follower, fate_told, following, wait_and_conclude
+from rayflow.cli.blocked import rest_of, words_of
+from rayflow.cli.control import have_it_driven
+from rayflow.cli.exit_codes import COMPLETED, UsageError
 from rayflow.cli.inputs import MISSING, read_input
-from rayflow.cli.resting import rest_of, words_of
+from rayflow.cli.open_engine import command, open_engine
 from rayflow.cli.screen import Screen
-from rayflow.cli.steering import have_it_driven
-from rayflow.client import Engine
+from rayflow.cli.watch import Follower, fate_told, following, wait_and_conclude
+from rayflow.client.engine import Engine
+from rayflow.client.views import summary
 from rayflow.display import summary_json
 from rayflow.errors import CodecError
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime import environment
-from rayflow.storage.operations import ExecutionRecord
-from rayflow.views import summary
+from rayflow.runtime.code import environment
+from rayflow.storage.model import ExecutionRecord
 
 
 def signal(args: argparse.Namespace, screen: Screen) -> int:

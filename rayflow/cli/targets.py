@@ -15,17 +15,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rayflow.cli.exits import UsageError
-from rayflow.cli.reading import read
+from rayflow.cli.exit_codes import UsageError
+from rayflow.cli.reader import read
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import IncompatibleVersion, RayflowError, WorkflowNotRegistered
-from rayflow.runtime import environment
+from rayflow.runtime.code import environment
 from rayflow.storage.base import Store
-from rayflow.storage.kept import DefinitionRecord
+from rayflow.storage.model import DefinitionRecord
 
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 

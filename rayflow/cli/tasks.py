@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from rayflow.cli.engines import has_cluster, open_engine
-from rayflow.cli.exits import COMPLETED
-from rayflow.cli.reading import read, store_url
+from rayflow.cli.exit_codes import COMPLETED
+from rayflow.cli.open_engine import has_cluster, open_engine
+from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
-from rayflow.core.tasks import TaskStatus, tasks_of
+from rayflow.core.execution.snapshot import TaskStatus, tasks_of
 from rayflow.display import task_json, tasks_text
 from rayflow.errors import ExecutionNotFound
 from rayflow.storage.base import Store

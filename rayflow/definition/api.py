@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random as random_module
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn, ParamSpec, Self, TypeVar, overload
 
-from rayflow.definition.context import ExecutionContext, current_execution
+from rayflow.definition.checks import check_name
+from rayflow.definition.context import (
+    ExecutionContext,
+    Held,
+    LockCall,
+    SignalCall,
+    StepCall,
+    Target,
+    current_execution,
+)
+from rayflow.definition.function import ChildWorkflow, WorkflowFunction
+from rayflow.definition.step import Step
+from rayflow.errors import DefinitionError
+from rayflow.ids import check_id
 
 
 def now() -> float:
@@ -148,3 +163,249 @@ def entered(context: StepContext) -> Iterator[None]:
         yield
     finally:
         _STEP.reset(token)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _workflow(what: str, instead: str = "an engine's methods do it from outside") -> ExecutionContext:
+    execution = current_execution()
+    if execution is None:
+        raise RuntimeError(f"{what} works in a workflow's own code, and no workflow is running here: {instead}")
+    return execution
+
+
+# --- state ------------------------------------------------------------------------------------------------
+class State(MutableMapping[str, Any]):
+    """The running execution's state: what others see of it while it runs, in its snapshot.
+
+    What is set is recorded with the event that the workflow is reacting to, and visible at once. A value that is
+    changed in place is not seen: set it again.
+
+    Example:
+        ``rf.state["reviewed"] = 12`` in a workflow; ``handle.status().state["reviewed"]`` anywhere.
+    """
+
+    def __getitem__(self, key: str) -> Any:
+        return self._state()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._state()[check_name("state key", key)] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._state()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state())
+
+    def __len__(self) -> int:
+        return len(self._state())
+
+    def __repr__(self) -> str:
+        return f"<state {dict(self._state())}>" if current_execution() else "<the state of the running execution>"
+
+    def _state(self) -> MutableMapping[str, Any]:
+        return _workflow("rf.state", "engine.status(id).state shows it from outside").state
+
+
+state = State()
+
+
+# --- signals ----------------------------------------------------------------------------------------------
+@overload
+async def wait_for_signal(name: str, *, type: type[T], timeout: float | None = None) -> T: ...
+@overload
+async def wait_for_signal(name: str, *, type: Any = None, timeout: float | None = None) -> Any: ...
+async def wait_for_signal(name: str, *, type: Any = None, timeout: float | None = None) -> Any:
+    """Wait for the next signal of that name and answer its payload. Each signal is received once, in order.
+
+    Signals that came before the wait began are kept for it. While an execution only waits, it costs nothing.
+
+    Args:
+        name: the signal's name.
+        type: what the payload has to be: a pydantic model, a dataclass, any annotation. A sender whose payload does
+            not fit gets the error where the type is known to him; a signal that does not fit all the same is kept as
+            a dead letter, and the wait goes on.
+        timeout: seconds; None for as long as it takes.
+
+    Raises:
+        TimeoutError: no signal came in that time.
+        RuntimeError: outside a workflow.
+
+    Example:
+        ``verdict = await rf.wait_for_signal("review", type=Verdict, timeout=3600)`` in a workflow, and
+        ``engine.signal(id, "review", Verdict(ok=True))`` anywhere.
+    """
+    execution = _workflow("rf.wait_for_signal()", "engine.signal() sends one")
+    return await asyncio.wait_for(execution.receive(check_name("signal name", name), type), timeout)
+
+
+async def signal(execution_id: str, name: str, payload: Any = None) -> None:
+    """Send a signal to another execution, exactly once. It is durable when this returns.
+
+    Args:
+        execution_id: to whom.
+        name: the signal's name.
+        payload: anything that the codec can write.
+
+    Raises:
+        StepFailed: there is no such execution, or it is over; ``.failure`` says which.
+        RuntimeError: outside a workflow; use ``engine.signal()`` there.
+    """
+    call = SignalCall(check_id("execution", execution_id), check_name("signal name", name), payload)
+    await _workflow("rf.signal()", "use engine.signal()").call(call)
+
+
+# --- children ---------------------------------------------------------------------------------------------
+async def start(workflow: WorkflowFunction[P, Any] | ChildWorkflow[P, Any], *args: P.args, **kwargs: P.kwargs) -> str:
+    """Start a workflow as an execution of its own and go on; answers its id once the start is durable.
+
+    It outlives this execution, unless it is to be cancelled by its end: ``analyse.child(on_parent_end="cancel")``. To
+    wait for it instead, await the workflow itself: ``await analyse(document)``.
+
+    Args:
+        workflow: the workflow, or one with settings: ``analyse.child(id="doc-17", options=…)``.
+        args: its arguments.
+        kwargs: its keyword arguments.
+
+    Raises:
+        StepFailed: its id belongs to another execution.
+        TypeError: the arguments do not fit.
+        RuntimeError: outside a workflow; use ``engine.start()`` there.
+
+    Example:
+        ``child = await rf.start(analyse, document)``, then ``await rf.signal(child, "go")`` in a workflow.
+    """
+    chosen = workflow if isinstance(workflow, ChildWorkflow) else workflow.child()
+    started: str = await _workflow("rf.start()", "use engine.start()").call(chosen.call(args, kwargs, waits=False))
+    return started
+
+
+# --- locks ------------------------------------------------------------------------------------------------
+class Lock:
+    """A permit of a lock or semaphore, for ``async with``. Made by :func:`lock` and :func:`semaphore`.
+
+    Attributes:
+        name: the lock's name.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name = check_name("lock name", name)
+        if type(limit) is not int or limit < 1:
+            raise DefinitionError(f"semaphore {name!r} must have a whole number of permits from 1, not {limit!r}")
+        self._call = LockCall(self.name, limit)
+        self._held: Held | None = None
+
+    @property
+    def token(self) -> int:
+        """The fencing token: it rises with each grant of this lock; who has seen a higher one refuses a lower one.
+
+        Raises:
+            RuntimeError: the lock is not held.
+        """
+        if self._held is None:
+            raise RuntimeError(f"lock {self.name!r} is not held here; use it within its `async with`")
+        return self._held.token
+
+    async def __aenter__(self) -> Self:
+        if self._held is not None:
+            raise RuntimeError(f"this lock object of {self.name!r} is held already; make another with rf.lock()")
+        self._held = await _workflow("rf.lock()", "use engine.lock()").lock(self._call)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+
+
+def lock(name: str) -> Lock:
+    """A lock that one execution has at a time, across the whole store: ``async with rf.lock("ledger"):``.
+
+    It is granted in the order in which it was asked for. It is kept while the execution is parked and while its
+    coordinator crashes and comes back; it is given back by the end of the block, or of the execution.
+
+    Args:
+        name: the lock's name; whoever uses the same name shares it.
+
+    Raises:
+        Deadlock: in ``async with``: this execution and others wait for each other in a circle.
+        RuntimeError: in ``async with`` outside a workflow; use ``engine.lock()`` there.
+
+    Example:
+        ``async with rf.lock("ledger") as held: await book(entry, token=held.token)`` in a workflow.
+    """
+    return Lock(name, 1)
+
+
+def semaphore(name: str, permits: int) -> Lock:
+    """A lock that ``permits`` executions (or tasks of one) have at a time. See :func:`lock`.
+
+    Args:
+        name: its name; whoever uses the same name has to name the same number of permits.
+        permits: how many, from 1.
+    """
+    return Lock(name, permits)
+
+
+# --- undoing, going on, versions ----------------------------------------------------------------------------
+def compensate(step: Step[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Have a step run if the workflow fails or is cancelled from here on, to undo what was done.
+
+    Compensations run after the workflow's own clean-up, the last one first, each as durable as any step and with its
+    retries. One that fails all the same is kept as a dead letter, and the others go on.
+
+    Args:
+        step: what to run.
+        args: its arguments, as they are when it runs.
+        kwargs: its keyword arguments.
+
+    Raises:
+        TypeError: the arguments do not fit the step.
+        RuntimeError: outside a workflow.
+
+    Example:
+        ``order = await book(trip)``, then ``rf.compensate(cancel_booking, order)`` in a workflow.
+    """
+    if not isinstance(step, Step):
+        raise DefinitionError(f"rf.compensate() takes a step and its arguments, not {step!r}")
+    step.check_arguments(args, kwargs)
+    call = StepCall(step.name, Target(step), args, kwargs, step.options, step.returns)
+    _workflow("rf.compensate()", "call the step").compensate(call)
+
+
+def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
+    """End this run of the workflow here and begin it anew, with other arguments and an empty journal.
+
+    For workflows that never end: their journal would grow for ever. The execution keeps its id, its state and the
+    signals that nobody received yet. It never returns.
+
+    Args:
+        args: the workflow's arguments.
+        kwargs: its keyword arguments.
+
+    Raises:
+        RuntimeError: outside a workflow, or there are compensations, which a new run would forget.
+
+    Example:
+        ``rf.continue_as_new(cursor + 1)`` at the end of a workflow.
+    """
+    _workflow("rf.continue_as_new()", "start the workflow").continue_as_new(args, kwargs)
+
+
+def patched(change: str) -> bool:
+    """Whether this execution runs the changed code: ask it before code that older executions do not know.
+
+    It answers False in executions that have passed this place before the change was there, and True in all others;
+    the answer is recorded, and stays the same for the execution. So one definition serves both.
+
+    Args:
+        change: the change's id; never used for another change.
+
+    Example:
+        ``reply = await (draft_with_sources(text) if rf.patched("sources") else draft(text))`` in a workflow.
+    """
+    return _workflow("rf.patched()").patched(check_name("change id", change))

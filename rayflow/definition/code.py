@@ -27,7 +27,7 @@ import cloudpickle
 
 from rayflow.definition.base import Definition, collecting, find, locate, locate_function
 from rayflow.definition.context import Target
-from rayflow.definition.declared import DeclaredStep
+from rayflow.definition.declared_steps import DeclaredStep
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import CorruptRecord, DefinitionError, IncompatibleVersion

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from cronsim import CronSim, CronSimError
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from rayflow.definition.validated import Options, Seconds
+from rayflow.definition.options import Options, Seconds
 
 #: What becomes of a due time that comes while the previous execution still runs.
 Overlap = Literal["skip", "queue_one", "allow", "cancel_running"]

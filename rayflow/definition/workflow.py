@@ -9,13 +9,11 @@ from typing import Any, Self, Unpack
 from rayflow.definition.agent import agent_id
 from rayflow.definition.base import Definition, making_module
 from rayflow.definition.checks import check_name
-from rayflow.definition.child import ChildSettings, ChildWorkflow
 from rayflow.definition.context import current_execution
-from rayflow.definition.declared import AnyAgent, DeclaredStep
+from rayflow.definition.declared_steps import AnyAgent, DeclaredStep, StepResult, Walk, failure_from
+from rayflow.definition.function import ChildSettings, ChildWorkflow
 from rayflow.definition.options import Retention, check_retention
-from rayflow.definition.results import StepResult, failure_from
 from rayflow.definition.step import Step
-from rayflow.definition.walk import Walk
 from rayflow.errors import DefinitionError, IncompatibleVersion
 from rayflow.ids import check_id
 
@@ -38,7 +36,7 @@ class Workflow(Definition):
 
     Example:
         >>> from rayflow.definition.agent import Agent
-        >>> from rayflow.definition.steps import SequentialStep
+        >>> from rayflow.definition.declared_steps import SequentialStep
         >>> up = Agent("up", run=str.upper)
         >>> shout = SequentialStep("shout", agent=up, input=lambda s: s["text"], output_key="loud")
         >>> [step.name for step in Workflow("greeting").add_step(shout).steps]

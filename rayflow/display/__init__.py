@@ -11,16 +11,16 @@ Example:
 
 from __future__ import annotations
 
-from rayflow.display.letters import letter_json, letter_text, letters_text
+from rayflow.display.as_json import jsonable, summary_json, to_json, workflow_json
+from rayflow.display.dead_letters import letter_json, letter_text, letters_text
+from rayflow.display.formats import Style, duration_text, failure_text, size_text, time_text
+from rayflow.display.html import to_html
 from rayflow.display.locks import lock_json, locks_text
-from rayflow.display.page import to_html
-from rayflow.display.plain import jsonable, summary_json, to_json, workflow_json
 from rayflow.display.pools import pool_json, pool_size_text, pools_text
 from rayflow.display.schedules import schedule_json, schedule_text, schedules_text
 from rayflow.display.tasks import task_json, tasks_text
 from rayflow.display.text import Detail, list_text, metrics_text, snapshot_text, value_text, workflows_text
 from rayflow.display.trees import tree_json, tree_text
-from rayflow.display.words import Style, duration_text, failure_text, size_text, time_text
 
 __all__ = [
     "Detail",

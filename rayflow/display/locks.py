@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.core.locks import Claim
+from rayflow.client.locks import LockInfo
+from rayflow.core.locks.machine import Claim
+from rayflow.display.formats import PLAIN, Style, duration_text, painted, time_text
 from rayflow.display.tables import Column, table, visible
-from rayflow.display.words import PLAIN, Style, duration_text, painted, time_text
-from rayflow.locking import LockInfo
 
 
 def locks_text(locks: Sequence[LockInfo], style: Style = PLAIN) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.core.metrics import PoolStatus
+from rayflow.core.cluster.metrics import PoolStatus
 from rayflow.definition.options import PoolConfig
-from rayflow.display.plain import jsonable
+from rayflow.display.as_json import jsonable
+from rayflow.display.formats import PLAIN, Style, duration_text, one_line
 from rayflow.display.tables import Column, table, visible
-from rayflow.display.words import PLAIN, Style, duration_text, one_line
 
 
 def pools_text(pools: Sequence[PoolStatus], style: Style = PLAIN) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rayflow.client.schedules import ScheduleInfo
 from rayflow.definition.schedule import Schedule
-from rayflow.display.plain import jsonable
+from rayflow.display.as_json import jsonable
+from rayflow.display.formats import PLAIN, Style, duration_text, time_text
 from rayflow.display.tables import Column, table, visible
 from rayflow.display.text import facts_text, value_text
-from rayflow.display.words import PLAIN, Style, duration_text, time_text
-from rayflow.schedules import ScheduleInfo
 
 
 def schedules_text(schedules: Sequence[ScheduleInfo], style: Style = PLAIN) -> str:

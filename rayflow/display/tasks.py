@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.core.tasks import TaskState, TaskStatus
-from rayflow.display.plain import failure_json
+from rayflow.core.execution.snapshot import TaskState, TaskStatus
+from rayflow.display.as_json import failure_json
+from rayflow.display.formats import PLAIN, Style, duration_text, failure_text, painted, time_text
 from rayflow.display.tables import Column, table, visible
-from rayflow.display.words import PLAIN, Style, duration_text, failure_text, painted, time_text
 
 
 def tasks_text(tasks: Sequence[TaskStatus], style: Style = PLAIN) -> str:

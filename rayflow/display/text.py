@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from rayflow.core.metrics import DistributedMetrics
-from rayflow.core.snapshot import ChildSnapshot, ExecutionSnapshot, StageSnapshot, StepSnapshot
-from rayflow.display.facts import facts_of, why_text
-from rayflow.display.plain import jsonable
-from rayflow.display.tables import Column, clip, pad, table, visible, width
-from rayflow.display.words import (
+from rayflow.client.views import WorkflowInfo
+from rayflow.core.cluster.metrics import DistributedMetrics
+from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StageSnapshot, StepSnapshot
+from rayflow.display.as_json import jsonable
+from rayflow.display.formats import (
     PLAIN,
     Style,
     duration_text,
@@ -26,7 +25,8 @@ from rayflow.display.words import (
     step_status,
     time_text,
 )
-from rayflow.views import WorkflowInfo
+from rayflow.display.summary import facts_of, why_text
+from rayflow.display.tables import Column, clip, pad, table, visible, width
 
 Detail = Literal["brief", "steps", "full"]
 

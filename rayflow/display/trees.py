@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rayflow.display.facts import why_text
-from rayflow.display.plain import summary_json
+from rayflow.client.views import Branch
+from rayflow.display.as_json import summary_json
+from rayflow.display.formats import PLAIN, Style, duration_text, lasted, painted
+from rayflow.display.summary import why_text
 from rayflow.display.tables import Column, table, visible
-from rayflow.display.words import PLAIN, Style, duration_text, lasted, painted
-from rayflow.views import Branch
 
 
 def tree_text(tree: Branch, style: Style = PLAIN) -> str:

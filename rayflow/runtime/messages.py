@@ -7,9 +7,10 @@ import math
 import pickle
 from typing import Any, NamedTuple
 
-from rayflow.core.actions import RunAttempt
+from rayflow.core.execution.actions import RunAttempt
+from rayflow.core.execution.attempts import WORKER_DIED, WORKER_STOPPED
 from rayflow.errors import Failure
-from rayflow.storage.operations import ExecutionRecord
+from rayflow.storage.model import ExecutionRecord
 
 #: Seconds between two heartbeats of a step that reach its coordinator.
 BEAT_EVERY = 0.5
@@ -131,3 +132,16 @@ def pack(message: Any) -> bytes:
 def unpack(data: bytes) -> Any:
     """The message of those bytes."""
     return pickle.loads(data)  # noqa: S301 - written by pack() in another process of this cluster
+
+
+def worker_died(message: TaskMessage, *, worker: str, detail: str, alone: bool = False) -> Failure:
+    """Its worker died: perhaps by the task's own doing."""
+    company = "alone on it" if alone else "perhaps with others on it"
+    what = f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {detail}"
+    return Failure(type=WORKER_DIED, message=what, mro=(WORKER_DIED,))
+
+
+def worker_stopped(message: TaskMessage, *, worker: str, detail: str = "it was drained") -> Failure:
+    """Its worker was stopped: not the task's doing."""
+    what = f"worker {worker} was stopped before step {message.step!r} (attempt {message.attempt}) ended: {detail}"
+    return Failure(type=WORKER_STOPPED, message=what, mro=(WORKER_STOPPED,))

@@ -1,8 +1,8 @@
 """The Store contract.
 
 A store keeps records. Whether an operation may be applied, and what it changes, is decided by
-:class:`rayflow.storage.batch.Batch`, which is pure, so that each store only has to read what it asks for, and write
-what it is told, inside one transaction.
+:class:`rayflow.storage.rules.transaction.Batch`, which is pure, so that each store only has to read what it asks for,
+and write what it is told, inside one transaction.
 """
 
 from __future__ import annotations
@@ -11,11 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rayflow.core.locks import Lock
+from rayflow.core.locks.machine import Lock
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.collecting import Collected, Over
-from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
-from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
+from rayflow.storage.model import (
+    DeadLetter,
+    DefinitionRecord,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    PoolRecord,
+    ScheduleRecord,
+    StepNote,
+)
+from rayflow.storage.operations import Answer, Operation
+from rayflow.storage.rules.retention import Collected, Over
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,8 @@ class Store(Protocol):
 
     Conditions every store meets (tests/contract runs over all of them):
 
-    * :meth:`commit` applies each operation as :func:`~rayflow.storage.rules.decide` says, in the order given,
+    * :meth:`commit` applies each operation as :func:`~rayflow.storage.rules.executions.decide` says, in the order
+    given,
       all of them in one transaction; what was answered ``Done`` is durable when the call returns.
     * One refused operation never fails its neighbours. One that cannot be written (too large, not
       encodable) is retried alone, and only it gets the error.
@@ -64,7 +74,7 @@ class Store(Protocol):
       claimed by somebody newer raises :class:`~rayflow.errors.Fenced` for good. Writing without a claim, or
       to a store that is closed or was opened read-only, raises StorageUnavailable.
     * An operation whose records refer to a large value that is not there is refused with StorageUnavailable. A value
-      that records refer to is never collected (:mod:`rayflow.storage.values`).
+      that records refer to is never collected (:mod:`rayflow.storage.rules.large_values`).
     * Reads see what was committed before they began. In object storage, those of a writer that was taken over and has
       not noticed yet (it does with its next commit or heartbeat) see what was committed before that.
     """
@@ -84,7 +94,7 @@ class Store(Protocol):
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
         """Become the only writer and answer the writer's epoch: one more than the last, in every claim.
 
-        The same identity (:class:`~rayflow.storage.claimants.Claimant`) may claim again at once, a restarted writer:
+        The same identity (:class:`~rayflow.storage.writer.Claimant`) may claim again at once, a restarted writer:
         what it was before is fenced.
 
         Args:
@@ -196,8 +206,8 @@ class Store(Protocol):
     async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
         """Delete executions that are over, with all that belongs to them, in one short transaction.
 
-        What may be deleted, :mod:`rayflow.storage.collecting` says. For more, ask again with ``after`` as answered;
-        what was needed by something that has been deleted meanwhile is found when one begins anew.
+        What may be deleted, :mod:`rayflow.storage.rules.retention` says. For more, ask again with ``after`` as
+        answered; what was needed by something that has been deleted meanwhile is found when one begins anew.
 
         Args:
             over: which.

@@ -13,21 +13,24 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from operator import itemgetter
 
-from rayflow.core.locks import Lock
-from rayflow.storage.batch import Batch
-from rayflow.storage.collecting import Collected, Over, choose
-from rayflow.storage.kept import (
+from rayflow.core.locks.machine import Lock
+from rayflow.storage.model import (
     DeadLetter,
     DefinitionRecord,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
     Mention,
     PoolRecord,
     ScheduleRecord,
     StepNote,
     ValueRecord,
 )
-from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow
-from rayflow.storage.rules import Writer, newer_note
-from rayflow.storage.values import forgotten
+from rayflow.storage.rules.executions import newer_note
+from rayflow.storage.rules.large_values import forgotten
+from rayflow.storage.rules.retention import Collected, Over, choose
+from rayflow.storage.rules.transaction import Batch
+from rayflow.storage.writer import Writer
 
 #: Executions in one part of a whole state.
 _PART = 200
@@ -234,7 +237,7 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
 
 # --- deleting -----------------------------------------------------------------------------------------------
 def collected(data: MemoryData, over: Over, *, later: bool) -> Collected:
-    """What may be deleted; see :func:`~rayflow.storage.collecting.choose`."""
+    """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     meant = (record for record in data.executions.values() if over.fits(record))
     rest = ((over.place(record), record) for record in meant if over.after is None or over.place(record) > over.after)
     first = [record for _, record in heapq.nsmallest(over.limit, rest, key=itemgetter(0))]

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rayflow.core.events import Continued, Entry, Started
-from rayflow.core.journal import effective
+from rayflow.core.execution.journal import effective
 from rayflow.definition.code import CodeRef
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import CodecError, CorruptRecord, Failure, RayflowError, class_name
-from rayflow.storage.codec import MsgpackCodec, digest
-from rayflow.storage.operations import ExecutionRecord, InboxRow, JournalRow
-from rayflow.storage.records import decode_entry, decode_failure
+from rayflow.storage.codec.journal import decode_entry, decode_failure
+from rayflow.storage.codec.payloads import MsgpackCodec, digest
+from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from rayflow.core.locks import Lock
-from rayflow.core.waits import OTHERS
+from rayflow.core.execution.requests import OTHERS
+from rayflow.core.locks.machine import Lock
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage.base import Filter
-from rayflow.storage.batch import Batch
 from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, collected
-from rayflow.storage.collecting import Collected, Over
-from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote, ValueRecord
-from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation
-from rayflow.storage.rules import Writer, check_writer, next_writer
-from rayflow.storage.values import sweep
+from rayflow.storage.model import (
+    DeadLetter,
+    DefinitionRecord,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    PoolRecord,
+    ScheduleRecord,
+    StepNote,
+    ValueRecord,
+)
+from rayflow.storage.operations import Answer, Operation
+from rayflow.storage.rules.large_values import sweep
+from rayflow.storage.rules.retention import Collected, Over
+from rayflow.storage.rules.transaction import Batch
+from rayflow.storage.writer import Writer, check_writer, next_writer
 
 __all__ = ["MemoryData", "MemoryStore"]
 
@@ -25,7 +35,7 @@ T = TypeVar("T")
 
 
 class _Reads:
-    """See :class:`~rayflow.storage.batch.Reads`."""
+    """See :class:`~rayflow.storage.rules.transaction.Reads`."""
 
     def __init__(self, data: MemoryData) -> None:
         self._data = data

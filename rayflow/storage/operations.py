@@ -1,128 +1,22 @@
 """Records of executions, the operations that change them, and their answers.
 
 Everything that changes an execution is an *operation*; whether one may be applied, and what it changes, is decided by
-pure functions (:mod:`rayflow.storage.rules`, :mod:`rayflow.storage.batch`). What an operation asks of other executions
-and of locks is in :mod:`rayflow.storage.crossing`.
+pure functions (:mod:`rayflow.storage.rules.executions`, :mod:`rayflow.storage.rules.transaction`). What an operation
+asks of other executions and of locks is in :mod:`rayflow.storage.operations`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 from rayflow.errors import RayflowError
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.crossing import Ask, BreakLock, ExpireLeases, FireSchedule, LeaveLease, TakeLease
-from rayflow.storage.kept import DeadLetter, StepNote
+from rayflow.storage.model import DeadLetter, ExecutionRecord, InboxRow, JournalRow, StepNote
 
-
-# --- records ----------------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class ExecutionRecord:
-    """The row of one execution: all that a list shows and that fencing needs, without its journal.
-
-    Args:
-        id: the execution's id.
-        workflow_id: the workflow's id.
-        version: the workflow's version at the start.
-        status: as of the committed journal.
-        priority: 0 to 9; higher first.
-        created_at: when the start was accepted.
-        updated_at: when the last operation was applied.
-        input: the encoded arguments.
-        identity: digest of workflow id and canonical input; empty if the input cannot be compared.
-        start_nonce: the starting client's nonce, so that its own retries are recognised; of a child: which call it is.
-        code: encoded reference to the workflow's code.
-        options: encoded execution options.
-        environment: id of the code environment.
-        epoch: number of the newest owner; 0 before the first.
-        owner: nonce of the newest owner; empty if nobody drives the execution.
-        coordinator: name of the actor that drives it, for people.
-        last_seq: position of the newest journal entry.
-        last_digest: digest of the newest append.
-        inbox_last: number of the newest inbox row ever accepted.
-        inbox_done: inbox rows up to this number have been applied.
-        runnable_at: when it needs an owner; None while it has one, or needs none.
-        deadline: when the execution's own time is up.
-        result: the encoded result, once completed.
-        failure: the encoded failure, once failed, or why it is paused or was cancelled.
-        parent: id of the execution that started it as its child; "" if none did.
-        parent_step: number of the call by which it did, if that waits for the result; the same less than zero, if it
-            does not, and the execution is to be cancelled when its parent ends; else 0.
-        run: how often it has continued as new, and one.
-        singleton: no other unfinished execution has the same; "" for any.
-        schedule: name of the schedule that started it; "" if none did.
-        forked_from: id of the execution whose journal it took over; "" if it is no fork.
-        waits: what it waits for, as text (:mod:`rayflow.core.waits`); "" for nothing that is kept here.
-        claims: how many permits of locks it has or waits for.
-        expires_at: when it may be deleted, once it is over; None for never by itself.
-    """
-
-    id: str
-    workflow_id: str
-    version: str
-    status: ExecutionStatus
-    priority: int
-    created_at: float
-    updated_at: float
-    input: bytes
-    identity: str
-    start_nonce: str
-    code: bytes
-    options: bytes
-    environment: str
-    epoch: int = 0
-    owner: str = ""
-    coordinator: str = ""
-    last_seq: int = 0
-    last_digest: str = ""
-    inbox_last: int = 0
-    inbox_done: int = 0
-    runnable_at: float | None = None
-    deadline: float | None = None
-    result: bytes | None = None
-    failure: bytes | None = None
-    parent: str = ""
-    parent_step: int = 0
-    run: int = 1
-    singleton: str = ""
-    schedule: str = ""
-    forked_from: str = ""
-    waits: str = ""
-    claims: int = 0
-    expires_at: float | None = None
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether its parent waits for its result."""
-        return self.parent_step > 0
-
-    @property
-    def waiting_call(self) -> int:
-        """Number of the call that waits for its result; 0 if none does."""
-        return max(self.parent_step, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class JournalRow:
-    """One journal entry as a store keeps it: the encoded entry at its position."""
-
-    seq: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class InboxRow:
-    """Something from outside that waits to be applied: cancel, pause, resume, a carried result, a signal.
-
-    ``number`` is given by the store, from 1, in the order of acceptance.
-    """
-
-    key: str
-    kind: str
-    body: bytes
-    at: float
-    number: int = 0
+if TYPE_CHECKING:
+    from rayflow.storage.model import ScheduleRecord
 
 
 # --- operations -------------------------------------------------------------------------------------------
@@ -281,11 +175,6 @@ class Note:
     inbox_done: int = 0
 
 
-#: What changes one execution, and others with it.
-ExecutionOperation = Start | Claim | Append | Release | Deliver | Rewind | Note
-Operation = ExecutionOperation | TakeLease | LeaveLease | ExpireLeases | BreakLock | FireSchedule
-
-
 # --- answers ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Done:
@@ -323,3 +212,158 @@ class Refused:
 
 
 Answer = Done | Existing | Refused
+
+
+# --- with an append -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """Start a child. One that this very call has started already is left alone; its start's nonce names the call.
+
+    Answered in the transaction of its end, or at once where it is over already or cannot be started; one that is
+    not waited for (``record.waited_for``), at once in any case.
+
+    Args:
+        step: the call's number.
+        record: the child's row.
+        earlier: ids and start nonces of children that calls of this number, which a rewind has superseded, may have
+            started. If one of them has completed with this very input, its result is the answer.
+    """
+
+    step: int
+    record: ExecutionRecord
+    earlier: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Put a row into another execution's inbox.
+
+    Args:
+        step: the call's number, under which it is answered; 0 for no answer, also where nobody is there.
+        execution_id: whose inbox.
+        row: the row.
+        name: of the signal, for the answer.
+        start_nonce: only if this is the execution's, and not to another one that has the id; "" for any.
+    """
+
+    step: int
+    execution_id: str
+    row: InboxRow
+    name: str = ""
+    start_nonce: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLock:
+    """Claim a permit of a lock for this execution; answered when it is granted.
+
+    Args:
+        step: the call's number.
+        name: the lock's name.
+        limit: how many permits it has.
+        token: the token of the permit that this call had, and that was given back when the execution failed; 0 for
+            none. It stays the same if the lock was granted to nobody meanwhile.
+    """
+
+    step: int
+    name: str
+    limit: int
+    token: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveLock:
+    """Give a permit back, or the claim to one. Not answered.
+
+    Args:
+        step: number of the call that claimed it.
+        name: the lock's name.
+    """
+
+    step: int
+    name: str
+
+
+Ask = StartChild | Send | TakeLock | LeaveLock
+
+
+# --- alone --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class TakeLease:
+    """Claim a permit for a script, or renew its lease. Answers Done with its token, 0 while it waits.
+
+    Refused with LockUnavailable if it is not to wait, LockLimitMismatch, or LockLost if it is renewed and gone.
+    """
+
+    name: str
+    limit: int
+    lease: str
+    ttl: float
+    at: float
+    wait: bool = True
+    renew: bool = False
+    execution_id: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveLease:
+    """Give a script's permit back, or the claim to one."""
+
+    name: str
+    lease: str
+    at: float
+    execution_id: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireLeases:
+    """Give the permits of leases that expired to those who wait; or, with ``renew``, give all leases a full term."""
+
+    at: float
+    renew: bool = False
+    execution_id: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakLock:
+    """Refuse a waiting claim, since it would wait for ever; answered to its execution as a failure.
+
+    Args:
+        execution_id: whose claim.
+        step: the number of its call.
+        name: the lock's name.
+        at: when.
+        failure: why, encoded.
+    """
+
+    execution_id: str
+    step: int
+    name: str
+    at: float
+    failure: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FireSchedule:
+    """Start what is due and note it, all or nothing: compare-and-set on the schedule's version.
+
+    Executions that are there already are left alone. Refused with Fenced if the schedule has another version, and with
+    SingletonExists if one of them cannot be started beside another unfinished execution, or beside the others.
+
+    Args:
+        record: the schedule as it is to be, with the next version.
+        starts: what is due.
+        cancels: inbox rows for executions that are to give way.
+        at: when.
+    """
+
+    record: ScheduleRecord
+    starts: tuple[ExecutionRecord, ...]
+    cancels: tuple[Send, ...]
+    at: float
+    execution_id: ClassVar[str] = ""
+
+
+#: What changes one execution, and others with it.
+ExecutionOperation = Start | Claim | Append | Release | Deliver | Rewind | Note
+Operation = ExecutionOperation | TakeLease | LeaveLease | ExpireLeases | BreakLock | FireSchedule

@@ -19,8 +19,8 @@ from pathlib import Path
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Store
 from rayflow.storage.memory import MemoryStore
-from rayflow.storage.objects import ObjectStore
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.objects.store import ObjectStore
+from rayflow.storage.sqlite.store import SqliteStore
 
 AVAILABLE = (
     "sqlite:///path/to/file.db (kept on disk), s3://bucket/prefix, gs://bucket/prefix, az://container/prefix and "

@@ -11,27 +11,27 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from rayflow.client import Engine
+from rayflow.client.engine import Engine
+from rayflow.client.local import check_local
+from rayflow.client.locks import Lease
+from rayflow.client.pools import QueueRoom
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.schedule import Moment
 from rayflow.errors import DefinitionError
-from rayflow.local import check_local
-from rayflow.locking import Lease
-from rayflow.pools import QueueRoom
-from rayflow.runtime import naming
-from rayflow.runtime.coordinator import Coordinator
-from rayflow.runtime.driver import Driver
-from rayflow.runtime.environment import capture
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ActorSpec
+from rayflow.runtime.code.environment import capture
+from rayflow.runtime.coordinator.actor import Coordinator
+from rayflow.runtime.coordinator.driver import Driver
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.specs import persistence_spec
-from rayflow.runtime.system import ActorSpec
+from rayflow.runtime.supervisor.actor_specs import persistence_spec
 from rayflow.storage.urls import resolve
-from rayflow.testing.conducting import StagedConductor
+from rayflow.testing.actors import Stage
+from rayflow.testing.coordinator import StagedConductor
 from rayflow.testing.scripts import UNSAID, Call, Script, Scriptable, Scripts, made, name_of
-from rayflow.testing.stage import Stage
 from rayflow.testing.steps import Steps
-from rayflow.testing.steward import Steward
-from rayflow.testing.waiting import LEASE, StagedLease, StagedWatcher
+from rayflow.testing.supervisor import Steward
+from rayflow.testing.waits import LEASE, StagedLease, StagedWatcher
 
 #: 1 January 2020, 00:00 UTC: the same in every run. In the past, so that real moments that a test gives are to come.
 BEGINNING = 1_577_836_800.0
@@ -124,19 +124,19 @@ class TestEngine(Engine):
 
     def _open(self) -> None:
         self._stage.spawn(persistence_spec(self.store)).call("ready")
-        settings, name = self._settings(), naming.coordinator(self._env.id, "test")
-        self._stage.spawn(ActorSpec(Steward, naming.SUPERVISOR, (settings, name)))
+        settings, name = self._settings(), actor_names.coordinator(self._env.id, "test")
+        self._stage.spawn(ActorSpec(Steward, actor_names.SUPERVISOR, (settings, name)))
         coordinator = ActorSpec(Coordinator, name, (name, self._env, settings, self._make_conductor))
         self._stage.spawn(coordinator).call("ready")
         # The last part: what is due is looked up when everything else is done.
-        self._stage.ask(lambda: self._stage.add(self._stage.actor(naming.SUPERVISOR)))
+        self._stage.ask(lambda: self._stage.add(self._stage.actor(actor_names.SUPERVISOR)))
         self._room = QueueRoom(self.pools, settings.config.pool)
         self.recovered: list[str] = self._supervisor().call("recover") if self.config.recover == "auto" else []
 
     def _make_conductor(self, system: Stage, name: str, env: Any, settings: Settings) -> StagedConductor:
         performer = partial(
             Steps,
-            steward=self._stage.actor(naming.SUPERVISOR),
+            steward=self._stage.actor(actor_names.SUPERVISOR),
             scripts=self._scripts,
             strict=self._strict,
             at_once=self._at_once,
@@ -172,7 +172,7 @@ class TestEngine(Engine):
         self._stage.close(self._stop)
 
     def _stop(self) -> None:
-        for name in sorted(self._stage.names(), key=lambda name: name == naming.PERSISTENCE):
+        for name in sorted(self._stage.names(), key=lambda name: name == actor_names.PERSISTENCE):
             stop = getattr(self._stage.actor(name), "stop", None)
             if stop is not None:
                 stop()
@@ -288,7 +288,7 @@ class TestEngine(Engine):
 
     # --- locks ---------------------------------------------------------------------------------------------
     def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
-        """See :meth:`rayflow.client.Engine.semaphore`. The lease lasts as long as it is held, whatever its ttl."""
+        """See ``Engine.semaphore``. The lease lasts as long as it is held, whatever its ttl."""
         return StagedLease(self._stage, self, name, permits, LEASE, timeout)
 
 

@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from rayflow.core.comparing import describe, named
+from rayflow.client.control import Steering
 from rayflow.core.events import Ended, Entry
-from rayflow.core.journal import applied
-from rayflow.core.machine import Machine
+from rayflow.core.execution.journal import applied
+from rayflow.core.interpreter.machine import Machine
+from rayflow.core.interpreter.replay_check import describe, named
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
@@ -30,11 +31,10 @@ from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import DefinitionError, ExecutionNotFound, IncompatibleVersion, NonDeterminismError, StorageError
 from rayflow.ids import ExecutionStatus
-from rayflow.steering import Steering
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.operations import ExecutionRecord, JournalRow
-from rayflow.storage.records import decode_entry
+from rayflow.storage.codec.journal import decode_entry
+from rayflow.storage.codec.payloads import MsgpackCodec
+from rayflow.storage.model import ExecutionRecord, JournalRow
 from rayflow.storage.urls import open_store, parse, resolve
 
 T = TypeVar("T")

@@ -18,30 +18,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rayflow.core.actions import Action, RunAttempt, StopAttempt
-from rayflow.core.limits import limits_of
-from rayflow.core.slots import Key
+from rayflow.core.execution.actions import Action, RunAttempt, StopAttempt
+from rayflow.core.pool.slots import Key
+from rayflow.core.pool.step_limits import limits_of
 from rayflow.definition.agent import agent_id
 from rayflow.definition.base import Definition
 from rayflow.definition.context import StepCall
 from rayflow.definition.options import PoolConfig
 from rayflow.definition.step import Step
 from rayflow.errors import PoolNotFound
-from rayflow.runtime import naming
-from rayflow.runtime.daemons import Daemons
-from rayflow.runtime.dispatchers import Dispatchers
-from rayflow.runtime.driver import Driver
-from rayflow.runtime.environment import Environment
-from rayflow.runtime.host import Host
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ActorSystem, opened
+from rayflow.runtime.actors.daemon_threads import Daemons
+from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.coordinator.driver import Driver
+from rayflow.runtime.coordinator.pool_client import Host
+from rayflow.runtime.coordinator.router import Dispatchers, Performer
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, task_message, unpack
-from rayflow.runtime.performer import Performer
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorSystem, opened
-from rayflow.runtime.worker import Worker, WorkerSettings
+from rayflow.runtime.worker.actor import Worker, WorkerSettings
+from rayflow.testing.actors import Stage
+from rayflow.testing.errors import UnscriptedStep
 from rayflow.testing.scripts import Call, Function, Script, Scripts, agent_of, noted
-from rayflow.testing.stage import Stage
-from rayflow.testing.steward import Steward
-from rayflow.testing.trouble import UnscriptedStep
+from rayflow.testing.supervisor import Steward
 
 #: Attempts that one worker holds at once, those that do not stop among them.
 _MOST = 1_000
@@ -243,7 +242,7 @@ class Steps(Performer):
         if pool not in self._workers:
             setup = config.setup if isinstance(config.setup, str) else ""
             shared = (self._settings.allow_pickle, self._settings.config.large_value_bytes)
-            settings = WorkerSettings(_MOST, pool, naming.PERSISTENCE, *shared, setup=setup)
+            settings = WorkerSettings(_MOST, pool, actor_names.PERSISTENCE, *shared, setup=setup)
             label = f"{self._host.name}:{pool or 'scripts'}"
             self._workers[pool] = StandInWorker(self._stage, label, self._env, settings, self._scripts)
         return self._workers[pool]

@@ -6,11 +6,11 @@ import inspect
 
 import pytest
 
-from rayflow.runtime.coordinator import Coordinator
-from rayflow.runtime.persistence import Persistence
-from rayflow.runtime.pool import Pool
-from rayflow.runtime.supervisor import Supervisor
-from rayflow.runtime.worker import Worker
+from rayflow.runtime.coordinator.actor import Coordinator
+from rayflow.runtime.pool.actor import Pool
+from rayflow.runtime.store.actor import Persistence
+from rayflow.runtime.supervisor.actor import Supervisor
+from rayflow.runtime.worker.actor import Worker
 
 
 @pytest.mark.parametrize("actor", [Persistence, Supervisor, Coordinator, Pool, Worker], ids=lambda cls: cls.__name__)

@@ -27,8 +27,8 @@ def entry(*, lines: tuple[int, int], branches: tuple[int, int] = (0, 0)) -> dict
 def test_lines_and_branches_of_all_files_count_alike() -> None:
     files = {
         "rayflow/ids.py": entry(lines=(10, 10), branches=(1, 2)),
-        "rayflow/core/retry.py": entry(lines=(20, 30), branches=(8, 8)),
-        "rayflow/runtime/pool.py": entry(lines=(0, 50)),
+        "rayflow/core/execution/attempts.py": entry(lines=(20, 30), branches=(8, 8)),
+        "rayflow/runtime/pool/actor.py": entry(lines=(0, 50)),
     }
     assert covered(files, LOWER) == pytest.approx(100 * 39 / 50)
     assert covered(files, ALL) == pytest.approx(100 * 39 / 100)
@@ -42,7 +42,7 @@ def test_a_limit_must_be_passed_not_only_reached(limit: Limit) -> None:
 
 
 def test_nothing_measured_is_not_enough() -> None:
-    kept, message = verdict({"rayflow/engine.py": entry(lines=(10, 10))}, LOWER)
+    kept, message = verdict({"rayflow/client/distributed.py": entry(lines=(10, 10))}, LOWER)
     assert (kept, message) == (False, "coverage of floors 0-3: no file was measured")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.architecture.tree import PURE, ROOT, Module, imports, modules
 
-RAY_SEAM = Path("rayflow/runtime/_ray")
+RAY_SEAM = Path("rayflow/runtime/actors/ray_system")
 
 _CLOCK = "take the time as an argument (`now: float`, or an `ids.Clock`)"
 _DICE = "take a seeded random.Random as an argument"
@@ -42,7 +42,7 @@ FORBIDDEN = {
 
 #: Uses of forbidden names that stand, with the reason.
 ALLOWED = {
-    ("rayflow/core/guard.py", "time.sleep"): "replaces it, so that a workflow that calls it is refused",
+    ("rayflow/core/interpreter/sandbox.py", "time.sleep"): "replaces it, so that a workflow that calls it is refused",
 }
 
 
@@ -259,7 +259,7 @@ def test_an_import_in_a_function_or_for_types_makes_no_cycle(write: Write) -> No
     ],
 )
 def test_an_import_of_ray_is_seen_beside_the_seam_only(write: Write, text: str) -> None:
-    root = write({"runtime/_ray/actors.py": text, "runtime/pool.py": text, "ids.py": "import raymond\n"})
+    root = write({"runtime/actors/ray_system/actors.py": text, "runtime/pool.py": text, "ids.py": "import raymond\n"})
     [problem] = ray_imports(root)
     assert problem.startswith(f"rayflow/runtime/pool.py:{1 + text.count(chr(10))}: imports ray")
     assert str(RAY_SEAM) in problem

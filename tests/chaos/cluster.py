@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rayflow.errors import ClusterError, RayflowError
-from rayflow.runtime import cluster, naming, processes
-from rayflow.runtime._ray import RaySystem
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.ray_system import RaySystem
+from rayflow.runtime.cluster import connection, processes
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.operations import ExecutionRecord
+from rayflow.storage.model import ExecutionRecord
 from rayflow.storage.urls import open_store
 from tests.chaos import hooks
 from tests.chaos.nodes import Nodes, title
@@ -72,7 +73,7 @@ class Cluster:
         os.environ.update({name: value for name, value in self.environ.items() if name != _FAILING})
         os.environ.pop("RAY_ADDRESS", None)
         try:
-            self._connection = cluster.connect(self.local.address, environ=self.environ)
+            self._connection = connection.connect(self.local.address, environ=self.environ)
             self.system = RaySystem(NAMESPACE)
             self.nodes = Nodes(self.all, lambda: len(self.system.nodes()))
             self.nodes.first()
@@ -111,11 +112,11 @@ class Cluster:
 
     def workers(self) -> list[str]:
         """Names of the actors that are workers."""
-        return [name for name in self.system.names() if naming.is_worker(name)]
+        return [name for name in self.system.names() if actor_names.is_worker(name)]
 
     def _look_at_coordinators(self) -> None:
         for name in self.system.names():
-            if naming.is_coordinator(name) and name not in self.callers:
+            if actor_names.is_coordinator(name) and name not in self.callers:
                 pid = self.pid_of(name)
                 if pid is not None:
                     self.callers[name] = pid
@@ -138,10 +139,10 @@ class Cluster:
             if title(process) and process.pid not in known
         ]
         try:
-            supervised = self.system.find(naming.SUPERVISOR).call("coordinators", timeout=ANSWERS)
+            supervised = self.system.find(actor_names.SUPERVISOR).call("coordinators", timeout=ANSWERS)
         except ClusterError as error:
             return [*found, f"the supervisor does not say what it knows: {error}"]
-        unknown = [name for name in names if naming.is_coordinator(name) and name not in supervised]
+        unknown = [name for name in names if actor_names.is_coordinator(name) and name not in supervised]
         return found + [f"{name} is a coordinator that the supervisor does not know" for name in unknown]
 
     def stop(self) -> list[str]:
@@ -149,7 +150,7 @@ class Cluster:
         give_up = time.monotonic() + GONE
         while (names := self.system.names()) and time.monotonic() < give_up:
             # The supervisor first: it would have the others made anew.
-            for name in sorted(names, key=lambda name: name != naming.SUPERVISOR):
+            for name in sorted(names, key=lambda name: name != actor_names.SUPERVISOR):
                 self.system.kill(name)
             time.sleep(0.2)
         return [f"actor {name} does not stop" for name in names]

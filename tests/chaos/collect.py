@@ -10,11 +10,11 @@ from datetime import datetime
 from pathlib import Path
 
 from rayflow.core.events import Entry, StepCompleted, kind_and_name
-from rayflow.core.journal import effective
-from rayflow.core.locks import Lock
-from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.operations import ExecutionRecord, JournalRow
-from rayflow.storage.records import decode_entry, decode_failure
+from rayflow.core.execution.journal import effective
+from rayflow.core.locks.machine import Lock
+from rayflow.storage.codec.journal import decode_entry, decode_failure
+from rayflow.storage.codec.payloads import MsgpackCodec
+from rayflow.storage.model import ExecutionRecord, JournalRow
 from tests.chaos import acts, expected, ledger, plan, trouble
 from tests.chaos.cluster import Reading
 from tests.chaos.evidence import Act, Evidence, Outcome, Recorded, Struck, Unanswered

@@ -44,10 +44,10 @@ def install(folder: str) -> None:
         0,
         _After(
             {
-                "rayflow.runtime.batches": remember_senders,
-                "rayflow.runtime.crew": lambda module: spread(module, "ActorSpec"),
-                "rayflow.runtime.fleet": lambda module: spread(module, "coordinator_spec"),
-                "rayflow.storage.sqlite": store,
+                "rayflow.runtime.worker.slots": remember_senders,
+                "rayflow.runtime.pool.workers": lambda module: spread(module, "ActorSpec"),
+                "rayflow.runtime.supervisor.coordinators": lambda module: spread(module, "coordinator_spec"),
+                "rayflow.storage.sqlite.store": store,
             }
         ),
     )

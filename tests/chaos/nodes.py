@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rayflow.runtime import processes
+from rayflow.runtime.cluster import processes
 from tests.chaos.hooks import BESIDE
 from tests.clusters import ManyNodes, Node, option
 

@@ -15,10 +15,14 @@ from typing import Any
 import aiosqlite
 
 from rayflow.errors import CorruptRecord
-from rayflow.runtime import batches, fleet
-from rayflow.storage import _sqlite_batch, batch, rules, sqlite
-from rayflow.storage._sqlite_open import on_thread
-from rayflow.storage.operations import Append, ExecutionOperation, ExecutionRecord, Existing, Refused
+from rayflow.runtime.supervisor import coordinators
+from rayflow.runtime.worker import slots
+from rayflow.storage.model import ExecutionRecord
+from rayflow.storage.operations import Append, ExecutionOperation, Existing, Refused
+from rayflow.storage.rules import executions
+from rayflow.storage.rules import transaction as batch
+from rayflow.storage.sqlite import store, transactions
+from rayflow.storage.sqlite.connections import on_thread
 
 #: The variable that names what is sabotaged.
 VARIABLE = "RAYFLOW_CHAOS_SABOTAGE"
@@ -50,11 +54,11 @@ def partition() -> None:
     With all rules in place that does no harm.
     """
 
-    def fails(self: fleet.Fleet, name: str, why: str) -> None:
-        fleet.log.error("coordinator %s cannot be reached to be killed: %s", name, why)
+    def fails(self: coordinators.Fleet, name: str, why: str) -> None:
+        coordinators.log.error("coordinator %s cannot be reached to be killed: %s", name, why)
         self._gone(name)
 
-    adopt = fleet.Fleet.adopt
+    adopt = coordinators.Fleet.adopt
 
     def adopts(self: Any) -> dict[str, tuple[str, int]]:
         system, self._system = self._system, _Unarmed(self._system)
@@ -63,23 +67,23 @@ def partition() -> None:
         finally:
             self._system = system
 
-    fleet.Fleet._fails = fails  # type: ignore[method-assign]
-    fleet.Fleet.adopt = adopts  # type: ignore[method-assign]
+    coordinators.Fleet._fails = fails  # type: ignore[method-assign]
+    coordinators.Fleet.adopt = adopts  # type: ignore[method-assign]
 
 
 def fencing() -> None:
     """Coordinators write and workers obey, whatever their epochs; and one that hangs cannot be killed."""
     partition()
-    append = rules._append
+    append = executions._append
 
-    def unfenced(record: ExecutionRecord, op: Append) -> rules.Write | Refused:
+    def unfenced(record: ExecutionRecord, op: Append) -> executions.Write | Refused:
         return append(replace(record, owner=record.owner or "anybody"), replace(op, epoch=record.epoch))
 
-    def unheeded(self: batches.Batches, execution_id: str, epoch: int) -> None:
+    def unheeded(self: slots.Batches, execution_id: str, epoch: int) -> None:
         pass
 
-    rules._append = unfenced
-    batches.Batches.revoke = unheeded  # type: ignore[method-assign]
+    executions._append = unfenced
+    slots.Batches.revoke = unheeded  # type: ignore[method-assign]
 
 
 def acks() -> None:
@@ -92,30 +96,30 @@ def acks() -> None:
         if not db.in_transaction:
             db.execute("BEGIN IMMEDIATE")
             begun[id(db)] = time.monotonic()
-        writer = _sqlite_batch.read_writer(db)
+        writer = transactions.read_writer(db)
         check(writer)
         answer = body(db, writer)
         if time.monotonic() - begun[id(db)] > LATE:
             db.execute("COMMIT")
         return answer
 
-    async def read(self: sqlite.SqliteStore, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+    async def read(self: store.SqliteStore, statement: str, values: Sequence[Any] = ()) -> list[Any]:
         db = self._writer or self._reader  # the writer's connection sees what is not durable yet
         assert isinstance(db, aiosqlite.Connection)
         return list(await on_thread(db, lambda connection: connection.execute(statement, values).fetchall()))
 
     def commit(db: sqlite3.Connection, operations: Sequence[Any], check: Callable[[Any], None]) -> Any:
-        return _sqlite_batch.apply(db, operations)
+        return transactions.apply(db, operations)
 
-    vars(sqlite).update(transaction=late, commit=commit)
-    sqlite.SqliteStore._read = read  # type: ignore[method-assign]
+    vars(store).update(transaction=late, commit=commit)
+    store.SqliteStore._read = read  # type: ignore[method-assign]
 
 
 def commits() -> None:
     """What is sent again is applied again: neither appends nor keys of an inbox are recognised."""
-    append, decide = rules._append, rules.decide
+    append, decide = executions._append, executions.decide
 
-    def forgetful(record: ExecutionRecord, op: Append) -> rules.Write | Refused:
+    def forgetful(record: ExecutionRecord, op: Append) -> executions.Write | Refused:
         if record.epoch == op.epoch and op.first_seq <= record.last_seq:
             return Refused(CorruptRecord(record.id, f"an append begins at entry {op.first_seq}, which is there"))
         return append(record, op)
@@ -126,10 +130,10 @@ def commits() -> None:
         *,
         known_key: bool = False,
         goes_along: bool = False,
-    ) -> rules.Write | Existing | Refused:
+    ) -> executions.Write | Existing | Refused:
         return decide(record, operation, goes_along=goes_along)
 
-    rules._append = forgetful
+    executions._append = forgetful
     vars(batch).update(decide=unkeyed)
 
 

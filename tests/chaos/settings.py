@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import rayflow as rf
-from rayflow.core.dues import due_between, due_id
+from rayflow.core.schedules.due_times import due_between, due_id
 from rayflow.definition.schedule import Schedule
 from tests.chaos.plan import EVERY, mix
 

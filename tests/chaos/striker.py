@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rayflow.runtime import naming, processes
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.cluster import processes
 from tests.chaos import trouble
 from tests.chaos.cluster import Cluster, Reading
 from tests.chaos.collect import BLOWS
@@ -25,9 +26,9 @@ from tests.chaos.trouble import Trouble
 from tests.faults.tools import alive
 
 _SINGLETONS = {
-    "persistence": naming.PERSISTENCE,
-    "supervisor": naming.SUPERVISOR,
-    "pool": naming.pool("default"),
+    "persistence": actor_names.PERSISTENCE,
+    "supervisor": actor_names.SUPERVISOR,
+    "pool": actor_names.pool("default"),
 }
 #: Seconds that a coordinator stays stopped at most until it has a successor, and between two looks for that.
 LONGEST, LOOK = 20.0, 0.1

@@ -13,7 +13,7 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.operations import Done, Existing
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.sqlite.store import SqliteStore
 from tests.chaos import hooks, trouble
 from tests.chaos.trouble import Trouble
 from tests.contract.operations import start
@@ -38,7 +38,7 @@ print(hooks.senders)
 """
 
 #: Where what is replaced was written.
-PLAIN = "rayflow.runtime.batches rayflow.runtime.system rayflow.runtime.specs sqlite3"
+PLAIN = "rayflow.runtime.worker.slots rayflow.runtime.actors.base rayflow.runtime.supervisor.actor_specs sqlite3"
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["run", "elsewhere"])

@@ -9,11 +9,11 @@ from typing import TypeVar
 import obstore.store
 import pytest
 
-from rayflow.storage._buckets import FolderBucket, ObstoreBucket
 from rayflow.storage.base import Store
 from rayflow.storage.memory import MemoryData, MemoryStore
-from rayflow.storage.objects import ObjectStore
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.objects.buckets import FolderBucket, ObstoreBucket
+from rayflow.storage.objects.store import ObjectStore
+from rayflow.storage.sqlite.store import SqliteStore
 from tests.contract.operations import NOW, run
 
 T = TypeVar("T")

@@ -11,25 +11,35 @@ from rayflow.core.events import Answered, label
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.collecting import Over
-from rayflow.storage.crossing import LeaveLock, Send, StartChild, TakeLease, TakeLock
-from rayflow.storage.kept import DeadLetter, DefinitionRecord, PoolRecord, ScheduleRecord, StepNote
+from rayflow.storage.codec.journal import append_digest, decode_entry, encode_failure
+from rayflow.storage.model import (
+    DeadLetter,
+    DefinitionRecord,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    PoolRecord,
+    ScheduleRecord,
+    StepNote,
+)
 from rayflow.storage.operations import (
     Append,
     Claim,
     Deliver,
     Done,
-    ExecutionRecord,
-    InboxRow,
-    JournalRow,
+    LeaveLock,
     Note,
     Operation,
     Refused,
     Release,
     Rewind,
+    Send,
     Start,
+    StartChild,
+    TakeLease,
+    TakeLock,
 )
-from rayflow.storage.records import append_digest, decode_entry, encode_failure
+from rayflow.storage.rules.retention import Over
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from rayflow.ids import ExecutionStatus
-from rayflow.storage import collecting
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.collecting import Over
+from rayflow.storage.rules import retention
+from rayflow.storage.rules.retention import Over
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -206,7 +206,7 @@ def test_a_child_of_an_earlier_run_or_of_nobody_who_waits_may_go(stores: Stores)
 
 def test_what_one_transaction_deletes_is_bounded(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
-        monkeypatch.setattr(collecting, "MOST_ENTRIES", 5)
+        monkeypatch.setattr(retention, "MOST_ENTRIES", 5)
         for number, entries in enumerate((3, 2, 1, 9, 1)):
             name = f"x{number}"
             await done(store, start(name), claim(name), append(name, bodies=[b"e"] * entries))

@@ -10,8 +10,8 @@ import pytest
 from rayflow.errors import CorruptRecord, Fenced, StorageError
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
-from rayflow.storage.crossing import FireSchedule
-from rayflow.storage.operations import Append, Done, JournalRow, Operation, Refused
+from rayflow.storage.model import JournalRow
+from rayflow.storage.operations import Append, Done, FireSchedule, Operation, Refused
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

@@ -11,9 +11,9 @@ from rayflow.core.events import CancelRequested
 from rayflow.errors import ExecutionAlreadyExists, Fenced, InvalidTransition, SingletonExists
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
-from rayflow.storage.crossing import StartChild
-from rayflow.storage.operations import ExecutionRecord, InboxRow, Note, Start
-from rayflow.storage.records import decode_entry
+from rayflow.storage.codec.journal import decode_entry
+from rayflow.storage.model import ExecutionRecord, InboxRow
+from rayflow.storage.operations import Note, Start, StartChild
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

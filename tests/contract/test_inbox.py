@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayflow.errors import Fenced, InvalidTransition
 from rayflow.storage.base import Store
-from rayflow.storage.operations import InboxRow
+from rayflow.storage.model import InboxRow
 from tests.contract.conftest import Stores
 from tests.contract.operations import NOW, append, claim, deliver, done, end, park, refused, row, start
 

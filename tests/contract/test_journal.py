@@ -9,7 +9,8 @@ import pytest
 from rayflow.errors import CorruptRecord, Fenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
-from rayflow.storage.operations import Done, JournalRow
+from rayflow.storage.model import JournalRow
+from rayflow.storage.operations import Done
 from tests.contract.conftest import Stores
 from tests.contract.operations import NOW, append, claim, deliver, done, end, park, refused, row, start
 

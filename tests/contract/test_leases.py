@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from rayflow.core.locks import Claim, Lock
+from rayflow.core.locks.machine import Claim, Lock
 from rayflow.errors import DefinitionError, LockLimitMismatch, LockLost, LockUnavailable, RayflowError
 from rayflow.storage.base import Store
-from rayflow.storage.crossing import ExpireLeases, LeaveLease, TakeLease
-from rayflow.storage.operations import Done, Refused
+from rayflow.storage.operations import Done, ExpireLeases, LeaveLease, Refused, TakeLease
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

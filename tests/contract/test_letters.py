@@ -9,7 +9,7 @@ import pytest
 from rayflow.errors import CorruptRecord, Fenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
-from rayflow.storage.kept import DeadLetter, StepNote
+from rayflow.storage.model import DeadLetter, StepNote
 from rayflow.storage.operations import Done, Release
 from tests.contract.conftest import Stores
 from tests.contract.operations import (

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rayflow.core.waits import WaitsFor
+from rayflow.core.execution.requests import WaitsFor
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.crossing import LeaveLease
-from rayflow.storage.kept import StepNote
-from rayflow.storage.operations import Release
+from rayflow.storage.model import StepNote
+from rayflow.storage.operations import LeaveLease, Release
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

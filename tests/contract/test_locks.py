@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 
 from rayflow.core.events import Answered, label
-from rayflow.core.locks import Claim, Lock
+from rayflow.core.locks.machine import Claim, Lock
 from rayflow.errors import Failure, LockLimitMismatch
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
-from rayflow.storage.crossing import BreakLock
-from rayflow.storage.operations import Done
-from rayflow.storage.records import encode_failure
+from rayflow.storage.codec.journal import encode_failure
+from rayflow.storage.operations import BreakLock, Done
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

@@ -8,8 +8,8 @@ from typing import Any
 from rayflow.errors import CorruptRecord, Fenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.kept import StepNote
-from rayflow.storage.operations import Append, Done, Existing, JournalRow
+from rayflow.storage.model import JournalRow, StepNote
+from rayflow.storage.operations import Append, Done, Existing
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

@@ -7,7 +7,8 @@ import pytest
 from rayflow.errors import CorruptRecord, ExecutionNotFound, Fenced, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.operations import Done, Existing, InboxRow, JournalRow, Operation, Release
+from rayflow.storage.model import InboxRow, JournalRow
+from rayflow.storage.operations import Done, Existing, Operation, Release
 from tests.contract.conftest import Stores
 from tests.contract.operations import NOW, append, claim, deliver, done, end, note, record, refused, rewind, row, start
 

@@ -9,8 +9,8 @@ import pytest
 from rayflow.errors import Fenced, SingletonExists
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.crossing import FireSchedule, Send
-from rayflow.storage.operations import Done, ExecutionRecord, Refused
+from rayflow.storage.model import ExecutionRecord
+from rayflow.storage.operations import Done, FireSchedule, Refused, Send
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

@@ -9,7 +9,8 @@ import pytest
 from rayflow.core.events import label
 from rayflow.errors import ExecutionNotFound, InvalidTransition, RayflowError
 from rayflow.storage.base import Store
-from rayflow.storage.operations import InboxRow, JournalRow, Operation, Start
+from rayflow.storage.model import InboxRow, JournalRow
+from rayflow.storage.operations import Operation, Start
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

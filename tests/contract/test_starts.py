@@ -5,7 +5,8 @@ from __future__ import annotations
 from rayflow.errors import Fenced, SingletonExists
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.operations import Done, Existing, InboxRow, JournalRow, Refused, Start
+from rayflow.storage.model import InboxRow, JournalRow
+from rayflow.storage.operations import Done, Existing, Refused, Start
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

@@ -13,10 +13,11 @@ from rayflow.core.events import Ended, Entry, SignalReceived, StageNote, StepCom
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
-from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.large import Reference
-from rayflow.storage.operations import InboxRow, JournalRow, Operation, Refused
-from rayflow.storage.records import encode_entry
+from rayflow.storage.codec.journal import encode_entry
+from rayflow.storage.codec.large_values import Reference
+from rayflow.storage.codec.payloads import MsgpackCodec
+from rayflow.storage.model import InboxRow, JournalRow
+from rayflow.storage.operations import Operation, Refused
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,

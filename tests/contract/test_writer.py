@@ -8,7 +8,7 @@ import pytest
 
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.collecting import Over
+from rayflow.storage.rules.retention import Over
 from tests.contract.conftest import Stores
 from tests.contract.operations import NOW, claim, definition, done, end, pool, row, run, start
 

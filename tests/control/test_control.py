@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
 from tests.control.conftest import kill_coordinator
 from tests.control.flows import chain, idle, job, saga
 from tests.faults.tools import kill, ledger_lines, until
@@ -44,7 +44,7 @@ def test_a_fork_of_what_is_to_be_undone_has_to_be_told(engine: rf.DistributedEng
 def test_a_schedule_goes_on_while_its_supervisor_dies(engine: rf.DistributedEngine) -> None:
     engine.schedules.create("often", job, rf.Schedule(every=1, overlap="allow"), args=(7,))
     until(lambda: engine.schedules.get("often").runs >= 2, "it has started two")
-    kill(engine.pid_of(naming.SUPERVISOR))
+    kill(engine.pid_of(actor_names.SUPERVISOR))
     until(lambda: engine.schedules.get("often").runs >= 6, "it goes on")
     engine.schedules.pause("often")
     info = engine.schedules.get("often")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rayflow as rf
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
 from tests.control.conftest import Open
 from tests.control.flows import collecting, leaf
 from tests.faults.tools import kill, until
@@ -19,7 +19,7 @@ def test_what_is_over_vanishes_while_others_run_and_the_supervisor_dies(open_eng
     for number in range(20):
         engine.start(leaf, number, id=f"before{number}")
     until(lambda: engine.metrics().executions_completed >= 20, "all of them have ended")
-    kill(engine.pid_of(naming.SUPERVISOR))
+    kill(engine.pid_of(actor_names.SUPERVISOR))
     for number in range(20):
         engine.start(leaf, number, id=f"after{number}")
     until(lambda: engine.metrics().executions_completed >= 40, "all of them have ended")

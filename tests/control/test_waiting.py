@@ -8,7 +8,7 @@ import pytest
 
 import rayflow as rf
 from benchmarks.waiting import actors_memory
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
 from rayflow.storage.base import Filter
 from tests.control.conftest import Open, until_parked
 from tests.control.flows import idle, sleeping, waking_at
@@ -28,8 +28,8 @@ def test_a_timer_of_a_parked_execution_wakes_it(engine: rf.DistributedEngine) ->
 def test_supervisor_and_persistence_die_while_it_sleeps(engine: rf.DistributedEngine) -> None:
     handle = engine.start(sleeping, 10.0, id="long-sleeper")
     until_parked(engine, "long-sleeper")
-    kill(engine.pid_of(naming.SUPERVISOR))
-    kill(engine.pid_of(naming.PERSISTENCE))
+    kill(engine.pid_of(actor_names.SUPERVISOR))
+    kill(engine.pid_of(actor_names.PERSISTENCE))
     assert 0 <= handle.result(timeout=60) < 10
 
 

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from rayflow.core.actions import Ask, InboxItem, Letter, RunAttempt, StopAttempt
 from rayflow.core.events import (
     Answered,
     AttemptFailed,
@@ -21,17 +20,18 @@ from rayflow.core.events import (
     StepCompleted,
     StepFailed,
 )
-from rayflow.core.execution import Execution
-from rayflow.core.forks import plan_fork
-from rayflow.core.journal import plan_rewind
-from rayflow.core.loop import CALLBACK_BUDGET
-from rayflow.core.machine import Machine
-from rayflow.core.retry import WORKER_DIED
+from rayflow.core.execution.actions import Ask, InboxItem, Letter, RunAttempt, StopAttempt
+from rayflow.core.execution.attempts import WORKER_DIED
+from rayflow.core.execution.execution import Execution
+from rayflow.core.execution.forks import plan_fork
+from rayflow.core.execution.journal import plan_rewind
+from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET
+from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.context import LockCall
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.definition.step import Step, StepSettings, step
 from rayflow.errors import Failure, class_name
-from rayflow.storage.records import decode_entry, encode_entry
+from rayflow.storage.codec.journal import decode_entry, encode_entry
 from tests.core.others import CODEC, Others
 
 Flow = Callable[..., Coroutine[Any, Any, Any]]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.core.actions import Ask, InboxItem, Unask
 from rayflow.core.events import Answered, Asked, Entry, kind_and_name, label
-from rayflow.core.journal import effective
+from rayflow.core.execution.actions import Ask, InboxItem, Unask
+from rayflow.core.execution.journal import effective
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
 from rayflow.errors import Failure
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.codec.payloads import MsgpackCodec
 
 CODEC = MsgpackCodec()
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from rayflow.core.actions import Ask, RunAttempt
 from rayflow.core.events import (
     Answered,
     AttemptFailed,
@@ -21,6 +20,7 @@ from rayflow.core.events import (
     StepCompleted,
     StepFailed,
 )
+from rayflow.core.execution.actions import Ask, RunAttempt
 from rayflow.definition.context import LockCall
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus

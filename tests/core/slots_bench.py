@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rayflow.core.pool.records import Grant, Limit
-from rayflow.core.slots import Key, Report, Send, Slots
+from rayflow.core.pool.protocol import Grant, Limit
+from rayflow.core.pool.slots import Key, Report, Send, Slots
 
 Limits = tuple[Limit, ...]
 

@@ -9,7 +9,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.core.events import Answered, Asked, CancelRequested, Continued, Ended, StepCompleted, label
-from rayflow.core.forks import plan_fork
+from rayflow.core.execution.forks import plan_fork
 from tests.core.fake import Shell, stub
 from tests.core.others import CODEC
 

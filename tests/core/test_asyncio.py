@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.core.actions import RunAttempt
+from rayflow.core.execution.actions import RunAttempt
 from rayflow.errors import StepFailed, StepTimeout
 from tests.core.fake import Flow, Shell, failure, run, stub, sweep
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.core.actions import RunAttempt
 from rayflow.core.events import AttemptFailed, StepCompleted
+from rayflow.core.execution.actions import RunAttempt
 from rayflow.definition.agent import Agent, AgentResult
+from rayflow.definition.declared_steps import DistributedParallelStep, SequentialStep
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
-from rayflow.definition.steps import DistributedParallelStep, SequentialStep
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import StepFailed
 from tests.core.fake import Flow, Shell, failure, run, stub, sweep

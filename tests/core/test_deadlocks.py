@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from rayflow.core.deadlocks import Cycle, Waits, find_deadlocks, stuck
-from rayflow.core.locks import Claimant, Lock, acquire
+from rayflow.core.locks.deadlocks import Cycle, Waits, find_deadlocks, stuck
+from rayflow.core.locks.machine import Claimant, Lock, acquire
 
 
 class World:

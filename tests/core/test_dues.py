@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import rayflow as rf
-from rayflow.core.dues import check_name, due_after, due_between, due_id, each_due, start_moment
+from rayflow.core.schedules.due_times import check_name, due_after, due_between, due_id, each_due, start_moment
 from rayflow.definition.schedule import HORIZON, Schedule
 from rayflow.ids import check_id
 

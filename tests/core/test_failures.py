@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from rayflow.core.machine import failure_of
+from rayflow.core.interpreter.machine import failure_of
 from rayflow.errors import StepFailed as StepFailedError
 from rayflow.errors import TerminalError
 from tests.core.fake import Shell, failure, stub

@@ -15,8 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 import rayflow as rf
-from rayflow.core.actions import Ask, RunAttempt
 from rayflow.core.events import Event, Forked, Paused, Resumed, StepCompleted, StepFailed, kind_and_name, label
+from rayflow.core.execution.actions import Ask, RunAttempt
 from rayflow.definition.agent import Agent, AgentResult
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import ChildFailed, Deadlock

@@ -9,7 +9,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.core.events import CancelRequested, SignalReceived, StepCompleted, StepFailed
-from rayflow.core.forks import plan_fork
+from rayflow.core.execution.forks import plan_fork
 from rayflow.errors import InvalidTransition
 from tests.core.fake import Shell, stub, sweep
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 import rayflow as rf
-from rayflow.core import ending
-from rayflow.core.ending import Evicted
-from rayflow.core.loop import DurableLoop
+from rayflow.core.interpreter import compensation
+from rayflow.core.interpreter.compensation import Evicted
+from rayflow.core.interpreter.event_loop import DurableLoop
 from rayflow.ids import ExecutionStatus
 from tests.core.fake import run, stub, sweep
 
@@ -91,7 +91,7 @@ def test_a_generator_that_waits_in_its_clean_up_after_the_end_is_told_of() -> No
 
 def test_a_generator_that_swallows_its_end_is_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     unending: list[object] = []
-    monkeypatch.setattr(ending, "_unending", unending)
+    monkeypatch.setattr(compensation, "_unending", unending)
     free: list[int] = []
 
     async def stubborn() -> AsyncIterator[int]:

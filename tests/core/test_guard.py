@@ -21,14 +21,14 @@ from typing import Any
 
 import pytest
 
-from rayflow.core import guard
+from rayflow.core.interpreter import sandbox
 from rayflow.errors import WorkflowSideEffect
 from tests.core.fake import Shell, run, stub
 
 one = stub("one")
 
 # Audit hooks are not traced otherwise, and coverage could not see this one.
-guard._audit.__cantrace__ = True  # type: ignore[attr-defined]
+sandbox._audit.__cantrace__ = True  # type: ignore[attr-defined]
 
 
 def in_workflow(act: Callable[[], Any]) -> Any:
@@ -178,8 +178,8 @@ def test_tracebacks_and_time_zones_may_read_their_files() -> None:
 
 
 def test_code_outside_a_workflow_is_unaffected(tmp_path: Path) -> None:
-    guard.install()
-    guard.install()
+    sandbox.install()
+    sandbox.install()
     time.sleep(0)
     thread = threading.Thread(target=time.sleep, args=(0,))
     thread.start()

@@ -21,7 +21,7 @@ from rayflow.core.events import (
     TimerFired,
     label,
 )
-from rayflow.core.journal import (
+from rayflow.core.execution.journal import (
     AttemptCount,
     applied,
     attempts_of,

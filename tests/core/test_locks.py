@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rayflow.core.locks import (
+from rayflow.core.locks.machine import (
     Change,
     Claim,
     Claimant,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.actions import RunAttempt
-from rayflow.core.loop import DurableLoop
+from rayflow.core.execution.actions import RunAttempt
+from rayflow.core.interpreter.event_loop import DurableLoop
 from tests.core.fake import Shell, Told, failure, run, stub, sweep
 
 one = stub("one")
@@ -121,7 +121,7 @@ def test_polling_is_an_error() -> None:
             await asyncio.sleep(0)
 
     ended = Shell(flow, budget=1000).begin().complete("one")
-    assert ended.failure.matches("rayflow.core.loop.NeverSettles")
+    assert ended.failure.matches("rayflow.core.interpreter.event_loop.NeverSettles")
     assert "after 1,000 callbacks for one event: it polls" in ended.failure.message
     assert ended.restored(entries=2).execution.outcome == ended.execution.outcome
 

@@ -23,7 +23,7 @@ from rayflow.core.events import (
     StepFailed,
     TimerFired,
 )
-from rayflow.core.machine import Machine
+from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.context import current_execution
 from rayflow.errors import CodecError, NonDeterminismError
 from rayflow.errors import StepFailed as StepFailedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from rayflow.core.metrics import DistributedMetrics, PoolStatus
+from rayflow.core.cluster.metrics import DistributedMetrics, PoolStatus
 
 
 def test_of_a_new_store() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from rayflow.core.loop import DurableLoop
-from rayflow.core.numbered import DurableFuture, DurableTimer, number_gatherings
+from rayflow.core.interpreter.event_loop import DurableFuture, DurableLoop, DurableTimer, number_gatherings
 from tests.core.fake import Told
 
 

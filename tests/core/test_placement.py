@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayflow.core.placement import TAKES_OVER, Place, Plan, Wanting, plan
+from rayflow.core.cluster.placement import TAKES_OVER, Place, Plan, Wanting, plan
 
 
 def want(id: str, *, environment: str = "env", priority: int = 5, stamp: float = 0.0, suspect: bool = False) -> Wanting:

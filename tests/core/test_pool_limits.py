@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rayflow.core.pool import Demand, Grant, Limit, PoolStats, Recall, Revoke, Void, Why
-from rayflow.core.pool.records import new_token, token_keys
+from rayflow.core.pool.protocol import new_token, token_keys
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, started, wish
 
 KEY = Limit("key/a b", 1)

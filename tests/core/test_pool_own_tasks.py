@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rayflow.core.pool import Command, Grant, Limit, StartWorkers, Void, Why, is_own_tasks, own_tasks
-from rayflow.core.pool.records import new_token
+from rayflow.core.pool.protocol import new_token
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, wish
 
 OWN = own_tasks("env")

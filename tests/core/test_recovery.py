@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from rayflow.core.recovery import (
+from rayflow.core.cluster.recovery import (
     MOST_TAKEOVERS,
     TAKEOVERS_BEFORE_ALONE,
     Overdue,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.actions import RunAttempt
-from rayflow.core.loop import DurableLoop
+from rayflow.core.execution.actions import RunAttempt
+from rayflow.core.interpreter.event_loop import DurableLoop
 from rayflow.errors import WorkflowSideEffect
 from tests.core.fake import Shell, Told, run, stub, sweep
 

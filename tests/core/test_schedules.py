@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.core import schedules
-from rayflow.core.dues import due_id, start_moment
-from rayflow.core.schedules import (
+from rayflow.core.schedules import machine
+from rayflow.core.schedules.due_times import due_id, start_moment
+from rayflow.core.schedules.machine import (
     Decision,
     DueStart,
     ScheduleState,
@@ -183,7 +183,7 @@ def test_what_is_as_late_as_catch_up_still_starts() -> None:
 
 
 def test_more_than_one_decision_holds_is_asked_for_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "MAX_STARTS", 2)
+    monkeypatch.setattr(machine, "MAX_STARTS", 2)
     spec, state = minutely(overlap="allow")
     seen = []
     for begun, wake in [([60.0, 120.0], 310.0), ([180.0, 240.0], 310.0), ([300.0], 360.0)]:
@@ -195,7 +195,7 @@ def test_more_than_one_decision_holds_is_asked_for_again_at_once(monkeypatch: py
 
 
 def test_a_long_downtime_is_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "MAX_PASSED", 3)
+    monkeypatch.setattr(machine, "MAX_PASSED", 3)
     spec, state = minutely(catch_up=30)
     counts = []
     wake: float | None = 485.0

@@ -10,9 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 import rayflow as rf
-from rayflow.core.actions import Letter
 from rayflow.core.events import Ended, Entry, Resumed, SignalReceived, Started, kind_and_name
-from rayflow.core.machine import Machine
+from rayflow.core.execution.actions import Letter
+from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import NonDeterminismError
 from rayflow.ids import ExecutionStatus

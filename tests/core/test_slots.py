@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rayflow.core.pool.records import Demand, own_tasks
-from rayflow.core.slots import IDLE_KEEP, Report
+from rayflow.core.pool.protocol import Demand, own_tasks
+from rayflow.core.pool.slots import IDLE_KEEP, Report
 from tests.core.slots_bench import BOTH, RATE, grant, key, made, numbers, plain, reported, want
 
 

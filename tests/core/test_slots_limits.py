@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rayflow.core.pool.records import Limit
-from rayflow.core.slots import REMEMBERED, Send
+from rayflow.core.pool.protocol import Limit
+from rayflow.core.pool.slots import REMEMBERED, Send
 from tests.core.slots_bench import BOTH, KEY, RATE, Limits, grant, key, made, numbers, reported, want
 
 

@@ -23,10 +23,10 @@ from rayflow.core.events import (
     StepFailed,
     TimerFired,
 )
-from rayflow.core.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot, fold
+from rayflow.core.execution.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot, fold
 from rayflow.definition.agent import Agent, AgentResult
+from rayflow.definition.declared_steps import SequentialStep
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
-from rayflow.definition.steps import SequentialStep
 from rayflow.definition.workflow import Workflow
 from rayflow.ids import ExecutionStatus
 from tests.core.fake import Shell, failure, stub

@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 import rayflow as rf
-from rayflow.core.snapshot import ExecutionSnapshot, fold
-from rayflow.core.state import ExecutionState
+from rayflow.core.execution.snapshot import ExecutionSnapshot, fold
+from rayflow.core.interpreter.signals import ExecutionState
 from rayflow.ids import ExecutionStatus
 from tests.core.fake import Shell, stub, sweep
 from tests.core.others import CODEC

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.limits import START_JITTER, lacking, limits_of, needs_of
 from rayflow.core.pool import Limit
+from rayflow.core.pool.step_limits import START_JITTER, lacking, limits_of, needs_of
 from rayflow.definition.context import StepCall, Target
 from rayflow.definition.options import PoolConfig, RateLimit, StepOptions
 from rayflow.errors import DefinitionError

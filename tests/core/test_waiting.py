@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.pool.records import Demand, Limit, own_tasks
-from rayflow.core.waiting import BATCH_SECONDS, BATCH_TASKS, Key, Kind, Waiting
+from rayflow.core.pool.protocol import Demand, Limit, own_tasks
+from rayflow.core.pool.wait_queue import BATCH_SECONDS, BATCH_TASKS, Key, Kind, Waiting
 
 SHARED: Kind = ("env", False, ())
 ALONE: Kind = ("env", True, ())

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from rayflow.definition.agent import run_agent
+from rayflow.definition.checks import fitted
 from rayflow.definition.context import Call, ChildCall, LockCall, StepCall
-from rayflow.definition.fitting import fitted
-from rayflow.definition.results import failure_from
+from rayflow.definition.declared_steps import failure_from
 from rayflow.definition.step import Step
 from rayflow.errors import StepFailed
 

@@ -10,13 +10,13 @@ import rayflow as rf
 from rayflow.definition.options import (
     EngineConfig,
     ExecutionOptions,
+    Options,
     PoolConfig,
     RateLimit,
     Retention,
     RetryPolicy,
     StepOptions,
 )
-from rayflow.definition.validated import Options
 
 
 class Odd(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.definition.declared import DeclaredStep
+from rayflow.definition.declared_steps import DeclaredStep
 from tests.definition.agents import attempts, broken, entities, extract, extractor, flaky, length, sentiment
 from tests.definition.fake import BEGINNING, FakeExecution, plainly
 

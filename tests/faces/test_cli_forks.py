@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from rayflow.cli import exits, forks
-from rayflow.local import LocalEngine
+from rayflow.cli import exit_codes, forks
+from rayflow.client.local import LocalEngine
 from tests.faces.project import Project
 
 _FLOWS = """
@@ -44,14 +44,14 @@ async def newer(topic: str, size: int = 1) -> str:
 def drafted(project: Project) -> Project:
     """A store with "one", which has run the steps "loud" and "quiet"."""
     project.file.write_text(project.file.read_text() + _FLOWS)
-    assert project.run("drafted", "--input", '{"topic": "Tides"}', "--id", "one").code == exits.COMPLETED
+    assert project.run("drafted", "--input", '{"topic": "Tides"}', "--id", "one").code == exit_codes.COMPLETED
     return project
 
 
 def fork(project: Project, *words: str) -> object:
     """The result of a fork that has to complete."""
     done = project("fork", *words, "--local", "--json")
-    assert done.code == exits.COMPLETED, done.err
+    assert done.code == exit_codes.COMPLETED, done.err
     assert done.json["forked_from"] == words[0]
     return done.json["result"]
 
@@ -59,7 +59,7 @@ def fork(project: Project, *words: str) -> object:
 # --- forking ----------------------------------------------------------------------------------------------------
 def test_a_local_fork_takes_over_what_was_done_and_is_waited_for(drafted: Project) -> None:
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", "--local")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     assert done.err == "execution two is a fork of one, from quiet on\n"
     lines = done.out.splitlines()
     assert lines[0].startswith("two completed: 2 steps in ")  # and nothing that "loud" would have said again
@@ -88,13 +88,13 @@ def test_it_may_go_on_with_another_saved_version(drafted: Project) -> None:
     sys.modules.pop(drafted.name)
     drafted.run("newer", "--input", '["x"]')
     done = drafted("fork", "one", "--before", "quiet", "--version", "2", "--input", '["y"]', "--local", "--json")
-    assert (done.code, done.json["version"], done.json["result"]) == (exits.COMPLETED, "2", "y by version 2")
+    assert (done.code, done.json["version"], done.json["result"]) == (exit_codes.COMPLETED, "2", "y by version 2")
 
 
 def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> None:
     drafted.run("guarded", "--id", "two")
     refused = drafted("fork", "two", "--before", "loud", "--local")
-    assert (refused.code, refused.out) == (exits.USAGE, "")
+    assert (refused.code, refused.out) == (exit_codes.USAGE, "")
     assert "it is at a point where lock 'ledger' is open" in refused.err
     assert "--again" in refused.err
     assert fork(drafted, "two", "--before", "loud", "--again") == "HELD"
@@ -105,7 +105,7 @@ def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pyte
     # An engine that works as one on a cluster does, but in this process.
     monkeypatch.setattr(forks, "open_engine", lambda args: LocalEngine(drafted.store, recover="no"))
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", *(["--wait"] if wait else []))
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     if wait:
         assert done.out.startswith("two completed: ")
     else:
@@ -135,7 +135,7 @@ def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pyte
 )
 def test_what_cannot_be_meant_is_wrong_usage_and_starts_nothing(drafted: Project, words: list[str], said: str) -> None:
     done = drafted("fork", *words, "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")
     assert len(drafted("list", "--json").json) == 1
 
@@ -151,5 +151,5 @@ def test_what_cannot_be_meant_is_wrong_usage_and_starts_nothing(drafted: Project
 )
 def test_wrong_words_are_wrong_usage(project: Project, words: list[str], said: str) -> None:
     done = project("fork", *words)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.endswith(f"rayflow fork: error: {said}\n")

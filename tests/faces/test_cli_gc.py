@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from rayflow.cli import deleting, exits, main
+from rayflow.cli import exit_codes, main, purge
 
 
 @rf.workflow(version="1")
@@ -36,7 +36,7 @@ def url(tmp_path: Path) -> str:
 
 
 def listed(url: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    assert main(["list", "--store", url, "--json"]) == exits.COMPLETED
+    assert main(["list", "--store", url, "--json"]) == exit_codes.COMPLETED
     return {found["execution_id"] for found in json.loads(capsys.readouterr().out)}
 
 
@@ -53,10 +53,10 @@ def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.Capture
         url,
         "--local",
     ]
-    assert main([*command, "--dry-run"]) == exits.COMPLETED
+    assert main([*command, "--dry-run"]) == exit_codes.COMPLETED
     assert capsys.readouterr().out.startswith("3 executions would be deleted (")
     assert listed(url, capsys) == {"done-1", "done-2", "short", "failed"}
-    assert main([*command, "--json"]) == exits.COMPLETED
+    assert main([*command, "--json"]) == exit_codes.COMPLETED
     answer = json.loads(capsys.readouterr().out)
     assert (answer["executions"], answer["dry_run"]) == (3, False)
     assert answer["bytes"] > 100
@@ -66,11 +66,11 @@ def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.Capture
 def test_without_an_age_it_deletes_what_has_expired(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["gc", "--store", url, "--local"]) == exits.COMPLETED
+    assert main(["gc", "--store", url, "--local"]) == exit_codes.COMPLETED
     assert capsys.readouterr().out == "0 executions deleted (0 bytes)\n"
     later = time.time() + 3601
     monkeypatch.setattr(time, "time", lambda: later)
-    assert main(["gc", "--store", url, "--local"]) == exits.COMPLETED
+    assert main(["gc", "--store", url, "--local"]) == exit_codes.COMPLETED
     assert capsys.readouterr().out.startswith("1 execution deleted (")
     monkeypatch.undo()
     assert listed(url, capsys) == {"done-1", "done-2", "failed"}
@@ -81,7 +81,7 @@ def test_it_makes_no_store_and_disturbs_no_writer(url: str, tmp_path: Path, caps
     assert "there is no store at" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()
     with rf.LocalEngine(url) as engine:
-        assert main(["gc", "--older-than", "0", "--store", url, "--local"]) != exits.COMPLETED
+        assert main(["gc", "--older-than", "0", "--store", url, "--local"]) != exit_codes.COMPLETED
         assert "is being written by" in capsys.readouterr().err
         assert engine.gc(older_than=0, status="failed", dry_run=True).executions == 1
         assert engine.gc(older_than=0, status=["failed", "cancelled"]).executions == 1
@@ -92,9 +92,9 @@ def test_what_a_cluster_writes_is_deleted_through_it(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rf.LocalEngine(url) as engine:
-        monkeypatch.setattr(deleting, "has_cluster", lambda args: True)
-        monkeypatch.setattr(deleting, "open_engine", lambda args: contextlib.nullcontext(engine))
-        assert main(["gc", "--older-than", "0", "--status", "failed", "--store", url]) == exits.COMPLETED
+        monkeypatch.setattr(purge, "has_cluster", lambda args: True)
+        monkeypatch.setattr(purge, "open_engine", lambda args: contextlib.nullcontext(engine))
+        assert main(["gc", "--older-than", "0", "--status", "failed", "--store", url]) == exit_codes.COMPLETED
         assert capsys.readouterr().out.startswith("1 execution deleted (")
 
 
@@ -108,13 +108,13 @@ def test_what_a_cluster_writes_is_deleted_through_it(
     ids=["unit", "negative", "status"],
 )
 def test_wrong_words_are_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gc", *words, "--local"]) == exits.USAGE
+    assert main(["gc", *words, "--local"]) == exit_codes.USAGE
     assert message in capsys.readouterr().err
 
 
 def test_ages_have_units(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     for age in ("90s", "15m", "12h", "30d", "4w", "86400"):
-        assert main(["gc", "--older-than", age, "--store", url, "--dry-run"]) == exits.COMPLETED
+        assert main(["gc", "--older-than", age, "--store", url, "--dry-run"]) == exit_codes.COMPLETED
         assert capsys.readouterr().out.startswith("0 executions")
 
 
@@ -143,11 +143,11 @@ def test_large_values_go_two_hours_after_what_referred_to_them(
     with rf.LocalEngine(url, large_value_bytes=1024) as engine:
         engine.execute(passed_on, "x" * 4096, id="large")
     gc = ["gc", "--older-than", "0", "--workflow", "passed_on", "--store", url, "--local"]
-    assert main(gc) == exits.COMPLETED
+    assert main(gc) == exit_codes.COMPLETED
     assert capsys.readouterr().out.startswith("1 execution deleted (")
     assert values_in(url) == 1
     began = time.time()
     for hours, left in ((1.9, 1), (2.1, 0)):
         monkeypatch.setattr(time, "time", lambda moment=began + hours * 3600: moment)
-        assert main(gc) == exits.COMPLETED
+        assert main(gc) == exit_codes.COMPLETED
         assert values_in(url) == left

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from rayflow.cli import exits, letters
-from rayflow.local import LocalEngine
+from rayflow.cli import dead_letters, exit_codes
+from rayflow.client.local import LocalEngine
 from tests.faces.project import Project
 
 #: The folder in which "mended" makes the step succeed is the project's own, which is the working directory.
@@ -53,7 +53,7 @@ async def choosing() -> list[int]:
 def failing(project: Project) -> Project:
     """A store in which "one" failed by its step 1."""
     project.file.write_text(project.file.read_text() + _FLOWS)
-    assert project.run("bills", "--input", "500", "--id", "one").code == exits.FAILED
+    assert project.run("bills", "--input", "500", "--id", "one").code == exit_codes.FAILED
     return project
 
 
@@ -67,7 +67,7 @@ def listed(project: Project, *words: str) -> list[tuple[str, int]]:
 
 # --- looking --------------------------------------------------------------------------------------------------
 def test_list_shows_the_newest_first_and_filters(failing: Project) -> None:
-    assert failing.run("careful", "--id", "two").code == exits.COMPLETED
+    assert failing.run("careful", "--id", "two").code == exit_codes.COMPLETED
     assert listed(failing) == [("two", 1), ("one", 1)]
     assert listed(failing, "--workflow", "bills") == [("one", 1)]
     assert listed(failing, "--execution", "two") == [("two", 1)]
@@ -90,7 +90,7 @@ def test_a_store_without_dead_letters_says_so(project: Project) -> None:
 
 def test_show_tells_all_of_a_dead_letter(failing: Project) -> None:
     shown = failing("dlq", "show", "one", "1")
-    assert shown.code == exits.COMPLETED
+    assert shown.code == exit_codes.COMPLETED
     facts, history, given, traceback = shown.out.rstrip().split("\n\n")
     found = dict(line.split(maxsplit=1) for line in facts.splitlines())
     assert (found["execution"], found["step"], found["attempts"]) == ("one", "1 pay", "2")
@@ -131,7 +131,7 @@ def test_show_as_json_needs_no_code_of_the_users(failing: Project) -> None:
 def test_looking_starts_nothing_and_leaves_no_file(failing: Project) -> None:
     before, content = failing.files(), (failing.folder / "flows.db").read_bytes()
     for words in (["dlq", "list"], ["dlq", "show", "one", "1"], ["dlq", "list", "--json"]):
-        assert failing(*words).code == exits.COMPLETED
+        assert failing(*words).code == exit_codes.COMPLETED
     assert failing.files() == before
     assert (failing.folder / "flows.db").read_bytes() == content
 
@@ -140,12 +140,12 @@ def test_looking_starts_nothing_and_leaves_no_file(failing: Project) -> None:
 def test_requeue_tries_again_and_waits_locally(failing: Project) -> None:
     mend(failing)
     done = failing("dlq", "requeue", "one", "1", "--local", "--json")
-    assert (done.code, done.json["status"], done.json["result"]) == (exits.COMPLETED, "completed", "paid card")
+    assert (done.code, done.json["status"], done.json["result"]) == (exit_codes.COMPLETED, "completed", "paid card")
     assert listed(failing) == []
 
 
 def test_a_requeued_one_may_fail_again(failing: Project) -> None:
-    assert failing("dlq", "requeue", "one", "1", "--local").code == exits.FAILED
+    assert failing("dlq", "requeue", "one", "1", "--local").code == exit_codes.FAILED
     assert failing("dlq", "show", "one", "1", "--json").json["attempts"] == 4
 
 
@@ -154,10 +154,10 @@ def test_requeue_elsewhere_waits_only_if_asked_to(
     failing: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
 ) -> None:
     # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(letters, "open_engine", lambda args: LocalEngine(failing.store, recover="no"))
+    monkeypatch.setattr(dead_letters, "open_engine", lambda args: LocalEngine(failing.store, recover="no"))
     mend(failing)
     done = failing("dlq", "requeue", "one", "1", *(["--wait"] if wait else []))
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     said = done.out.splitlines()[0]
     assert said.startswith("one completed") if wait else said == "step 1 of one is tried again, and one goes on"
 
@@ -165,7 +165,7 @@ def test_requeue_elsewhere_waits_only_if_asked_to(
 def test_requeue_of_a_handled_one_is_wrong_usage(failing: Project) -> None:
     failing.run("careful", "--id", "two")
     done = failing("dlq", "requeue", "two", "1", "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == (
         "rayflow: cannot requeue step 1 of execution 'two': it is completed. It did not fail because of this step: "
         "the dead letter can only be discarded\n"
@@ -175,14 +175,14 @@ def test_requeue_of_a_handled_one_is_wrong_usage(failing: Project) -> None:
 
 def test_discard_deletes_it_and_leaves_the_execution(failing: Project) -> None:
     done = failing("dlq", "discard", "one", "1", "--local")
-    assert (done.code, done.out) == (exits.COMPLETED, "the dead letter of step 1 of one is discarded\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "the dead letter of step 1 of one is discarded\n")
     assert listed(failing) == []
     assert failing("show", "one", "--json").json["status"] == "failed"
 
 
 def test_discard_as_json(failing: Project) -> None:
     done = failing("dlq", "discard", "one", "1", "--local", "--json")
-    assert (done.code, done.json) == (exits.COMPLETED, {"execution_id": "one", "step": 1, "discarded": True})
+    assert (done.code, done.json) == (exit_codes.COMPLETED, {"execution_id": "one", "step": 1, "discarded": True})
 
 
 def _words(action: str) -> list[str]:
@@ -195,25 +195,25 @@ def test_a_signal_that_did_not_fit_is_one_with_a_negative_number(project: Projec
     project("signal", "one", "choice", "--payload", '"none"', "--local")
     assert project("dlq", "list").out.splitlines()[1].split()[:5] == ["one", "-1", "signal", "choice", "choosing"]
     shown = project("dlq", "show", "one", "-1")
-    assert shown.code == exits.COMPLETED
+    assert shown.code == exit_codes.COMPLETED
     assert "step       -1 signal choice\n" in shown.out
     assert 'input: {"args": ["none"], "kwargs": {}}' in shown.out
     letter = project("dlq", "show", "one", "-1", "--json").json
     assert (letter["name"], letter["kind"], letter["handled"]) == ("choice", "signal", True)
     refused = project("dlq", "requeue", "one", "-1", "--local")
-    assert refused.code == exits.USAGE
+    assert refused.code == exit_codes.USAGE
     assert refused.err == (
         "rayflow: cannot requeue signal choice of execution 'one': it is running. Send it again with a payload that "
         "fits: the dead letter can only be discarded\n"
     )
-    assert project("dlq", "discard", "one", "-1", "--local").code == exits.COMPLETED
+    assert project("dlq", "discard", "one", "-1", "--local").code == exit_codes.COMPLETED
     assert listed(project) == []
 
 
 @pytest.mark.parametrize("action", ["show", "requeue", "discard"])
 def test_one_that_is_not_there_is_wrong_usage(failing: Project, action: str) -> None:
     done = failing(*_words(action))
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == (
         "rayflow: no dead letter of step 9 of execution 'one' in this store; `rayflow dlq list` shows those that "
         "there are\n"
@@ -225,10 +225,10 @@ def test_one_that_is_not_there_is_wrong_usage(failing: Project, action: str) -> 
 )
 def test_wrong_words_are_wrong_usage(project: Project, words: list[str]) -> None:
     done = project(*words)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert "usage: rayflow dlq" in done.err
 
 
 def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project) -> None:
     for words in (["dlq", "list"], ["dlq", "show", "one", "1"]):
-        assert (project(*words).code, project.files()) == (exits.USAGE, {project.file.name})
+        assert (project(*words).code, project.files()) == (exit_codes.USAGE, {project.file.name})

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from rayflow.cli import exits
-from rayflow.local import LocalEngine
+from rayflow.cli import exit_codes
+from rayflow.client.local import LocalEngine
 from tests.faces.project import Project
 
 _FLOWS = """
@@ -32,7 +32,7 @@ def locked(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("RAYFLOW_PARK_AFTER", "0.05")
     project.file.write_text(project.file.read_text() + _FLOWS)
     for name, workflow in (("one", "booking"), ("two", "booking"), ("three", "rendering")):
-        assert project.run(workflow, "--id", name).code == exits.STOPPED_WAITING
+        assert project.run(workflow, "--id", name).code == exit_codes.STOPPED_WAITING
     return project
 
 
@@ -51,7 +51,7 @@ def test_each_claim_is_a_line_holders_first(locked: Project) -> None:
 
 
 def test_the_next_one_gets_it_with_a_higher_token(locked: Project) -> None:
-    assert locked("signal", "one", "free", "--local").code == exits.COMPLETED
+    assert locked("signal", "one", "free", "--local").code == exit_codes.COMPLETED
     [ledger] = [lock for lock in locked("lock", "list", "--json").json if lock["name"] == "ledger"]
     [holder] = ledger["holders"]
     assert (holder["execution_id"], holder["step"], holder["token"], ledger["waiting"]) == ("two", 1, 2, [])
@@ -91,19 +91,19 @@ def test_without_any_it_says_so(project: Project) -> None:
 
 def test_looking_starts_nothing_and_leaves_no_file(locked: Project) -> None:
     before, content = locked.files(), (locked.folder / "flows.db").read_bytes()
-    assert locked("lock", "list").code == exits.COMPLETED
+    assert locked("lock", "list").code == exit_codes.COMPLETED
     assert locked.files() == before
     assert (locked.folder / "flows.db").read_bytes() == content
 
 
 def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project) -> None:
     done = project("lock", "list")
-    assert (done.code, project.files()) == (exits.USAGE, {project.file.name})
+    assert (done.code, project.files()) == (exit_codes.USAGE, {project.file.name})
     assert done.err.startswith("rayflow: there is no store at ")
 
 
 @pytest.mark.parametrize("words", [[], ["take"], ["list", "--local"]])
 def test_wrong_words_are_wrong_usage(project: Project, words: list[str]) -> None:
     done = project("lock", *words)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith("usage: rayflow")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rayflow.cli import exits, looking, main
-from rayflow.local import LocalEngine
+from rayflow.cli import exit_codes, main, show
+from rayflow.client.local import LocalEngine
 from tests.faces.project import Project
 
 
@@ -34,7 +34,7 @@ def test_list_shows_the_newest_first_and_filters(project: Project) -> None:
 def test_show_tells_all_of_an_execution(project: Project) -> None:
     project.run("shout", "--input", '"hello"', "--id", "one")
     shown = project("show", "one")
-    assert shown.code == exits.COMPLETED
+    assert shown.code == exit_codes.COMPLETED
     facts = dict(line.split(maxsplit=1) for line in shown.out.split("\n\n")[0].splitlines())
     assert facts["execution"] == "one"
     assert facts["workflow"] == "shout (version 1)"
@@ -64,7 +64,7 @@ def test_show_describes_a_result_without_importing_or_unpickling(project: Projec
         "class Odd:\n    def __reduce__(self): return (print, ('unpickled',))\n"
         "@rf.workflow\nasync def make() -> list[object]:\n    return [Mine(3), Odd()]\n"
     )
-    assert project("run", "own.py:make", "--local", "--id", "one", "--quiet").code == exits.COMPLETED
+    assert project("run", "own.py:make", "--local", "--id", "one", "--quiet").code == exit_codes.COMPLETED
     (project.folder / "own.py").unlink()
     del sys.modules["own"]
     shown = project("show", "one", "--json")
@@ -88,7 +88,7 @@ def test_looking_starts_nothing_and_leaves_no_file(project: Project) -> None:
     before = project.files()
     content = (project.folder / "flows.db").read_bytes()
     for words in (["list"], ["show", "one"], ["workflows"], ["list", "--json"]):
-        assert project(*words).code == exits.COMPLETED
+        assert project(*words).code == exit_codes.COMPLETED
     assert project.files() == before
     assert (project.folder / "flows.db").read_bytes() == content
 
@@ -96,13 +96,13 @@ def test_looking_starts_nothing_and_leaves_no_file(project: Project) -> None:
 def test_looking_works_while_an_engine_writes(project: Project) -> None:
     with LocalEngine(project.store):
         project_list = project("list", "--json")
-    assert (project_list.code, project_list.json) == (exits.COMPLETED, [])
+    assert (project_list.code, project_list.json) == (exit_codes.COMPLETED, [])
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "one"], ["workflows"], ["metrics", "--local"]])
 def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project, words: list[str]) -> None:
     done = project(*words)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.out == ""
     assert done.err == (
         f"rayflow: there is no store at {project.folder / 'flows.db'}; name another one with --store or RAYFLOW_STORE\n"
@@ -120,20 +120,20 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project,
 )
 def test_a_store_that_cannot_be_meant_is_wrong_usage(project: Project, url: str, said: str) -> None:
     done = project("list", "--store", url)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith(f"rayflow: {said}")
 
 
 def test_the_store_option_counts_for_more_than_the_environment(project: Project) -> None:
     project.run("nothing", "--id", "one", "--store", "sqlite:///other.db")
     assert project("list", "--store", "sqlite:///other.db", "--json").json[0]["execution_id"] == "one"
-    assert project("list").code == exits.USAGE
+    assert project("list").code == exit_codes.USAGE
 
 
 def test_an_unknown_execution_is_wrong_usage(project: Project) -> None:
     project.run("nothing")
     done = project("show", "nope")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == "rayflow: no execution 'nope' in this store; `rayflow list` shows those that there are\n"
 
 
@@ -176,7 +176,7 @@ async def root(rows: list[list[int]]) -> int:
 def family(project: Project) -> Project:
     """A store with "one", its two children and its three grandchildren, of which one failed."""
     project.file.write_text(project.file.read_text() + _FAMILY)
-    assert project.run("root", "--input", "[[1, -2], [3]]", "--id", "one").code == exits.COMPLETED
+    assert project.run("root", "--input", "[[1, -2], [3]]", "--id", "one").code == exit_codes.COMPLETED
     return project
 
 
@@ -227,8 +227,8 @@ def test_a_tree_as_json_is_nested(family: Project) -> None:
 def test_a_tree_is_bounded_and_says_where_more_is(
     family: Project, monkeypatch: pytest.MonkeyPatch, most: int, depth: int, shown: list[str]
 ) -> None:
-    monkeypatch.setattr(looking, "TREE_MOST", most)
-    monkeypatch.setattr(looking, "TREE_DEPTH", depth)
+    monkeypatch.setattr(show, "TREE_MOST", most)
+    monkeypatch.setattr(show, "TREE_DEPTH", depth)
     lines = family("show", "one", "--tree").out.rstrip().split("\n\n")[-1].splitlines()[1:]
     names = [line.strip("│├└─ ").split()[0] for line in lines]
     found = [f"({line.split()[-1]})" if name == "…" else name for name, line in zip(names, lines, strict=True)]
@@ -254,7 +254,7 @@ def test_workflows_count_what_is_unfinished_also_of_what_is_not_saved(family: Pr
 def test_python_dash_m_is_the_same_command(project: Project) -> None:
     with project.spawn("--version") as process:
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (exits.COMPLETED, "")
+    assert (process.returncode, err) == (exit_codes.COMPLETED, "")
     assert out.startswith("rayflow ")
 
 
@@ -266,7 +266,7 @@ def test_a_reader_that_goes_away_is_no_defect(project: Project) -> None:
         assert process.stderr is not None
         err = process.stderr.read()
         process.wait(timeout=60)
-    assert (process.returncode, err) == (exits.READER_GONE, "")
+    assert (process.returncode, err) == (exit_codes.READER_GONE, "")
 
 
 def test_the_console_command_is_this_main() -> None:

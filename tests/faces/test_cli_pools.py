@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.cli import exits, pools
+from rayflow.cli import exit_codes, pools
+from rayflow.client.local import LocalEngine
+from rayflow.client.pools import Pools
 from rayflow.definition.options import PoolConfig, RateLimit
-from rayflow.local import LocalEngine
-from rayflow.pools import Pools
-from rayflow.runtime.system import ActorSystem
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.runtime.actors.base import ActorSystem
+from rayflow.storage.codec.payloads import MsgpackCodec
 from tests.faces.project import Project
 
 #: The steps of the pool "slow" begin, and end once they may.
@@ -97,7 +97,7 @@ def sizes(project: Project) -> dict[str, Any]:
 def test_list_shows_each_pool_by_name(project: Project, engine: LocalEngine) -> None:
     engine.pools.create(PoolConfig(name="gpu", workers=0, max_workers=2, min_workers=0))
     listed = project("pool", "list")
-    assert listed.code == exits.COMPLETED
+    assert listed.code == exit_codes.COMPLETED
     lines = listed.out.splitlines()
     assert lines[0].split() == ["NAME", "WORKERS", "SIZE", "SLOTS", "QUEUED"]
     assert [line.split()[0] for line in lines[1:]] == ["default", "gpu"]
@@ -121,7 +121,7 @@ def test_create_makes_a_pool_with_all_its_options(project: Project, engine: Loca
         "--memory", "1000000", "--resources", '{"tpu": 2}', "--runtime-env", '{"env_vars": {"A": "b"}}',
         "--setup", "json:dumps_nothing", "--max-tasks", "9", "--drain-timeout", "0",
     )  # fmt: skip
-    assert (made.code, made.out, made.err) == (exits.COMPLETED, "pool gpu has 1-5 workers, for 3 tasks each\n", "")
+    assert (made.code, made.out, made.err) == (exit_codes.COMPLETED, "pool gpu has 1-5 workers, for 3 tasks each\n", "")
     assert engine.pools.config("gpu") == PoolConfig(
         name="gpu", workers=2, concurrency=3, min_workers=1, max_workers=5, idle_timeout=7.5, queue_limit=100,
         rate_limit=RateLimit(count=50, per=1.5), num_cpus=0.5, num_gpus=0.25, memory=1_000_000, resources={"tpu": 2},
@@ -131,14 +131,14 @@ def test_create_makes_a_pool_with_all_its_options(project: Project, engine: Loca
 
 def test_what_is_left_out_is_as_everywhere(project: Project, engine: LocalEngine) -> None:
     made = project("pool", "create", "plain", "--json")
-    assert (made.code, made.json["config"]) == (exits.COMPLETED, PoolConfig(name="plain").model_dump())
+    assert (made.code, made.json["config"]) == (exit_codes.COMPLETED, PoolConfig(name="plain").model_dump())
 
 
 def test_create_again_answers_the_pool_as_it_is_and_tells_another_size(project: Project, engine: LocalEngine) -> None:
     project("pool", "create", "one", "--workers", "1")
     assert project("pool", "create", "one", "--workers", "1").err == ""
     again = project("pool", "create", "one", "--max-workers", "3")
-    assert (again.code, again.out) == (exits.COMPLETED, "pool one has 1 worker, for 4 tasks each\n")
+    assert (again.code, again.out) == (exit_codes.COMPLETED, "pool one has 1 worker, for 4 tasks each\n")
     assert again.err == (
         "it was there before, with another size; to change that: rayflow pool scale one --min 0 --max 3\n"
     )
@@ -148,7 +148,7 @@ def test_create_again_answers_the_pool_as_it_is_and_tells_another_size(project: 
 def test_create_with_other_settings_is_wrong_usage_and_changes_nothing(project: Project, engine: LocalEngine) -> None:
     project("pool", "create", "one", "--concurrency", "1")
     again = project("pool", "create", "one", "--concurrency", "2")
-    assert again.code == exits.USAGE
+    assert again.code == exit_codes.USAGE
     assert "there is a pool 'one' with other settings: concurrency=2 (there: 1)" in again.err
     assert engine.pools.config("one").concurrency == 1
 
@@ -179,7 +179,7 @@ def test_create_with_other_settings_is_wrong_usage_and_changes_nothing(project: 
 )  # fmt: skip
 def test_wrong_values_are_wrong_usage(project: Project, words: list[str], said: str) -> None:
     done = project("pool", *words)
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert said in done.err
 
 
@@ -187,7 +187,7 @@ def test_wrong_values_are_wrong_usage(project: Project, words: list[str], said: 
 @pytest.mark.parametrize("words", [["list"], ["create", "a"], ["scale", "a", "1"], ["drain", "a"], ["delete", "a"]])
 def test_pools_of_a_process_that_ends_are_refused(project: Project, words: list[str]) -> None:
     done = project("pool", *words, "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith("rayflow: a pool lives on a cluster: with --local it would end with this command")
 
 
@@ -195,7 +195,7 @@ def test_pools_of_a_process_that_ends_are_refused(project: Project, words: list[
 @pytest.mark.parametrize("words", [["scale", "none", "1"], ["drain", "none"], ["delete", "none"]])
 def test_a_pool_that_is_not_there_is_wrong_usage(project: Project, words: list[str]) -> None:
     done = project("pool", *words)
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith("rayflow: there is no worker pool 'none'; there are: default. Create it with ")
 
 
@@ -204,7 +204,7 @@ def test_a_pool_that_is_not_there_is_wrong_usage(project: Project, words: list[s
 def test_scale_changes_the_size(project: Project) -> None:
     project("pool", "create", "one")
     scaled = project("pool", "scale", "one", "6")
-    assert (scaled.code, scaled.out) == (exits.COMPLETED, "pool one has 6 workers from now on\n")
+    assert (scaled.code, scaled.out) == (exit_codes.COMPLETED, "pool one has 6 workers from now on\n")
     assert sizes(project)["one"] == [6, None, None]
     assert project("pool", "scale", "one", "--min", "1", "--max", "2").out == "pool one has 1-2 workers from now on\n"
     assert sizes(project)["one"] == [6, 1, 2]
@@ -216,12 +216,12 @@ def test_drain_waits_for_the_tasks_as_long_as_it_may(
     project: Project, engine: LocalEngine, busy: Callable[[], None]
 ) -> None:
     stopped = project("pool", "drain", "slow", "--timeout", "0.01")
-    assert stopped.code == exits.STOPPED_WAITING
+    assert stopped.code == exit_codes.STOPPED_WAITING
     assert "rayflow: stopped waiting; 1 worker of pool 'slow' has still to stop, and will" in stopped.err
     assert stopped.out.splitlines()[1].split() == ["slow", "1", "of", "0", "(1", "leaving)", "0", "1/1", "0"]
     busy()
     drained = project("pool", "drain", "slow")
-    assert (drained.code, drained.out) == (exits.COMPLETED, "pool slow has no worker any more\n")
+    assert (drained.code, drained.out) == (exit_codes.COMPLETED, "pool slow has no worker any more\n")
     assert drained.err == "to have some again: rayflow pool scale slow N\n"
     assert engine.pools.get("slow").status().workers == 0
 
@@ -231,11 +231,11 @@ def test_delete_takes_a_pool_that_is_in_use_only_by_force(
 ) -> None:
     engine.pools = kept = KeptPools(engine._threads)
     refused = project("pool", "delete", "slow")
-    assert (refused.code, refused.out) == (exits.USAGE, "")
+    assert (refused.code, refused.out) == (exit_codes.USAGE, "")
     assert "pool 'slow' is in use: 0 tasks wait and 1 slots are taken" in refused.err
     assert kept.removed == []
     deleted = project("pool", "delete", "slow", "--force", "--json")
-    assert (deleted.code, deleted.json) == (exits.COMPLETED, {"name": "slow", "deleted": True})
+    assert (deleted.code, deleted.json) == (exit_codes.COMPLETED, {"name": "slow", "deleted": True})
     assert kept.removed == ["slow"]
     project("pool", "create", "unused", "--workers", "1")
     assert project("pool", "delete", "unused").out == "pool unused is deleted\n"
@@ -245,5 +245,5 @@ def test_delete_takes_a_pool_that_is_in_use_only_by_force(
 @pytest.mark.usefixtures("engine")
 def test_the_default_pool_stays(project: Project) -> None:
     done = project("pool", "delete", "default")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert "the default pool 'default' cannot be deleted; scale it to 0 instead" in done.err

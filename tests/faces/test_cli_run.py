@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.cli import exits, running
-from rayflow.local import LocalEngine
+from rayflow.cli import exit_codes
+from rayflow.cli import run as running
+from rayflow.client.local import LocalEngine
 from tests.faces.project import INTERRUPTIBLE, Project
 
 
 # --- how it ends --------------------------------------------------------------------------------------------
 def test_a_completed_run_prints_what_steps_print_and_then_the_result(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--id", "one")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     lines = done.out.splitlines()
     assert lines[0] == "step says hello"
     assert lines[1].startswith("one completed: 1 step in ")
@@ -27,7 +28,7 @@ def test_a_completed_run_prints_what_steps_print_and_then_the_result(project: Pr
 
 def test_a_failed_run_says_why_in_one_line_and_how_to_go_on(project: Project) -> None:
     done = project.run("broken", "--id", "one")
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
     assert done.out == ""
     [line] = [line for line in done.err.splitlines() if line.startswith("rayflow: ")]
     assert line == (
@@ -39,7 +40,7 @@ def test_a_failed_run_says_why_in_one_line_and_how_to_go_on(project: Project) ->
 
 def test_a_run_that_is_not_waited_for_any_longer_goes_on_later(project: Project) -> None:
     done = project.run("long", "--id", "one", "--timeout", "0.05")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     assert "rayflow: stopped waiting; execution 'one' is " in done.err
     assert "To go on: rayflow resume one --local" in done.err
     assert project("show", "one", "--json").json["status"] in ("pending", "running")
@@ -47,9 +48,9 @@ def test_a_run_that_is_not_waited_for_any_longer_goes_on_later(project: Project)
 
 def test_a_cancelled_execution_exits_with_a_code_of_its_own(project: Project) -> None:
     project.run("long", "--id", "one", "--timeout", "0.05")
-    assert project("cancel", "one", "--local", "--reason", "too long").code == exits.COMPLETED
+    assert project("cancel", "one", "--local", "--reason", "too long").code == exit_codes.COMPLETED
     again = project.run("long", "--id", "one")
-    assert again.code == exits.CANCELLED
+    assert again.code == exit_codes.CANCELLED
     assert "rayflow: execution 'one' was cancelled: too long\n" in again.err
 
 
@@ -59,7 +60,7 @@ def test_ctrl_c_stops_a_local_run_and_says_how_to_go_on(project: Project) -> Non
         assert process.stderr.readline() == "execution one of workflow long\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == exits.INTERRUPTED
+    assert process.returncode == exit_codes.INTERRUPTED
     assert err == (
         "rayflow: interrupted; execution 'one' stops with this process; what its steps have done is recorded. "
         "To go on: rayflow resume one --local\n"
@@ -82,7 +83,7 @@ def test_tracebacks_of_expected_errors_come_with_rayflow_debug(
 ) -> None:
     monkeypatch.setenv("RAYFLOW_DEBUG", debug)
     done = project.run("nope")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith("rayflow: ")
     assert done.err.count("Traceback") == tracebacks
 
@@ -90,7 +91,7 @@ def test_tracebacks_of_expected_errors_come_with_rayflow_debug(
 # --- what goes where ----------------------------------------------------------------------------------------
 def test_json_on_stdout_is_one_document_and_the_rest_goes_to_stderr(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--id", "one", "--json")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     assert done.json["execution_id"] == "one"
     assert done.json["status"] == "completed"
     assert done.json["result"] == "HELLO"
@@ -112,14 +113,14 @@ def test_json_stays_pure_when_modules_print_and_steps_start_programs(project: Pr
     )
     with project.spawn("run", "chatty.py:chat", "--local", "--json") as process:
         out, err = process.communicate(timeout=60)
-    assert process.returncode == exits.COMPLETED, err
+    assert process.returncode == exit_codes.COMPLETED, err
     assert json.loads(out)["result"] == 0
     assert [said for said in ("imported", "workflow says", "child says") if said not in err] == []
 
 
 def test_json_tells_failures_too(project: Project) -> None:
     done = project.run("broken", "--input", '"bad"', "--json")
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
     assert done.json["status"] == "failed"
     assert done.json["error"]["type"] == "ValueError"
     assert done.json["error"]["message"] == "bad\nand more"
@@ -127,7 +128,7 @@ def test_json_tells_failures_too(project: Project) -> None:
 
 def test_quiet_prints_the_result_alone(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--quiet")
-    assert (done.code, done.out, done.err) == (exits.COMPLETED, "HELLO\n", "")
+    assert (done.code, done.out, done.err) == (exit_codes.COMPLETED, "HELLO\n", "")
 
 
 class Terminal:
@@ -155,7 +156,7 @@ def test_progress_is_one_line_on_a_terminal_that_makes_room_for_what_is_printed(
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     done = project.run("long", "--id", "one", "--timeout", "0.5")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     assert "\r\x1b[K0 done · 0 running · 0 s" in terminal.text
     last = terminal.text.rpartition("\r\x1b[K")[2]
     assert last.startswith("rayflow: stopped waiting; ")
@@ -173,23 +174,23 @@ def test_running_an_id_again_answers_the_same_execution(project: Project) -> Non
 
 
 def test_running_an_interrupted_id_again_goes_on_with_it(project: Project) -> None:
-    assert project.run("long", "--id", "one", "--timeout", "0.05").code == exits.STOPPED_WAITING
+    assert project.run("long", "--id", "one", "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
     project.hurry()
     again = project.run("long", "--id", "one")
-    assert again.code == exits.COMPLETED
+    assert again.code == exit_codes.COMPLETED
     assert again.out.splitlines()[0].startswith("one completed: 0 steps in ")
 
 
 def test_an_id_of_another_input_is_refused(project: Project) -> None:
     project.run("shout", "--input", '"hello"', "--id", "one")
     done = project.run("shout", "--input", '"other"', "--id", "one")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert "it was started with another input" in done.err
 
 
 def test_an_id_that_does_not_fit_is_wrong_usage(project: Project) -> None:
     done = project.run("nothing", "--id", "no spaces")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert "execution id 'no spaces' does not fit" in done.err
 
 
@@ -216,14 +217,14 @@ def test_priority_and_checkpoints_reach_the_execution(project: Project) -> None:
 )
 def test_wrong_options_are_wrong_usage(project: Project, words: list[str]) -> None:
     done = project.run("nothing", *words)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith("usage: rayflow ")
     assert not Path(project.folder, "flows.db").exists()
 
 
 def test_a_delayed_run_begins_later_and_is_durable_at_once(project: Project) -> None:
     done = project.run("nothing", "--id", "one", "--delay", "3600", "--timeout", "0.05")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     first, begins, _ = done.err.splitlines()
     assert first == "execution one of workflow nothing"
     assert begins.startswith("it begins at ")
@@ -236,24 +237,24 @@ def test_a_delayed_run_begins_later_and_is_durable_at_once(project: Project) -> 
 @pytest.mark.parametrize("moment", ["2900-01-01T01:00+01:00", "29348006400", "2900-01-01T00:00:00Z"])
 def test_a_run_may_begin_at_a_moment(project: Project, moment: str) -> None:
     done = project.run("nothing", "--id", "one", "--start-at", moment, "--timeout", "0.05", "--json")
-    assert (done.code, done.json["wakes_at"]) == (exits.STOPPED_WAITING, 29348006400.0)
-    assert project.run("nothing", "--start-at", "1").code == exits.COMPLETED, "a moment that has passed"
+    assert (done.code, done.json["wakes_at"]) == (exit_codes.STOPPED_WAITING, 29348006400.0)
+    assert project.run("nothing", "--start-at", "1").code == exit_codes.COMPLETED, "a moment that has passed"
 
 
 def test_of_a_singleton_there_is_one_at_a_time(project: Project) -> None:
     project.run("nothing", "--id", "one", "--delay", "3600", "--singleton", "mine", "--timeout", "0.05")
     refused = project.run("nothing", "--id", "two", "--singleton", "mine")
-    assert (refused.code, refused.out) == (exits.USAGE, "")
+    assert (refused.code, refused.out) == (exit_codes.USAGE, "")
     assert refused.err == (
         "rayflow: there is an unfinished execution with the singleton key 'mine' already: 'one'. Wait for its end, "
         "cancel it, or start without that key\n"
     )
-    assert project.run("nothing", "--id", "two", "--singleton", "yours").code == exits.COMPLETED
+    assert project.run("nothing", "--id", "two", "--singleton", "yours").code == exit_codes.COMPLETED
 
 
 def test_a_local_run_cannot_be_detached(project: Project) -> None:
     done = project.run("nothing", "--detach")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err == ("rayflow: --detach needs a cluster: with --local the execution ends with this process\n")
 
 
@@ -261,7 +262,7 @@ def test_a_detached_run_answers_the_id(project: Project, monkeypatch: pytest.Mon
     # An engine of this process in the place of the cluster's: what is started still is durable.
     monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(project.store))
     done = project("run", f"{project.name}:long", "--detach", "--id", "one")
-    assert (done.code, done.out) == (exits.COMPLETED, "one\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "one\n")
     assert done.err.splitlines() == ["execution one of workflow long", "to wait for it: rayflow wait one"]
 
 
@@ -279,7 +280,7 @@ def test_without_ray_nothing_imports_ray(project: Project) -> None:
 
 
 def test_without_arguments_it_says_how_it_is_used(project: Project) -> None:
-    assert project().code == exits.USAGE
+    assert project().code == exit_codes.USAGE
     helped = project("--help")
-    assert helped.code == exits.COMPLETED
+    assert helped.code == exit_codes.COMPLETED
     assert "exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cancelled, 4 stopped waiting" in helped.out

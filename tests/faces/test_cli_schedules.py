@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.cli import exits, schedules
-from rayflow.local import LocalEngine
+from rayflow.cli import exit_codes, schedules
+from rayflow.client.local import LocalEngine
 from tests.faces.project import Project
 
 _FLOWS = """
@@ -43,7 +43,7 @@ def nightly(reporting: Project) -> Project:
 def create(project: Project, name: str, *words: str, target: str = "report") -> Any:
     """Make a schedule; answers it."""
     done = project("schedule", "create", name, f"{project.file.name}:{target}", "--local", "--json", *words)
-    assert done.code == exits.COMPLETED, done.err
+    assert done.code == exit_codes.COMPLETED, done.err
     return done.json
 
 
@@ -59,7 +59,7 @@ def started(project: Project, name: str) -> list[str]:
 # --- create -------------------------------------------------------------------------------------------------------
 def test_create_answers_the_schedule_and_says_who_starts_it(reporting: Project) -> None:
     made = reporting("schedule", "create", "nightly", f"{reporting.file.name}:report", *NIGHTLY, "--local")
-    assert made.code == exits.COMPLETED
+    assert made.code == exit_codes.COMPLETED
     facts, given = made.out.rstrip().split("\n\n")
     found = dict(line.split(maxsplit=1) for line in facts.splitlines())
     assert (found["schedule"], found["workflow"]) == ("nightly", "report")
@@ -108,11 +108,11 @@ def test_the_target_may_be_a_saved_workflow_of_a_version(nightly: Project) -> No
 def test_one_of_that_name_is_changed_only_with_replace(nightly: Project) -> None:
     words = ("schedule", "create", "nightly", f"{nightly.file.name}:report", *YEARLY, "--input", '["x"]', "--local")
     refused = nightly(*words)
-    assert (refused.code, refused.out) == (exits.USAGE, "")
+    assert (refused.code, refused.out) == (exit_codes.USAGE, "")
     assert refused.err == (
         "rayflow: there is a schedule 'nightly' already: change it with replace=True (--replace), or delete it\n"
     )
-    assert nightly(*words, "--replace").code == exits.COMPLETED
+    assert nightly(*words, "--replace").code == exit_codes.COMPLETED
     [schedule] = nightly("schedule", "list", "--json").json
     assert (schedule["schedule"]["cron"], schedule["input"]["args"]) == ("0 0 1 1 *", ["x"])
 
@@ -140,28 +140,28 @@ def test_a_store_without_schedules_says_so(project: Project) -> None:
 # --- pause, resume, delete ----------------------------------------------------------------------------------------
 def test_a_paused_one_starts_nothing_until_it_is_resumed(nightly: Project) -> None:
     paused = nightly("schedule", "pause", "nightly", "--local", "--json")
-    assert (paused.code, paused.json["paused"], paused.json["next_due"]) == (exits.COMPLETED, True, None)
+    assert (paused.code, paused.json["paused"], paused.json["next_due"]) == (exit_codes.COMPLETED, True, None)
     assert "  paused  " in nightly("schedule", "list").out
     resumed = nightly("schedule", "resume", "nightly", "--local", "--json")
-    assert (resumed.code, resumed.json["paused"]) == (exits.COMPLETED, False)
+    assert (resumed.code, resumed.json["paused"]) == (exit_codes.COMPLETED, False)
     assert resumed.json["next_due"] > time.time()
 
 
 def test_delete_forgets_it_and_leaves_its_executions(nightly: Project) -> None:
     nightly("schedule", "trigger", "nightly", "--local")
     done = nightly("schedule", "delete", "nightly", "--local")
-    assert (done.code, done.out) == (exits.COMPLETED, "schedule nightly is deleted\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "schedule nightly is deleted\n")
     assert listed(nightly) == []
     assert len(started(nightly, "nightly")) == 1
     create(nightly, "nightly", *NIGHTLY)
     done = nightly("schedule", "delete", "nightly", "--local", "--json")
-    assert (done.code, done.json) == (exits.COMPLETED, {"name": "nightly", "deleted": True})
+    assert (done.code, done.json) == (exit_codes.COMPLETED, {"name": "nightly", "deleted": True})
 
 
 # --- trigger and backfill -----------------------------------------------------------------------------------------
 def test_trigger_starts_it_now_and_locally_waits_for_it(nightly: Project) -> None:
     done = nightly("schedule", "trigger", "nightly", "--local")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     [execution_id] = started(nightly, "nightly")
     assert done.err == f"execution {execution_id} of workflow report\n"
     assert execution_id.startswith("nightly@manual-")
@@ -174,10 +174,10 @@ def test_trigger_starts_it_now_and_locally_waits_for_it(nightly: Project) -> Non
 
 def test_trigger_answers_as_run_does(nightly: Project) -> None:
     create(nightly, "bad", *YEARLY, target="broken")
-    assert nightly("schedule", "trigger", "bad", "--local").code == exits.FAILED
+    assert nightly("schedule", "trigger", "bad", "--local").code == exit_codes.FAILED
     create(nightly, "slow", *YEARLY, target="long")
     stopped = nightly("schedule", "trigger", "slow", "--local", "--timeout", "0.05", "--json")
-    assert stopped.code == exits.STOPPED_WAITING
+    assert stopped.code == exit_codes.STOPPED_WAITING
     [running] = nightly("schedule", "show", "slow", "--json").json["running"]
     assert running == stopped.json["execution_id"]
 
@@ -189,19 +189,19 @@ FROM_TO = ("2026-01-08T00:00:00+01:00", "2026-01-11T00:00:00+01:00")
 def test_backfill_starts_what_was_due_and_locally_waits_for_it(nightly: Project) -> None:
     done = nightly("schedule", "backfill", "nightly", *FROM_TO, "--local")
     ids = ["nightly@20260108T013000Z", "nightly@20260109T013000Z"]
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     assert done.err == "waiting for 2 executions of schedule nightly\n"
     assert done.out.splitlines()[-2:] == [f"{name}  completed" for name in ids]
     assert started(nightly, "nightly") == ids
     again = nightly("schedule", "backfill", "nightly", *FROM_TO, "--local", "--json")
-    assert (again.code, again.json["started"]) == (exits.COMPLETED, ids)
+    assert (again.code, again.json["started"]) == (exit_codes.COMPLETED, ids)
     assert [execution["status"] for execution in again.json["executions"]] == ["completed"] * 2
     assert started(nightly, "nightly") == ids, "each due time is started once"
 
 
 def test_backfill_of_a_time_without_due_times_says_so(nightly: Project) -> None:
     words = ("schedule", "backfill", "nightly", "2026-01-10T00:00:00+01:00", "2026-01-11T00:00:00+01:00", "--local")
-    assert (nightly(*words).code, nightly(*words).out) == (exits.COMPLETED, "nothing was due in that time\n")
+    assert (nightly(*words).code, nightly(*words).out) == (exit_codes.COMPLETED, "nothing was due in that time\n")
     assert nightly(*words, "--json").json == {"name": "nightly", "started": []}
 
 
@@ -214,7 +214,7 @@ def test_elsewhere_they_are_waited_for_if_asked(
     asked = ["--wait"] if wait else []
     triggered = nightly("schedule", "trigger", "nightly", *asked)
     backfilled = nightly("schedule", "backfill", "nightly", *FROM_TO, *asked)
-    assert (triggered.code, backfilled.code) == (exits.COMPLETED, exits.COMPLETED)
+    assert (triggered.code, backfilled.code) == (exit_codes.COMPLETED, exit_codes.COMPLETED)
     if wait:
         assert triggered.out.splitlines()[-1] == "result: NIGHTLY 3"
         assert backfilled.out.splitlines()[-1] == "nightly@20260109T013000Z  completed"
@@ -236,7 +236,7 @@ def test_elsewhere_they_are_waited_for_if_asked(
 )  # fmt: skip
 def test_one_that_is_not_there_is_wrong_usage(nightly: Project, words: list[str]) -> None:
     done = nightly("schedule", *words)
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == "rayflow: no schedule 'nope' in this store; `rayflow schedule list` shows those that there are\n"
 
 
@@ -274,7 +274,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_no_schedule_can_be_is_wrong_usage(reporting: Project, words: list[str], said: str) -> None:
     done = reporting("schedule", "create", "one", f"{reporting.file.name}:report", *words)
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert said in done.err
     assert not (reporting.folder / "flows.db").exists()
 
@@ -290,7 +290,7 @@ def test_what_no_schedule_can_be_is_wrong_usage(reporting: Project, words: list[
 )
 def test_names_and_workflows_that_cannot_be_are_wrong_usage(nightly: Project, words: list[str], said: str) -> None:
     done = nightly("schedule", "create", *words, *YEARLY, "--input", '["x"]', "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert said in done.err
     assert listed(nightly) == ["nightly"]
 
@@ -298,7 +298,7 @@ def test_names_and_workflows_that_cannot_be_are_wrong_usage(nightly: Project, wo
 def test_a_version_of_a_file_has_to_be_saved(nightly: Project) -> None:
     target = f"{nightly.file.name}:report"
     words = ("schedule", "create", "one", target, *YEARLY, "--input", '["x"]', "--version", "9", "--local")
-    assert nightly(*words).code == exits.USAGE
+    assert nightly(*words).code == exit_codes.USAGE
     assert listed(nightly) == ["nightly"]
 
 
@@ -313,7 +313,7 @@ def test_a_version_of_a_file_has_to_be_saved(nightly: Project) -> None:
 )
 def test_a_time_that_cannot_be_backfilled_is_wrong_usage(nightly: Project, words: list[str], said: str) -> None:
     done = nightly("schedule", "backfill", "nightly", *words, "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert said in done.err
     assert started(nightly, "nightly") == []
 
@@ -321,10 +321,10 @@ def test_a_time_that_cannot_be_backfilled_is_wrong_usage(nightly: Project, words
 @pytest.mark.parametrize("words", [[], ["start"], ["show"], ["list", "--local"], ["pause"], ["backfill", "a", "1"]])
 def test_wrong_words_are_wrong_usage(project: Project, words: list[str]) -> None:
     done = project("schedule", *words)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith("usage: rayflow")
 
 
 def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project) -> None:
     for words in (["list"], ["show", "one"]):
-        assert (project("schedule", *words).code, project.files()) == (exits.USAGE, {project.file.name})
+        assert (project("schedule", *words).code, project.files()) == (exit_codes.USAGE, {project.file.name})

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from rayflow.cli import exits, running, signals
-from rayflow.local import LocalEngine
+from rayflow.cli import exit_codes, signals
+from rayflow.cli import run as running
+from rayflow.client.local import LocalEngine
 from tests.faces.project import Project
 from tests.faces.test_cli_run import Terminal
 
@@ -64,7 +65,7 @@ def waiting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose executions are parked soon, with "one" waiting for a review."""
     monkeypatch.setenv("RAYFLOW_PARK_AFTER", "0.05")
     project.file.write_text(project.file.read_text() + _FLOWS)
-    assert project.run("reviewed", "--input", '"hello"', "--id", "one").code == exits.STOPPED_WAITING
+    assert project.run("reviewed", "--input", '"hello"', "--id", "one").code == exit_codes.STOPPED_WAITING
     return project
 
 
@@ -75,7 +76,7 @@ def result(project: Project, execution_id: str) -> object:
 # --- waiting for one ------------------------------------------------------------------------------------------
 def test_a_local_run_that_only_a_signal_lets_go_on_stops_and_says_which(waiting: Project) -> None:
     done = waiting.run("collecting", "--input", "1", "--id", "two")
-    assert (done.code, done.out) == (exits.STOPPED_WAITING, "")
+    assert (done.code, done.out) == (exit_codes.STOPPED_WAITING, "")
     assert done.err == (
         "execution two of workflow collecting\n"
         "rayflow: stopped waiting; execution 'two' waits for signal item; what its steps have done is recorded; to go "
@@ -86,12 +87,12 @@ def test_a_local_run_that_only_a_signal_lets_go_on_stops_and_says_which(waiting:
 
 def test_a_wait_with_a_timeout_is_waited_for(waiting: Project) -> None:
     done = waiting.run("hasty", "--quiet")
-    assert (done.code, done.out) == (exits.COMPLETED, "went on\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "went on\n")
 
 
 def test_who_waits_for_others_that_wait_names_theirs(waiting: Project) -> None:
     done = waiting.run("asking", "--input", "5", "--id", "parent")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     assert (
         "execution 'parent' waits for signal item of parent.1, signal item of parent.2, signal item of parent.3 and "
         "2 more; " in done.err
@@ -110,7 +111,7 @@ def test_who_waits_for_a_child_that_is_paused_names_it(waiting: Project) -> None
 def test_who_waits_for_a_lock_names_what_its_holder_waits_for(waiting: Project) -> None:
     waiting.run("guarded", "--id", "holder")
     done = waiting.run("guarded", "--id", "next")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     assert "execution 'next' waits for signal free of holder; " in done.err
 
 
@@ -118,7 +119,7 @@ def test_elsewhere_it_is_told_once_and_waited_for(waiting: Project, monkeypatch:
     # An engine that works as one on a cluster does, but in this process.
     monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover="no"))
     done = waiting("wait", "one", "--timeout", "0.7")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     waits = "execution 'one' waits for signal review; to go on: rayflow signal one review --payload JSON"
     again = "to wait for it again: rayflow wait one; to stop it: rayflow cancel one"
     assert done.err.splitlines() == [waits, f"rayflow: stopped waiting; {waits}; {again}"]
@@ -128,7 +129,7 @@ def test_on_a_terminal_the_line_of_progress_says_it(waiting: Project, monkeypatc
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover="no"))
-    assert waiting("wait", "one", "--timeout", "0.7").code == exits.STOPPED_WAITING
+    assert waiting("wait", "one", "--timeout", "0.7").code == exit_codes.STOPPED_WAITING
     assert "\r\x1b[K0 done · 0 running · waits for signal review · 0 s" in terminal.text
 
 
@@ -143,22 +144,22 @@ def test_show_and_list_say_what_is_waited_for(waiting: Project) -> None:
 # --- sending --------------------------------------------------------------------------------------------------
 def test_a_local_execution_goes_on_with_it_as_far_as_it_can(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     assert done.out.splitlines() == ["step says hello", "signal review is accepted; one is completed"]
     assert result(waiting, "one") == "HELLO by ada"
     waiting.run("collecting", "--input", "2", "--id", "two")
     first = waiting("signal", "two", "item", "--payload", "1", "--local")
-    assert (first.code, first.out) == (exits.COMPLETED, "signal item is accepted; two waits for signal item\n")
+    assert (first.code, first.out) == (exit_codes.COMPLETED, "signal item is accepted; two waits for signal item\n")
     assert waiting("signal", "two", "item", "--local", "--json").json["status"] == "completed"
     assert result(waiting, "two") == [1, None]
 
 
 def test_wait_answers_how_the_execution_ends(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", VERDICT, "--local", "--wait", "--json")
-    assert (done.code, done.json["result"]) == (exits.COMPLETED, "HELLO by ada")
+    assert (done.code, done.json["result"]) == (exit_codes.COMPLETED, "HELLO by ada")
     waiting.run("collecting", "--input", "2", "--id", "two")
     done = waiting("signal", "two", "item", "--local", "--wait")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     assert "execution 'two' waits for signal item; " in done.err
 
 
@@ -175,38 +176,38 @@ def test_the_same_key_is_the_same_signal(waiting: Project) -> None:
     waiting.run("collecting", "--input", "2", "--id", "two")
     for payload in ("1", "2"):
         done = waiting("signal", "two", "item", "--payload", payload, "--key", "k", "--local")
-        assert (done.code, done.out) == (exits.COMPLETED, "signal item is accepted; two waits for signal item\n")
+        assert (done.code, done.out) == (exit_codes.COMPLETED, "signal item is accepted; two waits for signal item\n")
     waiting("signal", "two", "item", "--payload", "3", "--key", "other", "--local")
     assert result(waiting, "two") == [1, 3]
     again = waiting("signal", "two", "item", "--key", "k", "--local")
-    assert (again.code, again.out) == (exits.COMPLETED, "signal item is accepted; two is completed\n")
+    assert (again.code, again.out) == (exit_codes.COMPLETED, "signal item is accepted; two is completed\n")
 
 
 def test_it_may_come_before_it_is_waited_for_and_is_kept_through_a_pause(waiting: Project) -> None:
-    assert waiting("pause", "one", "--local").code == exits.COMPLETED
+    assert waiting("pause", "one", "--local").code == exit_codes.COMPLETED
     kept = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
-    assert (kept.code, kept.out) == (exits.COMPLETED, "signal review is accepted; one is paused\n")
+    assert (kept.code, kept.out) == (exit_codes.COMPLETED, "signal review is accepted; one is paused\n")
     assert waiting("wait", "one", "--local").err == (
         "rayflow: execution 'one' is paused; to go on: rayflow resume one --local\n"
     )
-    assert waiting("resume", "one", "--local").code == exits.COMPLETED
+    assert waiting("resume", "one", "--local").code == exit_codes.COMPLETED
     assert result(waiting, "one") == "HELLO by ada"
 
 
 def test_elsewhere_its_acceptance_is_the_answer(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "open_engine", lambda args: LocalEngine(waiting.store, recover="no"))
     done = waiting("signal", "one", "review", "--payload", VERDICT)
-    assert (done.code, done.out) == (exits.COMPLETED, "signal review of one is accepted\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "signal review of one is accepted\n")
     waiting.run("collecting", "--input", "1", "--id", "two")
     done = waiting("signal", "two", "item", "--wait")
-    assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exits.COMPLETED, "two completed")
+    assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exit_codes.COMPLETED, "two completed")
 
 
 # --- what cannot be meant ---------------------------------------------------------------------------------------
 def test_a_payload_that_is_not_what_is_waited_for_is_refused(waiting: Project) -> None:
     before = waiting("show", "one", "--json").json
     done = waiting("signal", "one", "review", "--payload", '{"ok": "maybe"}', "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == (
         f"rayflow: execution 'one' waits for a signal 'review' with a {waiting.name}:Verdict, and this payload is "
         "none: ok: Input should be a valid boolean, unable to interpret input (given: 'maybe'); by: Field required\n"
@@ -217,7 +218,7 @@ def test_a_payload_that_is_not_what_is_waited_for_is_refused(waiting: Project) -
 def test_one_that_only_the_receiver_can_refuse_is_told_with_its_dead_letter(waiting: Project) -> None:
     waiting.run("numbers", "--id", "two")
     done = waiting("signal", "two", "numbers", "--payload", '"abc"', "--local")
-    assert (done.code, done.out) == (exits.COMPLETED, "signal numbers is accepted; two waits for signal numbers\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "signal numbers is accepted; two waits for signal numbers\n")
     assert done.err == "its payload is not what two waits for; it is kept: rayflow dlq show two -1\n"
     assert waiting("signal", "two", "numbers", "--payload", "[1]", "--local").err == ""
     assert result(waiting, "two") == [1]
@@ -226,7 +227,7 @@ def test_one_that_only_the_receiver_can_refuse_is_told_with_its_dead_letter(wait
 def test_an_execution_that_is_over_is_wrong_usage(waiting: Project) -> None:
     waiting.run("nothing", "--id", "two")
     done = waiting("signal", "two", "review", "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == "rayflow: cannot signal execution 'two': it is completed\n"
 
 
@@ -241,12 +242,12 @@ def test_an_execution_that_is_over_is_wrong_usage(waiting: Project) -> None:
 )
 def test_what_cannot_be_meant_is_wrong_usage(waiting: Project, words: list[str], said: str) -> None:
     done = waiting("signal", *words, "--local")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")
 
 
 @pytest.mark.parametrize("words", [["signal"], ["signal", "one"], ["signal", "one", "review", "--timeout", "0"]])
 def test_wrong_words_are_wrong_usage(project: Project, words: list[str]) -> None:
     done = project(*words)
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith("usage: rayflow signal")

@@ -13,35 +13,36 @@ from typing import Any, Self
 
 import pytest
 
-from rayflow.cli import exits, following, running, steering
-from rayflow.cli.following import Follower
+from rayflow.cli import control, exit_codes, watch
+from rayflow.cli import run as running
 from rayflow.cli.screen import LiveLine, Screen
-from rayflow.core.metrics import DistributedMetrics
+from rayflow.cli.watch import Follower
+from rayflow.client.local import LocalEngine
+from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.errors import ClusterError
-from rayflow.local import LocalEngine
-from rayflow.runtime import cluster
-from rayflow.storage.operations import ExecutionRecord
+from rayflow.runtime.cluster import connection
+from rayflow.storage.model import ExecutionRecord
 from tests.faces.project import INTERRUPTIBLE, Project
 
 
 def interrupt(project: Project, *ids: str) -> None:
     """Leave executions behind that are under way."""
     for execution_id in ids:
-        assert project.run("long", "--id", execution_id, "--timeout", "0.05").code == exits.STOPPED_WAITING
+        assert project.run("long", "--id", execution_id, "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
 
 
 # --- going on -------------------------------------------------------------------------------------------------
 def test_resume_goes_on_from_the_failure_and_waits_locally(project: Project) -> None:
-    assert project.run("broken", "--id", "one").code == exits.FAILED
+    assert project.run("broken", "--id", "one").code == exit_codes.FAILED
     again = project("resume", "one", "--local")
-    assert again.code == exits.FAILED
+    assert again.code == exit_codes.FAILED
     assert project("show", "one", "--json").json["epoch"] > 1
 
 
 def test_resume_of_what_is_completed_is_wrong_usage(project: Project) -> None:
     project.run("nothing", "--id", "one")
     done = project("resume", "one", "--local")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err == ("rayflow: cannot resume execution 'one': it is completed. Start it anew under another id\n")
 
 
@@ -49,7 +50,7 @@ def test_resume_of_what_is_completed_is_wrong_usage(project: Project) -> None:
 def test_an_unknown_execution_is_wrong_usage(project: Project, command: str) -> None:
     project.run("nothing")
     done = project(command, "nope", "--local")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith("rayflow: no execution 'nope' in this store")
 
 
@@ -57,7 +58,7 @@ def test_recover_takes_up_all_that_is_unfinished(project: Project) -> None:
     interrupt(project, "one", "two")
     project.run("nothing", "--id", "done")
     stopped = project("recover", "--local", "--timeout", "0.05", "--json")
-    assert stopped.code == exits.STOPPED_WAITING
+    assert stopped.code == exit_codes.STOPPED_WAITING
     assert sorted(stopped.json["recovered"]) == ["one", "two"]
     assert sorted(row["execution_id"] for row in stopped.json["executions"]) == ["one", "two"]
     assert {row["status"] for row in stopped.json["executions"]} <= {"pending", "running"}
@@ -66,8 +67,8 @@ def test_recover_takes_up_all_that_is_unfinished(project: Project) -> None:
 def test_recover_leaves_what_somebody_may_be_about_to_take_up(project: Project) -> None:
     interrupt(project, "one")
     done = project("recover", "--local", "--older-than", "3600")
-    assert (done.code, done.out) == (exits.COMPLETED, "nothing to recover\n")
-    assert project("recover", "--local", "--older-than", "-1").code == exits.USAGE
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "nothing to recover\n")
+    assert project("recover", "--local", "--older-than", "-1").code == exit_codes.USAGE
     taken = project("recover", "--local", "--older-than", "0.001", "--timeout", "0.05", "--json")
     assert taken.json["recovered"] == ["one"]
 
@@ -75,41 +76,41 @@ def test_recover_leaves_what_somebody_may_be_about_to_take_up(project: Project) 
 def test_recover_without_anything_to_do_says_so(project: Project) -> None:
     project.run("nothing")
     done = project("recover", "--local")
-    assert (done.code, done.out) == (exits.COMPLETED, "nothing to recover\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "nothing to recover\n")
 
 
 def test_a_paused_execution_stays_so_until_it_is_resumed(project: Project) -> None:
     interrupt(project, "one")
     paused = project("pause", "one", "--local", "--reason", "lunch")
-    assert (paused.code, paused.out) == (exits.COMPLETED, "one is paused\n")
+    assert (paused.code, paused.out) == (exit_codes.COMPLETED, "one is paused\n")
     waited = project("wait", "one", "--local")
-    assert waited.code == exits.STOPPED_WAITING
+    assert waited.code == exit_codes.STOPPED_WAITING
     assert "rayflow: execution 'one' is paused" in waited.err
     assert "lunch; to go on: rayflow resume one --local\n" in waited.err
     resumed = project("resume", "one", "--local", "--timeout", "0.3", "--json")
-    assert resumed.code == exits.STOPPED_WAITING
+    assert resumed.code == exit_codes.STOPPED_WAITING
     assert resumed.json["execution_id"] == "one"
 
 
 def test_what_is_paused_can_go_on_to_its_end(project: Project) -> None:
     interrupt(project, "one")
-    assert project("pause", "one", "--local").code == exits.COMPLETED
+    assert project("pause", "one", "--local").code == exit_codes.COMPLETED
     project.hurry()
     done = project("resume", "one", "--local")
-    assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exits.COMPLETED, "one completed")
+    assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exit_codes.COMPLETED, "one completed")
 
 
 def test_what_is_paused_can_be_cancelled(project: Project) -> None:
     interrupt(project, "one")
     project("pause", "one", "--local")
     done = project("cancel", "one", "--local", "--json")
-    assert (done.code, done.json["status"]) == (exits.COMPLETED, "cancelled")
+    assert (done.code, done.json["status"]) == (exit_codes.COMPLETED, "cancelled")
 
 
 def test_cancel_ends_an_execution_with_its_reason(project: Project) -> None:
     interrupt(project, "one")
     done = project("cancel", "one", "--local", "--reason", "too long", "--json")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     assert (done.json["status"], done.json["error"]["message"]) == ("cancelled", "too long")
 
 
@@ -129,7 +130,7 @@ def elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[An
 def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewhere: Callable[[Any], None]) -> None:
     elsewhere(running)
     done = project("run", f"{project.name}:shout", "--input", '"hello"', "--id", "one")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     # Once by the step itself, which runs in this process after all, and once by its coordinator.
     assert done.out.splitlines()[:2] == ["step says hello", "step says hello"]
     assert done.out.splitlines()[2].startswith("one completed: ")
@@ -142,7 +143,7 @@ def test_one_who_waits_for_a_paused_execution_is_told_once_how_to_go_on(
     project("pause", "one", "--local", "--reason", "lunch")
     elsewhere(running)
     done = project("wait", "one", "--timeout", "0.7")
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     assert done.err.count("execution 'one' is paused") == 2  # once on the way, once at the end
     assert "to go on: rayflow resume one\n" in done.err
 
@@ -152,17 +153,17 @@ def test_stopping_to_wait_for_what_runs_elsewhere_says_how_to_come_back(
 ) -> None:
     elsewhere(running)
     done = project("run", f"{project.name}:long", "--id", "one", "--timeout", "0.05", "--store", project.store)
-    assert done.code == exits.STOPPED_WAITING
+    assert done.code == exit_codes.STOPPED_WAITING
     assert "goes on. To wait for it again: rayflow wait one --store sqlite:///" in done.err
     assert "; to stop it: rayflow cancel one --store sqlite:///" in done.err
 
 
 def test_steering_elsewhere_answers_without_waiting(project: Project, elsewhere: Callable[[Any], None]) -> None:
     interrupt(project, "one")
-    elsewhere(steering)
+    elsewhere(control)
     elsewhere(running)
     done = project("cancel", "one")
-    assert done.code == exits.COMPLETED
+    assert done.code == exit_codes.COMPLETED
     assert done.out.startswith("one is told to stop (it is ")
     interrupt(project, "two")
     assert project("recover", "--json").json == {"recovered": ["two"]}
@@ -182,13 +183,13 @@ class SilentEngine(LocalEngine):
 
 def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(project, "one")
-    monkeypatch.setattr(following, "_PATIENCE", 0.3)
+    monkeypatch.setattr(watch, "_PATIENCE", 0.3)
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
     with SilentEngine(project.store) as engine:
         engine.answering = False
-        with pytest.raises(exits.StoppedWaiting, match="nothing has answered for 0 s") as caught:
+        with pytest.raises(exit_codes.StoppedWaiting, match="nothing has answered for 0 s") as caught:
             Follower(engine, Screen(), LiveLine(), args).wait("one")
-    assert exits.code_of(caught.value) == exits.STOPPED_WAITING
+    assert exit_codes.code_of(caught.value) == exit_codes.STOPPED_WAITING
     assert "to wait for it again: rayflow wait one" in str(caught.value)
 
 
@@ -236,7 +237,7 @@ class FixedEngine:
 
 
 def test_metrics_of_an_engine_have_the_pool_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steering, "open_engine", lambda args, recover: FixedEngine())
+    monkeypatch.setattr(control, "open_engine", lambda args, recover: FixedEngine())
     figures = project("metrics", "--address", "somewhere:6379", "--json").json
     assert (figures["active_workers"], figures["queue_depth"]) == (4, 3)
 
@@ -251,7 +252,7 @@ def test_metrics_are_served_until_interrupted(project: Project) -> None:
             assert b"rayflow_executions_completed_total 1.0" in page.read()
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (exits.COMPLETED, "", "")
+    assert (process.returncode, out, err) == (exit_codes.COMPLETED, "", "")
 
 
 def test_a_port_that_is_taken_is_told(project: Project) -> None:
@@ -259,7 +260,7 @@ def test_a_port_that_is_taken_is_told(project: Project) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = project("metrics", "--local", "--port", str(port))
-    assert done.code == exits.FAILED
+    assert done.code == exit_codes.FAILED
     assert done.err == f"rayflow: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
@@ -267,7 +268,7 @@ def test_a_port_that_is_taken_is_told(project: Project) -> None:
 def test_without_a_local_cluster_status_and_down_say_so(project: Project) -> None:
     status = project("status")
     assert (status.code, status.out) == (
-        exits.FAILED,
+        exit_codes.FAILED,
         "there is no local cluster; `rayflow up` starts one, and so does the first engine\n",
     )
     assert project("status", "--json").json == {"running": False, "processes": 0, "cluster": None}
@@ -275,17 +276,17 @@ def test_without_a_local_cluster_status_and_down_say_so(project: Project) -> Non
 
 
 def test_up_and_down_say_what_they_did(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    running_one = cluster.LocalCluster("mark", "127.0.0.1:6379", dashboard="http://127.0.0.1:8265", created=1.0)
+    running_one = connection.LocalCluster("mark", "127.0.0.1:6379", dashboard="http://127.0.0.1:8265", created=1.0)
     asked: list[dict[str, object]] = []
 
-    def up(**options: object) -> tuple[cluster.LocalCluster, bool]:
+    def up(**options: object) -> tuple[connection.LocalCluster, bool]:
         asked.append(options)
         return running_one, len(asked) == 1
 
-    monkeypatch.setattr(cluster, "up", up)
-    stopped = cluster.Stopped(running_one, ended=((1, "raylet"), (2, "gcs_server")), killed=(2,))
-    monkeypatch.setattr(cluster, "down", lambda: stopped)
-    monkeypatch.setattr(cluster, "status", lambda: cluster.Status(running_one, running=True, processes=7))
+    monkeypatch.setattr(connection, "up", up)
+    stopped = connection.Stopped(running_one, ended=((1, "raylet"), (2, "gcs_server")), killed=(2,))
+    monkeypatch.setattr(connection, "down", lambda: stopped)
+    monkeypatch.setattr(connection, "status", lambda: connection.Status(running_one, running=True, processes=7))
     assert project("up", "--num-cpus", "2").out == (
         "the local cluster started at 127.0.0.1:6379, dashboard http://127.0.0.1:8265\n"
     )

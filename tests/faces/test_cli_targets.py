@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rayflow.cli import exits
+from rayflow.cli import exit_codes
 from rayflow.cli.inputs import MISSING, arguments
 from rayflow.definition.function import workflow
 from tests.faces.project import Project
@@ -22,7 +22,7 @@ def test_a_file_is_imported_under_its_name_and_recorded_by_reference(project: Pr
     moved = folder / f"{project.name}_deeper.py"
     moved.write_text(project.file.read_text())
     done = project("run", f"deeper/{moved.name}:nothing", "--local", "--quiet")
-    assert (done.code, done.out) == (exits.COMPLETED, "nothing needed\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "nothing needed\n")
     assert sys.path[0] == str(folder)
     [saved] = project("workflows", "--json").json
     assert (saved["code"]["kind"], saved["code"]["module"]) == ("ref", moved.stem)
@@ -31,7 +31,7 @@ def test_a_file_is_imported_under_its_name_and_recorded_by_reference(project: Pr
 @pytest.mark.parametrize("name", ["shout", "Box.inner"])
 def test_a_module_is_found_in_the_working_directory_and_the_object_may_be_dotted(project: Project, name: str) -> None:
     done = project("run", f"{project.name}:{name}", "--local", "--quiet", "--input", '"a"')
-    assert (done.code, done.out) == (exits.COMPLETED, "A\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "A\n")
 
 
 def test_a_saved_workflow_is_run_by_its_id_with_the_same_input_rules(project: Project) -> None:
@@ -39,7 +39,7 @@ def test_a_saved_workflow_is_run_by_its_id_with_the_same_input_rules(project: Pr
     done = project(
         "run", "several", "--local", "--quiet", "--input", '{"name": "b", "window": {"begin": "2026-01-02", "days": 4}}'
     )
-    assert (done.code, done.out) == (exits.COMPLETED, "b Window 2026-01-02 4\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "b Window 2026-01-02 4\n")
 
 
 def test_a_saved_workflow_runs_from_another_folder(
@@ -48,7 +48,7 @@ def test_a_saved_workflow_runs_from_another_folder(
     project.run("shout", "--input", '"a"')
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     done = project("run", "shout", "--local", "--quiet", "--input", '"b"')
-    assert (done.code, done.out) == (exits.COMPLETED, "B\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "B\n")
 
 
 def test_a_declared_workflow_answers_its_final_state(project: Project) -> None:
@@ -79,7 +79,7 @@ def test_a_declared_workflow_answers_its_final_state(project: Project) -> None:
 def test_a_target_that_is_none_is_wrong_usage(project: Project, target: str, said: str) -> None:
     names = {"file": project.file.name, "module": project.name}
     done = project("run", target.format(**names), "--local")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith(f"rayflow: {said.format(**names)}")
     assert done.err.count("\n") == 1
 
@@ -87,7 +87,7 @@ def test_a_target_that_is_none_is_wrong_usage(project: Project, target: str, sai
 def test_an_unknown_id_lists_the_known_ones(project: Project) -> None:
     project.run("nothing")
     done = project("run", "nope", "--local")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert "no workflow 'nope' is registered in this store; registered here: nothing." in done.err
 
 
@@ -104,7 +104,7 @@ def test_an_unknown_id_lists_the_known_ones(project: Project) -> None:
 def test_a_file_whose_name_is_taken_is_refused(project: Project, name: str, said: str) -> None:
     Path(f"{name}.py").write_text(project.file.read_text())
     done = project("run", f"{name}.py:shout", "--local")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith(f"rayflow: {said}")
 
 
@@ -112,9 +112,9 @@ def test_two_files_of_one_name_are_not_mixed_up(project: Project) -> None:
     (project.folder / "other").mkdir()
     other = project.folder / "other" / project.file.name
     other.write_text(project.file.read_text())
-    assert project.run("nothing").code == exits.COMPLETED
+    assert project.run("nothing").code == exit_codes.COMPLETED
     done = project("run", f"other/{other.name}:nothing", "--local")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert f"has the name of another module, '{project.name}' ({project.file})" in done.err
 
 
@@ -135,7 +135,7 @@ def test_what_a_module_raises_while_it_is_imported_is_told_with_its_place(
     file = project.folder / f"{project.name}_bad.py"
     file.write_text(code)
     done = project("run", f"{file.name}:x", "--local")
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith("rayflow: ")
     assert said.format(file=file, name=file.name) in done.err
     assert done.err.count("\n") == 1
@@ -153,7 +153,7 @@ def test_what_a_module_raises_while_it_is_imported_is_told_with_its_place(
 )
 def test_input_becomes_the_arguments(project: Project, target: str, given: list[str], result: str) -> None:
     done = project.run(target, *given, "--quiet")
-    assert (done.code, done.out) == (exits.COMPLETED, f"{result}\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, f"{result}\n")
 
 
 def test_input_comes_from_a_file_or_from_stdin(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_input_comes_from_a_file_or_from_stdin(project: Project, monkeypatch: py
 )
 def test_input_that_does_not_fit_is_wrong_usage(project: Project, target: str, given: str | None, said: str) -> None:
     done = project.run(target, *([] if given is None else ["--input", given]))
-    assert done.code == exits.USAGE
+    assert done.code == exit_codes.USAGE
     assert done.err.startswith(f"rayflow: {said}")
     assert project.files() == {project.file.name}, "nothing is started for input that does not fit"
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 import rayflow as rf
-from rayflow.cli import exits, tasks
-from rayflow.local import LocalEngine
-from rayflow.runtime import naming
+from rayflow.cli import exit_codes, tasks
+from rayflow.client.local import LocalEngine
+from rayflow.runtime.actors import actor_names
 from tests.faces.project import Project
 
 _FLOWS = """
@@ -59,7 +59,7 @@ async def holding() -> None:
 def tried(project: Project) -> Project:
     """A store in which "one" completed after a step that failed twice."""
     project.file.write_text(project.file.read_text() + _FLOWS)
-    assert project.run("trying", "--id", "one").code == exits.COMPLETED
+    assert project.run("trying", "--id", "one").code == exit_codes.COMPLETED
     return project
 
 
@@ -84,7 +84,7 @@ def holder(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalE
 
 def test_every_attempt_is_a_row(tried: Project) -> None:
     shown = tried("tasks", "one")
-    assert (shown.code, shown.err) == (exits.COMPLETED, "")
+    assert (shown.code, shown.err) == (exit_codes.COMPLETED, "")
     lines = shown.out.splitlines()
     assert lines[0].split() == [
         "STEP", "NAME", "ATTEMPT", "STATUS", "WORKER", "STARTED", "DURATION", "RETRIES", "ERROR",
@@ -115,7 +115,7 @@ def test_without_a_cluster_the_store_alone_is_read(tried: Project, monkeypatch: 
         raise AssertionError("no engine is needed to read the store")
 
     monkeypatch.setattr(tasks, "open_engine", refuse)
-    assert tried.run("waiting", "--id", "two", "--timeout", "0.05").code == exits.STOPPED_WAITING
+    assert tried.run("waiting", "--id", "two", "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
     before = tried.files()
     [left] = tried("tasks", "two", "--json").json
     assert (left["status"], left["worker"], left["started_at"], left["duration"]) == ("waiting", "", None, None)
@@ -138,7 +138,7 @@ def test_on_a_cluster_what_runs_has_its_worker(
         monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
     [task] = project("tasks", "held", "--json", *words).json
     assert (task["step"], task["name"], task["attempt"], task["status"]) == (1, "held", 1, "running")
-    assert task["worker"] in holder._system.find(naming.pool("default")).call("workers")
+    assert task["worker"] in holder._system.find(actor_names.pool("default")).call("workers")
     assert task["started_at"] is not None
     assert (task["completed_at"], task["duration"]) == (None, None)
     line = project("tasks", "held", *words).out.splitlines()[1].split()
@@ -149,12 +149,12 @@ def test_on_a_cluster_what_runs_has_its_worker(
 @pytest.mark.usefixtures("holder")
 def test_an_unknown_execution_is_wrong_usage(project: Project, words: list[str]) -> None:
     done = project("tasks", "nope", *words)
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith("rayflow: no execution 'nope' in this store")
 
 
 def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project) -> None:
     done = project("tasks", "one")
-    assert (done.code, done.out) == (exits.USAGE, "")
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith("rayflow: there is no store at ")
     assert project.files() == {project.file.name}

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.core.metrics import DistributedMetrics
-from rayflow.core.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot
+from rayflow.client.views import workflow_infos
+from rayflow.core.cluster.metrics import DistributedMetrics
+from rayflow.core.execution.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot
 from rayflow.display import (
     Style,
     duration_text,
@@ -35,8 +36,7 @@ from rayflow.display import (
 from rayflow.display.tables import Column, clip, pad, table, visible, width
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.kept import DefinitionRecord
-from rayflow.views import workflow_infos
+from rayflow.storage.model import DefinitionRecord
 
 UTC = Style(tz=dt.UTC)
 ESCAPE = "\x1b"

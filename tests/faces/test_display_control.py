@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.core.locks import Claimant, Lock, acquire
-from rayflow.core.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot
-from rayflow.core.waits import WaitsFor
+from rayflow.client.locks import LockInfo, lock_info
+from rayflow.client.schedules import ScheduleInfo
+from rayflow.client.views import Branch, summary
+from rayflow.core.execution.requests import WaitsFor
+from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot
+from rayflow.core.locks.machine import Claimant, Lock, acquire
 from rayflow.display import (
     Style,
     list_text,
@@ -30,10 +33,7 @@ from rayflow.display import (
 from rayflow.display.tables import width
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
-from rayflow.locking import LockInfo, lock_info
-from rayflow.schedules import ScheduleInfo
-from rayflow.storage.operations import ExecutionRecord
-from rayflow.views import Branch, summary
+from rayflow.storage.model import ExecutionRecord
 from tests.faces.test_display import parsed
 
 UTC = Style(tz=dt.UTC)

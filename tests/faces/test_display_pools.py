@@ -8,9 +8,8 @@ from dataclasses import fields, replace
 
 import pytest
 
-from rayflow.core.metrics import PoolStatus
-from rayflow.core.snapshot import ExecutionSnapshot, StepSnapshot
-from rayflow.core.tasks import TaskState, TaskStatus
+from rayflow.core.cluster.metrics import PoolStatus
+from rayflow.core.execution.snapshot import ExecutionSnapshot, StepSnapshot, TaskState, TaskStatus
 from rayflow.definition.options import PoolConfig, RateLimit
 from rayflow.display import (
     Style,

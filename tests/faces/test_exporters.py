@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import rayflow as rf
-from rayflow.core.metrics import DistributedMetrics, PoolStatus
+from rayflow.core.cluster.metrics import DistributedMetrics, PoolStatus
 from rayflow.errors import ClusterError
-from rayflow.exporters import MetricsCollector, serve
+from rayflow.prometheus import MetricsCollector, serve
 
 FIGURES = DistributedMetrics(
     executions_started=10,
@@ -138,7 +138,7 @@ def test_a_scrape_says_that_the_metrics_cannot_be_read_and_the_next_one_works(
     url: str, source: Source, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     source.error = error
-    with caplog.at_level(logging.WARNING, "rayflow.exporters"):
+    with caplog.at_level(logging.WARNING, "rayflow.prometheus"):
         assert scraped(url) == {"rayflow_up": 0}
     assert f"the metrics cannot be read now: {error}" in caplog.text
     source.error = None

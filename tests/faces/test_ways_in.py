@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.runtime import cluster, processes
+from rayflow.runtime.cluster import connection, processes
 from tests.runtime.cluster_fixtures import ROOT, own_environment
 
 pytestmark = pytest.mark.cluster
@@ -37,11 +37,11 @@ def environ() -> Iterator[dict[str, str]]:
     """The environment of processes that find the cluster by its address."""
     folder = Path(tempfile.mkdtemp(prefix="rf-"))
     environ = own_environment(folder)
-    started, _ = cluster.up(num_cpus=2, dashboard=True, environ=environ)
+    started, _ = connection.up(num_cpus=2, dashboard=True, environ=environ)
     try:
         yield {**environ, "RAY_ADDRESS": started.address, "DASHBOARD": started.dashboard}
     finally:
-        cluster.down(environ=environ)
+        connection.down(environ=environ)
         assert processes.carrying(started.mark) == []
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -105,4 +105,4 @@ def test_the_demo_answers_what_the_local_engine_answers(environ: dict[str, str],
 
 
 def test_the_demo_leaves_the_cluster_that_it_found(environ: dict[str, str]) -> None:
-    assert cluster.status(environ={**os.environ, **environ}).running
+    assert connection.status(environ={**os.environ, **environ}).running

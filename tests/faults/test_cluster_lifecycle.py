@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rayflow.errors import ClusterError
-from rayflow.runtime import cluster, local_cluster, processes
+from rayflow.runtime.cluster import connection, local, processes
 from tests.runtime.cluster_fixtures import ROOT, own_environment
 
 #: Joins a cluster, makes or finds an actor, says where, and stays until its input ends.
@@ -41,7 +41,7 @@ DECOY = "import sys; print('up', flush=True); sys.stdin.read()"
 def environ(folder: Path) -> Iterator[dict[str, str]]:
     environ = own_environment(folder)
     yield environ
-    cluster.down(environ=environ)
+    connection.down(environ=environ)
 
 
 def start(command: list[str], environ: dict[str, str], stack: ExitStack) -> subprocess.Popen[str]:
@@ -71,7 +71,7 @@ def test_the_life_of_a_local_cluster(environ: dict[str, str]) -> None:
         assert sorted(answer["source"] for answer in answers) == ["running", "started"]
         assert answers[0]["address"] == answers[1]["address"]
         assert answers[0]["actor"] == answers[1]["actor"]
-        status = cluster.status(environ=environ)
+        status = connection.status(environ=environ)
         assert status.running
         assert status.cluster is not None
         assert status.cluster.address == answers[0]["address"]
@@ -83,7 +83,7 @@ def test_the_life_of_a_local_cluster(environ: dict[str, str]) -> None:
             process.wait()
         third = json.loads(line(driver(environ, stack)))
         assert third == {**answers[0], "source": "running"}
-        assert cluster.up(environ=environ) == (status.cluster, False)
+        assert connection.up(environ=environ) == (status.cluster, False)
 
         # It is stopped to the last process, and what only looks like one of them is not touched.
         decoy = start(
@@ -94,15 +94,15 @@ def test_the_life_of_a_local_cluster(environ: dict[str, str]) -> None:
         assert line(decoy) == "up"
         ran = {p.pid for p in processes.carrying(status.cluster.mark)}
         assert third["actor"] in ran
-        stopped = cluster.down(environ=environ)
+        stopped = connection.down(environ=environ)
         assert stopped.cluster == status.cluster
         assert {pid for pid, _ in stopped.ended} >= ran
         assert stopped.ended[0][1] == "gcs_server"
         assert processes.carrying(status.cluster.mark) == []
         assert decoy.poll() is None
-    assert cluster.status(environ=environ) == cluster.Status(None, running=False, processes=0)
-    assert not local_cluster.ray_address_file(environ).exists()
-    assert cluster.down(environ=environ) == cluster.Stopped(None)
+    assert connection.status(environ=environ) == connection.Status(None, running=False, processes=0)
+    assert not local.ray_address_file(environ).exists()
+    assert connection.down(environ=environ) == connection.Stopped(None)
 
 
 def _named(folder: Path, name: str) -> Path:
@@ -116,10 +116,10 @@ def _named(folder: Path, name: str) -> Path:
 def test_a_start_that_fails_says_why_and_is_not_written_down(environ: dict[str, str]) -> None:
     without_token = {**environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": f"{environ['RAY_TMPDIR']}/none"}
     with pytest.raises(ClusterError, match="the local Ray cluster did not start") as caught:
-        cluster.up(environ=without_token)
+        connection.up(environ=without_token)
     assert "RAY_AUTH_TOKEN_PATH" in str(caught.value)
     assert "local-cluster.log" in str(caught.value)
-    assert cluster.status(environ=environ) == cluster.Status(None, running=False, processes=0)
+    assert connection.status(environ=environ) == connection.Status(None, running=False, processes=0)
 
 
 # --- without a cluster ----------------------------------------------------------------------------------------
@@ -164,10 +164,10 @@ def test_what_a_cut_short_start_left_is_ended(environ: dict[str, str]) -> None:
             stack,
         )
         assert line(left) == "up"
-        assert cluster.status(environ=environ).running is False
+        assert connection.status(environ=environ).running is False
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(local_cluster, "GRACE", 0.2)
-            stopped = cluster.down(environ=environ)
+            patch.setattr(local, "GRACE", 0.2)
+            stopped = connection.down(environ=environ)
         assert stopped.killed == (left.pid,)
         assert left.wait() == -signal.SIGKILL
     assert not state.exists()
@@ -177,7 +177,7 @@ def test_a_state_file_that_is_none_is_named(environ: dict[str, str]) -> None:
     state = Path(environ["RAYFLOW_HOME"], "local-cluster.json")
     state.parent.mkdir()
     state.write_text("{}")
-    for act in (cluster.up, cluster.down, cluster.status):
+    for act in (connection.up, connection.down, connection.status):
         with pytest.raises(ClusterError, match=r"local-cluster\.json does not describe a local cluster"):
             act(environ=environ)
     state.unlink()
@@ -186,7 +186,7 @@ def test_a_state_file_that_is_none_is_named(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize("address", ["nowhere", "http://127.0.0.1:8265", "127.0.0.1:ray", "ray://somewhere"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ClusterError, match="is no address of a Ray cluster: write host:port"):
-        cluster.check_reachable(address)
+        connection.check_reachable(address)
 
 
 def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
@@ -194,16 +194,16 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(ClusterError, match=f"no Ray cluster answers at {address}"):
-        cluster.check_reachable(address)
+        connection.check_reachable(address)
 
 
 def test_a_ray_that_has_died_is_not_found(environ: dict[str, str]) -> None:
-    file = local_cluster.ray_address_file(environ)
+    file = local.ray_address_file(environ)
     file.parent.mkdir()
     file.write_text("192.0.2.1:6379")
-    assert local_cluster.running_address(environ) == ""
+    assert local.running_address(environ) == ""
 
 
 def test_the_folder_is_the_users_unless_it_is_given() -> None:
-    assert cluster.home({"RAYFLOW_HOME": "/srv/flows"}) == Path("/srv/flows")
-    assert cluster.home({"HOME": "/srv/ada", "XDG_DATA_HOME": "/data"}).name == "rayflow"
+    assert connection.home({"RAYFLOW_HOME": "/srv/flows"}) == Path("/srv/flows")
+    assert connection.home({"HOME": "/srv/ada", "XDG_DATA_HOME": "/data"}).name == "rayflow"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.runtime import cluster, processes
+from rayflow.runtime.cluster import connection, processes
 from tests.faults.tools import kill, ledger_lines, until
 from tests.runtime.cluster_fixtures import own_environment
 
@@ -52,7 +52,7 @@ def test_another_cluster_finishes_it(short_folder: Path, tmp_path: Path, how: st
     store = f"sqlite:///{tmp_path}/flows.db"
     ledger = tmp_path / "ledger"
     arguments = ["--input", json.dumps([str(ledger), length]), "--id", "long", "--store", store, "--detach"]
-    first, _ = cluster.up(num_cpus=2, dashboard=how == "job", environ=environ)
+    first, _ = connection.up(num_cpus=2, dashboard=how == "job", environ=environ)
     try:
         if how == "run":
             rayflow(environ, "run", f"{Path(__file__).with_name('flows.py')}:ledger_chain", *arguments)
@@ -67,7 +67,7 @@ def test_another_cluster_finishes_it(short_folder: Path, tmp_path: Path, how: st
         shown = json.loads(rayflow(environ, "show", "long", "--store", store, "--json"))
         assert shown["status"] == "running"
         recorded = {step["seq"] - 1 for step in shown["steps"] if step["status"] == "completed"}
-        cluster.down(environ=environ)
+        connection.down(environ=environ)
 
         rayflow(environ, "recover", "--store", store, "--wait")
         shown = json.loads(rayflow(environ, "show", "long", "--store", store, "--json"))
@@ -78,8 +78,8 @@ def test_another_cluster_finishes_it(short_folder: Path, tmp_path: Path, how: st
         assert set(runs) == set(range(length))
         assert sum(runs.values()) <= length + 1
     finally:
-        second = cluster.status(environ=environ).cluster
-        cluster.down(environ=environ)
+        second = connection.status(environ=environ).cluster
+        connection.down(environ=environ)
     assert processes.carrying(first.mark) == []
     assert second is not None
     assert processes.carrying(second.mark) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
 from tests.faults.flows import ledger_chain
 from tests.faults.tools import kill, ledger_lines, until_longer
 
@@ -28,7 +28,7 @@ def test_coordinator_worker_and_persistence_are_killed_in_the_middle(
         if victim == "worker":
             pid = int(ledger_lines(ledger)[-1][1])
         else:
-            name = naming.PERSISTENCE if victim == "persistence" else handle.status().coordinator
+            name = actor_names.PERSISTENCE if victim == "persistence" else handle.status().coordinator
             pid = engine.pid_of(name)
         at = len(ledger_lines(ledger))
         kill(pid)
@@ -49,7 +49,7 @@ def test_coordinator_worker_and_persistence_are_killed_in_the_middle(
 def test_supervisor_and_pool_are_killed_in_the_middle(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     handle = engine.start(ledger_chain, str(ledger), LENGTH)
-    for name in (naming.SUPERVISOR, naming.pool("default")):
+    for name in (actor_names.SUPERVISOR, actor_names.pool("default")):
         seen = len(ledger_lines(ledger))
         until_longer(ledger, seen + 10)
         kill(engine.pid_of(name))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rayflow as rf
-from rayflow.runtime.persistence import Persistence
+from rayflow.runtime.store.actor import Persistence
 
 SIZE = 100_000
 

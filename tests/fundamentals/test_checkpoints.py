@@ -6,13 +6,13 @@ import pytest
 
 import rayflow as rf
 from rayflow.definition.options import Checkpoints
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
 from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 
 def census(engine: rf.LocalEngine) -> dict[str, int]:
     """What the engine's coordinators drive."""
-    names = [name for name in engine._system.names() if naming.is_coordinator(name)]
+    names = [name for name in engine._system.names() if actor_names.is_coordinator(name)]
     found: dict[str, int] = {}
     for name in names:
         found.update(engine._system.find(name).call("census"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.client.dead_letters import DeadLetterInfo
 from rayflow.errors import DeadLetterNotFound
-from rayflow.letters import DeadLetterInfo
 from tests.fundamentals.tools import Gate, Ledger, hold, note
 
 

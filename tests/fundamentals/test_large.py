@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import rayflow as rf
-from rayflow.runtime import collector
-from rayflow.storage.large import is_large
+from rayflow.runtime.supervisor import maintenance
+from rayflow.storage.codec.large_values import is_large
 from rayflow.testing import TestEngine
 from tests.fundamentals.large import SIZE, Reads, bump, make, reads, total
 from tests.fundamentals.tools import eventually
@@ -205,8 +205,8 @@ def test_agents_hand_large_texts_on(engine: rf.LocalEngine, reads: Reads) -> Non
 
 
 def test_what_nothing_refers_to_is_collected_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "VALUES_PAUSE", 0.01)
-    monkeypatch.setattr(collector, "GRACE", 0.1)
+    monkeypatch.setattr(maintenance, "VALUES_PAUSE", 0.01)
+    monkeypatch.setattr(maintenance, "GRACE", 0.1)
     with rf.LocalEngine() as engine:
         handle = engine.start(forked)
         handle.result(timeout=30)

@@ -10,9 +10,9 @@ import pytest
 
 import rayflow as rf
 from rayflow.errors import StorageUnavailable
-from rayflow.runtime import codes
-from rayflow.runtime.held import HeldValues
-from rayflow.storage.large import Large
+from rayflow.runtime.coordinator import code_registry
+from rayflow.runtime.coordinator.worker_client import HeldValues
+from rayflow.storage.codec.large_values import Large
 from tests.fundamentals.large import SIZE, Reads, bump, make, reads, total
 from tests.fundamentals.test_large import echo
 from tests.fundamentals.tools import Ledger, eventually, note
@@ -83,7 +83,7 @@ def test_code_waits_for_a_value_while_the_store_is_away(reads: Reads, engine: rf
 def test_code_that_cannot_wait_longer_begins_anew(
     reads: Reads, engine: rf.LocalEngine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(codes, "PATIENCE", 0.0)
+    monkeypatch.setattr(code_registry, "PATIENCE", 0.0)
     reads.failing = unavailable(2)
     handle = engine.start(caught, ledger.path)
     assert handle.result(timeout=30) == 1.0

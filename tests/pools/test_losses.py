@@ -12,7 +12,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.errors import ExecutionFailed
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
 from tests.faults.tools import kill, ledger_lines, until, until_longer
 from tests.pools.conftest import Open
 from tests.pools.flows import lateness, many, poisoned
@@ -28,8 +28,8 @@ def pid_of_some_worker(engine: rf.DistributedEngine, rng: random.Random) -> int:
 
     def look() -> bool:
         try:
-            worker = rng.choice(engine._system.find(naming.pool("default")).call("workers"))
-            found.append(engine.pid_of(naming.worker("default", worker)))
+            worker = rng.choice(engine._system.find(actor_names.pool("default")).call("workers"))
+            found.append(engine.pid_of(actor_names.worker("default", worker)))
         except (rf.ClusterError, IndexError):  # it died since, or the pool restarts, or there is none at the moment
             return False
         return True
@@ -51,7 +51,7 @@ def test_workers_are_killed_again_and_again_and_every_task_is_recorded_once(open
         kill(victim)
         killed.add(victim)
         if number == KILLS // 2:
-            kill(engine.pid_of(naming.pool("default")))
+            kill(engine.pid_of(actor_names.pool("default")))
     assert sum(handle.result(timeout=120) for handle in handles) == sum(range(TASKS))
     begun: dict[int, list[int]] = defaultdict(list)
     for what, task, pid in ledger_lines(ledger):

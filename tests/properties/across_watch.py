@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.core import locks
-from rayflow.core.actions import RunAttempt
 from rayflow.core.events import (
     Answered,
     Asked,
@@ -19,14 +17,17 @@ from rayflow.core.events import (
     StepCompleted,
     kind_and_name,
 )
-from rayflow.core.journal import effective
-from rayflow.core.locks import Claim, Claimant, Lock
+from rayflow.core.execution.actions import RunAttempt
+from rayflow.core.execution.journal import effective
+from rayflow.core.locks import machine as locks
+from rayflow.core.locks.machine import Claim, Claimant, Lock
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.driver import Driver
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.runtime.coordinator.driver import Driver
+from rayflow.storage.codec.journal import decode_entry
+from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.memory import MemoryData
-from rayflow.storage.operations import ExecutionRecord, Release
-from rayflow.storage.records import decode_entry
+from rayflow.storage.model import ExecutionRecord
+from rayflow.storage.operations import Release
 from tests.properties.across_flows import PERMITS, RIGHT
 
 

@@ -13,28 +13,26 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
-from rayflow.control import AnyWorkflow, Control
-from rayflow.core.actions import Action, RunAttempt
-from rayflow.core.schedules import DueStart, manual_id, started
+from rayflow.client.forks import AnyWorkflow, Control
+from rayflow.client.handle import ExecutionHandle
+from rayflow.core.execution.actions import Action, RunAttempt
+from rayflow.core.schedules.machine import DueStart, manual_id, started
 from rayflow.definition.base import Definition, WorkflowDefinition
 from rayflow.definition.code import CodeCache, CodeRef, reference
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.errors import RayflowError
-from rayflow.handle import ExecutionHandle
-from rayflow.runtime import naming
-from rayflow.runtime.clock import SystemClock
-from rayflow.runtime.driven import is_fresh
-from rayflow.runtime.driver import Driver
-from rayflow.runtime.system import Actor, ActorSystem
-from rayflow.runtime.timekeeper import Timekeeper
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import Actor, ActorSystem
+from rayflow.runtime.actors.clock import SystemClock
+from rayflow.runtime.coordinator.driver import Driver, is_fresh
+from rayflow.runtime.supervisor.maintenance import Timekeeper
 from rayflow.storage.changes import Changes, apply
-from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.keeping import Keeping
-from rayflow.storage.kept import DefinitionRecord
-from rayflow.storage.large import Reference
+from rayflow.storage.codec.large_values import Reference
+from rayflow.storage.codec.payloads import Keeping, MsgpackCodec
 from rayflow.storage.memory import MemoryData, MemoryStore
-from rayflow.storage.operations import Answer, Done, ExecutionRecord, Operation, Release, Start
-from rayflow.storage.starting import new_record
+from rayflow.storage.model import DefinitionRecord, ExecutionRecord
+from rayflow.storage.operations import Answer, Done, Operation, Release, Start
+from rayflow.storage.rules.starts import new_record
 from tests.core.fake import failure
 from tests.properties.across_flows import FLOWS
 from tests.properties.across_watch import Watch
@@ -117,10 +115,10 @@ class Asked:
         self.name = name
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
-        return self.world.ask(method, *args) if self.name == naming.PERSISTENCE else None
+        return self.world.ask(method, *args) if self.name == actor_names.PERSISTENCE else None
 
     def send(self, method: str, *args: Any, **about: Any) -> None:
-        assert self.name == naming.SUPERVISOR
+        assert self.name == actor_names.SUPERVISOR
 
 
 class System:

@@ -20,7 +20,7 @@ from rayflow.core.pool import (
     is_own_tasks,
     own_tasks,
 )
-from rayflow.core.pool.records import token_alone, token_keys
+from rayflow.core.pool.protocol import token_alone, token_keys
 from rayflow.definition.options import PoolConfig
 from tests.core.pool_bench import Coordinator
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from rayflow.core.events import AttemptFailed, Entry, StepCompleted, StepFailed
-from rayflow.core.machine import Machine
+from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
-from rayflow.storage.records import encode_entry
+from rayflow.storage.codec.journal import encode_entry
 from tests.core.fake import Flow, Shell, Told
 from tests.core.others import CODEC
 from tests.properties.programs import Node, flow_of, programs

@@ -17,10 +17,10 @@ import rayflow as rf
 from rayflow.definition.schedule import Overlap
 from rayflow.errors import Fenced, InvalidTransition
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.system import ActorSystem
-from rayflow.storage.codec import MsgpackCodec
-from rayflow.storage.kept import ScheduleRecord
-from rayflow.storage.operations import Answer, Done, ExecutionRecord, Operation, Refused
+from rayflow.runtime.actors.base import ActorSystem
+from rayflow.storage.codec.payloads import MsgpackCodec
+from rayflow.storage.model import ExecutionRecord, ScheduleRecord
+from rayflow.storage.operations import Answer, Done, Operation, Refused
 from tests.properties import across_flows as flows
 from tests.properties.across_world import CODEC, Crash, Hand, World, tried
 

@@ -11,7 +11,7 @@ import rayflow as rf
 from rayflow.core.events import StepCompleted
 from rayflow.errors import ExecutionAlreadyExists, Fenced, InvalidTransition
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.records import decode_entry, decode_failure
+from rayflow.storage.codec.journal import decode_entry, decode_failure
 from tests.properties import across_flows as flows
 from tests.properties.across_world import CODEC, World
 

@@ -9,8 +9,8 @@ from itertools import permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayflow.core.deadlocks import Cycle, Waits, find_deadlocks, stuck
-from rayflow.core.locks import Claim, Claimant, Lock, acquire, release, release_all
+from rayflow.core.locks.deadlocks import Cycle, Waits, find_deadlocks, stuck
+from rayflow.core.locks.machine import Claim, Claimant, Lock, acquire, release, release_all
 
 LIMITS = {"w": 1, "x": 1, "y": 1, "z": 2}
 EXECUTIONS = ("e0", "e1", "e2", "e3", "e4")

@@ -9,7 +9,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rayflow.core.locks import Change, Claimant, Lock, acquire, check, expire, release, release_all, renew, renew_all
+from rayflow.core.locks.machine import (
+    Change,
+    Claimant,
+    Lock,
+    acquire,
+    check,
+    expire,
+    release,
+    release_all,
+    renew,
+    renew_all,
+)
 from rayflow.errors import LockLimitMismatch, LockLost, LockUnavailable
 
 NAMES = st.sampled_from(["a", "b", "c"])

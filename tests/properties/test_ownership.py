@@ -19,22 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rayflow.errors import Fenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
+from rayflow.storage.codec.journal import append_digest
 from rayflow.storage.memory import MemoryData, MemoryStore
-from rayflow.storage.operations import (
-    Answer,
-    Append,
-    Claim,
-    Deliver,
-    Done,
-    ExecutionRecord,
-    InboxRow,
-    JournalRow,
-    Operation,
-    Release,
-    Rewind,
-)
-from rayflow.storage.records import append_digest
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
+from rayflow.storage.operations import Answer, Append, Claim, Deliver, Done, Operation, Release, Rewind
+from rayflow.storage.sqlite.store import SqliteStore
 from tests.contract.operations import NOW, start
 from tests.properties.ownership_world import STATUSES, Coordinator, Message, fates, stops, who
 

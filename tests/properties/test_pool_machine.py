@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rayflow.core.pool import Grant, Limit, Recall, is_own_tasks
-from rayflow.core.pool.records import token_keys
+from rayflow.core.pool.protocol import token_keys
 from rayflow.core.pool.state import Environment, Seat, Worker
 from tests.properties.pool_world import (
     ENVIRONMENTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.core.recovery import MOST_TAKEOVERS, TAKEOVERS_BEFORE_ALONE, Pulse, Takeovers, TakeUp
+from rayflow.core.cluster.recovery import MOST_TAKEOVERS, TAKEOVERS_BEFORE_ALONE, Pulse, Takeovers, TakeUp
 
 PATIENCE = 4.0
 NAMES = st.sampled_from("ab")

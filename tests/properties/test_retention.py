@@ -14,8 +14,8 @@ from hypothesis.stateful import invariant, precondition, rule
 
 import rayflow as rf
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.collector import Collector
-from rayflow.storage.operations import ExecutionRecord
+from rayflow.runtime.supervisor.maintenance import Collector
+from rayflow.storage.model import ExecutionRecord
 from tests.properties import across_flows as flows
 from tests.properties.test_across import FAILED, IDS, MOST, NUMBERS, OVER, STARTS, Across
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rayflow.core.dues import due_id, each_due, start_moment
-from rayflow.core.schedules import (
+from rayflow.core.schedules.due_times import due_id, each_due, start_moment
+from rayflow.core.schedules.machine import (
     Decision,
     DueStart,
     ScheduleState,

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rayflow.core.pool.records import Grant, Limit, own_tasks
-from rayflow.core.slots import IDLE_KEEP, Key, Report, Send, Slots
-from rayflow.core.waiting import BATCH_SECONDS, BATCH_TASKS, Kind
+from rayflow.core.pool.protocol import Grant, Limit, own_tasks
+from rayflow.core.pool.slots import IDLE_KEEP, Key, Report, Send, Slots
+from rayflow.core.pool.wait_queue import BATCH_SECONDS, BATCH_TASKS, Kind
 
 KEY, RATE = Limit("key", 1), Limit("rate", 2, 1.0)
 

@@ -23,17 +23,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rayflow.core.events import Entry, SignalReceived, StepCompleted
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.storage import _sqlite_values
-from rayflow.storage._buckets import ObstoreBucket
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.codec import MsgpackCodec, references
-from rayflow.storage.collecting import Over
-from rayflow.storage.large import Reference
+from rayflow.storage.codec.journal import decode_entry, encode_entry
+from rayflow.storage.codec.large_values import Reference
+from rayflow.storage.codec.payloads import MsgpackCodec, references
 from rayflow.storage.memory import MemoryData, MemoryStore
-from rayflow.storage.objects import ObjectStore
-from rayflow.storage.operations import Answer, ExecutionRecord, InboxRow, JournalRow, Operation, Refused
-from rayflow.storage.records import decode_entry, encode_entry
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
+from rayflow.storage.objects.buckets import ObstoreBucket
+from rayflow.storage.objects.store import ObjectStore
+from rayflow.storage.operations import Answer, Operation, Refused
+from rayflow.storage.rules.retention import Over
+from rayflow.storage.sqlite import large_values
+from rayflow.storage.sqlite.store import SqliteStore
 from tests.contract.operations import append, claim, deliver, letter, record, send, start, start_child
 
 NAMES = ("a", "b", "c")
@@ -63,7 +64,7 @@ class Values(RuleBasedStateMachine):
         self.data, self.remote = MemoryData(), obstore.store.MemoryStore()
         self.now = 10_000.0
         self.numbers = itertools.count()
-        self.chunk, _sqlite_values.CHUNK = _sqlite_values.CHUNK, CHUNK
+        self.chunk, large_values.CHUNK = large_values.CHUNK, CHUNK
 
     def run(self, body: Any) -> Any:
         return self.loop.run_until_complete(body)
@@ -94,7 +95,7 @@ class Values(RuleBasedStateMachine):
             self.run(self.store.close())
             self.run(self.loop.shutdown_default_executor())
             self.loop.close()
-            _sqlite_values.CHUNK = self.chunk
+            large_values.CHUNK = self.chunk
             shutil.rmtree(self.folder)
 
     def nothing_is_left_in_the_end(self) -> None:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from rayflow.runtime.system import Actor, ActorSpec, ActorSystem, Reply
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.base import Actor, ActorSpec, ActorSystem, Reply
+from rayflow.runtime.actors.thread_system import ThreadSystem
 
 PATIENCE = 20.0
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.runtime import cluster, processes
-from rayflow.runtime._ray import RaySystem
+from rayflow.runtime.actors.ray_system import RaySystem
+from rayflow.runtime.cluster import connection as cluster
+from rayflow.runtime.cluster import processes
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rayflow.errors import CorruptRecord
-from rayflow.runtime import _ray
-from rayflow.runtime.system import ActorSystem
+from rayflow.runtime.actors import ray_system
+from rayflow.runtime.actors.base import ActorSystem
 
 #: Found in the pickled class if that holds the class's code, not only its name.
 IN_THE_CODE = "this text stands in a method's code"
@@ -90,7 +90,7 @@ class Echo:
 
     def life(self) -> tuple[str, bool]:
         """The cluster's identity, and whether this actor was made anew."""
-        return self.system.identity, _ray.was_reconstructed()
+        return self.system.identity, ray_system.was_reconstructed()
 
     def place(self) -> dict[str, Any]:
         """Where its process is and what it was given."""
@@ -98,5 +98,5 @@ class Echo:
             "cwd": str(Path.cwd()),
             "node": os.environ.get("RAY_NODE_ID", ""),
             "variable": os.environ.get("RAYFLOW_TEST_VARIABLE", ""),
-            "working_dir": _ray.job_working_dir(),
+            "working_dir": ray_system.job_working_dir(),
         }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rayflow.errors import CodecError
-from rayflow.runtime.arguments import read_arguments
+from rayflow.runtime.worker.attempt import read_arguments
 from tests.runtime import worker_steps
 from tests.runtime.worker_harness import CODEC
 from tests.runtime.worker_steps import Point, Verdict

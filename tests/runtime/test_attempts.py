@@ -11,10 +11,10 @@ import pytest
 from rayflow.definition.agent import AgentResult, TokenUsage
 from rayflow.definition.step import step
 from rayflow.errors import Failure, IncompatibleVersion, StepFailed, StorageUnavailable
-from rayflow.runtime import news as news_module
-from rayflow.runtime import worker as worker_module
-from rayflow.runtime.attempts import failure_from
-from rayflow.runtime.system import ActorSpec
+from rayflow.runtime.actors.base import ActorSpec
+from rayflow.runtime.worker import actor as worker_module
+from rayflow.runtime.worker import reporter as news_module
+from rayflow.runtime.worker.attempt import failure_from
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import CODEC, Bench, Blobs, bench, value
 from tests.runtime.worker_steps import PATIENCE, STAGE
@@ -250,7 +250,7 @@ def test_a_store_that_stays_away_is_a_failure_that_is_retried(one: Bench, monkey
     monkeypatch.setattr(worker_module, "FETCH_PATIENCE", 0.0)
     one.system.kill("store")
     found = failure(one, step(lambda n: n, name="same"), 1)
-    assert (found.type, found.retryable) == ("rayflow.runtime.system.ActorLost", True)
+    assert (found.type, found.retryable) == ("rayflow.runtime.actors.base.ActorLost", True)
 
 
 # --- output -------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rayflow.runtime.batches import KEEP, KEEP_COLLECTED, Batch, Batches
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome
+from rayflow.runtime.worker.slots import KEEP, KEEP_COLLECTED, Batch, Batches
 
 
 def task(seq: int) -> TaskMessage:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.runtime.collector import BATCH, Collector
-from rayflow.storage.collecting import Collected, Over
+from rayflow.runtime.supervisor.maintenance import BATCH, Collector
+from rayflow.storage.rules.retention import Collected, Over
 
 
 class Store:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from rayflow.definition.options import PoolConfig
-from rayflow.runtime import naming
-from rayflow.runtime.crew import Crew
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, Reply
+from rayflow.runtime.pool.workers import Crew
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLost, ActorUnavailable, Reply
 from tests.runtime.test_overseer import Scripted
 
-WORKER = naming.worker("default", "w")
+WORKER = actor_names.worker("default", "w")
 
 
 class Told:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from rayflow.runtime.eventloop import LoopThread
+from rayflow.runtime.worker.async_loop import LoopThread
 from tests.runtime.actors import PATIENCE
 
 PLACE: ContextVar[str] = ContextVar("place", default="nowhere")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.runtime.held import HeldValues
-from rayflow.runtime.system import Held
+from rayflow.runtime.actors.base import Held
+from rayflow.runtime.coordinator.worker_client import HeldValues
 
 
 def held(*digests: str, size: int = 10) -> dict[str, Held]:

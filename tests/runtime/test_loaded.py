@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.runtime.loaded import LoadedCode
+from rayflow.runtime.code.change_detector import LoadedCode
 
 Write = Callable[..., Path]
 

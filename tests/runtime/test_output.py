@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayflow.runtime.output import Lines, Tee, collecting, install
+from rayflow.runtime.worker.reporter import Lines, Tee, collecting, install
 
 
 @contextlib.contextmanager

@@ -6,21 +6,21 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from rayflow.core.placement import Place
+from rayflow.core.cluster.placement import Place
 from rayflow.errors import StorageUnavailable
-from rayflow.runtime import naming
-from rayflow.runtime.clock import REAL
-from rayflow.runtime.environment import Environment
-from rayflow.runtime.overseer import Overseer
-from rayflow.runtime.reports import Reports
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, Reply
+from rayflow.runtime.actors.clock import REAL
+from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.coordinator.supervisor_client import Reports
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.system import ActorLost, ActorUnavailable, Reply
+from rayflow.runtime.supervisor.supervisor import Overseer
 from rayflow.storage.base import Filter
-from rayflow.storage.operations import ExecutionRecord
+from rayflow.storage.model import ExecutionRecord
 from tests.contract.operations import NOW, record
 
 ENVIRONMENT = Environment(paths=())
-FIRST, SECOND = (naming.coordinator(ENVIRONMENT.id, name) for name in ("first", "second"))
+FIRST, SECOND = (actor_names.coordinator(ENVIRONMENT.id, name) for name in ("first", "second"))
 
 
 class Sent:
@@ -127,7 +127,7 @@ def test_who_is_refused_the_claim_has_it_looked_up_who_has_it() -> None:
 
 
 def test_what_nobody_has_any_more_is_given_to_somebody() -> None:
-    for owner in ("", naming.coordinator(ENVIRONMENT.id, "dead")):
+    for owner in ("", actor_names.coordinator(ENVIRONMENT.id, "dead")):
         system = Scripted()
         made = overseer(system, FIRST)
         system.rows["x"] = row(1, owner=owner)
@@ -171,13 +171,13 @@ def test_a_word_that_is_not_heard_is_said_again() -> None:
     system, waiting = Scripted(), list[Callable[[], None]]()
     reports = Reports(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
     reports.nudge(["x"])
-    for answer in (Reply(error=ActorUnavailable(naming.SUPERVISOR)), Reply(), Reply(error=ActorLost("s"))):
-        then = system.replies[naming.SUPERVISOR][-1]
+    for answer in (Reply(error=ActorUnavailable(actor_names.SUPERVISOR)), Reply(), Reply(error=ActorLost("s"))):
+        then = system.replies[actor_names.SUPERVISOR][-1]
         assert then is not None
         then(answer)
     assert len(waiting) == 1
     waiting.pop()()
-    assert system.sent[naming.SUPERVISOR] == [("nudge", (("x",),))] * 2
+    assert system.sent[actor_names.SUPERVISOR] == [("nudge", (("x",),))] * 2
 
 
 def test_a_word_for_what_is_still_on_its_way_says_only_that_there_was_one() -> None:
@@ -186,4 +186,4 @@ def test_a_word_for_what_is_still_on_its_way_says_only_that_there_was_one() -> N
     reports.astray("x")
     assert system.sent == {}
     waiting.pop()()
-    assert system.sent[naming.SUPERVISOR] == [("nudge", (("x",),))]
+    assert system.sent[actor_names.SUPERVISOR] == [("nudge", (("x",),))]

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from rayflow.runtime.environment import Environment
+from rayflow.runtime.actors.base import opened
+from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.messages import BatchReply, TaskMessage, TaskOutcome, pack, unpack
-from rayflow.runtime.owntask import run_own_task
-from rayflow.runtime.system import opened
-from rayflow.runtime.worker import WorkerSettings
+from rayflow.runtime.worker.actor import WorkerSettings
+from rayflow.runtime.worker.ray_task import run_own_task
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import Bench, bench, keys, reach, value
 from tests.runtime.worker_steps import PATIENCE, STAGE

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayflow.runtime import patience
-from rayflow.runtime.patience import PatientActor
-from rayflow.runtime.system import ActorLost, Reply
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors import base
+from rayflow.runtime.actors.base import ActorLost, PatientActor, Reply
+from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors import PATIENCE, Answers, counter, threads
 
 
@@ -43,15 +42,15 @@ def test_an_actor_that_is_found_a_moment_later(system: ThreadSystem, monkeypatch
         if len(waited) == 3:
             counter(system)
 
-    monkeypatch.setattr(patience, "sleep", sleep)
+    monkeypatch.setattr(base, "sleep", sleep)
     assert PatientActor(system, "a").call("add", 2) == 2
-    assert waited == [patience.AGAIN] * 3
+    assert waited == [base.AGAIN] * 3
 
 
 def test_patience_begins_with_the_first_failure(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([100.0, 100.5, 101.0])  # of the first failure, and of each look whether it lasts too long
-    monkeypatch.setattr(patience, "monotonic", lambda: next(times))
-    monkeypatch.setattr(patience, "sleep", lambda seconds: counter(system))
+    monkeypatch.setattr(base, "monotonic", lambda: next(times))
+    monkeypatch.setattr(base, "sleep", lambda seconds: counter(system))
     assert PatientActor(system, "a").call("add", 2) == 2
     assert list(times) == [101.0], "what came before the failure is not counted"
 
@@ -60,11 +59,11 @@ def test_who_is_not_waited_for_any_more_waits_for_nobody(system: ThreadSystem) -
     began = time.monotonic()
     with pytest.raises(ActorLost):
         PatientActor(system, "a", lambda: True).call("add", 2)
-    assert time.monotonic() - began < patience.PATIENCE / 2
+    assert time.monotonic() - began < base.PATIENCE / 2
 
 
 def test_patience_ends(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", 0.2)
+    monkeypatch.setattr(base, "PATIENCE", 0.2)
     with pytest.raises(ActorLost, match="there is no actor of that name"):
         PatientActor(system, "a").call("add", 2)
 

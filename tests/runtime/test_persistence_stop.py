@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.runtime.persistence import Persistence
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.thread_system import ThreadSystem
+from rayflow.runtime.store.actor import Persistence
 from rayflow.storage.base import Filter
 
 

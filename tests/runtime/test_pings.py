@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rayflow.runtime.pings import Pings, keeping_alive
-from rayflow.runtime.system import ActorSpec, ActorSystem, ActorUnavailable, ask_all
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.base import ActorSpec, ActorSystem, ActorUnavailable, ask_all
+from rayflow.runtime.actors.health import Pings, keeping_alive
+from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors import PATIENCE, threads
 
 SHORT = 0.05

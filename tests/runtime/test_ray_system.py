@@ -19,9 +19,9 @@ import pytest
 from ray import cloudpickle
 
 from rayflow.errors import ClusterError, CorruptRecord
-from rayflow.runtime import _ray
-from rayflow.runtime._ray import RaySystem
-from rayflow.runtime.system import Actor, ActorLost, ActorSpec, ActorUnavailable, CallTimeout, Reply
+from rayflow.runtime.actors import ray_system as _ray
+from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, ActorUnavailable, CallTimeout, Reply
+from rayflow.runtime.actors.ray_system import RaySystem
 from tests.runtime.cluster_fixtures import ROOT, RayCluster
 from tests.runtime.ray_actors import IN_THE_CODE, Echo
 

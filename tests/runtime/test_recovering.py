@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.recovery import CRASH_LOOP, MOST_TAKEOVERS, TAKEOVERS_BEFORE_ALONE
+from rayflow.core.cluster.recovery import CRASH_LOOP, MOST_TAKEOVERS, TAKEOVERS_BEFORE_ALONE
 from rayflow.errors import Failure, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime import recovering
-from rayflow.runtime.asides import Asides
-from rayflow.runtime.clock import SystemClock
-from rayflow.runtime.recovering import Recovering
-from rayflow.runtime.specs import persistence_spec
-from rayflow.runtime.turns import Turns
-from rayflow.storage.operations import ExecutionRecord
-from rayflow.storage.records import decode_entry, decode_failure
+from rayflow.runtime.actors.clock import SystemClock
+from rayflow.runtime.actors.mailbox import Turns
+from rayflow.runtime.supervisor import recovery as recovering
+from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.recovery import Asides, Recovering
+from rayflow.storage.codec.journal import decode_entry, decode_failure
+from rayflow.storage.model import ExecutionRecord
 from tests.contract.operations import NOW, claim, start
 from tests.runtime.actors import threads
 

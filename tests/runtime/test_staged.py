@@ -11,7 +11,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.testing import BEGINNING, Stalled, TestEngine
-from rayflow.testing.stage import Stage
+from rayflow.testing.actors import Stage
 from tests.fundamentals.tools import eventually
 
 PATIENCE = 20.0
@@ -218,7 +218,7 @@ def test_what_others_do_for_ever_does_not_help(monkeypatch: pytest.MonkeyPatch) 
     async def patient() -> None:
         await rf.wait_for_signal("go")
 
-    monkeypatch.setattr("rayflow.testing.waiting.MOST_SKIPS", 20)
+    monkeypatch.setattr("rayflow.testing.waits.MOST_SKIPS", 20)
     with TestEngine() as env:
         env.schedules.create("minutely", rf.workflow(quick_one), rf.Schedule(every=60))
         with pytest.raises(Stalled, match=r"waits for signal go, and although time went on until 2020-01-01T00:"):

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import pytest
 
 from rayflow.errors import ClusterError
-from rayflow.runtime.daemons import Daemons
-from rayflow.runtime.system import ActorLine, ActorLost, ActorSpec, CallTimeout, Reply
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.base import ActorLine, ActorLost, ActorSpec, CallTimeout, Reply
+from rayflow.runtime.actors.daemon_threads import Daemons
+from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors import PATIENCE, Answers, Counter, counter, threads
 
 

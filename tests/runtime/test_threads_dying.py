@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rayflow.errors import ClusterError
-from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, ActorUnavailable
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, ActorUnavailable
+from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors import PATIENCE, Answers, Counter, counter, threads
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from rayflow.errors import ClusterError
-from rayflow.runtime.system import ActorLost, ActorSpec, ActorSystem, Reply, TaskCrashed, TaskSpec
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, Reply, TaskCrashed, TaskSpec
+from rayflow.runtime.actors.thread_system import ThreadSystem
 
 SOON = 10.0
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from rayflow.errors import LeaseLost
-from rayflow.runtime.batches import Batches
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage
+from rayflow.runtime.worker.slots import Batches
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import Bench, bench, ended, keys, reach, value
 from tests.runtime.worker_steps import STAGE

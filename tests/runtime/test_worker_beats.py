@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rayflow.runtime import news as news_module
-from rayflow.runtime.beats import Beat, Beats
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.thread_system import ThreadSystem
+from rayflow.runtime.worker import reporter as news_module
+from rayflow.runtime.worker.reporter import Beat, Beats
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import CODEC, Bench, bench, reach
 from tests.runtime.worker_steps import PATIENCE, STAGE

@@ -11,8 +11,8 @@ import pytest
 
 from rayflow.definition.setup import setup_reference
 from rayflow.errors import ClusterError
-from rayflow.runtime import prepared as prepared_module
-from rayflow.runtime.system import Reply
+from rayflow.runtime.actors.base import Reply
+from rayflow.runtime.worker import setup as prepared_module
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import Bench, bench, reach
 from tests.runtime.worker_steps import PATIENCE, STAGE

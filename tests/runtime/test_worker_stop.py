@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayflow.runtime import worker as worker_module
 from rayflow.runtime.messages import BatchReply
+from rayflow.runtime.worker import actor as worker_module
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import Bench, bench, ended, keys, reach, value
 from tests.runtime.worker_steps import PATIENCE, STAGE

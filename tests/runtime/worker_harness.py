@@ -9,15 +9,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rayflow.core.slots import Key
+from rayflow.core.pool.slots import Key
 from rayflow.definition.code import CodeCache
 from rayflow.definition.context import Target
-from rayflow.runtime.beats import Beat
+from rayflow.runtime.actors.base import Actor, ActorSpec, ActorSystem, Reply
+from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
-from rayflow.runtime.system import Actor, ActorSpec, ActorSystem, Reply
-from rayflow.runtime.threads import ThreadSystem
-from rayflow.runtime.worker import Worker, WorkerSettings
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.runtime.worker.actor import Worker, WorkerSettings
+from rayflow.runtime.worker.reporter import Beat
+from rayflow.storage.codec.payloads import MsgpackCodec
 from tests.runtime.worker_steps import PATIENCE, STAGE
 
 CODEC = MsgpackCodec()

@@ -16,8 +16,8 @@ import pydantic
 
 from rayflow.definition.agent import AgentOutput, AgentResult, TokenUsage, agent
 from rayflow.definition.api import step_context
+from rayflow.definition.declared_steps import SequentialStep
 from rayflow.definition.step import step
-from rayflow.definition.steps import SequentialStep
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import Failure, TerminalError
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import sys
 
-from rayflow.storage.group import GroupCommitter
+from rayflow.storage.group_commit import GroupCommitter
 from rayflow.storage.operations import Done
 from rayflow.storage.urls import open_store
 from tests.contract.operations import NOW, append, claim, done, start

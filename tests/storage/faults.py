@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any
 
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.sqlite.store import SqliteStore
 
 
 class FaultyConnection(sqlite3.Connection):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.changes import MemoryData
-from rayflow.storage.objects import ObjectStore
+from rayflow.storage.objects.store import ObjectStore
 from tests.contract.operations import NOW
 
 #: How a call fails: not done; done, and the answer lost; done later, when ``World.deliver`` says; done, and

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.sqlite.store import SqliteStore
 from tests.contract.operations import NOW, append, claim, done, start
 from tests.storage.faults import FaultyConnection, faulty_store
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, NewType, Optional, TypedDict
 import pytest
 
 from rayflow.errors import CodecError
-from rayflow.storage._annotations import fits
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.codec.annotations import fits
+from rayflow.storage.codec.payloads import MsgpackCodec
 from tests.storage.samples import Colour, Level, Model, Report, UserName, Verdict
 
 CODEC = MsgpackCodec()

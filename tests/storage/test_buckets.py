@@ -13,9 +13,9 @@ import obstore.store
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage import _buckets
-from rayflow.storage._buckets import Bucket, FolderBucket, ObstoreBucket, open_bucket
-from rayflow.storage.objects import ObjectStore
+from rayflow.storage.objects import buckets
+from rayflow.storage.objects.buckets import Bucket, FolderBucket, ObstoreBucket, open_bucket
+from rayflow.storage.objects.store import ObjectStore
 from tests.contract.operations import NOW, append, claim, done, row, start
 
 
@@ -107,7 +107,7 @@ def test_what_a_killed_process_left_is_tidied(tmp_path: Path) -> None:
     bucket = FolderBucket(f"file://{tmp_path}")
     asyncio.run(bucket.create("log/1", b"data"))
     (tmp_path / "aside" / f"{socket.gethostname()}-1-5").write_bytes(b"half")
-    mine = tmp_path / "aside" / f"{_buckets._process()}999"
+    mine = tmp_path / "aside" / f"{buckets._process()}999"
     mine.write_bytes(b"under way")
     asyncio.run(bucket.tidy())
     assert list((tmp_path / "aside").iterdir()) == [mine]
@@ -157,7 +157,7 @@ def test_obstore_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
 def test_storage_that_cannot_be_reached_is_told_with_what_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
-        monkeypatch.setattr(_buckets, "_RETRIES", 0)
+        monkeypatch.setattr(buckets, "_RETRIES", 0)
         for name, value in {
             "AWS_ENDPOINT": f"http://127.0.0.1:{taken.getsockname()[1]}",
             "AWS_ALLOW_HTTP": "true",

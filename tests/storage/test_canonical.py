@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.storage.codec import canonical
+from rayflow.storage.codec.payloads import canonical
 from tests.storage.samples import Colour, Frozen, Model, Plain, Report
 
 KEYS = st.one_of(st.text(max_size=3), st.integers(), st.tuples(st.integers(), st.text(max_size=2)))
@@ -69,7 +69,9 @@ def test_what_contains_itself_has_none() -> None:
 
 
 def test_it_is_the_same_in_a_process_with_another_hash_seed() -> None:
-    program = "from rayflow.storage.codec import canonical; print(canonical({'s': set('abcdef'), 'd': 1}).hex())"
+    program = (
+        "from rayflow.storage.codec.payloads import canonical; print(canonical({'s': set('abcdef'), 'd': 1}).hex())"
+    )
     printed = {
         subprocess.run(
             [sys.executable, "-c", program],

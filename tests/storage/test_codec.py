@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from rayflow.errors import CodecError, Failure
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.codec import Codec, MsgpackCodec, digest
+from rayflow.storage.codec.payloads import Codec, MsgpackCodec, digest
 from tests.storage.samples import (
     Colour,
     Derived,

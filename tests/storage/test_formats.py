@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from rayflow.errors import Fenced, StorageUnavailable
-from rayflow.storage import _segments
-from rayflow.storage._sqlite_formats import FORMAT, FORMATS
 from rayflow.storage.base import Filter
 from rayflow.storage.changes import Changes
-from rayflow.storage.objects import ObjectStore
-from rayflow.storage.rules import Writer
+from rayflow.storage.objects import segments
+from rayflow.storage.objects.store import ObjectStore
+from rayflow.storage.sqlite.migrations import FORMAT, FORMATS
+from rayflow.storage.writer import Writer
 from tests.contract.operations import NOW, done, everything, start
 from tests.storage.object_faults import FaultyBucket, World, close_all, new_store, opened
 from tests.storage.recorded import unpack
@@ -159,7 +159,7 @@ def test_older_objects_are_read_and_stay_as_they_are(tmp_path: Path) -> None:
         await done(store, start("new", expires_at=7.0))
         assert {path: path.read_bytes() for path in before} == before
         claim, new = sorted(set((folder / "log").iterdir()) - before.keys())
-        assert (claim.read_bytes()[8], new.read_bytes()[8]) == (1, _segments.FORMAT)
+        assert (claim.read_bytes()[8], new.read_bytes()[8]) == (1, segments.FORMAT)
         other = ObjectStore(f"file://{folder}")
         await other.open(read_only=True)
         assert await everything(other) == await everything(store)
@@ -177,7 +177,7 @@ def test_an_older_program_refuses_newer_objects_and_learns_who_took_over(monkeyp
         idle = new_store(FaultyBucket(world))
         await idle.open()
         with monkeypatch.context() as newer:
-            newer.setattr(_segments, "FORMAT", _segments.FORMAT + 1)
+            newer.setattr(segments, "FORMAT", segments.FORMAT + 1)
             new = await opened(FaultyBucket(world), "newer", compact_after=1000)
             with pytest.raises(Fenced, match="taken over by 'newer'"):  # a claim can be read by all
                 await done(old, start("late"))
@@ -199,6 +199,6 @@ def test_an_older_program_refuses_newer_objects_and_learns_who_took_over(monkeyp
 
 def test_only_what_changes_records_has_the_newest_format() -> None:
     writer = Writer(3, "w", 1.0)
-    assert _segments.encode_segment(1, writer, Changes())[8] == 1
-    assert _segments.encode_segment(1, writer, Changes(counts=[("n", 1.0)]))[8] == _segments.FORMAT
-    assert _segments.encode_checkpoint(1, writer, [1], [])[8] == _segments.FORMAT
+    assert segments.encode_segment(1, writer, Changes())[8] == 1
+    assert segments.encode_segment(1, writer, Changes(counts=[("n", 1.0)]))[8] == segments.FORMAT
+    assert segments.encode_checkpoint(1, writer, [1], [])[8] == segments.FORMAT

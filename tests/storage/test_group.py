@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage.group import GroupCommitter
+from rayflow.storage.group_commit import GroupCommitter
 from rayflow.storage.memory import MemoryStore
 from rayflow.storage.operations import Answer, Done, Operation, Refused
 from tests.contract.operations import NOW, append, claim, row, run, start

@@ -16,9 +16,8 @@ from pydantic import BaseModel
 
 from rayflow.definition.agent import AgentResult
 from rayflow.errors import CodecError, CorruptRecord
-from rayflow.storage.codec import MsgpackCodec, canonical, references
-from rayflow.storage.keeping import Keeping
-from rayflow.storage.large import Reference, is_large, refer, whole
+from rayflow.storage.codec.large_values import Reference, is_large, refer, whole
+from rayflow.storage.codec.payloads import Keeping, MsgpackCodec, canonical, references
 
 LIMIT = 1000
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from rayflow.errors import CorruptRecord, StorageError, StorageUnavailable
-from rayflow.storage import _segments
 from rayflow.storage.base import Filter
 from rayflow.storage.changes import Changes
-from rayflow.storage.objects import ObjectStore
+from rayflow.storage.objects import segments
+from rayflow.storage.objects.store import ObjectStore
 from rayflow.storage.operations import Done, Existing, Operation, Refused
-from rayflow.storage.rules import Writer
+from rayflow.storage.writer import Writer
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, append, claim, deliver, done, everything, row, start
 from tests.storage.object_faults import FaultyBucket, World, close_all, compacted, content, new_store, opened, reading
@@ -264,11 +264,11 @@ def test_a_damaged_object_is_named(kind: str, damage: str, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("position", range(13))
 def test_each_byte_of_a_header_counts(position: int) -> None:
-    data = _segments.encode_segment(7, Writer(1, "w"), Changes(pools=[ops.pool()]))
-    assert _segments.decode_segment("it", 7, data).changes.pools == [ops.pool()]
+    data = segments.encode_segment(7, Writer(1, "w"), Changes(pools=[ops.pool()]))
+    assert segments.decode_segment("it", 7, data).changes.pools == [ops.pool()]
     altered = data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
     with pytest.raises(CorruptRecord, match="it "):
-        _segments.decode_segment("it", 7, altered)
+        segments.decode_segment("it", 7, altered)
 
 
 def test_a_missing_segment_is_named() -> None:
@@ -298,7 +298,7 @@ def test_segments_that_do_not_belong_together_are_refused() -> None:
         world.objects[last] = other.objects[last]
         with pytest.raises(CorruptRecord, match="does not fit what is before it: KeyError"):
             await reading(world)
-        world.objects[last] = _segments.encode_segment(6, Writer(3, "w"), Changes())
+        world.objects[last] = segments.encode_segment(6, Writer(3, "w"), Changes())
         with pytest.raises(CorruptRecord, match="is of writer epoch 3, where 1 is due"):
             await reading(world)
 
@@ -309,7 +309,7 @@ def test_a_store_of_a_newer_format_is_refused(monkeypatch: pytest.MonkeyPatch) -
     async def body() -> None:
         world = World()
         with monkeypatch.context() as patch:
-            patch.setattr(_segments, "FORMAT", 99)
+            patch.setattr(segments, "FORMAT", 99)
             await filled(world)
         with pytest.raises(StorageUnavailable, match=r"has format 99, .* formats up to \d: a newer rayflow wrote"):
             await reading(world)
@@ -334,7 +334,7 @@ def test_an_unreadable_sign_of_life_is_none() -> None:
 # --- records as bytes ---------------------------------------------------------------------------------------
 def test_a_record_that_was_written_with_fewer_fields_is_read() -> None:
     record = ops.record(priority=7, runnable_at=None)
-    values = list(_segments._GETTERS[type(record)](record))
-    assert _segments._execution(values[:15]) == replace(record, epoch=0)
+    values = list(segments._GETTERS[type(record)](record))
+    assert segments._execution(values[:15]) == replace(record, epoch=0)
     with pytest.raises(ValueError, match="are known"):
-        _segments._execution([*values, "new"])
+        segments._execution([*values, "new"])

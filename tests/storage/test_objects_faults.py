@@ -12,11 +12,11 @@ import pytest
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Store
 from rayflow.storage.changes import MemoryData, apply, parts_of, snapshot
-from rayflow.storage.collecting import Over
-from rayflow.storage.kept import StepNote
 from rayflow.storage.memory import MemoryStore
-from rayflow.storage.objects import ObjectStore
+from rayflow.storage.model import StepNote
+from rayflow.storage.objects.store import ObjectStore
 from rayflow.storage.operations import Operation
+from rayflow.storage.rules.retention import Over
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, append, claim, deliver, start
 from tests.storage.object_faults import (

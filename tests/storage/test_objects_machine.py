@@ -19,11 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rayflow.errors import Fenced, StorageUnavailable
 from rayflow.storage.changes import MemoryData, snapshot
-from rayflow.storage.group import GroupCommitter
+from rayflow.storage.group_commit import GroupCommitter
 from rayflow.storage.memory import MemoryStore
-from rayflow.storage.objects import ObjectStore
+from rayflow.storage.objects.store import ObjectStore
 from rayflow.storage.operations import Answer, Operation, Refused
-from rayflow.storage.rules import Writer
+from rayflow.storage.writer import Writer
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, append, claim, deliver, start
 from tests.storage.object_faults import Fault, FaultyBucket, World, close_all, compacted, content, opened, reading

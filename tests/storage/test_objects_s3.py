@@ -12,8 +12,8 @@ import pytest
 
 from rayflow.cli import main
 from rayflow.errors import Fenced, StorageUnavailable
-from rayflow.storage._buckets import open_bucket
-from rayflow.storage.objects import ObjectStore
+from rayflow.storage.objects.buckets import open_bucket
+from rayflow.storage.objects.store import ObjectStore
 from rayflow.storage.operations import Done
 from tests.contract import (
     test_crossing,

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from rayflow.errors import Fenced, StorageUnavailable
-from rayflow.storage._segments import encode_segment
 from rayflow.storage.changes import Changes
+from rayflow.storage.objects.segments import encode_segment
 from rayflow.storage.operations import Done
-from rayflow.storage.rules import Writer
+from rayflow.storage.writer import Writer
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, claim, done, row, start
 from tests.storage.object_faults import (

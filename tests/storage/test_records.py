@@ -16,8 +16,8 @@ from rayflow.core import events
 from rayflow.core.events import Continued, Ended, Entry, Event, SignalReceived, StageNote, Started, StepCompleted
 from rayflow.errors import CorruptRecord, Failure
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.operations import JournalRow
-from rayflow.storage.records import append_digest, decode_entry, decode_failure, encode_entry, encode_failure
+from rayflow.storage.codec.journal import append_digest, decode_entry, decode_failure, encode_entry, encode_failure
+from rayflow.storage.model import JournalRow
 
 EVENTS: tuple[type, ...] = typing.get_args(Event)
 TEXT = st.text(st.characters(), max_size=8)

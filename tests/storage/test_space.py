@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from rayflow.storage._sqlite import over_listing
-from rayflow.storage._sqlite_formats import migrate
 from rayflow.storage.base import Store
-from rayflow.storage.collecting import Over
-from rayflow.storage.objects import ObjectStore
+from rayflow.storage.objects.store import ObjectStore
+from rayflow.storage.rules.retention import Over
+from rayflow.storage.sqlite.migrations import migrate
+from rayflow.storage.sqlite.statements import over_listing
 from tests.contract.operations import NOW, append, claim, done, end, start
 from tests.storage.object_faults import compacted
 from tests.storage.recorded import unpack

@@ -13,11 +13,11 @@ import aiosqlite
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage._sqlite import letter_listing, listing
-from rayflow.storage._sqlite_open import on_thread
 from rayflow.storage.base import Filter
-from rayflow.storage.kept import StepNote
+from rayflow.storage.model import StepNote
 from rayflow.storage.operations import Done, Operation, Refused
+from rayflow.storage.sqlite.connections import on_thread
+from rayflow.storage.sqlite.statements import letter_listing, listing
 from tests.contract.operations import NOW, append, claim, deliver, done, fail, letter, note, row, start
 from tests.storage.faults import FaultyConnection
 from tests.storage.sqlite_stores import fill, new_faulty_store, new_store, opened, run

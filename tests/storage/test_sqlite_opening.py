@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage._sqlite_formats import FORMAT
 from rayflow.storage.base import Filter
+from rayflow.storage.sqlite.migrations import FORMAT
 from tests.contract.operations import NOW, claim, done, row, start
 from tests.storage.sqlite_stores import fill, new_faulty_store, new_store, opened, run
 

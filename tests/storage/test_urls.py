@@ -8,8 +8,8 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.memory import MemoryStore
-from rayflow.storage.objects import ObjectStore
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.objects.store import ObjectStore
+from rayflow.storage.sqlite.store import SqliteStore
 from rayflow.storage.urls import ParsedUrl, namespace_of, open_store, parse, resolve, user_data_dir
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import rayflow as rf
 from rayflow.definition.code import reference
-from rayflow.runtime import naming
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ask_all
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
-from rayflow.runtime.system import ask_all
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.codec.payloads import MsgpackCodec
 from tests.system.node_flows import noted, noted_chain
 
 #: Seconds that an actor may take to say which process it is.
@@ -86,7 +86,7 @@ class Hands:
         """
         system = self._engine._system
         [name] = [name for name, process in self.pids().items() if process == pid]
-        pool_epoch = system.find(naming.pool("default")).call("ping", group="control")
+        pool_epoch = system.find(actor_names.pool("default")).call("ping", group="control")
         code = reference(noted)
         assert code is not None
         payload = MsgpackCodec().encode(((ledger, 0, 0.0), {}))

@@ -26,7 +26,8 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.runtime import _ray, local_cluster, processes
+from rayflow.runtime.actors import ray_system
+from rayflow.runtime.cluster import local, processes
 from tests.faults.tools import ledger_lines
 from tests.runtime.cluster_fixtures import ROOT, own_environment
 
@@ -114,13 +115,13 @@ def autoscaled(request: pytest.FixtureRequest) -> Iterator[Autoscaled]:
     """A cluster whose head has 2 CPUs and no accelerator. `ray start` takes autoscaler v1 by itself, `ray up` v2."""
     folder = Path(tempfile.mkdtemp(prefix="rf-"))
     # Its nodes have to be told where the head is before it is there.
-    port, mark = local_cluster._free_port(0), uuid.uuid4().hex
-    address = f"{_ray.api.util.get_node_ip_address()}:{port}"
+    port, mark = local._free_port(0), uuid.uuid4().hex
+    address = f"{ray_system.api.util.get_node_ip_address()}:{port}"
     try:
         environ = _environment(folder, mark, v2=request.param == "v2")
         configuration = folder / "autoscaler.json"
         configuration.write_text(json.dumps(_configuration(address)))
-        command = [*local_cluster._command(2, dashboard=False), f"--port={port}"]
+        command = [*local._command(2, dashboard=False), f"--port={port}"]
         command += [f"--autoscaling-config={configuration}", "--object-store-memory=100000000"]
         subprocess.run(
             command, env=environ, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True, timeout=120, check=True

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.runtime import naming, processes
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.cluster import processes
 from tests.clusters import PATIENT, ManyNodes, Node, go_on, lasting_gcs
 from tests.faults.tools import alive, kill, until
 from tests.system.node_flows import Line, check, read, stop_file
@@ -226,7 +227,7 @@ def test_a_coordinator_that_hangs_and_goes_on_beside_its_successor(scene: Scene)
     scene.finish({name: results for name, results in recorded.items() if name == "stopped-sync"})
 
 
-@pytest.mark.parametrize("name", [naming.PERSISTENCE, naming.SUPERVISOR, naming.pool("default")])
+@pytest.mark.parametrize("name", [actor_names.PERSISTENCE, actor_names.SUPERVISOR, actor_names.pool("default")])
 def test_a_singleton_that_hangs_is_made_anew(scene: Scene, name: str) -> None:
     for number in range(2):
         scene.begin(f"{name.rpartition(':')[2]}-{number}")

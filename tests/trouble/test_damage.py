@@ -20,9 +20,9 @@ import pytest
 import rayflow as rf
 from rayflow.cli import main
 from rayflow.errors import CorruptRecord, RayflowError
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.operations import Deliver, Done
-from rayflow.storage.starting import signal_row
+from rayflow.storage.rules.starts import signal_row
 from rayflow.storage.urls import open_store
 from tests.trouble.flows import fails, gated
 from tests.trouble.waiting import wait_for

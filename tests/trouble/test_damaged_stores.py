@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rayflow.errors import CorruptRecord, StorageUnavailable
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.sqlite.store import SqliteStore
 from tests.contract.operations import append, begun, done, end, everything, run, start
 from tests.storage.object_faults import FaultyBucket, World, close_all, compacted, opened, reading
 from tests.storage.sqlite_stores import fill

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.runtime import cluster
+from rayflow.runtime.cluster import connection
 from tests.runtime.cluster_fixtures import ROOT, own_environment
 from tests.storage.s3_server import BUCKET, s3_server
 from tests.trouble.s3_proxy import proxy
@@ -33,9 +33,9 @@ def environ(endpoint: dict[str, str]) -> Iterator[dict[str, str]]:
     """The environment of a cluster that runs."""
     with tempfile.TemporaryDirectory(prefix="rf-", ignore_cleanup_errors=True) as folder:
         environ = {**own_environment(Path(folder)), **endpoint}
-        found, _ = cluster.up(num_cpus=4, dashboard=False, environ=environ)
+        found, _ = connection.up(num_cpus=4, dashboard=False, environ=environ)
         yield {**environ, "RAY_ADDRESS": found.address}
-        cluster.down(environ=environ)
+        connection.down(environ=environ)
 
 
 @pytest.fixture

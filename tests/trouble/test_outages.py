@@ -17,11 +17,11 @@ import pytest
 
 import rayflow as rf
 from rayflow.errors import StorageUnavailable
-from rayflow.runtime import persistence
-from rayflow.storage._buckets import FolderBucket
+from rayflow.runtime.store import actor
 from rayflow.storage.base import Store
-from rayflow.storage.objects import ObjectStore
-from rayflow.storage.sqlite import SqliteStore
+from rayflow.storage.objects.buckets import FolderBucket
+from rayflow.storage.objects.store import ObjectStore
+from rayflow.storage.sqlite.store import SqliteStore
 from tests.trouble.flows import chain, due_soon, gated
 from tests.trouble.waiting import wait_for
 
@@ -122,7 +122,7 @@ def trouble(
         switch = _Statements(what, ("COMMIT",) if kind == "commit" else ("BEGIN", "UPDATE writer"))
         url = f"sqlite:///{tmp_path}/flows.db"
         opened = _sqlite(switch)
-    monkeypatch.setattr(persistence, "open_store", opened)
+    monkeypatch.setattr(actor, "open_store", opened)
     yield url, switch
     switch.off()
 
@@ -185,7 +185,7 @@ def test_executions_wait_and_go_on(trouble: tuple[str, Any], tmp_path: Path, cap
 
 def test_cancel_and_pause_are_refused_and_can_be_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     switch = _Statements("database or disk is full", ("BEGIN",))
-    monkeypatch.setattr(persistence, "open_store", _sqlite(switch))
+    monkeypatch.setattr(actor, "open_store", _sqlite(switch))
     with rf.LocalEngine(f"sqlite:///{tmp_path}/flows.db") as engine:
         handle = engine.start(gated, id="gated")
         wait_for(lambda: handle.status().parked, "it is parked")
@@ -221,7 +221,7 @@ def test_reads_that_fail_are_asked_again_without_hurry(
         check(statement)
 
     switch.check = counted  # type: ignore[method-assign]
-    monkeypatch.setattr(persistence, "open_store", _sqlite(switch))
+    monkeypatch.setattr(actor, "open_store", _sqlite(switch))
     with rf.LocalEngine(f"sqlite:///{tmp_path}/flows.db") as engine:
         handle = engine.start(due_soon, 0.5)
         engine.watcher.future(handle.id)
@@ -245,9 +245,9 @@ def test_a_store_that_cannot_be_opened_is_let_go(tmp_path: Path, monkeypatch: py
         opened.append(store)
         return store
 
-    monkeypatch.setattr(persistence, "open_store", noted_store)
-    monkeypatch.setattr(persistence, "FRESH_FOR", 0.1)
-    monkeypatch.setattr(persistence, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(actor, "open_store", noted_store)
+    monkeypatch.setattr(actor, "FRESH_FOR", 0.1)
+    monkeypatch.setattr(actor, "HEARTBEAT", 0.1)
     rf.LocalEngine(f"sqlite:///{tmp_path}/flows.db").close()
     switch.on()
     for _ in range(2):

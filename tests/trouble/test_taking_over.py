@@ -18,8 +18,8 @@ import pytest
 import rayflow as rf
 from rayflow.cli import main
 from rayflow.errors import Fenced, StorageUnavailable
-from rayflow.runtime.persistence import Persistence
-from rayflow.runtime.threads import ThreadSystem
+from rayflow.runtime.actors.thread_system import ThreadSystem
+from rayflow.runtime.store.actor import Persistence
 from tests.trouble.flows import long_step
 from tests.trouble.waiting import wait_for
 

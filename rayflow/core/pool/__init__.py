@@ -1,7 +1,7 @@
 """Admission to a worker pool: who gets which slot of which worker, and when it is asked back."""
 
 from rayflow.core.pool.machine import PoolMachine
-from rayflow.core.pool.records import (
+from rayflow.core.pool.protocol import (
     Command,
     Demand,
     EnvironmentStats,

@@ -19,7 +19,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
-from rayflow.core.pool.records import Limit, PoolTerms
+from rayflow.core.pool.protocol import Limit, PoolTerms
 from rayflow.core.pool.state import Wish
 
 

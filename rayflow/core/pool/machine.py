@@ -26,10 +26,10 @@ How a coordinator takes part:
   is told to revoke the token, and the slot stays occupied until the worker confirms. A worker that is to stop
   waits for its tasks, but not for ever.
 * Tasks that run as Ray tasks of their own are admitted in an environment of their own
-  (:func:`~rayflow.core.pool.records.own_tasks`). Its one worker, named like it, is only a number of slots.
+  (:func:`~rayflow.core.pool.protocol.own_tasks`). Its one worker, named like it, is only a number of slots.
 
 Who gets what is decided in :mod:`rayflow.core.pool.plan`, what limits allow in :mod:`rayflow.core.pool.limits`, and
-how many workers there are in :mod:`rayflow.core.pool.sizes`.
+how many workers there are in :mod:`rayflow.core.pool.autoscaler`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
-from rayflow.core.pool.book import Book
+from rayflow.core.pool.autoscaler import Sizes
 from rayflow.core.pool.plan import Plan
-from rayflow.core.pool.records import (
+from rayflow.core.pool.protocol import (
     Command,
     Demand,
     Lease,
@@ -53,8 +53,7 @@ from rayflow.core.pool.records import (
     is_own_tasks,
     token_epoch,
 )
-from rayflow.core.pool.sizes import Sizes
-from rayflow.core.pool.state import Environment, Party, Wish, Worker, wishes
+from rayflow.core.pool.state import Book, Environment, Party, Wish, Worker, wishes
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import LeaseLost
 

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from rayflow.core.pool.records import PoolTerms
+from rayflow.core.pool.protocol import PoolTerms
 from rayflow.core.pool.state import Claimant, Environment, Party, Seat, Wish, Worker
 
 _Name = TypeVar("_Name")

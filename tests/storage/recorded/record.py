@@ -18,8 +18,8 @@ from pathlib import Path
 import rayflow as rf
 from rayflow.definition.code import PYTHON
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.environment import Environment
-from rayflow.storage.objects import ObjectStore
+from rayflow.runtime.code.environment import Environment
+from rayflow.storage.objects.store import ObjectStore
 from tests.storage.recorded import flows
 
 #: What the clock shows when a recording begins: long ago, so that all that is parked is due when it is read.

@@ -1,0 +1,135 @@
+"""The engine on a Ray cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from rayflow.client.engine import Engine
+from rayflow.client.pools import QueueRoom
+from rayflow.definition.options import EngineConfig
+from rayflow.errors import ClusterError
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.cluster import connection
+from rayflow.runtime.code.environment import capture
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.supervisor.actor import supervisor_spec
+from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.storage.codec.payloads import digest
+from rayflow.storage.urls import namespace_of, resolve
+
+log = logging.getLogger(__name__)
+
+#: Options that belong to this engine alone and may differ from those of the running actors.
+_OWN = frozenset({"store", "namespace", "address", "recover"})
+
+#: Seconds that the actors of a namespace may take to be ready.
+_READY = 120.0
+
+
+class DistributedEngine(Engine):
+    """Runs executions on a Ray cluster, where they survive the death of any process, this one included.
+
+    It joins the cluster at ``address`` or ``RAY_ADDRESS``, or the one that runs on this machine; where there is
+    none, it starts an independent local one, which stays when this process ends (``rayflow down`` stops it).
+
+    Args:
+        store: the store's URL; None takes ``RAYFLOW_STORE``, then a file in the user's data folder.
+        address: the Ray cluster's address; None looks for one as said above.
+        namespace: Ray namespace of the actors; None derives it from the store's URL.
+        config: the whole configuration; ``options`` are set on top of it.
+        take_over: take the store from another writer that is still alive; that one is fenced, and stops.
+        options: fields of :class:`EngineConfig`.
+
+    Raises:
+        ClusterError: no cluster can be joined or started, or the namespace's actors were made with other settings.
+        StorageUnavailable: the store cannot be opened, or another cluster writes it.
+
+    Attributes:
+        address: the address of the cluster.
+        namespace: the Ray namespace of the actors.
+        recovered: ids of the unfinished executions that opening this engine took up.
+
+    Example:
+        >>> with rf.DistributedEngine(store="sqlite:///flows.db") as engine:  # doctest: +SKIP
+        ...     engine.execute(analyse, "…")
+    """
+
+    def __init__(
+        self,
+        store: str | None = None,
+        *,
+        address: str | None = None,
+        namespace: str | None = None,
+        config: EngineConfig | None = None,
+        take_over: bool = False,
+        **options: Any,
+    ) -> None:
+        given = {"store": store, "address": address, "namespace": namespace, **options}
+        given = {name: value for name, value in given.items() if value is not None}
+        chosen = EngineConfig.load(**given) if config is None else config.replace(**given)
+        self._connection = connection.connect(chosen.address)
+        from rayflow.runtime.actors.ray_system import RaySystem, get_package, job_working_dir
+
+        working_dir = job_working_dir()
+        url = resolve(chosen.store, environ=os.environ, forbidden=[Path.cwd()] if working_dir else [])
+        self.namespace = chosen.namespace or namespace_of(url)
+        self._package = get_package(working_dir) if working_dir else None
+        env = capture(working_dir=working_dir, package=digest(self._package) if self._package else "")
+        super().__init__(RaySystem(self.namespace), chosen, url, env)
+        self.address = self._connection.address
+        self.recovered: list[str] = []
+        try:
+            self._open(take_over=take_over)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self, *, take_over: bool) -> None:
+        bound = self._system.spawn(persistence_spec(self.store)).call("ready", take_over, timeout=_READY)
+        if bound != self.store:
+            raise ClusterError(
+                f"namespace {self.namespace!r} of this cluster is bound to the store {bound!r}, not to "
+                f"{self.store!r}; use that store, or give this engine a namespace of its own"
+            )
+        settings = self._settings()
+        running: Settings = self._system.spawn(supervisor_spec(settings)).call("ready", timeout=_READY)
+        self._check_settings(settings.config, running.config)
+        # What the namespace refuses, no engine of it writes.
+        self._codec.allow_pickle &= running.allow_pickle
+        self._room = QueueRoom(self.pools, running.config.pool)
+        if self._package is not None:
+            self._persistence().call("put_blob", self._env.package, self._package)
+        self._supervisor().call("environment", self._env.to_json())
+        if self.config.recover == "auto":
+            self.recovered = self._supervisor().call("recover", timeout=_READY)
+            if self.recovered:
+                log.info("taken up: %s", ", ".join(self.recovered))
+
+    def _check_settings(self, ours: EngineConfig, running: EngineConfig) -> None:
+        differ = [
+            f"{name}={getattr(ours, name)!r} (running: {getattr(running, name)!r})"
+            for name in sorted(self.config.model_fields_set - _OWN)
+            if getattr(ours, name) != getattr(running, name)
+        ]
+        if differ:
+            raise ClusterError(
+                f"the actors of namespace {self.namespace!r} run with other settings: {'; '.join(differ)}. Leave "
+                "these options out, or stop the actors first (engine.shutdown() or `rayflow down`)"
+            )
+
+    def close(self) -> None:
+        """Let go of the cluster. Executions go on; ``engine.handle(id)`` of another engine finds them again."""
+        if self._closed:
+            return
+        super().close()
+        self._connection.close()
+
+    def shutdown(self) -> None:
+        """Stop all actors of this namespace, then close. Unfinished executions go on with the next engine."""
+        names = sorted(self._system.names(), key=lambda name: name != actor_names.SUPERVISOR)
+        for name in names:
+            self._system.kill(name)
+        self.close()

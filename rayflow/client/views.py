@@ -1,0 +1,205 @@
+"""From records to what a person sees; shared by engines and the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayflow.core.execution.requests import WaitsFor
+from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, fold
+from rayflow.errors import CodecError
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import Filter
+from rayflow.storage.codec.payloads import MsgpackCodec
+from rayflow.storage.damage import DamagedRecord, damage_failure, failure_or_damage, readable, remedy
+from rayflow.storage.model import DefinitionRecord, ExecutionRecord, JournalRow, StepNote
+
+#: Children that a snapshot names.
+_CHILDREN = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What the steps of an execution printed, and how far it is, as far as its coordinator knows.
+
+    Args:
+        lines: those that are new since the cursor that was asked with.
+        cursor: where to go on from.
+        issued: steps that the workflow has issued so far; 0 while nobody drives it.
+        completed: steps of these that are over.
+    """
+
+    lines: tuple[str, ...]
+    cursor: str
+    issued: int = 0
+    completed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowInfo:
+    """One version of a workflow, as it is saved.
+
+    Args:
+        workflow_id: the workflow.
+        version: the version.
+        name: its name.
+        description: what it says of itself.
+        code: where its code is: ``module``, ``qualname``, ``kind`` ("import" or "value") and hashes; empty where
+            executions run a version that is not saved.
+        saved_at: when it was saved, in seconds since the epoch; None if it is not, or not any more: executions that
+            run it know their code, as children do whose workflow was never started by itself.
+        unfinished: executions that run it and are not over.
+    """
+
+    workflow_id: str
+    version: str
+    name: str
+    description: str
+    code: Mapping[str, Any]
+    saved_at: float | None
+    unfinished: int
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """An execution with its children, as a branch of the tree that they are.
+
+    Args:
+        execution: it, without its steps and state.
+        step: the number of its parent's call that waits for it, or 0.
+        children: its children, in the order of their calls.
+        more: whether it has children beyond these.
+    """
+
+    execution: ExecutionSnapshot
+    step: int = 0
+    children: tuple[Branch, ...] = ()
+    more: bool = False
+
+
+def workflow_infos(
+    definitions: Sequence[DefinitionRecord], running: Sequence[tuple[str, str, int]]
+) -> list[WorkflowInfo]:
+    """The saved versions, and those that are not saved and run all the same, by workflow, newest first.
+
+    Args:
+        definitions: those that are saved, in that order.
+        running: workflow id, version and number of unfinished executions, of each version that has any.
+    """
+    counts = {(workflow_id, version): count for workflow_id, version, count in running}
+    infos = [
+        WorkflowInfo(
+            saved.workflow_id,
+            saved.version,
+            saved.name,
+            saved.description,
+            _code_in(saved),
+            saved.saved_at,
+            counts.pop((saved.workflow_id, saved.version), 0),
+        )
+        for saved in definitions
+    ]
+    gone = [WorkflowInfo(*key, "", "", {}, None, count) for key, count in counts.items()]
+    return sorted([*infos, *gone], key=lambda info: info.workflow_id)
+
+
+def _code_in(saved: DefinitionRecord) -> Mapping[str, Any]:
+    try:
+        said: Any = json.loads(saved.code)
+    except (ValueError, TypeError):
+        said = None
+    whole = isinstance(said, dict) and {"module", "qualname", "kind"} <= said.keys()
+    return said if whole else {"module": "(damaged", "qualname": "register it again)", "kind": "ref"}
+
+
+def summary(record: ExecutionRecord) -> ExecutionSnapshot:
+    """The execution without its steps and state: what a list shows."""
+    return ExecutionSnapshot(
+        execution_id=record.id,
+        workflow_id=record.workflow_id,
+        version=record.version,
+        status=record.status,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+        priority=record.priority,
+        epoch=record.epoch,
+        coordinator=record.coordinator,
+        deadline=record.deadline,
+        error=failure_or_damage(record),
+        run=record.run,
+        parent=record.parent,
+        forked_from=record.forked_from,
+        parked=not record.owner and record.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED},
+        wakes_at=None if record.status.terminal else record.runnable_at,
+        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).words(),
+    )
+
+
+def snapshot(
+    record: ExecutionRecord,
+    rows: Sequence[JournalRow],
+    notes: Sequence[StepNote],
+    children: Sequence[ExecutionRecord],
+    decode: Callable[[bytes], Any],
+) -> ExecutionSnapshot:
+    """The whole snapshot: the record, what its journal folds to, and what its steps said of themselves.
+
+    Of a damaged journal it shows what is before the damage, and the damage as the error.
+
+    Args:
+        record: the execution's row.
+        rows: its journal.
+        notes: the newest one of each step that has one.
+        children: the executions that it started.
+        decode: reads payloads.
+    """
+    decode = forgiving(decode)
+    entries, damage = readable(record.id, rows, record.last_seq)
+    made = fold(summary(record), entries, decode)
+    if damage is not None and not isinstance(record, DamagedRecord):
+        made.error = damage_failure(damage, remedy(record, rows))
+    made.children = [
+        ChildSnapshot(child.waiting_call, child.id, child.workflow_id, child.status)
+        for child in sorted(children, key=lambda child: child.waiting_call or math.inf)
+    ]
+    for note in notes:
+        if not 0 < note.step <= len(made.steps):
+            continue  # of a step that only the unreadable part of the journal knows
+        step = made.steps[note.step - 1]
+        if note.kind == "progress":
+            step.progress = decode(note.body)
+        elif step.status == "running":
+            step.waits_for = decode(note.body)
+    return made
+
+
+def children_of(execution_id: str) -> Filter:
+    """The executions that an execution started."""
+    return Filter(parent=execution_id, limit=_CHILDREN)
+
+
+def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """The same for those who look; of a payload that is damaged it answers a text that says so."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return decode(data)
+        except CodecError as error:
+            return f"<damaged: {error}>"
+
+    return read
+
+
+def tolerant(codec: MsgpackCodec) -> Callable[[bytes], Any]:
+    """Decodes payloads; one whose classes are not at hand is described as plain data instead."""
+
+    def decode(data: bytes) -> Any:
+        try:
+            return codec.decode(data)
+        except Exception:  # noqa: BLE001 - user classes may raise anything while they are rebuilt
+            return codec.describe(data)
+
+    return decode

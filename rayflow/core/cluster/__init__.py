@@ -1,0 +1,1 @@
+"""Decisions about the whole cluster: placement, recovery, metrics. Pure."""

@@ -1,0 +1,1 @@
+"""One execution: its journal, run, attempts, requests and snapshot. Pure."""

@@ -1,0 +1,1 @@
+"""The deterministic interpreter of workflow code: event loop, sandbox, calls, replay check. Pure."""

@@ -1,0 +1,421 @@
+"""The deterministic event loop on which workflow code runs.
+
+It is an ``asyncio`` loop without a selector, a clock or threads. ``call_soon`` runs in order; ``time()`` is the
+time of the event being applied; ``call_at`` makes a numbered timer that only an event can fire. Everything that
+could order things differently in another process is given a number: tasks and futures hash by theirs, so that
+sets of them (``TaskGroup``, ``asyncio.wait``) iterate alike everywhere.
+
+The loop owns the order in which callbacks run. Its owner (:mod:`rayflow.core.interpreter.machine`) owns what may be
+issued to the outside, and calls :meth:`DurableLoop.drain` from a thread that runs no other loop: inside a running task
+of another loop, the tasks of this one would never advance (Python 3.14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import contextvars
+import heapq
+import sys
+from asyncio import events
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVarTuple, Unpack
+
+from rayflow.core.interpreter import sandbox
+from rayflow.core.interpreter.compensation import Generators, end_coroutine
+from rayflow.core.interpreter.sandbox import RefusingLoop, refuse_as_completed
+from rayflow.errors import WorkflowSideEffect
+
+Ts = TypeVarTuple("Ts")
+
+#: Callbacks that one event may cause. Ordinary fan-outs need about five a task; code that polls with
+#: ``sleep(0)`` or swallows its cancellation needs more than any number.
+CALLBACK_BUDGET = 2_000_000
+
+#: How often code that is over is told so by an exception. Code that swallows even that, in a loop, is from then on
+#: made to wait instead, since an exception would keep it busy for ever.
+REFUSALS = 100
+
+#: Finished tasks and cancelled timers that are kept at least before they are swept out.
+_SWEEP = 64
+
+#: Loops that are not evicted. Whoever drops one without evicting it leaks it, instead of having the garbage
+#: collector, or the interpreter's end, run its clean-up outside every workflow.
+_alive: set[DurableLoop] = set()
+
+
+class NeverSettles(Exception):
+    """One event caused more callbacks than the budget allows: the code polls, or refuses to be cancelled."""
+
+    def __init__(self, budget: int) -> None:
+        super().__init__(
+            f"the workflow's code was still busy after {budget:,} callbacks for one event: it polls (for example with "
+            "`await asyncio.sleep(0)`) or swallows its cancellation. Wait for a step, a timer or a signal instead"
+        )
+
+
+class DurableLoop(RefusingLoop):
+    """See the module's docstring.
+
+    Args:
+        execution: what :func:`rayflow.definition.context.current_execution` answers on this loop.
+        name: prefix of the tasks' names.
+        budget: callbacks that one drain may run.
+        on_unhandled: told of exceptions that nobody awaited, as text.
+    """
+
+    def __init__(
+        self,
+        *,
+        execution: object,
+        name: str,
+        budget: int = CALLBACK_BUDGET,
+        on_unhandled: Callable[[str, BaseException | None], None],
+    ) -> None:
+        sandbox.install()
+        number_gatherings()
+        self.execution = execution
+        self.guarded = True
+        self.dead = self._quiet = False
+        self._name = name
+        self._budget = budget
+        self._on_unhandled = on_unhandled
+        self._now = 0.0
+        self._number = 0
+        self._timer_number = 0
+        self._refusals = 0
+        self._ready: deque[asyncio.Handle] = deque()
+        self._heap: list[tuple[float, int]] = []
+        self._timers: dict[int, DurableTimer] = {}
+        self._tasks: list[DurableTask] = []
+        self._sweep_tasks_at = _SWEEP
+        self._generators = Generators()
+        self._eager = False
+        _alive.add(self)
+
+    # --- driven by the machine ---------------------------------------------------------------------------
+    def advance(self, now: float) -> None:
+        """Set the loop's time, in seconds since the epoch; it never goes back."""
+        self._now = max(self._now, now)
+
+    def drain(self) -> None:
+        """Run callbacks until none is ready.
+
+        Raises:
+            NeverSettles: the budget is used up; the loop should be evicted.
+            RuntimeError: another loop runs in this thread, where tasks of this one would not advance.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
+        budget = self._budget
+        ready = self._ready
+        before = self._enter()
+        try:
+            while ready:
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                budget -= 1
+                if budget < 0:
+                    raise NeverSettles(self._budget)
+                try:
+                    handle._run()
+                except (SystemExit, KeyboardInterrupt) as stop:
+                    # It must end the workflow, not the process that drives it. A task has recorded it as its outcome.
+                    callback = handle._callback  # type: ignore[attr-defined]
+                    if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
+                        self._on_unhandled(f"{type(stop).__name__} in a callback of a workflow", stop)
+
+        finally:
+            self._leave(before)
+
+    def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, Any]:
+        before = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(self._generators.hold, None)
+        events._set_running_loop(self)
+        return before
+
+    def _leave(self, before: tuple[asyncio.AbstractEventLoop | None, Any]) -> None:
+        events._set_running_loop(before[0])
+        sys.set_asyncgen_hooks(*before[1])
+
+    @contextlib.contextmanager
+    def _running(self) -> Generator[None]:
+        before = self._enter()
+        try:
+            yield
+        finally:
+            self._leave(before)
+
+    def next_timer(self) -> tuple[float, int] | None:
+        """When the earliest live timer is due, and its number; ties go to the lower number."""
+        heap = self._heap
+        while heap:
+            if heap[0][1] in self._timers:
+                return heap[0]
+            heapq.heappop(heap)
+        return None
+
+    def timer_alive(self, number: int) -> bool:
+        """Whether that timer still waits."""
+        return number in self._timers
+
+    def fire(self, number: int) -> None:
+        """Make a live timer's callback ready."""
+        self._ready.append(self._timers.pop(number))
+
+    def pending_tasks(self) -> list[DurableTask]:
+        """The tasks that are not done, oldest first."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        return list(self._tasks)
+
+    def next_number(self) -> int:
+        """A number for something that may be put into a set."""
+        self._number += 1
+        return self._number
+
+    # --- how it ends ---------------------------------------------------------------------------------------
+    def close_generators(self) -> None:
+        """Close async generators that the code left unfinished, oldest first."""
+        with self._running():
+            self._generators.close_all(self._tell)
+
+    def _tell(self, message: str, error: BaseException | None) -> None:
+        if not self.dead:  # in an eviction it is an echo
+            self._on_unhandled(message, error)
+
+    def evict(self, *, quiet: bool = False) -> None:
+        """Drop everything without letting the code do anything more: clean-up code runs, commands raise.
+
+        Args:
+            quiet: say nothing of exceptions that nobody has awaited: somebody may yet, when the code is replayed.
+        """
+        if self.dead:
+            return
+        self.dead, self._quiet = True, quiet
+        self._ready.clear()
+        self._timers.clear()
+        self._heap.clear()
+        with self._running():
+            # In a context of its own: what clean-up code sets must not stay behind in this thread's.
+            contextvars.Context().run(self._close_all)
+        self._tasks.clear()
+        _alive.discard(self)
+
+    def _close_all(self) -> None:
+        for task in self.pending_tasks():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            coroutine = task.get_coro()
+            if coroutine is not None:
+                # As if the task ran: a clean-up that found none would get errors that no live code gets, for
+                # example of asyncio.timeout(), and might retry for ever.
+                asyncio.tasks._enter_task(self, task)
+                try:
+                    end_coroutine(coroutine, self._on_unhandled)
+                finally:
+                    asyncio.tasks._leave_task(self, task)
+        self.close_generators()
+
+    def refuse(self, message: str) -> None:
+        """Raise, unless the code has been told so often that it evidently swallows it.
+
+        Raises:
+            RuntimeError: with the message.
+        """
+        self._refusals += 1
+        if self._refusals <= REFUSALS:
+            raise RuntimeError(message)
+
+    # --- what asyncio asks of a loop ---------------------------------------------------------------------
+    def time(self) -> float:
+        """Seconds since the epoch, as of the event being applied."""
+        return self._now
+
+    def call_soon(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Run the callback in this drain, after those that are ready already."""
+        handle = DurableHandle(callback, args, self, context)
+        if not self.dead:
+            self._ready.append(handle)
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Make a durable timer ``delay`` seconds from the loop's time."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Make a durable timer for a moment on the loop's clock."""
+        handle = DurableTimer(when, callback, args, self, context)
+        handle.number = self._timer_number = self._timer_number + 1
+        if not self.dead:
+            self._timers[handle.number] = handle
+            heapq.heappush(self._heap, (when, handle.number))
+        return handle
+
+    def _timer_handle_cancelled(self, handle: DurableTimer) -> None:
+        """Called by TimerHandle.cancel."""
+        self._timers.pop(handle.number, None)
+        if len(self._heap) > 2 * len(self._timers) + _SWEEP:
+            self._heap = [(timer.when(), number) for number, timer in self._timers.items()]
+            heapq.heapify(self._heap)
+
+    def create_future(self) -> DurableFuture:
+        """A future that hashes by its number."""
+        future = DurableFuture(loop=self)
+        future.number = self._number = self._number + 1
+        return future
+
+    def create_task(  # type: ignore[override]
+        self,
+        coro: Coroutine[Any, Any, Any],
+        *,
+        name: object = None,
+        context: contextvars.Context | None = None,
+        **kwargs: Any,
+    ) -> DurableTask:
+        """A task that hashes by its number and has a name of this execution's own."""
+        refuse_as_completed(coro)
+        if self.dead:
+            # It never runs. An error here would leave the other coroutines of a gather unawaited, with a warning
+            # for each; whoever waits for this task is ended while waiting.
+            coro.close()
+        self._number += 1
+        number = self._number
+        if self._eager and not self.dead:
+            kwargs.setdefault("eager_start", True)
+        label = f"{self._name}/{number}" if name is None else str(name)
+        task = DurableTask(number, coro, loop=self, name=label, context=context, **kwargs)
+        if self.dead:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        elif not task.done():
+            self._keep_task(task)
+        return task
+
+    def _keep_task(self, task: DurableTask) -> None:
+        if len(self._tasks) >= self._sweep_tasks_at:
+            self._sweep_tasks_at = 2 * len(self.pending_tasks()) + _SWEEP
+        self._tasks.append(task)
+
+    def set_task_factory(self, factory: Any) -> None:
+        """Only eager tasks (3.12+) and the default can be repeated on replay."""
+        eager = getattr(asyncio, "eager_task_factory", None)
+        if factory is not None and factory is not eager:
+            raise WorkflowSideEffect("setting a task factory of one's own")
+        self._eager = factory is not None
+
+    def get_task_factory(self) -> Any:
+        """The factory that was set, or None."""
+        return getattr(asyncio, "eager_task_factory", None) if self._eager else None
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Pass on what nobody awaited."""
+        if self._quiet:
+            return
+        self._on_unhandled(str(context.get("message", "unhandled error in a workflow")), context.get("exception"))
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """The same as :meth:`call_exception_handler`."""
+        self.call_exception_handler(context)
+
+    def get_debug(self) -> bool:
+        """Always false: debug mode adds callbacks and frames of its own."""
+        return False
+
+    def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - as asyncio has it
+        """Ignored, for the same reason."""
+
+    def is_running(self) -> bool:
+        """Whether the loop runs in this thread."""
+        return asyncio._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Whether the execution was evicted."""
+        return self.dead
+
+
+@atexit.register
+def _evict_all() -> None:
+    for loop in list(_alive):
+        loop.evict()
+
+
+class DurableFuture(asyncio.Future[Any]):
+    """A future that hashes by its number, which its loop sets as soon as it is made."""
+
+    number: int
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class DurableTask(asyncio.Task[Any]):
+    """A task that hashes by its number. The number is set first: Task.__init__ already hashes it."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> None:
+        self.number = number
+        super().__init__(coro, **kwargs)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class DurableHandle(asyncio.Handle):
+    """A callback that is ready. The same as its base without a question about debug mode, asked 40,000 times."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+    ) -> None:
+        self._context = contextvars.copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = None
+        self._source_traceback = None
+
+
+class DurableTimer(asyncio.TimerHandle):
+    """A timer with a number, under which its loop finds it again."""
+
+    __slots__ = ("number",)
+    number: int
+
+
+def number_gatherings() -> None:
+    """Let the futures that ``asyncio.gather`` answers hash by number too, on loops that number.
+
+    gather makes them itself, without asking the loop; so their class is taught to ask when it is first hashed.
+    On any other loop they hash as ever.
+    """
+    gathering = getattr(asyncio.tasks, "_GatheringFuture", None)
+    if gathering is not None and "__hash__" not in vars(gathering):
+        gathering.__hash__ = _hash_gathering
+
+
+def _hash_gathering(future: Any) -> int:
+    known: int | None = getattr(future, "rayflow_number", None)
+    if known is None:
+        numbers = getattr(future.get_loop(), "next_number", None)
+        future.rayflow_number = known = object.__hash__(future) if numbers is None else numbers()
+    return known

@@ -1,0 +1,1 @@
+"""Locks, semaphores and deadlock detection. Pure."""

@@ -1,0 +1,1 @@
+"""Ray clusters: finding, starting and stopping one, and the processes of a local one."""

@@ -1,0 +1,1 @@
+"""Code environments: where an execution's code comes from, and how processes load it."""

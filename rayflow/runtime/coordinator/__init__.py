@@ -1,0 +1,1 @@
+"""The coordinator: an actor that drives executions."""

@@ -1,0 +1,206 @@
+"""A coordinator's dispatchers, one for each pool that its steps name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from rayflow.core.execution.execution import Action, RunAttempt, StopAttempt
+from rayflow.core.pool import Grant, Recall, Void
+from rayflow.core.pool.slots import Key
+from rayflow.definition.options import PoolConfig
+from rayflow.errors import ClusterError, PoolNotFound, StorageUnavailable
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ActorSystem, Reply, send_to
+from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.coordinator.dispatcher import Dispatcher
+from rayflow.runtime.coordinator.driver import Driver
+from rayflow.runtime.coordinator.local_steps import LocalRuns
+from rayflow.runtime.coordinator.pool_client import Host
+from rayflow.runtime.coordinator.ray_tasks import TaskLauncher
+from rayflow.runtime.coordinator.store_client import RETRY_MOST
+from rayflow.runtime.coordinator.worker_client import HeldValues
+from rayflow.runtime.settings import Settings
+from rayflow.storage.model import PoolRecord
+
+#: Seconds that the store may take to say how a pool is configured.
+_PATIENCE = 5.0
+
+
+class Dispatchers:
+    """See the module's docstring. Used on the coordinator's thread only.
+
+    Args:
+        host: the coordinator.
+        system: where pools and workers are found.
+        env: the coordinator's code environment.
+        settings: shared by all actors of the namespace.
+    """
+
+    def __init__(self, host: Host, system: ActorSystem, env: Environment, settings: Settings) -> None:
+        self._host = host
+        self._system = system
+        self._env = env
+        self._settings = settings
+        self._tasks = TaskLauncher(system, host.name, env, settings)
+        self._values = HeldValues()
+        self._known: dict[str, Dispatcher] = {}
+        #: Of pools that are no more, as long as anything of theirs is under way.
+        self._leaving: list[Dispatcher] = []
+
+    def run(self, execution_id: str, run: RunAttempt, priority: int) -> None:
+        """Run an attempt in the pool that its step names.
+
+        Raises:
+            PoolNotFound: there is no such pool.
+            QueueFull: its queue is at its limit, and the step is not to wait.
+            ClusterError, StorageUnavailable: it cannot be found out now.
+            Exception: whatever the step's ``concurrency_key`` raises.
+        """
+        self._dispatcher(run.call.options.pool).want(execution_id, run, priority)
+
+    def stop(self, key: Key) -> None:
+        """Nobody waits for the attempt any more."""
+        for dispatcher in self._all():
+            dispatcher.stop(key)
+
+    def forget(self, execution_id: str) -> None:
+        """The execution is not driven here any more."""
+        for dispatcher in self._all():
+            dispatcher.forget(execution_id)
+        self._values.forget(execution_id)
+
+    def apply(self, pool: str, epoch: int, commands: Sequence[Grant | Recall | Void]) -> None:
+        """A pool says something by itself."""
+        if pool in self._known:
+            self._known[pool].apply(epoch, commands)
+
+    def begun(self, key: Key, at: float) -> None:
+        """A Ray task has begun."""
+        for dispatcher in self._all():
+            dispatcher.begun(key, at)
+
+    def worker_of(self, key: Key) -> str:
+        """Where an attempt is under way; "" if it waits."""
+        return next((worker for each in self._all() if (worker := each.worker_of(key))), "")
+
+    def pump(self) -> None:
+        """Send what can be sent."""
+        for dispatcher in self._known.values():
+            dispatcher.pump()
+        if self._leaving:
+            self._leaving = [dispatcher for dispatcher in self._leaving if dispatcher.at_work]
+
+    def refresh(self) -> None:
+        """Tell the pools everything again."""
+        for dispatcher in self._known.values():
+            dispatcher.refresh()
+
+    def next_wake(self) -> float | None:
+        """When :meth:`pump` has something to do by itself."""
+        return min((w for d in self._known.values() if (w := d.next_wake()) is not None), default=None)
+
+    # --- pools that changed --------------------------------------------------------------------------------
+    def look_up(self, pool: str) -> None:
+        """See whether there still is a pool of that name, and how it is configured now."""
+
+        def reply(answer: Reply) -> None:
+            if answer.error is None:
+                self._host.post(partial(self._found, pool, answer.value))
+
+        if pool != self._settings.config.pool.name:
+            send_to(self._system, actor_names.PERSISTENCE, "pool", pool, then=reply)
+
+    def _found(self, pool: str, record: PoolRecord | None) -> None:
+        if record is not None and pool in self._known:
+            self._known[pool].configure(PoolConfig.model_validate_json(record.config))
+        elif record is None and pool in self._known:
+            dispatcher = self._known.pop(pool)
+            self._leaving.append(dispatcher)
+            dispatcher.refuse_all(PoolNotFound(pool))
+
+    def _all(self) -> list[Dispatcher]:
+        return [*self._known.values(), *self._leaving]
+
+    # --- inside --------------------------------------------------------------------------------------------
+    def _dispatcher(self, pool: str) -> Dispatcher:
+        if pool not in self._known:
+            config = self._config(pool)
+            self._known[pool] = Dispatcher(
+                self._host, self._system, config, self._env.id, self._tasks, values=self._values
+            )
+        return self._known[pool]
+
+    def _config(self, pool: str) -> PoolConfig:
+        if pool == self._settings.config.pool.name:
+            return self._settings.config.pool
+        persistence = self._system.find(actor_names.PERSISTENCE)
+        record: PoolRecord | None = persistence.call("pool", pool, timeout=_PATIENCE)
+        if record is None:
+            raise PoolNotFound(pool, known=tuple(each.name for each in persistence.call("pools", timeout=_PATIENCE)))
+        return PoolConfig.model_validate_json(record.config)
+
+
+class Performer:
+    """See the module's docstring. Used on the coordinator's thread only.
+
+    Args:
+        host: the coordinator.
+        system: where the store is found.
+        env: the code environment.
+        dispatchers: the ways to the pools.
+        settings: shared by all actors of the namespace.
+    """
+
+    def __init__(
+        self, host: Host, system: ActorSystem, env: Environment, dispatchers: Dispatchers, settings: Settings
+    ) -> None:
+        self._host = host
+        self._system = system
+        self._env = env
+        self._dispatchers = dispatchers
+        self._settings = settings
+        self._local: LocalRuns | None = None
+
+    def perform(self, driver: Driver, actions: Sequence[Action]) -> None:
+        """Run and stop attempts, in order."""
+        for action in actions:
+            key = (driver.id, action.seq, action.attempt)
+            if isinstance(action, StopAttempt):
+                self._stop(key)
+            elif action.local:
+                self._run_here(driver, action)
+            else:
+                self._run_on_pool(driver, key, action)
+
+    def forget(self, execution_id: str) -> None:
+        """The execution is not driven here any more."""
+        self._dispatchers.forget(execution_id)
+        if self._local is not None:
+            self._local.forget(execution_id)
+
+    def stop(self) -> None:
+        """Run nothing here any more."""
+        if self._local is not None:
+            self._local.stop()
+
+    def _run_on_pool(self, driver: Driver, key: Key, run: RunAttempt) -> None:
+        try:
+            self._dispatchers.run(driver.id, run, driver.options.priority)
+        except (ClusterError, StorageUnavailable) as error:
+            driver.log.warning("step %s cannot be sent now: %s", run.call.name, error)
+            self._host.later(RETRY_MOST, lambda: self._host.not_begun(key, driver.epoch))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a function of the user's says which key a step has
+            self._host.refused(key, error)
+
+    def _stop(self, key: Key) -> None:
+        self._dispatchers.stop(key)
+        if self._local is not None:
+            self._local.cancel(key)
+
+    def _run_here(self, driver: Driver, run: RunAttempt) -> None:
+        if self._local is None:
+            self._local = LocalRuns(self._host, self._system, self._env, self._settings)
+        message = self._host.message(run, driver.id)
+        if message is not None:
+            self._local.run(message)

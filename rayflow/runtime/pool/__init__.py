@@ -1,0 +1,1 @@
+"""The pool actor: leases slots of its workers to coordinators."""

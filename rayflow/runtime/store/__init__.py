@@ -1,0 +1,1 @@
+"""The store actor: the only writer of a store."""

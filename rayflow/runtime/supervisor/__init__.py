@@ -1,0 +1,1 @@
+"""The supervisor: an actor that assigns executions to coordinators and repairs."""

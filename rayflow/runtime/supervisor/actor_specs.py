@@ -1,0 +1,43 @@
+"""How the actors of a namespace are made."""
+
+from __future__ import annotations
+
+from rayflow.runtime.actors import actor_names
+from rayflow.runtime.actors.base import ActorSpec
+from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.coordinator.actor import Coordinator
+from rayflow.runtime.pool.actor import Pool
+from rayflow.runtime.settings import Settings
+from rayflow.runtime.store.actor import Persistence
+
+
+def persistence_spec(url: str) -> ActorSpec:
+    """The persistence actor: beside its disk, made anew when it dies."""
+    return ActorSpec(
+        cls=Persistence,
+        name=actor_names.PERSISTENCE,
+        args=(url,),
+        threads=32,
+        # Few threads for large values: each holds one in memory.
+        groups={"control": 2, "news": 64, "values": 2, "loads": 4},
+        restart=True,
+        pinned=True,
+    )
+
+
+def pool_spec(name: str, settings: Settings) -> ActorSpec:
+    """A pool's actor."""
+    return ActorSpec(
+        cls=Pool, name=actor_names.pool(name), args=(name, settings), groups={"control": 2}, restart=True, pinned=True
+    )
+
+
+def coordinator_spec(name: str, env: Environment, settings: Settings) -> ActorSpec:
+    """A coordinator: when it dies, another one takes over, so it is not made anew."""
+    return ActorSpec(
+        cls=Coordinator,
+        name=name,
+        args=(name, env, settings),
+        groups={"watch": 2, "control": 4},
+        runtime_env=env.runtime_env(),
+    )

@@ -1,0 +1,172 @@
+"""What a pool's setup did in one worker: run once, kept for the steps, left when the worker stops.
+
+A sync setup runs on the thread that asks for it; what is awaitable runs on the worker's loop. An async context
+manager is entered and left by one task there, since task groups and cancel scopes insist on that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from rayflow.definition.code import Fetch
+from rayflow.definition.setup import load_setup
+from rayflow.errors import ClusterError
+from rayflow.runtime.worker.async_loop import LoopThread
+from rayflow.runtime.worker.attempt import failure_from
+
+log = logging.getLogger(__name__)
+
+#: Seconds that leaving an async context manager may take.
+LEAVE_WITHIN = 10.0
+
+
+class Prepared:
+    """See the module's docstring.
+
+    Args:
+        text: the setup, as :func:`~rayflow.definition.setup.load_setup` finds it; "" for none.
+        pool: the pool's name, for messages.
+        fetch: answers a blob's bytes.
+        loop: the worker's loop.
+        allow_pickle: whether the setup may have been stored by value.
+    """
+
+    def __init__(self, text: str, pool: str, fetch: Fetch, loop: LoopThread, *, allow_pickle: bool = True) -> None:
+        self._text = text
+        self._allow_pickle = allow_pickle
+        self._pool = pool
+        self._fetch = fetch
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._begun = False
+        self._done = threading.Event()
+        self._failed = ""
+        self._value: Any = None
+        self._leave: Callable[[], None] | None = None
+        self._ended = False
+
+    def begin(self) -> None:
+        """Run the setup, the first time; at any time, wait until it has run.
+
+        Raises:
+            ClusterError: it failed; this names the setup, the pool and the exception.
+        """
+        if not self._text:
+            return
+        with self._lock:
+            first, self._begun = not self._begun, True
+        if first:
+            try:
+                self._run()
+            except BaseException as error:  # noqa: BLE001 - also SystemExit: the pool is told, and starts another one
+                failure = failure_from(error)
+                self._failed = f"{failure.type}: {failure.message}\n{failure.traceback}"
+            self._done.set()
+            if self._ended:  # the worker was stopped meanwhile
+                self.end()
+        self._done.wait()
+        if self._failed:
+            raise ClusterError(f"the setup {self._text} of pool {self._pool!r} failed: {self._failed}")
+
+    def value(self) -> Any:
+        """What the steps get of it.
+
+        Raises:
+            RuntimeError: no setup has run here.
+        """
+        if not self._done.is_set() or self._failed:
+            raise RuntimeError(
+                "rf.step_context().setup: no setup has run where this step runs. Either the step's pool has none "
+                "(PoolConfig(setup=...)), or the step is not on one of its workers: a local step runs in the "
+                "coordinator, and a step with resources or a runtime_env of its own in a process of its own"
+            )
+        return self._value
+
+    def end(self) -> None:
+        """Leave what was entered. One that still begins is left when it has begun."""
+        self._ended = True
+        if not self._done.is_set():
+            return
+        with self._lock:
+            leave, self._leave = self._leave, None
+        if leave is not None:
+            try:
+                leave()
+            except BaseException:
+                log.exception("the setup %s of pool %r could not be left", self._text, self._pool)
+
+    def _run(self) -> None:
+        answer = load_setup(self._text, self._fetch, allow_pickle=self._allow_pickle)()
+        # Before what is awaitable: connections often are both, and entering them awaits them.
+        if not _is_manager(answer) and inspect.isawaitable(answer):
+            answer = self._on_loop(_awaited(answer))
+        if _is_async_manager(answer):
+            stay = _Stay(answer)
+            self._value = self._on_loop(stay.enter())
+            self._leave = lambda: self._on_loop(stay.leave())
+        elif _is_manager(answer):
+            stack = contextlib.ExitStack()
+            self._value = stack.enter_context(answer)
+            self._leave = stack.close
+        else:
+            self._value = answer
+
+    def _on_loop(self, coroutine: Any) -> Any:
+        value, error = self._loop.run(coroutine)
+        if error is not None:
+            raise error
+        return value
+
+
+class _Stay:
+    """One task on the loop that enters an async context manager, waits, and leaves it."""
+
+    def __init__(self, manager: Any) -> None:
+        self._manager = manager
+        self._left = asyncio.Event()
+        self._entered = asyncio.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # What goes wrong is answered, not raised: asyncio lets SystemExit end the whole loop.
+    async def enter(self) -> tuple[Any, BaseException | None]:
+        self._task = asyncio.create_task(self._stay())
+        await self._entered.wait()
+        return self._value, self._error
+
+    async def leave(self) -> tuple[Any, BaseException | None]:
+        assert self._task is not None
+        self._left.set()
+        done, _ = await asyncio.wait({self._task}, timeout=LEAVE_WITHIN)
+        return None, self._error if done else TimeoutError(f"it takes longer than {LEAVE_WITHIN:g} s")
+
+    async def _stay(self) -> None:
+        try:
+            async with self._manager as self._value:
+                self._entered.set()
+                await self._left.wait()
+        except BaseException as error:  # noqa: BLE001 - see above
+            self._error = error
+        self._entered.set()
+
+
+async def _awaited(answer: Any) -> tuple[Any, BaseException | None]:
+    try:
+        return await answer, None
+    except BaseException as error:  # noqa: BLE001 - see _Stay
+        return None, error
+
+
+def _is_async_manager(value: object) -> bool:
+    return hasattr(type(value), "__aenter__") and hasattr(type(value), "__aexit__")
+
+
+def _is_manager(value: object) -> bool:
+    return _is_async_manager(value) or (hasattr(type(value), "__enter__") and hasattr(type(value), "__exit__"))

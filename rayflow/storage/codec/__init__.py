@@ -1,0 +1,1 @@
+"""Encoding of payloads, journal entries, schedules and large values as bytes."""

@@ -1,0 +1,1 @@
+"""Object storage implementation of the `Store` contract."""

@@ -1,0 +1,271 @@
+"""Segments and checkpoints as bytes.
+
+A segment is one transaction: who wrote it, and the changes; or a claim, which changes the writer alone. A checkpoint
+is all that the segments up to a number have made, in parts of the same form. Both begin with ``rayflow``, a byte for
+the kind, a byte for the format, and four bytes of CRC-32 over these two, the number and the rest; so an object that
+was cut off, altered, or is in another's place is found. The rest is msgpack: ``[epoch, nonce, heartbeat]`` of the
+writer, then maps from the position of a field of :class:`~rayflow.storage.changes.Changes` to its values.
+
+New fields of records and of changes are appended, with a default, and raise the format; a field never gets another
+meaning. So an object of any older format is read with the defaults of what it does not have, and nothing of a store is
+ever rewritten because of its format. A newer one is refused. Only a claim has format 1 for ever, since all that it
+holds is the writer: a program that does not know its successor's format still learns that it was taken over.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+import msgpack
+
+from rayflow.core.locks import machine
+from rayflow.errors import CorruptRecord, StorageUnavailable
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.changes import FIELDS, Changes, MemoryData
+from rayflow.storage.codec.value_types import UNICODE_ERRORS, Packers
+from rayflow.storage.model import (
+    DeadLetter,
+    DefinitionRecord,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    Mention,
+    PoolRecord,
+    ScheduleRecord,
+    StepNote,
+    ValueRecord,
+)
+from rayflow.storage.writer import Writer
+
+FORMAT = 3
+SEGMENT, CHECKPOINT = b"S", b"C"
+_MAGIC = b"rayflow"
+_HEADER = len(_MAGIC) + 6
+
+#: What is not repeated when an execution changes.
+_STATIC = ("input", "code", "options")
+_ROW_FIELDS = tuple(each.name for each in fields(ExecutionRecord))
+_CHANGING = attrgetter(*(name for name in _ROW_FIELDS if name not in _STATIC))
+_CHANGING_FIELDS = tuple(name for name in _ROW_FIELDS if name not in _STATIC)
+_GETTERS: Mapping[type, Callable[[Any], Any]] = {
+    cls: attrgetter(*(each.name for each in fields(cls)))
+    for cls in (
+        ExecutionRecord,
+        JournalRow,
+        InboxRow,
+        DeadLetter,
+        StepNote,
+        DefinitionRecord,
+        PoolRecord,
+        ScheduleRecord,
+        Mention,
+        ValueRecord,
+        machine.Lock,
+        machine.Claim,
+    )
+}
+
+
+class UnwritableError(Exception):
+    """What is to be written has no form as bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One transaction.
+
+    Args:
+        writer: whose; with a heartbeat if this is its claim.
+        changes: what it changes, without what executions are not to repeat: see :func:`complete`.
+    """
+
+    writer: Writer
+    changes: Changes
+
+    @property
+    def is_claim(self) -> bool:
+        """Whether somebody becomes the writer by it."""
+        return self.writer.heartbeat is not None
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+def _default(value: object) -> Any:
+    getter = _GETTERS.get(type(value))
+    if getter is None:
+        raise TypeError(f"a {type(value).__name__} cannot be written")
+    return getter(value)
+
+
+_packers = Packers(_default, strict_types=False)
+
+
+def encode_segment(number: int, writer: Writer, changes: Changes) -> bytes:
+    """A transaction as bytes. Raises UnwritableError."""
+    packed = pack((writer.epoch, writer.nonce, writer.heartbeat)) + _pack_changes(changes)
+    return _seal(SEGMENT, number, packed, FORMAT if changes else 1)
+
+
+def encode_checkpoint(number: int, writer: Writer, claims: Iterable[int], parts: Iterable[Changes]) -> bytes:
+    """A whole state as bytes: the writer, the numbers of all claims, and the records."""
+    body = [pack((writer.epoch, writer.nonce, writer.heartbeat)), pack(list(claims))]
+    body += [_pack_changes(part) for part in parts]
+    return _seal(CHECKPOINT, number, b"".join(body), FORMAT)
+
+
+def pack(value: Any) -> bytes:
+    """Records, and what is made of them, as msgpack. Raises UnwritableError."""
+    try:
+        return _packers.pack(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnwritableError(str(error)) from error
+
+
+def size_of(operation: object) -> int:
+    """Bytes that what an operation holds takes. Raises UnwritableError."""
+    try:
+        return len(_any_packers.pack(operation))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnwritableError(str(error)) from error
+
+
+def _any(value: object) -> Any:
+    if is_dataclass(value):
+        return tuple(getattr(value, each.name) for each in fields(value))
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _default(value)
+
+
+_any_packers = Packers(_any, strict_types=False)
+
+
+def _pack_changes(changes: Changes) -> bytes:
+    written = {index: given for index, name in enumerate(FIELDS) if (given := getattr(changes, name))}
+    if changes.changed:
+        written[FIELDS.index("changed")] = [_CHANGING(record) for record in changes.changed]
+    return pack(written)
+
+
+def _seal(kind: bytes, number: int, packed: bytes, form: int) -> bytes:
+    start = kind + bytes([form])
+    return _MAGIC + start + _checksum(start, number, packed) + packed
+
+
+def _checksum(start: bytes, number: int, packed: bytes | memoryview) -> bytes:
+    return zlib.crc32(packed, zlib.crc32(start + number.to_bytes(8, "big"))).to_bytes(4, "big")
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+def decode_segment(where: str, number: int, data: bytes) -> Segment:
+    """The transaction again.
+
+    Args:
+        where: the object's name, for errors.
+        number: what its name says that it is.
+        data: what :func:`encode_segment` wrote.
+
+    Raises:
+        CorruptRecord: the bytes are damaged or belong to another number.
+        StorageUnavailable: they are of a newer format.
+    """
+    writer, changes = _unpack(where, SEGMENT, number, data)
+    try:
+        return Segment(Writer(*writer), _changes(changes))
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise CorruptRecord("", f"{where} has a form that this rayflow does not know: {error!r}") from error
+
+
+def decode_checkpoint(where: str, number: int, data: bytes) -> tuple[Writer, list[int], list[Changes]]:
+    """The whole state again: the writer, the numbers of all claims, and the records. Raises as decode_segment."""
+    writer, claims, *parts = _unpack(where, CHECKPOINT, number, data)
+    try:
+        return Writer(*writer), list(claims), [_changes(part) for part in parts]
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise CorruptRecord("", f"{where} has a form that this rayflow does not know: {error!r}") from error
+
+
+def _unpack(where: str, kind: bytes, number: int, data: bytes) -> list[Any]:
+    if len(data) <= _HEADER or data[: len(_MAGIC)] != _MAGIC:
+        raise CorruptRecord("", f"{where} is not what rayflow wrote: {len(data)} bytes, which begin with {data[:8]!r}")
+    start, packed = data[len(_MAGIC) : len(_MAGIC) + 2], memoryview(data)[_HEADER:]
+    if data[len(_MAGIC) + 2 : _HEADER] != _checksum(start, number, packed) or start[:1] != kind:
+        raise CorruptRecord(
+            "", f"{where} does not match its checksum: it was cut off, altered, or put in another's place"
+        )
+    if start[1] > FORMAT:
+        raise StorageUnavailable(
+            f"{where} has format {start[1]}, and this rayflow reads formats up to {FORMAT}: a newer rayflow wrote the "
+            "store. Use that one, or a newer one"
+        )
+    unpacker = msgpack.Unpacker(max_buffer_size=0, use_list=False, strict_map_key=False, unicode_errors=UNICODE_ERRORS)
+    unpacker.feed(packed)
+    try:
+        return list(unpacker)
+    except ValueError as error:  # right checksum, wrong content: it was never one of ours
+        raise CorruptRecord("", f"{where} is not msgpack: {error}") from error
+
+
+def complete(changes: Changes, data: MemoryData) -> Changes:
+    """Changes that were read, with what executions do not repeat. Raises KeyError if one of them is not there."""
+    known = data.executions
+    changes.changed = [
+        replace(record, **{name: getattr(known[record.id], name) for name in _STATIC}) for record in changes.changed
+    ]
+    return changes
+
+
+def _changes(packed: Mapping[int, Iterable[Any]]) -> Changes:
+    return Changes(
+        **{FIELDS[index]: [_READERS[FIELDS[index]](each) for each in values] for index, values in packed.items()}
+    )
+
+
+def _execution(values: Sequence[Any]) -> ExecutionRecord:
+    return _row(_ROW_FIELDS, values)
+
+
+def _changed(values: Sequence[Any]) -> ExecutionRecord:
+    return _row(_CHANGING_FIELDS, values, input=b"", code=b"", options=b"")
+
+
+def _row(names: Sequence[str], values: Sequence[Any], **static: Any) -> ExecutionRecord:
+    if len(values) > len(names):
+        raise ValueError(f"an execution with {len(values)} fields, where {len(names)} are known")
+    made = dict(zip(names, values, strict=False))  # older ones have fewer, and the rest has defaults
+    made["status"] = ExecutionStatus(made["status"])
+    return ExecutionRecord(**made, **static)
+
+
+def _lock(values: Any) -> machine.Lock:
+    name, limit, last_order, last_token, claims, *_ = values
+    return machine.Lock(name, limit, last_order, last_token, tuple(machine.Claim(*claim) for claim in claims))
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "started": _execution,
+    "changed": _changed,
+    "inputs": tuple,
+    "journal": lambda values: (values[0], JournalRow(*values[1])),
+    "journal_from": tuple,
+    "locks": _lock,
+    "schedules": lambda values: ScheduleRecord(*values),
+    "inbox": lambda values: (values[0], InboxRow(*values[1])),
+    "letters_after": tuple,
+    "letters": lambda values: DeadLetter(*values),
+    "notes": lambda values: (values[0], StepNote(*values[1])),
+    "counts": tuple,
+    "definitions": lambda values: DefinitionRecord(*values),
+    "pools": lambda values: PoolRecord(*values),
+    "no_executions": str,
+    "no_letters": tuple,
+    "no_schedules": str,
+    "no_definitions": str,
+    "no_pools": str,
+    "mentions": lambda values: Mention(*values),
+    "values": lambda values: ValueRecord(*values),
+    "no_values": str,
+}

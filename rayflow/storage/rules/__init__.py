@@ -1,0 +1,1 @@
+"""Rules that every store applies: what an operation may change. Pure."""

@@ -1,0 +1,141 @@
+"""What operations make of parents and children: starts, ends that are told, children that end with their parents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from rayflow.core.events import Answered, label
+from rayflow.core.failures import failure_of
+from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, Failure, RayflowError
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.codec.journal import decode_failure
+from rayflow.storage.model import ExecutionRecord, InboxRow
+from rayflow.storage.operations import Answer, Append, StartChild
+from rayflow.storage.rules.starts import cancel_row, rewinds_at_call
+
+
+class FamilyReads(Protocol):
+    """What is read of families, in the transaction that will write them."""
+
+    def bound_children(self, execution_id: str) -> Sequence[str]:
+        """Unfinished executions that an execution started, that it does not wait for, and that end with it."""
+
+
+class Book(Protocol):
+    """The records as they are now, and what is written of them."""
+
+    started: list[str]
+
+    def head(self, execution_id: str) -> ExecutionRecord | None:
+        """An execution's row as it is now."""
+
+    def start(self, record: ExecutionRecord) -> RayflowError | None:
+        """Start an execution that is not there; answers why it is not started."""
+
+    def deliver(self, execution_id: str, row: InboxRow) -> Answer:
+        """Put a row into an inbox."""
+
+    def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
+        """Answer what an execution asked."""
+
+    def tell(
+        self,
+        execution_id: str,
+        step: int,
+        about: str,
+        operation: Append,
+        *,
+        value: str | None = None,
+        failure: RayflowError | Failure | None = None,
+    ) -> None:
+        """Answer what an execution asked in this append."""
+
+
+class Families:
+    """See the module's docstring.
+
+    Args:
+        book: the records.
+        reads: what is there.
+    """
+
+    def __init__(self, book: Book, reads: FamilyReads) -> None:
+        self._book = book
+        self._reads = reads
+
+    def start_child(self, parent: str, ask: StartChild, operation: Append) -> None:
+        """Start a child, or find the one that the call has started already."""
+        child, waits = ask.record, ask.record.waited_for
+        there, done = self._book.head(child.id), self._superseded(ask)
+        failure: RayflowError | None = None
+        if done is not None:
+            there = done
+        elif there is None:
+            failure = self._book.start(child)
+        elif there.start_nonce != child.start_nonce and (waits or not _same_start(there, child)):
+            failure = ExecutionAlreadyExists(child.id, reason=_whose(there, child))
+        about = label("child", child.workflow_id)
+        if failure is not None:
+            self._book.tell(parent, ask.step, about, operation, failure=failure)
+        elif not waits:
+            self._book.tell(parent, ask.step, about, operation, value=child.id if there is None else there.id)
+        elif there is not None and there.status.terminal:
+            end = replace(_end_of(there, operation.at), step=ask.step)
+            self._book.put_answer(parent, end, f"answer/{ask.step}/{operation.first_seq}")
+
+    def _superseded(self, ask: StartChild) -> ExecutionRecord | None:
+        """A child that a superseded call of the same number has started, and that has done, or does, the same."""
+        for name, nonce in ask.earlier:
+            there = self._book.head(name)
+            if there is None or there.start_nonce != nonce or not _same_start(there, ask.record):
+                continue
+            goes_on = ask.record.parent_step == 0 and not there.status.terminal
+            if goes_on or there.status is ExecutionStatus.COMPLETED:
+                return there
+        return None
+
+    def ended(self, execution: ExecutionRecord, operation: Append) -> None:
+        """An execution is over: its parent hears of it, and children that are to end with it are cancelled."""
+        if execution.waited_for:
+            self._tell_parent(execution, operation)
+        new = (name for name in self._book.started if _is_child(self._book.head(name), execution))
+        for name in dict.fromkeys((*self._reads.bound_children(execution.id), *new)):
+            child = self._book.head(name)
+            if child is not None and child.parent_step < 0 and _is_child(child, execution):
+                self._book.deliver(name, cancel_row(execution, child.start_nonce, execution.epoch, operation.at))
+
+    def _tell_parent(self, child: ExecutionRecord, operation: Append) -> None:
+        """Unless the parent is over, too, or has forgotten the call."""
+        parent = self._book.head(child.parent)
+        rewinds = None if parent is None else rewinds_at_call(parent, child)
+        if parent is not None and rewinds is not None:
+            end = replace(_end_of(child, operation.at), rewinds=rewinds)
+            # It is told once for each end, so what matters of the key is that it is new.
+            self._book.put_answer(parent.id, end, f"child/{child.id}/{parent.inbox_last + 1}")
+
+
+def _is_child(record: ExecutionRecord | None, parent: ExecutionRecord) -> bool:
+    """Whether this very execution started it, and not another one that had its id before."""
+    return record is not None and record.parent == parent.id and record.start_nonce.startswith(f"{parent.start_nonce}/")
+
+
+def _same_start(there: ExecutionRecord, asked: ExecutionRecord) -> bool:
+    return (there.workflow_id, there.identity) == (asked.workflow_id, asked.identity) and asked.identity != ""
+
+
+def _whose(there: ExecutionRecord, asked: ExecutionRecord) -> str:
+    if there.parent == asked.parent and there.start_nonce.partition("~")[0] == asked.start_nonce.partition("~")[0]:
+        return "this call had started it before the execution was resumed, and it did not complete with this input"
+    return f"it is an execution of workflow {there.workflow_id!r}"
+
+
+def _end_of(child: ExecutionRecord, at: float) -> Answered:
+    """A child's end, as the answer to the call that started it."""
+    try:
+        failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
+    except CorruptRecord as error:  # a damaged record is not to keep others from being written
+        failure = failure_of(error)
+    about = label("child", child.workflow_id)
+    return Answered(at, child.parent_step, about, None, child.result, failure, child.created_at, child.id)

@@ -1,0 +1,155 @@
+"""What operations make of locks: claims, grants and leases, each told to its execution by an inbox row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from rayflow.core.events import Answered, label
+from rayflow.core.locks import machine
+from rayflow.core.locks.machine import Change, Claim, Claimant, Lock
+from rayflow.errors import RayflowError
+from rayflow.storage.codec.journal import decode_failure
+from rayflow.storage.operations import BreakLock, ExpireLeases, LeaveLease, TakeLease, TakeLock
+
+
+class LockReads(Protocol):
+    """What is read of locks, in the transaction that will write them."""
+
+    def lock(self, name: str) -> Lock | None:
+        """A lock with its claims."""
+
+    def locks_of(self, execution_id: str) -> Sequence[str]:
+        """Names of the locks in which an execution has claims."""
+
+    def leased_locks(self) -> Sequence[str]:
+        """Names of the locks in which leases have claims."""
+
+
+class Told(Protocol):
+    """Who is told of what becomes of claims."""
+
+    def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
+        """An execution's claim is granted, or refused."""
+
+    def claims_changed(self, execution_id: str, change: int) -> None:
+        """An execution has so many claims more."""
+
+
+class LockBook:
+    """See the module's docstring.
+
+    Args:
+        told: told of grants.
+        reads: what is there.
+    """
+
+    def __init__(self, told: Told, reads: LockReads) -> None:
+        self._told = told
+        self._reads = reads
+        self._before: dict[str, Lock | None] = {}
+        self._now: dict[str, Lock] = {}
+
+    @property
+    def changed(self) -> dict[str, tuple[Lock | None, Lock]]:
+        """The locks that changed: what they were, and what they are."""
+        return {name: (self._before[name], lock) for name, lock in self._now.items()}
+
+    # --- of executions -------------------------------------------------------------------------------------
+    def take(self, execution_id: str, ask: TakeLock, at: float, key: str) -> RayflowError | None:
+        """Claim a permit; answers why that cannot be. Who has it already, and asks again, is told so under the key."""
+        claimant = Claimant(execution_id, ask.step)
+        try:
+            change = machine.acquire(self._lock(ask.name), ask.name, ask.limit, claimant, at, token=ask.token)
+        except RayflowError as error:
+            return error
+        self._change(change, at)
+        claim = change.lock.claim_of(claimant)
+        if claim is not None and claim.token and claim not in change.granted:
+            self._told.put_answer(execution_id, _granted(claim, at), key)
+        return None
+
+    def leave(self, name: str, claimant: Claimant, at: float) -> None:
+        """Give a permit back, or the claim to one."""
+        lock = self._lock(name)
+        if lock is not None:
+            self._change(machine.release(lock, claimant), at)
+
+    def leave_all(self, execution_id: str, at: float) -> None:
+        """An execution is over: give back all that it has."""
+        mine = {lock.name for lock in self._now.values() if any(c.execution_id == execution_id for c in lock.claims)}
+        names = sorted(mine.union(self._reads.locks_of(execution_id)))
+        held = [lock for name in names if (lock := self._lock(name)) is not None]
+        for change in machine.release_all(held, execution_id):
+            self._change(change, at)
+
+    # --- operations ----------------------------------------------------------------------------------------
+    def apply(self, operation: TakeLease | LeaveLease | ExpireLeases | BreakLock) -> int:
+        """Decide an operation; answers the token of a lease, 0 for none.
+
+        Raises:
+            LockUnavailable, LockLimitMismatch, LockLost: a lease is refused.
+        """
+        match operation:
+            case TakeLease():
+                return self._take_lease(operation)
+            case LeaveLease():
+                self.leave(operation.name, Claimant(lease=operation.lease), operation.at)
+            case ExpireLeases():
+                mine = {lock.name for lock in self._now.values() if any(claim.lease for claim in lock.claims)}
+                for name in sorted(mine.union(self._reads.leased_locks())):
+                    lock = self._lock(name)
+                    if lock is not None:
+                        change = machine.renew_all if operation.renew else machine.expire
+                        self._change(change(lock, operation.at), operation.at)
+            case BreakLock():
+                self._break(operation)
+        return 0
+
+    def _take_lease(self, operation: TakeLease) -> int:
+        name, claimant, lock = operation.name, Claimant(lease=operation.lease), self._lock(operation.name)
+        if operation.renew:
+            known = Lock(name, operation.limit) if lock is None else lock
+            change = machine.renew(known, operation.lease, operation.at, operation.ttl)
+        else:
+            ttl, wait = operation.ttl, operation.wait
+            change = machine.acquire(lock, name, operation.limit, claimant, operation.at, ttl=ttl, wait=wait)
+        self._change(change, operation.at)
+        claim = change.lock.claim_of(claimant)
+        return 0 if claim is None else claim.token
+
+    def _break(self, operation: BreakLock) -> None:
+        claimant, lock = Claimant(operation.execution_id, operation.step), self._lock(operation.name)
+        claim = None if lock is None else lock.claim_of(claimant)
+        if lock is None or claim is None or claim.token:
+            return  # it was granted, or nobody waits for it, in the meantime
+        self._change(machine.release(lock, claimant), operation.at)
+        failure = decode_failure(operation.failure, execution_id=operation.execution_id)
+        answer = Answered(operation.at, operation.step, label("lock", operation.name), failure=failure)
+        self._told.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
+
+    # --- inside --------------------------------------------------------------------------------------------
+    def _lock(self, name: str) -> Lock | None:
+        if name not in self._before:
+            self._before[name] = self._reads.lock(name)
+        return self._now.get(name) or self._before[name]
+
+    def _change(self, change: Change, at: float) -> None:
+        """Note what becomes of a lock, and tell executions that were granted a permit."""
+        before = self._lock(change.lock.name)
+        self._now[change.lock.name] = change.lock
+        self._count(() if before is None else before.claims, change.lock.claims)
+        for claim in change.granted:
+            if claim.execution_id:
+                self._told.put_answer(claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}")
+
+    def _count(self, before: Sequence[Claim], after: Sequence[Claim]) -> None:
+        known, now = {c.order: c.execution_id for c in before}, {c.order: c.execution_id for c in after}
+        gone = [(name, -1) for order, name in known.items() if name and order not in now]
+        new = [(name, 1) for order, name in now.items() if name and order not in known]
+        for name, change in gone + new:
+            self._told.claims_changed(name, change)
+
+
+def _granted(claim: Claim, at: float) -> Answered:
+    return Answered(at, claim.step, label("lock", claim.name), claim.token)

@@ -1,0 +1,261 @@
+"""What a start records, and when two starts are the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rayflow.core.events import CancelRequested, Entry, Event, SignalReceived
+from rayflow.core.schedules.machine import DueStart, ScheduleState
+from rayflow.definition.options import ExecutionOptions
+from rayflow.errors import ExecutionAlreadyExists
+from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
+from rayflow.storage.codec.journal import encode_entry
+from rayflow.storage.codec.payloads import MsgpackCodec, canonical
+from rayflow.storage.codec.schedules import Plan, decode_state, encode_state
+from rayflow.storage.model import DefinitionRecord, ExecutionRecord, InboxRow, ScheduleRecord
+from rayflow.storage.operations import FireSchedule, Send
+
+
+def new_record(
+    definition: DefinitionRecord,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    execution_id: str,
+    options: ExecutionOptions,
+    encode: Callable[[Any], bytes],
+    nonce: str,
+    now: float,
+) -> ExecutionRecord:
+    """The row of a new execution.
+
+    Args:
+        definition: the saved workflow.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        execution_id: the id; "" for one that is made of the nonce.
+        options: how it runs.
+        encode: writes the input.
+        nonce: of this very start, and of its repetitions.
+        now: seconds since the epoch.
+
+    Raises:
+        DefinitionError: the id does not fit.
+        CodecError: the input cannot be written.
+    """
+    kwargs = dict(kwargs)
+    return fresh_record(
+        definition,
+        encode((args, kwargs)),
+        identity_of(definition.workflow_id, args, kwargs),
+        execution_id=execution_id,
+        options=options,
+        nonce=nonce,
+        now=now,
+    )
+
+
+def fresh_record(
+    code: DefinitionRecord | ExecutionRecord,
+    given: bytes,
+    identity: str,
+    *,
+    execution_id: str,
+    options: ExecutionOptions,
+    nonce: str,
+    now: float,
+) -> ExecutionRecord:
+    """The row of a new execution, of encoded input.
+
+    Args:
+        code: what has its code: the saved workflow, or another execution.
+        given: the encoded input.
+        identity: its digest (:func:`identity_of`).
+        execution_id: as in :func:`new_record`, as are the others.
+        options: how it runs.
+        nonce: of this very start.
+        now: seconds since the epoch.
+
+    Raises:
+        DefinitionError: the id does not fit.
+    """
+    begins, deadline = times_of(options, now)
+    return ExecutionRecord(
+        id=check_id("execution", execution_id or f"{code.workflow_id}-{nonce[-12:]}"),
+        workflow_id=code.workflow_id,
+        version=code.version,
+        status=ExecutionStatus.PENDING,
+        priority=options.priority,
+        created_at=now,
+        updated_at=now,
+        input=given,
+        identity=identity,
+        start_nonce=nonce,
+        code=code.code,
+        options=options.model_dump_json().encode(),
+        environment=code.environment,
+        runnable_at=begins,
+        singleton=options.singleton or "",
+        deadline=deadline,
+    )
+
+
+def times_of(options: ExecutionOptions, now: float) -> tuple[float, float | None]:
+    """When an execution that is started now begins, and when its time is up, in seconds since the epoch."""
+    begins = max(now + (options.delay or 0.0), options.start_at or 0.0)
+    limits = [options.deadline, None if options.timeout is None else begins + options.timeout]
+    return begins, min((limit for limit in limits if limit is not None), default=None)
+
+
+def identity_of(workflow_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Digest of workflow and canonical input; "" where the input holds what can only be pickled."""
+    content = canonical((list(args), kwargs))
+    return "" if content is None else hashlib.sha256(workflow_id.encode() + b"\0" + content).hexdigest()
+
+
+def check_same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
+    """Whether a start that met an existing execution means that very one.
+
+    Raises:
+        ExecutionAlreadyExists: it does not, or it cannot be told.
+    """
+    if asked.start_nonce == there.start_nonce:
+        return
+    if asked.workflow_id != there.workflow_id:
+        raise ExecutionAlreadyExists(asked.id, reason=f"it is an execution of workflow {there.workflow_id!r}")
+    if not asked.identity or not there.identity:
+        raise ExecutionAlreadyExists(
+            asked.id,
+            reason="its input holds something that can only be pickled, or a large value of another execution, so that "
+            "two inputs cannot be compared",
+        )
+    if asked.identity != there.identity:
+        raise ExecutionAlreadyExists(asked.id, reason="it was started with another input")
+
+
+def child_id(parent: ExecutionRecord, given: str | None, step: int, rewinds: int = 0) -> str:
+    """The id of a child: the one that was given, or one that follows from its parent's and which call it is.
+
+    Args:
+        parent: its parent.
+        given: the id that the code has given it, if it has.
+        step: the call's number.
+        rewinds: how often the parent had been rewound when it issued the call.
+    """
+    if given is not None:
+        return given
+    run = "" if parent.run == 1 else f"r{parent.run}."
+    again = f"w{rewinds}." if rewinds else ""
+    made = f"{parent.id}.{run}{again}{step}"
+    if len(made) <= LONGEST_ID:
+        return made
+    return f"child-{hashlib.sha256(made.encode()).hexdigest()[:32]}"
+
+
+def call_nonce(parent: ExecutionRecord, step: int, rewinds: int = 0) -> str:
+    """What a call is known by among all calls of all runs of all executions that ever had their ids.
+
+    It is the start's nonce of the child that the call starts. A rewind gives the numbers of the calls that it
+    supersedes to others, so it counts, too.
+    """
+    return f"{parent.start_nonce}/{parent.run}/{step}" + (f"~{rewinds}" if rewinds else "")
+
+
+def rewinds_at_call(parent: ExecutionRecord, child: ExecutionRecord) -> int | None:
+    """How often the parent had been rewound when it called a child; None if its present run did not call it."""
+    call = call_nonce(parent, abs(child.parent_step))
+    if child.parent != parent.id or not child.start_nonce.startswith(call):
+        return None
+    rewinds = child.start_nonce[len(call) :]
+    return 0 if not rewinds else int(rewinds[1:]) if rewinds[0] == "~" else None
+
+
+def carried_rows(events: Iterable[Event], key: str) -> tuple[InboxRow, ...]:
+    """Recorded events as an inbox keeps them, to be applied again; ``key`` is what their keys begin with."""
+    return tuple(
+        InboxRow(f"{key}/{number}", "carried", encode_entry(Entry(0, event)), event.at)
+        for number, event in enumerate(events)
+    )
+
+
+def cancel_row(parent: ExecutionRecord, call: str, epoch: int, at: float) -> InboxRow:
+    """The cancellation of a child that its parent gives up.
+
+    Args:
+        parent: its parent.
+        call: what the child's call is known by (:func:`call_nonce`).
+        epoch: the parent's.
+        at: when.
+    """
+    reason = f"execution {parent.id!r}, which started it, has ended or given it up"
+    # With the epoch: it may be given up once more, after both have been rewound.
+    key = f"cancel/{call}/{epoch}"
+    return InboxRow(key, "cancel", encode_entry(Entry(0, CancelRequested(at, reason, parent.id))), at)
+
+
+def signal_row(name: str, payload: bytes, key: str, at: float) -> InboxRow:
+    """A signal as an inbox keeps it."""
+    return InboxRow(key, "signal", encode_entry(Entry(0, SignalReceived(at, name, payload))), at)
+
+
+def fired(
+    record: ScheduleRecord,
+    plan: Plan,
+    definition: DefinitionRecord | None,
+    state: ScheduleState,
+    *,
+    starts: Sequence[DueStart] = (),
+    cancels: Sequence[str] = (),
+    wake: float | None,
+    now: float,
+    codec: MsgpackCodec,
+) -> FireSchedule:
+    """The operation that starts what is due and notes it.
+
+    Args:
+        record: the schedule, as it was read.
+        plan: when it starts what.
+        definition: the workflow; only needed if anything starts.
+        state: where the schedule is from now on.
+        starts: what starts.
+        cancels: executions that give way.
+        wake: when it is to be looked at again.
+        now: seconds since the epoch.
+        codec: reads and writes the input.
+    """
+    made = replace(record, state=encode_state(state), version=record.version + 1, wake=wake)
+    executions = tuple(_execution(record.name, plan, definition, start.execution_id, codec, now) for start in starts)
+    giving_way = tuple(_cancelled(record.name, name, now) for name in cancels)
+    return FireSchedule(made, executions, giving_way, now)
+
+
+def unchanged(record: ScheduleRecord, state: ScheduleState, wake: float | None) -> bool:
+    """Whether there is nothing to write."""
+    return decode_state(record) == state and record.wake == wake
+
+
+def _execution(  # noqa: PLR0917 - a part of the above
+    schedule: str, plan: Plan, definition: DefinitionRecord | None, name: str, codec: MsgpackCodec, now: float
+) -> ExecutionRecord:
+    assert definition is not None
+    args, kwargs = codec.decode(plan.input)
+    made = new_record(
+        definition,
+        args,
+        kwargs,
+        execution_id=name,
+        options=plan.options,
+        encode=codec.encode,
+        nonce=f"schedule/{name}",
+        now=now,
+    )
+    return replace(made, schedule=schedule)
+
+
+def _cancelled(schedule: str, execution_id: str, now: float) -> Send:
+    cancel = CancelRequested(now, f"schedule {schedule!r} starts the next one")
+    row = InboxRow(f"cancel/schedule/{execution_id}", "cancel", encode_entry(Entry(0, cancel)), now)
+    return Send(0, execution_id, row)

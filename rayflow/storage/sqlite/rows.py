@@ -1,0 +1,170 @@
+"""Rows of SQLite as records. A row that was damaged on the disk may hold anything in any column.
+
+What is read for a list must not fail because of one row. So an execution's row that cannot be read whole becomes a
+:class:`~rayflow.storage.damage.DamagedRecord`; in other records, columns of a wrong type become empty ones, which
+whoever decodes them reports.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from rayflow.core.locks.machine import Claim, Lock
+from rayflow.errors import CorruptRecord
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.damage import DamagedRecord
+from rayflow.storage.model import ExecutionRecord
+
+T = TypeVar("T")
+
+_EMPTY: dict[type, Any] = {str: "", int: 0, float: 0.0, bytes: b"", type(None): None}
+
+
+class _Columns:
+    """The types that a record's columns may have."""
+
+    def __init__(self, cls: type) -> None:
+        hints = get_type_hints(cls)
+        self.names = tuple(each.name for each in fields(cls))
+        self.allowed = tuple(_allowed(hints[name]) for name in self.names)
+        #: Rows of these types have been seen to be sound; looking that up costs about a microsecond.
+        self.sound: set[tuple[type, ...]] = set()
+
+    def wrong(self, row: Sequence[Any]) -> dict[int, str]:
+        """The columns that hold what they cannot hold, by position, each in words."""
+        kinds = tuple(map(type, row))
+        if kinds in self.sound:
+            return {}
+        wrong = {
+            index: f"column {name!r} holds {_shown(row[index])}"
+            for index, name in enumerate(self.names)
+            if kinds[index] not in self.allowed[index]
+        }
+        if not wrong:
+            self.sound.add(kinds)
+        return wrong
+
+    def mended(self, row: Sequence[Any], wrong: Iterable[int]) -> list[Any]:
+        """The row with empty values in those columns."""
+        values = list(row)
+        for index in wrong:
+            values[index] = _EMPTY[self.allowed[index][-1]]
+        return values
+
+
+def _allowed(hint: Any) -> tuple[type, ...]:
+    if isinstance(hint, type) and issubclass(hint, ExecutionStatus):
+        return (str,)
+    if hint is float:
+        return (int, float)
+    if optional := get_args(hint):
+        return tuple(kind for each in optional for kind in _allowed(each))
+    return (hint,)
+
+
+_COLUMNS: dict[type, _Columns] = {}
+
+
+def _columns(cls: type) -> _Columns:
+    if cls not in _COLUMNS:
+        _COLUMNS[cls] = _Columns(cls)
+    return _COLUMNS[cls]
+
+
+# --- executions ---------------------------------------------------------------------------------------------
+_STATUSES = {str(status): status for status in ExecutionStatus}
+_STATUS = tuple(each.name for each in fields(ExecutionRecord)).index("status")
+_RECORD = _columns(ExecutionRecord)
+
+
+def record(row: Sequence[Any]) -> ExecutionRecord:
+    """The record of a row whose columns are the record's fields."""
+    wrong = _RECORD.wrong(row)
+    status = _STATUSES.get(row[_STATUS])
+    if wrong or status is None:
+        return _damaged(row, wrong)
+    made = ExecutionRecord(*row)
+    object.__setattr__(made, "status", status)  # not shared yet; replace() costs 5 µs more
+    return made
+
+
+def _damaged(row: Sequence[Any], wrong: dict[int, str]) -> DamagedRecord:
+    problems = dict(wrong)
+    if row[_STATUS] not in _STATUSES:
+        problems[_STATUS] = f"column 'status' holds {_shown(row[_STATUS])}"
+    values = dict(zip(_RECORD.names, _RECORD.mended(row, wrong), strict=True))
+    name = row[0] if isinstance(row[0], str) else f"<damaged id {_shown(row[0])}>"
+    # Nobody is to drive it, nor to look after it.
+    values |= {"id": name, "status": ExecutionStatus.PAUSED, "owner": "", "runnable_at": None, "waits": ""}
+    return DamagedRecord(**values, damage=f"its row is damaged: {'; '.join(problems.values())}")
+
+
+# --- other records ------------------------------------------------------------------------------------------
+def kept(cls: type[T], row: Sequence[Any]) -> T:
+    """A record of another kind; columns that hold what they cannot hold are empty, and bytes and texts with them."""
+    columns = _columns(cls)
+    wrong = columns.wrong(row)
+    if not wrong:
+        return cls(*row)
+    # Nothing encoded is trusted beside a damaged neighbour: whoever decodes it says that it is damaged.
+    encoded = {index for index, allowed in enumerate(columns.allowed) if bytes in allowed}
+    return cls(*columns.mended(row, {*wrong, *encoded}))
+
+
+def lock(row: Sequence[Any], claims: Iterable[Sequence[Any]]) -> Lock:
+    """A lock of its row and those of its claims. Raises CorruptRecord."""
+    name, limit, last_order, last_token = row
+    found = list(claims)
+    problems = [problem for claim in found for problem in _columns(Claim).wrong(claim).values()]
+    if not isinstance(name, str) or any(type(value) is not int for value in (limit, last_order, last_token)):
+        problems.append(f"its row holds {_shown(tuple(row))}")
+    if problems:
+        raise CorruptRecord("", f"lock {_shown(name)} is damaged: {'; '.join(problems)}")
+    try:
+        return Lock(name, limit, last_order, last_token, tuple(Claim(*claim) for claim in found))
+    except ValueError as error:
+        raise CorruptRecord("", f"lock {name!r} is damaged: {error}") from error
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+#: Primary code of SQLITE_CORRUPT.
+_CORRUPT = 11
+
+
+# --- texts that are none ------------------------------------------------------------------------------------
+def is_undecodable(error: BaseException) -> bool:
+    """Whether SQLite's module says that a text is not UTF-8; then it answers no row at all."""
+    return isinstance(error, sqlite3.OperationalError) and "Could not decode to UTF-8" in str(error)
+
+
+def is_malformed(error: BaseException) -> bool:
+    """Whether SQLite says that what it has to read or write lies in a damaged part of the file."""
+    return isinstance(error, sqlite3.DatabaseError) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == _CORRUPT
+
+
+def fetch(db: sqlite3.Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
+    """All rows; a text that is none in a damaged row is answered as bytes. On the connection's own thread."""
+    try:
+        return db.execute(statement, values).fetchall()
+    except sqlite3.OperationalError as error:
+        if not is_undecodable(error):
+            raise
+    before, db.text_factory = db.text_factory, _text_or_bytes
+    try:
+        return db.execute(statement, values).fetchall()
+    finally:
+        db.text_factory = before
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data

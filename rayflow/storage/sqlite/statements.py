@@ -1,0 +1,269 @@
+"""The SQLite store's statements, and what SQLite's errors mean."""
+
+# ruff: noqa: S608 - statements are put together from names in this module, never from values
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from rayflow.core.execution.requests import OTHERS
+from rayflow.errors import StorageUnavailable
+from rayflow.ids import ExecutionStatus
+from rayflow.storage.base import Filter
+from rayflow.storage.model import DeadLetter, ExecutionRecord, StepNote
+from rayflow.storage.rules.retention import Over
+
+_TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
+_UNFINISHED = f"status NOT IN ({_TERMINAL})"
+_SINGLETON = f"singleton <> '' AND {_UNFINISHED}"
+
+# --- statements -------------------------------------------------------------------------------------------
+_RECORD = tuple(f.name for f in fields(ExecutionRecord))
+_STATIC = ("input", "code", "options")
+_HEAD = tuple(name for name in _RECORD if name not in _STATIC)
+_FIXED = (
+    "id", "workflow_id", "version", "priority", "created_at", "identity", "start_nonce", "environment", "parent",
+    "parent_step", "singleton", "schedule", "forked_from",
+)  # fmt: skip
+_CHANGING = tuple(name for name in _HEAD if name not in _FIXED)
+
+# A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
+_HEADS = "SELECT {} FROM executions AS e".format(
+    ", ".join("x''" if name in _STATIC else f"e.{name}" for name in _RECORD)
+)
+HEADS = f"{_HEADS} WHERE e.id IN (SELECT value FROM json_each(?))"
+STATIC = "SELECT id, input, code, options FROM starts WHERE id IN (SELECT value FROM json_each(?))"
+KEYS = (
+    "SELECT i.execution_id, i.key FROM json_each(?) AS j CROSS JOIN inbox AS i"
+    " ON i.execution_id = json_extract(j.value, '$[0]') AND i.key = json_extract(j.value, '$[1]')"
+)
+KEY = "SELECT 1 FROM inbox WHERE execution_id = ? AND key = ?"
+LOCK = "SELECT name, permits, last_order, last_token FROM locks WHERE name = ?"
+_CLAIM = "name, place, execution_id, step, lease, token, expires_at, at, ttl"
+CLAIMS = f"SELECT {_CLAIM} FROM claims WHERE name = ? ORDER BY place"
+LOCKS_OF = "SELECT DISTINCT name FROM claims WHERE execution_id = ? AND execution_id <> '' ORDER BY name"
+LEASED = "SELECT DISTINCT name FROM claims WHERE lease <> '' ORDER BY name"
+CLAIMED = "SELECT DISTINCT name FROM claims ORDER BY name"
+SAVE_LOCK = "INSERT OR REPLACE INTO locks (name, permits, last_order, last_token) VALUES (?, ?, ?, ?)"
+SAVE_CLAIM = f"INSERT OR REPLACE INTO claims ({_CLAIM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DELETE_CLAIM = "DELETE FROM claims WHERE name = ? AND place = ?"
+SINGLETON = f"SELECT id FROM executions WHERE singleton = ? AND {_SINGLETON}"
+VERSIONS = (
+    f"SELECT workflow_id, version, count(*) FROM executions WHERE {_UNFINISHED} GROUP BY workflow_id, version"
+    " ORDER BY workflow_id, version"
+)
+BOUND = f"SELECT id FROM executions WHERE parent = ? AND parent <> '' AND parent_step < 0 AND {_UNFINISHED}"
+_SCHEDULE = "name, spec, state, version, wake, created_at"
+SAVE_SCHEDULE = f"INSERT OR REPLACE INTO schedules ({_SCHEDULE}) VALUES (?, ?, ?, ?, ?, ?)"
+SCHEDULE = f"SELECT {_SCHEDULE} FROM schedules WHERE name = ?"
+SCHEDULES = f"SELECT {_SCHEDULE} FROM schedules ORDER BY name"
+DELETE_SCHEDULE = "DELETE FROM schedules WHERE name = ?"
+NEXT_RUN = "UPDATE starts SET input = ? WHERE id = ?"
+FORGET_NOTES = "DELETE FROM notes WHERE execution_id = ?"
+FORGET_JOURNAL = "DELETE FROM journal WHERE execution_id = ? AND seq < ?"
+WRITER = "SELECT epoch, nonce, heartbeat FROM writer"
+SET_WRITER = "UPDATE writer SET epoch = ?, nonce = ?, heartbeat = ?"
+
+INSERT_EXECUTION = f"INSERT INTO executions ({', '.join(_HEAD)}) VALUES ({', '.join('?' * len(_HEAD))})"
+INSERT_START = "INSERT INTO starts (id, input, code, options) VALUES (?, ?, ?, ?)"
+UPDATE_EXECUTION = f"UPDATE executions SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
+INSERT_JOURNAL = "INSERT INTO journal (execution_id, seq, body) VALUES (?, ?, ?)"
+INSERT_INBOX = "INSERT INTO inbox (execution_id, number, key, kind, body, at) VALUES (?, ?, ?, ?, ?, ?)"
+ADD_TOTAL = (
+    "INSERT INTO totals (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+)
+
+JOURNAL = "SELECT seq, body FROM journal WHERE execution_id = ? AND seq > ? ORDER BY seq"
+INBOX = (
+    "SELECT key, kind, body, at, number FROM inbox WHERE execution_id = ?1"
+    " AND number > max(?2, (SELECT inbox_done FROM executions WHERE id = ?1)) ORDER BY number"
+)
+_RECORDS = "SELECT {} FROM executions AS e LEFT JOIN starts AS s ON s.id = e.id".format(
+    ", ".join(f"s.{name}" if name in _STATIC else f"e.{name}" for name in _RECORD)
+)
+EXECUTION = f"{_RECORDS} WHERE e.id = ?"
+
+_DEFINITION = "workflow_id, version, name, description, code, source_sha256, saved_at, environment"
+SAVE_DEFINITION = f"INSERT OR REPLACE INTO definitions ({_DEFINITION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+DEFINITIONS = f"SELECT {_DEFINITION} FROM definitions ORDER BY workflow_id, saved_at DESC, rowid DESC"
+DEFINITION = (
+    f"SELECT {_DEFINITION} FROM definitions WHERE workflow_id = ?1 AND (?2 IS NULL OR version = ?2)"
+    " ORDER BY saved_at DESC, rowid DESC LIMIT 1"
+)
+DELETE_DEFINITION = "DELETE FROM definitions WHERE workflow_id = ?"
+_LETTER = tuple(f.name for f in fields(DeadLetter))
+SAVE_LETTER = f"INSERT OR REPLACE INTO dead_letters ({', '.join(_LETTER)}) VALUES ({', '.join('?' * len(_LETTER))})"
+DELETE_LETTER = "DELETE FROM dead_letters WHERE execution_id = ? AND step = ?"
+DELETE_LATER_LETTERS = "DELETE FROM dead_letters WHERE execution_id = ? AND seq > ?"
+
+SAVE_NOTE = (
+    "INSERT INTO notes (execution_id, step, attempt, at, kind, body) VALUES (?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (execution_id, step)"
+    " DO UPDATE SET attempt = excluded.attempt, at = excluded.at, kind = excluded.kind, body = excluded.body"
+    " WHERE (excluded.attempt, excluded.at) >= (attempt, at)"
+)
+NOTES = "SELECT step, attempt, at, kind, body FROM notes WHERE execution_id = ? ORDER BY step"
+
+SAVE_POOL = "INSERT OR REPLACE INTO pools (name, config, saved_at) VALUES (?, ?, ?)"
+POOLS = "SELECT name, config, saved_at FROM pools ORDER BY name"
+DELETE_POOL = "DELETE FROM pools WHERE name = ?"
+
+PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
+BLOB = "SELECT data FROM blobs WHERE digest = ?"
+TOTALS = "SELECT name, value FROM totals"
+
+#: What belongs to executions: each a table, the column of the execution's id, and the bytes that a row takes.
+_PARTS = (
+    ("journal", "execution_id", "length(body)"),
+    ("inbox", "execution_id", "length(body)"),
+    ("dead_letters", "execution_id", "length(failure) + length(input)"),
+    ("notes", "execution_id", "length(body)"),
+    ("mentions", "execution_id", "0"),  # the values themselves are counted when they are collected
+    ("starts", "id", "length(input) + length(code) + length(options)"),
+    ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
+)
+
+#: What a store's file is opened with: each of them fails if the schema, which is a text in the file, is damaged.
+PROBES = (
+    EXECUTION, HEADS, JOURNAL, INBOX, NOTES, LOCK, CLAIMS, SCHEDULES, DEFINITIONS, POOLS, BLOB, TOTALS, WRITER, KEY,
+    SINGLETON, VERSIONS, INSERT_EXECUTION, INSERT_START, UPDATE_EXECUTION, INSERT_JOURNAL, INSERT_INBOX, SAVE_LETTER,
+)  # fmt: skip
+
+#: Deletes, each with a JSON list of ids; the executions last.
+DELETES = tuple(
+    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS
+)
+#: Bytes of what they delete, each with the same list.
+SIZES = tuple(
+    f"SELECT ifnull(sum({size}), 0) FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
+    for table, column, size in _PARTS
+)
+
+
+def over_listing(over: Over) -> tuple[str, list[Any]]:
+    """The statement that finds executions which are over, without what never changes of them, and its parameters."""
+    moment = "updated_at" if over.expired_by is None else "expires_at"
+    terms, values = [f"e.status IN ({_TERMINAL})"], []
+    for term, value in (
+        ("e.id IN (SELECT value FROM json_each(?))", None if over.ids is None else as_json(over.ids)),
+        ("e.status IN (SELECT value FROM json_each(?))", as_json(over.status) if over.status else None),
+        ("e.workflow_id = ?", over.workflow_id),
+        ("e.updated_at < ?", over.ended_before),
+        ("e.expires_at <= ?", over.expired_by),
+    ):
+        if value is not None:
+            terms.append(term)
+            values.append(value)
+    if over.after is not None:
+        terms.append(f"(e.{moment}, e.id) > (?, ?)")
+        values.extend(over.after)
+    return f"{_HEADS} WHERE {' AND '.join(terms)} ORDER BY e.{moment}, e.id LIMIT ?", [*values, over.limit]
+
+
+def listing(query: Filter) -> tuple[str, list[Any]]:
+    """The statement of a filter, and its parameters."""
+    terms: list[str] = []
+    values: list[Any] = []
+    if query.ids is not None:
+        terms.append("e.id IN (SELECT value FROM json_each(?))")
+        values.append(as_json(query.ids))
+    if query.status:
+        terms.append(f"e.status IN ({', '.join('?' * len(query.status))})")
+        values.extend(query.status)
+    for column in ("workflow_id", "parent", "schedule"):
+        wanted = getattr(query, column)
+        if wanted is not None:
+            terms.append(f"e.{column} = ?")
+            values.append(wanted)
+    if query.runnable_before is not None:
+        terms.append("e.runnable_at <= ?")
+        values.append(query.runnable_before)
+    if query.unread_inbox:
+        terms.append("e.inbox_last > e.inbox_done AND e.owner <> ''")
+    if query.driven:
+        terms.append("(e.owner <> '' OR e.runnable_at IS NOT NULL)")
+    if query.stuck:
+        terms.append(f"e.owner = '' AND e.runnable_at IS NULL AND e.waits LIKE '{OTHERS}%' AND e.{_UNFINISHED}")
+    where = f" WHERE {' AND '.join(terms)}" if terms else ""
+    newest = "e.created_at DESC, e.number DESC"
+    order = newest if query.runnable_before is None else "e.runnable_at, e.priority DESC, e.number"
+    if query.parent is not None:
+        order = "e.created_at, e.number"
+    return f"{_RECORDS}{where} ORDER BY {order} LIMIT ?", [*values, query.limit]
+
+
+def letter_listing(
+    execution_id: str | None, workflow_id: str | None, step: int | None, limit: int
+) -> tuple[str, list[Any]]:
+    """The statement that lists dead letters, and its parameters."""
+    wanted = {"execution_id": execution_id, "workflow_id": workflow_id, "step": step}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    where = f" WHERE {' AND '.join(f'{name} = ?' for name in given)}" if given else ""
+    statement = f"SELECT {', '.join(_LETTER)} FROM dead_letters{where} ORDER BY at DESC, rowid DESC LIMIT ?"
+    return statement, [*given.values(), limit]
+
+
+# --- rows -------------------------------------------------------------------------------------------------
+def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
+    """Parameters of INSERT_EXECUTION."""
+    return tuple(getattr(row, name) for name in _HEAD)
+
+
+def changing_values(row: ExecutionRecord) -> tuple[Any, ...]:
+    """Parameters of UPDATE_EXECUTION."""
+    return (*(getattr(row, name) for name in _CHANGING), row.id)
+
+
+def letter_values(letter: DeadLetter) -> tuple[Any, ...]:
+    """Parameters of SAVE_LETTER."""
+    return tuple(getattr(letter, name) for name in _LETTER)
+
+
+def note_values(note: StepNote) -> tuple[Any, ...]:
+    """Parameters of SAVE_NOTE, after the execution's id."""
+    return (note.step, note.attempt, note.at, note.kind, note.body)
+
+
+def as_json(values: Iterable[Any]) -> str:
+    """A list for json_each: one parameter for any number of values."""
+    return json.dumps(list(values))
+
+
+# --- errors -----------------------------------------------------------------------------------------------
+#: What is raised for what one operation holds, while the database itself is well.
+MEMBER_ERRORS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
+
+#: What to do about a damaged file.
+DAMAGED = (
+    "the file is damaged or was cut off. Stop what uses it and keep a copy; `PRAGMA integrity_check` says what is "
+    "damaged. Restore a backup, or use what `sqlite3 FILE .recover | sqlite3 NEW` saves"
+)
+_ADVICE = (
+    ("disk is full", "free some space on that disk; what waits goes on by itself, and nothing acknowledged is lost"),
+    ("readonly", "make the file and its folder writable for this user, or open the store read-only"),
+    ("locked", "another process holds the file; a store has one writer, so find the other program and close it"),
+    ("disk i/o error", "look at the disk (dmesg); nothing that was acknowledged is lost unless the disk lost it"),
+    ("not a database", "the file was overwritten or was never one; name another file, or restore a backup"),
+    ("malformed", DAMAGED),
+    ("no such", DAMAGED),
+    ("can't decode", DAMAGED),
+    ("unable to open", "its folder must exist and be readable and writable for this user"),
+)
+
+
+def unavailable(error: Exception, path: str, doing: str) -> StorageUnavailable:
+    """What an error of SQLite means to the caller, and what would help."""
+    text = str(error)
+    advice = next((advice for fragment, advice in _ADVICE if fragment in text.lower()), "")
+    return StorageUnavailable(f"cannot {doing} store {path}: {text}" + (f". What helps: {advice}" if advice else ""))
