@@ -6,14 +6,14 @@
     ├── IncompatibleVersion                   the code or Python of an execution is not the one at hand
     ├── ExecutionNotFound (LookupError)       no execution has that id in this store
     ├── ExecutionAlreadyExists                that id belongs to another workflow or input
-    ├── SingletonExists                       an execution with that key is not over yet
+    ├── SingletonConflict                       an execution with that key is not over yet
     ├── ExecutionFailed                       the workflow ended with a failure (.failure)
     │   └── ExecutionTimeout (TimeoutError)   … because its own deadline passed
     ├── ExecutionCancelled                    the workflow was cancelled
     ├── ResultTimeout (TimeoutError)          you stopped waiting; the execution goes on
     ├── InvalidTransition                     the execution's status does not allow that
     ├── NonDeterminismError                   replay took another path than the journal
-    ├── WorkflowSideEffect                    real I/O, a thread or a real clock inside a workflow
+    ├── SideEffectError                    real I/O, a thread or a real clock inside a workflow
     ├── StepFailed                            a step used up its attempts (.failure)
     │   ├── StepTimeout (TimeoutError)        … and the last one ran out of time
     │   ├── ChildFailed                       a child workflow failed, or was cancelled
@@ -25,7 +25,7 @@
     ├── ScheduleNotFound (LookupError)        there is no schedule of that name
     ├── QueueFull                             the queue is at its limit and the caller asked not to wait
     ├── LockUnavailable                       all its permits are taken and the caller did not wait for one
-    ├── LockLimitMismatch                     a lock in use has another limit than the one asked for
+    ├── LockPermitsMismatch                     a lock in use has another limit than the one asked for
     ├── LockLost                              the lease of a lock is over: somebody else may hold it
     ├── CodecError (TypeError)                a value cannot be written, or a payload not be read
     ├── StorageError
@@ -33,7 +33,7 @@
     │   ├── StorageUnavailable                the store cannot be reached or written now
     │   └── CorruptRecord                     a record is not what was written
     ├── ClusterError                          the Ray cluster cannot do what was asked
-    └── NotSupportedLocally                   LocalEngine cannot do that; it says what can
+    └── RequiresCluster                   LocalEngine cannot do that; it says what can
 
 All of them survive pickling with their fields: an exception crosses process borders here.
 """
@@ -147,7 +147,7 @@ class ExecutionAlreadyExists(RayflowError):
         )
 
 
-class SingletonExists(RayflowError):
+class SingletonConflict(RayflowError):
     """An execution with that singleton key is not over yet; ``.execution_id`` names it."""
 
     def __init__(self, key: str, *, execution_id: str) -> None:
@@ -222,7 +222,7 @@ class NonDeterminismError(RayflowError):
         )
 
 
-class WorkflowSideEffect(RayflowError):
+class SideEffectError(RayflowError):
     """Workflow code tried to reach the outside world directly."""
 
     def __init__(self, what: str) -> None:
@@ -336,7 +336,7 @@ class LockUnavailable(RayflowError):
         )
 
 
-class LockLimitMismatch(RayflowError):
+class LockPermitsMismatch(RayflowError):
     """The lock is in use with another limit than the one asked for."""
 
     def __init__(self, name: str, *, limit: int, asked: int) -> None:
@@ -369,7 +369,7 @@ class StorageError(RayflowError):
     """Something is wrong with the store."""
 
 
-class Fenced(StorageError):
+class WriterFenced(StorageError):
     """A newer owner exists. It means "stop", never "this was not written"."""
 
 
@@ -391,7 +391,7 @@ class ClusterError(RayflowError):
     """The Ray cluster cannot do what was asked."""
 
 
-class NotSupportedLocally(RayflowError):
+class RequiresCluster(RayflowError):
     """LocalEngine cannot do this; the message says what can."""
 
     def __init__(self, what: str) -> None:

@@ -31,7 +31,7 @@ class Awaited:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class BlockedState:
     """How an execution rests; one that is driven, or over, does not.
 
     Args:
@@ -44,10 +44,10 @@ class Rest:
 
 
 #: Of what is driven, or over.
-NO_REST = Rest()
+NO_REST = BlockedState()
 
 
-def rest_of(engine: Engine, record: ExecutionRecord, seen: frozenset[str] = frozenset()) -> Rest:
+def rest_of(engine: Engine, record: ExecutionRecord, seen: frozenset[str] = frozenset()) -> BlockedState:
     """How an execution rests.
 
     Args:
@@ -56,7 +56,7 @@ def rest_of(engine: Engine, record: ExecutionRecord, seen: frozenset[str] = froz
         seen: executions that wait for this one.
     """
     if stays_paused(record):
-        return Rest((Awaited(record.id),), still=record.runnable_at is None)
+        return BlockedState((Awaited(record.id),), still=record.runnable_at is None)
     if record.status is not ExecutionStatus.RUNNING or record.owner or record.inbox_done < record.inbox_last:
         return NO_REST
     if record.id in seen:  # a circle: a deadlock, which the supervisor breaks
@@ -70,7 +70,7 @@ def rest_of(engine: Engine, record: ExecutionRecord, seen: frozenset[str] = froz
         awaited, still = (*awaited, *rest.awaited), still and rest.still
         if not still:  # one of ten thousand that goes on is enough
             break
-    return Rest(tuple(dict.fromkeys(awaited)), still)
+    return BlockedState(tuple(dict.fromkeys(awaited)), still)
 
 
 def stays_paused(record: ExecutionRecord) -> bool:
@@ -94,7 +94,7 @@ def _records(engine: Engine, ids: Sequence[str]) -> list[ExecutionRecord | None]
     return [known.get(name) for name in ids]
 
 
-def stands_still(engine: Engine, rest: Rest) -> bool:
+def stands_still(engine: Engine, rest: BlockedState) -> bool:
     """Whether an execution of an engine in this process goes on only once somebody else has the store."""
     from rayflow.client.local import LocalEngine
 

@@ -8,11 +8,11 @@ from rayflow.errors import (
     ExecutionAlreadyExists,
     ExecutionNotFound,
     InvalidTransition,
-    NotSupportedLocally,
     PoolNotFound,
     RayflowError,
+    RequiresCluster,
     ScheduleNotFound,
-    SingletonExists,
+    SingletonConflict,
     WorkflowNotRegistered,
 )
 from rayflow.ids import ExecutionStatus
@@ -42,10 +42,10 @@ _WRONG_USAGE = (
     ExecutionAlreadyExists,
     ExecutionNotFound,
     InvalidTransition,
-    NotSupportedLocally,
+    RequiresCluster,
     PoolNotFound,
     ScheduleNotFound,
-    SingletonExists,
+    SingletonConflict,
     WorkflowNotRegistered,
 )
 

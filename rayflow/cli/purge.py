@@ -12,13 +12,13 @@ from rayflow.cli.exit_codes import COMPLETED
 from rayflow.cli.open_engine import has_cluster, open_engine
 from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
-from rayflow.client.retention import Deleted, Rounds, meant
+from rayflow.client.retention import PurgePasses, PurgeResult, meant
 from rayflow.display import size_text
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime.store.actor import FRESH_FOR
 from rayflow.storage.base import Store
 from rayflow.storage.rules.large_values import GRACE
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.rules.retention import PurgeFilter
 from rayflow.storage.urls import open_store
 
 #: Large values that are deleted between two signs of life.
@@ -30,7 +30,7 @@ def gc(args: argparse.Namespace, screen: Screen) -> int:
     url = store_url(args.store)
     over = meant(args.older_than, args.status, args.workflow, time.time())
     if args.dry_run:
-        deleted = read(url, lambda store: _go_through(store, Rounds(over, dry_run=True)))
+        deleted = read(url, lambda store: _go_through(store, PurgePasses(over, dry_run=True)))
     else:
         deleted = _deleted(args, url, over)
     what = "execution" if deleted.executions == 1 else "executions"
@@ -39,10 +39,10 @@ def gc(args: argparse.Namespace, screen: Screen) -> int:
     return COMPLETED
 
 
-def _deleted(args: argparse.Namespace, url: str, over: Over) -> Deleted:
+def _deleted(args: argparse.Namespace, url: str, over: PurgeFilter) -> PurgeResult:
     read(url, _is_there)
     try:
-        return asyncio.run(_written(url, Rounds(over, dry_run=False)))
+        return asyncio.run(_written(url, PurgePasses(over, dry_run=False)))
     except _TakenError as taken:
         # A cluster that runs is only asked if the store is somebody's: to delete, none needs actors for it.
         if not has_cluster(args):
@@ -63,7 +63,7 @@ async def _is_there(store: Store) -> None:
     """Nothing: who deletes makes no store."""
 
 
-async def _written(url: str, rounds: Rounds) -> Deleted:
+async def _written(url: str, rounds: PurgePasses) -> PurgeResult:
     store = open_store(url)
     await store.open()
     try:
@@ -83,7 +83,7 @@ async def _written(url: str, rounds: Rounds) -> Deleted:
         await store.close()
 
 
-async def _go_through(store: Store, rounds: Rounds) -> Deleted:
+async def _go_through(store: Store, rounds: PurgePasses) -> PurgeResult:
     while rounds.next is not None:
         rounds.add(await store.collect(rounds.next, dry_run=rounds.dry_run))
         if not rounds.dry_run:

@@ -13,7 +13,7 @@ from rayflow.cli.exit_codes import COMPLETED
 from rayflow.cli.open_engine import command
 from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
-from rayflow.client.views import Branch, WorkflowInfo, children_of, snapshot, summary, workflow_infos
+from rayflow.client.views import ExecutionTree, WorkflowInfo, children_of, snapshot, summary, workflow_infos
 from rayflow.core.execution.snapshot import ExecutionSnapshot
 from rayflow.display import (
     Detail,
@@ -55,7 +55,7 @@ def list_executions(args: argparse.Namespace, screen: Screen) -> int:
 def show(args: argparse.Namespace, screen: Screen) -> int:
     """One execution, with its children or, where it is asked for, all that came of them."""
 
-    async def look(store: Store) -> tuple[ExecutionSnapshot, Branch | None]:
+    async def look(store: Store) -> tuple[ExecutionSnapshot, ExecutionTree | None]:
         record = await store.execution(args.id)
         if record is None:
             raise ExecutionNotFound(args.id)
@@ -79,7 +79,7 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
     return COMPLETED
 
 
-async def tree_of(store: Store, root: ExecutionRecord) -> Branch:
+async def tree_of(store: Store, root: ExecutionRecord) -> ExecutionTree:
     """An execution and its descendants, level by level until there are enough."""
     children: dict[str, list[ExecutionRecord]] = {}
     cut: set[str] = set()
@@ -98,9 +98,11 @@ async def tree_of(store: Store, root: ExecutionRecord) -> Branch:
     return _branch(root, children, cut)
 
 
-def _branch(record: ExecutionRecord, children: Mapping[str, list[ExecutionRecord]], cut: Collection[str]) -> Branch:
+def _branch(
+    record: ExecutionRecord, children: Mapping[str, list[ExecutionRecord]], cut: Collection[str]
+) -> ExecutionTree:
     grown = tuple(_branch(child, children, cut) for child in children.get(record.id, ()))
-    return Branch(summary(record), record.waiting_call, grown, record.id in cut)
+    return ExecutionTree(summary(record), record.waiting_call, grown, record.id in cut)
 
 
 def workflows(args: argparse.Namespace, screen: Screen) -> int:

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from rayflow.cli.blocked import NO_REST, Rest, commands_of, rest_of, stands_still, stays_paused, words_of
+from rayflow.cli.blocked import NO_REST, BlockedState, commands_of, rest_of, stands_still, stays_paused, words_of
 from rayflow.cli.exit_codes import COMPLETED, StoppedWaiting, code_for
 from rayflow.cli.open_engine import command
 from rayflow.cli.reader import store_url
@@ -87,7 +87,7 @@ class Follower:
             if counts is not None:
                 self._live.show(counts.text(now))
 
-    def _tell(self, record: ExecutionRecord, rest: Rest, told: str) -> str:
+    def _tell(self, record: ExecutionRecord, rest: BlockedState, told: str) -> str:
         """Say once for what it waits that somebody else can do; answers what that is."""
         if stays_paused(record):
             what, text = "paused", ending(self._args, record)
@@ -136,7 +136,7 @@ class _Rests:
         self._due = 0.0
         self._rest = NO_REST
 
-    def of(self, record: ExecutionRecord, now: float) -> Rest:
+    def of(self, record: ExecutionRecord, now: float) -> BlockedState:
         if record.owner:
             return NO_REST
         if now >= self._due:
@@ -211,7 +211,7 @@ def conclude(engine: Engine, screen: Screen, args: argparse.Namespace, record: E
     return code
 
 
-def ending(args: argparse.Namespace, record: ExecutionRecord, rest: Rest = NO_REST) -> str:
+def ending(args: argparse.Namespace, record: ExecutionRecord, rest: BlockedState = NO_REST) -> str:
     """How an execution ended, or where it is, and what can be done about it."""
     failure = failure_or_damage(record)
     reason = "" if failure is None else f": {failure_text(failure)}"

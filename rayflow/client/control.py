@@ -8,17 +8,17 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.client.rewind import Rewinding, UnsettledError
+from rayflow.client.rewind import RewindPlanner, UnsettledError
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed
 from rayflow.core.locks.machine import Lock
 from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import Actor, ActorSystem, PatientActor
+from rayflow.runtime.actors.base import Actor, ActorSystem, RetryingActor
 from rayflow.storage.codec.journal import encode_entry
 from rayflow.storage.damage import blob_damage, code_of, failure_or_damage, find_damage, remedy
 from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
-from rayflow.storage.operations import Answer, Deliver, Done, Operation, Refused, Rewind
+from rayflow.storage.operations import Answer, Deliver, Done, Operation, Rejected, Rewind
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _PAUSE_PATIENCE = 30.0
 
 
-class Steering:
+class ExecutionCommands:
     """Looks at executions and steers them; the base of both engines.
 
     Args:
@@ -141,7 +141,7 @@ class Steering:
         give_up = self.clock.monotonic() + self._settle_patience
         while True:
             try:
-                return Rewinding(self.ask, record, self.clock.now()).plan()
+                return RewindPlanner(self.ask, record, self.clock.now()).plan()
             except UnsettledError as child:
                 if self.clock.monotonic() >= give_up:
                     raise InvalidTransition(
@@ -192,12 +192,12 @@ class Steering:
     def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
         answers = self.send(operations)
         for answer in answers:
-            if isinstance(answer, Refused):
+            if isinstance(answer, Rejected):
                 raise answer.error
         return answers
 
     def _persistence(self) -> Actor:
-        return PatientActor(self._system, actor_names.PERSISTENCE, lambda: self._closed)
+        return RetryingActor(self._system, actor_names.PERSISTENCE, lambda: self._closed)
 
     def _supervisor(self) -> Actor:
-        return PatientActor(self._system, actor_names.SUPERVISOR, lambda: self._closed)
+        return RetryingActor(self._system, actor_names.SUPERVISOR, lambda: self._closed)

@@ -15,7 +15,7 @@ from rayflow.storage.damage import damage_failure, failure_or_damage, readable
 from rayflow.storage.model import DeadLetter, ExecutionRecord, JournalRow
 
 if TYPE_CHECKING:
-    from rayflow.client.control import Steering
+    from rayflow.client.control import ExecutionCommands
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class DeadLetters:
         ...         engine.dead_letters.requeue(letter.execution_id, letter.step)
     """
 
-    def __init__(self, engine: Steering, decode: Callable[[bytes], Any]) -> None:
+    def __init__(self, engine: ExecutionCommands, decode: Callable[[bytes], Any]) -> None:
         self._engine = engine
         self._decode = decode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rayflow.client.engine import Engine
-from rayflow.client.pools import QueueRoom
+from rayflow.client.pools import QueueBackpressure
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
@@ -99,7 +99,7 @@ class DistributedEngine(Engine):
         self._check_settings(settings.config, running.config)
         # What the namespace refuses, no engine of it writes.
         self._codec.allow_pickle &= running.allow_pickle
-        self._room = QueueRoom(self.pools, running.config.pool)
+        self._room = QueueBackpressure(self.pools, running.config.pool)
         if self._package is not None:
             self._persistence().call("put_blob", self._env.package, self._package)
         self._supervisor().call("environment", self._env.to_json())

@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from rayflow.client.forks import Control
 from rayflow.client.handle import ExecutionHandle, Watcher
-from rayflow.client.pools import QueueRoom, portable
-from rayflow.client.retention import Deleted, Rounds, meant
+from rayflow.client.pools import QueueBackpressure, portable
+from rayflow.client.retention import PurgePasses, PurgeResult, meant
 from rayflow.client.views import WorkflowInfo, workflow_infos
 from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
@@ -34,10 +34,10 @@ from rayflow.runtime.actors.base import ActorSystem
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.large_values import put_value
 from rayflow.runtime.settings import Settings
-from rayflow.storage.codec.payloads import Keeping, MsgpackCodec
+from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import check_payload, failure_or_damage
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord
-from rayflow.storage.operations import Existing, Start
+from rayflow.storage.operations import AlreadyExists, Start
 from rayflow.storage.rules.starts import check_same_start, new_record
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Engine(Control):
     def __init__(self, system: ActorSystem, config: EngineConfig, url: str, env: Environment) -> None:
         super().__init__(system, MsgpackCodec(allow_pickle=config.allow_pickle))
         self.config = config
-        self._keeping = Keeping(
+        self._keeping = LargeValueEncoder(
             self._codec,
             lambda reference, data: put_value(self._persistence(), reference, data),
             config.large_value_bytes,
@@ -69,7 +69,7 @@ class Engine(Control):
         self._nonce = uuid.uuid4().hex
         # With a declared workflow's steps as they were: more can be added until it is registered again.
         self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
-        self._room: QueueRoom
+        self._room: QueueBackpressure
 
     def __enter__(self) -> Self:
         return self
@@ -289,7 +289,7 @@ class Engine(Control):
         answers = self._write([Start(record) for record in records])
         fresh = []
         for record, answer in zip(records, answers, strict=True):
-            if isinstance(answer, Existing):
+            if isinstance(answer, AlreadyExists):
                 check_same_start(record, answer.record)
             else:
                 fresh.append(record)
@@ -305,7 +305,7 @@ class Engine(Control):
         status: ExecutionStatus | str | Sequence[ExecutionStatus | str] = (),
         workflow: str | None = None,
         dry_run: bool = False,
-    ) -> Deleted:
+    ) -> PurgeResult:
         """Delete executions that are over, with all that belongs to them. Totals and definitions stay.
 
         What is not over is never deleted, nor is a child of an execution that is under way or can be resumed.
@@ -326,7 +326,7 @@ class Engine(Control):
             >>> engine.gc(older_than=30 * 86_400, status="completed").executions  # doctest: +SKIP
             1204
         """
-        rounds = Rounds(meant(older_than, status, workflow, self.clock.now()), dry_run=dry_run)
+        rounds = PurgePasses(meant(older_than, status, workflow, self.clock.now()), dry_run=dry_run)
         while rounds.next is not None:
             rounds.add(self.ask_once("collect", rounds.next, dry_run))  # else what it deletes might not be counted
         while rounds.deleted.executions and not dry_run and self._persistence().call("reclaim"):

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from rayflow.client.handle import ExecutionHandle
 from rayflow.client.locks import Lease, Locks
-from rayflow.client.queries import Looking
+from rayflow.client.queries import ExecutionQueries
 from rayflow.client.schedules import Schedules
 from rayflow.core.events import Entry, Forked
 from rayflow.core.execution.forks import ForkPlan, plan_fork
@@ -25,16 +25,16 @@ from rayflow.definition.workflow import Workflow
 from rayflow.errors import CodecError, CorruptRecord, ExecutionAlreadyExists, InvalidTransition
 from rayflow.runtime.actors.base import ActorSystem
 from rayflow.storage.codec.journal import decode_entry, encode_entry
-from rayflow.storage.codec.payloads import Keeping, MsgpackCodec
+from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord, JournalRow
-from rayflow.storage.operations import Deliver, Existing, Start
+from rayflow.storage.operations import AlreadyExists, Deliver, Start
 from rayflow.storage.rules.starts import carried_rows, fresh_record, identity_of, signal_row
 
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 
 
-class Control(Looking, abc.ABC):
+class Control(ExecutionQueries, abc.ABC):
     """See the module's docstring.
 
     Args:
@@ -49,7 +49,7 @@ class Control(Looking, abc.ABC):
     #: The engine's.
     config: EngineConfig
     #: Writes what is recorded.
-    _keeping: Keeping
+    _keeping: LargeValueEncoder
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system, codec)
@@ -219,7 +219,7 @@ class Control(Looking, abc.ABC):
         # Its own signals are numbered after those that it takes over.
         record = replace(record, last_seq=last, inbox_last=plan.inbox, inbox_done=plan.inbox)
         [answer] = self._write([Start(record, rows, carried_rows(plan.carried, "fork"))])
-        if isinstance(answer, Existing) and not self._is_that_fork(answer.record, record, rows):
+        if isinstance(answer, AlreadyExists) and not self._is_that_fork(answer.record, record, rows):
             raise ExecutionAlreadyExists(record.id, reason="a fork needs an id of its own")
         self._supervisor().send("submit", [self.record(record.id)])
         return self.handle(record.id)

@@ -11,11 +11,11 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rayflow.core.execution.snapshot import ExecutionSnapshot
-from rayflow.errors import ExecutionNotFound, Fenced, RayflowError, ResultTimeout
+from rayflow.errors import ExecutionNotFound, RayflowError, ResultTimeout, WriterFenced
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem
-from rayflow.runtime.logs import Outage
-from rayflow.runtime.store.completions import News
+from rayflow.runtime.logs import ThrottledWarning
+from rayflow.runtime.store.completions import Completions
 from rayflow.storage.model import ExecutionRecord
 
 if TYPE_CHECKING:
@@ -167,15 +167,17 @@ class Watcher:
                 future.set_exception(error)
 
     def _run(self) -> None:
-        outage = Outage(log, "it cannot be told what ends")
+        outage = ThrottledWarning(log, "it cannot be told what ends")
         while not self._closed:
             self._wake.wait()
             if self._closed:
                 return
             try:
                 cursor, self._missed = ("", 0) if self._missed else self._cursor, False
-                news: News = self._persistence().call("news", cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news")
-            except Fenced as error:  # nothing ends here any more: whoever waits is told
+                news: Completions = self._persistence().call(
+                    "news", cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news"
+                )
+            except WriterFenced as error:  # nothing ends here any more: whoever waits is told
                 self._give_up(error)
                 continue
             except Exception as error:  # noqa: BLE001 - the cluster may be gone under us; say so, and try again
@@ -201,7 +203,7 @@ class Watcher:
         for execution_id in ids:
             try:
                 record = self._persistence().call("execution", execution_id)
-            except Fenced as error:
+            except WriterFenced as error:
                 self._give_up(error)
                 return None
             except RayflowError as error:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rayflow.client.engine import Engine
-from rayflow.client.pools import QueueRoom
+from rayflow.client.pools import QueueBackpressure
 from rayflow.definition.options import EngineConfig
-from rayflow.errors import NotSupportedLocally
+from rayflow.errors import RequiresCluster
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.code.environment import capture
@@ -37,7 +37,7 @@ class LocalEngine(Engine):
         options: fields of :class:`EngineConfig`.
 
     Raises:
-        NotSupportedLocally: an option needs a cluster.
+        RequiresCluster: an option needs a cluster.
         StorageUnavailable: the store cannot be opened, or another process writes it.
 
     Example:
@@ -75,7 +75,7 @@ class LocalEngine(Engine):
         self._threads.spawn(persistence_spec(self.store)).call("ready", take_over)
         settings = self._settings()
         self._threads.spawn(supervisor_spec(settings)).call("ready")
-        self._room = QueueRoom(self.pools, settings.config.pool)
+        self._room = QueueBackpressure(self.pools, settings.config.pool)
         self._supervisor().call("environment", self._env.to_json())
         self.recovered: list[str] = []
         if self.config.recover == "auto":
@@ -103,7 +103,7 @@ class LocalEngine(Engine):
 
 
 def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None:
-    """Raise NotSupportedLocally if an option needs a cluster.
+    """Raise RequiresCluster if an option needs a cluster.
 
     Args:
         config: the whole configuration, if one was given.
@@ -111,7 +111,7 @@ def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None
     """
     for option, what in _NEEDS_CLUSTER.items():
         if options.get(option) is not None or (config is not None and getattr(config, option) is not None):
-            raise NotSupportedLocally(what)
+            raise RequiresCluster(what)
 
 
 def _closing_order(name: str) -> int:

@@ -18,7 +18,7 @@ from rayflow.errors import LockLost, LockUnavailable, RayflowError
 from rayflow.storage.operations import Done, LeaveLease, TakeLease
 
 if TYPE_CHECKING:
-    from rayflow.client.control import Steering
+    from rayflow.client.control import ExecutionCommands
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Lease:
         token: the fencing token: it rises with each grant of this lock; 0 while it is not held.
     """
 
-    def __init__(self, engine: Steering, name: str, permits: int, ttl: float, timeout: float | None) -> None:
+    def __init__(self, engine: ExecutionCommands, name: str, permits: int, ttl: float, timeout: float | None) -> None:
         self.name = name
         self.token = 0
         self._engine = engine
@@ -169,7 +169,7 @@ class Locks:
         >>> [(lock.name, len(lock.waiting)) for lock in engine.locks.list()]  # doctest: +SKIP
     """
 
-    def __init__(self, engine: Steering) -> None:
+    def __init__(self, engine: ExecutionCommands) -> None:
         self._engine = engine
 
     def list(self) -> list[LockInfo]:

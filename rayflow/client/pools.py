@@ -11,7 +11,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
 from rayflow.errors import CorruptRecord, DefinitionError, PoolNotFound, QueueFull
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import Actor, ActorSystem, PatientActor
+from rayflow.runtime.actors.base import Actor, ActorSystem, RetryingActor
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.codec.schedules import pool_config
 from rayflow.storage.model import PoolRecord
@@ -203,7 +203,7 @@ class Pools:
         return self._reach(actor_names.PERSISTENCE).call(method, *args)
 
     def _reach(self, name: str) -> Actor:
-        return PatientActor(self._system, name, self._closed)
+        return RetryingActor(self._system, name, self._closed)
 
 
 def portable(config: PoolConfig, system: ActorSystem, *, allow_pickle: bool) -> PoolConfig:
@@ -212,11 +212,11 @@ def portable(config: PoolConfig, system: ActorSystem, *, allow_pickle: bool) -> 
         return config
     reference, blob = setup_reference(config.setup, allow_pickle=allow_pickle)
     if blob is not None:
-        PatientActor(system, actor_names.PERSISTENCE).call("put_blob", reference.rpartition(":")[2], blob)
+        RetryingActor(system, actor_names.PERSISTENCE).call("put_blob", reference.rpartition(":")[2], blob)
     return config.replace(setup=reference)
 
 
-class QueueRoom:
+class QueueBackpressure:
     """Pushes back on whoever starts executions while the default pool's queue is at its limit.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayflow.client.control import Steering
+from rayflow.client.control import ExecutionCommands
 from rayflow.client.dead_letters import DeadLetters
 from rayflow.client.pools import Pools
 from rayflow.client.recovery import RecoveryManager
@@ -25,7 +25,7 @@ from rayflow.storage.model import ExecutionRecord, JournalRow, StepNote
 _PATIENCE = 5.0
 
 
-class Looking(Steering):
+class ExecutionQueries(ExecutionCommands):
     """Looks at executions, and steers them; the base of both engines.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rayflow.core.cluster.recovery import CRASH_LOOP, Overdue, RecoveryStatus
+from rayflow.core.cluster.recovery import CRASH_LOOP, OverdueItem, RecoveryStatus
 from rayflow.errors import ClusterError, CorruptRecord, DefinitionError, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
@@ -13,7 +13,7 @@ from rayflow.storage.damage import failure_or_damage
 from rayflow.storage.model import ExecutionRecord
 
 if TYPE_CHECKING:
-    from rayflow.client.control import Steering
+    from rayflow.client.control import ExecutionCommands
 
 #: Seconds that a coordinator may take to tell what is overdue there; one that hangs is seen by its pings.
 _PATIENCE = 5.0
@@ -37,7 +37,7 @@ class RecoveryManager:
         ['doc-17']
     """
 
-    def __init__(self, engine: Steering) -> None:
+    def __init__(self, engine: ExecutionCommands) -> None:
         self._engine = engine
 
     def recover_stale(self, *, older_than: float = 0.0) -> list[str]:
@@ -78,7 +78,7 @@ class RecoveryManager:
             )  # fmt: skip
         self._engine.resume(execution_id)
 
-    def monitor_timeouts(self, *, grace: float = 5.0) -> list[Overdue]:
+    def monitor_timeouts(self, *, grace: float = 5.0) -> list[OverdueItem]:
         """One pass of the watchdog over the whole store: what is overdue, and that somebody sees to it.
 
         Time that is up is noticed by whoever drives the execution, within milliseconds; so a healthy engine answers
@@ -96,7 +96,7 @@ class RecoveryManager:
             StorageUnavailable: the store cannot be read now.
         """
         _check_seconds("grace", grace)
-        found: list[Overdue] = self._supervisor("overdue", grace)
+        found: list[OverdueItem] = self._supervisor("overdue", grace)
         for name in self._supervisor("coordinators"):
             try:
                 found += self._engine.actor(name).call("overdue", grace, timeout=_PATIENCE, group="control")

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from rayflow.errors import DefinitionError
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.rules.retention import Collected, Over
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 
 _OVER = tuple(status for status in ExecutionStatus if status.terminal)
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class PurgeResult:
     """What ``engine.gc`` has deleted, or would.
 
     Args:
@@ -33,7 +33,7 @@ def meant(
     status: ExecutionStatus | str | Sequence[ExecutionStatus | str],
     workflow: str | None,
     now: float,
-) -> Over:
+) -> PurgeFilter:
     """The executions that a person means.
 
     Args:
@@ -53,14 +53,14 @@ def meant(
             f"only what is over can be deleted: completed, failed or cancelled executions, not {', '.join(unknown)}"
         )
     if older_than is None:
-        return Over(status=wanted, workflow_id=workflow, expired_by=now)
+        return PurgeFilter(status=wanted, workflow_id=workflow, expired_by=now)
     given_as: object = older_than  # by a person, who may pass anything
     if isinstance(given_as, bool) or not isinstance(given_as, int | float) or not 0 <= given_as < math.inf:
         raise DefinitionError(f"older_than needs seconds since the end, 0 or more, not {older_than!r}")
-    return Over(status=wanted, workflow_id=workflow, ended_before=now - older_than)
+    return PurgeFilter(status=wanted, workflow_id=workflow, ended_before=now - older_than)
 
 
-class Rounds:
+class PurgePasses:
     """Goes through what is meant, batch after batch, and once more as long as anything was deleted.
 
     What was needed by something that has been deleted is found then.
@@ -73,13 +73,13 @@ class Rounds:
         next: what the store is to be asked next; None at the end.
     """
 
-    def __init__(self, over: Over, *, dry_run: bool) -> None:
-        self.next: Over | None = over
+    def __init__(self, over: PurgeFilter, *, dry_run: bool) -> None:
+        self.next: PurgeFilter | None = over
         self.dry_run = dry_run
         self._over = over
         self._before = self._executions = self._bytes = 0
 
-    def add(self, found: Collected) -> None:
+    def add(self, found: PurgeBatch) -> None:
         """Note what a batch has come to, and go on."""
         self._executions += len(found.ids)
         self._bytes += found.size
@@ -91,6 +91,6 @@ class Rounds:
             self.next, self._before = self._over, self._executions
 
     @property
-    def deleted(self) -> Deleted:
+    def deleted(self) -> PurgeResult:
         """What there was so far."""
-        return Deleted(self._executions, self._bytes, self.dry_run)
+        return PurgeResult(self._executions, self._bytes, self.dry_run)

@@ -36,7 +36,7 @@ class UnsettledError(Exception):
     """A child that was given up has not ended yet. Args: its id."""
 
 
-class Rewinding:
+class RewindPlanner:
     """Plans how one failed execution goes on.
 
     Args:

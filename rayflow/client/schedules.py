@@ -13,13 +13,13 @@ from rayflow.core.schedules.due_times import check_name
 from rayflow.core.schedules.machine import DueStart, ScheduleState
 from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.schedule import Moment, Schedule
-from rayflow.errors import CodecError, CorruptRecord, DefinitionError, Fenced, ScheduleNotFound
+from rayflow.errors import CodecError, CorruptRecord, DefinitionError, ScheduleNotFound, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.codec.payloads import MsgpackCodec
-from rayflow.storage.codec.schedules import Plan, decode_plan, decode_state, encode_plan, encode_state
+from rayflow.storage.codec.schedules import ScheduleSpec, decode_plan, decode_state, encode_plan, encode_state
 from rayflow.storage.model import ExecutionRecord, ScheduleRecord
-from rayflow.storage.operations import Done, Refused
+from rayflow.storage.operations import Done, Rejected
 from rayflow.storage.rules.starts import fired
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Schedules:
             if version:
                 self._engine.saved(workflow_id, version)
         data = self._codec.encode((args, dict(kwargs or {})))
-        plan = Plan(schedule, workflow_id, version, data, options or self._engine.config.execution)
+        plan = ScheduleSpec(schedule, workflow_id, version, data, options or self._engine.config.execution)
         now = self._engine.clock.now()
         there = self._find(name)
         if there is not None and not replace:
@@ -194,7 +194,7 @@ class Schedules:
         assert span.end_at is not None
         first, last = span.start_at, span.end_at
 
-        def starts(plan: Plan, state: ScheduleState) -> tuple[DueStart, ...]:
+        def starts(plan: ScheduleSpec, state: ScheduleState) -> tuple[DueStart, ...]:
             return machine.backfill(
                 name, plan.schedule, state, self._engine.clock.now(), start=first, end=last, limit=limit
             )
@@ -214,10 +214,10 @@ class Schedules:
     def _change(
         self,
         name: str,
-        change: Callable[[Plan, ScheduleState], ScheduleState],
+        change: Callable[[ScheduleSpec, ScheduleState], ScheduleState],
         *,
-        plan: Plan | None = None,
-        starts: Callable[[Plan, ScheduleState], Sequence[DueStart]] = lambda plan, state: (),
+        plan: ScheduleSpec | None = None,
+        starts: Callable[[ScheduleSpec, ScheduleState], Sequence[DueStart]] = lambda plan, state: (),
     ) -> Sequence[DueStart]:
         """Change a schedule by compare-and-set; answers what was started."""
         for _ in range(_TRIES):
@@ -234,10 +234,10 @@ class Schedules:
             if isinstance(answer, Done):
                 self._engine.nudge(answer.touched)
                 return starting
-            assert isinstance(answer, Refused)
-            if not isinstance(answer.error, Fenced):
+            assert isinstance(answer, Rejected)
+            if not isinstance(answer.error, WriterFenced):
                 raise answer.error
-        raise Fenced(f"schedule {name!r} was changed by others {_TRIES} times in a row; try again")
+        raise WriterFenced(f"schedule {name!r} was changed by others {_TRIES} times in a row; try again")
 
     def _records(self) -> Sequence[ScheduleRecord]:
         found: Sequence[ScheduleRecord] = self._engine.ask("schedules")

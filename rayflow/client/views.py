@@ -64,7 +64,7 @@ class WorkflowInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class ExecutionTree:
     """An execution with its children, as a branch of the tree that they are.
 
     Args:
@@ -76,7 +76,7 @@ class Branch:
 
     execution: ExecutionSnapshot
     step: int = 0
-    children: tuple[Branch, ...] = ()
+    children: tuple[ExecutionTree, ...] = ()
     more: bool = False
 
 

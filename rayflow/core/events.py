@@ -98,7 +98,7 @@ class AttemptFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class RequestCompleted:
     """What the workflow asked of the store or of another execution is answered: a child, a signal, a lock.
 
     Args:
@@ -128,7 +128,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestsReissued:
     """What is still unanswered of what the workflow asked for is asked again: after a rewind, or in a fork.
 
     The workflow's code does not see this event.
@@ -237,8 +237,8 @@ Event = (
     Continued
     | Started
     | SignalReceived
-    | Answered
-    | Asked
+    | RequestCompleted
+    | RequestsReissued
     | Forked
     | StepCompleted
     | StepFailed
@@ -262,7 +262,7 @@ APPLIED = (
     CancelRequested,
     DeadlinePassed,
     SignalReceived,
-    Answered,
+    RequestCompleted,
     Forked,
 )
 

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from rayflow.core.events import Answered, DeadlinePassed, StepFailed, kind_and_name
+from rayflow.core.events import DeadlinePassed, RequestCompleted, StepFailed, kind_and_name
 from rayflow.errors import ChildFailed, Deadlock, Failure, StepTimeout, class_name
 from rayflow.errors import StepFailed as StepFailedError
 
@@ -18,7 +18,7 @@ def step_error(event: StepFailed) -> StepFailedError:
     return cls(event.name, event.failure, attempts=event.attempt, seq=event.step)
 
 
-def answer_error(event: Answered, failure: Failure) -> StepFailedError:
+def answer_error(event: RequestCompleted, failure: Failure) -> StepFailedError:
     """The exception that the workflow's code sees where what it asked for failed."""
     kind, name = kind_and_name(event.name)
     if kind == "child":

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, ParamSpec, Self, TypeVar, overload
 from rayflow.definition.checks import check_name
 from rayflow.definition.context import (
     ExecutionContext,
-    Held,
+    HeldPermit,
     LockCall,
     SignalCall,
     StepCall,
@@ -295,7 +295,7 @@ class Lock:
         if type(limit) is not int or limit < 1:
             raise DefinitionError(f"semaphore {name!r} must have a whole number of permits from 1, not {limit!r}")
         self._call = LockCall(self.name, limit)
-        self._held: Held | None = None
+        self._held: HeldPermit | None = None
 
     @property
     def token(self) -> int:

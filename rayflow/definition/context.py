@@ -103,7 +103,7 @@ class LockCall:
 Call = StepCall | ChildCall | SignalCall | LockCall
 
 
-class Held(Protocol):
+class HeldPermit(Protocol):
     """A permit of a lock or semaphore that the execution has."""
 
     @property
@@ -123,7 +123,7 @@ class ExecutionContext(Protocol):
     async def call(self, call: Call) -> Any:
         """Issue the call, wait for its recorded answer, return it decoded. Raises StepFailed, StepTimeout."""
 
-    async def lock(self, call: LockCall) -> Held:
+    async def lock(self, call: LockCall) -> HeldPermit:
         """Issue the claim and wait until it is granted."""
 
     async def receive(self, name: str, annotation: Any) -> Any:

@@ -159,7 +159,7 @@ class ExecutionOptions(Options):
         start_at: begin at this moment, in seconds since the epoch, and not before.
         delay: the same, in seconds from the start.
         singleton: a key of which there is at most one unfinished execution in the store; a start that finds another
-            one raises SingletonExists.
+            one raises SingletonConflict.
         retention: how long it is kept after its end; None for what its workflow says, or else the engine's
             configuration. Its children take it over.
     """

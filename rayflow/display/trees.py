@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rayflow.client.views import Branch
+from rayflow.client.views import ExecutionTree
 from rayflow.display.as_json import summary_json
 from rayflow.display.formats import PLAIN, Style, duration_text, lasted, painted
 from rayflow.display.summary import why_text
 from rayflow.display.tables import Column, table, visible
 
 
-def tree_text(tree: Branch, style: Style = PLAIN) -> str:
+def tree_text(tree: ExecutionTree, style: Style = PLAIN) -> str:
     """An execution and all that it led to, each with its status and what it waits for or failed by."""
     columns = (
         Column("EXECUTION", least=16), Column("WORKFLOW", least=8), Column("STATUS"), Column("STEP", right=True),
@@ -22,7 +22,7 @@ def tree_text(tree: Branch, style: Style = PLAIN) -> str:
     return "\n".join(table(columns, rows, style.width, lambda text, cell: painted(text, cell, style)))
 
 
-def _walk(branch: Branch, first: str, rest: str) -> Iterator[tuple[str, Branch | str]]:
+def _walk(branch: ExecutionTree, first: str, rest: str) -> Iterator[tuple[str, ExecutionTree | str]]:
     """Each branch with the lines in front of it, parents first; for those left out, the command that shows them."""
     yield first, branch
     for position, child in enumerate(branch.children, start=1):
@@ -32,7 +32,7 @@ def _walk(branch: Branch, first: str, rest: str) -> Iterator[tuple[str, Branch |
         yield f"{rest}└─ ", f"rayflow list --parent {branch.execution.execution_id}"
 
 
-def _row(lines: str, branch: Branch | str, style: Style) -> list[str]:
+def _row(lines: str, branch: ExecutionTree | str, style: Style) -> list[str]:
     if isinstance(branch, str):
         return [f"{lines}… and more", "", "", "", "", visible(branch)]
     execution = branch.execution
@@ -47,7 +47,7 @@ def _row(lines: str, branch: Branch | str, style: Style) -> list[str]:
     ]
 
 
-def tree_json(tree: Branch) -> dict[str, Any]:
+def tree_json(tree: ExecutionTree) -> dict[str, Any]:
     """The tree as plain JSON values: what a list shows of each, with its ``children`` and whether there are more."""
     return {
         **summary_json(tree.execution),

@@ -17,9 +17,9 @@ from rayflow.core.interpreter.sandbox import outside
 from rayflow.errors import ClusterError, CorruptRecord, RayflowError, StorageUnavailable
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem, Held
-from rayflow.runtime.logs import Outage
+from rayflow.runtime.logs import ThrottledWarning
 from rayflow.storage.codec.large_values import Reference
-from rayflow.storage.codec.payloads import Keeping, MsgpackCodec
+from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def patiently(
     Raises:
         ClusterError, StorageUnavailable: the store cannot be reached, and there is no time left.
     """
-    outage = Outage(log, what)
+    outage = ThrottledWarning(log, what)
     while True:
         try:
             found = get()
@@ -125,7 +125,7 @@ class Values:
         keeping: Callable[[], None],
     ) -> None:
         self.codec = codec.reading(self._fetch)
-        self._keeping = Keeping(self.codec, self._keep, threshold)
+        self._keeping = LargeValueEncoder(self.codec, self._keep, threshold)
         self._system = system
         self._execution_id = execution_id
         self._held = held
@@ -185,7 +185,7 @@ class CodeValues:
     ) -> None:
         self.codec = codec.reading(self._fetch, lazy=True)
         self.failed: RayflowError | None = None
-        self._keeping = Keeping(self.codec, self._keep, threshold)
+        self._keeping = LargeValueEncoder(self.codec, self._keep, threshold)
         self._read = read
         self._execution_id = execution_id
         self._made: dict[str, tuple[Reference, bytes]] = {}

@@ -1,7 +1,7 @@
 """Logs that say which execution, step and attempt they are about.
 
 Only rayflow's own handler is configured, on the root logger, and only where :func:`configure` is called: in the
-actors' processes. A program that has its own logging adds :class:`PlaceFilter` to its own handlers.
+actors' processes. A program that has its own logging adds :class:`LogContextFilter` to its own handlers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
-class Place(NamedTuple):
+class LogContext(NamedTuple):
     """Where in an execution something is logged; empty where it is in none."""
 
     execution: str = ""
@@ -32,7 +32,7 @@ class Place(NamedTuple):
     attempt: int = 0
 
 
-_PLACE: ContextVar[Place] = ContextVar("rayflow_place", default=Place())  # noqa: B039 - a tuple, never changed
+_PLACE: ContextVar[LogContext] = ContextVar("rayflow_place", default=LogContext())  # noqa: B039 - a tuple, never changed
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def within(execution: str, step: str = "", attempt: int = 0) -> Iterator[None]:
         step: the step's name; "" in a coordinator.
         attempt: from 1; 0 in a coordinator.
     """
-    token = _PLACE.set(Place(execution, step, attempt))
+    token = _PLACE.set(LogContext(execution, step, attempt))
     try:
         yield
     finally:
@@ -93,7 +93,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        shown.update((name, given[name]) for name in Place._fields if given.get(name))
+        shown.update((name, given[name]) for name in LogContext._fields if given.get(name))
         if record.exc_info:
             shown["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
@@ -156,7 +156,7 @@ REMIND = 30.0
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
-class Outage:
+class ThrottledWarning:
     """One thing that is tried again and again. Used by one thread at a time.
 
     Trouble that is not heard of for :data:`REMIND` seconds is over, whether anybody says so or not.

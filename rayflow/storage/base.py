@@ -24,7 +24,7 @@ from rayflow.storage.model import (
     StepNote,
 )
 from rayflow.storage.operations import Answer, Operation
-from rayflow.storage.rules.retention import Collected, Over
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Store(Protocol):
     * After an error of the commit itself nobody is answered: the call raises
       :class:`~rayflow.errors.StorageUnavailable`, and the caller may send the same operations again.
     * Writing needs the writer's epoch (:meth:`claim_writer`), which is checked in every transaction; a store
-      claimed by somebody newer raises :class:`~rayflow.errors.Fenced` for good. Writing without a claim, or
+      claimed by somebody newer raises :class:`~rayflow.errors.WriterWriterFenced` for good. Writing without a claim, or
       to a store that is closed or was opened read-only, raises StorageUnavailable.
     * An operation whose records refer to a large value that is not there is refused with StorageUnavailable. A value
       that records refer to is never collected (:mod:`rayflow.storage.rules.large_values`).
@@ -203,7 +203,7 @@ class Store(Protocol):
             limit: how many are deleted at most.
         """
 
-    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
+    async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
         """Delete executions that are over, with all that belongs to them, in one short transaction.
 
         What may be deleted, :mod:`rayflow.storage.rules.retention` says. For more, ask again with ``after`` as

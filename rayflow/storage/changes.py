@@ -20,16 +20,16 @@ from rayflow.storage.model import (
     ExecutionRecord,
     InboxRow,
     JournalRow,
-    Mention,
     PoolRecord,
     ScheduleRecord,
     StepNote,
     ValueRecord,
+    ValueReference,
 )
 from rayflow.storage.rules.executions import newer_note
 from rayflow.storage.rules.large_values import forgotten
-from rayflow.storage.rules.retention import Collected, Over, choose
-from rayflow.storage.rules.transaction import Batch
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter, choose
+from rayflow.storage.rules.transaction import Transaction
 from rayflow.storage.writer import Writer
 
 #: Executions in one part of a whole state.
@@ -55,7 +55,7 @@ class MemoryData:
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     values: dict[str, ValueRecord] = field(default_factory=dict)
-    mentions: dict[str, list[Mention]] = field(default_factory=dict)
+    mentions: dict[str, list[ValueReference]] = field(default_factory=dict)
     #: The payloads of large values, where they are in memory, too.
     contents: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Changes:
     no_schedules: list[str] = field(default_factory=list)
     no_definitions: list[str] = field(default_factory=list)
     no_pools: list[str] = field(default_factory=list)
-    mentions: list[Mention] = field(default_factory=list)
+    mentions: list[ValueReference] = field(default_factory=list)
     values: list[ValueRecord] = field(default_factory=list)
     no_values: list[str] = field(default_factory=list)
 
@@ -124,7 +124,7 @@ class Changes:
 FIELDS = tuple(each.name for each in fields(Changes))
 
 
-def changes_of(batch: Batch) -> Changes:
+def changes_of(batch: Transaction) -> Changes:
     """What a batch has decided to write."""
     started = set(batch.started)
     return Changes(
@@ -144,7 +144,7 @@ def changes_of(batch: Batch) -> Changes:
     )
 
 
-def _head(batch: Batch, name: str) -> ExecutionRecord:
+def _head(batch: Transaction, name: str) -> ExecutionRecord:
     record = batch.heads[name]
     assert record is not None
     return record
@@ -236,7 +236,7 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
 
 
 # --- deleting -----------------------------------------------------------------------------------------------
-def collected(data: MemoryData, over: Over, *, later: bool) -> Collected:
+def collected(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch:
     """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     meant = (record for record in data.executions.values() if over.fits(record))
     rest = ((over.place(record), record) for record in meant if over.after is None or over.place(record) > over.after)

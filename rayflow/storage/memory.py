@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from rayflow.core.execution.requests import OTHERS
 from rayflow.core.locks.machine import Lock
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.base import Filter
 from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, collected
 from rayflow.storage.model import (
@@ -25,8 +25,8 @@ from rayflow.storage.model import (
 )
 from rayflow.storage.operations import Answer, Operation
 from rayflow.storage.rules.large_values import sweep
-from rayflow.storage.rules.retention import Collected, Over
-from rayflow.storage.rules.transaction import Batch
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
+from rayflow.storage.rules.transaction import Transaction
 from rayflow.storage.writer import Writer, check_writer, next_writer
 
 __all__ = ["MemoryData", "MemoryStore"]
@@ -86,7 +86,7 @@ class MemoryStore:
         self._open = False
         self._read_only = False
         self._epoch: int | None = None
-        self._fenced: Fenced | None = None
+        self._fenced: WriterFenced | None = None
 
     async def open(self, *, read_only: bool = False) -> None:
         """See Store."""
@@ -120,7 +120,7 @@ class MemoryStore:
 
     def _decide(self, operations: Sequence[Operation]) -> tuple[Changes, list[Answer]]:
         """What the operations change, and their answers."""
-        batch = Batch(_Reads(self.data))
+        batch = Transaction(_Reads(self.data))
         answers = [batch.apply(operation) for operation in operations]
         return changes_of(batch), answers
 
@@ -317,7 +317,7 @@ class MemoryStore:
         changed, gone = sweep(self.data.values.values(), self._referred(), now, grace, limit)
         return Changes(values=changed, no_values=[value.digest for value in gone]), gone
 
-    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
+    async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
         """See Store."""
         if not dry_run:
             self._check_writer()
@@ -326,7 +326,7 @@ class MemoryStore:
         if dry_run or not found.ids:
             return found
 
-        def decide() -> tuple[Changes, Collected]:
+        def decide() -> tuple[Changes, PurgeBatch]:
             now = collected(self.data, over, later=False)
             return Changes(no_executions=list(now.ids)), now
 
@@ -369,7 +369,7 @@ class MemoryStore:
         try:
             if self._epoch is not None:
                 check_writer(self.data.writer, self._epoch, self.url)
-        except Fenced as error:
+        except WriterFenced as error:
             self._fenced = error
             raise
 

@@ -120,7 +120,7 @@ class ValueRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Mention:
+class ValueReference:
     """A record of an execution refers to a large value, which therefore is not collected.
 
     Args:

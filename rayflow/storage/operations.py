@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # --- operations -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Create an execution. Answers :class:`Done`, or :class:`Existing` with the row that is there.
+    """Create an execution. Answers :class:`Done`, or :class:`AlreadyExists` with the row that is there.
 
     Refused with SingletonExists where another unfinished execution has its singleton.
 
@@ -92,14 +92,14 @@ class Append:
     failure: bytes | None = None
     counts: Mapping[str, float] = field(default_factory=dict)
     dead_letters: tuple[DeadLetter, ...] = ()
-    asks: tuple[Ask, ...] = ()
+    asks: tuple[CrossOperation, ...] = ()
     waits: str | None = None
     next_run: bytes | None = None
     expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Park:
     """Give an execution up without an entry: it needs no owner until ``runnable_at`` or an inbox row.
 
     Args:
@@ -198,20 +198,20 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Existing:
+class AlreadyExists:
     """A start met an execution that is there already."""
 
     record: ExecutionRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Rejected:
     """Not applied; ``error`` says why (Fenced, CorruptRecord, InvalidTransition, ExecutionNotFound …)."""
 
     error: RayflowError
 
 
-Answer = Done | Existing | Refused
+Answer = Done | AlreadyExists | Rejected
 
 
 # --- with an append -----------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class TakeLock:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaveLock:
+class ReleaseLock:
     """Give a permit back, or the claim to one. Not answered.
 
     Args:
@@ -284,7 +284,7 @@ class LeaveLock:
     name: str
 
 
-Ask = StartChild | Send | TakeLock | LeaveLock
+CrossOperation = StartChild | Send | TakeLock | ReleaseLock
 
 
 # --- alone --------------------------------------------------------------------------------------------------
@@ -325,7 +325,7 @@ class ExpireLeases:
 
 
 @dataclass(frozen=True, slots=True)
-class BreakLock:
+class FailLockWait:
     """Refuse a waiting claim, since it would wait for ever; answered to its execution as a failure.
 
     Args:
@@ -365,5 +365,5 @@ class FireSchedule:
 
 
 #: What changes one execution, and others with it.
-ExecutionOperation = Start | Claim | Append | Release | Deliver | Rewind | Note
-Operation = ExecutionOperation | TakeLease | LeaveLease | ExpireLeases | BreakLock | FireSchedule
+ExecutionOperation = Start | Claim | Append | Park | Deliver | Rewind | Note
+Operation = ExecutionOperation | TakeLease | LeaveLease | ExpireLeases | FailLockWait | FireSchedule

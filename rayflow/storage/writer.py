@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 
 _MARK = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)
-class Claimant:
+class WriterIdentity:
     """A writer.
 
     Args:
@@ -32,7 +32,7 @@ class Claimant:
         return _MARK.join((self.identity, self.host, str(self.pid), f"{self.since:.0f}"))
 
     @classmethod
-    def from_text(cls, text: str) -> Claimant:
+    def from_text(cls, text: str) -> WriterIdentity:
         """What :meth:`to_text` wrote; any other text is an identity alone."""
         identity, *rest = text.split(_MARK)
         if len(rest) != 3 or not (rest[1].isdecimal() and rest[2].isdecimal()):
@@ -63,8 +63,8 @@ def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, ta
         StorageUnavailable: another writer is alive.
     """
     alive = current.heartbeat is not None and now - current.heartbeat < fresh_for
-    holder = Claimant.from_text(current.nonce)
-    if alive and holder.identity != Claimant.from_text(nonce).identity and not take_over:
+    holder = WriterIdentity.from_text(current.nonce)
+    if alive and holder.identity != WriterIdentity.from_text(nonce).identity and not take_over:
         age = now - (current.heartbeat or 0.0)
         raise StorageUnavailable(
             f"store {url} is being written by {holder}; its last sign of life is {age:.1f} s old. A store has one "
@@ -77,7 +77,7 @@ def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, ta
 def check_writer(current: Writer, epoch: int, url: str) -> None:
     """Check that ``epoch`` is the writer's. Raises Fenced."""
     if current.epoch != epoch:
-        raise Fenced(
-            f"store {url} was taken over by {Claimant.from_text(current.nonce)}: it is at writer epoch "
+        raise WriterFenced(
+            f"store {url} was taken over by {WriterIdentity.from_text(current.nonce)}: it is at writer epoch "
             f"{current.epoch}; this writer's epoch {epoch} is over, and it writes no more"
         )

@@ -5,7 +5,7 @@
         assert env.execute(research, "rivers") == "42"
 
 **What runs.** A test does not run on the threads of :class:`rayflow.LocalEngine` under a faster clock, but on one
-thread, deterministically: the real coordinator (:class:`~rayflow.runtime.coordinator.coordinator.Conductor`), its
+thread, deterministically: the real coordinator (:class:`~rayflow.runtime.coordinator.coordinator.Coordinator`), its
 drivers and machines, the real persistence actor with its stores, the real timekeeper for schedules, locks and
 deadlocks, the real worker for steps. What is replaced is only what gives them order and time: the actor system
 (:mod:`rayflow.testing.actors`), the turns of the coordinator's thread, and the supervisor.
@@ -23,8 +23,8 @@ compared with what is recorded, reads the time there.
 from __future__ import annotations
 
 from rayflow.testing.engine import BEGINNING, TestEngine
-from rayflow.testing.errors import Stalled, UnscriptedStep
+from rayflow.testing.errors import UnscriptedStep, WorkflowStuck
 from rayflow.testing.histories import History, replay
 from rayflow.testing.scripts import Call, Script
 
-__all__ = ["BEGINNING", "Call", "History", "Script", "Stalled", "TestEngine", "UnscriptedStep", "replay"]
+__all__ = ["BEGINNING", "Call", "History", "Script", "TestEngine", "UnscriptedStep", "WorkflowStuck", "replay"]

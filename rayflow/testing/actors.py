@@ -12,7 +12,7 @@ from typing import Any
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, Reply, RunningTask, TaskSpec
-from rayflow.testing.virtual_time import Timeline, in_step
+from rayflow.testing.virtual_time import VirtualTimeLoop, in_step
 
 #: What is only answered once everything has happened that can happen at this moment.
 SETTLED = frozenset({
@@ -21,7 +21,7 @@ SETTLED = frozenset({
 })  # fmt: skip
 
 
-class Stage(Timeline):
+class DeterministicActorSystem(VirtualTimeLoop):
     """See the module's docstring; for the rest :class:`~rayflow.runtime.actors.base.ActorSystem`.
 
     Args:
@@ -120,7 +120,7 @@ class Stage(Timeline):
 class _Handle:
     """A handle on an actor of the stage."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
+    def __init__(self, stage: DeterministicActorSystem, name: str) -> None:
         self.name = name
         self._stage = stage
 

@@ -17,27 +17,27 @@ from rayflow.core.interpreter.machine import Machine
 from rayflow.core.pool.slots import Key
 from rayflow.errors import NonDeterminismError
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.mailbox import Turns
+from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.coordinator.coordinator import Conductor
-from rayflow.runtime.coordinator.driver import Driver
+from rayflow.runtime.coordinator.coordinator import Coordinator
+from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.journal import decode_entry, encode_entry
 from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
-from rayflow.testing.actors import Stage
+from rayflow.testing.actors import DeterministicActorSystem
 
 T = TypeVar("T")
 
 
-class StagedTurns(Turns):
+class DeterministicMailbox(Mailbox):
     """Turns that the stage takes: one posted action each.
 
     Args:
         stage: the stage.
-        given: as of :class:`~rayflow.runtime.actors.mailbox.Turns`.
+        given: as of :class:`~rayflow.runtime.actors.mailbox.Mailbox`.
     """
 
-    def __init__(self, stage: Stage, *given: Any, **named: Any) -> None:
+    def __init__(self, stage: DeterministicActorSystem, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._housekeeping: list[Callable[[], None]] = []
         stage.add(self)
@@ -70,7 +70,7 @@ class StagedTurns(Turns):
             self.post(action)
 
 
-class StagedConductor(Conductor):
+class DeterministicCoordinator(Coordinator):
     """A conductor that keeps executions whose code does not repeat itself from ending its turns.
 
     Args:
@@ -86,7 +86,7 @@ class StagedConductor(Conductor):
 
     def __init__(
         self,
-        stage: Stage,
+        stage: DeterministicActorSystem,
         name: str,
         env: Environment,
         settings: Settings,
@@ -98,16 +98,16 @@ class StagedConductor(Conductor):
     ) -> None:
         self._stage = stage
 
-        def driver(record: ExecutionRecord, **given: Any) -> StagedDriver:
+        def driver(record: ExecutionRecord, **given: Any) -> DeterministicDriver:
             rows = self._rows if paranoid else None
-            return StagedDriver(record, blocked=blocked, differs=differs, rows=rows, **given)
+            return DeterministicDriver(record, blocked=blocked, differs=differs, rows=rows, **given)
 
-        def turns(*given: Any, **named: Any) -> StagedTurns:
-            return StagedTurns(stage, *given, **named)
+        def turns(*given: Any, **named: Any) -> DeterministicMailbox:
+            return DeterministicMailbox(stage, *given, **named)
 
         super().__init__(stage, name, env, settings, turns=turns, driver=driver, performer=performer)
 
-    def driver(self, execution_id: str) -> Driver | None:
+    def driver(self, execution_id: str) -> ExecutionDriver | None:
         """What drives that execution, if anything does."""
         return self._drivers.get(execution_id)
 
@@ -120,7 +120,7 @@ class StagedConductor(Conductor):
         return min((driver.wake for driver in self._drivers.values() if driver.wake is not None), default=None)
 
     # --- events --------------------------------------------------------------------------------------------
-    def _received(self, driver: Driver, rows: Sequence[InboxRow]) -> None:
+    def _received(self, driver: ExecutionDriver, rows: Sequence[InboxRow]) -> None:
         for row in rows:
             with self._guarded():
                 super()._received(driver, [row])
@@ -141,7 +141,7 @@ class StagedConductor(Conductor):
         try:
             yield
         except NonDeterminismError as error:
-            found = [d for d in self._drivers.values() if isinstance(d, StagedDriver) and d.difference is error]
+            found = [d for d in self._drivers.values() if isinstance(d, DeterministicDriver) and d.difference is error]
             for driver in found:
                 if not driver.set_aside(error, self.now()):
                     raise
@@ -150,7 +150,7 @@ class StagedConductor(Conductor):
                 raise
 
 
-class StagedDriver(Driver):
+class DeterministicDriver(ExecutionDriver):
     """A driver that says why an execution cannot go on, and has its code rehearse.
 
     Args:
@@ -158,7 +158,7 @@ class StagedDriver(Driver):
         blocked: where it says why.
         differs: told of code that did not repeat itself, where that is not to be.
         rows: answers its journal in the store; None for no rehearsals.
-        given: as of :class:`~rayflow.runtime.coordinator.driver.Driver`.
+        given: as of :class:`~rayflow.runtime.coordinator.driver.ExecutionExecutionDriver`.
 
     Attributes:
         difference: how its code did not repeat itself.

@@ -14,24 +14,24 @@ from pydantic import TypeAdapter, ValidationError
 from rayflow.client.engine import Engine
 from rayflow.client.local import check_local
 from rayflow.client.locks import Lease
-from rayflow.client.pools import QueueRoom
+from rayflow.client.pools import QueueBackpressure
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.schedule import Moment
 from rayflow.errors import DefinitionError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.code.environment import capture
-from rayflow.runtime.coordinator.actor import Coordinator
-from rayflow.runtime.coordinator.driver import Driver
+from rayflow.runtime.coordinator.actor import CoordinatorActor
+from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import persistence_spec
 from rayflow.storage.urls import resolve
-from rayflow.testing.actors import Stage
-from rayflow.testing.coordinator import StagedConductor
+from rayflow.testing.actors import DeterministicActorSystem
+from rayflow.testing.coordinator import DeterministicCoordinator
 from rayflow.testing.scripts import UNSAID, Call, Script, Scriptable, Scripts, made, name_of
 from rayflow.testing.steps import Steps
-from rayflow.testing.supervisor import Steward
-from rayflow.testing.waits import LEASE, StagedLease, StagedWatcher
+from rayflow.testing.supervisor import DeterministicSupervisor
+from rayflow.testing.waits import LEASE, DeterministicLease, DeterministicWatcher
 
 #: 1 January 2020, 00:00 UTC: the same in every run. In the past, so that real moments that a test gives are to come.
 BEGINNING = 1_577_836_800.0
@@ -109,10 +109,10 @@ class TestEngine(Engine):
         self._trouble: list[Exception] = []
         self._blocked: dict[str, Exception] = {}
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
-        self._stage = Stage(_moment(start), patience)
+        self._stage = DeterministicActorSystem(_moment(start), patience)
         super().__init__(self._stage, chosen, resolve(store, environ=os.environ), capture())
-        self._conductor: StagedConductor
-        self._watching = StagedWatcher(
+        self._conductor: DeterministicCoordinator
+        self._watching = DeterministicWatcher(
             self._stage, self._driver, blocked=self._blocked, trouble=self._trouble, auto_skip=auto_skip
         )
         self.watcher = self._watching
@@ -125,15 +125,17 @@ class TestEngine(Engine):
     def _open(self) -> None:
         self._stage.spawn(persistence_spec(self.store)).call("ready")
         settings, name = self._settings(), actor_names.coordinator(self._env.id, "test")
-        self._stage.spawn(ActorSpec(Steward, actor_names.SUPERVISOR, (settings, name)))
-        coordinator = ActorSpec(Coordinator, name, (name, self._env, settings, self._make_conductor))
+        self._stage.spawn(ActorSpec(DeterministicSupervisor, actor_names.SUPERVISOR, (settings, name)))
+        coordinator = ActorSpec(CoordinatorActor, name, (name, self._env, settings, self._make_conductor))
         self._stage.spawn(coordinator).call("ready")
         # The last part: what is due is looked up when everything else is done.
         self._stage.ask(lambda: self._stage.add(self._stage.actor(actor_names.SUPERVISOR)))
-        self._room = QueueRoom(self.pools, settings.config.pool)
+        self._room = QueueBackpressure(self.pools, settings.config.pool)
         self.recovered: list[str] = self._supervisor().call("recover") if self.config.recover == "auto" else []
 
-    def _make_conductor(self, system: Stage, name: str, env: Any, settings: Settings) -> StagedConductor:
+    def _make_conductor(
+        self, system: DeterministicActorSystem, name: str, env: Any, settings: Settings
+    ) -> DeterministicCoordinator:
         performer = partial(
             Steps,
             steward=self._stage.actor(actor_names.SUPERVISOR),
@@ -142,7 +144,7 @@ class TestEngine(Engine):
             at_once=self._at_once,
             trouble=self._trouble,
         )
-        self._conductor = StagedConductor(
+        self._conductor = DeterministicCoordinator(
             system,
             name,
             env,
@@ -154,7 +156,7 @@ class TestEngine(Engine):
         )
         return self._conductor
 
-    def _driver(self, execution_id: str) -> Driver | None:
+    def _driver(self, execution_id: str) -> ExecutionDriver | None:
         return self._conductor.driver(execution_id)
 
     def __exit__(
@@ -289,7 +291,7 @@ class TestEngine(Engine):
     # --- locks ---------------------------------------------------------------------------------------------
     def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
         """See ``Engine.semaphore``. The lease lasts as long as it is held, whatever its ttl."""
-        return StagedLease(self._stage, self, name, permits, LEASE, timeout)
+        return DeterministicLease(self._stage, self, name, permits, LEASE, timeout)
 
 
 def _moment(given: float | dt.datetime) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayflow.errors import RayflowError
 
 
-class Stalled(RayflowError):
+class WorkflowStuck(RayflowError):
     """Whoever waits, waits for something that cannot happen: nothing is under way, and nothing is due any more.
 
     Where real time passes, this would be a test that hangs.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from rayflow.client.control import Steering
+from rayflow.client.control import ExecutionCommands
 from rayflow.core.events import Ended, Entry
 from rayflow.core.execution.journal import applied
 from rayflow.core.interpreter.machine import Machine
@@ -73,7 +73,7 @@ class History:
 
     # --- from executions -----------------------------------------------------------------------------------
     @classmethod
-    def of(cls, engine: Steering, execution_id: str) -> History:
+    def of(cls, engine: ExecutionCommands, execution_id: str) -> History:
         """That of an execution in an engine's store, whatever its status. Raises ExecutionNotFound."""
         return cls._made(engine.record(execution_id), engine.ask("journal", execution_id))
 

@@ -29,18 +29,18 @@ from rayflow.definition.step import Step
 from rayflow.errors import PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, opened
-from rayflow.runtime.actors.daemon_threads import Daemons
+from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.coordinator.driver import Driver
-from rayflow.runtime.coordinator.pool_client import Host
-from rayflow.runtime.coordinator.router import Dispatchers, Performer
+from rayflow.runtime.coordinator.driver import ExecutionDriver
+from rayflow.runtime.coordinator.pool_client import AttemptCallbacks
+from rayflow.runtime.coordinator.router import AttemptRouter, PoolDispatchers
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, task_message, unpack
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
-from rayflow.testing.actors import Stage
+from rayflow.testing.actors import DeterministicActorSystem
 from rayflow.testing.errors import UnscriptedStep
 from rayflow.testing.scripts import Call, Function, Script, Scripts, agent_of, noted
-from rayflow.testing.supervisor import Steward
+from rayflow.testing.supervisor import DeterministicSupervisor
 
 #: Attempts that one worker holds at once, those that do not stop among them.
 _MOST = 1_000
@@ -72,7 +72,7 @@ class StandIn:
 class _Attempt:
     """One attempt that waits, or is under way."""
 
-    driver: Driver
+    driver: ExecutionDriver
     run: RunAttempt
 
     @property
@@ -80,7 +80,7 @@ class _Attempt:
         return (self.driver.id, self.run.seq, self.run.attempt)
 
 
-class Steps(Performer):
+class Steps(AttemptRouter):
     """See the module's docstring. A part of the stage.
 
     Args:
@@ -98,27 +98,27 @@ class Steps(Performer):
 
     def __init__(
         self,
-        host: Host,
+        host: AttemptCallbacks,
         system: ActorSystem,
         env: Environment,
-        dispatchers: Dispatchers,
+        dispatchers: PoolDispatchers,
         settings: Settings,
         *,
-        steward: Steward,
+        steward: DeterministicSupervisor,
         scripts: Scripts,
         strict: bool,
         at_once: int,
         trouble: list[Exception],
     ) -> None:
         super().__init__(host, system, env, dispatchers, settings)
-        assert isinstance(system, Stage)
+        assert isinstance(system, DeterministicActorSystem)
         self._stage = system
         self._steward = steward
         self._scripts = scripts
         self._strict = strict
         self._at_once = at_once
         self._trouble = trouble
-        self._threads = Daemons("steps", _MOST)
+        self._threads = DaemonThreadPool("steps", _MOST)
         self._numbers = itertools.count(1)
         self._workers: dict[str, StandInWorker] = {}
         self._waiting: deque[_Attempt] = deque()
@@ -129,7 +129,7 @@ class Steps(Performer):
         system.add(self)
 
     # --- Performer -----------------------------------------------------------------------------------------
-    def perform(self, driver: Driver, actions: Sequence[Action]) -> None:
+    def perform(self, driver: ExecutionDriver, actions: Sequence[Action]) -> None:
         """See Performer."""
         for action in actions:
             if isinstance(action, StopAttempt):
@@ -203,7 +203,7 @@ class Steps(Performer):
         takes = 0.0 if stand_in.script is None else stand_in.script.takes
         self._threads.submit(partial(self._run, worker, stand_in, takes))
 
-    def _stand_in(self, driver: Driver, run: RunAttempt) -> StandIn | None:
+    def _stand_in(self, driver: ExecutionDriver, run: RunAttempt) -> StandIn | None:
         script = self._scripts.of(run.call)
         if script is None and self._strict:
             known = ", ".join(map(repr, self._scripts.names)) or "no step"
@@ -226,7 +226,7 @@ class Steps(Performer):
         original = run.call.target.owner if agent is None else agent
         return StandIn(message, function, original, agent is not None, script)
 
-    def _unscripted(self, driver: Driver, run: RunAttempt, why: str) -> UnscriptedStep:
+    def _unscripted(self, driver: ExecutionDriver, run: RunAttempt, why: str) -> UnscriptedStep:
         call = run.call
         shown = [reprlib.repr(value) for value in call.args]
         shown += [f"{name}={reprlib.repr(value)}" for name, value in call.kwargs.items()]
@@ -291,7 +291,9 @@ class StandInWorker(Worker):
         scripts: where calls are noted.
     """
 
-    def __init__(self, stage: Stage, label: str, env: Environment, settings: WorkerSettings, scripts: Scripts) -> None:
+    def __init__(
+        self, stage: DeterministicActorSystem, label: str, env: Environment, settings: WorkerSettings, scripts: Scripts
+    ) -> None:
         super().__init__(stage, label, env, settings)
         self.label = label
         self._scripts = scripts

@@ -2,8 +2,8 @@
 
 There is one coordinator, which does not die, and no pool has workers of its own; what is left of a supervisor's work is
 done by the same rules: what is due is read from the store, and schedules and locks are looked after by the real
-:class:`~rayflow.runtime.supervisor.maintenance.Timekeeper`, and what is over is deleted by the real
-:class:`~rayflow.runtime.supervisor.maintenance.Collector`.
+:class:`~rayflow.runtime.supervisor.maintenance.MaintenanceLoop`, and what is over is deleted by the real
+:class:`~rayflow.runtime.supervisor.maintenance.RetentionSweeper`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayflow.core.cluster.metrics import PoolStatus
-from rayflow.core.cluster.recovery import CoordinatorStatus, Overdue, RecoveryStatus, overdue, stale
+from rayflow.core.cluster.recovery import CoordinatorStatus, OverdueItem, RecoveryStatus, overdue, stale
 from rayflow.core.locks.machine import Lock
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import DefinitionError, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor.maintenance import Collector, Timekeeper
+from rayflow.runtime.supervisor.maintenance import MaintenanceLoop, RetentionSweeper
 from rayflow.runtime.supervisor.recovery import DRIVEN
 from rayflow.storage.base import Filter
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord, PoolRecord
-from rayflow.testing.actors import Stage
+from rayflow.testing.actors import DeterministicActorSystem
 
 #: Executions that a look into the store sees.
 _MOST = 1_000
 
 
-class Steward:
+class DeterministicSupervisor:
     """See the module's docstring.
 
     Args:
@@ -40,12 +40,12 @@ class Steward:
         coordinator: the coordinator's name.
     """
 
-    def __init__(self, stage: Stage, settings: Settings, coordinator: str) -> None:
+    def __init__(self, stage: DeterministicActorSystem, settings: Settings, coordinator: str) -> None:
         self._stage = stage
         self._coordinator = coordinator
         self._default = settings.config.pool
-        self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
-        self._collector = Collector(self._ask)
+        self._timekeeper = MaintenanceLoop(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self._collector = RetentionSweeper(self._ask)
         self._owned: set[str] = set()
         self._seen = -1
         self._wake: float | None = None
@@ -104,7 +104,7 @@ class Steward:
         rows: list[ExecutionRecord] = self._ask("executions", DRIVEN)
         return stale(rows, self._owned, now=self._stage.clock.now(), older_than=older_than)
 
-    def overdue(self, grace: float) -> list[Overdue]:
+    def overdue(self, grace: float) -> list[OverdueItem]:
         """What is overdue; nothing is, once all that is due at a moment was done at that moment."""
         return overdue(self._ask("executions", DRIVEN), now=self._stage.clock.now(), grace=grace)
 
@@ -162,7 +162,7 @@ class Steward:
 class _Pool:
     """A pool, for those who look: it has no workers, since steps run on threads of the test."""
 
-    def __init__(self, stage: Stage, config: PoolConfig) -> None:
+    def __init__(self, stage: DeterministicActorSystem, config: PoolConfig) -> None:
         self._config = config
 
     def configure(self) -> None:

@@ -69,7 +69,7 @@ class VirtualClock(SystemClock):
         now: what it shows at first, in seconds since the epoch.
     """
 
-    def __init__(self, timeline: Timeline, now: float) -> None:
+    def __init__(self, timeline: VirtualTimeLoop, now: float) -> None:
         self._timeline = timeline
         self._began = self._now = now
 
@@ -93,7 +93,7 @@ class VirtualClock(SystemClock):
         self._now = max(self._now, moment)
 
 
-class Timeline:
+class VirtualTimeLoop:
     """See the module's docstring.
 
     Args:

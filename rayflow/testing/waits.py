@@ -17,11 +17,11 @@ from rayflow.core.pool.slots import Key
 from rayflow.errors import ExecutionNotFound, RayflowError
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.coordinator.driver import Driver
+from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.storage.damage import failure_or_damage
 from rayflow.storage.model import ExecutionRecord
-from rayflow.testing.actors import Stage
-from rayflow.testing.errors import Stalled
+from rayflow.testing.actors import DeterministicActorSystem
+from rayflow.testing.errors import WorkflowStuck
 from rayflow.testing.virtual_time import in_step
 
 #: How often the clock is moved for whoever waits for an execution that nothing happens to.
@@ -31,7 +31,7 @@ MOST_SKIPS = 5_000
 LEASE = 2.5e10
 
 
-class StagedWatcher(Watcher):
+class DeterministicWatcher(Watcher):
     """Moves the clock until an execution has ended.
 
     Args:
@@ -44,8 +44,8 @@ class StagedWatcher(Watcher):
 
     def __init__(
         self,
-        stage: Stage,
-        driver: Callable[[str], Driver | None],
+        stage: DeterministicActorSystem,
+        driver: Callable[[str], ExecutionDriver | None],
         *,
         blocked: dict[str, Exception],
         trouble: list[Exception],
@@ -136,7 +136,7 @@ class StagedWatcher(Watcher):
         else:
             why += f", and time stands still (auto_skip=False); the next thing is due at {moment_text(due)}"
             hint = "Call env.advance(…) or env.skip() first"
-        stalled = Stalled(f"execution {record.id!r}", why=why, hint=hint)
+        stalled = WorkflowStuck(f"execution {record.id!r}", why=why, hint=hint)
         stalled.__cause__ = next(iter(self._blocked.values()), None)  # that of a child, perhaps
         return stalled
 
@@ -153,7 +153,7 @@ class StagedWatcher(Watcher):
         return "it waits for nothing that could come", "Look at its code: which future does nobody set?"
 
 
-class StagedLease(Lease):
+class DeterministicLease(Lease):
     """A lease that lasts as long as its script has it, and lets time pass while it is waited for.
 
     Args:
@@ -161,7 +161,7 @@ class StagedLease(Lease):
         given: as of :class:`~rayflow.client.locks.Lease`.
     """
 
-    def __init__(self, stage: Stage, *given: Any) -> None:
+    def __init__(self, stage: DeterministicActorSystem, *given: Any) -> None:
         super().__init__(*given)
         self._stage = stage
         self._vain_since: float | None = None
@@ -176,7 +176,7 @@ class StagedLease(Lease):
         now = time.monotonic()
         self._vain_since = self._vain_since or now
         if now - self._vain_since > self._stage.patience:
-            raise Stalled(
+            raise WorkflowStuck(
                 f"whoever waits for lock {self.name!r}",
                 why="nothing is under way and nothing is due any more, so that nobody gives it back",
                 hint="Let its holder give it back first, or wait with a timeout",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.chaos import collect, sabotage
 from tests.chaos.cluster import Cluster
-from tests.chaos.conduct import Conductor
+from tests.chaos.conduct import Coordinator
 from tests.chaos.evidence import Evidence
 from tests.chaos.figures import Minimum
 from tests.chaos.invariants import verdicts
@@ -98,7 +98,7 @@ def run(folder: Path, seed: int, given: argparse.Namespace, wanted: Minimum) -> 
     begun = float(int(time.time()))
     settings = Settings(str(folder), seed, begun, begun + 60 * given.minutes)
     try:
-        Conductor(settings, cluster, wanted, given.last, given.only).run()
+        Coordinator(settings, cluster, wanted, given.last, given.only).run()
     finally:
         cluster.down()
     return settings

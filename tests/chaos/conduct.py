@@ -43,7 +43,7 @@ CALM = 4.0
 ENOUGH = 1.0
 
 
-class Conductor:
+class Coordinator:
     """See the module's docstring.
 
     Args:

@@ -55,13 +55,13 @@ def install(folder: str) -> None:
 
 def remember_senders(module: Any) -> None:
     """Have the module's batches remember who sent them."""
-    take = module.Batches.take
+    take = module.WorkerSlots.take
 
     def taken(self: Any, message: Any) -> Any:
         senders.update(((task.execution_id, task.epoch), message.coordinator) for task in message.tasks)
         return take(self, message)
 
-    module.Batches.take = taken
+    module.WorkerSlots.take = taken
 
 
 def spread(module: Any, name: str) -> None:

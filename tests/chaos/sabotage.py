@@ -18,7 +18,7 @@ from rayflow.errors import CorruptRecord
 from rayflow.runtime.supervisor import coordinators
 from rayflow.runtime.worker import slots
 from rayflow.storage.model import ExecutionRecord
-from rayflow.storage.operations import Append, ExecutionOperation, Existing, Refused
+from rayflow.storage.operations import AlreadyExists, Append, ExecutionOperation, Rejected
 from rayflow.storage.rules import executions
 from rayflow.storage.rules import transaction as batch
 from rayflow.storage.sqlite import store, transactions
@@ -54,11 +54,11 @@ def partition() -> None:
     With all rules in place that does no harm.
     """
 
-    def fails(self: coordinators.Fleet, name: str, why: str) -> None:
+    def fails(self: coordinators.CoordinatorRegistry, name: str, why: str) -> None:
         coordinators.log.error("coordinator %s cannot be reached to be killed: %s", name, why)
         self._gone(name)
 
-    adopt = coordinators.Fleet.adopt
+    adopt = coordinators.CoordinatorRegistry.adopt
 
     def adopts(self: Any) -> dict[str, tuple[str, int]]:
         system, self._system = self._system, _Unarmed(self._system)
@@ -67,8 +67,8 @@ def partition() -> None:
         finally:
             self._system = system
 
-    coordinators.Fleet._fails = fails  # type: ignore[method-assign]
-    coordinators.Fleet.adopt = adopts  # type: ignore[method-assign]
+    coordinators.CoordinatorRegistry._fails = fails  # type: ignore[method-assign]
+    coordinators.CoordinatorRegistry.adopt = adopts  # type: ignore[method-assign]
 
 
 def fencing() -> None:
@@ -76,14 +76,14 @@ def fencing() -> None:
     partition()
     append = executions._append
 
-    def unfenced(record: ExecutionRecord, op: Append) -> executions.Write | Refused:
+    def unfenced(record: ExecutionRecord, op: Append) -> executions.Write | Rejected:
         return append(replace(record, owner=record.owner or "anybody"), replace(op, epoch=record.epoch))
 
-    def unheeded(self: slots.Batches, execution_id: str, epoch: int) -> None:
+    def unheeded(self: slots.WorkerSlots, execution_id: str, epoch: int) -> None:
         pass
 
     executions._append = unfenced
-    slots.Batches.revoke = unheeded  # type: ignore[method-assign]
+    slots.WorkerSlots.revoke = unheeded  # type: ignore[method-assign]
 
 
 def acks() -> None:
@@ -119,9 +119,9 @@ def commits() -> None:
     """What is sent again is applied again: neither appends nor keys of an inbox are recognised."""
     append, decide = executions._append, executions.decide
 
-    def forgetful(record: ExecutionRecord, op: Append) -> executions.Write | Refused:
+    def forgetful(record: ExecutionRecord, op: Append) -> executions.Write | Rejected:
         if record.epoch == op.epoch and op.first_seq <= record.last_seq:
-            return Refused(CorruptRecord(record.id, f"an append begins at entry {op.first_seq}, which is there"))
+            return Rejected(CorruptRecord(record.id, f"an append begins at entry {op.first_seq}, which is there"))
         return append(record, op)
 
     def unkeyed(
@@ -130,7 +130,7 @@ def commits() -> None:
         *,
         known_key: bool = False,
         goes_along: bool = False,
-    ) -> executions.Write | Existing | Refused:
+    ) -> executions.Write | AlreadyExists | Rejected:
         return decide(record, operation, goes_along=goes_along)
 
     executions._append = forgetful

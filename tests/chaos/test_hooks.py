@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.storage.operations import Done, Existing
+from rayflow.storage.operations import AlreadyExists, Done
 from rayflow.storage.sqlite.store import SqliteStore
 from tests.chaos import hooks, trouble
 from tests.chaos.trouble import Trouble
@@ -76,7 +76,7 @@ def test_what_is_refused_is_not_there_and_what_is_in_doubt_is(tmp_path: Path, wh
         assert (await store.execution("x") is not None) == written
         trouble.begin(tmp_path, Trouble(what, time.time() - 1, 1.0))
         [answer] = await store.commit([start("x")])
-        assert isinstance(answer, Existing if written else Done)
+        assert isinstance(answer, AlreadyExists if written else Done)
         await store.close()
 
     asyncio.run(story())

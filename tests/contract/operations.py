@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rayflow.core.events import Answered, label
+from rayflow.core.events import RequestCompleted, label
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
@@ -27,11 +27,11 @@ from rayflow.storage.operations import (
     Claim,
     Deliver,
     Done,
-    LeaveLock,
     Note,
     Operation,
-    Refused,
-    Release,
+    Park,
+    Rejected,
+    ReleaseLock,
     Rewind,
     Send,
     Start,
@@ -39,7 +39,7 @@ from rayflow.storage.operations import (
     TakeLease,
     TakeLock,
 )
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.rules.retention import PurgeFilter
 
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
@@ -98,14 +98,14 @@ def end(name: str = "x", *, status: ExecutionStatus = ExecutionStatus.COMPLETED,
     return append(name, status=status, bodies=(b"ended",), **changes)
 
 
-def park(name: str = "x", *, until: float | None = None, seen: int = 0, epoch: int = 1, at: float = NOW) -> Release:
+def park(name: str = "x", *, until: float | None = None, seen: int = 0, epoch: int = 1, at: float = NOW) -> Park:
     """Give an execution up, as an owner does that has seen its inbox up to a row."""
-    return Release(name, epoch, until, at, seen)
+    return Park(name, epoch, until, at, seen)
 
 
 async def delete(store: Store, *names: str) -> int:
     """Delete executions that are over; answers how many."""
-    return len((await store.collect(Over(ids=names))).ids)
+    return len((await store.collect(PurgeFilter(ids=names))).ids)
 
 
 def deliver(
@@ -191,9 +191,9 @@ def answered(
     *,
     at: float = NOW,
     **changes: Any,
-) -> Answered:
+) -> RequestCompleted:
     """An answer to what the first run of an execution has asked."""
-    return replace(Answered(at, step, label(kind, name), value, run=1), **changes)
+    return replace(RequestCompleted(at, step, label(kind, name), value, run=1), **changes)
 
 
 def send(to: str, key: str = "k", *, step: int = 0, kind: str = "signal", at: float = NOW, body: bytes = b"") -> Send:
@@ -204,8 +204,8 @@ def take(step: int = 1, name: str = "l", limit: int = 1) -> TakeLock:
     return TakeLock(step, name, limit)
 
 
-def leave(step: int = 1, name: str = "l") -> LeaveLock:
-    return LeaveLock(step, name)
+def leave(step: int = 1, name: str = "l") -> ReleaseLock:
+    return ReleaseLock(step, name)
 
 
 def lease(
@@ -214,11 +214,11 @@ def lease(
     return replace(TakeLease(name, limit, who, ttl, at), **changes)
 
 
-async def answers(store: Store, name: str = "x", *, after: int = 0) -> list[Answered]:
+async def answers(store: Store, name: str = "x", *, after: int = 0) -> list[RequestCompleted]:
     """What an execution was answered and has not applied."""
     events = [decode_entry(name, 0, row.body).event for row in await store.inbox(name, after=after)]
-    assert all(isinstance(event, Answered) for event in events), events
-    return [event for event in events if isinstance(event, Answered)]
+    assert all(isinstance(event, RequestCompleted) for event in events), events
+    return [event for event in events if isinstance(event, RequestCompleted)]
 
 
 async def claims(store: Store, name: str = "l") -> list[tuple[str, int]]:
@@ -256,7 +256,7 @@ async def refused(store: Store, operation: Operation, error: type[E]) -> E:
     """Commit it; it must be refused with that error, and change nothing."""
     before = await everything(store)
     [answer] = await store.commit([operation])
-    assert isinstance(answer, Refused), answer
+    assert isinstance(answer, Rejected), answer
     assert type(answer.error) is error, answer.error
     assert await everything(store) == before
     return answer.error

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from rayflow.core.events import label
-from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, Failure, SingletonExists
+from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, Failure, SingletonConflict
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.operations import Existing
+from rayflow.storage.operations import AlreadyExists
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -151,7 +151,7 @@ def test_a_start_from_outside_meets_the_child(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await begun(store, "x")
         _, met = await store.commit([append(asks=(start_child("mine"),)), start("mine")])
-        assert isinstance(met, Existing)
+        assert isinstance(met, AlreadyExists)
         assert met.record == await row(store, "mine") == start_child("mine").record
 
     stores.run(body)
@@ -165,7 +165,7 @@ def test_a_child_whose_singleton_is_taken_fails(stores: Stores) -> None:
         [told] = await answers(store)
         assert told.step == 1
         assert told.failure is not None
-        assert told.failure.matches(SingletonExists)
+        assert told.failure.matches(SingletonConflict)
         assert await store.execution("x.1") is None
         assert await store.execution("x.2") is not None
 

@@ -9,7 +9,7 @@ import pytest
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.rules import retention
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.rules.retention import PurgeFilter
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -56,7 +56,7 @@ async def without_totals(store: Store) -> list[object]:
     return found
 
 
-async def all_of(store: Store, over: Over, *, dry_run: bool = False) -> list[str]:
+async def all_of(store: Store, over: PurgeFilter, *, dry_run: bool = False) -> list[str]:
     """What is collected by asking until there is nothing more."""
     ids: list[str] = []
     while True:
@@ -76,7 +76,7 @@ def test_the_time_is_set_by_the_end_and_taken_back_by_a_rewind(stores: Stores) -
         assert [found.id for found in await store.executions(Filter())] == ["x"]
         await done(store, rewind(last_seq=2))
         assert (await row(store)).expires_at is None
-        assert await all_of(store, Over(expired_by=NOW + 99)) == []
+        assert await all_of(store, PurgeFilter(expired_by=NOW + 99)) == []
 
     stores.run(body)
 
@@ -86,11 +86,11 @@ def test_what_expired_goes_in_the_order_of_its_times_and_nothing_else(stores: St
         for name, at, expires in (("c", 1.0, 30.0), ("a", 2.0, 20.0), ("b", 3.0, 20.0), ("ever", 4.0, None)):
             await ended(store, name, NOW + at, expires=expires)
         await done(store, start("live", expires_at=1.0), claim("live"))
-        assert await all_of(store, Over(expired_by=19.9)) == []
-        assert (await store.collect(Over(expired_by=20.0, limit=1), dry_run=True)).after == (20.0, "a")
-        assert await all_of(store, Over(expired_by=30.0, limit=1), dry_run=True) == ["a", "b", "c"]
-        assert await all_of(store, Over(expired_by=20.0, limit=1)) == ["a", "b"]
-        assert await all_of(store, Over(expired_by=99.0)) == ["c"]
+        assert await all_of(store, PurgeFilter(expired_by=19.9)) == []
+        assert (await store.collect(PurgeFilter(expired_by=20.0, limit=1), dry_run=True)).after == (20.0, "a")
+        assert await all_of(store, PurgeFilter(expired_by=30.0, limit=1), dry_run=True) == ["a", "b", "c"]
+        assert await all_of(store, PurgeFilter(expired_by=20.0, limit=1)) == ["a", "b"]
+        assert await all_of(store, PurgeFilter(expired_by=99.0)) == ["c"]
         assert {found.id for found in await store.executions(Filter())} == {"ever", "live"}
 
     stores.run(body)
@@ -103,11 +103,19 @@ def test_what_is_asked_for_is_deleted_by_age_status_and_workflow(stores: Stores)
         await ended(store, "cancelled", NOW + 3, status=CANCELLED)
         await done(store, start("other", workflow_id="v"), claim("other"), end("other", at=NOW + 4))
         await ended(store, "new", NOW + 5)
-        assert await all_of(store, Over(ended_before=NOW + 5), dry_run=True) == ["old", "failed", "cancelled", "other"]
-        assert await all_of(store, Over(ended_before=NOW + 5, status=(FAILED, CANCELLED))) == ["failed", "cancelled"]
-        assert await all_of(store, Over(ended_before=NOW + 5, workflow_id="v")) == ["other"]
-        assert await all_of(store, Over(ids=("new", "nobody"))) == ["new"]
-        assert await all_of(store, Over()) == ["old"]
+        assert await all_of(store, PurgeFilter(ended_before=NOW + 5), dry_run=True) == [
+            "old",
+            "failed",
+            "cancelled",
+            "other",
+        ]
+        assert await all_of(store, PurgeFilter(ended_before=NOW + 5, status=(FAILED, CANCELLED))) == [
+            "failed",
+            "cancelled",
+        ]
+        assert await all_of(store, PurgeFilter(ended_before=NOW + 5, workflow_id="v")) == ["other"]
+        assert await all_of(store, PurgeFilter(ids=("new", "nobody"))) == ["new"]
+        assert await all_of(store, PurgeFilter()) == ["old"]
 
     stores.run(body)
 
@@ -125,12 +133,12 @@ def test_all_of_an_execution_goes_but_what_it_was_counted_in(stores: Stores) -> 
             deliver("x", body=b"5" * 10_000),
             fail("x", 1, first=2, failure=b"6" * 100_000),
         )
-        found = await store.collect(Over(ids=("x",)), dry_run=True)
+        found = await store.collect(PurgeFilter(ids=("x",)), dry_run=True)
         assert 111_123 <= found.size < 111_500
         assert await without_totals(store) != before
         counted = await store.totals()
         assert counted["executions_failed"] == 1
-        assert (await store.collect(Over(ids=("x",)))).size == found.size
+        assert (await store.collect(PurgeFilter(ids=("x",)))).size == found.size
         assert await without_totals(store) == before
         assert await store.totals() == counted
         await done(store, start("x"))  # the id is free again
@@ -147,8 +155,8 @@ def test_a_child_stays_while_the_run_that_called_it_may_need_it(stores: Stores) 
         assert await delete(store, "x.1", "x.2") == 0  # it is running
         await done(store, fail("x", 2, first=2))
         assert await delete(store, "x.1", "x.2") == 0  # it may be resumed
-        assert await all_of(store, Over(), dry_run=True) == ["x", "x.1", "x.2"]
-        assert await all_of(store, Over(status=(COMPLETED,)), dry_run=True) == []
+        assert await all_of(store, PurgeFilter(), dry_run=True) == ["x", "x.1", "x.2"]
+        assert await all_of(store, PurgeFilter(status=(COMPLETED,)), dry_run=True) == []
         await done(store, rewind("x", last_seq=2))
         assert await delete(store, "x", "x.1", "x.2") == 0
         await done(store, claim("x", expected=2), end("x", epoch=3, first=4))
@@ -172,7 +180,7 @@ def test_families_stay_that_go_on_with_one_that_may_be_resumed(stores: Stores) -
         await done(store, fail("x", 3, epoch=2, first=3))
         assert await delete(store, "bound") == 0  # it goes on with any run of its parent
         assert await delete(store, "x.2", "x.2.1") == 2  # an earlier run had called them
-        assert await all_of(store, Over(), dry_run=True) == ["bound", "x"]
+        assert await all_of(store, PurgeFilter(), dry_run=True) == ["bound", "x"]
 
     stores.run(body)
 
@@ -212,7 +220,7 @@ def test_what_one_transaction_deletes_is_bounded(stores: Stores, monkeypatch: py
             await done(store, start(name), claim(name), append(name, bodies=[b"e"] * entries))
             await done(store, end(name, first=entries + 1, at=NOW + number))
         batches = []
-        over = Over()
+        over = PurgeFilter()
         while True:
             found = await store.collect(over)
             batches.append(found.ids)

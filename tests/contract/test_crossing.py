@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from rayflow.errors import CorruptRecord, Fenced, StorageError
+from rayflow.errors import CorruptRecord, StorageError, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
 from rayflow.storage.model import JournalRow
-from rayflow.storage.operations import Append, Done, FireSchedule, Operation, Refused
+from rayflow.storage.operations import Append, Done, FireSchedule, Operation, Rejected
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -88,9 +88,9 @@ def test_all_that_an_append_asks_happens_with_it(stores: Stores) -> None:
 @pytest.mark.parametrize(
     ("before", "wrong", "error"),
     [
-        ([claim(expected=1, nonce="other")], {}, Fenced),
-        ([park(seen=1)], {}, Fenced),
-        ([end(first=2)], {"first": 3}, Fenced),
+        ([claim(expected=1, nonce="other")], {}, WriterFenced),
+        ([park(seen=1)], {}, WriterFenced),
+        ([end(first=2)], {"first": 3}, WriterFenced),
         ([], {"first": 3}, CorruptRecord),
         ([], {"first": 1}, CorruptRecord),
         ([], {"dead_letters": (letter(seq=9),)}, CorruptRecord),
@@ -159,7 +159,7 @@ def test_one_that_is_refused_does_not_fail_its_neighbours(stores: Stores) -> Non
             append("nobody", asks=(send("y", "from nobody"),)),
             deliver("y", "last"),
         ])  # fmt: skip
-        assert [isinstance(answer, Refused) for answer in told] == [True, False, False, True, True, False]
+        assert [isinstance(answer, Rejected) for answer in told] == [True, False, False, True, True, False]
         assert await happened(store)
         assert [r.key for r in await store.inbox("y")] == ["lock/taken/1", "k", "lock/had/2", "last"]
 
@@ -179,7 +179,7 @@ def test_what_an_append_asks_is_undone_with_one_that_cannot_be_written(stores: S
         assert isinstance(first, Done)
         assert isinstance(last, Done)
         assert await happened(store) == isinstance(answer, Done)
-        if isinstance(answer, Refused):
+        if isinstance(answer, Rejected):
             assert type(answer.error) is StorageError
             await done(store, append(first=2, asks=ASKS))
             assert await happened(store)
@@ -197,7 +197,7 @@ def test_neighbours_ask_what_they_ask_beside_one_that_cannot_be_written(stores: 
             append("y", first=2, bodies=(b"instead",)),
         ])  # fmt: skip
         assert isinstance(good, Done)
-        if isinstance(answer, Refused):
+        if isinstance(answer, Rejected):
             assert isinstance(told, Done)
             assert await happened(store)
             assert await store.execution("lost") is None
@@ -211,7 +211,7 @@ def test_a_schedule_that_cannot_be_written_starts_nothing(stores: Stores) -> Non
         starts = (record("good"), record("bad", start_nonce="\ud800"))
         answer, other = await store.commit([FireSchedule(schedule(version=2), starts, (), NOW), start("other")])
         assert isinstance(other, Done)
-        if isinstance(answer, Refused):
+        if isinstance(answer, Rejected):
             assert await store.schedules() == [schedule()]
             assert await store.execution("good") is None
 
@@ -224,7 +224,7 @@ def test_a_fenced_writer_asks_nothing(stores: Stores) -> None:
         other = stores.new()
         await other.open()
         assert await other.claim_writer("other", now=NOW, fresh_for=10, take_over=True) == 2
-        with pytest.raises(Fenced):
+        with pytest.raises(WriterFenced):
             await store.commit([append(first=2, asks=ASKS)])
         assert not await happened(other)
         await done(other, append(first=2, asks=ASKS))

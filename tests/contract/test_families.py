@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rayflow.core.events import CancelRequested
-from rayflow.errors import ExecutionAlreadyExists, Fenced, InvalidTransition, SingletonExists
+from rayflow.errors import ExecutionAlreadyExists, InvalidTransition, SingletonConflict, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
 from rayflow.storage.codec.journal import decode_entry
@@ -90,8 +90,8 @@ def test_the_same_is_done_also_where_the_child_has_gone_on_since(stores: Stores)
 def test_neither_goes_on_where_one_cannot(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await over(store)
-        await refused(store, together(expected=7), Fenced)
-        await refused(store, rewind(last_seq=7, children=together().children), Fenced)
+        await refused(store, together(expected=7), WriterFenced)
+        await refused(store, rewind(last_seq=7, children=together().children), WriterFenced)
         await done(store, together(), claim(expected=2), end(first=4, epoch=3))
         await refused(store, rewind(expected=3, last_seq=4, children=()), InvalidTransition)
 
@@ -113,10 +113,10 @@ def test_singletons_are_taken_by_all_of_them_or_none(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await over(store, singleton="one")
         await done(store, start("other", singleton="one"))
-        assert (await refused(store, together(), SingletonExists)).execution_id == "other"
+        assert (await refused(store, together(), SingletonConflict)).execution_id == "other"
         await done(store, claim("other"), end("other", status=CANCELLED))
         both = replace(together(), children=(*together().children, rewind("other")))
-        assert (await refused(store, both, SingletonExists)).execution_id == "x.1"
+        assert (await refused(store, both, SingletonConflict)).execution_id == "x.1"
         await done(store, together())
 
     stores.run(body)

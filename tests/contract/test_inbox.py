@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayflow.errors import Fenced, InvalidTransition
+from rayflow.errors import InvalidTransition, WriterFenced
 from rayflow.storage.base import Store
 from rayflow.storage.model import InboxRow
 from tests.contract.conftest import Stores
@@ -90,10 +90,10 @@ def test_what_is_over_takes_nothing_but_repeats(stores: Stores) -> None:
 def test_an_owner_keeps_rows_for_later_while_it_is_the_owner(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start(), claim(), deliver(key="result:1", epoch=1))
-        await refused(store, deliver(key="result:2", epoch=0), Fenced)
+        await refused(store, deliver(key="result:2", epoch=0), WriterFenced)
         await done(store, append(inbox_done=1), park(seen=1))
         await done(store, deliver(key="result:1", epoch=1))  # sent again
-        await refused(store, deliver(key="result:2", epoch=1), Fenced)
+        await refused(store, deliver(key="result:2", epoch=1), WriterFenced)
         assert (await row(store)).inbox_last == 1
 
     stores.run(body)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rayflow.errors import CorruptRecord, Fenced
+from rayflow.errors import CorruptRecord, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
 from rayflow.storage.model import JournalRow
@@ -105,8 +105,8 @@ def test_rows_must_be_numbered_as_the_append_says(stores: Stores) -> None:
 def test_nobody_appends_without_a_claim(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start())
-        await refused(store, append(epoch=0), Fenced)
-        await refused(store, append(epoch=1), Fenced)
+        await refused(store, append(epoch=0), WriterFenced)
+        await refused(store, append(epoch=1), WriterFenced)
 
     stores.run(body)
 
@@ -119,7 +119,7 @@ def test_parking_gives_the_execution_up_until_it_is_due(stores: Stores) -> None:
         parked = await row(store)
         assert (parked.owner, parked.runnable_at, parked.status) == ("", NOW + 60, ExecutionStatus.RUNNING)
         assert await done(store, park(until=NOW + 60)) == answer  # sent again
-        assert "given up" in str(await refused(store, append(first=2), Fenced))
+        assert "given up" in str(await refused(store, append(first=2), WriterFenced))
         await done(store, claim(expected=1, nonce="next"), append(first=2, epoch=2))
 
     stores.run(body)
@@ -162,7 +162,7 @@ def test_the_end_is_final(stores: Stores, status: ExecutionStatus) -> None:
             "steps": 1.5,
         }
         await done(store, operation)  # sent again
-        await refused(store, append(first=2), Fenced)
+        await refused(store, append(first=2), WriterFenced)
         assert await row(store) == over
 
     stores.run(body)

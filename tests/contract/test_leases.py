@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rayflow.core.locks.machine import Claim, Lock
-from rayflow.errors import DefinitionError, LockLimitMismatch, LockLost, LockUnavailable, RayflowError
+from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable, RayflowError
 from rayflow.storage.base import Store
-from rayflow.storage.operations import Done, ExpireLeases, LeaveLease, Refused, TakeLease
+from rayflow.storage.operations import Done, ExpireLeases, LeaveLease, Rejected, TakeLease
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -95,7 +95,7 @@ def test_what_was_left_or_lost_cannot_be_renewed(stores: Stores) -> None:
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
-        (lease("t", limit=2), LockLimitMismatch),
+        (lease("t", limit=2), LockPermitsMismatch),
         (lease("t", ttl=0), DefinitionError),
         (lease("t", limit=0), DefinitionError),
         (lease("t", name=""), DefinitionError),
@@ -107,7 +107,7 @@ def test_what_cannot_be_leased_is_refused_and_its_neighbours_are_not(
 ) -> None:
     async def body(store: Store) -> None:
         first, wrong, second = await store.commit([lease("s"), asked, lease("u")])
-        assert isinstance(wrong, Refused)
+        assert isinstance(wrong, Rejected)
         assert type(wrong.error) is error
         assert isinstance(first, Done)
         assert isinstance(second, Done)

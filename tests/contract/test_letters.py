@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from rayflow.errors import CorruptRecord, Fenced
+from rayflow.errors import CorruptRecord, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
 from rayflow.storage.model import DeadLetter, StepNote
-from rayflow.storage.operations import Done, Release
+from rayflow.storage.operations import Done, Park
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -50,7 +50,7 @@ def test_a_dead_letter_is_durable_with_the_entry_that_it_belongs_to(stores: Stor
 def test_a_refused_append_leaves_no_dead_letter(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start(), claim())
-        await refused(store, fail("x", 1, epoch=2), Fenced)
+        await refused(store, fail("x", 1, epoch=2), WriterFenced)
         await refused(store, fail("x", 1, first=2), CorruptRecord)
         assert await store.dead_letters() == []
 
@@ -117,7 +117,7 @@ def test_a_rewind_removes_the_dead_letters_of_what_it_supersedes(stores: Stores)
     async def body(store: Store) -> None:
         for name in ("x", "y"):
             await done(store, start(name), claim(name), fail(name, 7, 8, 9))
-        await refused(store, rewind(last_seq=2, to=0), Fenced)
+        await refused(store, rewind(last_seq=2, to=0), WriterFenced)
         assert len(await store.dead_letters(execution_id="x")) == 3
         back = rewind(last_seq=3, to=1)
         await done(store, back)
@@ -197,11 +197,11 @@ def test_only_the_owner_notes(stores: Stores) -> None:
     async def body(store: Store) -> None:
         progress = StepNote(1, 1, NOW, "progress", b"")
         await done(store, start(), claim())
-        assert "epoch 2 may not write" in str(await refused(store, note("x", progress, epoch=2), Fenced))
-        await done(store, Release("x", 1, NOW, NOW))
-        assert "given up" in str(await refused(store, note("x", progress), Fenced))
+        assert "epoch 2 may not write" in str(await refused(store, note("x", progress, epoch=2), WriterFenced))
+        await done(store, Park("x", 1, NOW, NOW))
+        assert "given up" in str(await refused(store, note("x", progress), WriterFenced))
         await done(store, claim(expected=1), end(epoch=2))
-        await refused(store, note("x", progress, epoch=2), Fenced)
+        await refused(store, note("x", progress, epoch=2), WriterFenced)
         assert await store.notes("x") == []
 
     stores.run(body)

@@ -8,7 +8,7 @@ from rayflow.core.execution.requests import WaitsFor
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.model import StepNote
-from rayflow.storage.operations import LeaveLease, Release
+from rayflow.storage.operations import LeaveLease, Park
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -40,7 +40,7 @@ LOCK, CHILD = WaitsFor(locks=("l",)).to_text(), WaitsFor(children=("c",)).to_tex
 SIGNAL = WaitsFor((("go", ""),), locks=("l",)).to_text()
 
 
-def wait(name: str, waits: str | None, *, until: float | None = None) -> Release:
+def wait(name: str, waits: str | None, *, until: float | None = None) -> Park:
     return replace(park(name, until=until), waits=waits)
 
 

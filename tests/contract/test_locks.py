@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from rayflow.core.events import Answered, label
+from rayflow.core.events import RequestCompleted, label
 from rayflow.core.locks.machine import Claim, Lock
-from rayflow.errors import Failure, LockLimitMismatch
+from rayflow.errors import Failure, LockPermitsMismatch
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
 from rayflow.storage.codec.journal import encode_failure
-from rayflow.storage.operations import BreakLock, Done
+from rayflow.storage.operations import Done, FailLockWait
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -38,12 +38,12 @@ LABEL = label("lock", "l")
 DEADLOCK = Failure("rayflow.errors.Deadlock", "in a circle")
 
 
-def granted(token: int, *, step: int = 1, at: float = NOW, name: str = "l") -> Answered:
+def granted(token: int, *, step: int = 1, at: float = NOW, name: str = "l") -> RequestCompleted:
     return answered(step, "lock", name, token, at=at)
 
 
-def break_lock(name: str, *, step: int = 1, lock: str = "l") -> BreakLock:
-    return BreakLock(name, step, lock, NOW + 9, encode_failure(DEADLOCK))
+def break_lock(name: str, *, step: int = 1, lock: str = "l") -> FailLockWait:
+    return FailLockWait(name, step, lock, NOW + 9, encode_failure(DEADLOCK))
 
 
 # --- granting ---------------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_another_number_of_permits_is_a_failure_while_anybody_has_or_waits_for_o
         [told] = await answers(store, "y")
         assert (told.step, told.name, told.value) == (1, LABEL, None)
         assert told.failure is not None
-        assert told.failure.matches(LockLimitMismatch)
+        assert told.failure.matches(LockPermitsMismatch)
         assert ((await row(store, "y")).claims, await claims(store)) == (0, [("x", 1)])
         await done(store, append(first=2, asks=(leave(),)), append("y", first=2, asks=(take(2, limit=2),)))
         assert await store.locks() == [Lock("l", 2, 2, 2, (Claim("l", 2, "y", 2, "", 2, None, NOW),))]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rayflow.errors import CorruptRecord, Fenced
+from rayflow.errors import CorruptRecord, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.model import JournalRow, StepNote
-from rayflow.storage.operations import Append, Done, Existing
+from rayflow.storage.operations import AlreadyExists, Append, Done
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -62,7 +62,7 @@ def test_the_input_is_replaced_and_the_journal_before_its_last_entry_deleted(sto
 def test_it_is_given_up_and_its_next_owner_has_another_epoch(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start(), claim(), append(), next_run())
-        await refused(store, append(first=4), Fenced)
+        await refused(store, append(first=4), WriterFenced)
         assert [found.id for found in await store.executions(Filter(runnable_before=NOW))] == ["x"]
         await done(store, claim(expected=1), append(first=4, epoch=2))
         assert [r.seq for r in await store.journal("x")] == [3, 4]
@@ -79,7 +79,7 @@ def test_sent_again_it_is_acknowledged_and_nothing_more(stores: Stores) -> None:
         await refused(store, next_run(last=b"another"), CorruptRecord)
         assert await everything(store) == before
         await done(store, claim(expected=1), append(first=4, epoch=2))
-        await refused(store, next_run(), Fenced)
+        await refused(store, next_run(), WriterFenced)
         assert (await row(store)).run == 2
 
     stores.run(body)
@@ -155,7 +155,7 @@ def test_the_start_stays_the_same_start(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start(), claim(), append(), next_run())
         [answer] = await store.commit([start(start_nonce="another client's")])
-        assert isinstance(answer, Existing)
+        assert isinstance(answer, AlreadyExists)
         assert (answer.record.identity, answer.record.input, answer.record.run) == ("identity", b"next input", 2)
 
     stores.run(body)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from rayflow.errors import Fenced, SingletonExists
+from rayflow.errors import SingletonConflict, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.model import ExecutionRecord
-from rayflow.storage.operations import Done, FireSchedule, Refused, Send
+from rayflow.storage.operations import Done, FireSchedule, Rejected, Send
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -80,7 +80,7 @@ def test_another_version_than_the_next_is_fenced_and_changes_nothing(stores: Sto
         await store.save_schedule(schedule())
         await begun(store, "old")
         operation = fire("d1", version=version, cancels=(send("old"),))
-        assert "at version 1" in str(await refused(store, operation, Fenced))
+        assert "at version 1" in str(await refused(store, operation, WriterFenced))
 
     stores.run(body)
 
@@ -95,8 +95,8 @@ def test_of_two_timekeepers_with_the_same_version_one_fires(stores: Stores, *, t
         else:
             [one], [other] = await store.commit([first]), await store.commit([second])
         assert isinstance(one, Done)
-        assert isinstance(other, Refused)
-        assert isinstance(other.error, Fenced)
+        assert isinstance(other, Rejected)
+        assert isinstance(other.error, WriterFenced)
         assert await store.schedules() == [schedule(version=2)]
         assert [found.id for found in await store.executions(Filter())] == ["d1"]
 
@@ -108,7 +108,7 @@ def test_one_that_is_sent_again_because_its_answer_was_lost_starts_nothing_twice
         await store.save_schedule(schedule())
         await done(store, fire("d1"), claim("d1"), end("d1"))
         await delete(store, "d1")
-        await refused(store, fire("d1"), Fenced)
+        await refused(store, fire("d1"), WriterFenced)
 
     stores.run(body)
 
@@ -117,7 +117,7 @@ def test_a_schedule_that_is_gone_fires_no_more(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await store.save_schedule(schedule())
         await store.delete_schedule("nightly")
-        assert "gone" in str(await refused(store, fire("d1"), Fenced))
+        assert "gone" in str(await refused(store, fire("d1"), WriterFenced))
 
     stores.run(body)
 
@@ -155,9 +155,9 @@ def test_starts_of_which_one_may_not_be_are_refused_together(stores: Stores) -> 
         await store.save_schedule(schedule())
         await done(store, start("other", singleton="one"))
         taken = FireSchedule(schedule(version=2), (due("d2"), due("d1", singleton="one")), (), NOW)
-        assert (await refused(store, taken, SingletonExists)).execution_id == "other"
+        assert (await refused(store, taken, SingletonConflict)).execution_id == "other"
         twice = FireSchedule(schedule(version=2), (due("d3", singleton="two"), due("d4", singleton="two")), (), NOW)
-        assert (await refused(store, twice, SingletonExists)).execution_id == "d3"
+        assert (await refused(store, twice, SingletonConflict)).execution_id == "d3"
         one = FireSchedule(schedule(version=2), (due("d2"), due("d3", singleton="two")), (), NOW)
         assert (await done(store, one)).touched == ("d2", "d3")
         there = FireSchedule(schedule(version=3), (due("d3", singleton="two"),), (), NOW)
@@ -181,7 +181,7 @@ def test_a_neighbour_that_is_refused_keeps_nobody_from_firing(stores: Stores) ->
     async def body(store: Store) -> None:
         await store.save_schedule(schedule())
         answers = await store.commit([append("nobody"), fire("d1"), append("d1"), claim("d1")])
-        assert [type(answer) for answer in answers] == [Refused, Done, Refused, Done]
+        assert [type(answer) for answer in answers] == [Rejected, Done, Rejected, Done]
         assert (await row(store, "d1")).owner == "owner"
 
     stores.run(body)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rayflow.errors import Fenced, SingletonExists
+from rayflow.errors import SingletonConflict, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.model import InboxRow, JournalRow
-from rayflow.storage.operations import Done, Existing, Refused, Start
+from rayflow.storage.operations import AlreadyExists, Done, Rejected, Start
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -35,11 +35,11 @@ def test_of_one_singleton_there_is_one_unfinished_execution(stores: Stores) -> N
         await done(store, start("a", singleton="one"), start("b"), start("c", singleton="two"))
 
     async def read(store: Store) -> None:
-        error = await refused(store, start("d", singleton="one"), SingletonExists)
+        error = await refused(store, start("d", singleton="one"), SingletonConflict)
         assert error.execution_id == "a"
         assert (await row(store, "a")).singleton == "one"
         await done(store, claim("a"), append("a", status=ExecutionStatus.PAUSED), park("a"))
-        await refused(store, start("d", singleton="one"), SingletonExists)
+        await refused(store, start("d", singleton="one"), SingletonConflict)
 
     stores.run(write)
     stores.run(read)
@@ -49,10 +49,10 @@ def test_the_same_start_again_is_answered_and_not_refused(stores: Stores) -> Non
     async def body(store: Store) -> None:
         await done(store, start("a", singleton="one"))
         [answer] = await store.commit([start("a", singleton="one")])
-        assert isinstance(answer, Existing)
+        assert isinstance(answer, AlreadyExists)
         await done(store, claim("a"), end("a"), start("b", singleton="one"))
         [answer] = await store.commit([start("a", singleton="one")])  # also where another has it by now
-        assert isinstance(answer, Existing)
+        assert isinstance(answer, AlreadyExists)
 
     stores.run(body)
 
@@ -60,7 +60,7 @@ def test_the_same_start_again_is_answered_and_not_refused(stores: Stores) -> Non
 def test_two_in_one_commit(stores: Stores) -> None:
     async def body(store: Store) -> None:
         answers = await store.commit([start(name, singleton="one") for name in "abc"])
-        assert [type(answer) for answer in answers] == [Done, Refused, Refused]
+        assert [type(answer) for answer in answers] == [Done, Rejected, Rejected]
         assert [found.id for found in await store.executions(Filter())] == ["a"]
         assert (await store.totals())["executions_started"] == 1
 
@@ -77,7 +77,7 @@ def test_the_end_makes_room_for_the_next_one_also_in_the_same_commit(stores: Sto
             claim("c"),
             start("d", singleton="one"),
         ])  # fmt: skip
-        assert [type(answer) for answer in answers] == [Refused, Done, Done, Done, Refused]
+        assert [type(answer) for answer in answers] == [Rejected, Done, Done, Done, Rejected]
         await done(store, end("c"), start("d", singleton="one"), claim("d"), end("d"), start("e", singleton="one"))
         assert [found.id for found in await store.executions(Filter())] == ["e", "d", "c", "a"]
 
@@ -88,10 +88,10 @@ def test_a_rewind_takes_the_singleton_again_unless_another_has_it(stores: Stores
     async def body(store: Store) -> None:
         await done(store, start("a", singleton="one"), claim("a"), end("a", status=FAILED))
         await done(store, start("b", singleton="one"))
-        error = await refused(store, rewind("a"), SingletonExists)
+        error = await refused(store, rewind("a"), SingletonConflict)
         assert error.execution_id == "b"
         await done(store, claim("b"), end("b"), rewind("a"))
-        await refused(store, start("c", singleton="one"), SingletonExists)
+        await refused(store, start("c", singleton="one"), SingletonConflict)
         await done(store, rewind("a"))  # sent again
 
     stores.run(body)
@@ -101,10 +101,10 @@ def test_a_start_and_a_rewind_of_one_singleton_in_one_commit(stores: Stores) -> 
     async def body(store: Store) -> None:
         await done(store, start("a", singleton="one"), claim("a"), end("a", status=FAILED))
         answers = await store.commit([start("b", singleton="one"), rewind("a")])
-        assert [type(answer) for answer in answers] == [Done, Refused]
+        assert [type(answer) for answer in answers] == [Done, Rejected]
         await done(store, claim("b"), end("b"))
         answers = await store.commit([rewind("a"), start("c", singleton="one")])
-        assert [type(answer) for answer in answers] == [Done, Refused]
+        assert [type(answer) for answer in answers] == [Done, Rejected]
 
     stores.run(body)
 
@@ -168,10 +168,10 @@ def test_the_same_fork_again_writes_no_row_twice(stores: Stores) -> None:
         made = Start(record("fork", last_seq=2, forked_from="x"), ROWS)
         first, second = await store.commit([made, made])
         assert isinstance(first, Done)
-        assert isinstance(second, Existing)
+        assert isinstance(second, AlreadyExists)
         before = await everything(store)
         [again] = await store.commit([made])
-        assert isinstance(again, Existing)
+        assert isinstance(again, AlreadyExists)
         assert again.record == made.record
         assert await everything(store) == before
 
@@ -181,7 +181,7 @@ def test_the_same_fork_again_writes_no_row_twice(stores: Stores) -> None:
 def test_a_fork_whose_singleton_is_taken_leaves_no_rows(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await done(store, start("other", singleton="one"))
-        await refused(store, Start(record("fork", last_seq=2, singleton="one"), ROWS), SingletonExists)
+        await refused(store, Start(record("fork", last_seq=2, singleton="one"), ROWS), SingletonConflict)
         assert await store.journal("fork") == []
 
     stores.run(body)
@@ -196,6 +196,6 @@ def test_the_other_execution_stays_as_it_is_and_may_be_deleted(stores: Stores) -
         assert await store.dead_letters(execution_id="fork") == []
         await delete(store, "x")
         assert await store.journal("fork") == list(ROWS)
-        await refused(store, append("fork", first=3, epoch=0), Fenced)  # it has to be claimed like any other
+        await refused(store, append("fork", first=3, epoch=0), WriterFenced)  # it has to be claimed like any other
 
     stores.run(body)

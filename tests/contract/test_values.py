@@ -17,7 +17,7 @@ from rayflow.storage.codec.journal import encode_entry
 from rayflow.storage.codec.large_values import Reference
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import InboxRow, JournalRow
-from rayflow.storage.operations import Operation, Refused
+from rayflow.storage.operations import Operation, Rejected
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -182,7 +182,7 @@ def test_a_neighbour_that_refers_to_nothing_is_written(stores: Stores) -> None:
     async def body(store: Store) -> None:
         await begun(store, "x", "other")
         bad, good = await store.commit([append(bodies=[completed(A)]), append("other")])
-        assert isinstance(bad, Refused)
+        assert isinstance(bad, Rejected)
         assert await store.journal("other")
         assert not await store.journal("x")
         assert good.last_seq == 1  # type: ignore[union-attr]

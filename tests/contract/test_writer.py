@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.base import Filter, Store
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.rules.retention import PurgeFilter
 from tests.contract.conftest import Stores
 from tests.contract.operations import NOW, claim, definition, done, end, pool, row, run, start
 
@@ -21,7 +21,7 @@ WRITES: dict[str, Callable[[Store], Awaitable[object]]] = {
     "delete_dead_letters": lambda store: store.delete_dead_letters([("x", 1)]),
     "save_pool": lambda store: store.save_pool(pool()),
     "delete_pool": lambda store: store.delete_pool("gpu"),
-    "collect": lambda store: store.collect(Over(ids=("over",))),
+    "collect": lambda store: store.collect(PurgeFilter(ids=("over",))),
 }
 READS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "execution": lambda store: store.execution("x"),
@@ -35,7 +35,7 @@ READS: dict[str, Callable[[Store], Awaitable[object]]] = {
     "notes": lambda store: store.notes("x"),
     "pools": lambda store: store.pools(),
     "totals": lambda store: store.totals(),
-    "collect": lambda store: store.collect(Over(), dry_run=True),
+    "collect": lambda store: store.collect(PurgeFilter(), dry_run=True),
 }
 
 
@@ -76,13 +76,13 @@ def test_a_fenced_writer_writes_no_more_ever(stores: Stores, name: str) -> None:
         second = stores.new()
         await second.open()
         await second.claim_writer("other", now=NOW, fresh_for=5, take_over=True)
-        with pytest.raises(Fenced, match="epoch 1 is over"):
+        with pytest.raises(WriterFenced, match="epoch 1 is over"):
             await WRITES[name](first)
         await second.close()
         for late in (WRITES[name], WRITES["commit"]):
-            with pytest.raises(Fenced, match="taken over by 'other'"):
+            with pytest.raises(WriterFenced, match="taken over by 'other'"):
                 await late(first)
-        with pytest.raises(Fenced):
+        with pytest.raises(WriterFenced):
             await first.claim_writer("test", now=NOW + 99, fresh_for=1, take_over=True)
         assert await first.execution("late") is None
 
@@ -94,7 +94,7 @@ def test_a_fenced_writer_may_not_claim_before_it_noticed(stores: Stores) -> None
         second = stores.new()
         await second.open()
         await second.claim_writer("other", now=NOW, fresh_for=5, take_over=True)
-        with pytest.raises(Fenced):
+        with pytest.raises(WriterFenced):
             await first.claim_writer("test", now=NOW, fresh_for=5, take_over=True)
         await done(second, start())
         await second.close()
@@ -109,7 +109,7 @@ def test_the_same_nonce_claims_again_at_once_and_fences_its_former_self(stores: 
         assert await second.claim_writer("test", now=NOW, fresh_for=5) == 2
         assert await second.claim_writer("test", now=NOW, fresh_for=5) == 3
         await done(second, start())
-        with pytest.raises(Fenced):
+        with pytest.raises(WriterFenced):
             await first.commit([claim()])
         await second.close()
 

@@ -61,7 +61,7 @@ def test_a_schedule_goes_on_while_its_supervisor_dies(engine: rf.DistributedEngi
 def test_of_a_singleton_there_is_one_at_a_time(engine: rf.DistributedEngine) -> None:
     options = rf.ExecutionOptions(singleton="customer-7")
     first = engine.start(idle, id="first", options=options)
-    with pytest.raises(rf.SingletonExists) as refused:
+    with pytest.raises(rf.SingletonConflict) as refused:
         engine.start(idle, id="second", options=options)
     assert refused.value.execution_id == "first"
     assert engine.start(idle, id="first", options=options).id == "first"

@@ -7,20 +7,20 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from rayflow.core.events import (
-    Answered,
     AttemptFailed,
     CancelRequested,
     Entry,
     Event,
     Forked,
     Paused,
+    RequestCompleted,
     Resumed,
     Rewound,
     SignalReceived,
     StepCompleted,
     StepFailed,
 )
-from rayflow.core.execution.actions import Ask, InboxItem, Letter, RunAttempt, StopAttempt
+from rayflow.core.execution.actions import BuryStep, InboxItem, Request, RunAttempt, StopAttempt
 from rayflow.core.execution.attempts import WORKER_DIED
 from rayflow.core.execution.execution import Execution
 from rayflow.core.execution.forks import plan_fork
@@ -126,7 +126,7 @@ class Shell:
         #: The encoded arguments of the next run, once the execution continued as new.
         self.next_run: bytes | None = None
         self.counts: dict[str, int] = {}
-        self.letters: list[Letter] = []
+        self.letters: list[BuryStep] = []
 
     # --- beginning -----------------------------------------------------------------------------------------
     def begin(self) -> Shell:
@@ -160,7 +160,7 @@ class Shell:
 
     def _rows_after(self, entries: int, *, later: bool) -> list[InboxItem]:
         known = self.rows_at[entries - 1]
-        rows = (row for row in self.rows[known:] if later and not isinstance(row, SignalReceived | Answered))
+        rows = (row for row in self.rows[known:] if later and not isinstance(row, SignalReceived | RequestCompleted))
         return [*self.rows[:known], *rows]
 
     def rewound(self, flow: Flow | None = None) -> Shell:
@@ -261,7 +261,7 @@ class Shell:
         """Somebody sends it a signal."""
         return self.deliver(SignalReceived(self.now, name, CODEC.encode(payload)))
 
-    def answer(self, name: str | Ask, value: Any = None, failure: Failure | None = None) -> Shell:
+    def answer(self, name: str | Request, value: Any = None, failure: Failure | None = None) -> Shell:
         """What was asked for is answered: the oldest ask for that name. See :meth:`Others.answer`."""
         ask = self.others.first(name) if isinstance(name, str) else name
         return self.deliver(self.others.answer(ask, self.now, value, failure))
@@ -345,7 +345,7 @@ class Shell:
 
     def next_token(self) -> int:
         """A fencing token above all that were granted."""
-        values = (event.value for event in self.events if isinstance(event, Answered))
+        values = (event.value for event in self.events if isinstance(event, RequestCompleted))
         return 1 + max((value for value in values if isinstance(value, int)), default=0)
 
     # --- what came of it -----------------------------------------------------------------------------------
@@ -389,7 +389,9 @@ def sweep(shell: Shell, answer: Reply = lambda asked: None) -> None:
     for entries in range(begins, len(shell.journal)):
         other = shell.restored(entries=entries)
         known = {
-            e.event.step for e in shell.journal[:entries] if isinstance(e.event, StepCompleted | StepFailed | Answered)
+            e.event.step
+            for e in shell.journal[:entries]
+            if isinstance(e.event, StepCompleted | StepFailed | RequestCompleted)
         }
         assert known.isdisjoint(other.running), entries
         assert not other.others.log, "what the journal says is asked is not asked again"

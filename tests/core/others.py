@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rayflow.core.events import Answered, Asked, Entry, kind_and_name, label
-from rayflow.core.execution.actions import Ask, InboxItem, Unask
+from rayflow.core.events import Entry, RequestCompleted, RequestsReissued, kind_and_name, label
+from rayflow.core.execution.actions import CancelRequest, InboxItem, Request
 from rayflow.core.execution.journal import effective
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
 from rayflow.errors import Failure
@@ -26,16 +26,16 @@ class Others:
     """
 
     def __init__(self) -> None:
-        self.open: dict[int, Ask] = {}
-        self.held: dict[int, Ask] = {}
+        self.open: dict[int, Request] = {}
+        self.held: dict[int, Request] = {}
         self.log: list[str] = []
-        self.made: dict[int, Ask] = {}
+        self.made: dict[int, Request] = {}
 
-    def take(self, asks: Sequence[Ask | Unask]) -> None:
+    def take(self, asks: Sequence[Request | CancelRequest]) -> None:
         """These are asked or taken back, in this order."""
         for ask in asks:
             called = f"{ask.call.kind} {ask.call.name} {ask.seq}"
-            if isinstance(ask, Ask):
+            if isinstance(ask, Request):
                 self.log.append(called)
                 self.held.pop(ask.seq, None)  # asked again: it was given back at the end
                 self.open.pop(ask.seq, None)
@@ -51,17 +51,17 @@ class Others:
         other.open, other.held, other.made = dict(self.open), dict(self.held), dict(self.made)
         return other
 
-    def first(self, name: str) -> Ask:
+    def first(self, name: str) -> Request:
         """The oldest open ask for that name."""
         return next(ask for ask in self.open.values() if ask.call.name == name)
 
-    def free(self, ask: Ask) -> bool:
+    def free(self, ask: Request) -> bool:
         """Whether it can be had: it is no lock, or one with a free permit."""
         if not isinstance(ask.call, LockCall):
             return True
         return sum(held.call.name == ask.call.name for held in self.held.values()) < ask.call.limit
 
-    def answer(self, ask: Ask, at: float, value: Any = None, failure: Failure | None = None) -> Answered:
+    def answer(self, ask: Request, at: float, value: Any = None, failure: Failure | None = None) -> RequestCompleted:
         """The answer to an ask.
 
         Args:
@@ -73,18 +73,18 @@ class Others:
         del self.open[ask.seq]
         name = label(ask.call.kind, ask.call.name)
         if failure is not None:
-            return Answered(at, ask.seq, name, failure=failure, worker="c1")
+            return RequestCompleted(at, ask.seq, name, failure=failure, worker="c1")
         match ask.call:
             case ChildCall(waits=True):
-                return Answered(at, ask.seq, name, result=CODEC.encode(value), began=at, worker="c1")
+                return RequestCompleted(at, ask.seq, name, result=CODEC.encode(value), began=at, worker="c1")
             case ChildCall():
-                return Answered(at, ask.seq, name, f"c{ask.seq}", worker=f"c{ask.seq}")
+                return RequestCompleted(at, ask.seq, name, f"c{ask.seq}", worker=f"c{ask.seq}")
             case SignalCall():
-                return Answered(at, ask.seq, name)
+                return RequestCompleted(at, ask.seq, name)
             case LockCall():
                 assert self.free(ask), f"{name} has no free permit"
                 self.held[ask.seq] = ask
-                return Answered(at, ask.seq, name, value)
+                return RequestCompleted(at, ask.seq, name, value)
 
     def as_of(self, entries: Sequence[Entry], rows: Sequence[InboxItem]) -> Others:
         """What was asked and had when a journal had these entries, and the inbox these rows besides."""
@@ -93,11 +93,11 @@ class Others:
         issued = 0
         for entry in effective(entries):
             event = entry.event
-            if isinstance(event, Answered) and event.step in then.open:
+            if isinstance(event, RequestCompleted) and event.step in then.open:
                 ask = then.open.pop(event.step)
                 if isinstance(ask.call, LockCall) and event.failure is None:
                     then.held[event.step] = ask
-            elif isinstance(event, Asked):
+            elif isinstance(event, RequestsReissued):
                 for seq in event.steps:
                     then.held.pop(seq, None)
                     then.open.pop(seq, None)
@@ -109,6 +109,6 @@ class Others:
             for seq in entry.dropped:
                 then.open.pop(seq, None)
                 then.held.pop(seq, None)
-        answered = {row.step for row in rows if isinstance(row, Answered)}
+        answered = {row.step for row in rows if isinstance(row, RequestCompleted)}
         then.open = {seq: ask for seq, ask in then.open.items() if seq not in answered}
         return then

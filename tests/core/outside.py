@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rayflow.core.events import (
-    Answered,
     AttemptFailed,
     CancelRequested,
     Continued,
@@ -15,12 +14,13 @@ from rayflow.core.events import (
     Entry,
     Event,
     Forked,
+    RequestCompleted,
     Rewound,
     SignalReceived,
     StepCompleted,
     StepFailed,
 )
-from rayflow.core.execution.actions import Ask, RunAttempt
+from rayflow.core.execution.actions import Request, RunAttempt
 from rayflow.definition.context import LockCall
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
@@ -120,7 +120,7 @@ class Outside:
         else:
             shell.complete(name, value)
 
-    def _reply(self, shell: Shell, ask: Ask, value: Any) -> None:
+    def _reply(self, shell: Shell, ask: Request, value: Any) -> None:
         if isinstance(value, Failure):
             shell.answer(ask, failure=value)
         else:
@@ -169,7 +169,7 @@ def crash(runs: Sequence[Run], entries: int, outside: Outside) -> None:
     known: list[Event] = [entry.event for entry in kept]
     recorded = {event.step for event in known if isinstance(event, StepCompleted)}
     if not any(isinstance(event, Rewound) for event in known):
-        recorded |= {event.step for event in known if isinstance(event, StepFailed | Answered)}
+        recorded |= {event.step for event in known if isinstance(event, StepFailed | RequestCompleted)}
     assert recorded.isdisjoint(shell.running), f"after {entries} entries a recorded step begins again"
     if not isinstance(known[-1], Rewound | Forked | Continued):
         assert not shell.others.log, f"after {entries} entries something is asked again"

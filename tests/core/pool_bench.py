@@ -11,14 +11,14 @@ from rayflow.core.pool import (
     Demand,
     EnvironmentStats,
     Grant,
+    LeaseRevoked,
     Limit,
     PoolMachine,
     PoolTerms,
     Recall,
+    RevokeReason,
     StartWorkers,
     StopWorker,
-    Void,
-    Why,
 )
 from rayflow.definition.options import PoolConfig
 
@@ -35,14 +35,14 @@ class Coordinator:
         self.alone: set[str] = set()
         self.recalled: list[str] = []
         self.void: list[str] = []
-        self.why: list[Why] = []
+        self.why: list[RevokeReason] = []
         self.begun: dict[str, float] = {}
         self.epoch = 0
         self.seen = 0
         self._early: set[int] = set()
         self._sequence = 0
 
-    def receive(self, epoch: int, command: Grant | Recall | Void) -> bool:
+    def receive(self, epoch: int, command: Grant | Recall | LeaseRevoked) -> bool:
         """Take a message; answers whether it was a grant that is new."""
         if epoch < self.epoch:
             return False
@@ -61,7 +61,7 @@ class Coordinator:
                 return True
             case Recall() if command.token in self.held:
                 self.recalled.append(command.token)
-            case Void():
+            case LeaseRevoked():
                 self.held.pop(command.token, None)
                 self.void.append(command.token)
                 self.why.append(command.why)
@@ -132,7 +132,7 @@ class Bench:
         """Decide, and deliver what is for coordinators."""
         commands = self.machine.decide(self.now)
         for command in commands:
-            if isinstance(command, (Grant, Recall, Void)) and command.coordinator in self.coordinators:
+            if isinstance(command, (Grant, Recall, LeaseRevoked)) and command.coordinator in self.coordinators:
                 self.coordinators[command.coordinator].receive(self.epoch, command)
         return commands
 

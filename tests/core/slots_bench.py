@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayflow.core.pool.protocol import Grant, Limit
-from rayflow.core.pool.slots import Key, Report, Send, Slots
+from rayflow.core.pool.slots import Key, Report, SendBatch, Slots
 
 Limits = tuple[Limit, ...]
 
@@ -52,12 +52,12 @@ def grant(
     slots.granted(Grant("c", number, token, f"w{number}", environment, 5, alone, limits, start_by), now)
 
 
-def numbers(sends: list[Send]) -> list[list[int]]:
+def numbers(sends: list[SendBatch]) -> list[list[int]]:
     return [[number for _, number, _ in send.keys] for send in sends]
 
 
-def plain(token: str, worker: str, *keys: Key) -> Send:
-    return Send(token, worker, "env", alone=False, keys=keys, start_by=None, limited=False, rated=False)
+def plain(token: str, worker: str, *keys: Key) -> SendBatch:
+    return SendBatch(token, worker, "env", alone=False, keys=keys, start_by=None, limited=False, rated=False)
 
 
 def reported(slots: Slots) -> Report:

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.core.events import Answered, Asked, CancelRequested, Continued, Ended, StepCompleted, label
+from rayflow.core.events import (
+    CancelRequested,
+    Continued,
+    Ended,
+    RequestCompleted,
+    RequestsReissued,
+    StepCompleted,
+    label,
+)
 from rayflow.core.execution.forks import plan_fork
 from tests.core.fake import Shell, stub
 from tests.core.others import CODEC
@@ -23,7 +31,7 @@ async def page(number: int) -> int:
 
 
 def asked_again(shell: Shell) -> list[int]:
-    return [step for event in shell.events if isinstance(event, Asked) for step in event.steps]
+    return [step for event in shell.events if isinstance(event, RequestsReissued) for step in event.steps]
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------
@@ -49,7 +57,7 @@ async def in_a_row() -> Any:
 def test_nor_is_the_one_whose_end_led_to_the_call_before_which_a_fork_begins() -> None:
     shell = Shell(in_a_row).begin().answer("page", 10).complete("one").complete("two")
     plan = plan_fork("e", shell.journal, "one")
-    assert ([type(event) for event in plan.carried], plan.open) == ([Answered], ())
+    assert ([type(event) for event in plan.carried], plan.open) == ([RequestCompleted], ())
     fork = shell.forked("one")
     assert (asked_again(fork), fork.others.log) == ([], [])
     assert fork.finish().result == [10, None, None]
@@ -102,11 +110,11 @@ def test_an_answer_to_an_earlier_run_is_passed_over() -> None:
     """It has another call of that number."""
     run = Shell(looping).begin().wake().run_on()
     assert isinstance(run.events[0], Continued)
-    late = Answered(run.now, 1, label("child", "page"), result=CODEC.encode("of run 1"), run=1)
+    late = RequestCompleted(run.now, 1, label("child", "page"), result=CODEC.encode("of run 1"), run=1)
     before = len(run.journal)
     run.deliver(late)
     assert (len(run.journal), list(run.running)) == (before, [])
-    run.deliver(Answered(run.now, 1, label("child", "page"), result=CODEC.encode("of run 2"), run=2))
+    run.deliver(RequestCompleted(run.now, 1, label("child", "page"), result=CODEC.encode("of run 2"), run=2))
     assert run.complete("one").result == ["of run 2", None]
 
 
@@ -127,9 +135,9 @@ def test_an_answer_to_a_call_that_a_rewind_has_superseded_is_passed_over() -> No
         (2, 1, CODEC.encode(((2,), {})))
     ]
     before = len(again.journal)
-    again.deliver(Answered(again.now, 2, label("child", "page"), result=CODEC.encode("old"), run=1, rewinds=0))
+    again.deliver(RequestCompleted(again.now, 2, label("child", "page"), result=CODEC.encode("old"), run=1, rewinds=0))
     assert (len(again.journal), again.inbox_done) == (before, len(again.rows))
-    again.deliver(Answered(again.now, 2, label("child", "page"), result=CODEC.encode("new"), run=1, rewinds=1))
+    again.deliver(RequestCompleted(again.now, 2, label("child", "page"), result=CODEC.encode("new"), run=1, rewinds=1))
     restored = again.restored()
     assert restored.complete("two").result == ["new", None]
 
@@ -195,7 +203,7 @@ def test_a_lock_that_was_refused_is_not_given_back() -> None:
             return await one()
 
     shell = Shell(refused).begin()
-    shell.answer("l", failure=rf.Failure("rayflow.errors.LockLimitMismatch", "no"))
+    shell.answer("l", failure=rf.Failure("rayflow.errors.LockPermitsMismatch", "no"))
     assert shell.complete("one").result is None
     assert shell.others.log == ["lock l 1"]
 

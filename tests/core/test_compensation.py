@@ -219,7 +219,7 @@ def test_code_that_never_settles_is_undone_all_the_same() -> None:
 
     shell = Shell(flow, budget=100).begin().complete("pay")
     assert undone(shell) == [("cancel_booking", [["hotel"], {}]), ("refund", [[], {}])]
-    assert shell.failure.type.endswith("NeverSettles")
+    assert shell.failure.type.endswith("WorkflowStalled")
     assert ended(shell).compensated
     sweep(shell)
 
@@ -251,7 +251,7 @@ def test_clean_up_that_never_settles_does_not_end_what_is_being_undone() -> None
 
     shell = Shell(flow, budget=100).begin().fail("pay")
     assert undone(shell) == [("refund", [[], {}])]
-    assert shell.failure.type.endswith("NeverSettles")
+    assert shell.failure.type.endswith("WorkflowStalled")
 
 
 # --- crash, resume, fork ---------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 import rayflow as rf
 from rayflow.core.events import Event, Forked, Paused, Resumed, StepCompleted, StepFailed, kind_and_name, label
-from rayflow.core.execution.actions import Ask, RunAttempt
+from rayflow.core.execution.actions import Request, RunAttempt
 from rayflow.definition.agent import Agent, AgentResult
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import ChildFailed, Deadlock
@@ -54,7 +54,7 @@ def answer(asked: Any) -> Any:
     """What comes from outside: by the arguments and the number of the attempt, as anybody would answer."""
     if isinstance(asked, RunAttempt):
         return of_step(asked)
-    if isinstance(asked, Ask):
+    if isinstance(asked, Request):
         return of_other(asked)
     name, before = asked
     payloads = SIGNALS[name]
@@ -72,7 +72,7 @@ def of_step(run: RunAttempt) -> Any:
     return f"{name} {first}"
 
 
-def of_other(ask: Ask) -> Any:
+def of_other(ask: Request) -> Any:
     kind, name = ask.call.kind, ask.call.name
     if kind == "lock":
         return {"busy": LATER, "crossed": failure("in a circle", cls=Deadlock)}.get(name)

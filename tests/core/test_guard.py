@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from rayflow.core.interpreter import sandbox
-from rayflow.errors import WorkflowSideEffect
+from rayflow.errors import SideEffectError
 from tests.core.fake import Shell, run, stub
 
 one = stub("one")
@@ -68,7 +68,7 @@ ACTS: dict[str, tuple[Callable[[], Any], str]] = {
 def test_side_effects_are_refused_with_the_advice_to_use_a_step(name: str) -> None:
     act, what = ACTS[name]
     failure = in_workflow(act).failure
-    assert failure.matches(WorkflowSideEffect), failure
+    assert failure.matches(SideEffectError), failure
     assert failure.message.startswith(f"{what} inside a workflow")
     assert "Put it into a step (`@rf.step`) and await that" in failure.message
 
@@ -104,7 +104,7 @@ def test_a_workflow_may_handle_the_refusal() -> None:
     async def flow() -> str:
         try:
             time.sleep(1)  # noqa: ASYNC251 - it is refused
-        except WorkflowSideEffect as error:
+        except SideEffectError as error:
             return error.what
         return "not reached"
 

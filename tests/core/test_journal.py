@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from rayflow.core.events import (
-    Answered,
     AttemptFailed,
     CancelRequested,
     DeadlinePassed,
@@ -13,6 +12,7 @@ from rayflow.core.events import (
     Entry,
     Event,
     Paused,
+    RequestCompleted,
     Resumed,
     Rewound,
     Started,
@@ -176,8 +176,8 @@ def calls(*labels: str) -> tuple[str, ...]:
     return tuple(label("child", name) if name.startswith("c") else name for name in labels)
 
 
-def told(step: int, failure: Failure | None = None) -> Answered:
-    return Answered(1.0, step, label("child", f"c{step}"), result=None if failure else b"x", failure=failure)
+def told(step: int, failure: Failure | None = None) -> RequestCompleted:
+    return RequestCompleted(1.0, step, label("child", f"c{step}"), result=None if failure else b"x", failure=failure)
 
 
 def test_children_are_open_that_are_neither_answered_nor_given_up_by_then() -> None:

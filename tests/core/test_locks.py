@@ -20,7 +20,7 @@ from rayflow.core.locks.machine import (
     renew,
     renew_all,
 )
-from rayflow.errors import DefinitionError, LockLimitMismatch, LockLost, LockUnavailable
+from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable
 
 E1, E2, E3 = Claimant("e1", 1), Claimant("e2", 5), Claimant("e3", 2)
 L1, L2, L3 = Claimant(lease="l1"), Claimant(lease="l2"), Claimant(lease="l3")
@@ -246,7 +246,7 @@ def test_a_token_is_good_as_long_as_its_permit_is_held() -> None:
 @pytest.mark.parametrize("who", [E1, E2, E3])
 def test_another_limit_is_refused_while_there_are_claims(who: Claimant) -> None:
     lock = made(E1, E2)
-    with pytest.raises(LockLimitMismatch) as caught:
+    with pytest.raises(LockPermitsMismatch) as caught:
         acquire(lock, "x", 3, who, 100.0)
     assert (caught.value.limit, caught.value.asked) == (1, 3)
     assert "with the same limit everywhere" in str(caught.value)
@@ -261,7 +261,7 @@ def test_another_limit_is_taken_over_when_there_are_none() -> None:
 
 def test_expired_leases_do_not_hold_up_another_limit() -> None:
     lock = made(L1, L2, L3, limit=2)
-    with pytest.raises(LockLimitMismatch):
+    with pytest.raises(LockPermitsMismatch):
         acquire(lock, "x", 1, L2, 110.0, ttl=1.0)
     change = acquire(lock, "x", 1, L2, 110.1, ttl=1.0)
     assert (names(change.removed), names(change.granted)) == (["l1", "l2", "l3"], ["l2"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from rayflow.core.cluster.placement import TAKES_OVER, Place, Plan, Wanting, plan
+from rayflow.core.cluster.placement import TAKES_OVER, PendingExecution, Place, Plan, plan
 
 
-def want(id: str, *, environment: str = "env", priority: int = 5, stamp: float = 0.0, suspect: bool = False) -> Wanting:
-    return Wanting(id, environment, priority, stamp, suspect)
+def want(
+    id: str, *, environment: str = "env", priority: int = 5, stamp: float = 0.0, suspect: bool = False
+) -> PendingExecution:
+    return PendingExecution(id, environment, priority, stamp, suspect)
 
 
 def place(name: str, *executions: str, environment: str = "env", ready: bool = True, reserved: bool = False) -> Place:
@@ -91,8 +93,8 @@ def test_one_whose_code_was_edited_takes_nobody_and_counts_for_nothing() -> None
     assert short(plan([want("a")], [old, place("new")], most=1, share=10)) == ([("a", "new")], [], [])
 
 
-def interrupted(id: str, *, suspect: bool = False) -> Wanting:
-    return Wanting(id, "env", 5, 0.0, suspect, interrupted=True)
+def interrupted(id: str, *, suspect: bool = False) -> PendingExecution:
+    return PendingExecution(id, "env", 5, 0.0, suspect, interrupted=True)
 
 
 def test_one_that_was_interrupted_shares_rather_than_waits_for_a_start() -> None:

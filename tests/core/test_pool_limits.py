@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.pool import Demand, Grant, Limit, PoolStats, Recall, Revoke, Void, Why
+from rayflow.core.pool import Demand, Grant, LeaseRevoked, Limit, PoolStats, Recall, Revoke, RevokeReason
 from rayflow.core.pool.protocol import new_token, token_keys
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, started, wish
 
@@ -290,7 +290,7 @@ def test_a_dead_workers_keys_are_free_and_waiting_environments_are_planned() -> 
     bench.wants("d", wish(5, 1, KEY, env="other"))
     bench.machine.worker_down("a", 0.0)
     commands = bench.decide()
-    assert commands[0] == Void("c", "1.1/key%2Fa%20b", "a", Why.DIED)
+    assert commands[0] == LeaseRevoked("c", "1.1/key%2Fa%20b", "a", RevokeReason.DIED)
     assert granted(commands) == [("d", "b")]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayflow.core.pool import Command, Grant, Limit, StartWorkers, Void, Why, is_own_tasks, own_tasks
+from rayflow.core.pool import Command, Grant, LeaseRevoked, Limit, RevokeReason, StartWorkers, is_own_tasks, own_tasks
 from rayflow.core.pool.protocol import new_token
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, wish
 
@@ -72,7 +72,7 @@ def test_they_end_with_their_coordinator() -> None:
     bench.wants("c", wish(5, 1, Limit("key", 1), env=OWN))
     bench.machine.forget("dead", 0.0)
     assert bench.decide() == [
-        Void("dead", "1.1/key", OWN, Why.UNKNOWN),
+        LeaseRevoked("dead", "1.1/key", OWN, RevokeReason.UNKNOWN),
         Grant("c", 1, "1.2/key", OWN, OWN, 5, limits=(Limit("key", 1),)),
     ]
 

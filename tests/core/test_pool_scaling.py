@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.pool import Command, Grant, Limit, Recall, StartWorkers, StopWorker, Void, Why
+from rayflow.core.pool import Command, Grant, LeaseRevoked, Limit, Recall, RevokeReason, StartWorkers, StopWorker
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, started, stopped, wish
 
 
@@ -182,8 +182,8 @@ def test_tasks_on_a_leaving_worker_may_finish_within_their_time() -> None:
     assert bench.wants("d", wish()) == []
     assert bench.gives_back("c", "1.1") == []
     assert bench.at(19.0) == []
-    assert bench.at(20.0) == [Void("c", "1.2/key", "a", Why.DRAINED), StopWorker("env", "a")]
-    assert (bench.coordinators["c"].why, bench.machine.workers()) == ([Why.DRAINED], [])
+    assert bench.at(20.0) == [LeaseRevoked("c", "1.2/key", "a", RevokeReason.DRAINED), StopWorker("env", "a")]
+    assert (bench.coordinators["c"].why, bench.machine.workers()) == ([RevokeReason.DRAINED], [])
     assert bench.at(99.0) == []
     assert bench.machine.stats(99.0).tasks == 1  # the demand stays
     assert started(bench.configure(workers=1)) == {"env": 1}
@@ -194,7 +194,7 @@ def test_without_time_to_drain_workers_are_stopped_at_once() -> None:
     bench.wants("c", wish(5, 1))
     bench.wants("c")
     assert bench.configure(workers=0) == [
-        Void("c", "1.1", "a", Why.DRAINED), StopWorker("env", "a"), StopWorker("env", "b")
+        LeaseRevoked("c", "1.1", "a", RevokeReason.DRAINED), StopWorker("env", "a"), StopWorker("env", "b")
     ]  # fmt: skip
     assert bench.machine.next_wake(0.0) == bench.terms.lease_term
 
@@ -308,7 +308,7 @@ def test_a_worn_worker_has_no_more_time_than_it_had() -> None:
     bench.now = 10.0
     bench.machine.worn("a", 10.0)
     bench.decide()
-    assert bench.at(20.0) == [Void("c", "1.1", "a", Why.DRAINED), StopWorker("env", "a")]
+    assert bench.at(20.0) == [LeaseRevoked("c", "1.1", "a", RevokeReason.DRAINED), StopWorker("env", "a")]
 
 
 def test_neighbours_of_a_stuck_task_have_the_same_time_to_finish() -> None:
@@ -319,8 +319,8 @@ def test_neighbours_of_a_stuck_task_have_the_same_time_to_finish() -> None:
     assert bench.decide() == [Recall("c", "1.2", 999.0), StartWorkers("env", 1)]
     bench.machine.worker_starting("b", "env", 0.0)
     assert bench.at(19.9) == []
-    assert [type(command) for command in bench.at(20.0)] == [Void, Void, StopWorker]
-    assert bench.coordinators["c"].why == [Why.DRAINED, Why.DRAINED]
+    assert [type(command) for command in bench.at(20.0)] == [LeaseRevoked, LeaseRevoked, StopWorker]
+    assert bench.coordinators["c"].why == [RevokeReason.DRAINED, RevokeReason.DRAINED]
 
 
 def test_what_was_found_and_is_worn_waits_for_its_census() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.pool import Grant, Recall, Revoke, StartWorkers, StopWorker, Void, Why
+from rayflow.core.pool import Grant, LeaseRevoked, Recall, Revoke, RevokeReason, StartWorkers, StopWorker
 from rayflow.errors import LeaseLost
 from tests.core.pool_bench import Bench, Coordinator, granted, recalled, started, wish
 
@@ -94,7 +94,7 @@ def test_the_leases_of_a_dead_worker_are_void_and_it_is_replaced_at_once() -> No
     bench.wants("c", wish(count=2))
     bench.wants("c")
     bench.machine.worker_down("a", 1.0)
-    assert bench.decide() == [Void("c", "1.1", "a", Why.DIED), StartWorkers("env", 1)]
+    assert bench.decide() == [LeaseRevoked("c", "1.1", "a", RevokeReason.DIED), StartWorkers("env", 1)]
     assert bench.coordinators["c"].held == {"1.2": "b"}
     bench.machine.worker_down("a", 1.0)
     bench.machine.worker_down("stranger", 1.0)
@@ -106,7 +106,7 @@ def test_a_void_whose_grant_was_lost_is_sent_again_with_the_grant() -> None:
     bench.machine.update("c", sequence=1, epoch=0, seen=0, demand=[wish()], holding={}, now=0.0)
     (grant,) = bench.decide()
     bench.machine.worker_down("a", 0.5)
-    void = Void("c", "1.1", "a", Why.DIED)
+    void = LeaseRevoked("c", "1.1", "a", RevokeReason.DIED)
     assert bench.decide() == [void, StartWorkers("env", 1)]
     bench.machine.worker_starting("b", "env", 0.5)
     bench.machine.update("c", sequence=2, epoch=0, seen=0, demand=[], holding={}, now=1.0)
@@ -121,7 +121,7 @@ def test_a_dead_coordinators_slots_are_free_once_the_worker_confirms() -> None:
     bench.machine.forget("stranger", 0.0)
     commands = bench.decide()
     assert commands == [
-        Void("dead", "1.1", "a", Why.UNKNOWN), Void("dead", "1.2", "a", Why.UNKNOWN),
+        LeaseRevoked("dead", "1.1", "a", RevokeReason.UNKNOWN), LeaseRevoked("dead", "1.2", "a", RevokeReason.UNKNOWN),
         Revoke("a", "1.1"), Revoke("a", "1.2"),
     ]  # fmt: skip
     assert bench.machine.stats(0.0).busy == 2
@@ -147,13 +147,13 @@ def test_a_silent_coordinator_loses_leases_and_demand() -> None:
     bench.now = 4.9
     bench.wants("c", wish(1))
     bench.now = 5.0
-    assert bench.decide() == [Void("silent", "1.1", "a", Why.UNKNOWN), Revoke("a", "1.1")]
+    assert bench.decide() == [LeaseRevoked("silent", "1.1", "a", RevokeReason.UNKNOWN), Revoke("a", "1.1")]
     bench.machine.slot_free("a", "1.1", 5.0)
     assert granted(bench.decide()) == [("c", "a")]
     silent = bench.coordinators["silent"]
     silent.held = {"1.1": "a"}  # it never heard that this is void
     silent.wants = []
-    assert bench.says("silent") == [Void("silent", "1.1", "a", Why.UNKNOWN)]
+    assert bench.says("silent") == [LeaseRevoked("silent", "1.1", "a", RevokeReason.UNKNOWN)]
 
 
 def test_a_silent_coordinator_does_not_keep_an_environment_in_use() -> None:
@@ -215,7 +215,10 @@ def test_a_worker_with_a_stuck_task_is_replaced_once_its_others_are_done() -> No
     bench.wants("high")
     assert bench.machine.stats(1.0).idle == 0
     bench.wants("c")
-    assert bench.gives_back("c", "1.2") == [Void("c", "1.1", "a", Why.DRAINED), StopWorker("env", "a", at_once=True)]
+    assert bench.gives_back("c", "1.2") == [
+        LeaseRevoked("c", "1.1", "a", RevokeReason.DRAINED),
+        StopWorker("env", "a", at_once=True),
+    ]
 
 
 def test_a_revoked_task_that_cannot_be_stopped_retires_its_worker_too() -> None:
@@ -306,7 +309,10 @@ def test_claims_wait_for_the_census_of_their_worker() -> None:
 def test_claims_on_a_worker_that_is_not_found_are_void_after_the_settling_time() -> None:
     bench, coordinator = restarted()
     assert bench.says("c") == []
-    assert bench.at(0.5) == [Void("c", "1.6", "a", Why.UNKNOWN), Void("c", "1.7", "a", Why.UNKNOWN)]
+    assert bench.at(0.5) == [
+        LeaseRevoked("c", "1.6", "a", RevokeReason.UNKNOWN),
+        LeaseRevoked("c", "1.7", "a", RevokeReason.UNKNOWN),
+    ]
     assert coordinator.held == {}
 
 
@@ -315,13 +321,16 @@ def test_claims_on_a_worker_that_dies_before_its_census_are_void() -> None:
     bench.machine.worker_starting("a", "env", 0.0)
     bench.says("c")
     bench.machine.worker_down("a", 0.1)
-    assert bench.decide() == [Void("c", "1.6", "a", Why.DIED), Void("c", "1.7", "a", Why.DIED)]
+    assert bench.decide() == [
+        LeaseRevoked("c", "1.6", "a", RevokeReason.DIED),
+        LeaseRevoked("c", "1.7", "a", RevokeReason.DIED),
+    ]
 
 
 def test_a_claim_without_room_is_void_and_one_that_is_busy_always_has_room() -> None:
     bench, _ = restarted()
     bench.up("a", busy=["1.7", "1.8", "1.9"])
-    assert bench.says("c") == [Void("c", "1.6", "a", Why.UNKNOWN)]
+    assert bench.says("c") == [LeaseRevoked("c", "1.6", "a", RevokeReason.UNKNOWN)]
     assert [lease.token for lease in bench.machine.leases()] == ["1.7"]
     assert bench.machine.stats(0.0).busy == 3
 
@@ -335,7 +344,7 @@ def test_a_busy_token_that_nobody_claims_is_revoked_after_a_lease_term_and_then_
         assert bench.decide() == []
     bench.now = 5.0
     assert bench.decide() == [Revoke("a", "1.6")]
-    assert bench.says("c") == [Void("c", "1.6", "a", Why.UNKNOWN)]
+    assert bench.says("c") == [LeaseRevoked("c", "1.6", "a", RevokeReason.UNKNOWN)]
     assert bench.machine.stats(5.0).busy == 2  # the revoked one, and 1.7
 
 
@@ -355,7 +364,7 @@ def test_a_lonely_lease_that_is_idle_is_taken_over_only_on_an_empty_worker() -> 
     bench, coordinator = restarted()
     coordinator.held = {"1.6.alone": "a"}
     bench.up("a", busy=["1.5"])
-    assert bench.says("c") == [Void("c", "1.6.alone", "a", Why.UNKNOWN)]
+    assert bench.says("c") == [LeaseRevoked("c", "1.6.alone", "a", RevokeReason.UNKNOWN)]
 
 
 def test_a_pool_that_meets_a_later_epoch_stops() -> None:

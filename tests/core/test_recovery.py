@@ -9,10 +9,10 @@ import pytest
 from rayflow.core.cluster.recovery import (
     MOST_TAKEOVERS,
     TAKEOVERS_BEFORE_ALONE,
-    Overdue,
-    Pulse,
-    Takeovers,
-    TakeUp,
+    FailoverAction,
+    FailoverCounter,
+    HeartbeatTracker,
+    OverdueItem,
     overdue,
     stale,
 )
@@ -38,25 +38,25 @@ def owned(id: str, *, updated_at: float = 0.0, deadline: float | None = None) ->
 
 # --- takeovers --------------------------------------------------------------------------------------------
 def test_one_that_does_not_get_further_runs_alone_and_is_then_set_aside() -> None:
-    takeovers = Takeovers()
+    takeovers = FailoverCounter()
     how = [takeovers.lost("a", 7) for _ in range(MOST_TAKEOVERS + 1)]
     before = TAKEOVERS_BEFORE_ALONE - 1
-    assert how[:before] == [TakeUp.BESIDE_OTHERS] * before
-    assert how[before:-1] == [TakeUp.ALONE] * (MOST_TAKEOVERS - before)
-    assert how[-1] is TakeUp.ASIDE
+    assert how[:before] == [FailoverAction.BESIDE_OTHERS] * before
+    assert how[before:-1] == [FailoverAction.ALONE] * (MOST_TAKEOVERS - before)
+    assert how[-1] is FailoverAction.ASIDE
     assert takeovers.counted() == {"a": MOST_TAKEOVERS + 1}
 
 
 def test_one_that_gets_further_begins_anew() -> None:
-    takeovers = Takeovers()
+    takeovers = FailoverCounter()
     for seq in range(3 * MOST_TAKEOVERS):
-        assert takeovers.lost("a", seq) is TakeUp.BESIDE_OTHERS
+        assert takeovers.lost("a", seq) is FailoverAction.BESIDE_OTHERS
         assert not takeovers.suspected("a")
     assert takeovers.times("a") == 1
 
 
 def test_each_is_counted_for_itself_and_forgotten_when_it_is_given_up() -> None:
-    takeovers = Takeovers()
+    takeovers = FailoverCounter()
     for _ in range(TAKEOVERS_BEFORE_ALONE):
         takeovers.lost("a", 7)
     takeovers.lost("b", 7)
@@ -67,7 +67,7 @@ def test_each_is_counted_for_itself_and_forgotten_when_it_is_given_up() -> None:
 
 
 def test_progress_is_what_was_recorded_since_the_coordinator_died() -> None:
-    takeovers = Takeovers()
+    takeovers = FailoverCounter()
     assert takeovers.is_further("a", 0)
     takeovers.lost("a", 7)
     assert not takeovers.is_further("a", 7)
@@ -76,7 +76,7 @@ def test_progress_is_what_was_recorded_since_the_coordinator_died() -> None:
 
 # --- signs of life ----------------------------------------------------------------------------------------
 def test_who_answers_in_time_is_never_silent() -> None:
-    pulse = Pulse(4.0)
+    pulse = HeartbeatTracker(4.0)
     for now in range(100):
         assert pulse.ask("a", now)
         assert not pulse.silent(now + 4.0)
@@ -84,7 +84,7 @@ def test_who_answers_in_time_is_never_silent() -> None:
 
 
 def test_who_does_not_answer_is_asked_once_and_is_silent_once_the_patience_is_over() -> None:
-    pulse = Pulse(4.0)
+    pulse = HeartbeatTracker(4.0)
     assert [pulse.ask("a", float(now)) for now in range(4)] == [True, False, False, False]
     assert pulse.silent(4.0) == {}
     assert pulse.silent(4.5) == {"a": 4.5}
@@ -94,7 +94,7 @@ def test_who_does_not_answer_is_asked_once_and_is_silent_once_the_patience_is_ov
 
 
 def test_an_error_that_is_no_sign_of_life_is_asked_again_and_the_silence_goes_on() -> None:
-    pulse = Pulse(4.0)
+    pulse = HeartbeatTracker(4.0)
     for now in range(5):
         assert pulse.ask("a", float(now))
         pulse.answered("a", alive=False)
@@ -102,7 +102,7 @@ def test_an_error_that_is_no_sign_of_life_is_asked_again_and_the_silence_goes_on
 
 
 def test_who_is_forgotten_is_nobody_and_late_answers_of_it_change_nothing() -> None:
-    pulse = Pulse(4.0)
+    pulse = HeartbeatTracker(4.0)
     pulse.ask("a", 0.0)
     pulse.ask("b", 1.0)
     pulse.forget("a")
@@ -111,7 +111,7 @@ def test_who_is_forgotten_is_nobody_and_late_answers_of_it_change_nothing() -> N
 
 
 def test_time_in_which_nobody_listened_counts_against_nobody() -> None:
-    pulse = Pulse(4.0)
+    pulse = HeartbeatTracker(4.0)
     pulse.ask("a", 0.0)
     pulse.ask("b", 1.0)
     pulse.answered("b", alive=False)
@@ -158,7 +158,7 @@ def test_what_is_overdue_and_who_was_to_see_to_it() -> None:
         Row("just-due", runnable_at=NOW - 5),
     ]
     assert overdue(rows, now=NOW, grace=5.0) == [
-        Overdue("driven", "deadline", "", NOW - 10, 10.0, "coordinator"),
-        Overdue("parked", "deadline", "", NOW - 6, 6.0, ""),
-        Overdue("not-woken", "wake", "", NOW - 7, 7.0, ""),
+        OverdueItem("driven", "deadline", "", NOW - 10, 10.0, "coordinator"),
+        OverdueItem("parked", "deadline", "", NOW - 6, 6.0, ""),
+        OverdueItem("not-woken", "wake", "", NOW - 7, 7.0, ""),
     ]

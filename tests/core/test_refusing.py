@@ -9,7 +9,7 @@ import pytest
 
 from rayflow.core.execution.actions import RunAttempt
 from rayflow.core.interpreter.event_loop import DurableLoop
-from rayflow.errors import WorkflowSideEffect
+from rayflow.errors import SideEffectError
 from tests.core.fake import Shell, Told, run, stub, sweep
 
 one = stub("one")
@@ -35,7 +35,7 @@ def test_as_completed_over_bare_coroutines_is_refused() -> None:
 
     ended = Shell(flow).begin()
     assert ended.started == []
-    assert ended.failure.matches(WorkflowSideEffect)
+    assert ended.failure.matches(SideEffectError)
     assert "asyncio.create_task(c) for c in coros" in ended.failure.message
 
 
@@ -72,10 +72,10 @@ def test_a_function_of_ones_own_may_be_called_as_completed() -> None:
     ],
 )
 def test_what_no_replay_could_repeat_is_refused(name: str, arguments: tuple[Any, ...], what: str) -> None:
-    with pytest.raises(WorkflowSideEffect, match=f"{what}.* inside a workflow.*Put it into a step"):
+    with pytest.raises(SideEffectError, match=f"{what}.* inside a workflow.*Put it into a step"):
         getattr(bare_loop(), name)(*arguments)
 
 
 def test_a_task_factory_of_ones_own_is_refused() -> None:
-    with pytest.raises(WorkflowSideEffect, match="task factory"):
+    with pytest.raises(SideEffectError, match="task factory"):
         bare_loop().set_task_factory(lambda loop, coro: None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayflow.core.pool.protocol import Limit
-from rayflow.core.pool.slots import REMEMBERED, Send
+from rayflow.core.pool.slots import REMEMBERED, SendBatch
 from tests.core.slots_bench import BOTH, KEY, RATE, Limits, grant, key, made, numbers, reported, want
 
 
@@ -15,7 +15,7 @@ def test_a_slot_under_limits_takes_one_task_and_is_given_back_after_it() -> None
     slots.observe("s", 0.0)
     grant(slots, 1, limits=BOTH, start_by=2.0)
     assert slots.plan(0.0) == [
-        Send("t1", "w1", "env", alone=False, keys=(key(1),), start_by=2.0, limited=True, rated=True)
+        SendBatch("t1", "w1", "env", alone=False, keys=(key(1),), start_by=2.0, limited=True, rated=True)
     ]
     assert slots.plan(9.0) == []
     assert slots.holding == 1

@@ -234,10 +234,10 @@ def test_an_input_that_raises_says_what_the_state_has() -> None:
 
 def test_an_error_of_ours_in_a_callable_passes_unchanged() -> None:
     def touch(_: Any) -> Any:
-        raise rf.WorkflowSideEffect("opening a file")
+        raise rf.SideEffectError("opening a file")
 
     step = rf.SequentialStep("s", agent=extractor, input=touch, output_key="out")
-    with pytest.raises(rf.WorkflowSideEffect, match="opening a file inside a workflow"):
+    with pytest.raises(rf.SideEffectError, match="opening a file inside a workflow"):
         run(step, {})
 
 

@@ -12,7 +12,7 @@ import pytest
 import rayflow as rf
 from rayflow.client.locks import LockInfo, lock_info
 from rayflow.client.schedules import ScheduleInfo
-from rayflow.client.views import Branch, summary
+from rayflow.client.views import ExecutionTree, summary
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot
 from rayflow.core.locks.machine import Claimant, Lock, acquire
@@ -174,15 +174,17 @@ def test_of_many_children_the_last_are_shown_unless_all_are_asked_for() -> None:
     assert "… and 800 earlier ones" in parsed(to_html(one, UTC)).text
 
 
-def tree() -> Branch:
+def tree() -> ExecutionTree:
     failed = snapshot(
         execution_id="book-1.1.1", workflow_id="leaf", status=ExecutionStatus.FAILED, error=Failure("ValueError", "no")
     )
-    first = Branch(
-        snapshot(execution_id="book-1.1", workflow_id="page", status=ExecutionStatus.COMPLETED), 1, (Branch(failed, 1),)
+    first = ExecutionTree(
+        snapshot(execution_id="book-1.1", workflow_id="page", status=ExecutionStatus.COMPLETED),
+        1,
+        (ExecutionTree(failed, 1),),
     )
-    second = Branch(snapshot(execution_id="left", workflow_id="page", waiting_for=["signal go"]), 0, more=True)
-    return Branch(snapshot(), 0, (first, second))
+    second = ExecutionTree(snapshot(execution_id="left", workflow_id="page", waiting_for=["signal go"]), 0, more=True)
+    return ExecutionTree(snapshot(), 0, (first, second))
 
 
 def test_a_tree_is_drawn_with_what_each_waits_for_or_failed_by() -> None:
@@ -353,7 +355,7 @@ def test_data_can_neither_draw_on_the_screen_nor_become_part_of_a_page() -> None
     texts = [
         snapshot_text(one, UTC, detail="full"),
         list_text([one], UTC),
-        tree_text(Branch(one, 0, (Branch(one, 1, more=True),)), UTC),
+        tree_text(ExecutionTree(one, 0, (ExecutionTree(one, 1, more=True),)), UTC),
         schedule_text(schedule(version=EVIL, workflow_id=EVIL, running=(EVIL,), args=(EVIL,)), UTC),
         schedules_text([schedule(name=EVIL, workflow_id=EVIL)], UTC),
         locks_text([LockInfo(EVIL, 1, (claim,), ())], UTC),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rayflow as rf
-from rayflow.runtime.store.actor import Persistence
+from rayflow.runtime.store.actor import StoreActor
 
 SIZE = 100_000
 
@@ -32,23 +32,23 @@ class Reads:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """All that is asked. Asked for before the engine, so that it is there as long."""
-    seen, value, put = Reads(), Persistence.value, Persistence.put_value
+    seen, value, put = Reads(), StoreActor.value, StoreActor.put_value
 
-    def ask(self: Persistence, digest: str) -> bytes | None:
+    def ask(self: StoreActor, digest: str) -> bytes | None:
         if seen.failing:
             raise seen.failing.pop()
         seen.digests.append(digest)
         found = None if digest in seen.missing else value(self, digest)
         return b"\x01\xc0" if digest in seen.damaged else found
 
-    def keep(self: Persistence, digest: str, data: bytes) -> None:
+    def keep(self: StoreActor, digest: str, data: bytes) -> None:
         if seen.failing_puts:
             raise seen.failing_puts.pop()
         seen.put.add(digest)
         put(self, digest, data)
 
-    monkeypatch.setattr(Persistence, "value", ask)
-    monkeypatch.setattr(Persistence, "put_value", keep)
+    monkeypatch.setattr(StoreActor, "value", ask)
+    monkeypatch.setattr(StoreActor, "put_value", keep)
     return seen
 
 

@@ -98,7 +98,7 @@ async def careless() -> None:
 def test_the_outside_world_belongs_into_steps(engine: rf.LocalEngine) -> None:
     with pytest.raises(rf.ExecutionFailed, match=r"inside a workflow.*Put it into a step") as info:
         engine.execute(careless, timeout=20)
-    assert info.value.failure.matches(rf.WorkflowSideEffect)
+    assert info.value.failure.matches(rf.SideEffectError)
 
 
 @rf.step

@@ -189,7 +189,7 @@ def test_a_due_time_that_a_singleton_refuses_is_no_run(env: TestEngine) -> None:
     env.advance(150)
     info = env.schedules.get("s")
     assert (info.runs, info.skipped, info.running) == (0, 2, ())
-    with pytest.raises(rf.SingletonExists):
+    with pytest.raises(rf.SingletonConflict):
         env.schedules.trigger("s")
     for _ in range(2):
         env.signal("busy", "news", "x")

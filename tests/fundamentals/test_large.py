@@ -94,7 +94,7 @@ async def looks(size: int) -> Any:
 
 
 def test_code_may_use_a_value_and_change_it(any_engine: Any) -> None:
-    assert any_engine.execute(looks, SIZE, timeout=30) == ((True, 1.0, "<ndarray,", "Large"), 7.0)
+    assert any_engine.execute(looks, SIZE, timeout=30) == ((True, 1.0, "<ndarray,", "LazyValue"), 7.0)
 
 
 @rf.step
@@ -194,7 +194,7 @@ class Writer:
 
 def test_agents_hand_large_texts_on(engine: rf.LocalEngine, reads: Reads) -> None:
     flow = (
-        rf.Workflow("large-agents", name="Large")
+        rf.Workflow("large-agents", name="LazyValue")
         .add_step(rf.SequentialStep("one", agent=Writer("first"), input=lambda s: s["input"], output_key="one"))
         .add_step(rf.SequentialStep("two", agent=Writer("second"), input=lambda s: s["one"], output_key="two"))
     )

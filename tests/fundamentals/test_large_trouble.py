@@ -11,8 +11,8 @@ import pytest
 import rayflow as rf
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime.coordinator import code_registry
-from rayflow.runtime.coordinator.worker_client import HeldValues
-from rayflow.storage.codec.large_values import Large
+from rayflow.runtime.coordinator.worker_client import ObjectRefCache
+from rayflow.storage.codec.large_values import LazyValue
 from tests.fundamentals.large import SIZE, Reads, bump, make, reads, total
 from tests.fundamentals.test_large import echo
 from tests.fundamentals.tools import Ledger, eventually, note
@@ -106,7 +106,7 @@ async def caught(ledger: str) -> float:
 @pytest.fixture
 def nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a crash."""
-    monkeypatch.setattr(HeldValues, "of", lambda self, digests: {})
+    monkeypatch.setattr(ObjectRefCache, "of", lambda self, digests: {})
 
 
 @pytest.mark.usefixtures("nothing_held")
@@ -119,7 +119,7 @@ def test_a_damaged_value_sets_its_execution_aside(
     handle = engine.start(flow, ledger.path)
     eventually(lambda: handle.status().waiting_for, "it waits")
     value = handle.status().steps[0].result
-    assert isinstance(value, Large)
+    assert isinstance(value, LazyValue)
     digest = value._self_reference.digest
     getattr(reads, how).add(digest)
     engine.signal(handle.id, "go")

@@ -102,9 +102,9 @@ def test_one_task_is_run_by_one_worker_however_many_there_are(ledger: Ledger) ->
 
 
 def test_what_needs_a_cluster_is_refused_and_says_what_can() -> None:
-    with pytest.raises(rf.NotSupportedLocally, match=r"cannot join a cluster.*rf.DistributedEngine"):
+    with pytest.raises(rf.RequiresCluster, match=r"cannot join a cluster.*rf.DistributedEngine"):
         rf.LocalEngine(address="auto")
-    with pytest.raises(rf.NotSupportedLocally, match="cannot keep actors in a namespace"):
+    with pytest.raises(rf.RequiresCluster, match="cannot keep actors in a namespace"):
         rf.LocalEngine(namespace="mine")
     with pytest.raises(rf.DefinitionError, match="workers"):
         rf.LocalEngine(pool=rf.PoolConfig(workers=-1))

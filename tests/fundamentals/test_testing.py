@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.testing import BEGINNING, Stalled, TestEngine
+from rayflow.testing import BEGINNING, TestEngine, WorkflowStuck
 from tests.fundamentals.virtual import DAY, ONCE, article, ask, asking, double, month
 
 #: Seconds of real time that no virtual month takes: generous, on a machine that others use too.
@@ -127,10 +127,12 @@ def test_whoever_waits_for_what_never_comes_is_told_at_once(env: TestEngine) -> 
         await rf.wait_for_signal("go")
 
     handle = env.start(patient, id="patient")
-    with pytest.raises(Stalled, match=r"'patient' cannot go on by itself: it waits for signal go, and nothing is due"):
+    with pytest.raises(
+        WorkflowStuck, match=r"'patient' cannot go on by itself: it waits for signal go, and nothing is due"
+    ):
         handle.result()
     handle.pause("for lunch")
-    with pytest.raises(Stalled, match=r"it is paused \(Paused: for lunch\).*Resume it"):
+    with pytest.raises(WorkflowStuck, match=r"it is paused \(Paused: for lunch\).*Resume it"):
         handle.result()
     handle.resume()
     handle.signal("go")
@@ -140,7 +142,7 @@ def test_whoever_waits_for_what_never_comes_is_told_at_once(env: TestEngine) -> 
 def test_time_can_be_kept_from_moving_by_itself() -> None:
     with TestEngine(auto_skip=False) as env:
         handle = env.start(month, 1, id="month")
-        with pytest.raises(Stalled, match=r"time stands still.*due at 2020-01-01T00:00:01.*env\.advance"):
+        with pytest.raises(WorkflowStuck, match=r"time stands still.*due at 2020-01-01T00:00:01.*env\.advance"):
             handle.result()
         env.advance(30 * DAY)
         assert handle.result() == (4, 30 * DAY)
@@ -187,7 +189,7 @@ def test_children_locks_undoing_and_runs_that_continue(env: TestEngine) -> None:
 def test_forks_cancels_singletons_and_leases(env: TestEngine) -> None:
     env.script(ask, returns="a draft")
     handle = env.start(article, "tides", id="one", options=rf.ExecutionOptions(singleton="tides"))
-    with pytest.raises(rf.SingletonExists):
+    with pytest.raises(rf.SingletonConflict):
         env.start(article, "tides", id="two", options=rf.ExecutionOptions(singleton="tides"))
     with env.lock("desk", timeout=0) as lease:
         env.advance(3 * DAY)  # it lasts as long as somebody has it

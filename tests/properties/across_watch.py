@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayflow.core.events import (
-    Answered,
-    Asked,
     CancelRequested,
     Entry,
     Event,
+    RequestCompleted,
+    RequestsReissued,
     Rewound,
     SignalReceived,
     StepCompleted,
@@ -22,12 +22,12 @@ from rayflow.core.execution.journal import effective
 from rayflow.core.locks import machine as locks
 from rayflow.core.locks.machine import Claim, Claimant, Lock
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.coordinator.driver import Driver
+from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.storage.codec.journal import decode_entry
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.memory import MemoryData
 from rayflow.storage.model import ExecutionRecord
-from rayflow.storage.operations import Release
+from rayflow.storage.operations import Park
 from tests.properties.across_flows import PERMITS, RIGHT
 
 
@@ -91,7 +91,7 @@ class Watch:
         for life in self._lives.values():
             self._look_for_orphans(life)
 
-    def sleeps(self, operation: Release) -> None:
+    def sleeps(self, operation: Park) -> None:
         """An execution was given up by an owner who had seen its inbox."""
         self._lives[operation.execution_id].seen = operation.seen or 0
 
@@ -113,7 +113,7 @@ class Watch:
         for entry in self._new_entries(life):
             if isinstance(entry.event, Rewound):
                 self._rewound(life, entry.event)
-            elif isinstance(entry.event, Asked):
+            elif isinstance(entry.event, RequestsReissued):
                 self._alone -= {name for name in self._alone if self._is_waited_for(name, record, entry.event.steps)}
         live = effective(list(life.entries.values()))
         self._look_at_answers(live, forked=bool(record.forked_from))
@@ -156,8 +156,8 @@ class Watch:
 
     def _look_at_answers(self, live: list[Entry], *, forked: bool) -> None:
         events = [entry.event for entry in live]
-        again = Counter(step for event in events if isinstance(event, Asked) for step in event.steps)
-        answers = Counter((e.step, kind_and_name(e.name)[0]) for e in events if isinstance(e, Answered))
+        again = Counter(step for event in events if isinstance(event, RequestsReissued) for step in event.steps)
+        answers = Counter((e.step, kind_and_name(e.name)[0]) for e in events if isinstance(e, RequestCompleted))
         for (step, kind), count in answers.items():
             if kind != "lock" or not forked:  # a fork takes over that a lock was granted again, and not why
                 most = 1 + again[step] * (kind == "lock")
@@ -203,7 +203,7 @@ class Watch:
             assert claim.token > last or (claim.token == last and grants[last] == claim.claimant), "it does not rise"
             grants[claim.token] = claim.claimant
 
-    def believes(self, driver: Driver) -> None:
+    def believes(self, driver: ExecutionDriver) -> None:
         """What the code of a live owner holds to be its own is its own."""
         record, execution = self._data.executions[driver.id], driver.execution
         if execution is None or record.epoch != driver.epoch:

@@ -24,14 +24,14 @@ from rayflow.errors import RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem
 from rayflow.runtime.actors.clock import SystemClock
-from rayflow.runtime.coordinator.driver import Driver, is_fresh
-from rayflow.runtime.supervisor.maintenance import Timekeeper
+from rayflow.runtime.coordinator.driver import ExecutionDriver, is_fresh
+from rayflow.runtime.supervisor.maintenance import MaintenanceLoop
 from rayflow.storage.changes import Changes, apply
 from rayflow.storage.codec.large_values import Reference
-from rayflow.storage.codec.payloads import Keeping, MsgpackCodec
+from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.memory import MemoryData, MemoryStore
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord
-from rayflow.storage.operations import Answer, Done, Operation, Release, Start
+from rayflow.storage.operations import Answer, Done, Operation, Park, Start
 from rayflow.storage.rules.starts import new_record
 from tests.core.fake import failure
 from tests.properties.across_flows import FLOWS
@@ -91,7 +91,7 @@ class Hand(Control):
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system, codec)
-        self._keeping = Keeping(codec, _keep_nothing, threshold=sys.maxsize)
+        self._keeping = LargeValueEncoder(codec, _keep_nothing, threshold=sys.maxsize)
 
     def register(self, workflow: AnyWorkflow) -> DefinitionRecord:
         return saved(workflow)
@@ -147,7 +147,7 @@ class World:
         self.store = MemoryStore(data=self.data)
         at_once(self.store.open())
         at_once(self.store.claim_writer("world", now=0.0, fresh_for=1.0))
-        self.drivers: dict[str, Driver] = {}
+        self.drivers: dict[str, ExecutionDriver] = {}
         self.attempts: dict[tuple[str, int], RunAttempt] = {}
         self.system = cast("ActorSystem", System(self))
         self.hand = Hand(self.system, CODEC)
@@ -163,7 +163,7 @@ class World:
     def commit(self, operations: Sequence[Operation]) -> list[Answer]:
         answers = at_once(self.store.commit(operations))
         for operation, answer in zip(operations, answers, strict=True):
-            if isinstance(operation, Release) and isinstance(answer, Done) and answer.parked:
+            if isinstance(operation, Park) and isinstance(answer, Done) and answer.parked:
                 self.watch.sleeps(operation)
         self.watch.committed()
         return answers
@@ -182,7 +182,7 @@ class World:
         def ask(method: str, *args: Any) -> Any:
             return instead[method] if method in instead else self.ask(method, *args)
 
-        Timekeeper(ask, lambda ids: None, CODEC).look(self.clock.now())
+        MaintenanceLoop(ask, lambda ids: None, CODEC).look(self.clock.now())
 
     def start(self, flow: Any, *args: Any, name: str, **options: Any) -> Answer:
         record = new_record(
@@ -237,10 +237,10 @@ class World:
             lambda r: not r.status.terminal and (r.owner != "" or (r.runnable_at is not None and r.runnable_at <= now))
         )
 
-    def take_up(self, name: str) -> Driver:
+    def take_up(self, name: str) -> ExecutionDriver:
         """Another coordinator takes it up, under the next epoch."""
         now, record = self.clock.now(), self.data.executions[name]
-        driver = Driver(
+        driver = ExecutionDriver(
             record,
             nonce=f"coordinator {self.number()}",
             coordinator="here",
@@ -295,7 +295,7 @@ class World:
             if not self.data.executions[name].status.terminal:
                 self.drive([name])
 
-    def overtake(self, old: Driver) -> list[Operation]:
+    def overtake(self, old: ExecutionDriver) -> list[Operation]:
         """Another coordinator takes up what one drives that is alive; answers what that one would commit."""
         now, execution = self.clock.now(), old.execution
         assert execution is not None
@@ -307,7 +307,7 @@ class World:
         old.evict()
         return operations
 
-    def perform(self, driver: Driver, actions: Sequence[Action]) -> None:
+    def perform(self, driver: ExecutionDriver, actions: Sequence[Action]) -> None:
         execution = driver.execution
         assert execution is not None
         for action in actions:
@@ -318,7 +318,7 @@ class World:
                 self.attempts[driver.id, action.seq] = action
                 execution.sent(action.seq, action.attempt, self.clock.now())
 
-    def drop(self, driver: Driver) -> None:
+    def drop(self, driver: ExecutionDriver) -> None:
         """It died, or has nothing to do any more."""
         driver.evict()
         if self.drivers.get(driver.id) is driver:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.operations import Answer, Append, Claim, Done, Operation, Release
+from rayflow.storage.operations import Answer, Append, Claim, Done, Operation, Park
 
 STATUSES = (
     *[ExecutionStatus.RUNNING] * 6,
@@ -50,6 +50,6 @@ def stops(operation: Operation, answer: Answer) -> bool:
     """Whether an answer tells a coordinator to stop: it is fenced, its journal has a hole, or it gave up."""
     if not isinstance(answer, Done):
         return True
-    if isinstance(operation, Release):
+    if isinstance(operation, Park):
         return answer.parked
     return isinstance(operation, Append) and (answer.parked or operation.status.terminal)

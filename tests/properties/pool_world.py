@@ -9,6 +9,7 @@ from rayflow.core.pool import (
     Command,
     Demand,
     Grant,
+    LeaseRevoked,
     Limit,
     PoolMachine,
     PoolTerms,
@@ -16,7 +17,6 @@ from rayflow.core.pool import (
     Revoke,
     StartWorkers,
     StopWorker,
-    Void,
     is_own_tasks,
     own_tasks,
 )
@@ -91,7 +91,7 @@ class Actor(Coordinator):
         self.running: dict[str, Task] = {}
         self.grants: dict[str, Grant] = {}
 
-    def receive(self, epoch: int, command: Grant | Recall | Void) -> bool:
+    def receive(self, epoch: int, command: Grant | Recall | LeaseRevoked) -> bool:
         new = super().receive(epoch, command)
         if new and isinstance(command, Grant):
             self.grants[command.token] = command
@@ -149,7 +149,7 @@ class Told:
     """A command on its way from a pool of some epoch."""
 
     epoch: int
-    command: Grant | Recall | Void | Revoke
+    command: Grant | Recall | LeaseRevoked | Revoke
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class World:
                 case StopWorker():
                     self.workers.pop(command.worker, None)
                     self.machine.worker_down(command.worker, self.now)
-                case Grant() | Recall() | Void() | Revoke():
+                case Grant() | Recall() | LeaseRevoked() | Revoke():
                     self.network.append(Told(self.epoch, command))
         return self.commands
 
@@ -309,7 +309,7 @@ class World:
                 self.machine.slot_free(message.worker, message.token, self.now)
             case Told(command=Revoke() as revoke):
                 self._revoke(revoke)
-            case Told(epoch=epoch, command=Grant() | Recall() | Void() as command):
+            case Told(epoch=epoch, command=Grant() | Recall() | LeaseRevoked() as command):
                 return self._tell(epoch, command)
         return ""
 
@@ -320,7 +320,7 @@ class World:
             if revoke.token not in worker.running:
                 self.network.append(Free(revoke.worker, revoke.token))
 
-    def _tell(self, epoch: int, command: Grant | Recall | Void) -> str:
+    def _tell(self, epoch: int, command: Grant | Recall | LeaseRevoked) -> str:
         actor = self.actors.get(command.coordinator)
         if actor is None:
             return ""

@@ -15,12 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import rayflow as rf
 from rayflow.definition.schedule import Overlap
-from rayflow.errors import Fenced, InvalidTransition
+from rayflow.errors import InvalidTransition, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import ActorSystem
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord, ScheduleRecord
-from rayflow.storage.operations import Answer, Done, Operation, Refused
+from rayflow.storage.operations import Answer, Done, Operation, Rejected
 from tests.properties import across_flows as flows
 from tests.properties.across_world import CODEC, Crash, Hand, World, tried
 
@@ -142,7 +142,7 @@ class Families(RuleBasedStateMachine):
         operations = self.world.overtake(driver)
         before = self.world.photograph()
         answers = self.world.commit(operations)
-        assert all(isinstance(answer, Refused) and isinstance(answer.error, Fenced) for answer in answers)
+        assert all(isinstance(answer, Rejected) and isinstance(answer.error, WriterFenced) for answer in answers)
         assert self.world.photograph() == before
 
     # --- persons -------------------------------------------------------------------------------------------
@@ -213,8 +213,8 @@ class Across(Families):
             self.world.clock.time += 0.25
         first, second = [self.world.commit(operations) for operations in written]
         assert all(isinstance(answer, Done) for answer in first)
-        assert isinstance(second[-1], Refused)
-        assert isinstance(second[-1].error, Fenced)
+        assert isinstance(second[-1], Rejected)
+        assert isinstance(second[-1].error, WriterFenced)
 
     @precondition(lambda self: 0 < len(self.world.data.executions) < MOST)
     @rule(data=st.data())

@@ -9,7 +9,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.core.events import StepCompleted
-from rayflow.errors import ExecutionAlreadyExists, Fenced, InvalidTransition
+from rayflow.errors import ExecutionAlreadyExists, InvalidTransition, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.codec.journal import decode_entry, decode_failure
 from tests.properties import across_flows as flows
@@ -366,7 +366,7 @@ def test_a_coordinator_that_was_overtaken_asks_nothing_any_more(world: World) ->
     late = world.overtake(world.drivers["p"])  # its step fails, and it would give up its child
     before = world.photograph()
     [answer] = world.commit(late)
-    assert isinstance(getattr(answer, "error", None), Fenced)
+    assert isinstance(getattr(answer, "error", None), WriterFenced)
     assert world.photograph() == before
     world.settle()
     assert status(world, "p") is COMPLETED

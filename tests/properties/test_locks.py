@@ -21,7 +21,7 @@ from rayflow.core.locks.machine import (
     renew,
     renew_all,
 )
-from rayflow.errors import LockLimitMismatch, LockLost, LockUnavailable
+from rayflow.errors import LockLost, LockPermitsMismatch, LockUnavailable
 
 NAMES = st.sampled_from(["a", "b", "c"])
 EXECUTIONS = st.sampled_from(["e1", "e2", "e3", "e4"])
@@ -125,7 +125,7 @@ class LocksModel(RuleBasedStateMachine):
         in_use = bool(model.live([*model.held, *model.queue], now)) and limit != model.limit
         known = model.has(claimant) and limit == model.limit
         if in_use:
-            with pytest.raises(LockLimitMismatch) as caught:
+            with pytest.raises(LockPermitsMismatch) as caught:
                 acquire(before, name, limit, claimant, now, ttl=ttl, wait=wait)
             assert (caught.value.limit, caught.value.asked) == (model.limit, limit)
             return

@@ -16,13 +16,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rayflow.errors import Fenced
+from rayflow.errors import WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Store
 from rayflow.storage.codec.journal import append_digest
 from rayflow.storage.memory import MemoryData, MemoryStore
 from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
-from rayflow.storage.operations import Answer, Append, Claim, Deliver, Done, Operation, Release, Rewind
+from rayflow.storage.operations import Answer, Append, Claim, Deliver, Done, Operation, Park, Rewind
 from rayflow.storage.sqlite.store import SqliteStore
 from tests.contract.operations import NOW, start
 from tests.properties.ownership_world import STATUSES, Coordinator, Message, fates, stops, who
@@ -165,7 +165,7 @@ class Ownership(RuleBasedStateMachine):
         assert coordinator.epoch is not None
         seen = None if blind else self.record().inbox_last
         wake = self.now + 20 if timer else None
-        self.send(coordinator, Release(self.x, coordinator.epoch, wake, self.tick(), seen), fate)
+        self.send(coordinator, Park(self.x, coordinator.epoch, wake, self.tick(), seen), fate)
 
     @precondition(driven)
     @rule(i=who, fate=fates)
@@ -242,7 +242,7 @@ class Ownership(RuleBasedStateMachine):
         before = self.record()
         try:
             self.loop.run_until_complete(self.writers[slot].commit([message.operation]))
-        except Fenced:
+        except WriterFenced:
             assert self.record() == before
         else:
             raise AssertionError("a fenced writer wrote")
@@ -274,7 +274,7 @@ class Ownership(RuleBasedStateMachine):
             case Claim():
                 assert now.owner == operation.nonce
                 assert answer.epoch == operation.expected + 1
-            case Release():
+            case Park():
                 if before.owner != "" and answer.parked:
                     assert before.epoch == operation.epoch
                     self.slept_on = max(self.slept_on, operation.seen or 0)

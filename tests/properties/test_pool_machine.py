@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rayflow.core.pool import Grant, Limit, Recall, is_own_tasks
 from rayflow.core.pool.protocol import token_keys
-from rayflow.core.pool.state import Environment, Seat, Worker
+from rayflow.core.pool.state import Environment, LeaseState, Worker
 from tests.properties.pool_world import (
     ENVIRONMENTS,
     LIMITS,
@@ -301,7 +301,7 @@ class PoolWorld(RuleBasedStateMachine):
     ) -> None:
         """No more leases are asked back than are waited for, and only for somebody else."""
 
-        def counts(seat: Seat) -> bool:
+        def counts(seat: LeaseState) -> bool:
             worker = environment.workers[seat.lease.worker]
             return not seat.lease.alone and not worker.leaving and worker.name != environment.drain
 

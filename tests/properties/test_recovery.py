@@ -5,7 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.core.cluster.recovery import MOST_TAKEOVERS, TAKEOVERS_BEFORE_ALONE, Pulse, Takeovers, TakeUp
+from rayflow.core.cluster.recovery import (
+    MOST_TAKEOVERS,
+    TAKEOVERS_BEFORE_ALONE,
+    FailoverAction,
+    FailoverCounter,
+    HeartbeatTracker,
+)
 
 PATIENCE = 4.0
 NAMES = st.sampled_from("ab")
@@ -19,7 +25,7 @@ SIGNS = st.lists(
 def test_who_is_silent_is_who_was_asked_and_has_not_answered_for_longer_than_the_patience(
     signs: list[tuple[str, str]],
 ) -> None:
-    pulse, now = Pulse(PATIENCE), 0.0
+    pulse, now = HeartbeatTracker(PATIENCE), 0.0
     since: dict[str, float] = {}
     waiting: set[str] = set()
     for what, name in signs:
@@ -46,7 +52,7 @@ DEATHS = st.lists(st.tuples(NAMES, st.one_of(st.none(), st.integers(0, 2))), max
 
 @given(DEATHS)
 def test_only_who_gets_no_further_is_suspected_and_only_then_set_aside(deaths: list[tuple[str, int | None]]) -> None:
-    takeovers = Takeovers()
+    takeovers = FailoverCounter()
     at = {"a": 0, "b": 0}
     row: dict[str, int] = {}
     for name, entries in deaths:
@@ -57,7 +63,7 @@ def test_only_who_gets_no_further_is_suspected_and_only_then_set_aside(deaths: l
         at[name] += entries
         row[name] = 1 if entries or name not in row else row[name] + 1
         how = takeovers.lost(name, at[name])
-        assert (how is TakeUp.ASIDE) == (row[name] > MOST_TAKEOVERS)
+        assert (how is FailoverAction.ASIDE) == (row[name] > MOST_TAKEOVERS)
         assert takeovers.suspected(name) == (row[name] >= TAKEOVERS_BEFORE_ALONE)
         assert not takeovers.is_further(name, at[name])
         assert takeovers.is_further(name, at[name] + 1)

@@ -14,7 +14,7 @@ from hypothesis.stateful import invariant, precondition, rule
 
 import rayflow as rf
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.supervisor.maintenance import Collector
+from rayflow.runtime.supervisor.maintenance import RetentionSweeper
 from rayflow.storage.model import ExecutionRecord
 from tests.properties import across_flows as flows
 from tests.properties.test_across import FAILED, IDS, MOST, NUMBERS, OVER, STARTS, Across
@@ -42,7 +42,7 @@ class Keeping(Across):
         super().__init__()
         for flow in CHILDREN:
             flow.retention = rf.Retention(completed=1, failed=1, cancelled=1)
-        self.collector = Collector(self.world.ask)
+        self.collector = RetentionSweeper(self.world.ask)
         self.lives: dict[str, ExecutionRecord] = {}
 
     @precondition(lambda self: len(self.world.data.executions) < MOST)

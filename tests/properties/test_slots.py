@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rayflow.core.pool.protocol import Grant, Limit, own_tasks
-from rayflow.core.pool.slots import IDLE_KEEP, Key, Report, Send, Slots
+from rayflow.core.pool.slots import IDLE_KEEP, Key, Report, SendBatch, Slots
 from rayflow.core.pool.wait_queue import BATCH_SECONDS, BATCH_TASKS, Kind
 
 KEY, RATE = Limit("key", 1), Limit("rate", 2, 1.0)
@@ -196,7 +196,7 @@ class SlotsModel(RuleBasedStateMachine):
             if token in self.recalled or kind[2] or self.now >= since + IDLE_KEEP:
                 self.gone(token)
 
-    def check_batch(self, send: Send) -> None:
+    def check_batch(self, send: SendBatch) -> None:
         kind = self.held[send.token]
         environment, alone, limits = kind
         assert (send.environment, send.alone, send.limited, send.rated) == (

@@ -31,8 +31,8 @@ from rayflow.storage.memory import MemoryData, MemoryStore
 from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.objects.buckets import ObstoreBucket
 from rayflow.storage.objects.store import ObjectStore
-from rayflow.storage.operations import Answer, Operation, Refused
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.operations import Answer, Operation, Rejected
+from rayflow.storage.rules.retention import PurgeFilter
 from rayflow.storage.sqlite import large_values
 from rayflow.storage.sqlite.store import SqliteStore
 from tests.contract.operations import append, claim, deliver, letter, record, send, start, start_child
@@ -135,7 +135,7 @@ class Values(RuleBasedStateMachine):
     def commit(self, *operations: Operation) -> list[Answer]:
         answers: list[Answer] = self.run(self.store.commit(operations))
         for answer in answers:
-            if isinstance(answer, Refused) and isinstance(answer.error, StorageUnavailable):
+            if isinstance(answer, Rejected) and isinstance(answer.error, StorageUnavailable):
                 assert "is not in the store" in str(answer.error)
         return answers
 
@@ -229,7 +229,7 @@ class Values(RuleBasedStateMachine):
 
     @rule(chosen=st.sets(names))
     def delete(self, chosen: set[str]) -> None:
-        self.run(self.store.collect(Over(ids=tuple(chosen))))
+        self.run(self.store.collect(PurgeFilter(ids=tuple(chosen))))
 
 
 class InMemory(Values):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome
-from rayflow.runtime.worker.slots import KEEP, KEEP_COLLECTED, Batch, Batches
+from rayflow.runtime.worker.slots import KEEP, KEEP_COLLECTED, Batch, WorkerSlots
 
 
 def task(seq: int) -> TaskMessage:
@@ -18,7 +18,7 @@ def outcome(seq: int) -> TaskOutcome:
     return TaskOutcome("e", seq, 1, b"", None, 0.0, 0.0)
 
 
-def late(batches: Batches, name: str, now: float) -> Batch:
+def late(batches: WorkerSlots, name: str, now: float) -> Batch:
     """A batch that was answered while its task ran, and ended afterwards."""
     batch = batches.take(message(name, 1))
     assert batches.begin(batch, now, now) == task(1)
@@ -28,7 +28,7 @@ def late(batches: Batches, name: str, now: float) -> Batch:
 
 
 def test_a_batch_that_was_answered_at_its_end_is_not_kept() -> None:
-    batches = Batches(1)
+    batches = WorkerSlots(1)
     batch = batches.take(message("b", 1))
     batches.begin(batch, 0.0, 0.0)
     batches.finish(batch, outcome(1), 0.0)
@@ -37,7 +37,7 @@ def test_a_batch_that_was_answered_at_its_end_is_not_kept() -> None:
 
 
 def test_a_batch_that_was_answered_early_is_kept_for_a_while() -> None:
-    batches = Batches(1)
+    batches = WorkerSlots(1)
     first = late(batches, "first", 0.0)
     assert late(batches, "second", KEEP) is batches.find("second")
     assert batches.find("first") is first
@@ -46,7 +46,7 @@ def test_a_batch_that_was_answered_early_is_kept_for_a_while() -> None:
 
 
 def test_once_it_was_collected_it_is_kept_for_a_shorter_while() -> None:
-    batches = Batches(1)
+    batches = WorkerSlots(1)
     first = late(batches, "first", 0.0)
     assert batches.collect(first, 1.0).outcomes == (outcome(1),)
     late(batches, "second", KEEP_COLLECTED + 1.0)
@@ -56,14 +56,14 @@ def test_once_it_was_collected_it_is_kept_for_a_shorter_while() -> None:
 
 
 def test_only_so_many_are_kept_the_newest_ones() -> None:
-    batches = Batches(1, kept=2)
+    batches = WorkerSlots(1, kept=2)
     for name in "abc":
         late(batches, name, 0.0)
     assert [batches.find(name) is not None for name in "abc"] == [False, True, True]
 
 
 def test_a_batch_whose_rest_is_given_back_between_two_tasks_is_over() -> None:
-    batches = Batches(1)
+    batches = WorkerSlots(1)
     batch = batches.take(message("b", 1, 2, 3))
     batches.begin(batch, 0.0, 0.0)
     batches.finish(batch, outcome(1), 0.0)
@@ -74,7 +74,7 @@ def test_a_batch_whose_rest_is_given_back_between_two_tasks_is_over() -> None:
 
 
 def test_a_batch_with_a_withdrawn_last_task_ends_with_the_running_one() -> None:
-    batches = Batches(1)
+    batches = WorkerSlots(1)
     batch = batches.take(message("b", 1, 2))
     batches.begin(batch, 0.0, 0.0)
     assert batches.cancel(("e", 2, 1), None, "", 5.0) == (True, [])
@@ -84,7 +84,7 @@ def test_a_batch_with_a_withdrawn_last_task_ends_with_the_running_one() -> None:
 
 
 def test_what_was_given_up_is_stopped_whatever_comes_of_it_later() -> None:
-    batches = Batches(2)
+    batches = WorkerSlots(2)
     one, two = batches.take(message("one", 1)), batches.take(message("two", 2, 3))
     for batch in (one, two):
         batches.begin(batch, 7.0, 0.0)
@@ -100,7 +100,7 @@ def test_what_was_given_up_is_stopped_whatever_comes_of_it_later() -> None:
 
 
 def test_after_so_many_tasks_no_batch_is_taken_and_those_here_go_on() -> None:
-    batches = Batches(2, most=2)
+    batches = WorkerSlots(2, most=2)
     first, second = batches.take(message("a", 1, 2, 3)), batches.take(message("b", 4))
     assert batches.begin(first, 0.0, 0.0) is not None
     assert (batches.worn, batches.refusal(message("c", 5))) == (False, "busy")
@@ -110,11 +110,11 @@ def test_after_so_many_tasks_no_batch_is_taken_and_those_here_go_on() -> None:
         batches.finish(batch, outcome(seq), 0.0)
     assert batches.begin(first, 0.0, 0.0) == task(2)
     assert batches.refusal(message("c", 5)) == "busy"
-    assert not Batches(1).worn
+    assert not WorkerSlots(1).worn
 
 
 def test_what_turns_out_to_be_too_late_is_given_back_and_the_next_begins() -> None:
-    batches = Batches(1)
+    batches = WorkerSlots(1)
     batch = batches.take(message("b", 1, 2))
     assert batches.begin(batch, 0.0, 0.0) == task(1)
     batches.not_begun(batch, 0.0)
@@ -125,7 +125,7 @@ def test_what_turns_out_to_be_too_late_is_given_back_and_the_next_begins() -> No
 
 
 def test_what_is_too_late_after_an_early_answer_is_told_when_it_is_collected() -> None:
-    batches = Batches(1)
+    batches = WorkerSlots(1)
     batch = batches.take(message("b", 1))
     batches.begin(batch, 0.0, 0.0)
     assert batches.answer(batch, 0.0) == BatchReply(running=("e", 1, 1))

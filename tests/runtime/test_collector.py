@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rayflow.errors import StorageUnavailable
-from rayflow.runtime.supervisor.maintenance import BATCH, Collector
-from rayflow.storage.rules.retention import Collected, Over
+from rayflow.runtime.supervisor.maintenance import BATCH, RetentionSweeper
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 
 
 class Store:
     """Answers what the test says, and remembers what it was asked."""
 
-    def __init__(self, *answers: Collected | Exception, spare: int = 0) -> None:
+    def __init__(self, *answers: PurgeBatch | Exception, spare: int = 0) -> None:
         self.answers = list(answers)
         self.spare = spare
         self.asked: list[object] = []
@@ -28,21 +28,21 @@ class Store:
         return answer
 
 
-def over(after: tuple[float, str] | None = None, now: float = 9.0) -> Over:
-    return Over(expired_by=now, after=after, limit=BATCH)
+def over(after: tuple[float, str] | None = None, now: float = 9.0) -> PurgeFilter:
+    return PurgeFilter(expired_by=now, after=after, limit=BATCH)
 
 
 def test_where_nothing_has_expired_it_asks_once() -> None:
-    store = Store(Collected(), Collected())
-    collector = Collector(store)
+    store = Store(PurgeBatch(), PurgeBatch())
+    collector = RetentionSweeper(store)
     assert not collector.look(9.0)
     assert not collector.look(10.0)
     assert store.asked == [over(), over(now=10.0)]
 
 
 def test_it_goes_on_where_it_was_and_then_gives_space_back() -> None:
-    store = Store(Collected(("a",), 5, (1.0, "a")), Collected((), 0, (2.0, "b")), *[Collected()] * 3, spare=3)
-    collector = Collector(store)
+    store = Store(PurgeBatch(("a",), 5, (1.0, "a")), PurgeBatch((), 0, (2.0, "b")), *[PurgeBatch()] * 3, spare=3)
+    collector = RetentionSweeper(store)
     assert [collector.look(9.0) for _ in range(5)] == [True, True, True, True, False]
     assert store.asked == [
         over(), over((1.0, "a")), over((2.0, "b")), "reclaim", over(), "reclaim", over(), "reclaim",
@@ -50,8 +50,8 @@ def test_it_goes_on_where_it_was_and_then_gives_space_back() -> None:
 
 
 def test_a_store_that_cannot_be_asked_is_asked_the_same_again() -> None:
-    store = Store(Collected(("a",), 5, (1.0, "a")), StorageUnavailable("gone"), Collected(("b",), 5), spare=1)
-    collector = Collector(store)
+    store = Store(PurgeBatch(("a",), 5, (1.0, "a")), StorageUnavailable("gone"), PurgeBatch(("b",), 5), spare=1)
+    collector = RetentionSweeper(store)
     assert collector.look(9.0)
     with pytest.raises(StorageUnavailable):
         collector.look(9.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rayflow.definition.options import PoolConfig
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, Reply
-from rayflow.runtime.pool.workers import Crew
+from rayflow.runtime.pool.workers import WorkerGroup
 from rayflow.runtime.settings import Settings
 from tests.runtime.test_overseer import Scripted
 
@@ -30,7 +30,7 @@ class Told:
 
 def test_a_watch_that_fails_is_begun_anew_and_one_that_ends_is_a_death() -> None:
     system, told = Scripted(), Told()
-    crew = Crew(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
+    crew = WorkerGroup(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
     crew._came("w", ())
     for error in (ActorUnavailable(WORKER), ActorLost(WORKER)):
         then = system.replies[WORKER][-1]
@@ -42,7 +42,7 @@ def test_a_watch_that_fails_is_begun_anew_and_one_that_ends_is_a_death() -> None
 
 def test_a_worker_that_is_adopted_is_asked_again_where_only_the_call_failed() -> None:
     system, told = Scripted(), Told()
-    crew = Crew(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
+    crew = WorkerGroup(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
     crew.adopt("w", 2)
     answers = {
         "ready": [Reply(error=ActorUnavailable(WORKER)), Reply()],

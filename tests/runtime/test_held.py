@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayflow.runtime.actors.base import Held
-from rayflow.runtime.coordinator.worker_client import HeldValues
+from rayflow.runtime.coordinator.worker_client import ObjectRefCache
 
 
 def held(*digests: str, size: int = 10) -> dict[str, Held]:
@@ -16,7 +16,7 @@ def held(*digests: str, size: int = 10) -> dict[str, Held]:
 
 
 def test_what_was_told_is_answered() -> None:
-    values = HeldValues()
+    values = ObjectRefCache()
     values.add(["x"], held("a", "b"))
     assert values.of(["a", "c"]) == held("a")
     assert len(values) == 2
@@ -24,7 +24,7 @@ def test_what_was_told_is_answered() -> None:
 
 
 def test_a_newer_handle_takes_the_place_of_an_older_one() -> None:
-    values = HeldValues()
+    values = ObjectRefCache()
     values.add(["x"], held("a"))
     newer = {"a": Held("another", 10)}
     values.add(["y"], newer)
@@ -33,7 +33,7 @@ def test_a_newer_handle_takes_the_place_of_an_older_one() -> None:
 
 
 def test_who_was_used_longest_ago_goes_first() -> None:
-    values = HeldValues(most_bytes=30)
+    values = ObjectRefCache(most_bytes=30)
     values.add(["x"], held("a", "b", "c"))
     values.of(["a"])
     values.add(["x"], held("d"))
@@ -42,20 +42,20 @@ def test_who_was_used_longest_ago_goes_first() -> None:
 
 
 def test_not_more_than_so_many() -> None:
-    values = HeldValues(most=2)
+    values = ObjectRefCache(most=2)
     values.add(["x"], held("a", "b", "c", size=0))
     assert set(values.of("abc")) == {"b", "c"}
 
 
 def test_one_that_is_larger_than_all_together_is_not_held() -> None:
-    values = HeldValues(most_bytes=30)
+    values = ObjectRefCache(most_bytes=30)
     values.add(["x"], held("a", size=31))
     assert len(values) == 0
     assert values.bytes == 0
 
 
 def test_what_only_one_execution_used_goes_with_it() -> None:
-    values = HeldValues()
+    values = ObjectRefCache()
     values.add(["x", "y"], held("both"))
     values.add(["x"], held("mine"))
     values.forget("x")
@@ -67,14 +67,14 @@ def test_what_only_one_execution_used_goes_with_it() -> None:
 
 
 def test_what_nobody_drives_any_more_is_not_held() -> None:
-    values = HeldValues()
+    values = ObjectRefCache()
     values.add([], held("a"))
     assert len(values) == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 40), st.sampled_from("xyz"), st.booleans())))
 def test_the_bounds_hold_and_the_sum_is_right(steps: Sequence[tuple[str, int, str, bool]]) -> None:
-    values = HeldValues(most_bytes=100, most=3)
+    values = ObjectRefCache(most_bytes=100, most=3)
     for digest, size, execution, forget in steps:
         if forget:
             values.forget(execution)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.runtime.code.change_detector import LoadedCode
+from rayflow.runtime.code.change_detector import CodeChangeDetector
 
 Write = Callable[..., Path]
 
@@ -37,7 +37,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
 
 def test_a_file_that_was_edited_has_changed(write: Write, tmp_path: Path) -> None:
-    code = LoadedCode([str(tmp_path / "code")])
+    code = CodeChangeDetector([str(tmp_path / "code")])
     assert not code.changed()
     file = write()
     assert not code.changed()
@@ -50,7 +50,7 @@ def test_a_file_that_was_edited_has_changed(write: Write, tmp_path: Path) -> Non
 
 def test_also_where_it_is_as_long_as_before(write: Write, tmp_path: Path) -> None:
     file = write()
-    code = LoadedCode([str(tmp_path / "code")])
+    code = CodeChangeDetector([str(tmp_path / "code")])
     code.note()
     file.write_text("x = 2")
     os.utime(file, ns=(0, 0))
@@ -62,7 +62,7 @@ def test_only_what_lies_in_the_folders_and_was_imported_counts(write: Write, tmp
     (tmp_path / "code").mkdir()
     unused = tmp_path / "code" / "unused.py"
     unused.write_text("x = 1")
-    code = LoadedCode([str(tmp_path / "code")])
+    code = CodeChangeDetector([str(tmp_path / "code")])
     code.note()
     file.write_text("x = 22")
     unused.write_text("x = 22")
@@ -71,7 +71,7 @@ def test_only_what_lies_in_the_folders_and_was_imported_counts(write: Write, tmp
 
 def test_a_folder_of_a_longer_name_is_another_folder(write: Write, tmp_path: Path) -> None:
     file = write("codebase")
-    code = LoadedCode([str(tmp_path / "code")])
+    code = CodeChangeDetector([str(tmp_path / "code")])
     code.note()
     file.write_text("x = 22")
     assert not code.changed()
@@ -82,7 +82,7 @@ def test_a_virtual_environment_in_a_folder_does_not_count(
 ) -> None:
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "code" / ".venv"))
     file = write("code/.venv")
-    code = LoadedCode([str(tmp_path / "code")])
+    code = CodeChangeDetector([str(tmp_path / "code")])
     code.note()
     file.write_text("x = 22")
     assert not code.changed()
@@ -90,7 +90,7 @@ def test_a_virtual_environment_in_a_folder_does_not_count(
 
 def test_what_has_changed_can_be_imported_anew(write: Write, tmp_path: Path) -> None:
     file = write(text="x = 1")
-    code = LoadedCode([str(tmp_path / "code")])
+    code = CodeChangeDetector([str(tmp_path / "code")])
     code.refresh()
     assert importlib.import_module(file.stem) is sys.modules[file.stem]
     old = sys.modules[file.stem]
@@ -103,14 +103,14 @@ def test_what_has_changed_can_be_imported_anew(write: Write, tmp_path: Path) -> 
 
 def test_packages_do_not_change(write: Write) -> None:
     file = write()
-    code = LoadedCode(["code", "."])
+    code = CodeChangeDetector(["code", "."])
     file.write_text("x = 22")
     assert not code.changed()
 
 
 def test_a_file_that_is_gone_is_all_that_is_left_of_it(write: Write, tmp_path: Path) -> None:
     file = write()
-    code = LoadedCode([str(tmp_path / "code")])
+    code = CodeChangeDetector([str(tmp_path / "code")])
     code.note()
     file.unlink()
     assert not code.changed()

@@ -14,7 +14,7 @@ import pytest
 
 from rayflow.errors import DefinitionError
 from rayflow.runtime.logs import PlaceFilter, StderrHandler, configure, within
-from rayflow.runtime.worker.reporter import Lines, collecting, install
+from rayflow.runtime.worker.reporter import OutputLines, collecting, install
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import bench
 
@@ -166,7 +166,7 @@ def test_a_record_made_while_collecting_is_a_line() -> None:
     with logging_to():
         configure(json=False)
         install()  # after the handler was made: it looks for standard error when it writes
-        lines = Lines()
+        lines = OutputLines()
         with collecting(lines):
             log.warning("careful")
         [line] = lines.take()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayflow.runtime.worker.reporter import Lines, Tee, collecting, install
+from rayflow.runtime.worker.reporter import OutputLines, Tee, collecting, install
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def wrapped() -> Iterator[io.StringIO]:
 
 # --- lines --------------------------------------------------------------------------------------------------
 def test_lines_are_taken_when_they_are_complete_and_once() -> None:
-    lines = Lines()
+    lines = OutputLines()
     lines.feed("stdout", "one\ntw")
     assert lines.take() == ("one",)
     lines.feed("stdout", "o\n\nthree")
@@ -39,7 +39,7 @@ def test_lines_are_taken_when_they_are_complete_and_once() -> None:
 
 
 def test_the_streams_do_not_tear_each_others_lines() -> None:
-    lines = Lines()
+    lines = OutputLines()
     lines.feed("stdout", "out ")
     lines.feed("stderr", "err ")
     lines.feed("stdout", "one\n")
@@ -48,7 +48,7 @@ def test_the_streams_do_not_tear_each_others_lines() -> None:
 
 
 def test_the_last_lines_are_kept_and_the_dropped_ones_counted() -> None:
-    lines = Lines(limit=2)
+    lines = OutputLines(limit=2)
     for n in range(5):
         lines.feed("stdout", f"{n}\n")
     assert lines.take() == ("… 3 earlier lines were dropped", "3", "4")
@@ -57,7 +57,7 @@ def test_the_last_lines_are_kept_and_the_dropped_ones_counted() -> None:
 
 
 def test_a_long_line_is_cut_and_does_not_grow_while_it_is_written() -> None:
-    lines = Lines(width=4)
+    lines = OutputLines(width=4)
     lines.feed("stdout", "abcd\n")
     for _ in range(100):
         lines.feed("stdout", "efgh")
@@ -67,7 +67,7 @@ def test_a_long_line_is_cut_and_does_not_grow_while_it_is_written() -> None:
 
 
 def test_a_carriage_return_begins_the_line_again() -> None:
-    lines = Lines(width=8)
+    lines = OutputLines(width=8)
     for percent in range(0, 101, 10):
         lines.feed("stderr", f"\r{percent:3} %")
     lines.feed("stderr", "\r\n")
@@ -79,7 +79,7 @@ def test_a_carriage_return_begins_the_line_again() -> None:
 # --- streams ------------------------------------------------------------------------------------------------
 def test_everything_goes_on_and_what_a_step_writes_is_collected() -> None:
     with wrapped() as out:
-        lines = Lines()
+        lines = OutputLines()
         print("before")
         with collecting(lines):
             print("inside")
@@ -124,7 +124,7 @@ def test_a_stream_put_around_a_wrapped_one_does_not_double_the_lines(monkeypatch
 
         monkeypatch.setattr(sys, "stdout", Around())
         install()
-        lines = Lines()
+        lines = OutputLines()
         with collecting(lines):
             print("once")
         assert lines.take() == ("once",)
@@ -133,10 +133,10 @@ def test_a_stream_put_around_a_wrapped_one_does_not_double_the_lines(monkeypatch
 
 def test_each_context_has_lines_of_its_own() -> None:
     with wrapped():
-        one, two = Lines(), Lines()
+        one, two = OutputLines(), OutputLines()
         both = threading.Barrier(2)
 
-        def run(lines: Lines, word: str) -> None:
+        def run(lines: OutputLines, word: str) -> None:
             with collecting(lines):
                 both.wait()
                 print(word)
@@ -152,7 +152,7 @@ def test_each_context_has_lines_of_its_own() -> None:
 
 def test_async_code_and_its_threads_belong_to_the_step_but_bare_threads_do_not() -> None:
     with wrapped() as out:
-        lines = Lines()
+        lines = OutputLines()
 
         async def step() -> None:
             print("on the loop")

@@ -12,9 +12,9 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, Reply
 from rayflow.runtime.actors.clock import REAL
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.coordinator.supervisor_client import Reports
+from rayflow.runtime.coordinator.supervisor_client import SupervisorClient
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor.supervisor import Overseer
+from rayflow.runtime.supervisor.supervisor import Supervisor
 from rayflow.storage.base import Filter
 from rayflow.storage.model import ExecutionRecord
 from tests.contract.operations import NOW, record
@@ -69,9 +69,9 @@ class Scripted:
         self.sent[name].append(("kill", (restart,)))
 
 
-def overseer(system: Scripted, *places: str) -> Overseer:
+def overseer(system: Scripted, *places: str) -> Supervisor:
     """One that has begun, with these coordinators ready; its thread is the test's."""
-    made = Overseer(system, Settings("memory://"))  # type: ignore[arg-type]
+    made = Supervisor(system, Settings("memory://"))  # type: ignore[arg-type]
     for name in places:
         made.fleet.places[name] = Place(name, ENVIRONMENT.id, ready=True)
     made._begun = True
@@ -84,7 +84,7 @@ def row(epoch: int, *, owner: str = "") -> ExecutionRecord:
     return record(environment=ENVIRONMENT.to_json(), epoch=epoch, owner=owner, coordinator=owner, runnable_at=due)
 
 
-def given(system: Scripted, made: Overseer, epoch: int) -> str:
+def given(system: Scripted, made: Supervisor, epoch: int) -> str:
     """Give the execution to a coordinator; answers which."""
     system.rows["x"] = row(epoch)
     made.submit([system.rows["x"]])
@@ -169,7 +169,7 @@ def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
 # --- a coordinator's words ----------------------------------------------------------------------------------
 def test_a_word_that_is_not_heard_is_said_again() -> None:
     system, waiting = Scripted(), list[Callable[[], None]]()
-    reports = Reports(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
+    reports = SupervisorClient(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
     reports.nudge(["x"])
     for answer in (Reply(error=ActorUnavailable(actor_names.SUPERVISOR)), Reply(), Reply(error=ActorLost("s"))):
         then = system.replies[actor_names.SUPERVISOR][-1]
@@ -182,7 +182,7 @@ def test_a_word_that_is_not_heard_is_said_again() -> None:
 
 def test_a_word_for_what_is_still_on_its_way_says_only_that_there_was_one() -> None:
     system, waiting = Scripted(), list[Callable[[], None]]()
-    reports = Reports(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
+    reports = SupervisorClient(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
     reports.astray("x")
     assert system.sent == {}
     waiting.pop()()

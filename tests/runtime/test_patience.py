@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from rayflow.runtime.actors import base
-from rayflow.runtime.actors.base import ActorLost, PatientActor, Reply
+from rayflow.runtime.actors.base import ActorLost, Reply, RetryingActor
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors import PATIENCE, Answers, counter, threads
 
@@ -23,7 +23,7 @@ def system() -> Iterator[ThreadSystem]:
 def test_a_call_that_was_under_way_is_sent_again(system: ThreadSystem) -> None:
     _, actor = counter(system, restart=True)
     found: list[object] = []
-    thread = threading.Thread(target=lambda: found.append(PatientActor(system, "a").call("hold")))
+    thread = threading.Thread(target=lambda: found.append(RetryingActor(system, "a").call("hold")))
     thread.start()
     assert actor.reached.wait(PATIENCE)
     system.kill("a", restart=True)
@@ -43,7 +43,7 @@ def test_an_actor_that_is_found_a_moment_later(system: ThreadSystem, monkeypatch
             counter(system)
 
     monkeypatch.setattr(base, "sleep", sleep)
-    assert PatientActor(system, "a").call("add", 2) == 2
+    assert RetryingActor(system, "a").call("add", 2) == 2
     assert waited == [base.AGAIN] * 3
 
 
@@ -51,37 +51,37 @@ def test_patience_begins_with_the_first_failure(system: ThreadSystem, monkeypatc
     times = iter([100.0, 100.5, 101.0])  # of the first failure, and of each look whether it lasts too long
     monkeypatch.setattr(base, "monotonic", lambda: next(times))
     monkeypatch.setattr(base, "sleep", lambda seconds: counter(system))
-    assert PatientActor(system, "a").call("add", 2) == 2
+    assert RetryingActor(system, "a").call("add", 2) == 2
     assert list(times) == [101.0], "what came before the failure is not counted"
 
 
 def test_who_is_not_waited_for_any_more_waits_for_nobody(system: ThreadSystem) -> None:
     began = time.monotonic()
     with pytest.raises(ActorLost):
-        PatientActor(system, "a", lambda: True).call("add", 2)
+        RetryingActor(system, "a", lambda: True).call("add", 2)
     assert time.monotonic() - began < base.PATIENCE / 2
 
 
 def test_patience_ends(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "PATIENCE", 0.2)
     with pytest.raises(ActorLost, match="there is no actor of that name"):
-        PatientActor(system, "a").call("add", 2)
+        RetryingActor(system, "a").call("add", 2)
 
 
 def test_an_error_of_the_method_is_no_reason_to_call_it_again(system: ThreadSystem) -> None:
     _, actor = counter(system)
     with pytest.raises(ValueError, match="no"):
-        PatientActor(system, "a").call("fail", ValueError("no"))
+        RetryingActor(system, "a").call("fail", ValueError("no"))
     with pytest.raises(ActorLost, match="another"):
-        PatientActor(system, "a").call("fail", ActorLost("another"))
-    assert PatientActor(system, "a").call("add", 1) == actor.count == 1
+        RetryingActor(system, "a").call("fail", ActorLost("another"))
+    assert RetryingActor(system, "a").call("add", 1) == actor.count == 1
 
 
 def test_what_is_sent_is_sent_once(system: ThreadSystem) -> None:
     answers = Answers()
-    PatientActor(system, "a").send("add", 2, then=answers)
+    RetryingActor(system, "a").send("add", 2, then=answers)
     assert [type(reply.error) for reply in answers.wait()] == [ActorLost]
-    PatientActor(system, "a").send("add", 2)  # nobody is told
+    RetryingActor(system, "a").send("add", 2)  # nobody is told
     counter(system)
-    PatientActor(system, "a").send("add", 2, then=answers)
+    RetryingActor(system, "a").send("add", 2, then=answers)
     assert answers.wait(2)[1] == Reply(value=2)

@@ -9,7 +9,7 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime.actors.thread_system import ThreadSystem
-from rayflow.runtime.store.actor import Persistence
+from rayflow.runtime.store.actor import StoreActor
 from rayflow.storage.base import Filter
 
 
@@ -19,7 +19,7 @@ def url(tmp_path: Path) -> str:
 
 
 def test_a_stopped_store_says_that_it_was_closed(url: str) -> None:
-    persistence = Persistence(ThreadSystem(), url)
+    persistence = StoreActor(ThreadSystem(), url)
     assert persistence.executions(Filter()) == []
     persistence.stop()
     with pytest.raises(StorageUnavailable, match="was closed"):
@@ -27,7 +27,7 @@ def test_a_stopped_store_says_that_it_was_closed(url: str) -> None:
 
 
 def test_one_that_was_never_opened_is_not_opened_after_its_end(url: str, tmp_path: Path) -> None:
-    persistence = Persistence(ThreadSystem(), url)
+    persistence = StoreActor(ThreadSystem(), url)
     persistence.stop()
     with pytest.raises(StorageUnavailable, match="was closed"):
         persistence.ready()
@@ -35,7 +35,7 @@ def test_one_that_was_never_opened_is_not_opened_after_its_end(url: str, tmp_pat
 
 
 def test_callers_on_other_threads_are_answered_or_told(url: str) -> None:
-    persistence = Persistence(ThreadSystem(), url)
+    persistence = StoreActor(ThreadSystem(), url)
     persistence.ready()
     ended: list[object] = []
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from rayflow.runtime.actors.base import ActorSpec, ActorSystem, ActorUnavailable, ask_all
-from rayflow.runtime.actors.health import Pings, keeping_alive
+from rayflow.runtime.actors.health import HealthMonitor, keeping_alive
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors import PATIENCE, threads
 
@@ -51,8 +51,10 @@ class Bench:
         self.system.spawn(ActorSpec(Pinged, how, (how, self.gate), groups={"control": 2}, restart=how == "hangs"))
         return how
 
-    def pings(self, patience: float = PATIENCE) -> Pings:
-        return Pings(self.system, patience, self.posted.put, lambda *about: self.failed.append(about), self.gone.append)
+    def pings(self, patience: float = PATIENCE) -> HealthMonitor:
+        return HealthMonitor(
+            self.system, patience, self.posted.put, lambda *about: self.failed.append(about), self.gone.append
+        )
 
     def take(self) -> None:
         self.posted.get(timeout=PATIENCE)()

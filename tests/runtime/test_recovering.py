@@ -11,10 +11,10 @@ from rayflow.core.cluster.recovery import CRASH_LOOP, MOST_TAKEOVERS, TAKEOVERS_
 from rayflow.errors import Failure, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.clock import SystemClock
-from rayflow.runtime.actors.mailbox import Turns
+from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.supervisor import recovery as recovering
 from rayflow.runtime.supervisor.actor_specs import persistence_spec
-from rayflow.runtime.supervisor.recovery import Asides, Recovering
+from rayflow.runtime.supervisor.recovery import Quarantine, RecoveryLoop
 from rayflow.storage.codec.journal import decode_entry, decode_failure
 from rayflow.storage.model import ExecutionRecord
 from tests.contract.operations import NOW, claim, start
@@ -37,12 +37,12 @@ class Bench:
     def __init__(self, ask: Any) -> None:
         self._store = ask
         self.clock = Clock()
-        self.turns = Turns("test", lambda: None, lambda: None, clock=self.clock)
+        self.turns = Mailbox("test", lambda: None, lambda: None, clock=self.clock)
         self.submitted: list[tuple[str, bool]] = []
         self.driven: set[str] = set()
         self.broken = 0
-        self.asides = Asides(self.turns, self.ask)
-        self.recovering = Recovering(self.turns, self.ask, lambda: self.driven, self._submit, self.asides.put)
+        self.asides = Quarantine(self.turns, self.ask)
+        self.recovering = RecoveryLoop(self.turns, self.ask, lambda: self.driven, self._submit, self.asides.put)
 
     def _submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False) -> None:
         self.submitted.extend((record.id, suspect) for record in records)

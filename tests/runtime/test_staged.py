@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 import rayflow as rf
-from rayflow.testing import BEGINNING, Stalled, TestEngine
-from rayflow.testing.actors import Stage
+from rayflow.testing import BEGINNING, TestEngine, WorkflowStuck
+from rayflow.testing.actors import DeterministicActorSystem
 from tests.fundamentals.tools import eventually
 
 PATIENCE = 20.0
@@ -221,7 +221,7 @@ def test_what_others_do_for_ever_does_not_help(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("rayflow.testing.waits.MOST_SKIPS", 20)
     with TestEngine() as env:
         env.schedules.create("minutely", rf.workflow(quick_one), rf.Schedule(every=60))
-        with pytest.raises(Stalled, match=r"waits for signal go, and although time went on until 2020-01-01T00:"):
+        with pytest.raises(WorkflowStuck, match=r"waits for signal go, and although time went on until 2020-01-01T00:"):
             env.execute(patient)
 
 
@@ -312,7 +312,7 @@ def test_a_lock_that_nobody_gives_back_is_told() -> None:
     with TestEngine(patience=0.05) as env:
         env.start(hoarder)
         env.settle()
-        with pytest.raises(Stalled, match=r"lock 'desk'.*nobody gives it back"), env.lock("desk"):
+        with pytest.raises(WorkflowStuck, match=r"lock 'desk'.*nobody gives it back"), env.lock("desk"):
             pass
 
 
@@ -351,7 +351,7 @@ def test_a_defect_is_raised_where_the_test_waits_and_from_then_on() -> None:
 
         def moved(self) -> None: ...
 
-    stage = Stage(0.0, 0.0)
+    stage = DeterministicActorSystem(0.0, 0.0)
     stage.ask(lambda: stage.add(Broken()))
     with pytest.raises(ZeroDivisionError):
         stage.ask(stage.settle)
@@ -361,7 +361,7 @@ def test_a_defect_is_raised_where_the_test_waits_and_from_then_on() -> None:
 
 
 def test_what_needs_a_cluster_or_makes_no_sense_is_refused() -> None:
-    with pytest.raises(rf.NotSupportedLocally):
+    with pytest.raises(rf.RequiresCluster):
         TestEngine(address="ray://head")
     with pytest.raises(rf.DefinitionError, match="steps_at_once"):
         TestEngine(steps_at_once=0)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from rayflow.errors import ClusterError
-from rayflow.runtime.actors.base import ActorLine, ActorLost, ActorSpec, CallTimeout, Reply
-from rayflow.runtime.actors.daemon_threads import Daemons
+from rayflow.runtime.actors.base import ActorChannel, ActorLost, ActorSpec, CallTimeout, Reply
+from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors import PATIENCE, Answers, Counter, counter, threads
 
@@ -112,7 +112,7 @@ def test_a_callback_that_fails_is_logged_and_harms_nobody(
 
 
 def test_a_line_is_a_call(system: ThreadSystem) -> None:
-    line = ActorLine(counter(system)[0], "echo")
+    line = ActorChannel(counter(system)[0], "echo")
     answers = Answers()
     line.send(b"data", answers)
     assert answers.wait() == [Reply(b"data")]
@@ -144,7 +144,7 @@ def test_no_more_threads_than_were_asked_for_and_calls_in_order(system: ThreadSy
 
 
 def test_threads_are_daemons_and_idle_ones_are_used_again() -> None:
-    daemons = Daemons("d", 4)
+    daemons = DaemonThreadPool("d", 4)
     seen: list[threading.Thread] = []
     for _ in range(9):
         done = threading.Event()

@@ -11,7 +11,7 @@ import pytest
 
 from rayflow.errors import LeaseLost
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage
-from rayflow.runtime.worker.slots import Batches
+from rayflow.runtime.worker.slots import WorkerSlots
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import Bench, bench, ended, keys, reach, value
 from tests.runtime.worker_steps import STAGE
@@ -188,7 +188,7 @@ def test_a_revoked_epoch_begins_nothing_more_of_a_batch_that_came_before(one: Be
 
 
 def test_only_so_many_epochs_are_remembered_the_newest_ones() -> None:
-    batches = Batches(1, remembered=2)
+    batches = WorkerSlots(1, remembered=2)
     for execution in ("a", "b", "a", "c"):
         batches.revoke(execution, 5)
     batches.revoke("a", 4)
@@ -226,8 +226,8 @@ def test_a_revoked_token_gives_back_what_waits_and_returns_when_nothing_runs(one
     assert one.worker.call("revoke_token", token, group="control") is True
     assert (ended(reply), list(reply.not_begun)) == (keys(tasks[0]), keys(tasks[1]))
     again = BatchMessage("again", token, 1, "coordinator", (one.task(steps.double, 2),), 1.0)
-    assert Batches(1).refusal(again) == ""
-    batches = Batches(1)
+    assert WorkerSlots(1).refusal(again) == ""
+    batches = WorkerSlots(1)
     batches.revoke_token(token, 0.0)
     assert batches.refusal(again) == "stale"
 

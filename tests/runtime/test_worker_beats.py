@@ -12,7 +12,7 @@ import pytest
 
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.worker import reporter as news_module
-from rayflow.runtime.worker.reporter import Beat, Beats
+from rayflow.runtime.worker.reporter import Heartbeat, HeartbeatRecorder
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import CODEC, Bench, bench, reach
 from tests.runtime.worker_steps import PATIENCE, STAGE
@@ -33,44 +33,44 @@ def text(value: Any) -> bytes:
 
 def test_at_most_one_goes_out_in_a_time_with_the_newest_progress() -> None:
     woken: list[None] = []
-    beats = Beats(10.0, text, lambda: woken.append(None))
+    beats = HeartbeatRecorder(10.0, text, lambda: woken.append(None))
     assert (beats.due, beats.take(0.0)) == (math.inf, None)
     beats.beat(1)
     assert beats.due < 0.0, "the first one goes out at once"
-    assert beats.take(100.0) == Beat(b"1")
+    assert beats.take(100.0) == Heartbeat(b"1")
     for value in (2, 3, None):
         beats.beat(value)
     assert (beats.due, beats.take(109.9)) == (110.0, None)
-    assert beats.take(110.0) == Beat(b"3"), "to be alive takes nothing back of the progress"
+    assert beats.take(110.0) == Heartbeat(b"3"), "to be alive takes nothing back of the progress"
     assert (beats.due, beats.take(999.0)) == (math.inf, None)
     beats.beat()
-    assert beats.take(999.0) == Beat(None)
+    assert beats.take(999.0) == Heartbeat(None)
     assert len(woken) == 3, "throttled ones wake nobody"
 
 
 def test_that_the_code_is_done_goes_out_at_once_with_the_newest_progress() -> None:
-    beats = Beats(10.0, text, lambda: None)
+    beats = HeartbeatRecorder(10.0, text, lambda: None)
     beats.beat(1)
-    assert beats.take(0.0) == Beat(b"1")
+    assert beats.take(0.0) == Heartbeat(b"1")
     beats.beat(2)
     assert beats.take(1.0) is None
     beats.ran()
-    assert beats.take(1.0) == Beat(b"2", ran=True)
+    assert beats.take(1.0) == Heartbeat(b"2", ran=True)
     beats.ran()
     assert beats.take(1.0) is None, "it is said once"
     beats.beat(3)  # of a thread of the step's that goes on
-    assert beats.take(11.0) == Beat(b"3", ran=True)
-    beats = Beats(10.0, text, lambda: None)
+    assert beats.take(11.0) == Heartbeat(b"3", ran=True)
+    beats = HeartbeatRecorder(10.0, text, lambda: None)
     beats.ran()
     beats.beat(1)
-    assert beats.take(0.0) == Beat(b"1", ran=True)
+    assert beats.take(0.0) == Heartbeat(b"1", ran=True)
 
 
 # --- from a step to its coordinator -------------------------------------------------------------------------
 def test_the_first_beat_is_heard_while_the_step_runs(one: Bench) -> None:
     task = one.task(steps.beat_and_wait, [{"done": 1}], "a", [], "b", attempt=2, epoch=5, beat_every=3600.0)
     pending = one.send(task)
-    assert one.beats.get(timeout=PATIENCE) == (("e1", task.seq, 2), 5, Beat(CODEC.encode({"done": 1})))
+    assert one.beats.get(timeout=PATIENCE) == (("e1", task.seq, 2), 5, Heartbeat(CODEC.encode({"done": 1})))
     assert not pending.answered
     for gate in "ab":
         STAGE.gate(gate).opened.set()

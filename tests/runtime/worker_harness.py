@@ -16,7 +16,7 @@ from rayflow.runtime.actors.base import Actor, ActorSpec, ActorSystem, Reply
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
-from rayflow.runtime.worker.reporter import Beat
+from rayflow.runtime.worker.reporter import Heartbeat
 from rayflow.storage.codec.payloads import MsgpackCodec
 from tests.runtime.worker_steps import PATIENCE, STAGE
 
@@ -46,7 +46,7 @@ class Listener:
         self.bench.news.set()
 
     def beat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
-        self.bench.beats.put((key, epoch, Beat(*beat)))
+        self.bench.beats.put((key, epoch, Heartbeat(*beat)))
 
     def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
         self.bench.begun.append((execution_id, seq, attempt, epoch, at))
@@ -97,7 +97,7 @@ class Bench:
         self.blobs: dict[str, bytes] = {}
         self.heard: list[Any] = []
         self.news = threading.Event()
-        self.beats: queue.SimpleQueue[tuple[Key, int, Beat]] = queue.SimpleQueue()
+        self.beats: queue.SimpleQueue[tuple[Key, int, Heartbeat]] = queue.SimpleQueue()
         self.begun: list[tuple[str, int, int, int, float]] = []
         self.worn: queue.SimpleQueue[str] = queue.SimpleQueue()
         system.spawn(ActorSpec(Blobs, "store", (self.blobs,)))

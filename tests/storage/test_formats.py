@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.base import Filter
 from rayflow.storage.changes import Changes
 from rayflow.storage.objects import segments
@@ -179,7 +179,7 @@ def test_an_older_program_refuses_newer_objects_and_learns_who_took_over(monkeyp
         with monkeypatch.context() as newer:
             newer.setattr(segments, "FORMAT", segments.FORMAT + 1)
             new = await opened(FaultyBucket(world), "newer", compact_after=1000)
-            with pytest.raises(Fenced, match="taken over by 'newer'"):  # a claim can be read by all
+            with pytest.raises(WriterFenced, match="taken over by 'newer'"):  # a claim can be read by all
                 await done(old, start("late"))
             await done(new, start("after"))
         with pytest.raises(StorageUnavailable, match=r"reads formats up to \d: a newer rayflow wrote the store"):

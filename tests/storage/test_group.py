@@ -10,7 +10,7 @@ import pytest
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.group_commit import GroupCommitter
 from rayflow.storage.memory import MemoryStore
-from rayflow.storage.operations import Answer, Done, Operation, Refused
+from rayflow.storage.operations import Answer, Done, Operation, Rejected
 from tests.contract.operations import NOW, append, claim, row, run, start
 
 
@@ -92,7 +92,7 @@ def test_each_caller_gets_its_own_refusals() -> None:
         group = GroupCommitter(await slow_store())
         good, bad = await asyncio.gather(group.commit([start("a")]), group.commit([append("nobody")]))
         assert isinstance(good[0], Done)
-        assert isinstance(bad[0], Refused)
+        assert isinstance(bad[0], Rejected)
 
     run(body())
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from rayflow.definition.agent import AgentResult
 from rayflow.errors import CodecError, CorruptRecord
 from rayflow.storage.codec.large_values import Reference, is_large, refer, whole
-from rayflow.storage.codec.payloads import Keeping, MsgpackCodec, canonical, references
+from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec, canonical, references
 
 LIMIT = 1000
 
@@ -40,7 +40,7 @@ class Shelf:
         self.reads = 0
         self.real = MsgpackCodec(fetch=self.fetch)
         self.lazy = MsgpackCodec(fetch=self.fetch, lazy=True)
-        self.keeping = Keeping(self.real, self.keep, LIMIT)
+        self.keeping = LargeValueEncoder(self.real, self.keep, LIMIT)
 
     def keep(self, reference: Reference, data: bytes) -> None:
         self.kept[reference.digest] = data
@@ -123,8 +123,8 @@ def test_what_refers_to_others_is_never_kept_itself(shelf: Shelf) -> None:
     many = [shelf.handed_on("x" * 3000 + str(n)) for n in range(50)]
     data = shelf.lazy.encode(many)
     assert len(data) > LIMIT
-    assert Keeping(shelf.lazy, shelf.keep, LIMIT).refer(data) == data
-    assert Keeping(shelf.lazy, shelf.keep, LIMIT).encode(many) == data
+    assert LargeValueEncoder(shelf.lazy, shelf.keep, LIMIT).refer(data) == data
+    assert LargeValueEncoder(shelf.lazy, shelf.keep, LIMIT).encode(many) == data
     assert references(data) == set(shelf.kept)
     assert len(shelf.kept) == 50
 

@@ -14,7 +14,7 @@ from rayflow.storage.base import Filter
 from rayflow.storage.changes import Changes
 from rayflow.storage.objects import segments
 from rayflow.storage.objects.store import ObjectStore
-from rayflow.storage.operations import Done, Existing, Operation, Refused
+from rayflow.storage.operations import AlreadyExists, Done, Operation, Rejected
 from rayflow.storage.writer import Writer
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, append, claim, deliver, done, everything, row, start
@@ -100,9 +100,9 @@ def test_a_bad_member_fails_alone_by_its_own_error() -> None:
             start("a", priority=2**70),  # there already: it writes nothing, either
         ]
         answers = await store.commit(operations)
-        kinds = [Done, Refused, Done, Refused, Refused, Done, Done, Existing]
+        kinds = [Done, Rejected, Done, Rejected, Rejected, Done, Done, AlreadyExists]
         assert [type(answer) for answer in answers] == kinds
-        texts = [str(answer.error) for answer in answers if isinstance(answer, Refused)]
+        texts = [str(answer.error) for answer in answers if isinstance(answer, Rejected)]
         assert "Start of execution 'c' cannot be written" in texts[0]
         assert "no execution 'c'" in texts[1]
         assert "Append of execution 'a' cannot be written" in texts[2]
@@ -117,8 +117,8 @@ def test_a_member_that_is_too_large_fails_alone() -> None:
         store = await opened(FaultyBucket(World()))
         store.largest = 10_000
         answers = await store.commit([start("a"), start("b", input=b"x" * 10_000), start("c")])
-        assert [type(answer) for answer in answers] == [Done, Refused, Done]
-        assert isinstance(answers[1], Refused)
+        assert [type(answer) for answer in answers] == [Done, Rejected, Done]
+        assert isinstance(answers[1], Rejected)
         assert type(answers[1].error) is StorageError
         with pytest.raises(StorageError, match="bytes, of 10000 at most"):
             await store.commit([start(f"{i}", input=b"x" * 4_000) for i in range(3)])

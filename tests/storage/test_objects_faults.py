@@ -16,7 +16,7 @@ from rayflow.storage.memory import MemoryStore
 from rayflow.storage.model import StepNote
 from rayflow.storage.objects.store import ObjectStore
 from rayflow.storage.operations import Operation
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.rules.retention import PurgeFilter
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, append, claim, deliver, start
 from tests.storage.object_faults import (
@@ -49,7 +49,7 @@ STEPS: list[Step] = [
     committing(ops.rewind("b", last_seq=2), start("c", singleton="s")),
     lambda store: store.save_definition(ops.definition()),
     committing(ops.end("a", first=4)),
-    lambda store: store.collect(Over(ids=("a",))),
+    lambda store: store.collect(PurgeFilter(ids=("a",))),
     lambda store: store.heartbeat(now=NOW + 1),
     committing(claim("c"), append("c", next_run=b"again")),
 ]

@@ -17,12 +17,12 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.changes import MemoryData, snapshot
 from rayflow.storage.group_commit import GroupCommitter
 from rayflow.storage.memory import MemoryStore
 from rayflow.storage.objects.store import ObjectStore
-from rayflow.storage.operations import Answer, Operation, Refused
+from rayflow.storage.operations import Answer, Operation, Rejected
 from rayflow.storage.writer import Writer
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, append, claim, deliver, start
@@ -60,10 +60,10 @@ def operations() -> st.SearchStrategy[Operation]:
 
 def told(answers: Sequence[Answer]) -> list[str]:
     """Answers, to be compared; what cannot be written is only said to be so."""
-    return [str(answer) if not isinstance(answer, Refused) else _refusal(answer) for answer in answers]
+    return [str(answer) if not isinstance(answer, Rejected) else _refusal(answer) for answer in answers]
 
 
-def _refusal(answer: Refused) -> str:
+def _refusal(answer: Rejected) -> str:
     text = str(answer.error)
     return "cannot be written" if "cannot be written" in text else f"{type(answer.error).__name__}: {text}"
 
@@ -83,7 +83,7 @@ async def modelled(data: MemoryData, operations: Sequence[Operation]) -> tuple[M
         if content(copy) != content(before) and _unwritable(operation):
             for name, value in content(before).items():
                 setattr(copy, name, value)
-            answers[-1] = Refused(StorageUnavailable("cannot be written"))
+            answers[-1] = Rejected(StorageUnavailable("cannot be written"))
     return copy, answers
 
 
@@ -224,7 +224,7 @@ class Objects(RuleBasedStateMachine):
             for call in (store.commit([operation]), store.heartbeat(now=NOW)):
                 try:
                     await call
-                except Fenced:
+                except WriterFenced:
                     continue
                 raise AssertionError("a fenced writer was answered")
 
@@ -259,7 +259,7 @@ def test_the_model_refuses_alone_what_cannot_be_written() -> None:
     async def body() -> None:
         bad = replace(append("a"), counts={"steps": TOO_MUCH})
         data, answers = await modelled(MemoryData(), [start("a"), claim("a"), bad, append("a")])
-        assert [isinstance(answer, Refused) for answer in answers] == [False, False, True, False]
+        assert [isinstance(answer, Rejected) for answer in answers] == [False, False, True, False]
         assert data.totals == {"executions_started": 1}
 
     asyncio.run(body())

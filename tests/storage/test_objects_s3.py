@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from rayflow.cli import main
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.objects.buckets import open_bucket
 from rayflow.storage.objects.store import ObjectStore
 from rayflow.storage.operations import Done
@@ -98,7 +98,7 @@ def test_two_writers_that_take_the_store_from_each_other_lose_nothing(url: str) 
             for number in range(20):
                 await done(store, start(f"{who}-{number}"))
                 acknowledged.append(f"{who}-{number}")
-        except Fenced:
+        except WriterFenced:
             return False
         finally:
             await store.close()

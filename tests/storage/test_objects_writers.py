@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.changes import Changes
 from rayflow.storage.objects.segments import encode_segment
 from rayflow.storage.operations import Done
@@ -85,9 +85,9 @@ def test_a_put_of_a_fenced_writer_that_arrives_late_never_counts(later: int) -> 
             await compacted(second)
         assert len(world.names("log")) < 15
         bucket.hold.set()
-        with pytest.raises(Fenced, match="taken over by 'second'"):
+        with pytest.raises(WriterFenced, match="taken over by 'second'"):
             await writing
-        with pytest.raises(Fenced):
+        with pytest.raises(WriterFenced):
             await first.commit([start("later")])
         assert not {"late", "later"} & (await reading(world)).data.executions.keys()
 
@@ -237,9 +237,9 @@ def test_a_writer_that_never_rests_gives_way_when_it_is_asked() -> None:
         other = new_store(FaultyBucket(world))
         await other.open()
         assert await other.claim_writer("other", now=NOW, fresh_for=5, take_over=True) == 2
-        with pytest.raises(Fenced, match="by 'other'"):
+        with pytest.raises(WriterFenced, match="by 'other'"):
             await writing
-        with pytest.raises(Fenced):
+        with pytest.raises(WriterFenced):
             await busy.commit([start("late")])
         assert list(other.data.executions) == written
         for name in ("a", "b", "c"):
@@ -265,7 +265,7 @@ def test_a_process_with_the_same_nonce_does_not_take_a_claim_for_its_own() -> No
         assert await second.claim_writer("same", now=NOW, fresh_for=5) == 1
         slow.hold.set()
         assert await claiming == 2
-        with pytest.raises(Fenced):
+        with pytest.raises(WriterFenced):
             await second.commit([start()])
         await done(first, start())
 

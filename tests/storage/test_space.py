@@ -12,7 +12,7 @@ import pytest
 
 from rayflow.storage.base import Store
 from rayflow.storage.objects.store import ObjectStore
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.rules.retention import PurgeFilter
 from rayflow.storage.sqlite.migrations import migrate
 from rayflow.storage.sqlite.statements import over_listing
 from tests.contract.operations import NOW, append, claim, done, end, start
@@ -36,7 +36,7 @@ async def fill(store: Store, *, first: int = 0, number: int = EXECUTIONS) -> Non
         await done(store, end(name, first=2, at=NOW + each))
 
 
-async def collect(store: Store, over: Over) -> int:
+async def collect(store: Store, over: PurgeFilter) -> int:
     """Delete and give back until there is nothing more; answers in how many pieces space was given back."""
     while (await store.collect(over)).ids:
         pass
@@ -54,7 +54,7 @@ def test_a_file_gets_smaller_while_it_is_open_and_stays_whole(tmp_path: Path) ->
         await fill(store)
         full = on_disk(file)
         assert full > EXECUTIONS * BYTES
-        pieces = await collect(store, Over(ended_before=NOW + EXECUTIONS - 20))
+        pieces = await collect(store, PurgeFilter(ended_before=NOW + EXECUTIONS - 20))
         assert pieces > 5  # none of them is long
         assert on_disk(file) < full / 2  # the log that SQLite keeps beside it is a few megabytes
         await store.close()
@@ -70,7 +70,7 @@ def test_what_is_deleted_and_added_at_the_same_rate_moves_nothing(tmp_path: Path
     async def body() -> None:
         store = await opened(new_store(tmp_path / "store.db"))
         await fill(store)
-        assert await collect(store, Over(ended_before=NOW + 5)) == 1
+        assert await collect(store, PurgeFilter(ended_before=NOW + 5)) == 1
         await fill(store, first=EXECUTIONS, number=5)
         [(free,)] = await store._on_reader(lambda db: db.execute("PRAGMA freelist_count").fetchall())
         assert free < 10  # what was given up is used again
@@ -86,7 +86,7 @@ def test_an_older_file_uses_its_space_again_and_gives_none_back(tmp_path: Path) 
         await store.open()
         await store.claim_writer("next", now=NOW, fresh_for=0, take_over=True)
         await fill(store, number=50)
-        assert await collect(store, Over()) == 1
+        assert await collect(store, PurgeFilter()) == 1
         full = on_disk(file)
         await fill(store, number=40)
         assert on_disk(file) <= full
@@ -97,10 +97,13 @@ def test_an_older_file_uses_its_space_again_and_gives_none_back(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("over", "index"),
-    [(Over(expired_by=NOW, after=(1.0, "x")), "executions_expiring"), (Over(ended_before=NOW), "executions_over")],
+    [
+        (PurgeFilter(expired_by=NOW, after=(1.0, "x")), "executions_expiring"),
+        (PurgeFilter(ended_before=NOW), "executions_over"),
+    ],
     ids=["expired", "ended"],
 )
-def test_what_is_over_is_found_by_an_index(over: Over, index: str) -> None:
+def test_what_is_over_is_found_by_an_index(over: PurgeFilter, index: str) -> None:
     with closing(sqlite3.connect(":memory:")) as db:
         migrate(db, "here")
         statement, values = over_listing(over)
@@ -117,7 +120,7 @@ def test_a_folder_gets_smaller_with_later_checkpoints(tmp_path: Path) -> None:
         await fill(store, number=50)
         full = on_disk(tmp_path / "flows")
         assert full > 50 * BYTES
-        await collect(store, Over(ended_before=NOW + 40))
+        await collect(store, PurgeFilter(ended_before=NOW + 40))
         held: dict[str, Any] = store.data.journals
         assert sum(len(row.body) for rows in held.values() for row in rows) < 11 * BYTES
         for number in range(2):  # the second checkpoint comes with what is written next

@@ -15,7 +15,7 @@ import pytest
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Filter
 from rayflow.storage.model import StepNote
-from rayflow.storage.operations import Done, Operation, Refused
+from rayflow.storage.operations import Done, Operation, Rejected
 from rayflow.storage.sqlite.connections import on_thread
 from rayflow.storage.sqlite.statements import letter_listing, listing
 from tests.contract.operations import NOW, append, claim, deliver, done, fail, letter, note, row, start
@@ -90,8 +90,8 @@ def test_a_bad_member_fails_alone_by_its_own_error(file: Path) -> None:
             claim("b"),
         ]
         answers = await store.commit(operations)
-        assert [type(answer) for answer in answers] == [Done, Refused, Refused, Done, Refused]
-        texts = [str(answer.error) for answer in answers if isinstance(answer, Refused)]
+        assert [type(answer) for answer in answers] == [Done, Rejected, Rejected, Done, Rejected]
+        texts = [str(answer.error) for answer in answers if isinstance(answer, Rejected)]
         assert "Start of execution 'b' cannot be written" in texts[0]
         assert "Start of execution 'c' cannot be written" in texts[1]
         assert "no execution 'b'" in texts[2]
@@ -113,7 +113,7 @@ def test_a_dead_letter_or_note_that_cannot_be_written_fails_its_operation_alone(
             note("c", StepNote(2**70, 1, NOW, "progress", b"")),
         ]
         answers = await store.commit(operations)
-        assert [type(answer) for answer in answers] == [Refused, Done, Refused]
+        assert [type(answer) for answer in answers] == [Rejected, Done, Rejected]
         assert [found.execution_id for found in await store.dead_letters()] == ["b"]
         assert (await store.journal("a"), await store.notes("c")) == ([], [])
         await store.close()
@@ -193,7 +193,7 @@ def test_after_an_error_of_commit_nobody_is_answered_and_the_truth_is_read_back(
             await store.commit(operations)
         assert (await row(store)).last_seq == (1 if durable else 0)
         again = await store.commit(operations)
-        assert [type(answer).__name__ for answer in again] == ["Done", "Done", "Existing" if durable else "Done"]
+        assert [type(answer).__name__ for answer in again] == ["Done", "Done", "AlreadyExists" if durable else "Done"]
         assert store._writer is not connection
         assert [r.seq for r in await store.journal("x")] == [1]
         assert [r.number for r in await store.inbox("x")] == [1]

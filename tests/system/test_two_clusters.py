@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from rayflow.errors import Fenced
+from rayflow.errors import WriterFenced
 from tests.clusters import PATIENT, ManyNodes
 from tests.faults.tools import until
 from tests.system.node_flows import check, read, stop_file
@@ -48,9 +48,9 @@ def test_the_second_cluster_is_refused_or_takes_over(clusters: list[ManyNodes], 
         ours = rival.open(store, second.address, take_over=True, **OPTIONS)
         assert ours.recovered() == ["chain"]
         until(lambda: any(line.epoch > 1 for line in read(ledger)), "the second cluster goes on with it")
-        with pytest.raises(Fenced, match="was taken over by namespace"):
+        with pytest.raises(WriterFenced, match="was taken over by namespace"):
             theirs.status("chain")
-        with pytest.raises(Fenced, match="was taken over by namespace"):
+        with pytest.raises(WriterFenced, match="was taken over by namespace"):
             theirs.start("late", str(folder / "late"), 0.1)
         until(lambda: not any("coordinator" in name for name in theirs.pids()), "the first one has stopped driving")
         recorded = ours.recorded("chain")

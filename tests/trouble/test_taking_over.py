@@ -17,9 +17,9 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import main
-from rayflow.errors import Fenced, StorageUnavailable
+from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.runtime.actors.thread_system import ThreadSystem
-from rayflow.runtime.store.actor import Persistence
+from rayflow.runtime.store.actor import StoreActor
 from tests.trouble.flows import long_step
 from tests.trouble.waiting import wait_for
 
@@ -155,7 +155,7 @@ async def gated_free() -> int:
 
 def test_one_that_was_fenced_is_opened_anew(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/flows.db"
-    first, second = (Persistence(ThreadSystem(name), url) for name in ("first", "second"))
+    first, second = (StoreActor(ThreadSystem(name), url) for name in ("first", "second"))
     assert first.ready() == url
     with pytest.raises(StorageUnavailable, match="being written by first on "):
         second.ready()
@@ -166,19 +166,19 @@ def test_one_that_was_fenced_is_opened_anew(tmp_path: Path) -> None:
         try:
             asked.append(first.news(("", 0), 30.0))
             asked.append(first.news(asked[-1].cursor, 30.0))  # type: ignore[attr-defined]
-        except Fenced as error:
+        except WriterFenced as error:
             asked.append(error)
 
     waiting = threading.Thread(target=ask)
     waiting.start()
     wait_for(lambda: first._fenced, "its heartbeat tells it")
-    with pytest.raises(Fenced, match="taken over by second on "):
+    with pytest.raises(WriterFenced, match="taken over by second on "):
         first.start([])
     waiting.join(30)
-    assert isinstance(asked[-1], Fenced), "who waits for news is told"
+    assert isinstance(asked[-1], WriterFenced), "who waits for news is told"
     with pytest.raises(StorageUnavailable, match="being written by second"):
         first.ready()  # it is not taken back in silence …
-    with pytest.raises(Fenced):
+    with pytest.raises(WriterFenced):
         first.totals()
     assert first.ready(*TAKE_OVER) == url  # … but by whoever asks for it
     assert first.totals() == {}
@@ -189,10 +189,10 @@ def test_one_that_was_fenced_is_opened_anew(tmp_path: Path) -> None:
 
 def test_an_actor_that_is_made_anew_takes_nothing_over(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/flows.db"
-    first, second = (Persistence(ThreadSystem(name), url) for name in ("first", "second"))
+    first, second = (StoreActor(ThreadSystem(name), url) for name in ("first", "second"))
     assert first.ready() == url
     assert second.ready(*TAKE_OVER) == url
-    again = Persistence(ThreadSystem("first"), url)  # as the system makes it, with the arguments of old
+    again = StoreActor(ThreadSystem("first"), url)  # as the system makes it, with the arguments of old
     with pytest.raises(StorageUnavailable, match="being written by second"):
         again.totals()
     for each in (first, second, again):
@@ -207,7 +207,7 @@ def test_long_steps_of_a_fenced_engine_do_not_count(tmp_path: Path) -> None:
         wait_for(lambda: any(step.status == "running" for step in handle.status().steps), "the step runs")
         with rf.LocalEngine(url, take_over=True) as second:
             wait_for(lambda: not first._threads.names() or not _coordinators(first), "its coordinators stop")
-            with pytest.raises(Fenced):
+            with pytest.raises(WriterFenced):
                 handle.result(timeout=10)
             assert second.handle("long").result(timeout=30) == 7
             assert second.record("long").epoch == 2

@@ -24,7 +24,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanting:
+class PendingExecution:
     """An execution that needs a coordinator."""
 
     id: str
@@ -46,13 +46,13 @@ TAKES_OVER = 8
 class Plan:
     """What the supervisor has to do: assign these, start coordinators for these environments; the rest waits."""
 
-    assign: list[tuple[Wanting, Place]] = field(default_factory=list)
+    assign: list[tuple[PendingExecution, Place]] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
-    waiting: list[Wanting] = field(default_factory=list)
+    waiting: list[PendingExecution] = field(default_factory=list)
 
 
 def plan(
-    wanting: Sequence[Wanting],
+    wanting: Sequence[PendingExecution],
     places: Sequence[Place],
     *,
     most: int,

@@ -1,9 +1,9 @@
 """Who is to be recovered, and how: the decisions of the recovery, without any process or store. Pure.
 
-:class:`Takeovers` owns how often each execution lost its coordinator without getting any further, and what follows
-from that. :class:`Pulse` owns who was asked for a sign of life, and who has been silent for too long. Which executions
-nobody drives, and what is overdue, is read off their rows. The shells own the actors, the store and the clock:
-:mod:`rayflow.runtime.supervisor.recovery`, :mod:`rayflow.runtime.actors.health`.
+:class:`FailoverCounter` owns how often each execution lost its coordinator without getting any further, and what
+follows from that. :class:`HeartbeatTracker` owns who was asked for a sign of life, and who has been silent for too
+long. Which executions nobody drives, and what is overdue, is read off their rows. The shells own the actors, the store
+and the clock: :mod:`rayflow.runtime.supervisor.recovery`, :mod:`rayflow.runtime.actors.health`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ R = TypeVar("R", bound=Row)
 
 
 # --- takeovers --------------------------------------------------------------------------------------------
-class TakeUp(Enum):
+class FailoverAction(Enum):
     """How an execution goes on whose coordinator died."""
 
     #: On any coordinator, beside others.
@@ -64,13 +64,13 @@ class TakeUp(Enum):
     ASIDE = auto()
 
 
-class Takeovers:
+class FailoverCounter:
     """See the module's docstring."""
 
     def __init__(self) -> None:
         self._lost: dict[str, tuple[int, int]] = {}
 
-    def lost(self, execution_id: str, last_seq: int) -> TakeUp:
+    def lost(self, execution_id: str, last_seq: int) -> FailoverAction:
         """Its coordinator died.
 
         Args:
@@ -81,8 +81,8 @@ class Takeovers:
         times = times + 1 if before == last_seq else 1
         self._lost[execution_id] = (last_seq, times)
         if times > MOST_TAKEOVERS:
-            return TakeUp.ASIDE
-        return TakeUp.ALONE if times >= TAKEOVERS_BEFORE_ALONE else TakeUp.BESIDE_OTHERS
+            return FailoverAction.ASIDE
+        return FailoverAction.ALONE if times >= TAKEOVERS_BEFORE_ALONE else FailoverAction.BESIDE_OTHERS
 
     def times(self, execution_id: str) -> int:
         """How often in a row it lost its coordinator without getting any further."""
@@ -114,7 +114,7 @@ class _Asked:
     open: bool = True
 
 
-class Pulse:
+class HeartbeatTracker:
     """See the module's docstring.
 
     Whoever is asked has one question open at most, however often it is time to ask: one that was stopped finds one,
@@ -183,7 +183,7 @@ def stale(rows: Iterable[R], driven: Collection[str], *, now: float, older_than:
 
 
 @dataclass(frozen=True, slots=True)
-class Overdue:
+class OverdueItem:
     """Something whose time was up, and that was still there when it was looked at.
 
     Args:
@@ -204,7 +204,7 @@ class Overdue:
     coordinator: str
 
 
-def overdue(rows: Iterable[Row], *, now: float, grace: float) -> list[Overdue]:
+def overdue(rows: Iterable[Row], *, now: float, grace: float) -> list[OverdueItem]:
     """What of these executions is overdue, by their rows.
 
     Args:
@@ -212,13 +212,13 @@ def overdue(rows: Iterable[Row], *, now: float, grace: float) -> list[Overdue]:
         now: in seconds since the epoch.
         grace: seconds that whoever sees to it may take.
     """
-    found: list[Overdue] = []
+    found: list[OverdueItem] = []
     for row in rows:
         coordinator = row.coordinator if row.owner else ""
         if row.deadline is not None and row.deadline + grace < now:
-            found.append(Overdue(row.id, "deadline", "", row.deadline, now - row.deadline, coordinator))
+            found.append(OverdueItem(row.id, "deadline", "", row.deadline, now - row.deadline, coordinator))
         elif not row.owner and row.runnable_at is not None and row.runnable_at + grace < now:
-            found.append(Overdue(row.id, "wake", "", row.runnable_at, now - row.runnable_at, ""))
+            found.append(OverdueItem(row.id, "wake", "", row.runnable_at, now - row.runnable_at, ""))
     return found
 
 

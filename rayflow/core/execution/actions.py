@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rayflow.core.events import (
-    Answered,
     AttemptFailed,
     CancelRequested,
     Entry,
     Paused,
+    RequestCompleted,
     Resumed,
     SignalReceived,
     StepCompleted,
@@ -23,9 +23,11 @@ from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 
 #: What an inbox row can hold for an execution.
-InboxItem = Paused | Resumed | CancelRequested | StepCompleted | StepFailed | AttemptFailed | SignalReceived | Answered
+InboxItem = (
+    Paused | Resumed | CancelRequested | StepCompleted | StepFailed | AttemptFailed | SignalReceived | RequestCompleted
+)
 #: What of it is kept for later while the execution is paused.
-Outcomes = StepCompleted | StepFailed | AttemptFailed | SignalReceived | Answered
+Outcomes = StepCompleted | StepFailed | AttemptFailed | SignalReceived | RequestCompleted
 
 
 class RunAttempt(NamedTuple):
@@ -60,7 +62,7 @@ class StopAttempt(NamedTuple):
 Action = RunAttempt | StopAttempt
 
 
-class Ask(NamedTuple):
+class Request(NamedTuple):
     """Something is asked of the store or of another execution, in the transaction of the entry that issued it.
 
     Args:
@@ -78,15 +80,15 @@ class Ask(NamedTuple):
     token: int = 0
 
 
-class Unask(NamedTuple):
-    """Nobody waits for the answer any more, or the lock is given back; ``rewinds`` as in :class:`Ask`."""
+class CancelRequest(NamedTuple):
+    """Nobody waits for the answer any more, or the lock is given back; ``rewinds`` as in :class:`Request`."""
 
     seq: int
     call: ChildCall | SignalCall | LockCall
     rewinds: int = 0
 
 
-class Letter(NamedTuple):
+class BuryStep(NamedTuple):
     """A step that used up its attempts, with what it was given: to be kept until somebody deals with it.
 
     Args:
@@ -155,14 +157,14 @@ class Work:
     entries: list[Entry] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
     holds: list[StepCompleted | AttemptFailed] = field(default_factory=list)
-    asks: list[Ask | Unask] = field(default_factory=list)
+    asks: list[Request | CancelRequest] = field(default_factory=list)
     run: bytes | None = None
     status: ExecutionStatus = ExecutionStatus.RUNNING
     outcome: Outcome | None = None
     reason: Failure | None = None
     inbox_done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    letters: list[Letter] = field(default_factory=list)
+    letters: list[BuryStep] = field(default_factory=list)
 
     def put_after(self, earlier: Work) -> None:
         """What was to be done before and has not been done comes first; its entries are somebody else's."""

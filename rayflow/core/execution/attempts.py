@@ -35,7 +35,7 @@ class TaskState(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Task:
+class PendingStep:
     """One unanswered step.
 
     Args:
@@ -80,7 +80,7 @@ class Attempts:
 
     def __init__(self, options: ExecutionOptions) -> None:
         self._options = options
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, PendingStep] = {}
         self._former: Mapping[int, AttemptCount] = {}
         self._retries: list[tuple[float, int, int]] = []
         self._watch: list[tuple[float, int, int]] = []
@@ -93,14 +93,14 @@ class Attempts:
         """What the journal knows of attempts, for the steps that are added from now on."""
         self._former = former
 
-    def add(self, dispatch: Dispatch, now: float) -> Task:
+    def add(self, dispatch: Dispatch, now: float) -> PendingStep:
         """A step was issued."""
         call = dispatch.call
         assert isinstance(call, StepCall)
         limit = call.options.timeout
         if limit is None:
             limit = self._options.step_timeout
-        task = self._tasks[dispatch.seq] = Task(
+        task = self._tasks[dispatch.seq] = PendingStep(
             dispatch.seq, call, dispatch.payload, dispatch.label, None if limit == float("inf") else limit
         )
         former = self._former.get(dispatch.seq)
@@ -113,7 +113,7 @@ class Attempts:
             self.wait(task, begins)
         return task
 
-    def get(self, seq: int) -> Task | None:
+    def get(self, seq: int) -> PendingStep | None:
         """The task of that step, if it is unanswered."""
         return self._tasks.get(seq)
 
@@ -126,12 +126,12 @@ class Attempts:
         task = self._tasks.pop(seq, None)
         return StopAttempt(seq, task.attempt) if task is not None and task.state is TaskState.RUNNING else None
 
-    def current(self, seq: int, attempt: int) -> Task | None:
+    def current(self, seq: int, attempt: int) -> PendingStep | None:
         """The task whose attempt under way this is; None for any other attempt, whose answer does not count."""
         task = self._tasks.get(seq)
         return task if task is not None and task.attempt == attempt and task.state is TaskState.RUNNING else None
 
-    def idle(self) -> list[Task]:
+    def idle(self) -> list[PendingStep]:
         """Tasks without an attempt, a retry or an answer, in the order in which they were issued."""
         return [task for task in self._tasks.values() if task.state is TaskState.IDLE]
 
@@ -146,7 +146,7 @@ class Attempts:
         return any(task.state is TaskState.RUNNING for task in self._tasks.values())
 
     # --- attempts ------------------------------------------------------------------------------------------
-    def start(self, task: Task) -> RunAttempt:
+    def start(self, task: PendingStep) -> RunAttempt:
         """Begin the next attempt of an idle task."""
         task.attempt += 1
         task.state, task.sent_at, task.ran = TaskState.RUNNING, None, False
@@ -156,22 +156,22 @@ class Attempts:
             seq, task.attempt, call, payload, task.limit, alone=task.suspicions >= SUSPICIONS_BEFORE_ALONE, local=local
         )
 
-    def sent(self, task: Task, now: float) -> None:
+    def sent(self, task: PendingStep, now: float) -> None:
         """The attempt under way went to a worker: its timeouts begin."""
         task.sent_at = task.beaten_at = now
         self._watch_over(task)
 
-    def beat(self, task: Task, now: float) -> None:
+    def beat(self, task: PendingStep, now: float) -> None:
         """The attempt under way says that it is alive."""
         if task.sent_at is not None:
             task.beaten_at = max(task.beaten_at, now)
             self._watch_over(task)
 
-    def ran(self, task: Task) -> None:
+    def ran(self, task: PendingStep) -> None:
         """The code of the attempt under way is done: its time is not up any more, however long its result takes."""
         task.ran, task.due = True, 0.0
 
-    def _watch_over(self, task: Task) -> None:
+    def _watch_over(self, task: PendingStep) -> None:
         if task.ran:
             return
         silence = task.call.options.heartbeat_timeout
@@ -183,7 +183,7 @@ class Attempts:
             task.due = due
             heapq.heappush(self._watch, (due, task.seq, task.attempt))
 
-    def take_back(self, task: Task) -> None:
+    def take_back(self, task: PendingStep) -> None:
         """The attempt under way never began: it costs nothing, and its number is used again."""
         task.state, task.sent_at, task.due = TaskState.IDLE, None, 0.0
         task.attempt -= 1
@@ -198,7 +198,7 @@ class Attempts:
                 task.state = TaskState.IDLE
         return stops
 
-    def delay_after(self, task: Task, event: AttemptFailed, execution_id: str) -> float | None:
+    def delay_after(self, task: PendingStep, event: AttemptFailed, execution_id: str) -> float | None:
         """Note a failed or lost attempt; answers the seconds until the next one, None if the step has failed."""
         if not event.counts:
             task.losses += 1
@@ -209,7 +209,7 @@ class Attempts:
         policy = task.call.options.retry or self._options.retry
         return next_delay(policy, event.failure, task.failures, rng)
 
-    def wait(self, task: Task, until: float) -> None:
+    def wait(self, task: PendingStep, until: float) -> None:
         """The next attempt begins at that moment."""
         task.state = TaskState.WAITING
         heapq.heappush(self._retries, (until, task.seq, task.attempt))
@@ -226,7 +226,7 @@ class Attempts:
         return found
 
     # --- time ----------------------------------------------------------------------------------------------
-    def next_retry(self) -> tuple[float, Task] | None:
+    def next_retry(self) -> tuple[float, PendingStep] | None:
         """The earliest retry, and whose it is."""
         while self._retries:
             when, seq, attempt = self._retries[0]
@@ -236,7 +236,7 @@ class Attempts:
             heapq.heappop(self._retries)
         return None
 
-    def next_timeout(self) -> tuple[float, Task] | None:
+    def next_timeout(self) -> tuple[float, PendingStep] | None:
         """The earliest timeout of an attempt under way, and whose it is."""
         while self._watch:
             when, seq, attempt = self._watch[0]
@@ -247,7 +247,7 @@ class Attempts:
         return None
 
 
-def timed_out(task: Task) -> Failure:
+def timed_out(task: PendingStep) -> Failure:
     """The failure of a task's attempt that took too long, or was silent for too long."""
     silence = task.call.options.heartbeat_timeout
     what = f"attempt {task.attempt} of step {task.name!r}"

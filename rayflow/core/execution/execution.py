@@ -22,13 +22,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rayflow.core.events import (
-    Answered,
     AttemptFailed,
     CancelRequested,
     DeadlinePassed,
     Entry,
     Event,
     Paused,
+    RequestCompleted,
     Resumed,
     SignalReceived,
     Started,
@@ -36,11 +36,11 @@ from rayflow.core.events import (
     StepFailed,
     TimerFired,
 )
-from rayflow.core.execution.actions import Action, Ask, InboxItem, LiveTask, Outcomes, RunAttempt, StopAttempt, Work
-from rayflow.core.execution.attempts import Task, TaskState, timed_out
+from rayflow.core.execution.actions import Action, InboxItem, LiveTask, Outcomes, Request, RunAttempt, StopAttempt, Work
+from rayflow.core.execution.attempts import PendingStep, TaskState, timed_out
 from rayflow.core.execution.journal import effective
 from rayflow.core.execution.requests import WaitsFor, signals_text
-from rayflow.core.execution.run import Course
+from rayflow.core.execution.run import ExecutionRun
 from rayflow.core.interpreter.effects import Outcome
 from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.options import ExecutionOptions
@@ -62,7 +62,7 @@ class Execution:
     def __init__(self, machine: Machine, options: ExecutionOptions, *, deadline: float | None) -> None:
         self._options = options
         self._deadline = deadline
-        self._course = Course(machine, options)
+        self._course = ExecutionRun(machine, options)
         self._journal = self._course.journal
         self._attempts = self._course.attempts
         self._held: list[tuple[int, Outcomes]] = []
@@ -197,7 +197,7 @@ class Execution:
             case SignalReceived():
                 self._journal.count("signals_received")
                 self._course.apply(SignalReceived(self._journal.time(now), item.name, item.payload, number))
-            case Answered():
+            case RequestCompleted():
                 self._course.answer(replace(item, at=self._journal.time(now)))
             case StepFailed():  # a fork begins with it
                 self._course.apply(replace(item, at=self._journal.time(now)))
@@ -271,12 +271,12 @@ class Execution:
         """The signals that the code waits for, as :class:`~rayflow.core.execution.requests.WaitsFor` has them."""
         return signals_text(self._course.machine.awaited_signals)
 
-    def waits(self, child: Callable[[Ask], str]) -> WaitsFor:
+    def waits(self, child: Callable[[Request], str]) -> WaitsFor:
         """What it waits for, apart from its steps and timers; ``child`` answers the id of a child that is asked for."""
         return self._course.waits(child)
 
     def rehearse_by(self, rehearsal: Callable[[Machine, Sequence[Entry]], Machine]) -> None:
-        """Before each event, have the code put to the test. See :class:`~rayflow.core.execution.run.Course`."""
+        """Before each event, have the code put to the test. See :class:`~rayflow.core.execution.run.ExecutionRun`."""
         self._course.rehearsal = rehearsal
 
     def evict(self) -> None:
@@ -289,7 +289,7 @@ class Execution:
         return ExecutionStatus.PAUSED if self.paused else ExecutionStatus.RUNNING
 
     # --- outcomes ------------------------------------------------------------------------------------------
-    def _settle(self, task: Task, event: StepCompleted | AttemptFailed) -> None:
+    def _settle(self, task: PendingStep, event: StepCompleted | AttemptFailed) -> None:
         if self.paused:
             task.state = TaskState.HELD
             self._journal.work.holds.append(event)
@@ -315,7 +315,7 @@ class Execution:
             event = StepCompleted(at, event.step, event.name, event.attempt, event.result, event.began, event.worker)
         self._course.apply(event)
 
-    def _take_failure(self, task: Task, event: AttemptFailed, at: float) -> None:
+    def _take_failure(self, task: PendingStep, event: AttemptFailed, at: float) -> None:
         step, name, attempt, failure = event.step, event.name, event.attempt, event.failure
         self._journal.count("attempts_failed" if event.counts else "attempts_lost")
         delay = self._attempts.delay_after(task, event, self._course.machine.execution_id)
@@ -330,7 +330,7 @@ class Execution:
         self._journal.record(retry)
         self._attempts.wait(task, retry_at)
 
-    def _time_out(self, task: Task, now: float) -> None:
+    def _time_out(self, task: PendingStep, now: float) -> None:
         seq, attempt = task.seq, task.attempt
         self._journal.work.actions.append(StopAttempt(seq, attempt))
         self.failed(seq, attempt, timed_out(task), began=task.sent_at or 0.0, worker="", now=now)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rayflow.core.events import (
-    Answered,
-    Asked,
     CancelRequested,
     Continued,
     Entry,
     Forked,
     Paused,
+    RequestCompleted,
+    RequestsReissued,
     Resumed,
     SignalReceived,
     StepCompleted,
@@ -23,10 +23,10 @@ from rayflow.core.execution.journal import effective
 from rayflow.errors import InvalidTransition
 
 #: What is applied again by way of the inbox.
-Carried = StepCompleted | StepFailed | Answered | SignalReceived | CancelRequested
+Carried = StepCompleted | StepFailed | RequestCompleted | SignalReceived | CancelRequested
 
 #: What says nothing about another execution.
-_LEFT_OUT = (Paused, Resumed, Asked, Forked)
+_LEFT_OUT = (Paused, Resumed, RequestsReissued, Forked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +102,15 @@ def _last_signal(entries: Sequence[Entry]) -> int:
 
 def _grants(event: Carried) -> bool:
     """Whether it grants a lock: that one was the other execution's, and a fork has to claim it itself."""
-    return isinstance(event, Answered) and kind_and_name(event.name)[0] == "lock"
+    return isinstance(event, RequestCompleted) and kind_and_name(event.name)[0] == "lock"
 
 
 def _open(entries: Sequence[Entry], names: Sequence[str], carried: Sequence[Carried]) -> tuple[str, ...]:
-    answered = {event.step for event in carried if isinstance(event, Answered)}
+    answered = {event.step for event in carried if isinstance(event, RequestCompleted)}
     dropped: set[int] = set()
     undos: list[str] = []
     for entry in entries:
-        if isinstance(entry.event, StepCompleted | StepFailed | Answered):
+        if isinstance(entry.event, StepCompleted | StepFailed | RequestCompleted):
             answered.add(entry.event.step)
         dropped.update(entry.dropped)
         undos.extend(entry.undos)

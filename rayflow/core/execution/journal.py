@@ -8,14 +8,14 @@ from typing import TypeGuard
 
 from rayflow.core.events import (
     APPLIED,
-    Answered,
-    Asked,
     AttemptFailed,
     CancelRequested,
     DeadlinePassed,
     Ended,
     Entry,
     Event,
+    RequestCompleted,
+    RequestsReissued,
     Rewound,
     SignalReceived,
     StepCompleted,
@@ -55,9 +55,9 @@ def asked_again(entries: Sequence[Entry]) -> set[int]:
     """Numbers of the calls that were asked again, and not answered since."""
     asked: set[int] = set()
     for entry in effective(entries):
-        if isinstance(entry.event, Asked):
+        if isinstance(entry.event, RequestsReissued):
             asked.update(entry.event.steps)
-        elif isinstance(entry.event, Answered):
+        elif isinstance(entry.event, RequestCompleted):
             asked.discard(entry.event.step)
     return asked
 
@@ -144,7 +144,7 @@ def _planned(entries: Sequence[Entry], live: Sequence[Entry], first: int, failed
     kept = [entry for entry in live if entry.seq < first]
     names = [name for entry in kept for name in entry.issued]
     carried = tuple(e.event for e in live if e.seq >= first and _stays(e.event, len(names)))
-    over = {event.step for event in (*(entry.event for entry in kept), *carried) if isinstance(event, Answered)}
+    over = {event.step for event in (*(entry.event for entry in kept), *carried) if isinstance(event, RequestCompleted)}
     over.update(number for entry in kept for number in entry.dropped)
     children = (number for number, name in enumerate(names, 1) if kind_and_name(name)[0] == "child")
     calls, _ = rewinds_of(entries)
@@ -159,11 +159,11 @@ def _planned(entries: Sequence[Entry], live: Sequence[Entry], first: int, failed
 
 def _failure_of_call(event: Event) -> int | None:
     """The number of the call that failed for good by this event."""
-    failed = isinstance(event, StepFailed) or (isinstance(event, Answered) and event.failure is not None)
-    return event.step if failed and isinstance(event, StepFailed | Answered) else None
+    failed = isinstance(event, StepFailed) or (isinstance(event, RequestCompleted) and event.failure is not None)
+    return event.step if failed and isinstance(event, StepFailed | RequestCompleted) else None
 
 
-def _kind(event: Answered) -> str:
+def _kind(event: RequestCompleted) -> str:
     return kind_and_name(event.name)[0]
 
 
@@ -173,7 +173,7 @@ def _stays(event: Event, issued: int) -> TypeGuard[Outcomes]:
             return True
         case StepCompleted():
             return event.step <= issued
-        case Answered():  # a lock was given back at the end, and is asked for again
+        case RequestCompleted():  # a lock was given back at the end, and is asked for again
             return event.step <= issued and event.failure is None and _kind(event) != "lock"
         case _:
             return False

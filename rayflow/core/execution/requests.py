@@ -10,18 +10,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayflow.core.execution.actions import Ask, Unask
-from rayflow.core.interpreter.calls import HeldLock
+from rayflow.core.execution.actions import CancelRequest, Request
+from rayflow.core.interpreter.calls import LockPermit
 from rayflow.core.interpreter.effects import Dispatch
 from rayflow.core.interpreter.signals import Awaited
 from rayflow.definition.context import ChildCall, LockCall, SignalCall, StepCall
 
 
-class Asking:
+class Requests:
     """See the module's docstring."""
 
     def __init__(self) -> None:
-        self._open: dict[int, Ask] = {}
+        self._open: dict[int, Request] = {}
         self._held: set[int] = set()
         #: Locks that the code takes for its own, and that have to be granted again before it may go on.
         self._lost: set[int] = set()
@@ -42,7 +42,7 @@ class Asking:
         """
         self._issued_at, self._rewinds = issued_at, rewinds
 
-    def restore(self, dispatches: Iterable[Dispatch], held: Iterable[HeldLock], asked: Collection[int]) -> None:
+    def restore(self, dispatches: Iterable[Dispatch], held: Iterable[LockPermit], asked: Collection[int]) -> None:
         """What is open after a replay.
 
         Args:
@@ -53,22 +53,22 @@ class Asking:
         for dispatch in dispatches:
             self.add(dispatch)
         for lock in held:
-            self._open[lock.seq] = Ask(lock.seq, lock.call, b"", self.rewinds_of(lock.seq), lock.own_token)
+            self._open[lock.seq] = Request(lock.seq, lock.call, b"", self.rewinds_of(lock.seq), lock.own_token)
             self._held.add(lock.seq)
         self._lost = self._held.intersection(asked)
 
-    def add(self, dispatch: Dispatch) -> Ask:
+    def add(self, dispatch: Dispatch) -> Request:
         """The code issued a call that is no step."""
         call = dispatch.call
         assert not isinstance(call, StepCall)
-        ask = self._open[dispatch.seq] = Ask(dispatch.seq, call, dispatch.payload, self.rewinds_of(dispatch.seq))
+        ask = self._open[dispatch.seq] = Request(dispatch.seq, call, dispatch.payload, self.rewinds_of(dispatch.seq))
         return ask
 
     def rewinds_of(self, seq: int) -> int:
         """How often the execution had been rewound when its code issued a call."""
         return self._issued_at[seq - 1] if seq <= len(self._issued_at) else self._rewinds
 
-    def again(self) -> list[Ask]:
+    def again(self) -> list[Request]:
         """All that is open, to be asked again; locks that were held count as lost until then.
 
         They come first: a task that still waits for a permit is not to get one before those who had it, since nothing
@@ -86,7 +86,7 @@ class Asking:
         """Whether a call has still to be answered, or its lock to be granted again."""
         return seq in self._open and (seq not in self._held or seq in self._lost)
 
-    def waiting(self) -> list[Ask]:
+    def waiting(self) -> list[Request]:
         """What is not answered yet."""
         return [ask for seq, ask in self._open.items() if self.is_open(seq)]
 
@@ -103,7 +103,7 @@ class Asking:
             del self._open[seq]
         return True
 
-    def drop(self, seq: int) -> Unask | None:
+    def drop(self, seq: int) -> CancelRequest | None:
         """The code does not wait for it any more, or gave it back; answers what is to be said to others."""
         ask = self._open.pop(seq, None)
         self._held.discard(seq)
@@ -112,9 +112,9 @@ class Asking:
             return None
         if isinstance(ask.call, ChildCall) and ask.call.on_parent_end == "abandon":
             return None
-        return Unask(seq, ask.call, ask.rewinds)
+        return CancelRequest(seq, ask.call, ask.rewinds)
 
-    def end(self) -> list[Unask]:
+    def end(self) -> list[CancelRequest]:
         """The code is over: all that is open is dropped."""
         dropped = [self.drop(seq) for seq in list(self._open)]
         return [unask for unask in dropped if unask is not None]

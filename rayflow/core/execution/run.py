@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rayflow.core.events import (
-    Answered,
-    Asked,
     AttemptFailed,
     CancelRequested,
     Continued,
@@ -21,6 +19,8 @@ from rayflow.core.events import (
     Event,
     Forked,
     Paused,
+    RequestCompleted,
+    RequestsReissued,
     Resumed,
     Rewound,
     Started,
@@ -28,10 +28,10 @@ from rayflow.core.events import (
     StepFailed,
     label,
 )
-from rayflow.core.execution.actions import Ask, Letter, Work
-from rayflow.core.execution.attempts import Attempts, Task, TaskState
+from rayflow.core.execution.actions import BuryStep, Request, Work
+from rayflow.core.execution.attempts import Attempts, PendingStep, TaskState
 from rayflow.core.execution.journal import applied, asked_again, attempts_of, rewinds_of
-from rayflow.core.execution.requests import Asking, WaitsFor, signals_text
+from rayflow.core.execution.requests import Requests, WaitsFor, signals_text
 from rayflow.core.interpreter.effects import Effects, Outcome
 from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.context import ChildCall, LockCall, StepCall
@@ -42,7 +42,7 @@ from rayflow.ids import ExecutionStatus
 _ANSWERS = (StepCompleted, StepFailed)
 
 
-class Course:
+class ExecutionRun:
     """See the module's docstring.
 
     Args:
@@ -59,15 +59,15 @@ class Course:
 
     def __init__(self, machine: Machine, options: ExecutionOptions) -> None:
         self.machine = machine
-        self.journal = Recorder(all_events=options.checkpoints != "off")
+        self.journal = JournalWriter(all_events=options.checkpoints != "off")
         self.attempts = Attempts(options)
-        self.asking = Asking()
+        self.asking = Requests()
         self.rehearsal: Callable[[Machine, Sequence[Entry]], Machine] | None = None
         self.paused = self._holding = False
         self.outcome: Outcome | None = None
         self._replays_all = options.checkpoints != "off"
         self._run_number = 1
-        self._again: list[Ask] = []
+        self._again: list[Request] = []
         #: Who has cancelled it: ids of its parent, "" for anybody else.
         self._cancelled_by: set[str] = set()
 
@@ -118,7 +118,7 @@ class Course:
         asks, self._again = [ask for ask in self._again if self.asking.is_open(ask.seq)], []
         if asks:
             self.journal.work.asks.extend(asks)
-            self.journal.record(Asked(self.journal.time(now), tuple(ask.seq for ask in asks)))
+            self.journal.record(RequestsReissued(self.journal.time(now), tuple(ask.seq for ask in asks)))
 
     # --- going on ------------------------------------------------------------------------------------------
     def apply(self, event: Event) -> None:
@@ -137,7 +137,7 @@ class Course:
         self._drop(effects)
         self._dispatch(effects, event.at)
         if self.journal.work.asks and not recorded:
-            self.journal.record(Asked(event.at))  # what is asked goes with an entry
+            self.journal.record(RequestsReissued(event.at))  # what is asked goes with an entry
         if effects.outcome is not None:
             self.end(effects.outcome, event.at)
 
@@ -158,7 +158,7 @@ class Course:
             else:
                 self.journal.work.asks.append(self.asking.add(dispatch))
 
-    def answer(self, event: Answered) -> None:
+    def answer(self, event: RequestCompleted) -> None:
         """Somebody else answered what was asked; what nobody waits for any more is passed over."""
         if event.run not in {0, self._run_number}:
             return  # an earlier run asked, and this one has another call of that number
@@ -175,7 +175,7 @@ class Course:
         if regaining and not self.asking.regaining:
             self.run_idle()
 
-    def waits(self, child: Callable[[Ask], str]) -> WaitsFor:
+    def waits(self, child: Callable[[Request], str]) -> WaitsFor:
         """What the code waits for from others; ``child`` answers the ids of children."""
         waiting = self.asking.waiting()
         return WaitsFor(
@@ -184,7 +184,7 @@ class Course:
             tuple(child(ask) for ask in waiting if isinstance(ask.call, ChildCall)),
         )
 
-    def run(self, task: Task) -> None:
+    def run(self, task: PendingStep) -> None:
         """Begin an attempt at a step, unless it has to wait."""
         if not self.paused and not self._holding and not self.asking.regaining and task.state is TaskState.IDLE:
             self.journal.count("attempts_started")
@@ -215,10 +215,10 @@ class Course:
 
 
 #: What is recorded also where checkpoints are off.
-_ALWAYS = (Continued, Started, Paused, Resumed, Asked, Ended)
+_ALWAYS = (Continued, Started, Paused, Resumed, RequestsReissued, Ended)
 
 
-class Recorder:
+class JournalWriter:
     """See the module's docstring.
 
     Args:
@@ -278,7 +278,7 @@ class Recorder:
     def step_failed(self, event: AttemptFailed, at: float, payload: bytes) -> None:
         """The next entry says that a step failed for good: keep what it was given."""
         self.work.letters.append(
-            Letter(
+            BuryStep(
                 self.seq + 1,
                 event.step,
                 event.name,
@@ -295,5 +295,5 @@ class Recorder:
         """The newest entry received signals that did not fit: keep them."""
         for signal, failure in effects.rejected:
             name = label("signal", signal.name)
-            letter = Letter(self.seq, -signal.number, name, 1, at, signal.at, "", failure, signal.payload)
+            letter = BuryStep(self.seq, -signal.number, name, 1, at, signal.at, "", failure, signal.payload)
             self.work.letters.append(letter)

@@ -8,12 +8,12 @@ from enum import StrEnum
 from typing import Any
 
 from rayflow.core.events import (
-    Answered,
     AttemptFailed,
     Continued,
     Ended,
     Entry,
     Forked,
+    RequestCompleted,
     StepCompleted,
     StepFailed,
     kind_and_name,
@@ -209,7 +209,7 @@ def _fold_event(
         case AttemptFailed():
             step = steps[event.step]
             step.error, step.retry_at = event.failure, event.retry_at
-        case Answered():
+        case RequestCompleted():
             step = steps[event.step]
             step.status, step.ended = ("completed" if event.failure is None else "failed"), event.at
             step.result = event.value if event.result is None else decode(event.result)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Any
 
-from rayflow.core.events import Answered, StepCompleted, StepFailed
+from rayflow.core.events import RequestCompleted, StepCompleted, StepFailed
 from rayflow.core.failures import answer_error, failure_of, step_error
 from rayflow.core.interpreter.effects import Dispatch, Effects, Payloads
 from rayflow.core.interpreter.event_loop import DurableLoop
@@ -40,14 +40,14 @@ class Calls:
         self.failed: dict[int, int] = {}
         self._payloads = payloads
         self._open: dict[int, tuple[str, Call, asyncio.Future[Any]]] = {}
-        self._held: dict[int, HeldLock] = {}
+        self._held: dict[int, LockPermit] = {}
 
     def is_open(self, seq: int) -> bool:
         """Whether the code still waits for that call."""
         return seq in self._open
 
     @property
-    def held(self) -> list[HeldLock]:
+    def held(self) -> list[LockPermit]:
         """The permits that the code has."""
         return list(self._held.values())
 
@@ -113,7 +113,7 @@ class Calls:
         if self._held.pop(seq, None) is not None and not self.loop.dead:
             self.effects.dropped.append(seq)
 
-    async def lock(self, call: LockCall) -> HeldLock:
+    async def lock(self, call: LockCall) -> LockPermit:
         """Claim a permit and wait until it is granted."""
         seq = self.issue(call)
         try:
@@ -126,13 +126,13 @@ class Calls:
         assert held.token == token
         return held
 
-    def answer(self, event: StepCompleted | StepFailed | Answered) -> None:
+    def answer(self, event: StepCompleted | StepFailed | RequestCompleted) -> None:
         """Give the code the answer to a call.
 
         Raises:
             NonDeterminismError: the code does not wait for it.
         """
-        if isinstance(event, Answered) and event.step in self._held and isinstance(event.value, int):
+        if isinstance(event, RequestCompleted) and event.step in self._held and isinstance(event.value, int):
             self._held[event.step].granted(event.value)  # again, after a rewind
             return
         labelled, call, future = self._open.get(event.step, (None, None, None))
@@ -149,19 +149,19 @@ class Calls:
             self.failed[event.step] = len(self.failed)
 
     def _resolve(
-        self, event: StepCompleted | StepFailed | Answered, call: Call, future: asyncio.Future[Any]
+        self, event: StepCompleted | StepFailed | RequestCompleted, call: Call, future: asyncio.Future[Any]
     ) -> object | None:
         """Give the code its answer; answers what failed, if it did."""
         if isinstance(event, StepFailed):
             future.set_exception(step_error(event))
             return event
-        if isinstance(event, Answered):
+        if isinstance(event, RequestCompleted):
             if event.failure is not None:
                 future.set_exception(answer_error(event, event.failure))
                 return event
             if isinstance(call, LockCall):
                 assert isinstance(event.value, int)
-                self._held[event.step] = HeldLock(event.step, call, event.value, self._give_back)
+                self._held[event.step] = LockPermit(event.step, call, event.value, self._give_back)
             if event.result is None:
                 future.set_result(event.value)
                 return None
@@ -170,7 +170,7 @@ class Calls:
         return None
 
 
-class HeldLock:
+class LockPermit:
     """See :class:`rayflow.definition.context.Held`.
 
     Args:

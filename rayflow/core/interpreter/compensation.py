@@ -12,7 +12,7 @@ from rayflow.errors import StepFailed
 Run = Callable[[StepCall, bytes], Awaitable[Any]]
 
 
-class Undoing:
+class Compensations:
     """The compensations of one run of a workflow."""
 
     def __init__(self) -> None:

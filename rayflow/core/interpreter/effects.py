@@ -43,7 +43,7 @@ class Dispatch(NamedTuple):
         return label("undo" if self.undo else self.call.kind, self.call.name)
 
 
-class Rejected(NamedTuple):
+class RejectedSignal(NamedTuple):
     """A signal that did not fit the type that the code waited for."""
 
     signal: SignalReceived
@@ -87,5 +87,5 @@ class Effects:
     stages: list[StageNote] = field(default_factory=list)
     patches: list[str] = field(default_factory=list)
     undos: list[str] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
+    rejected: list[RejectedSignal] = field(default_factory=list)
     outcome: Outcome | None = None

@@ -25,8 +25,8 @@ from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core.interpreter import sandbox
 from rayflow.core.interpreter.compensation import Generators, end_coroutine
-from rayflow.core.interpreter.sandbox import RefusingLoop, refuse_as_completed
-from rayflow.errors import WorkflowSideEffect
+from rayflow.core.interpreter.sandbox import RestrictedEventLoop, refuse_as_completed
+from rayflow.errors import SideEffectError
 
 Ts = TypeVarTuple("Ts")
 
@@ -46,7 +46,7 @@ _SWEEP = 64
 _alive: set[DurableLoop] = set()
 
 
-class NeverSettles(Exception):
+class WorkflowStalled(Exception):
     """One event caused more callbacks than the budget allows: the code polls, or refuses to be cancelled."""
 
     def __init__(self, budget: int) -> None:
@@ -56,7 +56,7 @@ class NeverSettles(Exception):
         )
 
 
-class DurableLoop(RefusingLoop):
+class DurableLoop(RestrictedEventLoop):
     """See the module's docstring.
 
     Args:
@@ -104,7 +104,7 @@ class DurableLoop(RefusingLoop):
         """Run callbacks until none is ready.
 
         Raises:
-            NeverSettles: the budget is used up; the loop should be evicted.
+            WorkflowStalled: the budget is used up; the loop should be evicted.
             RuntimeError: another loop runs in this thread, where tasks of this one would not advance.
         """
         if asyncio._get_running_loop() is not None:
@@ -119,7 +119,7 @@ class DurableLoop(RefusingLoop):
                     continue
                 budget -= 1
                 if budget < 0:
-                    raise NeverSettles(self._budget)
+                    raise WorkflowStalled(self._budget)
                 try:
                     handle._run()
                 except (SystemExit, KeyboardInterrupt) as stop:
@@ -315,7 +315,7 @@ class DurableLoop(RefusingLoop):
         """Only eager tasks (3.12+) and the default can be repeated on replay."""
         eager = getattr(asyncio, "eager_task_factory", None)
         if factory is not None and factory is not eager:
-            raise WorkflowSideEffect("setting a task factory of one's own")
+            raise SideEffectError("setting a task factory of one's own")
         self._eager = factory is not None
 
     def get_task_factory(self) -> Any:

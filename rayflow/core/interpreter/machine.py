@@ -18,13 +18,13 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from rayflow.core.events import (
-    Answered,
     CancelRequested,
     Continued,
     DeadlinePassed,
     Entry,
     Event,
     Forked,
+    RequestCompleted,
     SignalReceived,
     StageNote,
     Started,
@@ -33,10 +33,10 @@ from rayflow.core.events import (
     TimerFired,
 )
 from rayflow.core.failures import failure_of, overdue
-from rayflow.core.interpreter.calls import Calls, HeldLock
-from rayflow.core.interpreter.compensation import Undoing
-from rayflow.core.interpreter.effects import ContinueAsNew, Dispatch, Effects, Outcome, Payloads, Rejected
-from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop, NeverSettles
+from rayflow.core.interpreter.calls import Calls, LockPermit
+from rayflow.core.interpreter.compensation import Compensations
+from rayflow.core.interpreter.effects import ContinueAsNew, Dispatch, Effects, Outcome, Payloads, RejectedSignal
+from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop, WorkflowStalled
 from rayflow.core.interpreter.replay_check import compare, describe
 from rayflow.core.interpreter.signals import Awaited, ExecutionState, Signals
 from rayflow.definition.context import Call, LockCall, StepCall
@@ -83,7 +83,7 @@ class Machine:
         self._effects = Effects()
         self._signals = Signals(payloads, self._reject)
         self._state = ExecutionState(payloads)
-        self._undoing = Undoing()
+        self._undoing = Compensations()
         self._patches: dict[str, bool] = {}
         #: While an entry is replayed: the patches that were followed when it was recorded.
         self._recorded_patches: Collection[str] | None = None
@@ -112,7 +112,7 @@ class Machine:
         return self._calls.is_open(seq)
 
     @property
-    def held_locks(self) -> list[HeldLock]:
+    def held_locks(self) -> list[LockPermit]:
         """The permits that the code has."""
         return self._calls.held
 
@@ -143,7 +143,7 @@ class Machine:
             self._feed(event)
             self._loop.drain()
             self._finish()
-        except NeverSettles as error:
+        except WorkflowStalled as error:
             self._give_up(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)), event.at)
         effects.state.update(self._state.take())
         return effects
@@ -155,7 +155,7 @@ class Machine:
             NonDeterminismError: the code did something else than what was recorded.
         """
         self._calls.answered = {
-            e.event.step for e in entries if isinstance(e.event, StepCompleted | StepFailed | Answered)
+            e.event.step for e in entries if isinstance(e.event, StepCompleted | StepFailed | RequestCompleted)
         }
         waiting: dict[int, Dispatch] = {}
         for entry in entries:
@@ -194,7 +194,7 @@ class Machine:
         await self._may_issue()
         return await self._calls.wait_for(self._calls.issue(call))
 
-    async def lock(self, call: LockCall) -> HeldLock:
+    async def lock(self, call: LockCall) -> LockPermit:
         """Claim a permit and wait until it is granted."""
         await self._may_issue()
         return await self._calls.lock(call)
@@ -211,7 +211,7 @@ class Machine:
         """Take the next signal of a name."""
         return await self._signals.receive(name, annotation)
 
-    def _reject(self, rejected: Rejected) -> None:
+    def _reject(self, rejected: RejectedSignal) -> None:
         self._effects.rejected.append(rejected)
 
     def compensate(self, call: StepCall) -> None:
@@ -287,7 +287,7 @@ class Machine:
 
     def _feed(self, event: Event) -> None:
         match event:
-            case StepCompleted() | StepFailed() | Answered():
+            case StepCompleted() | StepFailed() | RequestCompleted():
                 self._calls.answer(event)
             case SignalReceived():
                 self._signals.deliver((event,))

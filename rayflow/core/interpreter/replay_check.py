@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rayflow.core.events import (
-    Answered,
     Entry,
     Event,
+    RequestCompleted,
     SignalReceived,
     StepCompleted,
     StepFailed,
@@ -57,7 +57,7 @@ def named(seq: int, labelled: str) -> str:
 def describe(event: Event) -> str:
     """An event in a message."""
     match event:
-        case StepCompleted() | StepFailed() | Answered():
+        case StepCompleted() | StepFailed() | RequestCompleted():
             return named(event.step, event.name)
         case SignalReceived():
             return f"signal {event.name!r}"

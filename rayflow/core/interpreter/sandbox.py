@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from rayflow.errors import WorkflowSideEffect
+from rayflow.errors import SideEffectError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +88,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 
 def _refuse(what: str) -> None:
     if not _by_interpreter():
-        raise WorkflowSideEffect(what)
+        raise SideEffectError(what)
 
 
 def _by_interpreter() -> bool:
@@ -148,7 +148,7 @@ def install() -> None:
 _AS_COMPLETED = frozenset({"as_completed", "_AsCompletedIterator.__init__"})
 
 
-class RefusingLoop(asyncio.AbstractEventLoop):
+class RestrictedEventLoop(asyncio.AbstractEventLoop):
     """An event loop that refuses threads, connections, processes and signals, with a word on what to do."""
 
 
@@ -164,7 +164,7 @@ def refuse_as_completed(coro: Coroutine[Any, Any, Any]) -> None:
         code = frame.f_code
         if code.co_name in {"as_completed", "__init__"} and code.co_qualname in _AS_COMPLETED:
             coro.close()
-            raise WorkflowSideEffect(
+            raise SideEffectError(
                 "asyncio.as_completed() over bare coroutines (their order differs from run to run; make tasks first, "
                 "`[asyncio.create_task(c) for c in coros]`)"
             )
@@ -172,8 +172,8 @@ def refuse_as_completed(coro: Coroutine[Any, Any, Any]) -> None:
 
 
 def _refusal(name: str, what: str) -> Callable[..., NoReturn]:
-    def refuse(self: RefusingLoop, *args: Any, **kwargs: Any) -> NoReturn:
-        raise WorkflowSideEffect(what)
+    def refuse(self: RestrictedEventLoop, *args: Any, **kwargs: Any) -> NoReturn:
+        raise SideEffectError(what)
 
     refuse.__name__ = name
     refuse.__doc__ = f"Refused: {what}."
@@ -198,4 +198,4 @@ _REFUSED = {
 }  # fmt: skip
 for _what, _names in _REFUSED.items():
     for _name in _names:
-        setattr(RefusingLoop, _name, _refusal(_name, _what))
+        setattr(RestrictedEventLoop, _name, _refusal(_name, _what))

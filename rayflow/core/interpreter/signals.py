@@ -13,7 +13,7 @@ from typing import Any
 
 from rayflow.core.events import SignalReceived
 from rayflow.core.failures import failure_of
-from rayflow.core.interpreter.effects import Payloads, Rejected
+from rayflow.core.interpreter.effects import Payloads, RejectedSignal
 from rayflow.definition.checks import fitted
 
 
@@ -38,7 +38,7 @@ class Signals:
         reject: told of signals that do not fit.
     """
 
-    def __init__(self, payloads: Payloads, reject: Callable[[Rejected], None]) -> None:
+    def __init__(self, payloads: Payloads, reject: Callable[[RejectedSignal], None]) -> None:
         self._payloads = payloads
         self._reject = reject
         #: Each signal with its place in the order of acceptance. The numbers of inbox rows do not tell it: those of a
@@ -64,7 +64,7 @@ class Signals:
                 try:
                     return fitted(self._payloads.decode(signal.payload, annotation), annotation)
                 except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises: it does not fit
-                    self._reject(Rejected(signal, failure_of(error)))
+                    self._reject(RejectedSignal(signal, failure_of(error)))
         finally:
             del self._awaited[id(awaited)]
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rayflow.definition.checks import check_name
-from rayflow.errors import DefinitionError, LockLimitMismatch, LockLost, LockUnavailable
+from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable
 
 
 # --- records ----------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def acquire(
 
     Raises:
         DefinitionError: name, limit or ttl cannot be meant like that.
-        LockLimitMismatch: the lock is in use with another limit.
+        LockPermitsMismatch: the lock is in use with another limit.
         LockUnavailable: no permit is free, and it was not to wait.
 
     Example:
@@ -198,7 +198,7 @@ def acquire(
     known = lock.claim_of(claimant)
     if lock.limit != limit:
         if not all(claim.expired(now) for claim in lock.claims):
-            raise LockLimitMismatch(name, limit=lock.limit, asked=limit)
+            raise LockPermitsMismatch(name, limit=lock.limit, asked=limit)
         known, dropped, lock = None, lock.claims, replace(lock, limit=limit, claims=())
     if known is not None:
         if not known.token and not wait:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rayflow.core.pool.protocol import StartWorkers, Why
-from rayflow.core.pool.state import Book, Environment, Wish, Worker
+from rayflow.core.pool.protocol import RevokeReason, StartWorkers
+from rayflow.core.pool.state import Book, Environment, NetDemand, Worker
 
 
-class Sizes:
+class PoolScaler:
     """Gives environments the workers that they should have.
 
     Args:
@@ -48,13 +48,13 @@ class Sizes:
             if worker.up:
                 self._book.leave(worker, now, surplus=True)
             else:
-                self._book.stop(worker, now, Why.DRAINED)
+                self._book.stop(worker, now, RevokeReason.DRAINED)
 
     def _see_off(self, worker: Worker, now: float) -> None:
         assert worker.leave_by is not None
         occupied = (worker.seats.keys() | worker.ghosts.keys()) - worker.stuck
         if now >= worker.leave_by or (worker.up and not occupied):
-            self._book.stop(worker, now, Why.DRAINED)
+            self._book.stop(worker, now, RevokeReason.DRAINED)
             return
         self._book.alarm(worker.leave_by)
         for token, seat in worker.seats.items():
@@ -69,7 +69,7 @@ class Sizes:
         return there if environment.own else max(there, config.bounds[1] * config.concurrency)
 
     # --- for what waits -----------------------------------------------------------------------------------
-    def fit(self, environment: Environment, queue: Sequence[Wish], now: float) -> float:
+    def fit(self, environment: Environment, queue: Sequence[NetDemand], now: float) -> float:
         """Start, take back, or stop workers as the work needs them.
 
         Args:
@@ -93,7 +93,7 @@ class Sizes:
         environment.target = needed if environment.wanted else len(staying)
         return self._stop_idle(staying, len(staying) - needed, now)
 
-    def _needed(self, environment: Environment, staying: Sequence[Worker], queue: Sequence[Wish]) -> int:
+    def _needed(self, environment: Environment, staying: Sequence[Worker], queue: Sequence[NetDemand]) -> int:
         """Who is occupied stays; what does not fit there needs others."""
         occupied = [worker for worker in staying if worker.used]
         alone = sum(wish.count for wish in queue if wish.alone)
@@ -119,7 +119,7 @@ class Sizes:
             until = worker.idle_since + self._book.config.idle_timeout
             if now < until:
                 return until
-            self._book.stop(worker, now, Why.DRAINED)
+            self._book.stop(worker, now, RevokeReason.DRAINED)
         return math.inf
 
 

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from rayflow.core.pool.protocol import Limit, PoolTerms
-from rayflow.core.pool.state import Wish
+from rayflow.core.pool.state import NetDemand
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ class Limits:
         }
 
     # --- room ---------------------------------------------------------------------------------------------
-    def cut(self, environment: str, queue: list[Wish], slots: int, now: float) -> Collection[Limit]:
+    def cut(self, environment: str, queue: list[NetDemand], slots: int, now: float) -> Collection[Limit]:
         """Cut the wishes of an environment, most urgent first, down to what there is room for.
 
         Nobody is given more room than it has slots to use at best: where slots are scarcer than what a limit
@@ -203,7 +203,7 @@ class _View:
         #: Limits for whose want of room a wish was cut.
         self.scarce: dict[tuple[str, float, int], Limit] = {}
 
-    def cut(self, wish: Wish) -> None:
+    def cut(self, wish: NetDemand) -> None:
         """Cut one wish."""
         who = (wish.coordinator, wish.alone)
         slots = self._slots_left.get(who, self._slots)
@@ -217,7 +217,7 @@ class _View:
             kind = (limit.name, limit.per > 0)
             self._given[kind] = self._given.get(kind, 0) + count
 
-    def _fit(self, wish: Wish, count: int) -> int:
+    def _fit(self, wish: NetDemand, count: int) -> int:
         """How many of so many there is room for."""
         for limit in wish.limits:
             at = (limit.name, limit.per)

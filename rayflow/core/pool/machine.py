@@ -38,22 +38,22 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
-from rayflow.core.pool.autoscaler import Sizes
+from rayflow.core.pool.autoscaler import PoolScaler
 from rayflow.core.pool.plan import Plan
 from rayflow.core.pool.protocol import (
     Command,
     Demand,
     Lease,
+    LeaseRevoked,
     PoolStats,
     PoolTerms,
     Revoke,
+    RevokeReason,
     StopWorker,
-    Void,
-    Why,
     is_own_tasks,
     token_epoch,
 )
-from rayflow.core.pool.state import Book, Environment, Party, Wish, Worker, wishes
+from rayflow.core.pool.state import Book, CoordinatorState, Environment, NetDemand, Worker, wishes
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import LeaseLost
 
@@ -87,7 +87,7 @@ class PoolMachine:
         self._terms = terms
         self._settled_at = now + terms.settle
         self._book = Book(epoch, config, terms, now)
-        self._sizes = Sizes(self._book)
+        self._sizes = PoolScaler(self._book)
         self._gone: dict[str, float] = {}
 
     def configure(self, config: PoolConfig, now: float) -> None:
@@ -139,7 +139,7 @@ class PoolMachine:
         if record is not None:
             if not record.up:
                 self._book.start_failed(self._book.environments[record.environment], now)
-            self._book.lose(record, now, Why.DIED)
+            self._book.lose(record, now, RevokeReason.DIED)
 
     def slot_free(self, worker: str, token: str, now: float) -> None:
         """A worker confirms that nothing runs on a revoked token any more, and that it will refuse it."""
@@ -213,7 +213,7 @@ class PoolMachine:
             if book.limits.began(token, at):
                 book.changed |= book.limits.waiting
         seen = seen if epoch == self.epoch else 0
-        party = book.parties.get(coordinator) or Party(coordinator, last=seen)
+        party = book.parties.get(coordinator) or CoordinatorState(coordinator, last=seen)
         if now < self._gone.get(coordinator, -math.inf) or sequence <= party.sequence:
             return
         book.parties[coordinator] = party
@@ -234,7 +234,7 @@ class PoolMachine:
         if party is not None:
             self._book.drop(party, now)
 
-    def _received(self, party: Party, seen: int, holding: Collection[str], now: float) -> None:
+    def _received(self, party: CoordinatorState, seen: int, holding: Collection[str], now: float) -> None:
         """Find out which grants arrived, and which leases were given back."""
         party.outbox = {number: unseen for number, unseen in party.outbox.items() if number > seen}
         for token, seat in list(party.seats.items()):
@@ -244,7 +244,7 @@ class PoolMachine:
             if seat.received and token not in holding:
                 self._book.remove(seat, now)
 
-    def _claim(self, party: Party, claims: Mapping[str, str], now: float) -> None:
+    def _claim(self, party: CoordinatorState, claims: Mapping[str, str], now: float) -> None:
         """Take over leases of an earlier epoch, or say that they are void."""
         book = self._book
         for token, name in claims.items():
@@ -257,9 +257,9 @@ class PoolMachine:
             elif old and worker is not None and worker.admits(token):
                 book.adopt(party, token, worker, now)
             else:
-                book.out.append(Void(party.name, token, name, Why.UNKNOWN))
+                book.out.append(LeaseRevoked(party.name, token, name, RevokeReason.UNKNOWN))
 
-    def _send_again(self, party: Party, now: float) -> None:
+    def _send_again(self, party: CoordinatorState, now: float) -> None:
         """Repeat what this coordinator should have answered by now: it was lost, or is very late."""
         for unseen in party.outbox.values():
             if now >= unseen.sent_at + self._terms.resend:
@@ -323,7 +323,7 @@ class PoolMachine:
         book = self._book
         if not worker.up and now >= worker.since + book.config.start_timeout:
             book.start_failed(book.environments[worker.environment], now)
-            book.stop(worker, now, Why.DIED)
+            book.stop(worker, now, RevokeReason.DIED)
         elif worker.leave_by is not None and now >= worker.leave_by:
             book.changed.add(worker.environment)
         for token, ghost in worker.ghosts.items():
@@ -331,7 +331,7 @@ class PoolMachine:
                 ghost.revoked, ghost.revoke_at = True, now + self._terms.resend
                 book.out.append(Revoke(worker.name, token))
 
-    def _plan(self, environment: Environment, queue: list[Wish], now: float) -> None:
+    def _plan(self, environment: Environment, queue: list[NetDemand], now: float) -> None:
         book = self._book
         held_back = book.limits.cut(environment.name, queue, self._sizes.slots(environment), now)
         resize_at = self._sizes.fit(environment, queue, now)
@@ -377,6 +377,6 @@ class PoolMachine:
         return self._book.stats(now)
 
 
-def _urgency(queue: list[Wish]) -> tuple[int, float]:
+def _urgency(queue: list[NetDemand]) -> tuple[int, float]:
     """Where an environment comes in the order of planning: who shares a limit with others goes by what is under it."""
     return next(((-wish.priority, wish.stamp) for wish in queue if wish.limits), (1, 0.0))

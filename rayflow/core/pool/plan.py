@@ -31,7 +31,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from rayflow.core.pool.protocol import PoolTerms
-from rayflow.core.pool.state import Claimant, Environment, Party, Seat, Wish, Worker
+from rayflow.core.pool.state import Claimant, CoordinatorState, Environment, LeaseState, NetDemand, Worker
 
 _Name = TypeVar("_Name")
 
@@ -74,13 +74,13 @@ class Plan:
     def __init__(
         self,
         environment: Environment,
-        waiting: list[Wish],
-        parties: Mapping[str, Party],
+        waiting: list[NetDemand],
+        parties: Mapping[str, CoordinatorState],
         *,
         now: float,
         terms: PoolTerms,
-        grant: Callable[[Worker, Wish], None],
-        recall: Callable[[Seat], None],
+        grant: Callable[[Worker, NetDemand], None],
+        recall: Callable[[LeaseState], None],
     ) -> None:
         self._environment = environment
         self._waiting = waiting
@@ -93,7 +93,7 @@ class Plan:
         self._before, environment.drain = environment.drain, None
         #: Free slots by worker; who has none is not in it, and neither is the worker that is being emptied.
         self._room = {worker.name: free for worker in self._workers if (free := worker.free)}
-        self._loose: dict[Claimant, list[Seat]] = {}
+        self._loose: dict[Claimant, list[LeaseState]] = {}
         #: Slots that a claimant has and that cannot be asked back now: in flight, or under limits.
         self._firm: dict[Claimant, int] = {}
         self._coming_on: dict[str, int] = {}
@@ -139,7 +139,7 @@ class Plan:
     def _free(self) -> int:
         return sum(self._room.values())
 
-    def _give(self, wish: Wish, worker: Worker) -> None:
+    def _give(self, wish: NetDemand, worker: Worker) -> None:
         self._grant(worker, wish)
         wish.count -= 1
         self._room[worker.name] -= worker.slots if wish.alone else 1
@@ -152,18 +152,18 @@ class Plan:
     def _held(self, claimant: Claimant) -> int:
         return self._firm.get(claimant, 0) + len(self._loose.get(claimant, ()))
 
-    def _due_at(self, wish: Wish) -> float:
+    def _due_at(self, wish: NetDemand) -> float:
         """When a wish has waited a quantum. Who holds nothing waits since it last had something."""
         since = wish.stamp
         if not wish.alone and not self._held(wish.claimant):
             since = max(since, self._served(wish))
         return since + self._terms.quantum
 
-    def _served(self, wish: Wish) -> float:
+    def _served(self, wish: NetDemand) -> float:
         served = self._parties[wish.coordinator].served
         return served.get((self._environment.name, wish.claimant[1]), wish.stamp)
 
-    def _turns(self, first: Mapping[Claimant, Wish]) -> list[Claimant]:
+    def _turns(self, first: Mapping[Claimant, NetDemand]) -> list[Claimant]:
         """In which order claimants get what cannot be divided evenly."""
 
         def turn(claimant: Claimant) -> tuple[int, float, float, Claimant]:
@@ -176,9 +176,9 @@ class Plan:
 
         return sorted(first, key=turn)
 
-    def _shares(self, plain: list[Wish]) -> dict[Claimant, int] | None:
+    def _shares(self, plain: list[NetDemand]) -> dict[Claimant, int] | None:
         """Each claimant's even share, in their turn's order; None while nobody is kept waiting below its share."""
-        first: dict[Claimant, Wish] = {}
+        first: dict[Claimant, NetDemand] = {}
         wants: dict[Claimant, int] = {}
         for wish in plain:
             claimant = wish.claimant
@@ -192,7 +192,7 @@ class Plan:
         starved = any(self._held(c) < share and self._now >= self._due_at(first[c]) for c, share in shares.items())
         return shares if starved else None
 
-    def _make_room_for_lonely(self, lonely: list[Wish], *, contested: bool) -> None:
+    def _make_room_for_lonely(self, lonely: list[NetDemand], *, contested: bool) -> None:
         for wish in lonely:
             while wish.count and self._now >= self._due_at(wish):
                 if contested and any(worker.alone for worker in self._workers):
@@ -209,7 +209,7 @@ class Plan:
             return
         candidates = []
         for worker in self._workers:
-            held: dict[Claimant, list[Seat]] = {}
+            held: dict[Claimant, list[LeaseState]] = {}
             for seat in worker.seats.values():
                 if seat.loose:
                     held.setdefault((seat.lease.coordinator, False), []).append(seat)
@@ -235,7 +235,7 @@ class Plan:
             if seat.lease.alone and seat.received and seat.deadline is None and not seat.lease.limited:
                 self._recall(seat)
 
-    def _hand_out(self, level: list[Wish], plain: list[Wish], shares: Mapping[Claimant, int] | None) -> None:
+    def _hand_out(self, level: list[NetDemand], plain: list[NetDemand], shares: Mapping[Claimant, int] | None) -> None:
         """Give away free slots: first up to the shares, if they count, then in the order of stamps."""
         if shares is not None:
             rooms = {claimant: max(0, share - self._held(claimant)) for claimant, share in shares.items()}
@@ -248,7 +248,7 @@ class Plan:
             while wish.count and (worker := self._empty() if wish.alone else self._roomiest()):
                 self._give(wish, worker)
 
-    def _call_back(self, priority: int, plain: list[Wish], shares: Mapping[Claimant, int] | None) -> None:
+    def _call_back(self, priority: int, plain: list[NetDemand], shares: Mapping[Claimant, int] | None) -> None:
         """Let everybody keep what its own next tasks need, and ask the rest back for those who still wait."""
         wants: dict[Claimant, int] = {}
         for wish in plain:

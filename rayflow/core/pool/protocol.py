@@ -149,7 +149,7 @@ class Recall:
     deadline: float
 
 
-class Why(StrEnum):
+class RevokeReason(StrEnum):
     """Why a lease is void."""
 
     #: Its worker died or hangs: what ran on it is lost, and may be to blame.
@@ -161,13 +161,13 @@ class Why(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Void:
+class LeaseRevoked:
     """Tell the coordinator that it does not have this lease (any more)."""
 
     coordinator: str
     token: str
     worker: str
-    why: Why
+    why: RevokeReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class StopWorker:
     at_once: bool = False
 
 
-Command = Grant | Recall | Void | Revoke | StartWorkers | StopWorker
+Command = Grant | Recall | LeaseRevoked | Revoke | StartWorkers | StopWorker
 
 
 # --- settings and figures ---------------------------------------------------------------------------------

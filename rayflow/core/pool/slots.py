@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from rayflow.core.pool.protocol import Demand, Grant, Limit
 from rayflow.core.pool.wait_queue import Key, Kind, Waiting
 
-__all__ = ["IDLE_KEEP", "REMEMBERED", "Key", "Report", "Send", "Slots"]
+__all__ = ["IDLE_KEEP", "REMEMBERED", "Key", "Report", "SendBatch", "Slots"]
 
 #: Seconds that an idle slot is kept: long enough for the next step of a chain.
 IDLE_KEEP = 0.05
@@ -41,7 +41,7 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendBatch:
     """Send these tasks to this worker, in this slot.
 
     Args:
@@ -242,7 +242,7 @@ class Slots:
         return len(self._held)
 
     # --- what to do ----------------------------------------------------------------------------------------
-    def plan(self, now: float) -> list[Send]:
+    def plan(self, now: float) -> list[SendBatch]:
         """Which tasks go out now. The slots that they use are busy afterwards."""
         idle: dict[Kind, list[_Held]] = {}
         for held in self._idle.values():
@@ -254,13 +254,13 @@ class Slots:
                 self._release(held.token)
         return sends
 
-    def _serve(self, kind: Kind, slots: Sequence[_Held]) -> list[Send]:
+    def _serve(self, kind: Kind, slots: Sequence[_Held]) -> list[SendBatch]:
         environment, alone, limits = kind
         limited, rated = bool(limits), _is_rated(limits)
         sends = []
         for held, keys in zip(slots, self._waiting.take(kind, len(slots)), strict=False):
             del self._idle[held.token]
-            sends.append(Send(held.token, held.worker, environment, alone, keys, held.start_by, limited, rated))
+            sends.append(SendBatch(held.token, held.worker, environment, alone, keys, held.start_by, limited, rated))
         return sends
 
     def next_wake(self) -> float | None:

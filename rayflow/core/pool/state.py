@@ -13,13 +13,13 @@ from rayflow.core.pool.protocol import (
     EnvironmentStats,
     Grant,
     Lease,
+    LeaseRevoked,
     Limit,
     PoolStats,
     PoolTerms,
     Recall,
+    RevokeReason,
     StopWorker,
-    Void,
-    Why,
     is_own_tasks,
     new_token,
     token_alone,
@@ -29,7 +29,7 @@ from rayflow.definition.options import PoolConfig
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class LeaseState:
     """A lease, and how far the talk about it has come.
 
     Args:
@@ -53,7 +53,7 @@ class Seat:
 
 
 @dataclass(slots=True, eq=False)
-class Ghost:
+class OrphanedToken:
     """A token that occupies its worker without being anybody's lease.
 
     Args:
@@ -93,8 +93,8 @@ class Worker:
     up: bool = False
     found: bool = False
     idle_since: float = 0.0
-    seats: dict[str, Seat] = field(default_factory=dict)
-    ghosts: dict[str, Ghost] = field(default_factory=dict)
+    seats: dict[str, LeaseState] = field(default_factory=dict)
+    ghosts: dict[str, OrphanedToken] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     leave_by: float | None = None
     surplus: bool = False
@@ -131,12 +131,12 @@ class Worker:
 class Unseen:
     """A grant that its coordinator has not confirmed, and the void that followed it, if one did."""
 
-    commands: tuple[Grant | Void, ...]
+    commands: tuple[Grant | LeaseRevoked, ...]
     sent_at: float
 
 
 @dataclass(slots=True, eq=False)
-class Party:
+class CoordinatorState:
     """One coordinator.
 
     Args:
@@ -156,7 +156,7 @@ class Party:
     heard: float = 0.0
     sequence: int = -1
     environments: frozenset[str] = frozenset()
-    seats: dict[str, Seat] = field(default_factory=dict)
+    seats: dict[str, LeaseState] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)
     outbox: dict[int, Unseen] = field(default_factory=dict)
     served: dict[tuple[str, bool], float] = field(default_factory=dict)
@@ -207,7 +207,7 @@ Claimant = tuple[str, bool]
 
 
 @dataclass(slots=True)
-class Wish:
+class NetDemand:
     """A demand, less what is on its way to the coordinator already."""
 
     coordinator: str
@@ -219,13 +219,13 @@ class Wish:
     claimant: Claimant
 
 
-def wishes(environment: Environment, parties: dict[str, Party]) -> list[Wish]:
+def wishes(environment: Environment, parties: dict[str, CoordinatorState]) -> list[NetDemand]:
     """What is still waited for in an environment: highest priority first, then the oldest stamp.
 
     Leases in flight are taken off the coordinator's most urgent demand of their kind first, because that is what
     it will use them for, whatever they were granted for.
     """
-    found: list[Wish] = []
+    found: list[NetDemand] = []
     for name, demand in environment.waiting.items():
         flying: dict[tuple[bool, tuple[Limit, ...]], int] = {}
         for seat in parties[name].seats.values():
@@ -242,7 +242,9 @@ def wishes(environment: Environment, parties: dict[str, Party]) -> list[Wish]:
                 count = max(0, count - there)
             if count:
                 limited = bool(entry.limits)
-                found.append(Wish(name, entry.priority, entry.stamp, count, entry.alone, entry.limits, (name, limited)))
+                found.append(
+                    NetDemand(name, entry.priority, entry.stamp, count, entry.alone, entry.limits, (name, limited))
+                )
     if len(environment.waiting) > 1:
         found.sort(key=lambda w: (-w.priority, w.stamp, w.coordinator))
     return found
@@ -268,7 +270,7 @@ class Book:
         self.limits = Limits(terms, now)
         self.environments: dict[str, Environment] = {}
         self.workers: dict[str, Worker] = {}
-        self.parties: dict[str, Party] = {}
+        self.parties: dict[str, CoordinatorState] = {}
         #: Workers that were given up and may still be heard of.
         self.stopped: set[str] = set()
         self.changed: set[str] = set()
@@ -281,7 +283,7 @@ class Book:
         self.alarm_at = min(self.alarm_at, moment)
 
     # --- leases -------------------------------------------------------------------------------------------
-    def grant(self, worker: Worker, wish: Wish, now: float) -> None:
+    def grant(self, worker: Worker, wish: NetDemand, now: float) -> None:
         """Give a slot of this worker (or all of them) to a wish."""
         party = self.parties[wish.coordinator]
         self._tokens += 1
@@ -292,7 +294,7 @@ class Book:
             token, worker.name, party.name, worker.environment, wish.priority, wish.alone, party.last, now, keys,
             bool(wish.limits),
         )  # fmt: skip
-        self._seat(Seat(lease, wish.limits))
+        self._seat(LeaseState(lease, wish.limits))
         start_by = self.limits.take(token, wish.limits, now, waits=is_own_tasks(worker.name)) if wish.limits else None
         grant = Grant(
             party.name, party.last, token, worker.name, worker.environment, wish.priority, wish.alone, wish.limits,
@@ -301,28 +303,28 @@ class Book:
         party.outbox[party.last] = Unseen((grant,), now)
         self.out.append(grant)
 
-    def claim(self, party: Party, token: str, worker: str) -> None:
+    def claim(self, party: CoordinatorState, token: str, worker: str) -> None:
         """Remember a lease of an earlier epoch that cannot be judged yet."""
         party.claims[token] = worker
         self.limits.hold(_claim_of(token), token_keys(token))
 
-    def unclaim(self, party: Party, token: str) -> None:
+    def unclaim(self, party: CoordinatorState, token: str) -> None:
         """A claim was judged, or is not made any more."""
         del party.claims[token]
         self._release(_claim_of(token), token_keys(token))
 
-    def adopt(self, party: Party, token: str, worker: Worker, now: float) -> None:
+    def adopt(self, party: CoordinatorState, token: str, worker: Worker, now: float) -> None:
         """Take over a lease of an earlier epoch."""
         worker.ghosts.pop(token, None)
         keys = token_keys(token)
         lease = Lease(
             token, worker.name, party.name, worker.environment, None, token_alone(token), 0, now, keys, bool(keys)
         )
-        self._seat(Seat(lease, received=True))
+        self._seat(LeaseState(lease, received=True))
         self.limits.hold(token, keys)
         self.changed.add(worker.environment)
 
-    def _seat(self, seat: Seat) -> None:
+    def _seat(self, seat: LeaseState) -> None:
         lease = seat.lease
         self.workers[lease.worker].seats[lease.token] = seat
         self.parties[lease.coordinator].seats[lease.token] = seat
@@ -332,19 +334,19 @@ class Book:
             self.limits.release(holder, keys)
             self.changed |= self.limits.waiting
 
-    def ask_back(self, seat: Seat, now: float) -> None:
+    def ask_back(self, seat: LeaseState, now: float) -> None:
         """Recall a lease, or ask again. The first recall's deadline is the one that counts."""
         seat.asked_at = now
         if seat.deadline is None:
             seat.deadline = now + self.terms.recall_term
         self.out.append(Recall(seat.lease.coordinator, seat.lease.token, now + self.terms.recall_term))
 
-    def remove(self, seat: Seat, now: float) -> None:
+    def remove(self, seat: LeaseState, now: float) -> None:
         """A lease was given back: its task has begun, or never will."""
         self._remove(seat, now)
         self.limits.over(seat.lease.token, now)
 
-    def _remove(self, seat: Seat, now: float) -> None:
+    def _remove(self, seat: LeaseState, now: float) -> None:
         lease = seat.lease
         party, worker = self.parties[lease.coordinator], self.workers[lease.worker]
         del party.seats[lease.token], worker.seats[lease.token]
@@ -352,13 +354,13 @@ class Book:
         self._release(lease.token, lease.keys)
         self.changed.add(lease.environment)
 
-    def void(self, seat: Seat, now: float, why: Why) -> None:
+    def void(self, seat: LeaseState, now: float, why: RevokeReason) -> None:
         """A lease is lost. Its holder is told, also if it never heard of the grant."""
         lease = seat.lease
         self._remove(seat, now)
         # Its holder may only have been silent: the task may be on its way.
         self.limits.over(lease.token, now + self.terms.start_within)
-        void = Void(lease.coordinator, lease.token, lease.worker, why)
+        void = LeaseRevoked(lease.coordinator, lease.token, lease.worker, why)
         unseen = self.parties[lease.coordinator].outbox.get(lease.number)
         if unseen is not None:
             # The grant may be lost: then its number must still arrive, or all later ones would wait for it.
@@ -367,7 +369,7 @@ class Book:
 
     def haunt(self, worker: Worker, token: str, revoke_at: float) -> None:
         """Let a token occupy its worker until the worker says that it does not."""
-        worker.ghosts[token] = Ghost(token_alone(token), revoke_at)
+        worker.ghosts[token] = OrphanedToken(token_alone(token), revoke_at)
         self.limits.hold(token, token_keys(token))
         self.alarm(revoke_at)
 
@@ -379,7 +381,7 @@ class Book:
         self.changed.add(worker.environment)
 
     # --- coordinators -------------------------------------------------------------------------------------
-    def demand(self, party: Party, demand: Sequence[Demand]) -> None:
+    def demand(self, party: CoordinatorState, demand: Sequence[Demand]) -> None:
         """This is all that a coordinator wants now."""
         wanted: dict[str, list[Demand]] = {}
         for entry in demand:
@@ -397,11 +399,11 @@ class Book:
                 self.changed.add(name)
         party.environments = frozenset(wanted)
 
-    def drop(self, party: Party, now: float) -> None:
+    def drop(self, party: CoordinatorState, now: float) -> None:
         """Take everything from a coordinator that is dead or silent; its slots stay occupied for now."""
         for seat in list(party.seats.values()):
             worker = self.workers[seat.lease.worker]
-            self.void(seat, now, Why.UNKNOWN)
+            self.void(seat, now, RevokeReason.UNKNOWN)
             # A task of its own ends with its owner.
             if not self.environments[worker.environment].own:
                 self.haunt(worker, seat.lease.token, now)
@@ -432,7 +434,7 @@ class Book:
         self.alarm(now + self.config.start_timeout)
         return worker
 
-    def lose(self, worker: Worker, now: float, why: Why) -> None:
+    def lose(self, worker: Worker, now: float, why: RevokeReason) -> None:
         """A worker is no more, and neither is what was leased or claimed on it."""
         for seat in list(worker.seats.values()):
             self.void(seat, now, why)
@@ -443,7 +445,7 @@ class Book:
         for party in self.parties.values():
             for token in [token for token, name in party.claims.items() if name == worker.name]:
                 self.unclaim(party, token)
-                self.out.append(Void(party.name, token, worker.name, why))
+                self.out.append(LeaseRevoked(party.name, token, worker.name, why))
 
     def leave(self, worker: Worker, now: float, *, surplus: bool = False) -> None:
         """Let a worker stop once its tasks are done."""
@@ -452,7 +454,7 @@ class Book:
             worker.leave_by = now + self.config.drain_timeout
         self.changed.add(worker.environment)
 
-    def stop(self, worker: Worker, now: float, why: Why) -> None:
+    def stop(self, worker: Worker, now: float, why: RevokeReason) -> None:
         """Give a worker up."""
         self.lose(worker, now, why)
         self.stopped.add(worker.name)
@@ -464,7 +466,7 @@ class Book:
             if environment.own:
                 del self.workers[worker.name]
             else:
-                self.stop(worker, now, Why.DRAINED)
+                self.stop(worker, now, RevokeReason.DRAINED)
         del self.environments[environment.name]
         self.changed.discard(environment.name)
 

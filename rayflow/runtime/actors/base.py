@@ -137,7 +137,7 @@ class Held(NamedTuple):
     size: int
 
 
-class Parcel(NamedTuple):
+class Envelope(NamedTuple):
     """What goes over a line where more than bytes do.
 
     Args:
@@ -149,9 +149,9 @@ class Parcel(NamedTuple):
     held: Mapping[str, Held]
 
 
-def opened(received: Any) -> Parcel:
+def opened(received: Any) -> Envelope:
     """What came over a line: bytes alone, or a parcel."""
-    return received if isinstance(received, Parcel) else Parcel(received, {})
+    return received if isinstance(received, Envelope) else Envelope(received, {})
 
 
 class Actor(Protocol):
@@ -349,13 +349,13 @@ def kill_aside(system: ActorSystem, name: str, *, restart: bool = False) -> None
     threading.Thread(target=kill, name="kill", daemon=True).start()
 
 
-class Line(Protocol):
+class Channel(Protocol):
     """One way from a coordinator to a worker or to the store: bytes there, bytes back, or parcels.
 
     The only road today is an actor call; a faster one can be put behind the same two methods.
     """
 
-    def send(self, request: bytes | Parcel, then: Callable[[Reply], None], label: str = "") -> None:
+    def send(self, request: bytes | Envelope, then: Callable[[Reply], None], label: str = "") -> None:
         """Send a request; ``then`` gets the reply, or an error, exactly once, on some other thread."""
 
     @property
@@ -363,7 +363,7 @@ class Line(Protocol):
         """Name of the actor at the other end."""
 
 
-class ActorLine:
+class ActorChannel:
     """A line that is an actor call.
 
     Args:
@@ -380,8 +380,8 @@ class ActorLine:
         """Name of the actor at the other end."""
         return self._actor.name
 
-    def send(self, request: bytes | Parcel, then: Callable[[Reply], None], label: str = "") -> None:
-        """See :class:`Line`."""
+    def send(self, request: bytes | Envelope, then: Callable[[Reply], None], label: str = "") -> None:
+        """See :class:`Channel`."""
         self._actor.send(self._method, request, then=then, label=label)
 
 
@@ -391,7 +391,7 @@ PATIENCE = 10.0
 AGAIN = 0.1
 
 
-class PatientActor(Actor):
+class RetryingActor(Actor):
     """An actor by its name, also while it restarts.
 
     Since a call that failed may have been executed, only what may be done twice is called like this.

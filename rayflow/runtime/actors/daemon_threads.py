@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class Daemons:
+class DaemonThreadPool:
     """Up to ``limit`` daemon threads, started as they are needed.
 
     Args:

@@ -1,10 +1,10 @@
 """Signs of life: finds actors that hang, which nobody's death notice tells of.
 
-Who has been silent for too long is decided by :class:`~rayflow.core.cluster.recovery.Pulse`; this shell sends the
-questions. A question goes to the actor's ``ping`` in a group of threads of its own, so a busy actor answers all the
-same; one that knows itself to be broken raises there. An answer counts from the moment when it arrives, and time in
-which its owner does not listen (it waits for the store, or is stopped itself) counts against nobody: who is taken for
-hung is killed, and all that was under way there is done again.
+Who has been silent for too long is decided by :class:`~rayflow.core.cluster.recovery.HeartbeatTracker`; this shell
+sends the questions. A question goes to the actor's ``ping`` in a group of threads of its own, so a busy actor answers
+all the same; one that knows itself to be broken raises there. An answer counts from the moment when it arrives, and
+time in which its owner does not listen (it waits for the store, or is stopped itself) counts against nobody: who is
+taken for hung is killed, and all that was under way there is done again.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from rayflow.core.cluster.recovery import Pulse
+from rayflow.core.cluster.recovery import HeartbeatTracker
 from rayflow.runtime.actors.base import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
 
 log = logging.getLogger(__name__)
 
 
-class Pings:
+class HealthMonitor:
     """Pings actors. Everything is called on its owner's one thread, also what it calls.
 
     Args:
@@ -46,7 +46,7 @@ class Pings:
         self._failed = failed
         self._gone = gone
         self._patience = patience
-        self._pulse = Pulse(patience)
+        self._pulse = HeartbeatTracker(patience)
         #: Answers that have arrived and are not dealt with yet; appended by the system's threads.
         self._arrived: deque[tuple[str, Reply]] = deque()
         self._listened = time.monotonic()
@@ -105,7 +105,7 @@ class Pings:
         self._failed(name, why)
 
 
-def keeping_alive(system: ActorSystem, patience: float, post: Callable[[Callable[[], None]], None]) -> Pings:
+def keeping_alive(system: ActorSystem, patience: float, post: Callable[[Callable[[], None]], None]) -> HealthMonitor:
     """Pings for actors that the system makes anew when they die, but not when they hang: those are killed.
 
     Args:
@@ -118,4 +118,4 @@ def keeping_alive(system: ActorSystem, patience: float, post: Callable[[Callable
         log.error("%s is killed and made anew: %s", name, why)
         kill_aside(system, name, restart=True)
 
-    return Pings(system, patience, post, replace)
+    return HealthMonitor(system, patience, post, replace)

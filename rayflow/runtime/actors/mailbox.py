@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.clock import REAL, SystemClock
-from rayflow.runtime.logs import Outage
+from rayflow.runtime.logs import ThrottledWarning
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _MOST = 1_000
 _PATIENCE = 60.0
 
 
-class Turns:
+class Mailbox:
     """One thread and its queue.
 
     Each turn runs what was posted, then what is due, then ``after``. An exception ends the thread: a defect must not
@@ -60,7 +60,7 @@ class Turns:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
-        self._outages: dict[str, Outage] = {}
+        self._outages: dict[str, ThrottledWarning] = {}
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -167,7 +167,7 @@ class Turns:
         except self._tolerated as error:
             kind = type(error).__name__
             if kind not in self._outages:
-                self._outages[kind] = Outage(log, f"thread {self._name} cannot do something")
+                self._outages[kind] = ThrottledWarning(log, f"thread {self._name} cannot do something")
             self._outages[kind].failed(error)
 
     def _first(self) -> Callable[[], None] | None:

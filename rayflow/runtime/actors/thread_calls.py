@@ -9,10 +9,10 @@ from typing import Any
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, Reply, TaskCrashed, TaskSpec
-from rayflow.runtime.actors.daemon_threads import Daemons
+from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
 
 
-class Life:
+class ActorInstance:
     """One object of an actor, from its making to its death, and the calls that it has not answered."""
 
     def __init__(self, spec: ActorSpec, *, restarted: bool) -> None:
@@ -22,14 +22,14 @@ class Life:
         self.alive = True
         self.pending: set[Call] = set()
         self.tasks: set[ThreadTask] = set()
-        self.groups = {group: Daemons(f"{spec.name}/{group}", n) for group, n in spec.groups.items()}
-        self.groups[""] = Daemons(spec.name, spec.threads)
+        self.groups = {group: DaemonThreadPool(f"{spec.name}/{group}", n) for group, n in spec.groups.items()}
+        self.groups[""] = DaemonThreadPool(spec.name, spec.threads)
 
 
 class Call:
     """A call under way. It is settled once, by its answer or by the death of the actor."""
 
-    def __init__(self, life: Life, then: Callable[[Reply], None] | None) -> None:
+    def __init__(self, life: ActorInstance, then: Callable[[Reply], None] | None) -> None:
         self.life = life
         self.then = then
         self.reply = Reply()
@@ -51,14 +51,14 @@ class Call:
 _settling = threading.Lock()
 
 
-def check_alive(caller: Life | None) -> None:
+def check_alive(caller: ActorInstance | None) -> None:
     """End the thread if it belongs to an actor that was killed."""
     if caller is not None and not caller.alive:
         # Threads end quietly by this very class, and by none that is derived from it.
         raise SystemExit(f"actor {caller.name!r} was killed")
 
 
-def unless_dead(then: Callable[[Reply], None], caller: Life | None) -> Callable[[Reply], None]:
+def unless_dead(then: Callable[[Reply], None], caller: ActorInstance | None) -> Callable[[Reply], None]:
     """A callback that is not called when the actor that it belongs to was killed."""
 
     def told(reply: Reply) -> None:
@@ -104,8 +104,8 @@ class ThreadTasks:
     """Runs tasks on threads, whatever resources they ask for."""
 
     def __init__(self) -> None:
-        self._threads = Daemons("task", _MOST)
-        self._answers = Daemons("task-answers", 1)
+        self._threads = DaemonThreadPool("task", _MOST)
+        self._answers = DaemonThreadPool("task-answers", 1)
 
     def run(
         self, view: ActorSystem, spec: TaskSpec, then: Callable[[Reply], None], ended: Callable[[ThreadTask], None]
@@ -142,7 +142,7 @@ class ThreadTasks:
         self._answers.close()
 
     def join(self, deadline: float) -> list[str]:
-        """See :meth:`Daemons.join`."""
+        """See :meth:`DaemonThreadPool.join`."""
         return self._threads.join(deadline) + self._answers.join(deadline)
 
 

@@ -28,8 +28,8 @@ from rayflow.runtime.actors.base import (
     TaskSpec,
 )
 from rayflow.runtime.actors.clock import REAL, SystemClock
-from rayflow.runtime.actors.daemon_threads import Daemons
-from rayflow.runtime.actors.thread_calls import Call, Life, ThreadTasks, check_alive, tell, unless_dead
+from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
+from rayflow.runtime.actors.thread_calls import ActorInstance, Call, ThreadTasks, check_alive, tell, unless_dead
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ JOIN = 5.0
 class _Record:
     """One actor: its specification, and the object that it is at present."""
 
-    def __init__(self, spec: ActorSpec, life: Life) -> None:
+    def __init__(self, spec: ActorSpec, life: ActorInstance) -> None:
         self.spec = spec
         self.life = life
 
@@ -54,7 +54,7 @@ class _Handle:
         caller: the life that calls; None for the world outside the actors.
     """
 
-    def __init__(self, system: ThreadSystem, record: _Record, caller: Life | None) -> None:
+    def __init__(self, system: ThreadSystem, record: _Record, caller: ActorInstance | None) -> None:
         self.name = record.spec.name
         self._system = system
         self._record = record
@@ -87,7 +87,7 @@ class _Handle:
 class _View:
     """The system as one actor sees it: while it lives, everything; after its death, nothing."""
 
-    def __init__(self, system: ThreadSystem, life: Life) -> None:
+    def __init__(self, system: ThreadSystem, life: ActorInstance) -> None:
         self._system = system
         self._life = life
 
@@ -185,7 +185,7 @@ class ThreadSystem:
         self._lock = threading.RLock()
         self._closed = False
         # Calls of the dead are answered here: neither the killer nor the caller expects to be called back.
-        self._answers = Daemons("answers", 2)
+        self._answers = DaemonThreadPool("answers", 2)
         self._tasks = ThreadTasks()
 
     @property
@@ -274,7 +274,7 @@ class ThreadSystem:
         """Nothing, as for :meth:`nodes`."""
         return []
 
-    def run(self, spec: TaskSpec, then: Callable[[Reply], None], owner: Life | None = None) -> RunningTask:
+    def run(self, spec: TaskSpec, then: Callable[[Reply], None], owner: ActorInstance | None = None) -> RunningTask:
         """See ActorSystem. The tasks of an actor that is killed are killed as well.
 
         Raises:
@@ -314,7 +314,7 @@ class ThreadSystem:
         return getattr(target, method)(*args)
 
     # --- what handles and views call -----------------------------------------------------------------------
-    def handle(self, record: _Record, caller: Life | None) -> Actor:
+    def handle(self, record: _Record, caller: ActorInstance | None) -> Actor:
         """A handle for a caller."""
         return _Handle(self, record, caller)
 
@@ -344,7 +344,7 @@ class ThreadSystem:
         *,
         then: Callable[[Reply], None] | None = None,
         group: str,
-        caller: Life | None,
+        caller: ActorInstance | None,
     ) -> Call:
         """Put a call on its actor's threads."""
         with self._lock:
@@ -366,13 +366,13 @@ class ThreadSystem:
         return call
 
     # --- inside --------------------------------------------------------------------------------------------
-    def _begin(self, spec: ActorSpec, *, restarted: bool = False) -> Life:
-        life = Life(spec, restarted=restarted)
+    def _begin(self, spec: ActorSpec, *, restarted: bool = False) -> ActorInstance:
+        life = ActorInstance(spec, restarted=restarted)
         view: ActorSystem = _View(self, life)
         life.target = spec.cls(view, *spec.args)
         return life
 
-    def _perform(self, call: Call, method: str, args: tuple[Any, ...], threads: Daemons) -> None:
+    def _perform(self, call: Call, method: str, args: tuple[Any, ...], threads: DaemonThreadPool) -> None:
         life = call.life
         if not life.alive:
             return
@@ -387,7 +387,7 @@ class ThreadSystem:
         if life.alive:
             self._settle(call, reply, None)
 
-    def _settle(self, call: Call, reply: Reply, elsewhere: Daemons | None) -> None:
+    def _settle(self, call: Call, reply: Reply, elsewhere: DaemonThreadPool | None) -> None:
         if not call.settle(reply):
             return
         with self._lock:

@@ -30,7 +30,7 @@ class _Stamps:
 _stamps = _Stamps()
 
 
-class LoadedCode:
+class CodeChangeDetector:
     """The modules of some folders that this process has imported, and whether their files have changed since.
 
     What is installed is not edited while it is used, so only the folders of a code environment count, without a

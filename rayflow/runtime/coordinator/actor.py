@@ -1,4 +1,4 @@
-"""The coordinator actor: the door to a :class:`~rayflow.runtime.coordinator.coordinator.Conductor`.
+"""The coordinator actor: the door to a :class:`~rayflow.runtime.coordinator.coordinator.Coordinator`.
 
 Ray wraps every method of an actor's class, also those that it calls itself; so the class that has the work to do is
 another one.
@@ -10,19 +10,19 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 
-from rayflow.core.cluster.recovery import Overdue
+from rayflow.core.cluster.recovery import OverdueItem
 from rayflow.core.execution.actions import LiveTask
 from rayflow.core.pool.slots import Key
 from rayflow.runtime.actors.base import ActorSystem
 from rayflow.runtime.code import environment
-from rayflow.runtime.coordinator.coordinator import Conductor
+from rayflow.runtime.coordinator.coordinator import Coordinator
 from rayflow.runtime.coordinator.progress import Progress
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.worker.reporter import Beat
+from rayflow.runtime.worker.reporter import Heartbeat
 from rayflow.storage.model import ExecutionRecord
 
 
-class Coordinator:
+class CoordinatorActor:
     """Drives executions. See :mod:`rayflow.runtime.coordinator.coordinator`.
 
     Args:
@@ -39,7 +39,7 @@ class Coordinator:
         name: str,
         env: environment.Environment,
         settings: Settings,
-        conductor: Callable[..., Conductor] = Conductor,
+        conductor: Callable[..., Coordinator] = Coordinator,
     ) -> None:
         self._name = name
         self._env = env
@@ -77,7 +77,7 @@ class Coordinator:
 
     def beat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
         """A step says that it is alive, how far it is, and whether its code is done."""
-        self._conductor.turns.post(lambda: self._conductor.beat(key, epoch, Beat(*beat)))
+        self._conductor.turns.post(lambda: self._conductor.beat(key, epoch, Heartbeat(*beat)))
 
     def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
         """A step that is a Ray task of its own has begun."""
@@ -87,13 +87,13 @@ class Coordinator:
         """The unanswered steps of an execution, each with the worker that has it."""
         return self._conductor.turns.ask(lambda: self._conductor.live(execution_id))
 
-    def overdue(self, grace: float) -> list[Overdue]:
+    def overdue(self, grace: float) -> list[OverdueItem]:
         """The attempts driven here whose time was up more than so many seconds ago, and that nobody has ended."""
         return self._conductor.turns.ask(lambda: self._overdue(self._conductor.now(), grace))
 
-    def _overdue(self, now: float, grace: float) -> list[Overdue]:
+    def _overdue(self, now: float, grace: float) -> list[OverdueItem]:
         return [
-            Overdue(name, "step", task.name, task.due, now - task.due, self._name)
+            OverdueItem(name, "step", task.name, task.due, now - task.due, self._name)
             for name in self._conductor.census()
             for task, _ in self._conductor.live(name)
             if task.due and task.due + grace < now

@@ -22,7 +22,7 @@ PATIENCE = 10.0
 _KEPT = 1_000
 
 
-class Codes:
+class CodeRegistry:
     """Loads code through the store, and remembers references.
 
     Args:

@@ -28,26 +28,26 @@ from rayflow.errors import (
     DefinitionError,
     ExecutionNotFound,
     Failure,
-    Fenced,
     InvalidTransition,
     QueueFull,
     RayflowError,
     StorageUnavailable,
+    WriterFenced,
 )
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorLine, ActorSystem
-from rayflow.runtime.actors.mailbox import Turns
-from rayflow.runtime.code.change_detector import LoadedCode
+from rayflow.runtime.actors.base import ActorChannel, ActorSystem
+from rayflow.runtime.actors.mailbox import Mailbox
+from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.coordinator.code_registry import Codes
-from rayflow.runtime.coordinator.driver import Driver
-from rayflow.runtime.coordinator.progress import Prints, Progress, Remarks
-from rayflow.runtime.coordinator.router import Dispatchers, Performer
-from rayflow.runtime.coordinator.store_client import RETRY_MOST, Commits, Inboxes, Members, TakeUps
-from rayflow.runtime.coordinator.supervisor_client import Reports
+from rayflow.runtime.coordinator.code_registry import CodeRegistry
+from rayflow.runtime.coordinator.driver import ExecutionDriver
+from rayflow.runtime.coordinator.progress import OutputBuffer, Progress, StepProgress
+from rayflow.runtime.coordinator.router import AttemptRouter, PoolDispatchers
+from rayflow.runtime.coordinator.store_client import RETRY_MOST, CommitQueue, ExecutionClaims, InboxReader, Members
+from rayflow.runtime.coordinator.supervisor_client import SupervisorClient
 from rayflow.runtime.messages import TaskMessage, TaskOutcome, task_message, unpack
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.worker.reporter import Beat
+from rayflow.runtime.worker.reporter import Heartbeat
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord, InboxRow
 from rayflow.storage.operations import Answer
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 REFRESH = 1.0
 
 
-class Conductor:
+class Coordinator:
     """See the module's docstring.
 
     Args:
@@ -78,12 +78,12 @@ class Conductor:
         env: Environment,
         settings: Settings,
         *,
-        turns: Callable[..., Turns] = Turns,
-        driver: Callable[..., Driver] = Driver,
-        performer: Callable[..., Performer] = Performer,
+        turns: Callable[..., Mailbox] = Mailbox,
+        driver: Callable[..., ExecutionDriver] = ExecutionDriver,
+        performer: Callable[..., AttemptRouter] = AttemptRouter,
     ) -> None:
         self.name = name
-        self.prints = Prints()
+        self.prints = OutputBuffer()
         self.turns = turns("coordinator", self._after, self._next_wake, clock=system.clock)
         self.post = self.turns.post
         self.later = self.turns.later
@@ -93,26 +93,26 @@ class Conductor:
         self._settings = settings
         self._nonce = uuid.uuid4().hex
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
-        self._codes = Codes(system, allow_pickle=settings.allow_pickle)
-        self._loaded = LoadedCode(env.paths if system.separate else ())
+        self._codes = CodeRegistry(system, allow_pickle=settings.allow_pickle)
+        self._loaded = CodeChangeDetector(env.paths if system.separate else ())
         #: When the code that is loaded was last seen to be what is on the disk, in seconds since the epoch.
         self.code_as_of = 0.0
-        self._drivers: dict[str, Driver] = {}
+        self._drivers: dict[str, ExecutionDriver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
-        self._dispatchers = Dispatchers(self, system, env, settings)
-        self._remarks = Remarks(self._drivers.get, self.now, self._codec, self._schedule)
+        self._dispatchers = PoolDispatchers(self, system, env, settings)
+        self._remarks = StepProgress(self._drivers.get, self.now, self._codec, self._schedule)
         self._driver = driver
         self._performer = performer(self, system, env, self._dispatchers, settings)
-        self._commits: Commits | None = None
-        self._inboxes = Inboxes(system, self.post, self.later, self._received)
-        self._reports = Reports(system, name, self.post, self.later)
-        self._takeups = TakeUps(system, self.turns, self._holds, self._taken_up, self._drop)
+        self._commits: CommitQueue | None = None
+        self._inboxes = InboxReader(system, self.post, self.later, self._received)
+        self._reports = SupervisorClient(system, name, self.post, self.later)
+        self._takeups = ExecutionClaims(system, self.turns, self._holds, self._taken_up, self._drop)
 
     def start(self) -> None:
         """Begin."""
-        line, put = ActorLine(self._system.find(actor_names.PERSISTENCE), "commit"), self._codes.put_value
-        self._commits = Commits(line, put, self.post, self.later, finish=self._finish, fenced=self._fenced)
+        line, put = ActorChannel(self._system.find(actor_names.PERSISTENCE), "commit"), self._codes.put_value
+        self._commits = CommitQueue(line, put, self.post, self.later, finish=self._finish, fenced=self._fenced)
         self.turns.every(REFRESH, self._refresh)
         self.turns.start()
 
@@ -151,7 +151,7 @@ class Conductor:
         """A pool says something by itself."""
         self._dispatchers.apply(*unpack(data))
 
-    def beat(self, key: Key, epoch: int, beat: Beat) -> None:
+    def beat(self, key: Key, epoch: int, beat: Heartbeat) -> None:
         """A step says that it is alive, and how far it is."""
         self._remarks.beat(key, epoch, beat)
 
@@ -181,22 +181,22 @@ class Conductor:
             self._drivers[record.id] = driver
             self._takeups.begin(driver)
 
-    def _taken_up(self, driver: Driver) -> None:
+    def _taken_up(self, driver: ExecutionDriver) -> None:
         if driver.blocked and self._loaded.changed():  # by the code that it has been mended from, perhaps
             self._let_go(driver)
             self._reports.declined(driver)
         else:
             self._touch(driver)
 
-    def _holds(self, driver: Driver) -> bool:
+    def _holds(self, driver: ExecutionDriver) -> bool:
         return self._drivers.get(driver.id) is driver
 
-    def _drop(self, driver: Driver, why: object, *, over: bool = False) -> None:
+    def _drop(self, driver: ExecutionDriver, why: object, *, over: bool = False) -> None:
         driver.log.info("execution %s is not driven here any more: %s", driver.id, why)
         self._let_go(driver)
         (self._reports.released if over else self._reports.superseded)(driver)
 
-    def _let_go(self, driver: Driver) -> None:
+    def _let_go(self, driver: ExecutionDriver) -> None:
         self._performer.forget(driver.id)
         self._remarks.forget(driver.id)
         driver.evict()
@@ -213,7 +213,7 @@ class Conductor:
             elif driver.execution is not None:
                 self._inboxes.read(driver)
 
-    def _received(self, driver: Driver, rows: Sequence[InboxRow]) -> None:
+    def _received(self, driver: ExecutionDriver, rows: Sequence[InboxRow]) -> None:
         if not self._holds(driver):
             return
         try:
@@ -307,7 +307,7 @@ class Conductor:
             if driver.notes:
                 self._dirty[driver.id] = None
 
-    def _touch(self, driver: Driver) -> None:
+    def _touch(self, driver: ExecutionDriver) -> None:
         driver.dirty = True
         self._dirty[driver.id] = None
 
@@ -318,7 +318,7 @@ class Conductor:
                 driver.execution.tick(now)
                 self._touch(driver)
 
-    def _schedule(self, driver: Driver) -> None:
+    def _schedule(self, driver: ExecutionDriver) -> None:
         wake = driver.next_wake()
         if wake is not None and wake != driver.wake:
             heapq.heappush(self._wakes, (wake, driver.id))
@@ -354,17 +354,17 @@ class Conductor:
         if members:
             self._commits.send(members)
 
-    def _fenced(self, error: Fenced) -> None:
+    def _fenced(self, error: WriterFenced) -> None:
         """Another cluster writes this store: nothing that is driven here counts any more."""
         for driver in list(self._drivers.values()):
             self._drop(driver, error)
 
-    def _finish(self, driver: Driver, answers: Sequence[Answer]) -> None:
+    def _finish(self, driver: ExecutionDriver, answers: Sequence[Answer]) -> None:
         if not self._holds(driver):
             return
         try:
             actions, newest, touched = driver.committed(answers, self.now())
-        except (Fenced, InvalidTransition, ExecutionNotFound) as error:
+        except (WriterFenced, InvalidTransition, ExecutionNotFound) as error:
             self._drop(driver, error)
             return
         except RayflowError as error:

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from rayflow.core.execution.execution import RunAttempt
-from rayflow.core.pool import Grant, Recall, Void, Why, is_own_tasks, own_tasks
-from rayflow.core.pool.slots import Key, Send, Slots
+from rayflow.core.pool import Grant, LeaseRevoked, Recall, RevokeReason, is_own_tasks, own_tasks
+from rayflow.core.pool.slots import Key, SendBatch, Slots
 from rayflow.core.pool.step_limits import limits_of
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, Failure, LeaseLost, QueueFull, StorageUnavailable
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, Parcel, Reply, TaskCrashed, TaskRefused, send_to
-from rayflow.runtime.coordinator.pool_client import Host, PoolTalk
-from rayflow.runtime.coordinator.ray_tasks import TaskLauncher
-from rayflow.runtime.coordinator.worker_client import HeldValues, Lines
+from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, TaskCrashed, TaskRefused, send_to
+from rayflow.runtime.coordinator.pool_client import AttemptCallbacks, PoolClient
+from rayflow.runtime.coordinator.ray_tasks import RayTaskSubmitter
+from rayflow.runtime.coordinator.worker_client import Lines, ObjectRefCache
 from rayflow.runtime.messages import (
     BatchMessage,
     BatchReply,
@@ -52,7 +52,7 @@ class _Batch:
     """A batch under way."""
 
     id: str
-    send: Send
+    send: SendBatch
     tasks: dict[Key, TaskMessage] = field(default_factory=dict)
     #: Those that were given up as lost while it was under way; their late outcomes are only counted.
     lost: dict[Key, TaskMessage] = field(default_factory=dict)
@@ -77,13 +77,13 @@ class Dispatcher:
 
     def __init__(
         self,
-        host: Host,
+        host: AttemptCallbacks,
         system: ActorSystem,
         config: PoolConfig,
         environment: str,
-        tasks: TaskLauncher,
+        tasks: RayTaskSubmitter,
         *,
-        values: HeldValues,
+        values: ObjectRefCache,
     ) -> None:
         self._host = host
         self._system = system
@@ -97,7 +97,7 @@ class Dispatcher:
         self._by_key: dict[Key, str] = {}
         self._by_token: dict[str, str] = {}
         self._lines = Lines(system, config.name, values)
-        self._talk = PoolTalk(host, system, config.name, self._slots, self.apply)
+        self._talk = PoolClient(host, system, config.name, self._slots, self.apply)
         self._numbers = itertools.count(1)
         self._stopping: set[tuple[str, Key]] = set()
 
@@ -184,7 +184,7 @@ class Dispatcher:
         return "" if batch is None else batch.send.worker
 
     # --- slots ---------------------------------------------------------------------------------------------
-    def apply(self, epoch: int, commands: Sequence[Grant | Recall | Void]) -> None:
+    def apply(self, epoch: int, commands: Sequence[Grant | Recall | LeaseRevoked]) -> None:
         """The pool says something: in its reply, or by itself."""
         if not self._slots.heard_from(epoch):
             return
@@ -194,16 +194,16 @@ class Dispatcher:
                     self._slots.granted(command, self._host.now())
                 case Recall():
                     self._slots.recalled(command.token)
-                case Void():
+                case LeaseRevoked():
                     self._void(command)
 
-    def _void(self, command: Void) -> None:
+    def _void(self, command: LeaseRevoked) -> None:
         self._slots.void(command.token)
         batch = self._batches.get(self._by_token.get(command.token, ""))
         # Its call may fail much later, or never: of a worker that hangs on a node that hangs.
-        if batch is not None and command.why is Why.DIED:
+        if batch is not None and command.why is RevokeReason.DIED:
             self._worker_died(batch, "its pool lost it")
-        elif batch is not None and command.why is Why.DRAINED:
+        elif batch is not None and command.why is RevokeReason.DRAINED:
             self._lose(batch, partial(worker_stopped, worker=command.worker))
 
     def pump(self) -> None:
@@ -226,7 +226,7 @@ class Dispatcher:
         return self._slots.next_wake()
 
     # --- workers -------------------------------------------------------------------------------------------
-    def _send(self, send: Send) -> None:
+    def _send(self, send: SendBatch) -> None:
         batch = _Batch(f"{self._host.name}/{self._config.name}/{next(self._numbers)}", send)
         runs = [self._runs.pop(key) for key in send.keys]
         for key, (run, execution_id) in zip(send.keys, runs, strict=True):
@@ -253,7 +253,7 @@ class Dispatcher:
         else:
             self._call(batch, "run", request, label)
 
-    def _run_own(self, batch: _Batch, run: RunAttempt, request: bytes | Parcel, label: str) -> None:
+    def _run_own(self, batch: _Batch, run: RunAttempt, request: bytes | Envelope, label: str) -> None:
         def reply(answer: Reply) -> None:
             self._host.post(lambda: self._replied(batch, answer))
 
@@ -273,7 +273,7 @@ class Dispatcher:
             if lacking:
                 self._host.waits(key, lacking)
 
-    def _call(self, batch: _Batch, method: str, request: bytes | Parcel, label: str) -> None:
+    def _call(self, batch: _Batch, method: str, request: bytes | Envelope, label: str) -> None:
         def reply(answer: Reply) -> None:
             self._host.post(lambda: self._replied(batch, answer))
 

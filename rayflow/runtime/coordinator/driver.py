@@ -21,7 +21,7 @@ from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError, CorruptRecord, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.code.loader import Fetch, load_definition, named, read_input, read_row
-from rayflow.runtime.coordinator.operation_builder import Refer, Scribe
+from rayflow.runtime.coordinator.operation_builder import OperationBuilder, Refer
 from rayflow.runtime.large_values import CodeValues
 from rayflow.runtime.messages import TaskOutcome
 from rayflow.storage.codec.journal import decode_entry
@@ -29,7 +29,7 @@ from rayflow.storage.codec.large_values import Reference
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.damage import damage_failure, entries_of, failure_or_damage, remedy
 from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow, StepNote
-from rayflow.storage.operations import Answer, Claim, Done, Note, Operation, Refused, Release
+from rayflow.storage.operations import Answer, Claim, Done, Note, Operation, Park, Rejected
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 VALUE_AGAIN = 1.0
 
 
-class Driver:
+class ExecutionDriver:
     """One execution, as its coordinator holds it.
 
     Args:
@@ -77,7 +77,9 @@ class Driver:
         self.values = CodeValues(codec, read, record.id, config.large_value_bytes)
         self._codec = self.values.codec
         self._cache, self._fetch = cache, fetch
-        self._scribe = Scribe(record, self.epoch, self.values, refer, self.options, retention=config.retention)
+        self._scribe = OperationBuilder(
+            record, self.epoch, self.values, refer, self.options, retention=config.retention
+        )
         self._park_after = config.park_after
         self._active_at = 0.0
         self._waits = record.waits
@@ -298,7 +300,7 @@ class Driver:
         self.evict()
         self._entries, self._work, self._sent = [], Work(), Work()
         self.dirty, self._sent_release = False, True
-        return [*held, Release(self.id, self.epoch, runnable_at=now + VALUE_AGAIN, at=now)]
+        return [*held, Park(self.id, self.epoch, runnable_at=now + VALUE_AGAIN, at=now)]
 
     def _changed_waits(self) -> str | None:
         """The signals that the code waits for, if that changed: senders look there what they have to be."""
@@ -309,11 +311,11 @@ class Driver:
         self._waits = said
         return said
 
-    def _release(self, now: float) -> Release:
+    def _release(self, now: float) -> Park:
         execution = self._execution
         wake = None if execution is None else execution.next_wake()
         waits = "" if execution is None else execution.waits(self._scribe.child_id).to_text()
-        return Release(self.id, self.epoch, runnable_at=wake, at=now, seen=self.inbox_seen, waits=waits)
+        return Park(self.id, self.epoch, runnable_at=wake, at=now, seen=self.inbox_seen, waits=waits)
 
     def _collect(self) -> None:
         if self._execution is None:
@@ -339,7 +341,7 @@ class Driver:
         soonest = park if wake is None else min(wake, park)
         return None if soonest == math.inf else soonest
 
-    def committed(self, answers: Sequence[Answer], now: float) -> Committed:
+    def committed(self, answers: Sequence[Answer], now: float) -> CommitResult:
         """The operations are durable, or refused. Answers what is to be done now.
 
         Sets ``over`` when this coordinator has nothing to do with the execution any more.
@@ -348,7 +350,7 @@ class Driver:
             RayflowError: the store refused an operation: stop driving the execution.
         """
         for answer in answers:
-            if isinstance(answer, Refused):
+            if isinstance(answer, Rejected):
                 self.over = True
                 raise answer.error
         self._sent_claim = False
@@ -364,7 +366,7 @@ class Driver:
         touched = tuple(name for a in answers if isinstance(a, Done) for name in a.touched)
         if work.run is not None:
             touched = (*touched, self.id)  # its next run is driven like any other execution
-        return Committed(work.actions, newest, touched)
+        return CommitResult(work.actions, newest, touched)
 
     def set_aside(self, error: RayflowError, now: float) -> bool:
         """The store refused to write it: pause it with the reason, or begin anew. Answers whether that can be done."""
@@ -389,7 +391,7 @@ class Driver:
 PARK_AHEAD = 2.0
 
 
-class Committed(NamedTuple):
+class CommitResult(NamedTuple):
     """What follows from a commit.
 
     Args:

@@ -10,7 +10,7 @@ from rayflow.core.pool.slots import Key
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, opened
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.coordinator.pool_client import Host
+from rayflow.runtime.coordinator.pool_client import AttemptCallbacks
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
@@ -19,7 +19,7 @@ from rayflow.runtime.worker.actor import Worker, WorkerSettings
 SLOTS = 32
 
 
-class LocalRuns:
+class LocalStepRunner:
     """A worker inside the coordinator, with slots of its own and no pool.
 
     Args:
@@ -29,7 +29,7 @@ class LocalRuns:
         settings: shared by all actors of the namespace.
     """
 
-    def __init__(self, host: Host, system: ActorSystem, env: Environment, settings: Settings) -> None:
+    def __init__(self, host: AttemptCallbacks, system: ActorSystem, env: Environment, settings: Settings) -> None:
         self._host = host
         shared = (settings.allow_pickle, settings.config.large_value_bytes)
         about = WorkerSettings(SLOTS, "local", actor_names.PERSISTENCE, *shared)

@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from rayflow.core.events import Answered, AttemptFailed, Entry, StepCompleted, label
-from rayflow.core.execution.actions import Ask, Letter, Unask, Work
+from rayflow.core.events import AttemptFailed, Entry, RequestCompleted, StepCompleted, label
+from rayflow.core.execution.actions import BuryStep, CancelRequest, Request, Work
 from rayflow.core.failures import failure_of
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeRef
@@ -22,8 +22,8 @@ from rayflow.errors import CodecError, DefinitionError
 from rayflow.runtime.large_values import CodeValues
 from rayflow.storage.codec.journal import append_digest, encode_entry, encode_failure
 from rayflow.storage.model import DeadLetter, DefinitionRecord, ExecutionRecord, InboxRow, JournalRow
-from rayflow.storage.operations import Append, Deliver, LeaveLock, Send, StartChild, TakeLock
-from rayflow.storage.operations import Ask as StoreAsk
+from rayflow.storage.operations import Append, Deliver, ReleaseLock, Send, StartChild, TakeLock
+from rayflow.storage.operations import Request as StoreAsk
 from rayflow.storage.rules.starts import call_nonce, cancel_row, child_id, new_record, signal_row
 
 #: Makes a reference to a workflow's code, storing the code where it has to.
@@ -34,7 +34,7 @@ Refer = Callable[[WorkflowDefinition], CodeRef]
 _OWN = {"timeout": None, "deadline": None, "start_at": None, "delay": None, "singleton": None}
 
 
-class Scribe:
+class OperationBuilder:
     """See the module's docstring.
 
     Args:
@@ -102,7 +102,7 @@ class Scribe:
         row = InboxRow(key=key, kind="outcome", body=encode_entry(Entry(0, outcome)), at=outcome.at)
         return Deliver(self.record.id, row, epoch=self.epoch)
 
-    def _dead(self, letter: Letter, first: int, last: int) -> DeadLetter:
+    def _dead(self, letter: BuryStep, first: int, last: int) -> DeadLetter:
         return DeadLetter(
             execution_id=self.record.id,
             step=letter.step,
@@ -118,15 +118,15 @@ class Scribe:
         )
 
     # --- others --------------------------------------------------------------------------------------------
-    def asks(self, asks: Sequence[Ask | Unask], now: float) -> list[StoreAsk]:
+    def asks(self, asks: Sequence[Request | CancelRequest], now: float) -> list[StoreAsk]:
         """What is asked of others, in the store's words.
 
         Raises:
             ClusterError, StorageUnavailable: a child's code cannot be stored now.
         """
-        return [self._ask(ask, now) if isinstance(ask, Ask) else self._unask(ask, now) for ask in asks]
+        return [self._ask(ask, now) if isinstance(ask, Request) else self._unask(ask, now) for ask in asks]
 
-    def _ask(self, ask: Ask, now: float) -> StoreAsk:
+    def _ask(self, ask: Request, now: float) -> StoreAsk:
         match ask.call:
             case LockCall():
                 return TakeLock(ask.seq, ask.call.name, ask.call.limit, ask.token)
@@ -141,32 +141,32 @@ class Scribe:
                     return self._start_child(ask, ask.call, now)
                 except (DefinitionError, CodecError, TypeError) as error:
                     about, run = label("child", ask.call.name), self.record.run
-                    answer = Answered(now, ask.seq, about, failure=failure_of(error), run=run)
+                    answer = RequestCompleted(now, ask.seq, about, failure=failure_of(error), run=run)
                     row = InboxRow(f"unasked/{self.epoch}/{ask.seq}", "answer", encode_entry(Entry(0, answer)), now)
                     return Send(0, self.record.id, row)
 
-    def _unask(self, unask: Unask, now: float) -> StoreAsk:
+    def _unask(self, unask: CancelRequest, now: float) -> StoreAsk:
         call = unask.call
         if isinstance(call, LockCall):
-            return LeaveLock(unask.seq, call.name)
+            return ReleaseLock(unask.seq, call.name)
         assert isinstance(call, ChildCall)
         child = child_id(self.record, call.id, unask.seq, unask.rewinds)
         nonce = call_nonce(self.record, unask.seq, unask.rewinds)
         return Send(0, child, cancel_row(self.record, nonce, self.epoch, now), start_nonce=nonce)
 
-    def child_id(self, ask: Ask) -> str:
+    def child_id(self, ask: Request) -> str:
         """The id of the child that a call starts."""
         assert isinstance(ask.call, ChildCall)
         return child_id(self.record, ask.call.id, ask.seq, ask.rewinds)
 
-    def _start_child(self, ask: Ask, call: ChildCall, now: float) -> StartChild:
+    def _start_child(self, ask: Request, call: ChildCall, now: float) -> StartChild:
         earlier = tuple(
             (child_id(self.record, call.id, ask.seq, rewinds), call_nonce(self.record, ask.seq, rewinds))
             for rewinds in range(ask.rewinds)
         )
         return StartChild(ask.seq, self._child(ask, call, now), earlier)
 
-    def _child(self, ask: Ask, call: ChildCall, now: float) -> ExecutionRecord:
+    def _child(self, ask: Request, call: ChildCall, now: float) -> ExecutionRecord:
         ref = self._refer(call.workflow)
         definition = DefinitionRecord(
             workflow_id=call.workflow.id,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rayflow.core.execution.execution import RunAttempt
-from rayflow.core.pool import Grant, Recall, Void
+from rayflow.core.pool import Grant, LeaseRevoked, Recall
 from rayflow.core.pool.slots import Key, Report, Slots
 from rayflow.errors import Failure
 from rayflow.runtime.actors import actor_names
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 AGAIN, MISSED = 0.2, 10
 
 
-class PoolTalk:
+class PoolClient:
     """See the module's docstring. One report is under way at a time. Used on the coordinator's thread only.
 
     Args:
@@ -36,11 +36,11 @@ class PoolTalk:
 
     def __init__(
         self,
-        host: Host,
+        host: AttemptCallbacks,
         system: ActorSystem,
         pool: str,
         slots: Slots,
-        apply: Callable[[int, Sequence[Grant | Recall | Void]], None],
+        apply: Callable[[int, Sequence[Grant | Recall | LeaseRevoked]], None],
     ) -> None:
         self.full = False
         self._host = host
@@ -97,7 +97,7 @@ class PoolTalk:
         self._asking = False
 
 
-class Host(Protocol):
+class AttemptCallbacks(Protocol):
     """A coordinator, as dispatchers and local runs see it."""
 
     name: str

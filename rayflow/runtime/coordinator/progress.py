@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rayflow.core.pool.slots import Key
-from rayflow.runtime.coordinator.driver import Driver
-from rayflow.runtime.worker.reporter import Beat
+from rayflow.runtime.coordinator.driver import ExecutionDriver
+from rayflow.runtime.worker.reporter import Heartbeat
 from rayflow.storage.codec.payloads import MsgpackCodec
 
 
-class Remarks:
+class StepProgress:
     """Keeps them as notes of their executions. Used on the coordinator's thread only.
 
     Args:
@@ -25,10 +25,10 @@ class Remarks:
 
     def __init__(
         self,
-        find: Callable[[str], Driver | None],
+        find: Callable[[str], ExecutionDriver | None],
         now: Callable[[], float],
         codec: MsgpackCodec,
-        alive: Callable[[Driver], None],
+        alive: Callable[[ExecutionDriver], None],
     ) -> None:
         self._find = find
         self._now = now
@@ -36,7 +36,7 @@ class Remarks:
         self._alive = alive
         self._waiting: set[Key] = set()
 
-    def beat(self, key: Key, epoch: int, beat: Beat) -> None:
+    def beat(self, key: Key, epoch: int, beat: Heartbeat) -> None:
         """A step says that it is alive, how far it is, or that only its result is still to be kept."""
         driver = self._find(key[0])
         if driver is None or driver.execution is None or driver.epoch != epoch:
@@ -98,7 +98,7 @@ class _Kept:
     total: int = 0
 
 
-class Prints:
+class OutputBuffer:
     """The newest lines of each execution. Safe to use from several threads."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from rayflow.core.pool.step_limits import lacking, needs_of
 from rayflow.definition.options import StepOptions
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, Parcel, Reply, RunningTask, TaskSpec
+from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, RunningTask, TaskSpec
 from rayflow.runtime.code.environment import Environment, make_available, merged
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import WorkerSettings
@@ -25,7 +25,7 @@ _NODES_FOR = 5.0
 _OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "scheduling_strategy")
 
 
-class TaskLauncher:
+class RayTaskSubmitter:
     """See the module's docstring. Used on the coordinator's thread only.
 
     Args:
@@ -50,7 +50,7 @@ class TaskLauncher:
         self._apart = {"env_vars": {"RAYFLOW_CODE_ENVIRONMENT": env.id}}
 
     def run(
-        self, batch: str, options: StepOptions, request: bytes | Parcel, label: str, then: Callable[[Reply], None]
+        self, batch: str, options: StepOptions, request: bytes | Envelope, label: str, then: Callable[[Reply], None]
     ) -> str:
         """Submit a task; it waits in Ray's own queue until there is room for it.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from rayflow.core.execution.execution import Action, RunAttempt, StopAttempt
-from rayflow.core.pool import Grant, Recall, Void
+from rayflow.core.pool import Grant, LeaseRevoked, Recall
 from rayflow.core.pool.slots import Key
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, PoolNotFound, StorageUnavailable
@@ -14,12 +14,12 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Reply, send_to
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.dispatcher import Dispatcher
-from rayflow.runtime.coordinator.driver import Driver
-from rayflow.runtime.coordinator.local_steps import LocalRuns
-from rayflow.runtime.coordinator.pool_client import Host
-from rayflow.runtime.coordinator.ray_tasks import TaskLauncher
+from rayflow.runtime.coordinator.driver import ExecutionDriver
+from rayflow.runtime.coordinator.local_steps import LocalStepRunner
+from rayflow.runtime.coordinator.pool_client import AttemptCallbacks
+from rayflow.runtime.coordinator.ray_tasks import RayTaskSubmitter
 from rayflow.runtime.coordinator.store_client import RETRY_MOST
-from rayflow.runtime.coordinator.worker_client import HeldValues
+from rayflow.runtime.coordinator.worker_client import ObjectRefCache
 from rayflow.runtime.settings import Settings
 from rayflow.storage.model import PoolRecord
 
@@ -27,7 +27,7 @@ from rayflow.storage.model import PoolRecord
 _PATIENCE = 5.0
 
 
-class Dispatchers:
+class PoolDispatchers:
     """See the module's docstring. Used on the coordinator's thread only.
 
     Args:
@@ -37,13 +37,13 @@ class Dispatchers:
         settings: shared by all actors of the namespace.
     """
 
-    def __init__(self, host: Host, system: ActorSystem, env: Environment, settings: Settings) -> None:
+    def __init__(self, host: AttemptCallbacks, system: ActorSystem, env: Environment, settings: Settings) -> None:
         self._host = host
         self._system = system
         self._env = env
         self._settings = settings
-        self._tasks = TaskLauncher(system, host.name, env, settings)
-        self._values = HeldValues()
+        self._tasks = RayTaskSubmitter(system, host.name, env, settings)
+        self._values = ObjectRefCache()
         self._known: dict[str, Dispatcher] = {}
         #: Of pools that are no more, as long as anything of theirs is under way.
         self._leaving: list[Dispatcher] = []
@@ -70,7 +70,7 @@ class Dispatchers:
             dispatcher.forget(execution_id)
         self._values.forget(execution_id)
 
-    def apply(self, pool: str, epoch: int, commands: Sequence[Grant | Recall | Void]) -> None:
+    def apply(self, pool: str, epoch: int, commands: Sequence[Grant | Recall | LeaseRevoked]) -> None:
         """A pool says something by itself."""
         if pool in self._known:
             self._known[pool].apply(epoch, commands)
@@ -141,7 +141,7 @@ class Dispatchers:
         return PoolConfig.model_validate_json(record.config)
 
 
-class Performer:
+class AttemptRouter:
     """See the module's docstring. Used on the coordinator's thread only.
 
     Args:
@@ -153,16 +153,21 @@ class Performer:
     """
 
     def __init__(
-        self, host: Host, system: ActorSystem, env: Environment, dispatchers: Dispatchers, settings: Settings
+        self,
+        host: AttemptCallbacks,
+        system: ActorSystem,
+        env: Environment,
+        dispatchers: PoolDispatchers,
+        settings: Settings,
     ) -> None:
         self._host = host
         self._system = system
         self._env = env
         self._dispatchers = dispatchers
         self._settings = settings
-        self._local: LocalRuns | None = None
+        self._local: LocalStepRunner | None = None
 
-    def perform(self, driver: Driver, actions: Sequence[Action]) -> None:
+    def perform(self, driver: ExecutionDriver, actions: Sequence[Action]) -> None:
         """Run and stop attempts, in order."""
         for action in actions:
             key = (driver.id, action.seq, action.attempt)
@@ -184,7 +189,7 @@ class Performer:
         if self._local is not None:
             self._local.stop()
 
-    def _run_on_pool(self, driver: Driver, key: Key, run: RunAttempt) -> None:
+    def _run_on_pool(self, driver: ExecutionDriver, key: Key, run: RunAttempt) -> None:
         try:
             self._dispatchers.run(driver.id, run, driver.options.priority)
         except (ClusterError, StorageUnavailable) as error:
@@ -198,9 +203,9 @@ class Performer:
         if self._local is not None:
             self._local.cancel(key)
 
-    def _run_here(self, driver: Driver, run: RunAttempt) -> None:
+    def _run_here(self, driver: ExecutionDriver, run: RunAttempt) -> None:
         if self._local is None:
-            self._local = LocalRuns(self._host, self._system, self._env, self._settings)
+            self._local = LocalStepRunner(self._host, self._system, self._env, self._settings)
         message = self._host.message(run, driver.id)
         if message is not None:
             self._local.run(message)

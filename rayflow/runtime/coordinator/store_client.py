@@ -6,26 +6,26 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from rayflow.errors import CorruptRecord, Fenced, RayflowError
+from rayflow.errors import CorruptRecord, RayflowError, WriterFenced
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, Line, Reply, send_to
-from rayflow.runtime.actors.mailbox import Turns
-from rayflow.runtime.coordinator.driver import Driver, is_fresh
-from rayflow.runtime.logs import Outage
+from rayflow.runtime.actors.base import ActorSystem, Channel, Reply, send_to
+from rayflow.runtime.actors.mailbox import Mailbox
+from rayflow.runtime.coordinator.driver import ExecutionDriver, is_fresh
+from rayflow.runtime.logs import ThrottledWarning
 from rayflow.runtime.messages import pack, unpack
-from rayflow.runtime.store.actor import TakenUp
+from rayflow.runtime.store.actor import WriterClaimed
 from rayflow.storage.model import InboxRow
-from rayflow.storage.operations import Answer, Operation, Refused
+from rayflow.storage.operations import Answer, Operation, Rejected
 
 log = logging.getLogger(__name__)
 
 #: Seconds between two attempts to reach a store or a pool that does not answer.
 RETRY_FIRST, RETRY_MOST = 0.05, 2.0
 
-Members = list[tuple[Driver, list[Operation]]]
+Members = list[tuple[ExecutionDriver, list[Operation]]]
 
 
-class Commits:
+class CommitQueue:
     """See the module's docstring. Used on the coordinator's thread only.
 
     What the executions' code has made that is large goes to the store first: their operations refer to it.
@@ -41,13 +41,13 @@ class Commits:
 
     def __init__(
         self,
-        line: Line,
+        line: Channel,
         put: Callable[[str, bytes, Callable[[Reply], None]], None],
         post: Callable[[Callable[[], None]], None],
         later: Callable[[float, Callable[[], None]], None],
         *,
-        finish: Callable[[Driver, Sequence[Answer]], None],
-        fenced: Callable[[Fenced], None],
+        finish: Callable[[ExecutionDriver, Sequence[Answer]], None],
+        fenced: Callable[[WriterFenced], None],
     ) -> None:
         self._line = line
         self._put = put
@@ -55,7 +55,7 @@ class Commits:
         self._later = later
         self._finish = finish
         self._fenced = fenced
-        self._outage = Outage(log, "commits are not answered")
+        self._outage = ThrottledWarning(log, "commits are not answered")
         self.under_way = False
 
     def send(self, members: Members) -> None:
@@ -73,7 +73,7 @@ class Commits:
         digest = next(iter(values))
 
         def kept(answer: Reply) -> None:
-            if isinstance(answer.error, Fenced):
+            if isinstance(answer.error, WriterFenced):
                 self._answered(request, members, answer, wait)
             elif answer.error is not None:
                 log.warning("a large value cannot be kept: %s; it is sent again", answer.error)
@@ -91,7 +91,7 @@ class Commits:
         self._line.send(request, reply, "commit")
 
     def _answered(self, request: bytes, members: Members, answer: Reply, wait: float) -> None:
-        if isinstance(answer.error, Fenced):
+        if isinstance(answer.error, WriterFenced):
             self.under_way = False
             self._fenced(answer.error)
             return
@@ -111,7 +111,7 @@ class Commits:
 _AGAIN = 1.0
 
 
-class Inboxes:
+class InboxReader:
     """See the module's docstring. Used on the coordinator's thread only.
 
     Args:
@@ -126,15 +126,15 @@ class Inboxes:
         system: ActorSystem,
         post: Callable[[Callable[[], None]], None],
         later: Callable[[float, Callable[[], None]], None],
-        received: Callable[[Driver, Sequence[InboxRow]], None],
+        received: Callable[[ExecutionDriver, Sequence[InboxRow]], None],
     ) -> None:
         self._system = system
         self._post = post
         self._later = later
         self._received = received
-        self._outage = Outage(log, "inboxes cannot be read")
+        self._outage = ThrottledWarning(log, "inboxes cannot be read")
 
-    def read(self, driver: Driver) -> None:
+    def read(self, driver: ExecutionDriver) -> None:
         """Read what is new in an execution's inbox."""
 
         def reply(answer: Reply) -> None:
@@ -142,7 +142,7 @@ class Inboxes:
 
         send_to(self._system, actor_names.PERSISTENCE, "inbox", driver.id, driver.inbox_seen, then=reply)
 
-    def _read(self, driver: Driver, answer: Reply) -> None:
+    def _read(self, driver: ExecutionDriver, answer: Reply) -> None:
         if driver.over:
             return
         if answer.error is not None:
@@ -154,7 +154,7 @@ class Inboxes:
             self._received(driver, answer.value)
 
 
-class TakeUps:
+class ExecutionClaims:
     """See the module's docstring. Used on the coordinator's thread only.
 
     Args:
@@ -168,27 +168,27 @@ class TakeUps:
     def __init__(
         self,
         system: ActorSystem,
-        turns: Turns,
-        held: Callable[[Driver], bool],
-        loaded: Callable[[Driver], None],
-        drop: Callable[[Driver, object], None],
+        turns: Mailbox,
+        held: Callable[[ExecutionDriver], bool],
+        loaded: Callable[[ExecutionDriver], None],
+        drop: Callable[[ExecutionDriver, object], None],
     ) -> None:
         self._system = system
         self._turns = turns
         self._held = held
         self._loaded = loaded
         self._drop = drop
-        self._outage = Outage(log, "executions cannot be taken up")
-        self._loading = Outage(log, "executions cannot be loaded")
+        self._outage = ThrottledWarning(log, "executions cannot be taken up")
+        self._loading = ThrottledWarning(log, "executions cannot be loaded")
 
-    def begin(self, driver: Driver) -> None:
+    def begin(self, driver: ExecutionDriver) -> None:
         """Take an execution up, a new one or one that has a journal."""
         if is_fresh(driver.record):
             self._load(driver, partial(driver.begin, self._turns.now()))
         else:
             self._claim(driver)
 
-    def _load(self, driver: Driver, load: Callable[[], None], wait: float = RETRY_FIRST) -> None:
+    def _load(self, driver: ExecutionDriver, load: Callable[[], None], wait: float = RETRY_FIRST) -> None:
         if not self._held(driver):
             return
         try:
@@ -199,17 +199,17 @@ class TakeUps:
         else:
             self._loaded(driver)
 
-    def _claim(self, driver: Driver, wait: float = RETRY_FIRST) -> None:
+    def _claim(self, driver: ExecutionDriver, wait: float = RETRY_FIRST) -> None:
         def reply(answer: Reply) -> None:
             self._turns.post(lambda: self._claimed(driver, answer, wait))
 
         request = pack(driver.claim(self._turns.now()))
         send_to(self._system, actor_names.PERSISTENCE, "take_up", request, then=reply, label=f"take up {driver.id}")
 
-    def _claimed(self, driver: Driver, answer: Reply, wait: float) -> None:
+    def _claimed(self, driver: ExecutionDriver, answer: Reply, wait: float) -> None:
         if not self._held(driver):
             return
-        if isinstance(answer.error, Fenced):
+        if isinstance(answer.error, WriterFenced):
             self._drop(driver, answer.error)
             return
         if isinstance(damage := answer.error, CorruptRecord):  # it is ours now, but cannot be read
@@ -220,8 +220,8 @@ class TakeUps:
             self._turns.later(wait, lambda: self._claim(driver, min(wait * 2, RETRY_MOST)))
             return
         self._outage.over()
-        taken: TakenUp = unpack(answer.value)
-        if isinstance(taken.answer, Refused):
+        taken: WriterClaimed = unpack(answer.value)
+        if isinstance(taken.answer, Rejected):
             self._drop(driver, taken.answer.error)
             return
         record = taken.record

@@ -11,7 +11,7 @@ from typing import Any
 
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorSystem, Reply, send_to
-from rayflow.runtime.coordinator.driver import Driver
+from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.storage.model import ExecutionRecord
 
 #: Seconds until something is said again that was not heard.
@@ -21,7 +21,7 @@ AGAIN = 0.5
 ASTRAY = 0.02
 
 
-class Reports:
+class SupervisorClient:
     """See the module's docstring. Used on the coordinator's thread only.
 
     Args:
@@ -43,11 +43,11 @@ class Reports:
         self._post = post
         self._later = later
 
-    def released(self, driver: Driver) -> None:
+    def released(self, driver: ExecutionDriver) -> None:
         """It is not driven here any more: it is over, or parked."""
         self._tell("released", self._name, {driver.id: driver.epoch})
 
-    def superseded(self, driver: Driver) -> None:
+    def superseded(self, driver: ExecutionDriver) -> None:
         """It is not driven here any more, or never was, since somebody else has it: the store knows who."""
         self._tell("superseded", self._name, {driver.id: driver.epoch})
 
@@ -55,7 +55,7 @@ class Reports:
         """They are not taken up here: the code that is loaded was edited since."""
         self._tell("outdated", self._name, {record.id: record.epoch + 1 for record in records})
 
-    def declined(self, driver: Driver) -> None:
+    def declined(self, driver: ExecutionDriver) -> None:
         """The same of one that was taken up already."""
         self._tell("outdated", self._name, {driver.id: driver.epoch})
 

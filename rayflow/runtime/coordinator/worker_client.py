@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorLine, ActorLost, ActorSystem, Held, Line, Parcel, Reply, opened
+from rayflow.runtime.actors.base import ActorChannel, ActorLost, ActorSystem, Channel, Envelope, Held, Reply, opened
 from rayflow.runtime.messages import BatchReply, TaskMessage, unpack
 from rayflow.storage.codec.payloads import references
 
@@ -24,17 +24,17 @@ class Lines:
         values: the coordinator's handles on large values.
     """
 
-    def __init__(self, system: ActorSystem, pool: str, values: HeldValues) -> None:
+    def __init__(self, system: ActorSystem, pool: str, values: ObjectRefCache) -> None:
         self._system = system
         self._pool = pool
         self._values = values
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, Channel] = {}
 
-    def parcel(self, data: bytes, tasks: Sequence[TaskMessage]) -> bytes | Parcel:
+    def parcel(self, data: bytes, tasks: Sequence[TaskMessage]) -> bytes | Envelope:
         """A request, with handles on the large values in its tasks' arguments, as far as there are any."""
         digests = {digest for task in tasks for digest in references(task.payload)}
         held = self._values.of(digests) if digests else {}
-        return Parcel(data, held) if held else data
+        return Envelope(data, held) if held else data
 
     def read(self, answer: Any, executions: Iterable[str]) -> BatchReply:
         """What a worker has answered; the handles that came with it are kept for these executions."""
@@ -45,7 +45,7 @@ class Lines:
         return reply
 
     def call(
-        self, worker: str, method: str, request: bytes | Parcel, then: Callable[[Reply], None], label: str
+        self, worker: str, method: str, request: bytes | Envelope, then: Callable[[Reply], None], label: str
     ) -> None:
         """Send a request to a worker; that there is none is told to ``then``, like any other error."""
         try:
@@ -60,12 +60,12 @@ class Lines:
         for method in ("run", "collect"):
             self._lines.pop(f"{worker}/{method}", None)
 
-    def _line(self, worker: str, method: str) -> Line:
+    def _line(self, worker: str, method: str) -> Channel:
         key = f"{worker}/{method}"
         if key not in self._lines:
             if len(self._lines) >= _LINES:
                 self._lines.clear()
-            self._lines[key] = ActorLine(self._system.find(actor_names.worker(self._pool, worker)), method)
+            self._lines[key] = ActorChannel(self._system.find(actor_names.worker(self._pool, worker)), method)
         return self._lines[key]
 
 
@@ -73,7 +73,7 @@ class Lines:
 MOST_BYTES, MOST = 1 << 30, 1_000
 
 
-class HeldValues:
+class ObjectRefCache:
     """Who was used longest ago goes first. See the module's docstring.
 
     It owns handles, never the bytes behind them: those are wherever they were made. A handle that is dropped, or whose

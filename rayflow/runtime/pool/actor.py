@@ -1,10 +1,10 @@
 """The actor of a worker pool: grants slots, and keeps its workers alive. It never sees a task.
 
-Who gets which slot is decided by the pure :class:`~rayflow.core.pool.PoolMachine`; this shell tells it what happened
-and performs what it answers: grants and recalls go to coordinators, workers are started and stopped by the
-:class:`~rayflow.runtime.pool.workers.Crew`. It is restarted by the system when it dies; a new life has a higher epoch,
-asks every worker what it has under way before anything is granted there, and hears from the coordinators what they hold
-and want. How it is configured is kept in the store.
+Who gets which slot is decided by the pure :class:`~rayflow.core.pool.PoolActorMachine`; this shell tells it what
+happened and performs what it answers: grants and recalls go to coordinators, workers are started and stopped by the
+:class:`~rayflow.runtime.pool.workers.WorkerGroup`. It is restarted by the system when it dies; a new life has a higher
+epoch, asks every worker what it has under way before anything is granted there, and hears from the coordinators what
+they hold and want. How it is configured is kept in the store.
 """
 
 from __future__ import annotations
@@ -21,16 +21,26 @@ from functools import partial
 from typing import Any
 
 from rayflow.core.cluster.metrics import PoolStatus
-from rayflow.core.pool import Command, Grant, PoolMachine, PoolTerms, Recall, Revoke, StartWorkers, StopWorker, Void
+from rayflow.core.pool import (
+    Command,
+    Grant,
+    LeaseRevoked,
+    PoolMachine,
+    PoolTerms,
+    Recall,
+    Revoke,
+    StartWorkers,
+    StopWorker,
+)
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, send_to
 from rayflow.runtime.actors.health import keeping_alive
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.logs import Outage
+from rayflow.runtime.logs import ThrottledWarning
 from rayflow.runtime.messages import pack, unpack
-from rayflow.runtime.pool.workers import Crew
+from rayflow.runtime.pool.workers import WorkerGroup
 from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.schedules import pool_config
 from rayflow.storage.model import PoolRecord
@@ -44,7 +54,7 @@ _TICK = 1.0
 _PATIENCE = 10.0
 
 
-class Pool:
+class PoolActor:
     """See the module's docstring.
 
     Args:
@@ -60,7 +70,7 @@ class Pool:
         self._clock = system.clock
         self._lock = threading.Lock()
         self._machine: PoolMachine | None = None
-        self._crew: Crew | None = None
+        self._crew: WorkerGroup | None = None
         self._epoch = 0
         self._wakes_at = math.inf
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -205,7 +215,7 @@ class Pool:
         assert self._machine is not None
         return self._machine
 
-    def _ready_crew(self) -> Crew:
+    def _ready_crew(self) -> WorkerGroup:
         self._ready_machine()
         assert self._crew is not None
         return self._crew
@@ -223,7 +233,7 @@ class Pool:
         again = bool(found) or self._system.restarted
         idle = self._settings.config.environment_idle
         terms = PoolTerms(environment_idle=idle, settle=PoolTerms().settle if again else 0.0)
-        self._crew = Crew(self._system, config, self._settings, self, self._work.put)
+        self._crew = WorkerGroup(self._system, config, self._settings, self, self._work.put)
         self._machine = PoolMachine(config, epoch=self._epoch, now=now, terms=terms)
         for name in found:
             self._machine.worker_starting(name, actor_names.environment_of(name), now)
@@ -257,9 +267,9 @@ class Pool:
         crew = self._ready_crew()
         for command in commands:
             match command:
-                case Grant() | Recall() | Void() if command.coordinator == caller and mine is not None:
+                case Grant() | Recall() | LeaseRevoked() if command.coordinator == caller and mine is not None:
                     mine.append(command)
-                case Grant() | Recall() | Void():
+                case Grant() | Recall() | LeaseRevoked():
                     told.setdefault(command.coordinator, []).append(command)
                 case Revoke():
                     self._work.put(partial(crew.revoke, command.worker, command.token))
@@ -280,7 +290,7 @@ class Pool:
     # --- the thread ----------------------------------------------------------------------------------------
     def _run(self) -> None:
         next_pings = time.monotonic()
-        outage = Outage(log, f"pool {self._name} cannot do something")
+        outage = ThrottledWarning(log, f"pool {self._name} cannot do something")
         while not self._stopped.is_set():
             try:
                 action = self._work.get(timeout=min(_TICK, max(0.0, self._wakes_at - self._clock.now())))
@@ -310,7 +320,7 @@ class Pool:
             # The supervisor's own thread waits for the store, so it would notice late.
             self._pings.ping(actor_names.PERSISTENCE)
 
-    def _locked_crew(self) -> Crew:
+    def _locked_crew(self) -> WorkerGroup:
         with self._lock:
             return self._ready_crew()
 

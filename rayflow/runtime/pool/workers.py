@@ -17,7 +17,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
-from rayflow.runtime.actors.health import Pings
+from rayflow.runtime.actors.health import HealthMonitor
 from rayflow.runtime.code.environment import Environment, make_available, merged
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
@@ -35,7 +35,7 @@ _LAST_WORDS = 0.5
 _PLACING, _SAY_AGAIN = 5.0, 60.0
 
 
-class Told(Protocol):
+class WorkerEvents(Protocol):
     """Who is told what becomes of workers: the pool."""
 
     def up(self, worker: str, busy_tokens: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ class Told(Protocol):
         """Nothing runs on a revoked token any more."""
 
 
-class Crew:
+class WorkerGroup:
     """See the module's docstring.
 
     Args:
@@ -64,7 +64,7 @@ class Crew:
         system: ActorSystem,
         config: PoolConfig,
         settings: Settings,
-        told: Told,
+        told: WorkerEvents,
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self.config = config
@@ -74,7 +74,7 @@ class Crew:
         self._told = told
         self._post = post
         self._up: dict[str, None] = {}
-        self._pings = Pings(system, settings.config.ping_timeout, post, self._fails, self._is_gone)
+        self._pings = HealthMonitor(system, settings.config.ping_timeout, post, self._fails, self._is_gone)
         self._starting: dict[str, float] = {}
         self._adopted: dict[str, float] = {}
         self._stopping: dict[str, float] = {}

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rayflow.core.locks.machine import Lock
-from rayflow.errors import Fenced, StorageError, StorageUnavailable
+from rayflow.errors import StorageError, StorageUnavailable, WriterFenced
 from rayflow.runtime.actors.base import ActorSystem
-from rayflow.runtime.logs import Outage
+from rayflow.runtime.logs import ThrottledWarning
 from rayflow.runtime.messages import pack, unpack
-from rayflow.runtime.store.completions import Endings, News
+from rayflow.runtime.store.completions import CompletionLog, Completions
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.group_commit import GroupCommitter
 from rayflow.storage.model import (
@@ -36,9 +36,9 @@ from rayflow.storage.model import (
     StepNote,
 )
 from rayflow.storage.operations import Answer, Append, Claim, Done, ExpireLeases, Operation
-from rayflow.storage.rules.retention import Collected, Over
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 from rayflow.storage.urls import open_store
-from rayflow.storage.writer import Claimant
+from rayflow.storage.writer import WriterIdentity
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,7 +49,7 @@ FRESH_FOR = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class TakenUp:
+class WriterClaimed:
     """All that a coordinator needs to drive an execution: the answer to its claim, the row, journal and inbox."""
 
     answer: Answer
@@ -58,7 +58,7 @@ class TakenUp:
     inbox: tuple[InboxRow, ...] = ()
 
 
-class Persistence:
+class StoreActor:
     """See the module's docstring.
 
     Args:
@@ -78,10 +78,10 @@ class Persistence:
         self._opening = threading.Lock()
         self._entering = threading.Lock()
         self._over = False
-        self._fenced: Fenced | None = None
+        self._fenced: WriterFenced | None = None
         #: Held while it is said which store is open, and that it was taken over.
         self._changing = threading.Lock()
-        self._endings = Endings()
+        self._endings = CompletionLog()
         self._stopped = threading.Event()
         self._served = threading.Thread(target=self._serve, name="store", daemon=True)
         self._beating = threading.Thread(target=self._beat, name="store-heartbeat", daemon=True)
@@ -103,7 +103,7 @@ class Persistence:
         return self._commit(operations)
 
     def take_up(self, data: bytes) -> bytes:
-        """Apply a packed :class:`Claim`; answers a packed :class:`TakenUp`."""
+        """Apply a packed :class:`Claim`; answers a packed :class:`WriterClaimed`."""
         store = self._opened()
         assert self._group is not None
         return pack(self._run(_take_up(store, self._group, unpack(data))))
@@ -144,7 +144,7 @@ class Persistence:
         """Delete large values to which nothing refers, so many at most; answers how many."""
         return self._run(self._opened().collect_values(now=self._system.clock.now(), grace=grace, limit=limit))
 
-    def collect(self, over: Over, dry_run: bool = False) -> Collected:  # noqa: FBT001, FBT002 - the arguments of actors are positional
+    def collect(self, over: PurgeFilter, dry_run: bool = False) -> PurgeBatch:  # noqa: FBT001, FBT002 - the arguments of actors are positional
         """Delete executions that are over, in one transaction; answers which."""
         return self._run(self._opened().collect(over, dry_run=dry_run))
 
@@ -228,7 +228,7 @@ class Persistence:
         """The store's counters."""
         return self._run(self._opened().totals())
 
-    def news(self, cursor: tuple[str, int], timeout: float) -> News:
+    def news(self, cursor: tuple[str, int], timeout: float) -> Completions:
         """Wait until something ends after the cursor, at most ``timeout`` seconds; then say what did."""
         news = self._endings.since(cursor, timeout, lambda: self._stopped.is_set() or self._fenced is not None)
         if self._fenced is not None:
@@ -289,7 +289,7 @@ class Persistence:
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return future.result()
 
-    def _give_way(self, store: Store, error: Fenced) -> None:
+    def _give_way(self, store: Store, error: WriterFenced) -> None:
         """Somebody else writes the store: all who ask are told, and who waits for news."""
         with self._changing:
             if self._store is store and self._fenced is None:
@@ -332,7 +332,7 @@ class Persistence:
 
     def _become_writer(self, store: Store, *, take_over: bool) -> None:
         since = time.time()
-        nonce = Claimant(self._identity, socket.gethostname(), os.getpid(), since).to_text()
+        nonce = WriterIdentity(self._identity, socket.gethostname(), os.getpid(), since).to_text()
         # A cluster that was killed leaves a heartbeat that is still fresh for a moment; one that is alive
         # renews it while we wait.
         give_up = time.monotonic() + FRESH_FOR + 2 * HEARTBEAT
@@ -351,7 +351,7 @@ class Persistence:
         assert self._group is not None
         try:
             answers = self._run(self._group.commit(operations))
-        except Fenced as error:
+        except WriterFenced as error:
             self._give_way(store, error)
             raise
         self._tell(operations, answers)
@@ -367,14 +367,14 @@ class Persistence:
             self._endings.add(ended)
 
     def _beat(self) -> None:
-        outage = Outage(log, f"the store {self._url} cannot be written")
+        outage = ThrottledWarning(log, f"the store {self._url} cannot be written")
         while not self._stopped.wait(HEARTBEAT):
             store = self._store
             if store is None or self._fenced is not None:
                 continue
             try:
                 self._run(store.heartbeat(now=time.time()))
-            except Fenced as error:
+            except WriterFenced as error:
                 self._give_way(store, error)
             except StorageError as error:
                 outage.failed(error)
@@ -384,11 +384,11 @@ class Persistence:
 
 # Not a method: a single coroutine among them makes Ray run all calls of an actor on one event loop, one after the
 # other, and a commit that waits for its disk would keep everybody else waiting.
-async def _take_up(store: Store, group: GroupCommitter, claim: Claim) -> TakenUp:
+async def _take_up(store: Store, group: GroupCommitter, claim: Claim) -> WriterClaimed:
     [answer] = await group.commit([claim])
     if not isinstance(answer, Done):
-        return TakenUp(answer)
+        return WriterClaimed(answer)
     record = await store.execution(claim.execution_id)
     journal = await store.journal(claim.execution_id)
     inbox = await store.inbox(claim.execution_id)
-    return TakenUp(answer, record, tuple(journal), tuple(inbox))
+    return WriterClaimed(answer, record, tuple(journal), tuple(inbox))

@@ -17,7 +17,7 @@ KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Completions:
     """What ended since a cursor; ``reset`` says that the cursor is from before a restart, so look for yourself."""
 
     cursor: tuple[str, int]
@@ -25,7 +25,7 @@ class News:
     reset: bool = False
 
 
-class Endings:
+class CompletionLog:
     """See the module's docstring.
 
     Attributes:
@@ -56,7 +56,7 @@ class Endings:
         with self._told:
             self._told.notify_all()
 
-    def since(self, cursor: tuple[str, int], timeout: float, over: Callable[[], bool]) -> News:
+    def since(self, cursor: tuple[str, int], timeout: float, over: Callable[[], bool]) -> Completions:
         """Wait until something has ended after the cursor; then say what has.
 
         Args:
@@ -69,6 +69,6 @@ class Endings:
             if life == self.life:
                 self._told.wait_for(lambda: life != self.life or self._count > position or over(), timeout)
             if life != self.life or position < self._count - len(self._kept):
-                return News((self.life, self._count), reset=True)
+                return Completions((self.life, self._count), reset=True)
             fresh = self._count - position
-            return News((self.life, self._count), tuple(self._kept)[-fresh:] if fresh else ())
+            return Completions((self.life, self._count), tuple(self._kept)[-fresh:] if fresh else ())

@@ -1,22 +1,22 @@
-"""The supervisor actor: the door to the :class:`~rayflow.runtime.supervisor.supervisor.Overseer` of a namespace."""
+"""The supervisor actor: the door to a :class:`~rayflow.runtime.supervisor.supervisor.Supervisor`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 
-from rayflow.core.cluster.recovery import Overdue, RecoveryStatus
+from rayflow.core.cluster.recovery import OverdueItem, RecoveryStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec, ActorSystem
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor.supervisor import Overseer
+from rayflow.runtime.supervisor.supervisor import Supervisor
 from rayflow.storage.model import ExecutionRecord
 
 
-class Supervisor:
+class SupervisorActor:
     """Sees to it that every execution that needs a coordinator has one.
 
     Args:
@@ -26,7 +26,7 @@ class Supervisor:
 
     def __init__(self, system: ActorSystem, settings: Settings) -> None:
         self._settings = settings
-        self._overseer = Overseer(system, settings)
+        self._overseer = Supervisor(system, settings)
         # Here, since nobody calls it when the system has made it anew.
         self._overseer.start()
 
@@ -87,7 +87,7 @@ class Supervisor:
         """
         return self._overseer.turns.ask(lambda: self._overseer.recovering.recover(ids, older_than))
 
-    def overdue(self, grace: float) -> list[Overdue]:
+    def overdue(self, grace: float) -> list[OverdueItem]:
         """Executions whose deadline or waking is overdue by more than so many seconds; nobody's are taken up."""
         return self._overseer.turns.ask(lambda: self._overseer.recovering.overdue(grace))
 
@@ -116,5 +116,10 @@ class Supervisor:
 def supervisor_spec(settings: Settings) -> ActorSpec:
     """How the supervisor is made."""
     return ActorSpec(
-        cls=Supervisor, name=actor_names.SUPERVISOR, args=(settings,), groups={"control": 2}, restart=True, pinned=True
+        cls=SupervisorActor,
+        name=actor_names.SUPERVISOR,
+        args=(settings,),
+        groups={"control": 2},
+        restart=True,
+        pinned=True,
     )

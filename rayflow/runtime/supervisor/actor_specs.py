@@ -5,16 +5,16 @@ from __future__ import annotations
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.coordinator.actor import Coordinator
-from rayflow.runtime.pool.actor import Pool
+from rayflow.runtime.coordinator.actor import CoordinatorActor
+from rayflow.runtime.pool.actor import PoolActor
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.store.actor import Persistence
+from rayflow.runtime.store.actor import StoreActor
 
 
 def persistence_spec(url: str) -> ActorSpec:
     """The persistence actor: beside its disk, made anew when it dies."""
     return ActorSpec(
-        cls=Persistence,
+        cls=StoreActor,
         name=actor_names.PERSISTENCE,
         args=(url,),
         threads=32,
@@ -28,14 +28,19 @@ def persistence_spec(url: str) -> ActorSpec:
 def pool_spec(name: str, settings: Settings) -> ActorSpec:
     """A pool's actor."""
     return ActorSpec(
-        cls=Pool, name=actor_names.pool(name), args=(name, settings), groups={"control": 2}, restart=True, pinned=True
+        cls=PoolActor,
+        name=actor_names.pool(name),
+        args=(name, settings),
+        groups={"control": 2},
+        restart=True,
+        pinned=True,
     )
 
 
 def coordinator_spec(name: str, env: Environment, settings: Settings) -> ActorSpec:
     """A coordinator: when it dies, another one takes over, so it is not made anew."""
     return ActorSpec(
-        cls=Coordinator,
+        cls=CoordinatorActor,
         name=name,
         args=(name, env, settings),
         groups={"watch": 2, "control": 4},

@@ -16,7 +16,7 @@ from rayflow.core.cluster.placement import Place
 from rayflow.core.cluster.recovery import CoordinatorStatus
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, ActorUnavailable, Reply, ask_all, kill_aside, send_to
-from rayflow.runtime.actors.health import Pings
+from rayflow.runtime.actors.health import HealthMonitor
 from rayflow.runtime.code.environment import Environment, make_available
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import coordinator_spec
@@ -35,7 +35,7 @@ BARE_FOR = 3.0
 LATE = 15.0
 
 
-class Fleet:
+class CoordinatorRegistry:
     """See the module's docstring.
 
     Args:
@@ -62,7 +62,7 @@ class Fleet:
         self._active: dict[str, float] = {}
         self._bare: dict[str, float] = {}
         patience = self._config.ping_timeout
-        self._pings = Pings(system, patience, post, self._fails, self._gone)
+        self._pings = HealthMonitor(system, patience, post, self._fails, self._gone)
         self._most: int | None = None
 
     @property

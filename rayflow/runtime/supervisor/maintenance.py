@@ -15,19 +15,19 @@ from rayflow.core.failures import deadlock_failure
 from rayflow.core.locks.deadlocks import Waits, find_deadlocks
 from rayflow.core.locks.machine import Lock
 from rayflow.core.schedules.machine import Decision, decide, ended
-from rayflow.errors import RayflowError, SingletonExists, WorkflowNotRegistered
+from rayflow.errors import RayflowError, SingletonConflict, WorkflowNotRegistered
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import Reply
-from rayflow.runtime.actors.mailbox import Turns
-from rayflow.runtime.logs import Outage
+from rayflow.runtime.actors.mailbox import Mailbox
+from rayflow.runtime.logs import ThrottledWarning
 from rayflow.storage.base import Filter
 from rayflow.storage.codec.journal import encode_failure
 from rayflow.storage.codec.payloads import MsgpackCodec
-from rayflow.storage.codec.schedules import Plan, decode_plan, decode_state
+from rayflow.storage.codec.schedules import ScheduleSpec, decode_plan, decode_state
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord, ScheduleRecord
-from rayflow.storage.operations import Answer, BreakLock, Done, ExpireLeases, Operation, Refused
+from rayflow.storage.operations import Answer, Done, ExpireLeases, FailLockWait, Operation, Rejected
 from rayflow.storage.rules.large_values import GRACE
-from rayflow.storage.rules.retention import Collected, Over
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 from rayflow.storage.rules.starts import fired, unchanged
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 Ask = Callable[..., Any]
 
 
-class Timekeeper:
+class MaintenanceLoop:
     """See the module's docstring.
 
     Args:
@@ -48,7 +48,7 @@ class Timekeeper:
         self._ask = ask
         self._nudge = nudge
         self._codec = codec
-        self._outages: dict[str, Outage] = {}
+        self._outages: dict[str, ThrottledWarning] = {}
 
     def look(self, now: float) -> float | None:
         """Do what is due; answers when a schedule is due next.
@@ -80,7 +80,7 @@ class Timekeeper:
             log.error("%s", cycle)
             failure = encode_failure(deadlock_failure(str(cycle)))
             claim = cycle.claim
-            self._write([BreakLock(claim.execution_id, claim.step, claim.name, now, failure)])
+            self._write([FailLockWait(claim.execution_id, claim.step, claim.name, now, failure)])
 
     # --- schedules -----------------------------------------------------------------------------------------
     def _look_at_schedules(self, now: float) -> float | None:
@@ -89,7 +89,9 @@ class Timekeeper:
             try:
                 wake = self._look_at_schedule(record, now)
             except RayflowError as error:  # one that cannot be started holds up no other
-                known = self._outages.setdefault(record.name, Outage(log, f"schedule {record.name} cannot go on"))
+                known = self._outages.setdefault(
+                    record.name, ThrottledWarning(log, f"schedule {record.name} cannot go on")
+                )
                 known.failed(error)
                 continue
             if (trouble := self._outages.pop(record.name, None)) is not None:
@@ -109,14 +111,14 @@ class Timekeeper:
         decision = decide(record.name, plan.schedule, state, now)
         try:
             self._fire(record, plan, decision, now)
-        except SingletonExists as taken:
+        except SingletonConflict as taken:
             ours = taken.execution_id in {start.execution_id for start in decision.starts}
             decision = decide(record.name, plan.schedule, state, now, most=int(ours))
             self._fire(record, plan, decision, now)
         return decision.wake
 
-    def _fire(self, record: ScheduleRecord, plan: Plan, decision: Decision, now: float) -> None:
-        """Start what is decided and note it. Raises SingletonExists if not all of it can be started."""
+    def _fire(self, record: ScheduleRecord, plan: ScheduleSpec, decision: Decision, now: float) -> None:
+        """Start what is decided and note it. Raises SingletonConflict if not all of it can be started."""
         if unchanged(record, decision.state, decision.wake):
             return
         definition: DefinitionRecord | None = None
@@ -141,9 +143,9 @@ class Timekeeper:
         answers: Sequence[Answer] = self._ask("start", list(operations))
         touched = [name for answer in answers if isinstance(answer, Done) for name in answer.touched]
         for answer in answers:
-            if isinstance(answer, Refused) and isinstance(answer.error, SingletonExists):
+            if isinstance(answer, Rejected) and isinstance(answer.error, SingletonConflict):
                 raise answer.error
-            if isinstance(answer, Refused):
+            if isinstance(answer, Rejected):
                 log.info("somebody else was faster: %s", answer.error)
         if touched:
             self._nudge(touched)
@@ -156,7 +158,7 @@ BATCH, PAUSE = 100, 0.02
 VALUES, VALUES_PAUSE = 20, 30.0
 
 
-class Collector:
+class RetentionSweeper:
     """See the module's docstring.
 
     Args:
@@ -178,7 +180,7 @@ class Collector:
         Raises:
             RayflowError: the store cannot be asked now.
         """
-        found: Collected = self._ask("collect", Over(expired_by=now, after=self._after, limit=BATCH))
+        found: PurgeBatch = self._ask("collect", PurgeFilter(expired_by=now, after=self._after, limit=BATCH))
         self._after = found.after
         self._deleted += len(found.ids)
         self._spare = self._spare or bool(found.ids)
@@ -200,10 +202,10 @@ class Collecting:
         send: sends to the store's actor.
     """
 
-    def __init__(self, turns: Turns, ask: Ask, send: Callable[..., None]) -> None:
+    def __init__(self, turns: Mailbox, ask: Ask, send: Callable[..., None]) -> None:
         self._turns = turns
         self._send = send
-        self._collector = Collector(ask)
+        self._collector = RetentionSweeper(ask)
         self._busy = False
 
     def tick(self) -> None:

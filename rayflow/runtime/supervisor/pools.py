@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _READY = 60.0
 
 
-class PoolKeeper:
+class PoolRegistry:
     """See the module's docstring.
 
     Args:

@@ -15,17 +15,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
-from rayflow.core.cluster.recovery import CRASH_LOOP, Overdue, Takeovers, TakeUp, overdue, stale
+from rayflow.core.cluster.recovery import CRASH_LOOP, FailoverAction, FailoverCounter, OverdueItem, overdue, stale
 from rayflow.core.events import Entry, Paused
 from rayflow.errors import CorruptRecord, Failure, RayflowError
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.actors.mailbox import Turns
+from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.code.environment import Environment, environment_of
 from rayflow.storage.base import Filter
 from rayflow.storage.codec.journal import append_digest, encode_entry, encode_failure
 from rayflow.storage.damage import DamagedRecord, damage_failure, remedy
 from rayflow.storage.model import ExecutionRecord, JournalRow
-from rayflow.storage.operations import Append, Claim, Refused, Release
+from rayflow.storage.operations import Append, Claim, Park, Rejected
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Submit(Protocol):
         """``suspect``: each on a coordinator of its own."""
 
 
-class Recovering:
+class RecoveryLoop:
     """See the module's docstring.
 
     Args:
@@ -65,13 +65,13 @@ class Recovering:
 
     def __init__(
         self,
-        turns: Turns,
+        turns: Mailbox,
         ask: Callable[..., Any],
         driven: Callable[[], Collection[str]],
         submit: Submit,
         set_aside: Callable[[ExecutionRecord, Failure], None],
     ) -> None:
-        self.takeovers = Takeovers()
+        self.takeovers = FailoverCounter()
         self._turns = turns
         self._ask = ask
         self._driven = driven
@@ -111,7 +111,7 @@ class Recovering:
         """The executions that need a coordinator and have none, as they are; nothing is done."""
         return self._stale(None, 0.0)
 
-    def overdue(self, grace: float) -> list[Overdue]:
+    def overdue(self, grace: float) -> list[OverdueItem]:
         """One pass of the watchdog over all unfinished executions: takes up what is overdue and nobody sees to.
 
         Args:
@@ -150,11 +150,11 @@ class Recovering:
     def _take_over(self, ids: set[str]) -> None:
         for record in self._unfinished(ids, self._take_over):
             how = self.takeovers.lost(record.id, record.last_seq)
-            if how is TakeUp.ASIDE:
+            if how is FailoverAction.ASIDE:
                 self._set_aside(record, _crash_loop(self.takeovers.times(record.id)))
                 self.takeovers.forget(record.id)
             else:
-                self._submit([record], suspect=how is TakeUp.ALONE)
+                self._submit([record], suspect=how is FailoverAction.ALONE)
 
     def submit_again(self, ids: Sequence[str]) -> None:
         """Have these executions driven by others, since whoever was to drive them does not."""
@@ -196,7 +196,7 @@ def _crash_loop(times: int) -> Failure:
 QUARANTINE_RETRY = 1.0
 
 
-class Asides:
+class Quarantine:
     """The supervisor's part that sets executions aside; everything is called on its one thread.
 
     Args:
@@ -204,7 +204,7 @@ class Asides:
         ask: asks the store's actor.
     """
 
-    def __init__(self, turns: Turns, ask: Callable[..., Any]) -> None:
+    def __init__(self, turns: Mailbox, ask: Callable[..., Any]) -> None:
         self._turns = turns
         self._ask = ask
         #: Executions whose rows are damaged, and were told of.
@@ -246,13 +246,13 @@ class Asides:
         # The claim first: an append is told from another owner's by its epoch alone, which may be the same number.
         claim, *rest = setting_aside(record, reason, self._turns.now())
         for operations in ([claim], rest):
-            refused = [answer.error for answer in self._ask("start", operations) if isinstance(answer, Refused)]
+            refused = [answer.error for answer in self._ask("start", operations) if isinstance(answer, Rejected)]
             if refused:
                 log.warning("execution %s is not set aside, somebody else has it: %s", record.id, refused[0])
                 break
 
 
-def setting_aside(record: ExecutionRecord, reason: Failure, now: float) -> list[Claim | Append | Release]:
+def setting_aside(record: ExecutionRecord, reason: Failure, now: float) -> list[Claim | Append | Park]:
     """What is written of an execution that nobody can drive: it is paused, by an owner of its own, and given up.
 
     Args:
@@ -268,5 +268,5 @@ def setting_aside(record: ExecutionRecord, reason: Failure, now: float) -> list[
             record.id, epoch, seq, rows, append_digest(rows), now, ExecutionStatus.PAUSED,
             inbox_done=record.inbox_done, failure=encode_failure(reason),
         ),
-        Release(record.id, epoch, runnable_at=None, at=now, seen=record.inbox_last),
+        Park(record.id, epoch, runnable_at=None, at=now, seen=record.inbox_last),
     ]  # fmt: skip

@@ -13,18 +13,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from rayflow.core.cluster.placement import Wanting, plan
+from rayflow.core.cluster.placement import PendingExecution, plan
 from rayflow.core.cluster.recovery import RecoveryStatus
-from rayflow.errors import Fenced, RayflowError
+from rayflow.errors import RayflowError, WriterFenced
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Reply, send_to
-from rayflow.runtime.actors.mailbox import Turns
+from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor.coordinators import Fleet
-from rayflow.runtime.supervisor.maintenance import Collecting, Timekeeper
-from rayflow.runtime.supervisor.pools import PoolKeeper
-from rayflow.runtime.supervisor.recovery import AGAIN, DRIVEN, Asides, Recovering
+from rayflow.runtime.supervisor.coordinators import CoordinatorRegistry
+from rayflow.runtime.supervisor.maintenance import Collecting, MaintenanceLoop
+from rayflow.runtime.supervisor.pools import PoolRegistry
+from rayflow.runtime.supervisor.recovery import AGAIN, DRIVEN, Quarantine, RecoveryLoop
 from rayflow.storage.base import Filter
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord
@@ -41,7 +41,7 @@ AHEAD = 2.5
 _JUST_AFTER = 0.01
 
 
-class Overseer:
+class Supervisor:
     """See the module's docstring.
 
     Args:
@@ -53,18 +53,18 @@ class Overseer:
         self._system = system
         self._settings = settings
         self._config = settings.config
-        self.turns = Turns(
+        self.turns = Mailbox(
             "supervisor", self._place, lambda: None, clock=system.clock, tolerated=(RayflowError, OSError)
         )
-        self.fleet = Fleet(system, settings, self.turns.post, self._lost_coordinator)
-        self.pools = PoolKeeper(system, settings, self.turns.post)
-        self._timekeeper = Timekeeper(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self.fleet = CoordinatorRegistry(system, settings, self.turns.post, self._lost_coordinator)
+        self.pools = PoolRegistry(system, settings, self.turns.post)
+        self._timekeeper = MaintenanceLoop(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
         self._collecting = Collecting(self.turns, self._ask, partial(send_to, system, actor_names.PERSISTENCE))
-        self._asides = Asides(self.turns, self._ask)
-        self.recovering = Recovering(self.turns, self._ask, self._driven, self.submit, self._asides.put)
+        self._asides = Quarantine(self.turns, self._ask)
+        self.recovering = RecoveryLoop(self.turns, self._ask, self._driven, self.submit, self._asides.put)
         # Who drives what, and since which epoch.
         self._owners: dict[str, tuple[str, int]] = {}
-        self._wanting: dict[str, tuple[Wanting, ExecutionRecord]] = {}
+        self._wanting: dict[str, tuple[PendingExecution, ExecutionRecord]] = {}
         self._begun = False
         self._next_look: float | None = None
         self._next_time: float | None = None
@@ -125,7 +125,7 @@ class Overseer:
                 continue
             self.fleet.use(env)
             interrupted = bool(record.owner)
-            want = Wanting(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
+            want = PendingExecution(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
             self._wanting[record.id] = (want, record)
 
     def nudge(self, ids: Sequence[str]) -> None:
@@ -293,7 +293,7 @@ class Overseer:
         # Never for long: this is the thread that would notice that the store's actor hangs.
         try:
             return self._system.find(actor_names.PERSISTENCE).call(method, *args, timeout=self._config.ping_timeout)
-        except Fenced:
+        except WriterFenced:
             self._stop_driving()
             raise
 

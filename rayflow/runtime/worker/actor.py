@@ -24,17 +24,17 @@ from typing import Any
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.errors import LeaseLost, StorageError
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, Parcel, Reply, opened, send_to
-from rayflow.runtime.code.change_detector import LoadedCode
+from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, opened, send_to
+from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import Environment, apply
 from rayflow.runtime.large_values import Values, patiently
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
 from rayflow.runtime.worker import reporter
 from rayflow.runtime.worker.async_loop import LoopThread
 from rayflow.runtime.worker.attempt import Attempt, Runner
-from rayflow.runtime.worker.reporter import Beats, News
-from rayflow.runtime.worker.setup import Prepared
-from rayflow.runtime.worker.slots import Batch, Batches
+from rayflow.runtime.worker.reporter import HeartbeatRecorder, News
+from rayflow.runtime.worker.setup import PoolSetup
+from rayflow.runtime.worker.slots import Batch, WorkerSlots
 from rayflow.storage.codec.large_values import THRESHOLD
 from rayflow.storage.codec.payloads import MsgpackCodec
 
@@ -98,13 +98,13 @@ class Worker:
         self._settings = settings
         self._cache = CodeCache(allow_pickle=settings.allow_pickle)
         folders = environment.paths if isinstance(environment, Environment) else environment.get("paths", ())
-        self._loaded = LoadedCode(folders if system.separate else ())
+        self._loaded = CodeChangeDetector(folders if system.separate else ())
         self._looked = 0.0
         self._resolved: CodeRef | None = None
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._runner = Runner(self._resolve, self._loop)
-        self._prepared = Prepared(
+        self._prepared = PoolSetup(
             settings.setup, settings.pool, self._fetch, self._loop, allow_pickle=settings.allow_pickle
         )
         self._news = News(system, self._under_way)
@@ -114,7 +114,7 @@ class Worker:
         self._open = False
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
-        self._batches = Batches(settings.concurrency, most=settings.max_tasks)
+        self._batches = WorkerSlots(settings.concurrency, most=settings.max_tasks)
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
@@ -149,7 +149,7 @@ class Worker:
         self._stopped.wait()
 
     # --- work ----------------------------------------------------------------------------------------------
-    def run(self, request: bytes | Parcel) -> bytes | Parcel:
+    def run(self, request: bytes | Envelope) -> bytes | Envelope:
         """Run a packed BatchMessage; answers a packed BatchReply.
 
         A batch of one is waited for to its end, unless it is to tell its begin. Any other is answered when its
@@ -179,7 +179,7 @@ class Worker:
         with self._lock:
             return _sealed(batch, self._batches.answer(batch, time.monotonic()))
 
-    def collect(self, data: bytes) -> bytes | Parcel:
+    def collect(self, data: bytes) -> bytes | Envelope:
         """Wait for the running task of a batch that was answered early; answers a packed BatchReply.
 
         Args:
@@ -317,7 +317,7 @@ class Worker:
                 task,
                 self._name,
                 batch.message.coordinator,
-                beats=Beats(task.beat_every, self._codec.encode, self._news.wake),
+                beats=HeartbeatRecorder(task.beat_every, self._codec.encode, self._news.wake),
                 prepared=self._prepared.value,
                 begun=self._begun,
                 clock=self._clock.now,
@@ -380,13 +380,13 @@ class Worker:
         return bytes(blob)
 
 
-def _sealed(batch: Batch, reply: BatchReply) -> bytes | Parcel:
+def _sealed(batch: Batch, reply: BatchReply) -> bytes | Envelope:
     # What is told is held by who was told: a batch may be kept long after its end.
     data, made = pack(reply), dict(batch.made)
     batch.made.clear()
     if batch.over:
         batch.held = {}
-    return Parcel(data, made) if made else data
+    return Envelope(data, made) if made else data
 
 
 @functools.lru_cache(maxsize=1024)

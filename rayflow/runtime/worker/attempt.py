@@ -41,7 +41,7 @@ from rayflow.runtime.large_values import Values
 from rayflow.runtime.messages import TaskMessage, TaskOutcome
 from rayflow.runtime.worker import reporter
 from rayflow.runtime.worker.async_loop import LoopThread
-from rayflow.runtime.worker.reporter import Beats
+from rayflow.runtime.worker.reporter import HeartbeatRecorder
 from rayflow.storage.codec.annotations import fits, names_classes
 from rayflow.storage.codec.payloads import Codec
 
@@ -79,7 +79,7 @@ class Attempt:
         worker: str,
         coordinator: str,
         *,
-        beats: Beats,
+        beats: HeartbeatRecorder,
         prepared: Callable[[], Any],
         values: Callable[[Callable[[float], bool], Callable[[], None]], Values],
         begun: Callable[[Attempt], None] | None = None,
@@ -91,7 +91,7 @@ class Attempt:
         self.began = 0.0
         self.beats = beats
         self.since = time.monotonic()
-        self.lines = reporter.Lines()
+        self.lines = reporter.OutputLines()
         #: While something is done that another attempt would not mend: what it means if it fails.
         self.needs = ""
         self.context = StepContext(

@@ -11,8 +11,8 @@ import threading
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
-from rayflow.runtime.actors.base import ActorSystem, Parcel, opened, send_to
-from rayflow.runtime.code.change_detector import LoadedCode
+from rayflow.runtime.actors.base import ActorSystem, Envelope, opened, send_to
+from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
@@ -29,10 +29,10 @@ def run_own_task(
     environment: Environment,
     settings: WorkerSettings,
     name: str,
-    given: bytes | Parcel,
+    given: bytes | Envelope,
     *,
     cancelled: threading.Event | None = None,
-) -> bytes | Parcel:
+) -> bytes | Envelope:
     """Run one step, and leave nothing behind.
 
     An interrupt of the main thread cancels the attempt, which is then waited for: an async step cleans up, a sync one
@@ -51,7 +51,7 @@ def run_own_task(
     """
     _hear_interrupts()
     if system.separate:
-        LoadedCode(environment.paths).refresh()  # Ray may give it a process that has run another one
+        CodeChangeDetector(environment.paths).refresh()  # Ray may give it a process that has run another one
     data, held = opened(given)
     message: BatchMessage = unpack(data)
     [task] = message.tasks
@@ -62,8 +62,8 @@ def run_own_task(
 
     alone = replace(settings, concurrency=1, setup="", max_tasks=None)
     worker = Worker(system, name, environment, alone, begun)
-    answer: Future[bytes | Parcel] = Future()
-    request = Parcel(pack(message._replace(tell_begin=False)), held)
+    answer: Future[bytes | Envelope] = Future()
+    request = Envelope(pack(message._replace(tell_begin=False)), held)
     asked: list[bool] = []
     go = threading.Event()
     work = ((_answer, answer, go, worker, request), (_cancel_when_asked, answer, worker, task, asked, cancelled))
@@ -85,7 +85,7 @@ def _hear_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _answer(answer: Future[bytes | Parcel], go: threading.Event, worker: Worker, request: Parcel) -> None:
+def _answer(answer: Future[bytes | Envelope], go: threading.Event, worker: Worker, request: Envelope) -> None:
     go.wait()
     if not answer.set_running_or_notify_cancel():
         return
@@ -95,7 +95,7 @@ def _answer(answer: Future[bytes | Parcel], go: threading.Event, worker: Worker,
         answer.set_exception(error)
 
 
-def _await(answer: Future[bytes | Parcel], go: threading.Event, asked: list[bool]) -> None:
+def _await(answer: Future[bytes | Envelope], go: threading.Event, asked: list[bool]) -> None:
     """Let it begin and wait for the answer; notes each interrupt, wherever it strikes."""
     while True:
         try:
@@ -107,7 +107,7 @@ def _await(answer: Future[bytes | Parcel], go: threading.Event, asked: list[bool
 
 
 def _cancel_when_asked(
-    answer: Future[bytes | Parcel],
+    answer: Future[bytes | Envelope],
     worker: Worker,
     task: TaskMessage,
     asked: list[bool],

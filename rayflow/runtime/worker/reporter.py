@@ -106,14 +106,14 @@ class News:
             log.exception("cannot tell %s of step %s of %s", attempt.coordinator, task.step, task.execution_id)
 
 
-class Beat(NamedTuple):
+class Heartbeat(NamedTuple):
     """One heartbeat: the encoded progress, or None if it says nothing of that; and whether the step's code is done."""
 
     progress: bytes | None
     ran: bool = False
 
 
-class Beats:
+class HeartbeatRecorder:
     """See the module's docstring. Safe to use from several threads.
 
     Args:
@@ -136,7 +136,7 @@ class Beats:
         self._encode = encode
         self._wake = wake
         self._lock = threading.Lock()
-        self._held: Beat | None = None
+        self._held: Heartbeat | None = None
         self._next = -math.inf
         self._ran = False
 
@@ -150,11 +150,11 @@ class Beats:
             CodecError: the progress cannot be written.
         """
         # Written at once: the step may change the object, and must see that it cannot be written.
-        beat = Beat(None if progress is None else self._encode(progress))
+        beat = Heartbeat(None if progress is None else self._encode(progress))
         with self._lock:
             first = self._held is None
             if first or beat.progress is not None:
-                self._held = Beat(beat.progress, self._ran)
+                self._held = Heartbeat(beat.progress, self._ran)
         if first:
             self._wake()
 
@@ -164,7 +164,7 @@ class Beats:
             if self._ran:
                 return
             self._ran = True
-            self._held = Beat(None if self._held is None else self._held.progress, ran=True)
+            self._held = Heartbeat(None if self._held is None else self._held.progress, ran=True)
             self._next = -math.inf
         self._wake()
 
@@ -173,7 +173,7 @@ class Beats:
         """When there is a beat to take, by the clock of :meth:`take`; infinity if the step said nothing new."""
         return math.inf if self._held is None else self._next
 
-    def take(self, now: float) -> Beat | None:
+    def take(self, now: float) -> Heartbeat | None:
         """The newest beat, if one may go out.
 
         Args:
@@ -192,7 +192,7 @@ LINES = 200
 WIDTH = 2_000
 
 
-class Lines:
+class OutputLines:
     r"""The last lines of what was written, complete ones only until the end.
 
     A carriage return begins the line again, as on a terminal, so that a progress bar is one line.
@@ -252,11 +252,11 @@ def _visible(line: str) -> str:
     return line.rstrip("\r").rpartition("\r")[2]
 
 
-_LINES: ContextVar[Lines | None] = ContextVar("rayflow_lines", default=None)
+_LINES: ContextVar[OutputLines | None] = ContextVar("rayflow_lines", default=None)
 
 
 @contextlib.contextmanager
-def collecting(lines: Lines) -> Iterator[None]:
+def collecting(lines: OutputLines) -> Iterator[None]:
     """Collect what is written inside this block, in this context and those copied from it."""
     token = _LINES.set(lines)
     try:

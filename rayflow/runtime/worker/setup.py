@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LEAVE_WITHIN = 10.0
 
 
-class Prepared:
+class PoolSetup:
     """See the module's docstring.
 
     Args:

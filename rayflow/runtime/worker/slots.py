@@ -55,7 +55,7 @@ class Batch:
     settled: threading.Event = field(default_factory=threading.Event)
 
 
-class Batches:
+class WorkerSlots:
     """See the module's docstring.
 
     Args:

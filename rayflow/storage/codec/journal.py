@@ -19,8 +19,6 @@ from typing import Any
 import msgpack
 
 from rayflow.core.events import (
-    Answered,
-    Asked,
     AttemptFailed,
     CancelRequested,
     Continued,
@@ -30,6 +28,8 @@ from rayflow.core.events import (
     Event,
     Forked,
     Paused,
+    RequestCompleted,
+    RequestsReissued,
     Resumed,
     Rewound,
     SignalReceived,
@@ -60,8 +60,8 @@ _KINDS: Mapping[type, int] = {
     Rewound: 10,
     Ended: 11,
     SignalReceived: 12,
-    Answered: 13,
-    Asked: 14,
+    RequestCompleted: 13,
+    RequestsReissued: 14,
     Forked: 15,
     Continued: 16,
 }

@@ -1,8 +1,8 @@
 """Large values: how one that is kept elsewhere is written in a payload, and what stands for it in a workflow's code.
 
 The bytes of a large value are a payload of their own, kept once by their digest (a *blob*). In its place stands a
-:class:`Reference`. Workflow code gets a :class:`Large`, which is the value to whoever uses it, and is loaded then; as
-long as nobody does, it is handed on as the reference that it is.
+:class:`Reference`. Workflow code gets a :class:`LazyValue`, which is the value to whoever uses it, and is loaded then;
+as long as nobody does, it is handed on as the reference that it is.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _size_text(size: float) -> str:
     return f"{size:.1f} {_UNITS[-1]}"
 
 
-class Large(LazyObjectProxy[Any]):
+class LazyValue(LazyObjectProxy[Any]):
     """A large value in a workflow's code: the value itself, once it is used in any way.
 
     Handing it on does not use it: as an argument of a step, inside of lists, dictionaries and models, as a result.
@@ -109,7 +109,7 @@ class Large(LazyObjectProxy[Any]):
 
 def is_large(value: Any) -> bool:
     """Whether it stands for a large value. It is not loaded by that."""
-    return issubclass(type(value), Large)
+    return issubclass(type(value), LazyValue)
 
 
 def whole(value: Any) -> Any:

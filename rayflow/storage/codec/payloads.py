@@ -25,7 +25,7 @@ from rayflow.storage.codec.annotations import children, fits, names_classes, pat
 from rayflow.storage.codec.large_values import (
     MARK,
     THRESHOLD,
-    Large,
+    LazyValue,
     Reference,
     annotate,
     is_large,
@@ -196,7 +196,7 @@ class MsgpackCodec:
                 raise CodecError(f"cannot read {reference}: it is kept in a store, and there is none here")
             return self.decode(self._fetch(reference), annotation)
 
-        return Large(reference, load) if self._lazy else load(None)
+        return LazyValue(reference, load) if self._lazy else load(None)
 
     def _unpickle(self, payload: bytes) -> Any:
         if not self.allow_pickle:
@@ -409,7 +409,7 @@ def _shown(annotation: Any) -> str:
 _MEMBERS = 100
 
 
-class Keeping:
+class LargeValueEncoder:
     """See the module's docstring.
 
     A value whose payload is above the threshold is kept as a whole, unless it is a list, tuple or dictionary of a few

@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScheduleSpec:
     """When a schedule starts what.
 
     Args:
@@ -39,7 +39,7 @@ class Plan:
     options: ExecutionOptions
 
 
-def encode_plan(plan: Plan) -> bytes:
+def encode_plan(plan: ScheduleSpec) -> bytes:
     """The plan as bytes."""
     return _dump({
         "schedule": plan.schedule.model_dump(mode="json", exclude_unset=True),
@@ -50,11 +50,11 @@ def encode_plan(plan: Plan) -> bytes:
     })  # fmt: skip
 
 
-def decode_plan(record: ScheduleRecord) -> Plan:
+def decode_plan(record: ScheduleRecord) -> ScheduleSpec:
     """The plan of a schedule. Raises CorruptRecord."""
     said = _load(record.name, record.spec)
     try:
-        return Plan(
+        return ScheduleSpec(
             Schedule(**said["schedule"]),
             said["workflow"],
             said["version"],

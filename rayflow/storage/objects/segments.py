@@ -33,11 +33,11 @@ from rayflow.storage.model import (
     ExecutionRecord,
     InboxRow,
     JournalRow,
-    Mention,
     PoolRecord,
     ScheduleRecord,
     StepNote,
     ValueRecord,
+    ValueReference,
 )
 from rayflow.storage.writer import Writer
 
@@ -62,7 +62,7 @@ _GETTERS: Mapping[type, Callable[[Any], Any]] = {
         DefinitionRecord,
         PoolRecord,
         ScheduleRecord,
-        Mention,
+        ValueReference,
         ValueRecord,
         machine.Lock,
         machine.Claim,
@@ -265,7 +265,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "no_schedules": str,
     "no_definitions": str,
     "no_pools": str,
-    "mentions": lambda values: Mention(*values),
+    "mentions": lambda values: ValueReference(*values),
     "values": lambda values: ValueRecord(*values),
     "no_values": str,
 }

@@ -16,15 +16,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from rayflow.errors import Fenced, RayflowError, StorageError, StorageUnavailable
+from rayflow.errors import RayflowError, StorageError, StorageUnavailable, WriterFenced
 from rayflow.storage.changes import Changes, MemoryData
 from rayflow.storage.memory import MemoryStore
 from rayflow.storage.objects.buckets import Bucket, open_bucket
 from rayflow.storage.objects.log import ASKED, BEAT, BLOB, LOG, VALUE, Log, name_of
 from rayflow.storage.objects.segments import Segment, UnwritableError, encode_segment, size_of
-from rayflow.storage.operations import Answer, Operation, Refused
-from rayflow.storage.rules.retention import Collected, Over
-from rayflow.storage.writer import Claimant, Writer, next_writer
+from rayflow.storage.operations import Answer, Operation, Rejected
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
+from rayflow.storage.writer import Writer, WriterIdentity, next_writer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -160,9 +160,9 @@ class ObjectStore(MemoryStore):
         async with self._lock:
             self._check_writer()
             if not await self._look(records) and by is not None:
-                self._fenced = Fenced(
-                    f"store {self.url} is being taken over by {Claimant.from_text(by.decode(errors='replace'))}, who "
-                    f"asked this writer to give way; its epoch {writer.epoch} is over, and it writes no more"
+                self._fenced = WriterFenced(
+                    f"store {self.url} is being taken over by {WriterIdentity.from_text(by.decode(errors='replace'))}, "
+                    f"who asked this writer to give way; its epoch {writer.epoch} is over, and it writes no more"
                 )
                 raise self._fenced
 
@@ -226,7 +226,7 @@ class ObjectStore(MemoryStore):
             problem = self._problem(operation)
             # What is refused anyway, or done already, writes nothing, whatever it holds.
             if problem and self._decide([*good, operation])[0] != self._decide(good)[0]:
-                refused[index] = Refused(problem)
+                refused[index] = Rejected(problem)
             else:
                 good.append(operation)
         changes, answers = self._decide(good)
@@ -268,7 +268,7 @@ class ObjectStore(MemoryStore):
             log.warning("store %s: its log could not be compacted, which is tried again later: %s", self.url, error)
 
     # --- deleting ------------------------------------------------------------------------------------------
-    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
+    async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
         """See Store."""
         found = await super().collect(over, dry_run=dry_run)
         if not dry_run:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from rayflow.core.events import Answered, label
+from rayflow.core.events import RequestCompleted, label
 from rayflow.core.failures import failure_of
 from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, Failure, RayflowError
 from rayflow.ids import ExecutionStatus
@@ -23,7 +23,7 @@ class FamilyReads(Protocol):
         """Unfinished executions that an execution started, that it does not wait for, and that end with it."""
 
 
-class Book(Protocol):
+class TransactionView(Protocol):
     """The records as they are now, and what is written of them."""
 
     started: list[str]
@@ -37,7 +37,7 @@ class Book(Protocol):
     def deliver(self, execution_id: str, row: InboxRow) -> Answer:
         """Put a row into an inbox."""
 
-    def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
+    def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
         """Answer what an execution asked."""
 
     def tell(
@@ -53,7 +53,7 @@ class Book(Protocol):
         """Answer what an execution asked in this append."""
 
 
-class Families:
+class ChildRules:
     """See the module's docstring.
 
     Args:
@@ -61,7 +61,7 @@ class Families:
         reads: what is there.
     """
 
-    def __init__(self, book: Book, reads: FamilyReads) -> None:
+    def __init__(self, book: TransactionView, reads: FamilyReads) -> None:
         self._book = book
         self._reads = reads
 
@@ -131,11 +131,11 @@ def _whose(there: ExecutionRecord, asked: ExecutionRecord) -> str:
     return f"it is an execution of workflow {there.workflow_id!r}"
 
 
-def _end_of(child: ExecutionRecord, at: float) -> Answered:
+def _end_of(child: ExecutionRecord, at: float) -> RequestCompleted:
     """A child's end, as the answer to the call that started it."""
     try:
         failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
     except CorruptRecord as error:  # a damaged record is not to keep others from being written
         failure = failure_of(error)
     about = label("child", child.workflow_id)
-    return Answered(at, child.parent_step, about, None, child.result, failure, child.created_at, child.id)
+    return RequestCompleted(at, child.parent_step, about, None, child.result, failure, child.created_at, child.id)

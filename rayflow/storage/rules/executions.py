@@ -3,7 +3,8 @@
 The rules (docs/architecture.md, "Rules of the protocol"):
 
 * An epoch is claimed by compare-and-set, with the claimer's nonce; never assigned from memory.
-* An append carries its epoch. A stale epoch answers :class:`Fenced`, which means stop. So does an epoch whose
+* An append carries its epoch. A stale epoch answers :class:`WriterWriterFenced`, which means stop. So does an epoch
+whose
   owner gave the execution up: after parking, releasing or ending it, it writes nothing more without a new claim.
 * An append whose last entry is already durable at the same epoch is acknowledged whole and not applied again,
   if its digest is the same; with another digest it is a :class:`~rayflow.errors.CorruptRecord`.
@@ -21,20 +22,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from rayflow.errors import CorruptRecord, ExecutionNotFound, Fenced, InvalidTransition
+from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.damage import DamagedRecord
 from rayflow.storage.model import DeadLetter, ExecutionRecord, InboxRow, JournalRow, StepNote
 from rayflow.storage.operations import (
+    AlreadyExists,
     Append,
     Claim,
     Deliver,
     Done,
     ExecutionOperation,
-    Existing,
     Note,
-    Refused,
-    Release,
+    Park,
+    Rejected,
     Rewind,
     Start,
 )
@@ -68,7 +69,7 @@ def decide(
     *,
     known_key: bool = False,
     goes_along: bool = False,
-) -> Write | Existing | Refused:
+) -> Write | AlreadyExists | Rejected:
     """Whether an operation may be applied to a row, and what it writes.
 
     Args:
@@ -78,17 +79,17 @@ def decide(
         goes_along: for :class:`Rewind`, whether it is a child's that goes on with its parent.
     """
     if isinstance(record, DamagedRecord):
-        return Refused(record.error)
+        return Rejected(record.error)
     if isinstance(operation, Start):
-        return _start(operation) if record is None else Existing(record)
+        return _start(operation) if record is None else AlreadyExists(record)
     if record is None:
-        return Refused(ExecutionNotFound(operation.execution_id))
+        return Rejected(ExecutionNotFound(operation.execution_id))
     match operation:
         case Claim():
             return _claim(record, operation)
         case Append():
             return _append(record, operation)
-        case Release():
+        case Park():
             return _release(record, operation)
         case Deliver():
             return _deliver(record, operation, known_key=known_key)
@@ -126,26 +127,28 @@ def _done(record: ExecutionRecord, *, parked: bool) -> Done:
     return Done(epoch=record.epoch, last_seq=record.last_seq, inbox_last=record.inbox_last, parked=parked)
 
 
-def _stale(record: ExecutionRecord, epoch: int) -> Refused:
-    return Refused(Fenced(f"execution {record.id!r} is at epoch {record.epoch}; epoch {epoch} may not write any more"))
+def _stale(record: ExecutionRecord, epoch: int) -> Rejected:
+    return Rejected(
+        WriterFenced(f"execution {record.id!r} is at epoch {record.epoch}; epoch {epoch} may not write any more")
+    )
 
 
-def _given_up(record: ExecutionRecord) -> Refused:
-    return Refused(
-        Fenced(
+def _given_up(record: ExecutionRecord) -> Rejected:
+    return Rejected(
+        WriterFenced(
             f"execution {record.id!r} was given up at epoch {record.epoch} ({record.status}); whoever goes on with it "
             "must claim it first"
         )
     )
 
 
-def _claim(record: ExecutionRecord, op: Claim) -> Write | Refused:
+def _claim(record: ExecutionRecord, op: Claim) -> Write | Rejected:
     if record.epoch == op.expected + 1 and record.owner == op.nonce:
         return _write(record)  # our own claim, sent again because its answer was lost
     if record.epoch != op.expected:
         return _stale(record, op.expected)
     if record.status.terminal:
-        return Refused(InvalidTransition(record.id, status=record.status, action="drive"))
+        return Rejected(InvalidTransition(record.id, status=record.status, action="drive"))
     return _write(
         replace(
             record,
@@ -162,30 +165,30 @@ def _claim(record: ExecutionRecord, op: Claim) -> Write | Refused:
     )
 
 
-def _append(record: ExecutionRecord, op: Append) -> Write | Refused:
+def _append(record: ExecutionRecord, op: Append) -> Write | Rejected:
     if record.epoch != op.epoch:
         return _stale(record, op.epoch)
     last = op.first_seq + len(op.rows) - 1
     if not op.rows or op.rows[0].seq != op.first_seq or op.rows[-1].seq != last:
         seqs = [row.seq for row in op.rows[:1] + op.rows[-1:]]
-        return Refused(CorruptRecord(record.id, f"an append of {op.first_seq} to {last} holds entries {seqs}"))
+        return Rejected(CorruptRecord(record.id, f"an append of {op.first_seq} to {last} holds entries {seqs}"))
     if last <= record.last_seq:
         if last == record.last_seq and op.digest == record.last_digest:
             return _write(record, parked=record.owner == "")  # sent again; already durable
         if last < record.last_seq:
             return _write(record)  # an older append of this epoch, late: it is in there
-        return Refused(CorruptRecord(record.id, f"two different appends end at entry {last} in epoch {op.epoch}"))
+        return Rejected(CorruptRecord(record.id, f"two different appends end at entry {last} in epoch {op.epoch}"))
     if record.owner == "":
         return _given_up(record)
     if op.first_seq != record.last_seq + 1:
-        return Refused(
+        return Rejected(
             CorruptRecord(
                 record.id, f"append begins at entry {op.first_seq}, but the journal ends at {record.last_seq}"
             )
         )
     for letter in op.dead_letters:
         if letter.execution_id != record.id or not op.first_seq <= letter.seq <= last:
-            return Refused(
+            return Rejected(
                 CorruptRecord(
                     record.id,
                     f"an append of {op.first_seq} to {last} holds a dead letter of entry {letter.seq} of "
@@ -228,7 +231,7 @@ def _apply(record: ExecutionRecord, op: Append, last: int) -> Write:
     )
 
 
-def _release(record: ExecutionRecord, op: Release) -> Write | Refused:
+def _release(record: ExecutionRecord, op: Park) -> Write | Rejected:
     if record.epoch != op.epoch:
         return _stale(record, op.epoch)
     if record.owner == "":
@@ -241,7 +244,7 @@ def _release(record: ExecutionRecord, op: Release) -> Write | Refused:
     return _write(replace(record, owner="", runnable_at=wake, updated_at=op.at, waits=waits), parked=True)
 
 
-def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write | Refused:
+def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write | Rejected:
     if op.epoch is not None and op.epoch != record.epoch:
         return _stale(record, op.epoch)
     if known_key:
@@ -249,7 +252,7 @@ def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write 
     if op.epoch is not None and record.owner == "":
         return _given_up(record)
     if record.status.terminal:
-        return Refused(InvalidTransition(record.id, status=record.status, action=op.row.kind))
+        return Rejected(InvalidTransition(record.id, status=record.status, action=op.row.kind))
     number = record.inbox_last + 1
     wake = record.runnable_at
     if record.owner == "" and not _begins_later(record, op):
@@ -266,15 +269,15 @@ def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
     return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
 
-def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write | Refused:
+def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write | Rejected:
     if op.row.seq != op.last_seq + 1:
-        return Refused(CorruptRecord(record.id, f"a rewind after entry {op.last_seq} holds entry {op.row.seq}"))
+        return Rejected(CorruptRecord(record.id, f"a rewind after entry {op.last_seq} holds entry {op.row.seq}"))
     if is_rewound(record, op):
         return _write(record)  # our own rewind, sent again because its answer was lost
     if record.epoch != op.expected or record.last_seq != op.last_seq:
         return _stale(record, op.expected)
     if record.status is not ExecutionStatus.FAILED and not (goes_along and record.status is ExecutionStatus.CANCELLED):
-        return Refused(InvalidTransition(record.id, status=record.status, action="resume"))
+        return Rejected(InvalidTransition(record.id, status=record.status, action="resume"))
     inbox = _numbered(op.carried, record.inbox_last + 1)
     return _write(
         replace(
@@ -304,7 +307,7 @@ def is_rewound(record: ExecutionRecord, op: Rewind) -> bool:
     return (record.epoch, record.last_seq, record.last_digest) == (op.expected + 1, op.row.seq, op.digest)
 
 
-def _note(record: ExecutionRecord, op: Note) -> Write | Refused:
+def _note(record: ExecutionRecord, op: Note) -> Write | Rejected:
     if record.epoch != op.epoch:
         return _stale(record, op.epoch)
     if record.owner == "":

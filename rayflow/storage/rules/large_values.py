@@ -19,15 +19,15 @@ from rayflow.errors import CodecError, StorageUnavailable
 from rayflow.storage.codec.journal import contents
 from rayflow.storage.codec.large_values import MARK
 from rayflow.storage.codec.payloads import references
-from rayflow.storage.model import Mention, ValueRecord
-from rayflow.storage.operations import Append, Ask, ExecutionOperation, Send, Start, StartChild
+from rayflow.storage.model import ValueRecord, ValueReference
+from rayflow.storage.operations import Append, CrossOperation, ExecutionOperation, Send, Start, StartChild
 from rayflow.storage.rules.executions import Write
 
 #: Seconds for which a value is kept for those who are about to refer to it; it is collected after twice that.
 GRACE = 3600.0
 
 
-def mentions(name: str, write: Write, *, started: bool = False) -> list[Mention]:
+def mentions(name: str, write: Write, *, started: bool = False) -> list[ValueReference]:
     """What the records of an execution refer to that are written.
 
     Args:
@@ -35,17 +35,17 @@ def mentions(name: str, write: Write, *, started: bool = False) -> list[Mention]
         write: what is written.
         started: whether it is a new one, with its input.
     """
-    found: list[Mention] = []
+    found: list[ValueReference] = []
     if started:
-        found += (Mention(name, "input", write.record.run, each) for each in of_payload(write.record.input))
+        found += (ValueReference(name, "input", write.record.run, each) for each in of_payload(write.record.input))
     if write.next_run is not None:
-        found += (Mention(name, "input", write.record.run, each) for each in of_payload(write.next_run))
+        found += (ValueReference(name, "input", write.record.run, each) for each in of_payload(write.next_run))
     for row in write.rows:
-        found += (Mention(name, "journal", row.seq, each) for each in of_entry(row.body))
+        found += (ValueReference(name, "journal", row.seq, each) for each in of_entry(row.body))
     for arrived in write.inbox:
-        found += (Mention(name, "inbox", arrived.number, each) for each in of_entry(arrived.body))
+        found += (ValueReference(name, "inbox", arrived.number, each) for each in of_entry(arrived.body))
     for letter in write.letters:
-        found += (Mention(name, "letter", letter.step, each) for each in of_payload(letter.input))
+        found += (ValueReference(name, "letter", letter.step, each) for each in of_payload(letter.input))
     return found
 
 
@@ -70,7 +70,7 @@ def check_there(operation: ExecutionOperation, write: Write, there: Callable[[st
     return None
 
 
-def _asked(asks: Iterable[Ask]) -> Iterator[str]:
+def _asked(asks: Iterable[CrossOperation]) -> Iterator[str]:
     for ask in asks:
         match ask:
             case StartChild():
@@ -103,7 +103,7 @@ def _walk(part: Any) -> Iterator[str]:
             yield from _walk(member)
 
 
-def forgotten(mention: Mention, *, first: int, inbox_done: int, run: int) -> bool:
+def forgotten(mention: ValueReference, *, first: int, inbox_done: int, run: int) -> bool:
     """Whether a record goes when its execution continues as new.
 
     Args:

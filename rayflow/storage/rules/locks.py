@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rayflow.core.events import Answered, label
+from rayflow.core.events import RequestCompleted, label
 from rayflow.core.locks import machine
 from rayflow.core.locks.machine import Change, Claim, Claimant, Lock
 from rayflow.errors import RayflowError
 from rayflow.storage.codec.journal import decode_failure
-from rayflow.storage.operations import BreakLock, ExpireLeases, LeaveLease, TakeLease, TakeLock
+from rayflow.storage.operations import ExpireLeases, FailLockWait, LeaveLease, TakeLease, TakeLock
 
 
 class LockReads(Protocol):
@@ -29,14 +29,14 @@ class LockReads(Protocol):
 class Told(Protocol):
     """Who is told of what becomes of claims."""
 
-    def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
+    def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
         """An execution's claim is granted, or refused."""
 
     def claims_changed(self, execution_id: str, change: int) -> None:
         """An execution has so many claims more."""
 
 
-class LockBook:
+class LockRules:
     """See the module's docstring.
 
     Args:
@@ -84,7 +84,7 @@ class LockBook:
             self._change(change, at)
 
     # --- operations ----------------------------------------------------------------------------------------
-    def apply(self, operation: TakeLease | LeaveLease | ExpireLeases | BreakLock) -> int:
+    def apply(self, operation: TakeLease | LeaveLease | ExpireLeases | FailLockWait) -> int:
         """Decide an operation; answers the token of a lease, 0 for none.
 
         Raises:
@@ -102,7 +102,7 @@ class LockBook:
                     if lock is not None:
                         change = machine.renew_all if operation.renew else machine.expire
                         self._change(change(lock, operation.at), operation.at)
-            case BreakLock():
+            case FailLockWait():
                 self._break(operation)
         return 0
 
@@ -118,14 +118,14 @@ class LockBook:
         claim = change.lock.claim_of(claimant)
         return 0 if claim is None else claim.token
 
-    def _break(self, operation: BreakLock) -> None:
+    def _break(self, operation: FailLockWait) -> None:
         claimant, lock = Claimant(operation.execution_id, operation.step), self._lock(operation.name)
         claim = None if lock is None else lock.claim_of(claimant)
         if lock is None or claim is None or claim.token:
             return  # it was granted, or nobody waits for it, in the meantime
         self._change(machine.release(lock, claimant), operation.at)
         failure = decode_failure(operation.failure, execution_id=operation.execution_id)
-        answer = Answered(operation.at, operation.step, label("lock", operation.name), failure=failure)
+        answer = RequestCompleted(operation.at, operation.step, label("lock", operation.name), failure=failure)
         self._told.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
 
     # --- inside --------------------------------------------------------------------------------------------
@@ -151,5 +151,5 @@ class LockBook:
             self._told.claims_changed(name, change)
 
 
-def _granted(claim: Claim, at: float) -> Answered:
-    return Answered(at, claim.step, label("lock", claim.name), claim.token)
+def _granted(claim: Claim, at: float) -> RequestCompleted:
+    return RequestCompleted(at, claim.step, label("lock", claim.name), claim.token)

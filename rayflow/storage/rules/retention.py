@@ -24,7 +24,7 @@ Head = Callable[[str], ExecutionRecord | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
+class PurgeFilter:
     """Which executions that are over are meant.
 
     They come in the order in which they ended; with ``expired_by`` in that in which their times are up.
@@ -66,7 +66,7 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class PurgeBatch:
     """What was deleted, or would be.
 
     Args:
@@ -97,7 +97,7 @@ def needed(record: ExecutionRecord, head: Head) -> bool:
     return rewinds_at_call(parent, record) is not None
 
 
-def choose(records: Iterable[ExecutionRecord], over: Over, head: Head, *, later: bool) -> Collected:
+def choose(records: Iterable[ExecutionRecord], over: PurgeFilter, head: Head, *, later: bool) -> PurgeBatch:
     """Those of some executions that may be deleted in one transaction, without their sizes.
 
     Args:
@@ -111,16 +111,16 @@ def choose(records: Iterable[ExecutionRecord], over: Over, head: Head, *, later:
     last = over.after
     for record in records:
         if entries and entries + record.last_seq > MOST_ENTRIES:
-            return Collected(tuple(ids), after=last)
+            return PurgeBatch(tuple(ids), after=last)
         if not (_stays(record, over, head) if later else needed(record, head)):
             ids.append(record.id)
             entries += record.last_seq
         looked_at += 1
         last = over.place(record)
-    return Collected(tuple(ids), after=last if looked_at >= over.limit else None)
+    return PurgeBatch(tuple(ids), after=last if looked_at >= over.limit else None)
 
 
-def _stays(record: ExecutionRecord, over: Over, head: Head) -> bool:
+def _stays(record: ExecutionRecord, over: PurgeFilter, head: Head) -> bool:
     if not needed(record, head):
         return False
     parent = head(record.parent)

@@ -14,7 +14,7 @@ from rayflow.errors import ExecutionAlreadyExists
 from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
 from rayflow.storage.codec.journal import encode_entry
 from rayflow.storage.codec.payloads import MsgpackCodec, canonical
-from rayflow.storage.codec.schedules import Plan, decode_state, encode_state
+from rayflow.storage.codec.schedules import ScheduleSpec, decode_state, encode_state
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord, InboxRow, ScheduleRecord
 from rayflow.storage.operations import FireSchedule, Send
 
@@ -203,7 +203,7 @@ def signal_row(name: str, payload: bytes, key: str, at: float) -> InboxRow:
 
 def fired(
     record: ScheduleRecord,
-    plan: Plan,
+    plan: ScheduleSpec,
     definition: DefinitionRecord | None,
     state: ScheduleState,
     *,
@@ -238,7 +238,7 @@ def unchanged(record: ScheduleRecord, state: ScheduleState, wake: float | None) 
 
 
 def _execution(  # noqa: PLR0917 - a part of the above
-    schedule: str, plan: Plan, definition: DefinitionRecord | None, name: str, codec: MsgpackCodec, now: float
+    schedule: str, plan: ScheduleSpec, definition: DefinitionRecord | None, name: str, codec: MsgpackCodec, now: float
 ) -> ExecutionRecord:
     assert definition is not None
     args, kwargs = codec.decode(plan.input)

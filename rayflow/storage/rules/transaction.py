@@ -1,8 +1,8 @@
 """Operations decided one after the other, each on what the ones before it made of the records.
 
-A store reads what is asked for, lets :class:`Batch` decide, and writes all of it in the same transaction. What one
-execution asks of others (:mod:`rayflow.storage.operations`) is decided here, too: it happens in the transaction of the
-entry that asked for it, or not at all.
+A store reads what is asked for, lets :class:`Transaction` decide, and writes all of it in the same transaction. What
+one execution asks of others (:mod:`rayflow.storage.operations`) is decided here, too: it happens in the transaction of
+the entry that asked for it, or not at all.
 """
 
 from __future__ import annotations
@@ -11,31 +11,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from rayflow.core.events import Answered, Entry, label
+from rayflow.core.events import Entry, RequestCompleted, label
 from rayflow.core.failures import failure_of
 from rayflow.core.locks.machine import Claimant, Lock
 from rayflow.errors import (
     ExecutionNotFound,
     Failure,
-    Fenced,
     RayflowError,
-    SingletonExists,
+    SingletonConflict,
+    WriterFenced,
 )
 from rayflow.storage.codec.journal import encode_entry
 from rayflow.storage.damage import DamagedRecord
-from rayflow.storage.model import DeadLetter, ExecutionRecord, InboxRow, JournalRow, Mention, ScheduleRecord, StepNote
+from rayflow.storage.model import (
+    DeadLetter,
+    ExecutionRecord,
+    InboxRow,
+    JournalRow,
+    ScheduleRecord,
+    StepNote,
+    ValueReference,
+)
 from rayflow.storage.operations import (
     Answer,
     Append,
-    BreakLock,
     Deliver,
     Done,
     ExpireLeases,
+    FailLockWait,
     FireSchedule,
     LeaveLease,
-    LeaveLock,
     Operation,
-    Refused,
+    Rejected,
+    ReleaseLock,
     Rewind,
     Send,
     Start,
@@ -43,10 +51,10 @@ from rayflow.storage.operations import (
     TakeLease,
     TakeLock,
 )
-from rayflow.storage.rules.children import Families
+from rayflow.storage.rules.children import ChildRules
 from rayflow.storage.rules.executions import Write, decide, is_rewound, newer_note
 from rayflow.storage.rules.large_values import check_there, mentions
-from rayflow.storage.rules.locks import LockBook
+from rayflow.storage.rules.locks import LockRules
 
 
 class Reads(Protocol):
@@ -80,7 +88,7 @@ class Reads(Protocol):
         """Whether there is a large value of that digest."""
 
 
-class Batch:
+class Transaction:
     """See the module's docstring.
 
     Args:
@@ -109,9 +117,9 @@ class Batch:
         self.notes: dict[tuple[str, int], StepNote] = {}
         self.counts: dict[str, float] = {}
         #: What the records of this batch refer to; to be written before those of ``journal_from`` are forgotten.
-        self.mentions: list[Mention] = []
-        self._locks = LockBook(self, reads)
-        self._families = Families(self, reads)
+        self.mentions: list[ValueReference] = []
+        self._locks = LockRules(self, reads)
+        self._families = ChildRules(self, reads)
         self.schedules: dict[str, ScheduleRecord] = {}
         self._touched: dict[str, None] = {}
         self._continuing: str | None = None
@@ -120,14 +128,14 @@ class Batch:
         """Decide one operation and note what it writes."""
         self._touched, self._continuing = {}, None
         match operation:
-            case TakeLease() | LeaveLease() | ExpireLeases() | BreakLock():
+            case TakeLease() | LeaveLease() | ExpireLeases() | FailLockWait():
                 return self._of_lock(operation)
             case FireSchedule():
                 return self._fire(operation)
             case Start():
                 refused = self._refused_start(operation.record)
                 if refused is not None:
-                    return Refused(refused)
+                    return Rejected(refused)
             case Rewind():
                 return self._rewind(operation)
         name = operation.execution_id
@@ -138,7 +146,7 @@ class Batch:
             return decision
         missing = check_there(operation, decision, self._reads.has_value)
         if missing is not None:
-            return Refused(missing)
+            return Rejected(missing)
         self._note(name, before, decision)
         if isinstance(operation, Append) and decision.rows:
             self._cross(decision.record, operation)
@@ -153,7 +161,7 @@ class Batch:
         for member in (*(() if again else operation.children), operation):
             before = self.head(member.execution_id)
             refused = None if before is None else self._taken(before, singletons)
-            decision = Refused(refused) if refused else decide(before, member, goes_along=member is not operation)
+            decision = Rejected(refused) if refused else decide(before, member, goes_along=member is not operation)
             if not isinstance(decision, Write):
                 return decision
             singletons[decision.record.singleton] = member.execution_id
@@ -237,7 +245,7 @@ class Batch:
         holder = (besides.get(record.singleton) or self._holder(record.singleton)) if record.singleton else None
         if holder is None or holder == record.id:
             return None
-        return SingletonExists(record.singleton, execution_id=holder)
+        return SingletonConflict(record.singleton, execution_id=holder)
 
     def _refused_starts(self, records: Sequence[ExecutionRecord]) -> RayflowError | None:
         """Why not all of them can be started together."""
@@ -264,12 +272,12 @@ class Batch:
         known = self.schedules.get(record.name) or self._reads.schedule(record.name)
         if known is None or known.version != record.version - 1:
             seen = "gone" if known is None else f"at version {known.version}"
-            return Refused(
-                Fenced(f"schedule {record.name!r} is {seen}; its version {record.version} cannot be written")
+            return Rejected(
+                WriterFenced(f"schedule {record.name!r} is {seen}; its version {record.version} cannot be written")
             )
         refused = self._refused_starts(operation.starts)
         if refused is not None:
-            return Refused(refused)
+            return Rejected(refused)
         self.schedules[record.name] = record
         for start in operation.starts:
             if self.head(start.id) is None:
@@ -293,7 +301,7 @@ class Batch:
                     refused = self._locks.take(record.id, ask, operation.at, f"answer/{ask.step}/{operation.first_seq}")
                     if refused is not None:
                         self.tell(record.id, ask.step, label("lock", ask.name), operation, failure=refused)
-                case LeaveLock():
+                case ReleaseLock():
                     self._locks.leave(ask.name, Claimant(record.id, ask.step), operation.at)
         head = self.heads[record.id]
         assert head is not None
@@ -307,13 +315,13 @@ class Batch:
         if ask.start_nonce and head is not None and head.start_nonce != ask.start_nonce:
             return ExecutionNotFound(ask.execution_id)
         refused = self.deliver(ask.execution_id, ask.row)
-        return refused.error if isinstance(refused, Refused) else None
+        return refused.error if isinstance(refused, Rejected) else None
 
     def deliver(self, execution_id: str, row: InboxRow) -> Answer:
         """Put a row into an inbox."""
         before = self.head(execution_id)
         if before is None:
-            return Refused(ExecutionNotFound(execution_id))
+            return Rejected(ExecutionNotFound(execution_id))
         known = self._had_key(execution_id, row.key)
         decision = decide(before, Deliver(execution_id, row), known_key=known)
         if not isinstance(decision, Write):
@@ -334,10 +342,10 @@ class Batch:
     ) -> None:
         """Answer what an execution asked in this append."""
         why = failure_of(failure) if isinstance(failure, RayflowError) else failure
-        answer = Answered(operation.at, step, about, value, failure=why, worker=value or "")
+        answer = RequestCompleted(operation.at, step, about, value, failure=why, worker=value or "")
         self.put_answer(execution_id, answer, f"answer/{step}/{operation.first_seq}")
 
-    def put_answer(self, execution_id: str, answer: Answered, key: str) -> None:
+    def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
         """Answer what an execution asked, by its inbox; not a run that ends with this very append."""
         head = self.head(execution_id)
         if head is not None and execution_id != self._continuing:
@@ -357,9 +365,9 @@ class Batch:
         """The locks that changed: what they were, and what they are."""
         return self._locks.changed
 
-    def _of_lock(self, operation: TakeLease | LeaveLease | ExpireLeases | BreakLock) -> Answer:
+    def _of_lock(self, operation: TakeLease | LeaveLease | ExpireLeases | FailLockWait) -> Answer:
         try:
             token = self._locks.apply(operation)
         except RayflowError as error:
-            return Refused(error)
+            return Rejected(error)
         return Done(0, 0, 0, touched=tuple(self._touched), token=token)

@@ -10,7 +10,7 @@ import io
 import sqlite3
 from collections.abc import Callable, Iterable
 
-from rayflow.storage.model import Mention
+from rayflow.storage.model import ValueReference
 from rayflow.storage.writer import Writer
 
 #: Bytes of one transaction. 1 MB takes a few milliseconds; 50 MB at once would hold up everybody for a second.
@@ -113,6 +113,6 @@ def read(db: sqlite3.Connection, digest: str) -> bytes | None:
     return None if whole is None else whole.getvalue()
 
 
-def mention_values(mention: Mention) -> tuple[str, str, int, str]:
+def mention_values(mention: ValueReference) -> tuple[str, str, int, str]:
     """Parameters of MENTION."""
     return (mention.execution_id, mention.place, mention.position, mention.digest)

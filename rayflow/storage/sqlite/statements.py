@@ -14,7 +14,7 @@ from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.model import DeadLetter, ExecutionRecord, StepNote
-from rayflow.storage.rules.retention import Over
+from rayflow.storage.rules.retention import PurgeFilter
 
 _TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
 _UNFINISHED = f"status NOT IN ({_TERMINAL})"
@@ -143,7 +143,7 @@ SIZES = tuple(
 )
 
 
-def over_listing(over: Over) -> tuple[str, list[Any]]:
+def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
     """The statement that finds executions which are over, without what never changes of them, and its parameters."""
     moment = "updated_at" if over.expired_by is None else "expires_at"
     terms, values = [f"e.status IN ({_TERMINAL})"], []

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from rayflow.core.locks.machine import Lock
-from rayflow.errors import CorruptRecord, Fenced, StorageUnavailable
+from rayflow.errors import CorruptRecord, StorageUnavailable, WriterFenced
 from rayflow.storage.base import Filter
 from rayflow.storage.model import (
     DeadLetter,
@@ -34,7 +34,7 @@ from rayflow.storage.model import (
     StepNote,
 )
 from rayflow.storage.operations import Answer, Operation
-from rayflow.storage.rules.retention import Collected, Over
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 from rayflow.storage.sqlite import large_values as values
 from rayflow.storage.sqlite import rows
 from rayflow.storage.sqlite import statements as sql
@@ -72,7 +72,7 @@ class SqliteStore:
         #: Of the file, as the reader finds it.
         self._format = FORMAT
         self._epoch: int | None = None
-        self._fenced: Fenced | None = None
+        self._fenced: WriterFenced | None = None
         self._told: set[object] = set()
 
     # --- opening -------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class SqliteStore:
 
     def _meaning(self, error: BaseException, doing: str) -> BaseException:
         """What the caller is told of an error in a transaction."""
-        if isinstance(error, Fenced):
+        if isinstance(error, WriterFenced):
             self._fenced = error
         return sql.unavailable(error, str(self._path), doing) if isinstance(error, sqlite3.Error) else error
 
@@ -275,7 +275,7 @@ class SqliteStore:
         """See Store."""
         return [rows.kept(StepNote, row) for row in await self._read_of(execution_id, "notes", sql.NOTES, execution_id)]
 
-    async def collect(self, over: Over, *, dry_run: bool = False) -> Collected:
+    async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
         """See Store."""
         if not dry_run:
             async with self._lock:

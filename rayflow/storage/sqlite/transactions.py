@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from rayflow.core.locks.machine import Lock
 from rayflow.errors import CorruptRecord, RayflowError, StorageError
 from rayflow.storage.model import ExecutionRecord, ScheduleRecord
-from rayflow.storage.operations import Answer, Deliver, Existing, Operation, Refused
-from rayflow.storage.rules.retention import Collected, Over, choose
-from rayflow.storage.rules.transaction import Batch
+from rayflow.storage.operations import AlreadyExists, Answer, Deliver, Operation, Rejected
+from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter, choose
+from rayflow.storage.rules.transaction import Transaction
 from rayflow.storage.sqlite import large_values as values
 from rayflow.storage.sqlite import rows
 from rayflow.storage.sqlite import statements as sql
@@ -110,7 +110,7 @@ def _alone(db: sqlite3.Connection, operation: Operation) -> Answer:
         if not _is_of_one(error):
             raise
         db.execute("ROLLBACK TO member")
-        answer = Refused(unwritable(operation, error))
+        answer = Rejected(unwritable(operation, error))
     db.execute("RELEASE member")
     return answer
 
@@ -175,16 +175,16 @@ def read_lock(db: sqlite3.Connection, name: str) -> Lock | None:
 
 def apply(db: sqlite3.Connection, operations: Sequence[Operation]) -> list[Answer]:
     """Read what the operations concern, decide them in order, and write what was decided."""
-    batch = Batch(_Reads(db, operations))
+    batch = Transaction(_Reads(db, operations))
     answers = [batch.apply(operation) for operation in operations]
     for statement, given in _writes(batch):
         db.executemany(statement, given)
-    if any(isinstance(answer, Existing) for answer in answers):
+    if any(isinstance(answer, AlreadyExists) for answer in answers):
         return _with_static(db, answers)
     return answers
 
 
-def _writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
+def _writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
     started = [_head(batch, name) for name in batch.started]
     if started:
         yield (sql.INSERT_EXECUTION, [sql.head_values(row) for row in started])
@@ -210,7 +210,7 @@ def _writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
     yield from _rare_writes(batch)
 
 
-def _rare_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
+def _rare_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
     if batch.inputs:
         yield (sql.NEXT_RUN, [(data, name) for name, data in batch.inputs.items()])
     if batch.journal_from:
@@ -227,13 +227,13 @@ def _rare_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.SAVE_SCHEDULE, [astuple(schedule) for schedule in batch.schedules.values()])
 
 
-def _head(batch: Batch, name: str) -> ExecutionRecord:
+def _head(batch: Transaction, name: str) -> ExecutionRecord:
     record = batch.heads[name]
     assert record is not None
     return record
 
 
-def _lock_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
+def _lock_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
     gone: list[tuple[str, int]] = []
     new: list[tuple[Any, ...]] = []
     for name, (before, lock) in batch.locks.items():
@@ -249,13 +249,13 @@ def _lock_writes(batch: Batch) -> Iterable[tuple[str, Iterable[Any]]]:
 
 def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
     """The answers, with what heads are read without put into the rows that a caller sees."""
-    ids = sql.as_json({answer.record.id for answer in answers if isinstance(answer, Existing)})
+    ids = sql.as_json({answer.record.id for answer in answers if isinstance(answer, AlreadyExists)})
     static = {name: rest for name, *rest in db.execute(sql.STATIC, (ids,))}
     complete: list[Answer] = []
     for answer in answers:
-        if isinstance(answer, Existing):
+        if isinstance(answer, AlreadyExists):
             data, code, options = static.get(answer.record.id, (b"", b"", b""))  # a damaged store may have lost them
-            complete.append(Existing(replace(answer.record, input=data, code=code, options=options)))
+            complete.append(AlreadyExists(replace(answer.record, input=data, code=code, options=options)))
         else:
             complete.append(answer)
     return complete
@@ -275,7 +275,7 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
 
 
 # --- deleting -----------------------------------------------------------------------------------------------
-def collected(db: sqlite3.Connection, over: Over, *, later: bool) -> Collected:
+def collected(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> PurgeBatch:
     """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     statement, values = sql.over_listing(over)
     records = [rows.record(row) for row in rows.fetch(db, statement, values)]
@@ -284,7 +284,7 @@ def collected(db: sqlite3.Connection, over: Over, *, later: bool) -> Collected:
     return replace(found, size=sum(db.execute(size, (ids,)).fetchone()[0] for size in sql.SIZES) if found.ids else 0)
 
 
-def collect(db: sqlite3.Connection, over: Over) -> Collected:
+def collect(db: sqlite3.Connection, over: PurgeFilter) -> PurgeBatch:
     """Delete what may be deleted, inside a transaction."""
     found = collected(db, over, later=False)
     ids = sql.as_json(found.ids)

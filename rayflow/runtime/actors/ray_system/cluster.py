@@ -20,13 +20,13 @@ from ray.runtime_env import RuntimeEnv
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.ray_system.errors import text_of
-from rayflow.runtime.actors.ray_system.pending_calls import Replies
+from rayflow.runtime.actors.ray_system.pending_calls import PendingCalls
 
 api: Any = ray  # typed in parts only
 tokens: Any = authentication_token_setup
 
 #: The calls of this process that wait for a reply.
-replies = Replies()
+replies = PendingCalls()
 
 
 def joined() -> str:

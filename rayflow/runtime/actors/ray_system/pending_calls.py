@@ -21,7 +21,7 @@ class _Waiting(NamedTuple):
     kept: object
 
 
-class Replies:
+class PendingCalls:
     """Tells each waiting call its reply once: the actor's, or that this process has left the cluster."""
 
     def __init__(self) -> None:
