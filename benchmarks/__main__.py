@@ -144,7 +144,7 @@ def main() -> int:
         try:
             own, _ = connection.up()
             store = f"sqlite:///{folder}/bench.db"
-            with rf.DistributedEngine(store=store, address=own.address, park_after=0.2) as engine:
+            with rf.DistributedEngine(store=store, address=own.address, park_idle_after=0.2) as engine:
                 raw = RawRay(workers=4)
                 figures = measure(engine, raw, runs=runs, width=width, length=length)
                 raw.close()

@@ -22,8 +22,8 @@ from rayflow.definition.api import (
     patched,
     random,
     semaphore,
-    signal,
-    start,
+    send_signal,
+    start_child,
     state,
     step_context,
     uuid4,
@@ -101,7 +101,7 @@ if TYPE_CHECKING:
     from rayflow.core.cluster.metrics import DistributedMetrics, PoolStatus
     from rayflow.core.cluster.recovery import OverdueItem, RecoveryStatus
     from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus
-    from rayflow.storage.codec.large_values import whole
+    from rayflow.storage.codec.large_values import materialize
 
 __all__ = [
     "Agent",
@@ -183,18 +183,18 @@ __all__ = [
     "compensate",
     "continue_as_new",
     "lock",
+    "materialize",
     "now",
     "patched",
     "random",
     "semaphore",
-    "signal",
-    "start",
+    "send_signal",
+    "start_child",
     "state",
     "step",
     "step_context",
     "uuid4",
     "wait_for_signal",
-    "whole",
     "workflow",
 ]
 
@@ -212,7 +212,7 @@ _LAZY = {
     "RecoveryStatus": "rayflow.core.cluster.recovery",
     "TaskStatus": "rayflow.core.execution.snapshot",
     "WorkerPool": "rayflow.client.pools",
-    "whole": "rayflow.storage.codec.large_values",
+    "materialize": "rayflow.storage.codec.large_values",
 }
 
 try:

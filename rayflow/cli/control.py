@@ -73,7 +73,7 @@ def metrics(args: argparse.Namespace, screen: Screen) -> int:
         stored = _StoredMetrics(url)
         stored.metrics()  # so that a wrong store is an error now, not a gap in the graphs later
         return _print_or_serve(stored, args, screen)
-    with open_engine(args, recover="no") as engine:
+    with open_engine(args, recover=False) as engine:
         return _print_or_serve(engine, args, screen)
 
 

@@ -32,7 +32,7 @@ def fork(args: argparse.Namespace, screen: Screen) -> int:
             kwargs=keywords,
             state=state,
             version=args.version,
-            again=args.again,
+            allow_reacquire=args.allow_reacquire,
         )
         with fate_told(screen, args, handle.id):
             step = f"step {args.before}" if isinstance(args.before, int) else args.before

@@ -165,7 +165,7 @@ def _add_fork(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--version", metavar="V", help="go on with this saved version of the workflow")
     parser.add_argument(
-        "--again", action="store_true",
+        "--allow-reacquire", action="store_true",
         help="also where locks are held, children run or compensations are registered: those are done again",
     )  # fmt: skip
     add_waiting(parser)
@@ -196,7 +196,7 @@ def _add_looking(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_deleting(commands: Commands[argparse.ArgumentParser]) -> None:
     about = "delete executions that are over: what their own retention says, or what is older than is said"
-    parser = add_command(commands, "gc", purge.gc, about, engine=True)
+    parser = add_command(commands, "purge", purge.purge, about, engine=True)
     parser.add_argument(
         "--older-than", type=duration, metavar="AGE", help="those that ended so long ago: seconds, or as 12h, 30d, 4w"
     )

@@ -5,25 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-from typing import Any, Literal
+from typing import Any
 
 from rayflow.cli.reader import store_url
 from rayflow.client.engine import Engine
 from rayflow.runtime.cluster.local import running_address
 
 
-def open_engine(args: argparse.Namespace, *, recover: Literal["auto", "no"] | None = None) -> Engine:
+def open_engine(args: argparse.Namespace, *, recover: bool | None = None) -> Engine:
     """The engine that the options ask for.
 
     Args:
         args: with ``local``, ``store``, ``address`` and ``take_over``.
         recover: whether opening it takes up unfinished executions. None for the engine's own way on a cluster,
-            and for "no" with ``--local``: what is taken up there stops again when this command ends.
+            and for False with ``--local``: what is taken up there stops again when this command ends.
     """
     if args.local:
         from rayflow.client.local import LocalEngine
 
-        return LocalEngine(store_url(args.store), take_over=args.take_over, recover=recover or "no")
+        return LocalEngine(store_url(args.store), take_over=args.take_over, recover=bool(recover))
     from rayflow.client.distributed import DistributedEngine
 
     options: dict[str, Any] = {} if recover is None else {"recover": recover}

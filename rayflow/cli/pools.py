@@ -98,7 +98,7 @@ def _engine(args: argparse.Namespace) -> Iterator[Engine]:
             "a pool lives on a cluster: with --local it would end with this command. Leave out --local, or set "
             "RAYFLOW_POOL for the workers of `rayflow run --local`"
         )
-    with open_engine(args, recover="no") as engine:
+    with open_engine(args, recover=False) as engine:
         yield engine
 
 

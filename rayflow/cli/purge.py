@@ -1,4 +1,4 @@
-"""``gc``: delete executions that are over."""
+"""``purge``: delete executions that are over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rayflow.storage.urls import open_store
 _VALUES = 20
 
 
-def gc(args: argparse.Namespace, screen: Screen) -> int:
+def purge(args: argparse.Namespace, screen: Screen) -> int:
     """Delete what is meant: in the store itself, or through the cluster that writes it."""
     url = store_url(args.store)
     over = meant(args.older_than, args.status, args.workflow, time.time())
@@ -48,7 +48,7 @@ def _deleted(args: argparse.Namespace, url: str, over: PurgeFilter) -> PurgeResu
         if not has_cluster(args):
             raise taken.error from None
     with open_engine(args) as engine:
-        return engine.gc(args.older_than, status=args.status, workflow=args.workflow)
+        return engine.purge(args.older_than, status=args.status, workflow=args.workflow)
 
 
 class _TakenError(Exception):
@@ -68,7 +68,7 @@ async def _written(url: str, rounds: PurgePasses) -> PurgeResult:
     await store.open()
     try:
         try:
-            await store.claim_writer(f"gc/{uuid.uuid4().hex}", now=time.time(), fresh_for=FRESH_FOR)
+            await store.claim_writer(f"purge/{uuid.uuid4().hex}", now=time.time(), fresh_for=FRESH_FOR)
         except StorageUnavailable as error:
             raise _TakenError(error) from error
         deleted = await _go_through(store, rounds)

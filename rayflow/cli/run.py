@@ -92,7 +92,7 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
 
 def recover(args: argparse.Namespace, screen: Screen) -> int:
     """Take up all unfinished executions of the store that nobody drives."""
-    with following(lambda: open_engine(args, recover="no"), screen, args) as (engine, follower):
+    with following(lambda: open_engine(args, recover=False), screen, args) as (engine, follower):
         ids = engine.recovery.recover_stale(older_than=args.older_than)
         if not (args.wait or args.local):
             screen.answer("\n".join(ids) or "nothing to recover", {"recovered": ids})

@@ -65,7 +65,7 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
     schedule = Schedule(**{name: value for name, value in given.items() if value is not None})
     target = find_target(args.target, store_url(args.store))
     positional, keywords = inputs.arguments(target.definition, inputs.read_input(args.input))
-    with open_engine(args, recover="no") as engine:
+    with open_engine(args, recover=False) as engine:
         options = engine.config.execution
         made = engine.schedules.create(
             args.name,
@@ -83,14 +83,14 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
 
 def pause(args: argparse.Namespace, screen: Screen) -> int:
     """Start nothing any more."""
-    with open_engine(args, recover="no") as engine:
+    with open_engine(args, recover=False) as engine:
         engine.schedules.pause(args.name)
         return _report(screen, engine.schedules.get(args.name))
 
 
 def resume(args: argparse.Namespace, screen: Screen) -> int:
     """Go on with the next due time."""
-    with open_engine(args, recover="no") as engine:
+    with open_engine(args, recover=False) as engine:
         engine.schedules.resume(args.name)
         found = engine.schedules.get(args.name)
     _tell_who_starts(args, screen)
@@ -99,7 +99,7 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
 
 def delete(args: argparse.Namespace, screen: Screen) -> int:
     """Forget a schedule; its executions stay."""
-    with open_engine(args, recover="no") as engine:
+    with open_engine(args, recover=False) as engine:
         engine.schedules.delete(args.name)
     screen.answer(f"schedule {args.name} is deleted", {"name": args.name, "deleted": True})
     return COMPLETED
@@ -113,7 +113,7 @@ def _tell_who_starts(args: argparse.Namespace, screen: Screen) -> None:
 # --- starting -------------------------------------------------------------------------------------------------
 def trigger(args: argparse.Namespace, screen: Screen) -> int:
     """Start its workflow now; a local execution needs this process, so it is waited for."""
-    with following(lambda: open_engine(args, recover="no"), screen, args) as (engine, follower):
+    with following(lambda: open_engine(args, recover=False), screen, args) as (engine, follower):
         execution_id = engine.schedules.trigger(args.name).id
         with fate_told(screen, args, execution_id):
             screen.say(f"execution {execution_id} of workflow {engine.record(execution_id).workflow_id}")
@@ -129,7 +129,7 @@ def backfill(args: argparse.Namespace, screen: Screen) -> int:
     if args.end <= args.begin:
         begin, end = (dt.datetime.fromtimestamp(moment, dt.UTC) for moment in (args.begin, args.end))
         raise UsageError(f"TO ({end}) has to be later than FROM ({begin})")
-    with following(lambda: open_engine(args, recover="no"), screen, args) as (engine, follower):
+    with following(lambda: open_engine(args, recover=False), screen, args) as (engine, follower):
         ids = _backfilled(engine, args)
         if ids and (args.wait or args.local):
             screen.say(f"waiting for {len(ids)} executions of schedule {args.name}")

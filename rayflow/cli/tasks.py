@@ -20,7 +20,7 @@ def tasks(args: argparse.Namespace, screen: Screen) -> int:
     """Every attempt: where it is, who runs it or ran it, since when, and how it failed."""
     url = store_url(args.store)
     if has_cluster(args):
-        with open_engine(args, recover="no") as engine:
+        with open_engine(args, recover=False) as engine:
             found = engine.tasks(args.id)
     else:
         found = _stored(url, args.id)

@@ -103,7 +103,7 @@ class DistributedEngine(Engine):
         if self._package is not None:
             self._persistence().call("put_blob", self._env.package, self._package)
         self._supervisor().call("environment", self._env.to_json())
-        if self.config.recover == "auto":
+        if self.config.recover:
             self.recovered = self._supervisor().call("recover", timeout=_READY)
             if self.recovered:
                 log.info("taken up: %s", ", ".join(self.recovered))

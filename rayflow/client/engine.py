@@ -126,7 +126,7 @@ class Engine(Control):
         """The versions of workflows, by id, newest first, each with the number of its unfinished executions."""
         return workflow_infos(self._persistence().call("definitions"), self._persistence().call("versions"))
 
-    def unregister(self, workflow_id: str) -> bool:
+    def delete_workflow(self, workflow_id: str) -> bool:
         """Forget a saved workflow; its executions keep what they need. Answers whether there was one."""
         self._registered.clear()
         gone: bool = self.ask_once("delete_definition", workflow_id)
@@ -298,7 +298,7 @@ class Engine(Control):
         return [ExecutionHandle(self, record.id, returns) for record in records]
 
     # --- deleting ------------------------------------------------------------------------------------------
-    def gc(
+    def purge(
         self,
         older_than: float | None = None,
         *,
@@ -323,7 +323,7 @@ class Engine(Control):
             StorageUnavailable: the store cannot be written now; what was deleted by then is.
 
         Example:
-            >>> engine.gc(older_than=30 * 86_400, status="completed").executions  # doctest: +SKIP
+            >>> engine.purge(older_than=30 * 86_400, status="completed").executions  # doctest: +SKIP
             1204
         """
         rounds = PurgePasses(meant(older_than, status, workflow, self.clock.now()), dry_run=dry_run)

@@ -110,7 +110,7 @@ class Control(ExecutionQueries, abc.ABC):
         workflow: AnyWorkflow | None = None,
         version: str | None = None,
         options: ExecutionOptions | None = None,
-        again: bool = False,
+        allow_reacquire: bool = False,
     ) -> ExecutionHandle[Any]:
         """Start an execution that takes over what another one recorded, and does the rest again.
 
@@ -127,12 +127,12 @@ class Control(ExecutionQueries, abc.ABC):
             workflow: another version of the workflow to go on with.
             version: the same, by the version of one that was saved.
             options: how it runs; None as the other one, from the beginning of its time.
-            again: also where locks are held, children run or compensations are registered at that point: locks are
-                acquired again, children are started again as the fork's own, compensations are the fork's to run.
+            allow_reacquire: also where locks are held, children run or compensations are registered at that
+                point: locks are acquired again, children are started again as the fork's own, compensations are the fork's to run.
 
         Raises:
             ExecutionNotFound: there is no such execution.
-            InvalidTransition: it has not come to that step, or something is open there (see ``again``).
+            InvalidTransition: it has not come to that step, or something is open there (see ``allow_reacquire``).
             CorruptRecord: its journal is damaged before that step; it says which steps come before the damage.
             WorkflowNotRegistered: there is no such version.
             ExecutionAlreadyExists: the id is taken by another execution.
@@ -140,7 +140,7 @@ class Control(ExecutionQueries, abc.ABC):
         Example:
             >>> engine.fork("doc-17", before="review", state={"reviewer": "ada"}).result()  # doctest: +SKIP
         """
-        source, plan = self._fork_plan(execution_id, before, again=again)
+        source, plan = self._fork_plan(execution_id, before, allow_reacquire=allow_reacquire)
         other = self._other_version(source, workflow, version)
         given, identity = self._given(source, args, kwargs)
         made = fresh_record(
@@ -154,7 +154,9 @@ class Control(ExecutionQueries, abc.ABC):
         )
         return self._start_fork(replace(made, run=source.run, forked_from=source.id), plan, state or {})
 
-    def _fork_plan(self, execution_id: str, before: str | int, *, again: bool) -> tuple[ExecutionRecord, ForkPlan]:
+    def _fork_plan(
+        self, execution_id: str, before: str | int, *, allow_reacquire: bool
+    ) -> tuple[ExecutionRecord, ForkPlan]:
         source = self.record(execution_id)
         if isinstance(source, DamagedRecord):
             raise source.error
@@ -166,12 +168,13 @@ class Control(ExecutionQueries, abc.ABC):
             if damage is None:
                 raise
             raise CorruptRecord(execution_id, f"{damage.detail}. {remedy(source, rows)}") from error
-        if plan.open and not again:
+        if plan.open and not allow_reacquire:
             raise InvalidTransition(
                 execution_id,
                 status=f"at a point where {', '.join(dict.fromkeys(plan.open))} is open",
                 action="fork",
-                hint="Fork it before that, or with again=True (--again): locks are acquired, children started again",
+                hint="Fork it before that, or with allow_reacquire=True (--allow-reacquire): "
+                "locks are acquired, children started again",
             )
         return source, plan
 

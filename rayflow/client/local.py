@@ -60,7 +60,7 @@ class LocalEngine(Engine):
     ) -> None:
         check_local(config, options)
         base = config or EngineConfig.load()
-        chosen = base.replace(**{"max_coordinators": 1, "standbys": 1, **options})
+        chosen = base.replace(**{"max_coordinators": 1, "standby_coordinators": 1, **options})
         url = resolve(store, environ=os.environ)
         # Its own, so that it is told from another process that writes the same store.
         self._threads = ThreadSystem(f"LocalEngine {uuid.uuid4().hex[:12]}")
@@ -78,7 +78,7 @@ class LocalEngine(Engine):
         self._room = QueueBackpressure(self.pools, settings.config.pool)
         self._supervisor().call("environment", self._env.to_json())
         self.recovered: list[str] = []
-        if self.config.recover == "auto":
+        if self.config.recover:
             self.recovered = self._supervisor().call("recover")
 
     def driving(self) -> bool:

@@ -27,7 +27,7 @@ class RecoveryManager:
 
     None of it has to be called: the supervisor finds executions without a live coordinator by itself, at once where
     Ray tells of a death and by pings where nobody does; coordinators enforce deadlines and timeouts, pools replace
-    workers. This is for those who look, and for engines that were opened with ``recover="no"``.
+    workers. This is for those who look, and for engines that were opened with ``recover=False``.
 
     Args:
         engine: a :class:`DistributedEngine` or :class:`LocalEngine`; its own is ``engine.recovery``.

@@ -15,7 +15,7 @@ _OVER = tuple(status for status in ExecutionStatus if status.terminal)
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """What ``engine.gc`` has deleted, or would.
+    """What ``engine.purge`` has deleted, or would.
 
     Args:
         executions: how many.

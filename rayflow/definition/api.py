@@ -241,7 +241,7 @@ async def wait_for_signal(name: str, *, type: Any = None, timeout: float | None 
     return await asyncio.wait_for(execution.receive(check_name("signal name", name), type), timeout)
 
 
-async def signal(execution_id: str, name: str, payload: Any = None) -> None:
+async def send_signal(execution_id: str, name: str, payload: Any = None) -> None:
     """Send a signal to another execution, exactly once. It is durable when this returns.
 
     Args:
@@ -254,11 +254,13 @@ async def signal(execution_id: str, name: str, payload: Any = None) -> None:
         RuntimeError: outside a workflow; use ``engine.signal()`` there.
     """
     call = SignalCall(check_id("execution", execution_id), check_name("signal name", name), payload)
-    await _workflow("rf.signal()", "use engine.signal()").call(call)
+    await _workflow("rf.send_signal()", "use engine.signal()").call(call)
 
 
 # --- children ---------------------------------------------------------------------------------------------
-async def start(workflow: WorkflowFunction[P, Any] | ChildWorkflow[P, Any], *args: P.args, **kwargs: P.kwargs) -> str:
+async def start_child(
+    workflow: WorkflowFunction[P, Any] | ChildWorkflow[P, Any], *args: P.args, **kwargs: P.kwargs
+) -> str:
     """Start a workflow as an execution of its own and go on; answers its id once the start is durable.
 
     It outlives this execution, unless it is to be cancelled by its end: ``analyse.child(on_parent_end="cancel")``. To
@@ -275,10 +277,12 @@ async def start(workflow: WorkflowFunction[P, Any] | ChildWorkflow[P, Any], *arg
         RuntimeError: outside a workflow; use ``engine.start()`` there.
 
     Example:
-        ``child = await rf.start(analyse, document)``, then ``await rf.signal(child, "go")`` in a workflow.
+        ``child = await rf.start_child(analyse, document)``, then ``await rf.send_signal(child, "go")`` in a workflow.
     """
     chosen = workflow if isinstance(workflow, ChildWorkflow) else workflow.child()
-    started: str = await _workflow("rf.start()", "use engine.start()").call(chosen.call(args, kwargs, waits=False))
+    started: str = await _workflow("rf.start_child()", "use engine.start()").call(
+        chosen.call(args, kwargs, waits=False)
+    )
     return started
 
 

@@ -181,7 +181,7 @@ class ChildSettings(TypedDict, total=False):
 
 
 class ChildWorkflow(Generic[P, R]):
-    """A workflow with the settings of a child. Call it in a workflow, or give it to ``rf.start()``.
+    """A workflow with the settings of a child. Call it in a workflow, or give it to ``rf.start_child()``.
 
     Args:
         workflow: the workflow.

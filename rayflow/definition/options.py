@@ -354,12 +354,12 @@ class EngineConfig(Options):
         max_coordinators: coordinator actors at most, but one for each code environment with work; None for twice
             the cluster's CPUs, at least 2.
         executions_per_coordinator: executions that share one coordinator at most, beyond ``max_coordinators``.
-        standbys: coordinators kept ready ahead.
-        recover: ``"auto"`` takes up unfinished executions when an engine opens the store; ``"no"`` leaves them.
+        standby_coordinators: coordinators kept ready ahead.
+        recover: whether an engine that opens the store resumes its unfinished executions.
         ping_interval: seconds between two pings of an actor.
         ping_timeout: seconds without an answer after which an actor counts as hung.
-        environment_idle: seconds after which actors of a code environment without work are stopped.
-        park_after: seconds without anything to do after which an execution that only waits is parked: it holds no
+        environment_idle_timeout: seconds after which actors of a code environment without work are stopped.
+        park_idle_after: seconds without anything to do after which an execution that only waits is parked: it holds no
             actor and no memory until it is woken.
         large_value_bytes: bytes of an encoded value beyond which it is kept once, by its content, and only referred to;
             it then goes from step to step without passing through the coordinator.
@@ -376,12 +376,12 @@ class EngineConfig(Options):
     execution: ExecutionOptions = ExecutionOptions()
     max_coordinators: int | None = Field(None, ge=1)
     executions_per_coordinator: int = Field(500, ge=1)
-    standbys: int = Field(1, ge=0)
-    recover: Literal["auto", "no"] = "auto"
+    standby_coordinators: int = Field(1, ge=0)
+    recover: bool = True
     ping_interval: float = Field(1.0, gt=0)
     ping_timeout: float = Field(4.0, gt=0)
-    environment_idle: float = Field(300.0, gt=0)
-    park_after: float = Field(1.0, gt=0)
+    environment_idle_timeout: float = Field(300.0, gt=0)
+    park_idle_after: float = Field(1.0, gt=0)
     large_value_bytes: int = Field(256 << 10, ge=1 << 10)
     retention: Retention = Retention()
     allow_pickle: bool = True
@@ -406,7 +406,7 @@ class EngineConfig(Options):
         """The configuration from keywords, then ``RAYFLOW_*``, then the defaults.
 
         Example:
-            >>> EngineConfig.load(environ={"RAYFLOW_STANDBYS": "3"}).standbys
+            >>> EngineConfig.load(environ={"RAYFLOW_STANDBYS": "3"}).standby_coordinators
             3
         """
         values: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from rayflow.core.events import Continued, Ended, Entry, StageNote
 from rayflow.core.interpreter.sandbox import outside
 from rayflow.errors import ClusterError, CorruptRecord, RayflowError, StorageUnavailable
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import Actor, ActorSystem, Held
+from rayflow.runtime.actors.base import Actor, ActorSystem, ObjectRef
 from rayflow.runtime.logs import ThrottledWarning
 from rayflow.storage.codec.large_values import Reference
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
@@ -30,7 +30,7 @@ _HELD, _STORE = 10.0, 60.0
 _AGAIN = 0.2
 
 
-def patiently(
+def retry_until(
     what: str, get: Callable[[], T], wait: Callable[[float], bool], within: Callable[[], bool] = lambda: True
 ) -> T:
     """What ``get`` answers, once the store can be reached: a persistence actor that died is back within seconds.
@@ -108,7 +108,7 @@ class Values:
         execution_id: whose attempt it is.
         held: handles that came with it, by digest.
         made: where handles go that are to be told.
-        wait: see :func:`patiently`.
+        wait: see :func:`retry_until`.
         keeping: told before something that the attempt answered is kept: its own code is done.
     """
 
@@ -119,8 +119,8 @@ class Values:
         threshold: int,
         *,
         execution_id: str,
-        held: Mapping[str, Held],
-        made: dict[str, Held],
+        held: Mapping[str, ObjectRef],
+        made: dict[str, ObjectRef],
         wait: Callable[[float], bool],
         keeping: Callable[[], None],
     ) -> None:
@@ -142,7 +142,7 @@ class Values:
         data = None if held is None else self._system.fetch(held.handle, _HELD)
         if data is None:
             what = f"a large value that a step of execution {self._execution_id} was given cannot be read"
-            data = patiently(what, lambda: read_value(self._store(), reference, self._execution_id), self._wait)
+            data = retry_until(what, lambda: read_value(self._store(), reference, self._execution_id), self._wait)
             self._hold(reference, data)  # for the next one
         return data
 
@@ -151,7 +151,7 @@ class Values:
         handle = self._hold(reference, data)
         given = data if handle is None else handle
         what = f"the large result of a step of execution {self._execution_id} cannot be kept"
-        patiently(what, lambda: put_value(self._store(), reference, given), self._wait)
+        retry_until(what, lambda: put_value(self._store(), reference, given), self._wait)
 
     def _store(self) -> Actor:
         return self._system.find(actor_names.PERSISTENCE)
@@ -159,7 +159,7 @@ class Values:
     def _hold(self, reference: Reference, data: bytes) -> Any:
         handle = self._system.hold(data)
         if handle is not None:
-            self._made[reference.digest] = Held(handle, reference.size)
+            self._made[reference.digest] = ObjectRef(handle, reference.size)
         return handle
 
 

@@ -8,7 +8,7 @@ import pickle
 from typing import Any, NamedTuple
 
 from rayflow.core.execution.actions import RunAttempt
-from rayflow.core.execution.attempts import WORKER_DIED, WORKER_STOPPED
+from rayflow.core.execution.retry import WORKER_DIED, WORKER_STOPPED
 from rayflow.errors import Failure
 from rayflow.storage.model import ExecutionRecord
 

@@ -235,7 +235,7 @@ class StartChild:
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class DeliverTo:
     """Put a row into another execution's inbox.
 
     Args:
@@ -284,7 +284,7 @@ class ReleaseLock:
     name: str
 
 
-CrossOperation = StartChild | Send | TakeLock | ReleaseLock
+CrossOperation = StartChild | DeliverTo | TakeLock | ReleaseLock
 
 
 # --- alone --------------------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ class FireSchedule:
 
     record: ScheduleRecord
     starts: tuple[ExecutionRecord, ...]
-    cancels: tuple[Send, ...]
+    cancels: tuple[DeliverTo, ...]
     at: float
     execution_id: ClassVar[str] = ""
 

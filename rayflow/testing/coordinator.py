@@ -182,7 +182,7 @@ class DeterministicDriver(ExecutionDriver):
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         def loaded(execution: Execution) -> None:
             if self._rows is not None and self.options.checkpoints != "off":  # else there is nothing to replay
-                execution.rehearse_by(self._rehearse)
+                execution.before_apply(self._rehearse)
             go(execution)
 
         self._why.pop(self.id, None)

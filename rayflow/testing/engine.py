@@ -131,7 +131,7 @@ class TestEngine(Engine):
         # The last part: what is due is looked up when everything else is done.
         self._stage.ask(lambda: self._stage.add(self._stage.actor(actor_names.SUPERVISOR)))
         self._room = QueueBackpressure(self.pools, settings.config.pool)
-        self.recovered: list[str] = self._supervisor().call("recover") if self.config.recover == "auto" else []
+        self.recovered: list[str] = self._supervisor().call("recover") if self.config.recover else []
 
     def _make_conductor(
         self, system: DeterministicActorSystem, name: str, env: Any, settings: Settings

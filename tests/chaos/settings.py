@@ -112,5 +112,5 @@ def engine(settings: Settings) -> rf.DistributedEngine:
         max_coordinators=COORDINATORS,
         ping_interval=0.5,
         ping_timeout=NOTICED,
-        park_after=0.5,
+        park_idle_after=0.5,
     )

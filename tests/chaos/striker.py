@@ -155,7 +155,7 @@ class Striker:
         return None if pid is None else _Met(name, pid)
 
     def _coordinator(self, choice: float, driven: dict[str, dict[str, int]]) -> _Met | None:
-        # Those that drive nothing are only standbys; those that drive most are met most often.
+        # Those that drive nothing are only standby_coordinators; those that drive most are met most often.
         callers = self._cluster.callers
         names = sorted((n for n in driven if alive(callers.get(n, 0))), key=lambda name: (-len(driven[name]), name))
         name = names[int(choice**2 * len(names))] if names else ""

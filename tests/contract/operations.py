@@ -26,6 +26,7 @@ from rayflow.storage.operations import (
     Append,
     Claim,
     Deliver,
+    DeliverTo,
     Done,
     Note,
     Operation,
@@ -33,7 +34,6 @@ from rayflow.storage.operations import (
     Rejected,
     ReleaseLock,
     Rewind,
-    Send,
     Start,
     StartChild,
     TakeLease,
@@ -196,8 +196,10 @@ def answered(
     return replace(RequestCompleted(at, step, label(kind, name), value, run=1), **changes)
 
 
-def send(to: str, key: str = "k", *, step: int = 0, kind: str = "signal", at: float = NOW, body: bytes = b"") -> Send:
-    return Send(step, to, InboxRow(key, kind, body, at), "go")
+def send(
+    to: str, key: str = "k", *, step: int = 0, kind: str = "signal", at: float = NOW, body: bytes = b""
+) -> DeliverTo:
+    return DeliverTo(step, to, InboxRow(key, kind, body, at), "go")
 
 
 def take(step: int = 1, name: str = "l", limit: int = 1) -> TakeLock:

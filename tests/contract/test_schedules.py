@@ -10,7 +10,7 @@ from rayflow.errors import SingletonConflict, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.model import ExecutionRecord
-from rayflow.storage.operations import Done, FireSchedule, Rejected, Send
+from rayflow.storage.operations import DeliverTo, Done, FireSchedule, Rejected
 from tests.contract.conftest import Stores
 from tests.contract.operations import (
     NOW,
@@ -35,7 +35,7 @@ def due(name: str, **changes: str) -> ExecutionRecord:
     return record(name, schedule="nightly", start_nonce=f"schedule/{name}", **changes)
 
 
-def fire(*starts: str, version: int = 2, cancels: tuple[Send, ...] = (), name: str = "nightly") -> FireSchedule:
+def fire(*starts: str, version: int = 2, cancels: tuple[DeliverTo, ...] = (), name: str = "nightly") -> FireSchedule:
     return FireSchedule(schedule(name, version), tuple(due(start) for start in starts), cancels, NOW)
 
 

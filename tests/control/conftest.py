@@ -40,7 +40,7 @@ def open_engine(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[Open]:
 @pytest.fixture(scope="module")
 def engine(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[rf.DistributedEngine]:
     """An engine that parks soon, for all tests of a module."""
-    engine = opened(ray_cluster, tmp_path_factory.mktemp("store"), park_after=0.2)
+    engine = opened(ray_cluster, tmp_path_factory.mktemp("store"), park_idle_after=0.2)
     yield engine
     engine.shutdown()
 

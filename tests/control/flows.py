@@ -70,7 +70,7 @@ async def reviewed(ledger: str) -> str:
 @rf.workflow
 async def asking(other: str) -> Any:
     """Sends a signal to another execution, and waits for one."""
-    await rf.signal(other, "item", [0, 0])
+    await rf.send_signal(other, "item", [0, 0])
     return await rf.wait_for_signal("answer", timeout=60)
 
 
@@ -144,7 +144,7 @@ async def endless() -> None:
 @rf.workflow
 async def with_children(left: str) -> None:
     """Starts two children: one ends with it, the other goes on."""
-    await rf.start(endless.child(id=left))
+    await rf.start_child(endless.child(id=left))
     await endless()
 
 
@@ -185,7 +185,7 @@ async def patient(ledger: str) -> str:
 @rf.workflow
 async def together(ledger: str, mended: str) -> list[str]:
     """A child beside a step that fails until it is mended, and one that is only started and ends with it."""
-    await rf.start(endless.child(id="bound", on_parent_end="cancel"))
+    await rf.start_child(endless.child(id="bound", on_parent_end="cancel"))
 
     async def late() -> str:
         await held_up(ledger, "late", ledger)

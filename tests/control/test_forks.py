@@ -72,7 +72,7 @@ def test_what_a_driver_forked_that_was_killed_is_there_once(
     open_engine: Open, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
     """It dies in the midst of a fork, while the store's actor dies, too: whoever repeats its calls finds each once."""
-    engine = open_engine(park_after=0.2)
+    engine = open_engine(park_idle_after=0.2)
     ledger, release = tmp_path / "ledger", tmp_path / "release"
     release.touch()
     engine.start(drafted, str(ledger), str(release), id="draft").result(timeout=60)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ray
 
 
 def test_what_is_over_vanishes_while_others_run_and_the_supervisor_dies(open_engine: Open) -> None:
-    engine = open_engine(park_after=0.2, retention=rf.Retention(completed=1.0))
+    engine = open_engine(park_idle_after=0.2, retention=rf.Retention(completed=1.0))
     running = engine.start(collecting, 1, id="running")
     for number in range(20):
         engine.start(leaf, number, id=f"before{number}")
@@ -28,6 +28,6 @@ def test_what_is_over_vanishes_while_others_run_and_the_supervisor_dies(open_eng
     assert engine.metrics().executions_started == 41
     engine.signal("running", "item", [1])
     assert running.result(timeout=60) == [[1]]
-    assert engine.gc(older_than=0, status="completed").executions <= 1  # or the supervisor was faster
+    assert engine.purge(older_than=0, status="completed").executions <= 1  # or the supervisor was faster
     handle = engine.start(leaf, 8, id="before7", options=rf.ExecutionOptions(retention=rf.Retention()))
     assert handle.result(timeout=60) == 8  # the id is free again, and this one stays

@@ -46,7 +46,7 @@ Senders = list["subprocess.Popen[str]"]
 @pytest.fixture
 def driven(open_engine: Open) -> rf.DistributedEngine:
     """An engine that does not park what may receive something soon, so that there is always somebody to kill."""
-    return open_engine(park_after=60.0)
+    return open_engine(park_idle_after=60.0)
 
 
 @pytest.fixture

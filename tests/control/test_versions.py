@@ -77,7 +77,7 @@ def test_versions_run_beside_each_other(engine: rf.DistributedEngine) -> None:
 
 def test_edited_code_is_for_new_executions_and_those_that_run_go_on(open_engine: Open, write: Write) -> None:
     module = write(flows("old"))
-    engine = open_engine(park_after=60.0)
+    engine = open_engine(park_idle_after=60.0)
     old = engine.start(module.talk, id="old")
     until(lambda: old.status().waiting_for, "it waits")
     module = write(flows("new", more="await checked()"))
@@ -91,7 +91,7 @@ def test_edited_code_is_for_new_executions_and_those_that_run_go_on(open_engine:
 
 def test_what_cannot_go_on_with_the_code_at_hand_waits_for_the_right_one(open_engine: Open, write: Write) -> None:
     module = write(flows("a"))
-    engine = open_engine(park_after=60.0)
+    engine = open_engine(park_idle_after=60.0)
     handle = engine.start(module.talk, id="one")
     until(lambda: handle.status().waiting_for, "it waits")
     write(flows("a", version="2"))
@@ -114,7 +114,7 @@ def test_what_passed_a_change_before_it_was_there_goes_on_as_before(open_engine:
     old = 'rf.state["passed"] = True\n    await rf.wait_for_signal("again")'
     new = 'rf.patched("check") and await checked()\n    ' + old
     module = write(flows("a", more=old))
-    engine = open_engine(park_after=0.2)
+    engine = open_engine(park_idle_after=0.2)
     handle = engine.start(module.talk, id="one")
     handle.signal("go")
     until(lambda: handle.status().state.get("passed"), "it has passed the place")

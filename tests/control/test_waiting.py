@@ -66,12 +66,12 @@ def test_a_delayed_start_begins_at_its_time(engine: rf.DistributedEngine) -> Non
 @pytest.mark.system
 @pytest.mark.timeout(400)
 def test_ten_thousand_parked_ones_cost_no_more_memory_than_ten_and_a_hundred_wake_at_once(open_engine: Open) -> None:
-    parked(open_engine(park_after=0.2), 10)
+    parked(open_engine(park_idle_after=0.2), 10)
     few = memory_of_new_actors(open_engine)
-    parked(open_engine(park_after=0.2), 10_000)
+    parked(open_engine(park_idle_after=0.2), 10_000)
     many = memory_of_new_actors(open_engine)
     assert many < few * 1.1, f"{few:.0f} MB with ten, {many:.0f} MB with ten thousand"
-    engine = open_engine(park_after=0.2)
+    engine = open_engine(park_idle_after=0.2)
     moment = time.time() + 15
     handles = engine.start_many(waking_at, [(moment,)] * 100)
     late = [handle.result(timeout=120) for handle in handles]
@@ -92,7 +92,7 @@ def parked(engine: rf.DistributedEngine, count: int) -> None:
 
 def memory_of_new_actors(open_engine: Open) -> float:
     """Megabytes that new actors have on their own: what allocators keep of a rush is not what parked ones cost."""
-    engine = open_engine(park_after=0.2)
+    engine = open_engine(park_idle_after=0.2)
     engine.execute(waking_at, 0.0, timeout=60)
     used = sum(actors_memory(engine).values())
     engine.shutdown()

@@ -21,10 +21,10 @@ from rayflow.core.events import (
     StepFailed,
 )
 from rayflow.core.execution.actions import BuryStep, InboxItem, Request, RunAttempt, StopAttempt
-from rayflow.core.execution.attempts import WORKER_DIED
 from rayflow.core.execution.execution import Execution
 from rayflow.core.execution.forks import plan_fork
 from rayflow.core.execution.journal import plan_rewind
+from rayflow.core.execution.retry import WORKER_DIED
 from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET
 from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.context import LockCall

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rayflow.core.events import AttemptFailed, StepFailed
-from rayflow.core.execution.attempts import MAX_LOST, SUSPICIONS_BEFORE_ALONE
+from rayflow.core.execution.retry import MAX_LOST, SUSPICIONS_BEFORE_ALONE
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import Failure, StepTimeout, TerminalError
 from rayflow.errors import StepFailed as StepFailedError

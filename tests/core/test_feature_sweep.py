@@ -92,9 +92,9 @@ async def article() -> Any:
         await rf.wait_for_signal("never", timeout=60)
     del rf.state["phase"]
     rf.state["reviewed"] = [verdict.by, rf.now(), rf.random().random()]
-    await rf.signal("other", "done", rf.state["reviewed"])
+    await rf.send_signal("other", "done", rf.state["reviewed"])
     try:
-        await rf.signal("other", "lost")
+        await rf.send_signal("other", "lost")
     except StepFailedError as error:
         rf.state["lost"] = error.failure.message
     checked = await (check(text) if rf.patched("checks") else publish(text))
@@ -104,7 +104,7 @@ async def article() -> Any:
 async def household() -> Any:
     """Children: awaited, alone and together, started, abandoned, failed, and given up."""
     first = await page(1)
-    started = await rf.start(page.child(id="left"), 2)
+    started = await rf.start_child(page.child(id="left"), 2)
     together = await asyncio.gather(page(3), page.child(on_parent_end="abandon")(4), check("between"), page(5))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayflow.core.cluster.placement import TAKES_OVER, PendingExecution, Place, Plan, plan
+from rayflow.core.cluster.placement import TAKES_OVER, CoordinatorSlot, PendingExecution, Plan, plan
 
 
 def want(
@@ -11,8 +11,10 @@ def want(
     return PendingExecution(id, environment, priority, stamp, suspect)
 
 
-def place(name: str, *executions: str, environment: str = "env", ready: bool = True, reserved: bool = False) -> Place:
-    return Place(name, environment, ready, set(executions), reserved)
+def place(
+    name: str, *executions: str, environment: str = "env", ready: bool = True, reserved: bool = False
+) -> CoordinatorSlot:
+    return CoordinatorSlot(name, environment, ready, set(executions), reserved)
 
 
 def short(result: Plan) -> tuple[list[tuple[str, str]], list[str], list[str]]:

@@ -78,7 +78,7 @@ def test_they_end_with_their_coordinator() -> None:
 
 
 def test_an_idle_environment_of_theirs_is_forgotten_without_a_word() -> None:
-    bench = bench_of(1, environment_idle=100.0)
+    bench = bench_of(1, environment_idle_timeout=100.0)
     bench.wants("c", wish(env=OWN))
     bench.wants("c")
     bench.gives_back("c")

@@ -39,7 +39,12 @@ def test_workers_that_are_only_found_are_not_completed_before_somebody_wants_the
 
 def test_a_worker_that_does_not_come_up_is_stopped_and_tried_again_with_growing_waits() -> None:
     bench = Bench(
-        workers=2, up=False, backoff=1.0, max_backoff=3.0, environment_idle=999.0, config={"start_timeout": 10.0}
+        workers=2,
+        up=False,
+        backoff=1.0,
+        max_backoff=3.0,
+        environment_idle_timeout=999.0,
+        config={"start_timeout": 10.0},
     )
     bench.machine.want("env", 0.0)
     bench.decide()
@@ -232,7 +237,7 @@ def test_a_revoked_task_that_cannot_be_stopped_retires_its_worker_too() -> None:
 
 # --- giving up --------------------------------------------------------------------------------------------
 def test_an_idle_environment_is_given_up_and_made_again_on_demand() -> None:
-    bench = Bench(workers=2, slots=1, up=False, environment_idle=100.0)
+    bench = Bench(workers=2, slots=1, up=False, environment_idle_timeout=100.0)
     bench.wants("c", wish())
     bench.up("a", "b")
     bench.decide()
@@ -250,7 +255,7 @@ def test_an_idle_environment_is_given_up_and_made_again_on_demand() -> None:
 
 
 def test_want_keeps_an_idle_environment_and_changes_nothing_for_one_in_use() -> None:
-    bench = Bench(workers=1, slots=1, environment_idle=100.0)
+    bench = Bench(workers=1, slots=1, environment_idle_timeout=100.0)
     bench.decide()
     bench.machine.want("env", 60.0)
     assert bench.at(100.0) == []
@@ -262,7 +267,7 @@ def test_want_keeps_an_idle_environment_and_changes_nothing_for_one_in_use() -> 
 
 
 def test_demand_that_comes_at_the_last_moment_keeps_the_environment() -> None:
-    bench = Bench(workers=1, slots=1, environment_idle=100.0)
+    bench = Bench(workers=1, slots=1, environment_idle_timeout=100.0)
     bench.decide()
     bench.now = 100.0
     assert granted(bench.wants("c", wish())) == [("c", "a")]

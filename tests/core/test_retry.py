@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.core.execution.attempts import delay_before, next_delay
+from rayflow.core.execution.retry import delay_before, next_delay
 from rayflow.definition.options import RetryPolicy
 from rayflow.errors import Failure
 

@@ -294,7 +294,7 @@ def test_a_signal_to_a_finished_machine_does_nothing() -> None:
 
 
 def test_outside_a_workflow() -> None:
-    flows: list[Flow] = [lambda: rf.wait_for_signal("a"), lambda: rf.signal("x", "a")]
+    flows: list[Flow] = [lambda: rf.wait_for_signal("a"), lambda: rf.send_signal("x", "a")]
     for flow in flows:
         with pytest.raises(RuntimeError, match="no workflow is running here"):
             asyncio.run(flow())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from rayflow.core.execution.attempts import WORKER_STOPPED
+from rayflow.core.execution.retry import WORKER_STOPPED
 from rayflow.core.execution.snapshot import TaskStatus, tasks_of
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from tests.core.fake import Shell, failure, stub

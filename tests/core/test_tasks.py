@@ -9,7 +9,7 @@ import pytest
 
 from rayflow.core.events import AttemptFailed, StepFailed
 from rayflow.core.execution.actions import LiveTask
-from rayflow.core.execution.attempts import SUSPICIONS_BEFORE_ALONE, WORKER_DIED, WORKER_STOPPED
+from rayflow.core.execution.retry import SUSPICIONS_BEFORE_ALONE, WORKER_DIED, WORKER_STOPPED
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import StepFailed as StepFailedError
 from rayflow.errors import StepTimeout

@@ -96,15 +96,18 @@ def test_keywords_go_before_the_environment_and_that_before_the_defaults() -> No
         "RAYFLOW_POOL": '{"workers": 2}',
         "RAYFLOW_UNKNOWN": "1",
     }
-    config = EngineConfig.load(environ=environ, standbys=5, namespace=None)
-    assert (config.standbys, config.store, config.pool) == (5, "memory://", PoolConfig(workers=2))
+    config = EngineConfig.load(environ=environ, standby_coordinators=5, namespace=None)
+    assert (config.standby_coordinators, config.store, config.pool) == (5, "memory://", PoolConfig(workers=2))
     assert (config.namespace, config.ping_interval) == (None, 1.0)
 
 
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"RAYFLOW_STANDBYS": "many"}, r"EngineConfig.standbys: Input should be a valid integer.* \(given: 'many'\)"),
+        (
+            {"RAYFLOW_STANDBYS": "many"},
+            r"EngineConfig.standby_coordinators: Input should be a valid integer.* \(given: 'many'\)",
+        ),
         ({"RAYFLOW_POOL": '{"workers": -1}'}, "^RAYFLOW_POOL: PoolConfig.workers: Input should be greater than"),
         ({"RAYFLOW_POOL": "four"}, "RAYFLOW_POOL: .*Invalid JSON"),
     ],

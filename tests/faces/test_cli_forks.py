@@ -96,14 +96,14 @@ def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> 
     refused = drafted("fork", "two", "--before", "loud", "--local")
     assert (refused.code, refused.out) == (exit_codes.USAGE, "")
     assert "it is at a point where lock 'ledger' is open" in refused.err
-    assert "--again" in refused.err
-    assert fork(drafted, "two", "--before", "loud", "--again") == "HELD"
+    assert "--allow-reacquire" in refused.err
+    assert fork(drafted, "two", "--before", "loud", "--allow-reacquire") == "HELD"
 
 
 @pytest.mark.parametrize("wait", [False, True])
 def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool) -> None:
     # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(forks, "open_engine", lambda args: LocalEngine(drafted.store, recover="no"))
+    monkeypatch.setattr(forks, "open_engine", lambda args: LocalEngine(drafted.store, recover=False))
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", *(["--wait"] if wait else []))
     assert done.code == exit_codes.COMPLETED
     if wait:

@@ -1,4 +1,4 @@
-"""``rayflow gc``: deletes from the store itself where nobody writes it, and only reads with ``--dry-run``."""
+"""``rayflow purge``: deletes from the store itself where nobody writes it, and only reads with ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -66,26 +66,26 @@ def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.Capture
 def test_without_an_age_it_deletes_what_has_expired(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["gc", "--store", url, "--local"]) == exit_codes.COMPLETED
+    assert main(["purge", "--store", url, "--local"]) == exit_codes.COMPLETED
     assert capsys.readouterr().out == "0 executions deleted (0 bytes)\n"
     later = time.time() + 3601
     monkeypatch.setattr(time, "time", lambda: later)
-    assert main(["gc", "--store", url, "--local"]) == exit_codes.COMPLETED
+    assert main(["purge", "--store", url, "--local"]) == exit_codes.COMPLETED
     assert capsys.readouterr().out.startswith("1 execution deleted (")
     monkeypatch.undo()
     assert listed(url, capsys) == {"done-1", "done-2", "failed"}
 
 
 def test_it_makes_no_store_and_disturbs_no_writer(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gc", "--older-than", "30d", "--store", f"sqlite:///{tmp_path / 'none.db'}", "--local"]) == 2
+    assert main(["purge", "--older-than", "30d", "--store", f"sqlite:///{tmp_path / 'none.db'}", "--local"]) == 2
     assert "there is no store at" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()
     with rf.LocalEngine(url) as engine:
-        assert main(["gc", "--older-than", "0", "--store", url, "--local"]) != exit_codes.COMPLETED
+        assert main(["purge", "--older-than", "0", "--store", url, "--local"]) != exit_codes.COMPLETED
         assert "is being written by" in capsys.readouterr().err
-        assert engine.gc(older_than=0, status="failed", dry_run=True).executions == 1
-        assert engine.gc(older_than=0, status=["failed", "cancelled"]).executions == 1
-        assert engine.gc(older_than=0, workflow="another").executions == 0
+        assert engine.purge(older_than=0, status="failed", dry_run=True).executions == 1
+        assert engine.purge(older_than=0, status=["failed", "cancelled"]).executions == 1
+        assert engine.purge(older_than=0, workflow="another").executions == 0
 
 
 def test_what_a_cluster_writes_is_deleted_through_it(
@@ -94,7 +94,7 @@ def test_what_a_cluster_writes_is_deleted_through_it(
     with rf.LocalEngine(url) as engine:
         monkeypatch.setattr(purge, "has_cluster", lambda args: True)
         monkeypatch.setattr(purge, "open_engine", lambda args: contextlib.nullcontext(engine))
-        assert main(["gc", "--older-than", "0", "--status", "failed", "--store", url]) == exit_codes.COMPLETED
+        assert main(["purge", "--older-than", "0", "--status", "failed", "--store", url]) == exit_codes.COMPLETED
         assert capsys.readouterr().out.startswith("1 execution deleted (")
 
 
@@ -108,22 +108,22 @@ def test_what_a_cluster_writes_is_deleted_through_it(
     ids=["unit", "negative", "status"],
 )
 def test_wrong_words_are_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gc", *words, "--local"]) == exit_codes.USAGE
+    assert main(["purge", *words, "--local"]) == exit_codes.USAGE
     assert message in capsys.readouterr().err
 
 
 def test_ages_have_units(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     for age in ("90s", "15m", "12h", "30d", "4w", "86400"):
-        assert main(["gc", "--older-than", age, "--store", url, "--dry-run"]) == exit_codes.COMPLETED
+        assert main(["purge", "--older-than", age, "--store", url, "--dry-run"]) == exit_codes.COMPLETED
         assert capsys.readouterr().out.startswith("0 executions")
 
 
 def test_only_what_is_over_can_be_meant(url: str) -> None:
     with rf.LocalEngine(url) as engine:
         with pytest.raises(rf.DefinitionError, match=r"only what is over can be deleted.*not running"):
-            engine.gc(status="running")
+            engine.purge(status="running")
         with pytest.raises(rf.DefinitionError, match="older_than needs seconds since the end, 0 or more, not '30d'"):
-            engine.gc(older_than="30d")  # type: ignore[arg-type]
+            engine.purge(older_than="30d")  # type: ignore[arg-type]
 
 
 @rf.workflow(version="1")

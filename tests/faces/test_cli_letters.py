@@ -154,7 +154,7 @@ def test_requeue_elsewhere_waits_only_if_asked_to(
     failing: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
 ) -> None:
     # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(dead_letters, "open_engine", lambda args: LocalEngine(failing.store, recover="no"))
+    monkeypatch.setattr(dead_letters, "open_engine", lambda args: LocalEngine(failing.store, recover=False))
     mend(failing)
     done = failing("dlq", "requeue", "one", "1", *(["--wait"] if wait else []))
     assert done.code == exit_codes.COMPLETED

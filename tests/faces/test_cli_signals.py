@@ -117,7 +117,7 @@ def test_who_waits_for_a_lock_names_what_its_holder_waits_for(waiting: Project) 
 
 def test_elsewhere_it_is_told_once_and_waited_for(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover="no"))
+    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
     done = waiting("wait", "one", "--timeout", "0.7")
     assert done.code == exit_codes.STOPPED_WAITING
     waits = "execution 'one' waits for signal review; to go on: rayflow signal one review --payload JSON"
@@ -128,7 +128,7 @@ def test_elsewhere_it_is_told_once_and_waited_for(waiting: Project, monkeypatch:
 def test_on_a_terminal_the_line_of_progress_says_it(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover="no"))
+    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
     assert waiting("wait", "one", "--timeout", "0.7").code == exit_codes.STOPPED_WAITING
     assert "\r\x1b[K0 done · 0 running · waits for signal review · 0 s" in terminal.text
 
@@ -195,7 +195,7 @@ def test_it_may_come_before_it_is_waited_for_and_is_kept_through_a_pause(waiting
 
 
 def test_elsewhere_its_acceptance_is_the_answer(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "open_engine", lambda args: LocalEngine(waiting.store, recover="no"))
+    monkeypatch.setattr(signals, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
     done = waiting("signal", "one", "review", "--payload", VERDICT)
     assert (done.code, done.out) == (exit_codes.COMPLETED, "signal review of one is accepted\n")
     waiting.run("collecting", "--input", "1", "--id", "two")

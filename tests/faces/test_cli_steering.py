@@ -121,7 +121,7 @@ def elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[An
 
     def use(module: Any) -> None:
         monkeypatch.setattr(
-            module, "open_engine", lambda args, recover="auto": LocalEngine(project.store, recover=recover)
+            module, "open_engine", lambda args, recover=True: LocalEngine(project.store, recover=recover)
         )
 
     return use

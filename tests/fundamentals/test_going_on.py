@@ -58,9 +58,9 @@ async def guarded() -> list[Any]:
         try:
             await check("plates")
         except rf.StepFailed:
-            await rf.signal("editor", "news", "trouble")
+            await rf.send_signal("editor", "news", "trouble")
             raise
-        await rf.signal("editor", "news", "printed")
+        await rf.send_signal("editor", "news", "printed")
         return [lock.token, await spend(str(lock.token))]
 
 
@@ -89,8 +89,8 @@ async def numbers() -> list[int]:
 @rf.workflow
 async def with_helper(*, fails: bool) -> str:
     """Starts one that is to end with it."""
-    helper = await rf.start(editor.child(on_parent_end="cancel"))
-    await rf.start(editor.child(id="alone"))
+    helper = await rf.start_child(editor.child(on_parent_end="cancel"))
+    await rf.start_child(editor.child(id="alone"))
     if fails:
         raise ValueError("no")
     return helper

@@ -105,7 +105,7 @@ async def say(text: str) -> str:
 @rf.workflow
 async def parts(names: list[str]) -> str:
     texts = await asyncio.gather(*(say(name * 300_000) for name in names))
-    return "".join(rf.whole(text)[:2] for text in texts) + texts[0][:1] + f"{texts[1]:.3}"
+    return "".join(rf.materialize(text)[:2] for text in texts) + texts[0][:1] + f"{texts[1]:.3}"
 
 
 def test_text_and_many_at_once(any_engine: Any) -> None:

@@ -23,5 +23,5 @@ def test_a_size_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
 def test_the_defaults_are_positive() -> None:
     pool, config = rf.PoolConfig(), rf.EngineConfig()
     assert (pool.workers, pool.concurrency) == (4, 4)
-    assert min(pool.num_cpus, pool.stop_grace, config.ping_interval, config.environment_idle) > 0
-    assert min(config.executions_per_coordinator, config.standbys) >= 1
+    assert min(pool.num_cpus, pool.stop_grace, config.ping_interval, config.environment_idle_timeout) > 0
+    assert min(config.executions_per_coordinator, config.standby_coordinators) >= 1

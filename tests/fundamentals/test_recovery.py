@@ -24,7 +24,7 @@ def test_a_chain_that_was_interrupted_is_finished(store: str, ledger: Ledger) ->
     with rf.LocalEngine(store) as engine:
         engine.start(chain, ledger.path, LENGTH, id="one")
         eventually(lambda: len(ledger.lines()) >= LENGTH // 4, "a quarter has run")
-    with rf.LocalEngine(store, recover="no") as engine:
+    with rf.LocalEngine(store, recover=False) as engine:
         assert engine.recovered == []
         recorded = engine.status("one").results
         assert len(recorded) < LENGTH, "it was over before it could be interrupted"
@@ -76,7 +76,7 @@ def test_without_recovery_nothing_goes_on_before_it_is_asked_to(store: str, ledg
         engine.start(held_between, ledger.path, id="one")
         gate.wait_until_reached()
     gate.open()
-    with rf.LocalEngine(store, recover="no") as engine:
+    with rf.LocalEngine(store, recover=False) as engine:
         assert engine.status("one").status is rf.ExecutionStatus.RUNNING
         assert ledger.lines() == ["first"]
         engine.resume("one")

@@ -47,7 +47,7 @@ def interrupted(store: str, ledger: Ledger, gate: Gate, options: rf.ExecutionOpt
 def test_what_nobody_drives_is_seen_and_taken_up(store: str, ledger: Ledger, gate: Gate) -> None:
     interrupted(store, ledger, gate)
     gate.open()
-    with rf.LocalEngine(store, recover="no") as engine:
+    with rf.LocalEngine(store, recover=False) as engine:
         assert (engine.recovery.status().stale, engine.recovery.status().driven) == (("one",), 0)
         assert engine.recovery.recover_stale(older_than=3600) == []
         assert engine.recovery.status().stale == ("one",)
@@ -102,7 +102,7 @@ def test_a_step_that_runs_is_known_with_the_moment_when_its_time_is_up(
 
 def test_what_is_overdue_with_nobody_driving_it_is_told_and_ended(store: str, ledger: Ledger, gate: Gate) -> None:
     interrupted(store, ledger, gate, rf.ExecutionOptions(timeout=0.5))
-    with rf.LocalEngine(store, recover="no") as engine:
+    with rf.LocalEngine(store, recover=False) as engine:
         deadline = engine.record("one").deadline
         assert deadline is not None
         eventually(lambda: time.time() > deadline, "its time is up")
@@ -138,7 +138,7 @@ def test_many_interruptions_are_all_found(store: str, ledger: Ledger) -> None:
     with rf.LocalEngine(store) as engine:
         engine.start_many(chain, [(ledger.path, LENGTH)] * 20)
         eventually(lambda: len(ledger.lines()) >= 20, "they are under way")
-    with rf.LocalEngine(store, recover="no") as engine:
+    with rf.LocalEngine(store, recover=False) as engine:
         stale = engine.recovery.status().stale
         assert sorted(engine.recovery.recover_stale()) == sorted(stale)
         assert len(stale) >= 1

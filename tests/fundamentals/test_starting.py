@@ -102,8 +102,8 @@ def test_an_id_that_nobody_registered_is_refused_and_the_known_ones_are_named(en
         engine.start("nobody")
     with pytest.raises(rf.WorkflowNotRegistered):
         engine.execute("nobody")
-    assert engine.unregister("total") is True
-    assert engine.unregister("total") is False
+    assert engine.delete_workflow("total") is True
+    assert engine.delete_workflow("total") is False
     with pytest.raises(rf.WorkflowNotRegistered, match="none is registered"):
         engine.start("total", 1)
 

@@ -249,7 +249,7 @@ class World:
             fetch=lambda digest: b"",
             refer=cast("Callable[[WorkflowDefinition], CodeRef]", referred),
             read=lambda reference, execution_id: b"",
-            config=EngineConfig().model_copy(update={"park_after": 0.0}),  # at once, which nobody else needs
+            config=EngineConfig().model_copy(update={"park_idle_after": 0.0}),  # at once, which nobody else needs
         )
         if is_fresh(record):
             driver.begin(now)

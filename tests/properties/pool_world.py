@@ -25,7 +25,13 @@ from rayflow.definition.options import PoolConfig
 from tests.core.pool_bench import Coordinator
 
 TERMS = PoolTerms(
-    lease_term=5.0, settle=0.5, start_within=2.0, environment_idle=30.0, quantum=0.25, recall_term=1.0, resend=1.0
+    lease_term=5.0,
+    settle=0.5,
+    start_within=2.0,
+    environment_idle_timeout=30.0,
+    quantum=0.25,
+    recall_term=1.0,
+    resend=1.0,
 )
 SLOTS = 2
 

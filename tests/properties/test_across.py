@@ -222,7 +222,7 @@ class Across(Families):
         name = self.any_of(data, list(ExecutionStatus)).id
         if issued := self.world.watch.issued(name):
             before, fork = data.draw(st.integers(1, issued)), f"fork{self.world.number()}"
-            self.hand.fork(name, before=before, id=fork, again=True)
+            self.hand.fork(name, before=before, id=fork, allow_reacquire=True)
 
     @rule(seconds=st.sampled_from([0.5, 2.0, 6.0, 30.0, -1.0, -10.0]))
     def the_clock_goes_on_or_back(self, seconds: float) -> None:

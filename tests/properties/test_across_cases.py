@@ -229,7 +229,7 @@ def test_what_a_child_has_undone_stays_undone(world: World) -> None:
     with pytest.raises(InvalidTransition, match=r"its child 'p\.1' has undone what it did.*Fork 'p' before the call"):
         world.hand.resume("p")
     assert world.photograph() == before
-    world.hand.fork("p", before=1, id="fork", again=True)
+    world.hand.fork("p", before=1, id="fork", allow_reacquire=True)
     world.settle()
     assert status(world, "fork") is COMPLETED
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.runtime.actors.base import Held
+from rayflow.runtime.actors.base import ObjectRef
 from rayflow.runtime.coordinator.worker_client import ObjectRefCache
 
 
-def held(*digests: str, size: int = 10) -> dict[str, Held]:
-    return {digest: Held(f"handle on {digest}", size) for digest in digests}
+def held(*digests: str, size: int = 10) -> dict[str, ObjectRef]:
+    return {digest: ObjectRef(f"handle on {digest}", size) for digest in digests}
 
 
 def test_what_was_told_is_answered() -> None:
@@ -26,7 +26,7 @@ def test_what_was_told_is_answered() -> None:
 def test_a_newer_handle_takes_the_place_of_an_older_one() -> None:
     values = ObjectRefCache()
     values.add(["x"], held("a"))
-    newer = {"a": Held("another", 10)}
+    newer = {"a": ObjectRef("another", 10)}
     values.add(["y"], newer)
     assert values.of(["a"]) == newer
     assert values.bytes == 10

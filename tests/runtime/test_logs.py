@@ -14,7 +14,7 @@ import pytest
 
 from rayflow.errors import DefinitionError
 from rayflow.runtime.logs import PlaceFilter, StderrHandler, configure, within
-from rayflow.runtime.worker.reporter import OutputLines, collecting, install
+from rayflow.runtime.worker.output import OutputLines, collecting, install
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import bench
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayflow.runtime.worker.reporter import OutputLines, Tee, collecting, install
+from rayflow.runtime.worker.output import OutputLines, Tee, collecting, install
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from rayflow.core.cluster.placement import Place
+from rayflow.core.cluster.placement import CoordinatorSlot
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, Reply
@@ -73,7 +73,7 @@ def overseer(system: Scripted, *places: str) -> Supervisor:
     """One that has begun, with these coordinators ready; its thread is the test's."""
     made = Supervisor(system, Settings("memory://"))  # type: ignore[arg-type]
     for name in places:
-        made.fleet.places[name] = Place(name, ENVIRONMENT.id, ready=True)
+        made.fleet.places[name] = CoordinatorSlot(name, ENVIRONMENT.id, ready=True)
     made._begun = True
     return made
 
@@ -102,7 +102,7 @@ def test_a_late_word_of_an_earlier_time_takes_nothing_from_who_drives_it_again()
     made.released(FIRST, {"x": 1})
     assert made._owners == {"x": (FIRST, 2)}
     # So it is taken up by others when that coordinator dies.
-    made.fleet.places[SECOND] = Place(SECOND, ENVIRONMENT.id, ready=True)
+    made.fleet.places[SECOND] = CoordinatorSlot(SECOND, ENVIRONMENT.id, ready=True)
     system.rows["x"] = row(2, owner=FIRST)
     made.fleet._gone(FIRST)
     made._place()

@@ -12,7 +12,7 @@ import pytest
 
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.worker import reporter as news_module
-from rayflow.runtime.worker.reporter import Heartbeat, HeartbeatRecorder
+from rayflow.runtime.worker.heartbeat import Heartbeat, HeartbeatRecorder
 from tests.runtime import worker_steps as steps
 from tests.runtime.worker_harness import CODEC, Bench, bench, reach
 from tests.runtime.worker_steps import PATIENCE, STAGE

@@ -16,7 +16,7 @@ from rayflow.runtime.actors.base import Actor, ActorSpec, ActorSystem, Reply
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
-from rayflow.runtime.worker.reporter import Heartbeat
+from rayflow.runtime.worker.heartbeat import Heartbeat
 from rayflow.storage.codec.payloads import MsgpackCodec
 from tests.runtime.worker_steps import PATIENCE, STAGE
 

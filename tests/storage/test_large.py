@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from rayflow.definition.agent import AgentResult
 from rayflow.errors import CodecError, CorruptRecord
-from rayflow.storage.codec.large_values import Reference, is_large, refer, whole
+from rayflow.storage.codec.large_values import Reference, is_large, materialize, refer
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec, canonical, references
 
 LIMIT = 1000
@@ -233,8 +233,8 @@ def test_it_is_loaded_once_when_it_is_used(shelf: Shelf) -> None:
         lambda text: isinstance(text, str),
         copy.deepcopy,
         lambda text: pickle.loads(pickle.dumps(text)),
-        lambda text: json.dumps(whole(text)),
-        lambda text: "".join([whole(text)]),
+        lambda text: json.dumps(materialize(text)),
+        lambda text: "".join([materialize(text)]),
     ],
     ids=[
         "format", "str", "len", "hash", "bool", "add", "radd", "eq", "index", "iterate", "method", "key", "isinstance",
@@ -253,9 +253,9 @@ def test_c_code_that_insists_on_a_type_is_told_so(shelf: Shelf) -> None:
 
 
 def test_the_very_value() -> None:
-    assert whole("small") == "small"
+    assert materialize("small") == "small"
     shelf = Shelf()
-    assert type(whole(shelf.handed_on("x" * 3000))) is str
+    assert type(materialize(shelf.handed_on("x" * 3000))) is str
 
 
 def test_what_was_changed_in_place_is_another_value(shelf: Shelf) -> None:
@@ -291,7 +291,7 @@ def test_an_annotation_waits_until_it_is_loaded(shelf: Shelf) -> None:
     assert shelf.reads == 0
     assert seen["7"] == 7
     plain = shelf.keeping.encode({"title": "t", "body": "x" * 3000, **{str(n): n for n in range(100)}})
-    assert type(whole(shelf.lazy.decode(plain, Report))) is Report
+    assert type(materialize(shelf.lazy.decode(plain, Report))) is Report
 
 
 def test_inputs_with_stand_ins_cannot_be_compared(shelf: Shelf) -> None:

@@ -57,7 +57,7 @@ def test_who_only_reads_sees_it_and_leaves_it_as_it_is(
 def test_all_of_it_goes_on_and_ends(kind: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(flows.MENDED, "1")
     url = url_of(kind, form, tmp_path)
-    with rf.LocalEngine(url, park_after=0.05) as engine:
+    with rf.LocalEngine(url, park_idle_after=0.05) as engine:
         before = {found.execution_id: found.status for found in engine.list()}
         assert {name: before[name] for name in OVER} == OVER
         assert engine.ask("totals")["executions_started"] == len(before)
@@ -86,7 +86,7 @@ def test_all_of_it_goes_on_and_ends(kind: str, form: str, tmp_path: Path, monkey
         engine.signal("looping", "end", None)
         assert engine.handle("looping").result(30) == [3, None]
         assert engine.schedules.trigger("hourly").result(30) == ["c", "d"]
-        assert engine.fork("completed", before=2, again=True).result(30) == ["a", "b"]
+        assert engine.fork("completed", before=2, allow_reacquire=True).result(30) == ["a", "b"]
         assert [status.name for status in engine.pools.list()] == ["default", "small"]
 
     with rf.LocalEngine(url) as engine:  # once more, as it is now

@@ -68,8 +68,8 @@ def drive(address: str, store: str, ledger: str) -> None:
     """Give the pool work, and print what there is at every change, until all is as it was before."""
     ours = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # there Ray prints what it has to say, from another thread
-    # No standbys: Ray would place one that is made late on an added node, which stays as long as any actor is there.
-    with rf.DistributedEngine(address=address, store=store, pool=POOL, standbys=0) as engine:
+    # No standby: Ray would place one that starts late on an added node, which stays as long as it has an actor.
+    with rf.DistributedEngine(address=address, store=store, pool=POOL, standby_coordinators=0) as engine:
         pool, told = engine.pools.get(), _look(engine, None)
         print(json.dumps(told), file=ours, flush=True)
         handle = engine.start(meeting, ledger, 6)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.system, pytest.mark.cluster, pytest.mark.timeout(300)]
 
 #: Two for each store, so that one coordinator may be on the head and one elsewhere.
 CHAINS = 2
-OPTIONS = {"pool": rf.PoolConfig(workers=2), "max_coordinators": 2, "standbys": 0}
+OPTIONS = {"pool": rf.PoolConfig(workers=2), "max_coordinators": 2, "standby_coordinators": 0}
 
 
 @pytest.fixture

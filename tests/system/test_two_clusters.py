@@ -18,7 +18,7 @@ from tests.system.node_hands import Driver
 
 pytestmark = [pytest.mark.system, pytest.mark.cluster, pytest.mark.timeout(300)]
 
-OPTIONS = {"pool": rf.PoolConfig(workers=1), "max_coordinators": 1, "standbys": 0}
+OPTIONS = {"pool": rf.PoolConfig(workers=1), "max_coordinators": 1, "standby_coordinators": 0}
 
 
 @pytest.fixture

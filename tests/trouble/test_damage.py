@@ -45,7 +45,7 @@ async def _signalled(url: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of four executions that wait for a signal, which is in their inboxes, and of all else that there is."""
     file = tmp_path_factory.mktemp("made") / "flows.db"
-    with rf.LocalEngine(f"sqlite:///{file}", park_after=0.05) as engine:
+    with rf.LocalEngine(f"sqlite:///{file}", park_idle_after=0.05) as engine:
         for name in NAMES:
             engine.start(gated, id=name)
         wait_for(lambda: all(engine.status(name).parked for name in NAMES), "all are parked")
@@ -79,7 +79,7 @@ def open_engine(url: str) -> Iterator[Callable[[], rf.LocalEngine]]:
     engines: list[rf.LocalEngine] = []
 
     def opened() -> rf.LocalEngine:
-        engines.append(rf.LocalEngine(url, park_after=0.05))
+        engines.append(rf.LocalEngine(url, park_idle_after=0.05))
         return engines[-1]
 
     yield opened
@@ -309,7 +309,7 @@ def test_a_byte_is_flipped_somewhere(seed: int, file: Path, url: str) -> None:
         data[index] ^= 1 << rng.randrange(8)
     file.write_bytes(data)
     try:
-        engine = rf.LocalEngine(url, park_after=0.05)
+        engine = rf.LocalEngine(url, park_idle_after=0.05)
     except RayflowError as error:
         refused = error
     else:

@@ -153,7 +153,7 @@ def test_executions_wait_and_go_on(trouble: tuple[str, Any], tmp_path: Path, cap
     url, switch = trouble
     ledger = tmp_path / "ledger"
     gone = switch.share == 1.0
-    with rf.LocalEngine(url, park_after=0.1) as engine:
+    with rf.LocalEngine(url, park_idle_after=0.1) as engine:
         engine.start(gated, id="gated")
         wait_for(lambda: engine.status("gated").parked, "it is parked")
         long = engine.start(chain, str(ledger), 60, id="long")

@@ -125,7 +125,7 @@ def test_the_first_says_that_it_was_taken_over_and_stops(
     wait_for(lambda: lines(tmp_path) > 3, "the other one is at work")
     if stopped:
         stop_between_transactions(other, url)
-    with rf.LocalEngine(url, take_over=not stopped, recover="no") as engine:
+    with rf.LocalEngine(url, take_over=not stopped, recover=False) as engine:
         seen = engine.record("theirs")
         if stopped:
             os.kill(other.pid, signal.SIGCONT)

@@ -90,7 +90,7 @@ async def in_a_childs_input() -> Any:
 @rf.workflow
 async def in_a_sent_signal() -> None:
     """A signal to another."""
-    await rf.signal("other", "go", local_class())
+    await rf.send_signal("other", "go", local_class())
 
 
 @rf.workflow
@@ -229,7 +229,7 @@ def trapped(tmp_path: Path) -> tuple[Path, Path]:
     """A store with a trap wherever a payload or code can be, and the file that none of them may make."""
     file, sprung = tmp_path / "flows.db", tmp_path / "sprung"
     url = f"sqlite:///{file}"
-    with rf.LocalEngine(url, park_after=0.05) as engine:
+    with rf.LocalEngine(url, park_idle_after=0.05) as engine:
         engine.start(gated, id="waits")
         wait_for(lambda: engine.status("waits").parked, "it waits")
         engine.start(takes_anything, id="done").result(timeout=30)
@@ -290,7 +290,7 @@ def test_looking_at_a_store_runs_nothing_of_it(trapped: tuple[Path, Path], capsy
 
 def test_nothing_of_it_runs_where_pickles_are_not_allowed(trapped: tuple[Path, Path]) -> None:
     file, sprung = trapped
-    with rf.LocalEngine(f"sqlite:///{file}", allow_pickle=False, park_after=0.05) as engine:
+    with rf.LocalEngine(f"sqlite:///{file}", allow_pickle=False, park_idle_after=0.05) as engine:
         engine.execute(in_plain, id="mine", timeout=30)
         wait_for(lambda: engine.status("waits").status == "paused", "what needs a pickle is set aside")
         assert "allow_pickle is off" in str(engine.status("waits").error)
@@ -319,7 +319,7 @@ def _run_saved(engine: rf.LocalEngine) -> None:
 
 def test_only_reading_a_payload_itself_runs_it_where_that_is_allowed(trapped: tuple[Path, Path]) -> None:
     file, sprung = trapped
-    with rf.LocalEngine(f"sqlite:///{file}", recover="no") as engine:
+    with rf.LocalEngine(f"sqlite:///{file}", recover=False) as engine:
         engine.list()
         engine.workflows()
         engine.record("done")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Place:
+class CoordinatorSlot:
     """One coordinator, as the supervisor knows it."""
 
     name: str
@@ -46,14 +46,14 @@ TAKES_OVER = 8
 class Plan:
     """What the supervisor has to do: assign these, start coordinators for these environments; the rest waits."""
 
-    assign: list[tuple[PendingExecution, Place]] = field(default_factory=list)
+    assign: list[tuple[PendingExecution, CoordinatorSlot]] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
     waiting: list[PendingExecution] = field(default_factory=list)
 
 
 def plan(
     wanting: Sequence[PendingExecution],
-    places: Sequence[Place],
+    places: Sequence[CoordinatorSlot],
     *,
     most: int,
     share: int,
@@ -103,7 +103,7 @@ def plan(
     return result
 
 
-def _least(ready: Sequence[Place], loads: Mapping[str, int], most: int) -> Place | None:
+def _least(ready: Sequence[CoordinatorSlot], loads: Mapping[str, int], most: int) -> CoordinatorSlot | None:
     """The least loaded of those that have fewer than so many."""
     room = [place for place in ready if loads[place.name] < most]
     return min(room, key=lambda place: (loads[place.name], place.name), default=None)

@@ -275,7 +275,7 @@ class Execution:
         """What it waits for, apart from its steps and timers; ``child`` answers the id of a child that is asked for."""
         return self._course.waits(child)
 
-    def rehearse_by(self, rehearsal: Callable[[Machine, Sequence[Entry]], Machine]) -> None:
+    def before_apply(self, rehearsal: Callable[[Machine, Sequence[Entry]], Machine]) -> None:
         """Before each event, have the code put to the test. See :class:`~rayflow.core.execution.run.ExecutionRun`."""
         self._course.rehearsal = rehearsal
 

@@ -23,7 +23,7 @@ from rayflow.core.events import (
     kind_and_name,
 )
 from rayflow.core.execution.actions import Outcomes
-from rayflow.core.execution.attempts import is_suspicious
+from rayflow.core.execution.retry import is_suspicious
 from rayflow.errors import InvalidTransition
 from rayflow.ids import ExecutionStatus
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from rayflow.core.pool.ledger import PoolLedger
 from rayflow.core.pool.protocol import RevokeReason, StartWorkers
-from rayflow.core.pool.state import Book, Environment, NetDemand, Worker
+from rayflow.core.pool.state import Environment, NetDemand, Worker
 
 
 class PoolScaler:
@@ -25,7 +26,7 @@ class PoolScaler:
         book: the pool's books.
     """
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: PoolLedger) -> None:
         self._book = book
 
     # --- before anything is granted -----------------------------------------------------------------------

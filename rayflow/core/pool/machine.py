@@ -39,6 +39,7 @@ from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from rayflow.core.pool.autoscaler import PoolScaler
+from rayflow.core.pool.ledger import PoolLedger
 from rayflow.core.pool.plan import Plan
 from rayflow.core.pool.protocol import (
     Command,
@@ -53,7 +54,7 @@ from rayflow.core.pool.protocol import (
     is_own_tasks,
     token_epoch,
 )
-from rayflow.core.pool.state import Book, CoordinatorState, Environment, NetDemand, Worker, wishes
+from rayflow.core.pool.state import CoordinatorState, Environment, NetDemand, Worker, wishes
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import LeaseLost
 
@@ -86,7 +87,7 @@ class PoolMachine:
         self.epoch = epoch
         self._terms = terms
         self._settled_at = now + terms.settle
-        self._book = Book(epoch, config, terms, now)
+        self._book = PoolLedger(epoch, config, terms, now)
         self._sizes = PoolScaler(self._book)
         self._gone: dict[str, float] = {}
 
@@ -173,7 +174,7 @@ class PoolMachine:
         record.wanted = True
         if not record.in_use:
             record.idle_since = now
-            self._book.alarm(now + self._terms.environment_idle)
+            self._book.alarm(now + self._terms.environment_idle_timeout)
         self._book.changed.add(environment)
 
     # --- coordinators -------------------------------------------------------------------------------------
@@ -311,7 +312,7 @@ class PoolMachine:
             self._check_worker(worker, now)
         for environment in list(book.environments.values()):
             idle_since = None if environment.in_use else environment.idle_since
-            if idle_since is not None and now >= idle_since + terms.environment_idle:
+            if idle_since is not None and now >= idle_since + terms.environment_idle_timeout:
                 book.give_up(environment, now)
             elif environment.retry_at is not None and now >= environment.retry_at:
                 environment.retry_at = None
@@ -350,7 +351,7 @@ class PoolMachine:
             environment.idle_since = None
         elif environment.idle_since is None:
             environment.idle_since = now
-            book.alarm(now + self._terms.environment_idle)
+            book.alarm(now + self._terms.environment_idle_timeout)
 
     # --- looking ------------------------------------------------------------------------------------------
     def leases(self) -> tuple[Lease, ...]:

@@ -208,7 +208,7 @@ class PoolTerms:
         settle: after its start the pool only listens for so long, so that a restarted one hears all
             coordinators and finds its workers before it decides; 0 for a pool that never ran before.
         start_within: a task under a rate limit begins within this time after its grant, or not at all.
-        environment_idle: an environment without demand and leases for so long is given up.
+        environment_idle_timeout: an environment without demand and leases for so long is given up.
         quantum: within one priority, how long somebody waits before slots are shared out evenly, and how long
             a slot is kept before it is asked back for that.
         recall_term: how long the pool counts on the answer to a recall.
@@ -220,7 +220,7 @@ class PoolTerms:
     lease_term: float = 5.0
     settle: float = 0.5
     start_within: float = 2.0
-    environment_idle: float = 300.0
+    environment_idle_timeout: float = 300.0
     quantum: float = 0.25
     recall_term: float = 1.0
     resend: float = 1.0

@@ -125,7 +125,7 @@ class Reply:
     error: BaseException | None = None
 
 
-class Held(NamedTuple):
+class ObjectRef(NamedTuple):
     """Bytes in the system's own memory.
 
     Args:
@@ -146,7 +146,7 @@ class Envelope(NamedTuple):
     """
 
     data: bytes
-    held: Mapping[str, Held]
+    held: Mapping[str, ObjectRef]
 
 
 def opened(received: Any) -> Envelope:
@@ -333,7 +333,7 @@ def ask_all(
     return found
 
 
-def kill_aside(system: ActorSystem, name: str, *, restart: bool = False) -> None:
+def kill_async(system: ActorSystem, name: str, *, restart: bool = False) -> None:
     """Kill an actor without waiting for it: killing a process that is stopped takes seconds.
 
     Args:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from rayflow.core.cluster.recovery import HeartbeatTracker
-from rayflow.runtime.actors.base import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
+from rayflow.runtime.actors.base import ActorLost, ActorSystem, ActorUnavailable, Reply, kill_async, send_to
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,6 @@ def keeping_alive(system: ActorSystem, patience: float, post: Callable[[Callable
 
     def replace(name: str, why: str) -> None:
         log.error("%s is killed and made anew: %s", name, why)
-        kill_aside(system, name, restart=True)
+        kill_async(system, name, restart=True)
 
     return HealthMonitor(system, patience, post, replace)

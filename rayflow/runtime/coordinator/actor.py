@@ -18,7 +18,7 @@ from rayflow.runtime.code import environment
 from rayflow.runtime.coordinator.coordinator import Coordinator
 from rayflow.runtime.coordinator.progress import Progress
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.worker.reporter import Heartbeat
+from rayflow.runtime.worker.heartbeat import Heartbeat
 from rayflow.storage.model import ExecutionRecord
 
 

@@ -12,7 +12,7 @@ from rayflow.definition.context import Target
 from rayflow.errors import CorruptRecord
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Reply, send_to
-from rayflow.runtime.large_values import patiently, read_value
+from rayflow.runtime.large_values import read_value, retry_until
 from rayflow.storage.codec.large_values import Reference
 
 #: Seconds for which a coordinator waits for a value while the store cannot be reached.
@@ -57,7 +57,7 @@ class CodeRegistry:
             ClusterError, StorageUnavailable: it cannot be read now.
         """
         give_up = time.monotonic() + PATIENCE
-        return patiently(
+        return retry_until(
             f"a large value that the code of execution {execution_id} uses cannot be read",
             lambda: read_value(self._system.find(actor_names.PERSISTENCE), reference, execution_id),
             threading.Event().wait,

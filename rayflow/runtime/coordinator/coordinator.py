@@ -47,7 +47,7 @@ from rayflow.runtime.coordinator.store_client import RETRY_MOST, CommitQueue, Ex
 from rayflow.runtime.coordinator.supervisor_client import SupervisorClient
 from rayflow.runtime.messages import TaskMessage, TaskOutcome, task_message, unpack
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.worker.reporter import Heartbeat
+from rayflow.runtime.worker.heartbeat import Heartbeat
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord, InboxRow
 from rayflow.storage.operations import Answer

@@ -23,7 +23,7 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, TaskCrashed, TaskRefused, send_to
 from rayflow.runtime.coordinator.pool_client import AttemptCallbacks, PoolClient
 from rayflow.runtime.coordinator.ray_tasks import RayTaskSubmitter
-from rayflow.runtime.coordinator.worker_client import Lines, ObjectRefCache
+from rayflow.runtime.coordinator.worker_client import ObjectRefCache, WorkerChannels
 from rayflow.runtime.messages import (
     BatchMessage,
     BatchReply,
@@ -96,7 +96,7 @@ class Dispatcher:
         self._batches: dict[str, _Batch] = {}
         self._by_key: dict[Key, str] = {}
         self._by_token: dict[str, str] = {}
-        self._lines = Lines(system, config.name, values)
+        self._lines = WorkerChannels(system, config.name, values)
         self._talk = PoolClient(host, system, config.name, self._slots, self.apply)
         self._numbers = itertools.count(1)
         self._stopping: set[tuple[str, Key]] = set()

@@ -77,11 +77,9 @@ class ExecutionDriver:
         self.values = CodeValues(codec, read, record.id, config.large_value_bytes)
         self._codec = self.values.codec
         self._cache, self._fetch = cache, fetch
-        self._scribe = OperationBuilder(
-            record, self.epoch, self.values, refer, self.options, retention=config.retention
-        )
-        self._park_after = config.park_after
-        self._active_at = 0.0
+        options = self.options
+        self._scribe = OperationBuilder(record, self.epoch, self.values, refer, options, retention=config.retention)
+        self._park_after, self._active_at = config.park_idle_after, 0.0
         self._waits = record.waits
         self._execution: Execution | None = None
         self._unclaimed = self._sent_claim = self._sent_release = False

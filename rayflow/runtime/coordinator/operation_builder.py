@@ -22,8 +22,7 @@ from rayflow.errors import CodecError, DefinitionError
 from rayflow.runtime.large_values import CodeValues
 from rayflow.storage.codec.journal import append_digest, encode_entry, encode_failure
 from rayflow.storage.model import DeadLetter, DefinitionRecord, ExecutionRecord, InboxRow, JournalRow
-from rayflow.storage.operations import Append, Deliver, ReleaseLock, Send, StartChild, TakeLock
-from rayflow.storage.operations import Request as StoreAsk
+from rayflow.storage.operations import Append, CrossOperation, Deliver, DeliverTo, ReleaseLock, StartChild, TakeLock
 from rayflow.storage.rules.starts import call_nonce, cancel_row, child_id, new_record, signal_row
 
 #: Makes a reference to a workflow's code, storing the code where it has to.
@@ -68,7 +67,7 @@ class OperationBuilder:
         self.workflow_retention: Retention | None = None
 
     def append(
-        self, entries: Sequence[Entry], work: Work, asks: Sequence[StoreAsk], now: float, *, waits: str | None
+        self, entries: Sequence[Entry], work: Work, asks: Sequence[CrossOperation], now: float, *, waits: str | None
     ) -> Append:
         """The operation that adds entries to the journal, with all that goes along."""
         values = self._values
@@ -118,7 +117,7 @@ class OperationBuilder:
         )
 
     # --- others --------------------------------------------------------------------------------------------
-    def asks(self, asks: Sequence[Request | CancelRequest], now: float) -> list[StoreAsk]:
+    def asks(self, asks: Sequence[Request | CancelRequest], now: float) -> list[CrossOperation]:
         """What is asked of others, in the store's words.
 
         Raises:
@@ -126,7 +125,7 @@ class OperationBuilder:
         """
         return [self._ask(ask, now) if isinstance(ask, Request) else self._unask(ask, now) for ask in asks]
 
-    def _ask(self, ask: Request, now: float) -> StoreAsk:
+    def _ask(self, ask: Request, now: float) -> CrossOperation:
         match ask.call:
             case LockCall():
                 return TakeLock(ask.seq, ask.call.name, ask.call.limit, ask.token)
@@ -135,7 +134,7 @@ class OperationBuilder:
                 said = hashlib.sha256(f"{ask.call.name}\0".encode() + ask.payload).hexdigest()[:16]
                 key = f"signal/{call_nonce(self.record, ask.seq)}/{said}"
                 row = signal_row(ask.call.name, self._values.refer(ask.payload), key, now)
-                return Send(ask.seq, ask.call.execution_id, row, ask.call.name)
+                return DeliverTo(ask.seq, ask.call.execution_id, row, ask.call.name)
             case ChildCall():
                 try:
                     return self._start_child(ask, ask.call, now)
@@ -143,16 +142,16 @@ class OperationBuilder:
                     about, run = label("child", ask.call.name), self.record.run
                     answer = RequestCompleted(now, ask.seq, about, failure=failure_of(error), run=run)
                     row = InboxRow(f"unasked/{self.epoch}/{ask.seq}", "answer", encode_entry(Entry(0, answer)), now)
-                    return Send(0, self.record.id, row)
+                    return DeliverTo(0, self.record.id, row)
 
-    def _unask(self, unask: CancelRequest, now: float) -> StoreAsk:
+    def _unask(self, unask: CancelRequest, now: float) -> CrossOperation:
         call = unask.call
         if isinstance(call, LockCall):
             return ReleaseLock(unask.seq, call.name)
         assert isinstance(call, ChildCall)
         child = child_id(self.record, call.id, unask.seq, unask.rewinds)
         nonce = call_nonce(self.record, unask.seq, unask.rewinds)
-        return Send(0, child, cancel_row(self.record, nonce, self.epoch, now), start_nonce=nonce)
+        return DeliverTo(0, child, cancel_row(self.record, nonce, self.epoch, now), start_nonce=nonce)
 
     def child_id(self, ask: Request) -> str:
         """The id of the child that a call starts."""

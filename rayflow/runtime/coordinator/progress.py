@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from rayflow.core.pool.slots import Key
 from rayflow.runtime.coordinator.driver import ExecutionDriver
-from rayflow.runtime.worker.reporter import Heartbeat
+from rayflow.runtime.worker.heartbeat import Heartbeat
 from rayflow.storage.codec.payloads import MsgpackCodec
 
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorChannel, ActorLost, ActorSystem, Channel, Envelope, Held, Reply, opened
+from rayflow.runtime.actors.base import (
+    ActorChannel,
+    ActorLost,
+    ActorSystem,
+    Channel,
+    Envelope,
+    ObjectRef,
+    Reply,
+    opened,
+)
 from rayflow.runtime.messages import BatchReply, TaskMessage, unpack
 from rayflow.storage.codec.payloads import references
 
@@ -15,7 +24,7 @@ from rayflow.storage.codec.payloads import references
 _LINES = 256
 
 
-class Lines:
+class WorkerChannels:
     """See the module's docstring. Used on the coordinator's thread only.
 
     Args:
@@ -86,14 +95,14 @@ class ObjectRefCache:
 
     def __init__(self, most_bytes: int = MOST_BYTES, most: int = MOST) -> None:
         self._most_bytes, self._most = most_bytes, most
-        self._held: OrderedDict[str, Held] = OrderedDict()
+        self._held: OrderedDict[str, ObjectRef] = OrderedDict()
         self._of: dict[str, set[str]] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, executions: Iterable[str], held: Mapping[str, Held]) -> None:
+    def add(self, executions: Iterable[str], held: Mapping[str, ObjectRef]) -> None:
         """Handles have come with what steps of these executions answered; of no execution, nobody will ask for them."""
         names = list(executions)
         if not names:
@@ -107,7 +116,7 @@ class ObjectRefCache:
         while self._held and (self.bytes > self._most_bytes or len(self._held) > self._most):
             self._drop(next(iter(self._held)))
 
-    def of(self, digests: Iterable[str]) -> dict[str, Held]:
+    def of(self, digests: Iterable[str]) -> dict[str, ObjectRef]:
         """The handles on these, as far as there are any."""
         found = {digest: self._held[digest] for digest in digests if digest in self._held}
         for digest in found:

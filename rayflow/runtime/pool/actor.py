@@ -231,8 +231,8 @@ class PoolActor:
         self._epoch = max(int(now * 1000), least)
         # Only a pool that was there before has coordinators to hear from first.
         again = bool(found) or self._system.restarted
-        idle = self._settings.config.environment_idle
-        terms = PoolTerms(environment_idle=idle, settle=PoolTerms().settle if again else 0.0)
+        idle = self._settings.config.environment_idle_timeout
+        terms = PoolTerms(environment_idle_timeout=idle, settle=PoolTerms().settle if again else 0.0)
         self._crew = WorkerGroup(self._system, config, self._settings, self, self._work.put)
         self._machine = PoolMachine(config, epoch=self._epoch, now=now, terms=terms)
         for name in found:

@@ -16,7 +16,7 @@ from rayflow.core.pool.step_limits import lacking, needs_of
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_aside, send_to
+from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_async, send_to
 from rayflow.runtime.actors.health import HealthMonitor
 from rayflow.runtime.code.environment import Environment, make_available, merged
 from rayflow.runtime.settings import Settings
@@ -218,7 +218,7 @@ class WorkerGroup:
     def _kill(self, name: str) -> None:
         self._forget(name)
         self._stopping.pop(name, None)
-        kill_aside(self._system, self._actor(name))
+        kill_async(self._system, self._actor(name))
         self._told.down(name)
 
     def _forget(self, name: str) -> None:

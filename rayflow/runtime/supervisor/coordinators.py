@@ -12,10 +12,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from rayflow.core.cluster.placement import Place
+from rayflow.core.cluster.placement import CoordinatorSlot
 from rayflow.core.cluster.recovery import CoordinatorStatus
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, ActorUnavailable, Reply, ask_all, kill_aside, send_to
+from rayflow.runtime.actors.base import ActorSystem, ActorUnavailable, Reply, ask_all, kill_async, send_to
 from rayflow.runtime.actors.health import HealthMonitor
 from rayflow.runtime.code.environment import Environment, make_available
 from rayflow.runtime.settings import Settings
@@ -23,7 +23,7 @@ from rayflow.runtime.supervisor.actor_specs import coordinator_spec
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a coordinator beyond the standbys is kept without work.
+#: Seconds for which a coordinator beyond the standby_coordinators is kept without work.
 SPARE_FOR = 30.0
 
 #: Seconds for which executions are under way without an idle coordinator before another standby is started: whoever
@@ -52,7 +52,7 @@ class CoordinatorRegistry:
         post: Callable[[Callable[[], None]], None],
         gone: Callable[[str, set[str]], None],
     ) -> None:
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, CoordinatorSlot] = {}
         self.environments: dict[str, Environment] = {}
         self._system = system
         self._settings = settings
@@ -82,10 +82,12 @@ class CoordinatorRegistry:
         for name in names:
             answer = answers.get(name)
             if answer is None or answer.error is not None:
-                kill_aside(self._system, name)  # it hangs, or dies anyway; what it drives is taken up by others
+                kill_async(self._system, name)  # it hangs, or dies anyway; what it drives is taken up by others
                 continue
             # It may have been starting when the supervisor died, so it is told to begin, whether it has or not.
-            place = self.places[name] = Place(name, actor_names.environment_of(name), idle_since=time.monotonic())
+            place = self.places[name] = CoordinatorSlot(
+                name, actor_names.environment_of(name), idle_since=time.monotonic()
+            )
             place.executions.update(answer.value)
             owners.update((held, (name, epoch)) for held, epoch in answer.value.items())
             self._begin(name)
@@ -106,7 +108,7 @@ class CoordinatorRegistry:
         """Have as many idle coordinators ready ahead as the configuration says."""
         current = [place for place in self.places.values() if not place.outdated]
         idle = [place for place in current if place.environment == environment and not place.executions]
-        for _ in range(self._config.standbys - len(idle)):
+        for _ in range(self._config.standby_coordinators - len(idle)):
             if len(current) < self.most:
                 self.start(environment)
 
@@ -116,7 +118,7 @@ class CoordinatorRegistry:
         env = self.environments[environment]
         make_available(self._system, env)
         self._system.spawn(coordinator_spec(name, env, self._settings))
-        self.places[name] = Place(name, environment, idle_since=time.monotonic())
+        self.places[name] = CoordinatorSlot(name, environment, idle_since=time.monotonic())
         self._begin(name)
 
     def _started(self, name: str, reply: Reply) -> None:
@@ -128,7 +130,7 @@ class CoordinatorRegistry:
             return
         if reply.error is not None:
             log.error("coordinator %s did not start: %s", name, reply.error)
-            kill_aside(self._system, name)  # nobody counts on it any more
+            kill_async(self._system, name)  # nobody counts on it any more
             self._gone(name)
             return
         place.ready = True
@@ -177,16 +179,20 @@ class CoordinatorRegistry:
                 self._active[place.environment] = now
         for place in list(self.places.values()):
             idle = now - self._active.get(place.environment, 0.0)
-            if not place.executions and place.ready and (place.outdated or idle > self._config.environment_idle):
+            if (
+                not place.executions
+                and place.ready
+                and (place.outdated or idle > self._config.environment_idle_timeout)
+            ):
                 self._give_up(place)
         for environment in {place.environment for place in self.places.values()}:
             self._drop_spare(environment, now)
 
     def _drop_spare(self, environment: str, now: float) -> None:
-        """Give up idle coordinators beyond the standbys: each keeps a process, and perhaps a node that could go."""
+        """Stop idle coordinators beyond `standby_coordinators`: each keeps a process, and perhaps a node."""
         idle = [p for p in self.places.values() if p.environment == environment and p.ready and not p.executions]
         idle.sort(key=lambda place: place.idle_since, reverse=True)
-        for place in idle[max(1, self._config.standbys) :]:
+        for place in idle[max(1, self._config.standby_coordinators) :]:
             if now > place.idle_since + SPARE_FOR:
                 self._give_up(place)
 
@@ -195,10 +201,10 @@ class CoordinatorRegistry:
         for place in list(self.places.values()):
             self._give_up(place)
 
-    def _give_up(self, place: Place) -> None:
+    def _give_up(self, place: CoordinatorSlot) -> None:
         del self.places[place.name]
         self._pings.forget(place.name)
-        kill_aside(self._system, place.name)
+        kill_async(self._system, place.name)
 
     # --- pings ---------------------------------------------------------------------------------------------
     def ping_all(self) -> None:
@@ -221,5 +227,5 @@ class CoordinatorRegistry:
 
     def _fails(self, name: str, why: str) -> None:
         log.error("coordinator %s is killed: %s", name, why)
-        kill_aside(self._system, name)  # taking over what it drives needs nothing of it
+        kill_async(self._system, name)  # taking over what it drives needs nothing of it
         self._gone(name)

@@ -85,7 +85,7 @@ class Supervisor:
             for record in self._ask("executions", DRIVEN):
                 if (env := self._asides.environment(record)) is not None:
                     self.fleet.environments.setdefault(env.id, env)
-            if restarted or self._config.recover == "auto":
+            if restarted or self._config.recover:
                 self.recovering.begin()
         except (RayflowError, OSError) as error:
             log.warning("the supervisor cannot begin now; it tries again: %s", error)

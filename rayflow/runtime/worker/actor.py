@@ -27,12 +27,13 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, opened, send_to
 from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import Environment, apply
-from rayflow.runtime.large_values import Values, patiently
+from rayflow.runtime.large_values import Values, retry_until
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
-from rayflow.runtime.worker import reporter
+from rayflow.runtime.worker import output
 from rayflow.runtime.worker.async_loop import LoopThread
 from rayflow.runtime.worker.attempt import Attempt, Runner
-from rayflow.runtime.worker.reporter import HeartbeatRecorder, News
+from rayflow.runtime.worker.heartbeat import HeartbeatRecorder
+from rayflow.runtime.worker.reporter import ProgressReporter
 from rayflow.runtime.worker.setup import PoolSetup
 from rayflow.runtime.worker.slots import Batch, WorkerSlots
 from rayflow.storage.codec.large_values import THRESHOLD
@@ -107,7 +108,7 @@ class Worker:
         self._prepared = PoolSetup(
             settings.setup, settings.pool, self._fetch, self._loop, allow_pickle=settings.allow_pickle
         )
-        self._news = News(system, self._under_way)
+        self._news = ProgressReporter(system, self._under_way)
         self._begun = begun
         self._told_worn = False
         self._opening = threading.Lock()
@@ -280,7 +281,7 @@ class Worker:
         with self._opening:
             if not self._open:
                 apply(self._environment)
-                reporter.install()
+                output.install()
                 self._news.start(f"{self._name}/news")
                 self._open = True
 
@@ -374,7 +375,7 @@ class Worker:
 
         give_up = time.monotonic() + FETCH_PATIENCE
         what, within = "the code of a step cannot be fetched", lambda: time.monotonic() <= give_up
-        blob = patiently(what, get, self._stopped.wait, within)
+        blob = retry_until(what, get, self._stopped.wait, within)
         if blob is None:
             raise StorageError(f"the store has no blob {digest}, which holds the code")
         return bytes(blob)

@@ -39,9 +39,9 @@ from rayflow.ids import Clock
 from rayflow.runtime import logs
 from rayflow.runtime.large_values import Values
 from rayflow.runtime.messages import TaskMessage, TaskOutcome
-from rayflow.runtime.worker import reporter
+from rayflow.runtime.worker import output
 from rayflow.runtime.worker.async_loop import LoopThread
-from rayflow.runtime.worker.reporter import HeartbeatRecorder
+from rayflow.runtime.worker.heartbeat import HeartbeatRecorder
 from rayflow.storage.codec.annotations import fits, names_classes
 from rayflow.storage.codec.payloads import Codec
 
@@ -91,7 +91,7 @@ class Attempt:
         self.began = 0.0
         self.beats = beats
         self.since = time.monotonic()
-        self.lines = reporter.OutputLines()
+        self.lines = output.OutputLines()
         #: While something is done that another attempt would not mend: what it means if it fails.
         self.needs = ""
         self.context = StepContext(
@@ -161,7 +161,7 @@ class Runner:
 
     def run(self, attempt: Attempt) -> TaskOutcome | None:
         """Run an attempt on this thread, to its end. None if it should have begun before, and was not begun."""
-        reporter.install()
+        output.install()
         try:
             # A context of its own, so that what one step sets in it is not seen by the next.
             result, failure = contextvars.copy_context().run(self._run, attempt)
@@ -182,7 +182,7 @@ class Runner:
     def _run(self, attempt: Attempt) -> tuple[bytes | None, Failure | None]:
         task = attempt.task
         place = logs.within(task.execution_id, task.step, task.attempt)
-        with entered(attempt.context), place, reporter.collecting(attempt.lines):
+        with entered(attempt.context), place, output.collecting(attempt.lines):
             try:
                 return self._result(attempt), None
             except _TimedOut as late:

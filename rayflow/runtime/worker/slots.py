@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rayflow.runtime.actors.base import Held
+from rayflow.runtime.actors.base import ObjectRef
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome
 from rayflow.runtime.worker.attempt import Attempt, cancelled
 
@@ -50,8 +50,8 @@ class Batch:
     returned: int = 0
     expires: float = 0.0
     #: Handles on large values: those that came with it, and those that are to be told with its answer.
-    held: Mapping[str, Held] = field(default_factory=dict)
-    made: dict[str, Held] = field(default_factory=dict)
+    held: Mapping[str, ObjectRef] = field(default_factory=dict)
+    made: dict[str, ObjectRef] = field(default_factory=dict)
     settled: threading.Event = field(default_factory=threading.Event)
 
 

@@ -104,7 +104,7 @@ class LazyValue(LazyObjectProxy[Any]):
         return copy.deepcopy(self.__wrapped__, memo)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return whole, (self.__wrapped__,)
+        return materialize, (self.__wrapped__,)
 
 
 def is_large(value: Any) -> bool:
@@ -112,14 +112,14 @@ def is_large(value: Any) -> bool:
     return issubclass(type(value), LazyValue)
 
 
-def whole(value: Any) -> Any:
+def materialize(value: Any) -> Any:
     """The very value of what a step answered, where a stand-in will not do; anything else is answered as it is.
 
     Code in C that insists on a type, such as ``json.dumps`` or ``str.join``, does not take the stand-in of a large
     value.
 
     Example:
-        >>> whole([1, 2])
+        >>> materialize([1, 2])
         [1, 2]
     """
     return value.__wrapped__ if is_large(value) else value

@@ -29,10 +29,10 @@ from rayflow.storage.codec.large_values import (
     Reference,
     annotate,
     is_large,
+    materialize,
     read_reference,
     refer,
     unchanged,
-    whole,
 )
 from rayflow.storage.codec.value_types import (
     BIGINT,
@@ -156,7 +156,7 @@ class MsgpackCodec:
     def _default(self, value: Any) -> Any:
         if is_large(value):
             reference = unchanged(value, self.encode) if self._lazy else None
-            value = whole(value) if reference is None else reference
+            value = materialize(value) if reference is None else reference
             if type(value) in _PACKED:
                 return value
         reduced = reduce(value)
@@ -434,7 +434,7 @@ class LargeValueEncoder:
         data = self._codec.encode(value)
         if len(data) <= self._threshold:
             return data
-        return self._codec.encode(self._split(whole(value), data))
+        return self._codec.encode(self._split(materialize(value), data))
 
     def refer(self, data: bytes) -> bytes:
         """A payload as it is recorded: itself, or the reference to it.
@@ -463,7 +463,7 @@ class LargeValueEncoder:
 
     def _part(self, value: Any) -> Any:
         data = self._codec.encode(value)
-        return value if len(data) <= self._threshold else self._split(whole(value), data)
+        return value if len(data) <= self._threshold else self._split(materialize(value), data)
 
     def _kept(self, data: bytes, cls: type | None = None) -> Reference:
         reference = refer(data, "" if cls is None else cls.__name__)

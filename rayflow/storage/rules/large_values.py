@@ -20,7 +20,7 @@ from rayflow.storage.codec.journal import contents
 from rayflow.storage.codec.large_values import MARK
 from rayflow.storage.codec.payloads import references
 from rayflow.storage.model import ValueRecord, ValueReference
-from rayflow.storage.operations import Append, CrossOperation, ExecutionOperation, Send, Start, StartChild
+from rayflow.storage.operations import Append, CrossOperation, DeliverTo, ExecutionOperation, Start, StartChild
 from rayflow.storage.rules.executions import Write
 
 #: Seconds for which a value is kept for those who are about to refer to it; it is collected after twice that.
@@ -75,7 +75,7 @@ def _asked(asks: Iterable[CrossOperation]) -> Iterator[str]:
         match ask:
             case StartChild():
                 yield from of_payload(ask.record.input)
-            case Send():
+            case DeliverTo():
                 yield from of_entry(ask.row.body)
 
 

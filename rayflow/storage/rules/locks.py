@@ -26,7 +26,7 @@ class LockReads(Protocol):
         """Names of the locks in which leases have claims."""
 
 
-class Told(Protocol):
+class ClaimListener(Protocol):
     """Who is told of what becomes of claims."""
 
     def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
@@ -44,7 +44,7 @@ class LockRules:
         reads: what is there.
     """
 
-    def __init__(self, told: Told, reads: LockReads) -> None:
+    def __init__(self, told: ClaimListener, reads: LockReads) -> None:
         self._told = told
         self._reads = reads
         self._before: dict[str, Lock | None] = {}

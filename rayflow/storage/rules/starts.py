@@ -16,7 +16,7 @@ from rayflow.storage.codec.journal import encode_entry
 from rayflow.storage.codec.payloads import MsgpackCodec, canonical
 from rayflow.storage.codec.schedules import ScheduleSpec, decode_state, encode_state
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord, InboxRow, ScheduleRecord
-from rayflow.storage.operations import FireSchedule, Send
+from rayflow.storage.operations import DeliverTo, FireSchedule
 
 
 def new_record(
@@ -255,7 +255,7 @@ def _execution(  # noqa: PLR0917 - a part of the above
     return replace(made, schedule=schedule)
 
 
-def _cancelled(schedule: str, execution_id: str, now: float) -> Send:
+def _cancelled(schedule: str, execution_id: str, now: float) -> DeliverTo:
     cancel = CancelRequested(now, f"schedule {schedule!r} starts the next one")
     row = InboxRow(f"cancel/schedule/{execution_id}", "cancel", encode_entry(Entry(0, cancel)), now)
-    return Send(0, execution_id, row)
+    return DeliverTo(0, execution_id, row)

@@ -36,6 +36,7 @@ from rayflow.storage.operations import (
     Answer,
     Append,
     Deliver,
+    DeliverTo,
     Done,
     ExpireLeases,
     FailLockWait,
@@ -45,7 +46,6 @@ from rayflow.storage.operations import (
     Rejected,
     ReleaseLock,
     Rewind,
-    Send,
     Start,
     StartChild,
     TakeLease,
@@ -293,7 +293,7 @@ class Transaction:
             match ask:
                 case StartChild():
                     self._families.start_child(record.id, ask, operation)
-                case Send():
+                case DeliverTo():
                     failure = self._send(ask)
                     if ask.step:
                         self.tell(record.id, ask.step, label("signal", ask.name), operation, failure=failure)
@@ -310,7 +310,7 @@ class Transaction:
         if head.status.terminal:
             self._families.ended(head, operation)
 
-    def _send(self, ask: Send) -> RayflowError | None:
+    def _send(self, ask: DeliverTo) -> RayflowError | None:
         head = self.head(ask.execution_id)
         if ask.start_nonce and head is not None and head.start_nonce != ask.start_nonce:
             return ExecutionNotFound(ask.execution_id)

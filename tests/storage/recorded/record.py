@@ -63,7 +63,7 @@ def _record(url: str) -> None:
     """Run one of everything, and end in the middle of it, as if killed."""
     _set_clock_back()
     ObjectStore.checkpoint_segments = 40
-    engine = rf.LocalEngine(url, park_after=0.05)
+    engine = rf.LocalEngine(url, park_idle_after=0.05)
     engine._env = SOMEWHERE
     over(engine)
     under_way(engine)
@@ -80,7 +80,7 @@ def over(engine: rf.LocalEngine) -> None:
     engine.execute(flows.chain, "a", "b", id="completed")
     engine.execute(flows.declared, {"number": 21}, id="declared")
     engine.execute(flows.by_value("number"), 7, id="by-value")
-    engine.fork("completed", before=2, id="forked", again=True).result(30)
+    engine.fork("completed", before=2, id="forked", allow_reacquire=True).result(30)
     engine.start(flows.failing, "a", id="failed")
     until(lambda: engine.record("failed").status.terminal)
     engine.start(flows.waiting, "never", id="cancelled")
