@@ -74,9 +74,9 @@ bench: export RAY_worker_niceness := 0
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
-# See tests/chaos/README.md.
+# See tests/faults/chaos/README.md.
 chaos: $(INSTALLED)
-	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10)
+	$(BIN)/python -m tests.faults.chaos $(if $(SEED),--seed $(SEED)) --minutes $(or $(MINUTES),10)
 
 clean:
 	rm -rf .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build demo-output dist htmlcov

@@ -30,7 +30,7 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ask_all
 from rayflow.runtime.cluster import processes
 from tests.clusters import ManyNodes, Node, lasting_gcs
-from tests.system.node_flows import noted_chain, read, stop_file
+from tests.faults.nodes.node_flows import noted_chain, read, stop_file
 
 #: Seconds that a step takes, and chains that are under way at a blow.
 PAUSE, CHAINS = 0.02, 4

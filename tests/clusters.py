@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rayflow.runtime.cluster import connection, processes
-from tests.faults.tools import until
+from tests.faults.processes.tools import until
 from tests.runtime.cluster_fixtures import ROOT, own_environment
 
 #: Seconds that a node may take to start, and tries.

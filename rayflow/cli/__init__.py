@@ -7,6 +7,6 @@ letters only read the store: they need no Ray and start nothing.
 
 from __future__ import annotations
 
-from rayflow.cli.main import main
+from rayflow.cli.commands import main
 
 __all__ = ["main"]

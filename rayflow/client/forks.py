@@ -127,8 +127,9 @@ class Control(ExecutionQueries, abc.ABC):
             workflow: another version of the workflow to go on with.
             version: the same, by the version of one that was saved.
             options: how it runs; None as the other one, from the beginning of its time.
-            allow_reacquire: also where locks are held, children run or compensations are registered at that
-                point: locks are acquired again, children are started again as the fork's own, compensations are the fork's to run.
+            allow_reacquire: fork also where locks are held, children run or compensations are registered at that
+                point: locks are acquired again, children are started again as the fork's own, compensations are the
+                fork's to run.
 
         Raises:
             ExecutionNotFound: there is no such execution.

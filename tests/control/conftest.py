@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from tests.faults.tools import kill, until
+from tests.faults.processes.tools import kill, until
 from tests.runtime.cluster_fixtures import RayCluster, ray_cluster
 
 __all__ = ["ray_cluster"]

@@ -10,7 +10,7 @@ import pytest
 import rayflow as rf
 from tests.control.conftest import kill_coordinator, until_parked
 from tests.control.flows import crowd, parent, repaired, together, with_children
-from tests.faults.tools import ledger_lines, until, until_longer
+from tests.faults.processes.tools import ledger_lines, until, until_longer
 
 pytestmark = pytest.mark.ray
 

@@ -10,7 +10,7 @@ import rayflow as rf
 from rayflow.runtime.actors import actor_names
 from tests.control.conftest import kill_coordinator
 from tests.control.flows import chain, idle, job, saga
-from tests.faults.tools import kill, ledger_lines, until
+from tests.faults.processes.tools import kill, ledger_lines, until
 
 pytestmark = pytest.mark.ray
 

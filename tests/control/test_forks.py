@@ -13,7 +13,7 @@ import rayflow as rf
 from rayflow.runtime.actors import actor_names
 from tests.control.conftest import Open, kill_coordinator
 from tests.control.flows import drafted
-from tests.faults.tools import kill, ledger_lines, until
+from tests.faults.processes.tools import kill, ledger_lines, until
 from tests.runtime.cluster_fixtures import RayCluster
 
 pytestmark = pytest.mark.ray

@@ -9,7 +9,7 @@ import pytest
 import rayflow as rf
 from tests.control.conftest import kill_coordinator, until_parked
 from tests.control.flows import crossing, failing_in_lock, locking
-from tests.faults.tools import ledger_lines, until
+from tests.faults.processes.tools import ledger_lines, until
 
 pytestmark = pytest.mark.ray
 

@@ -8,7 +8,7 @@ import rayflow as rf
 from rayflow.runtime.actors import actor_names
 from tests.control.conftest import Open
 from tests.control.flows import collecting, leaf
-from tests.faults.tools import kill, until
+from tests.faults.processes.tools import kill, until
 
 pytestmark = pytest.mark.ray
 

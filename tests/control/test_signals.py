@@ -15,7 +15,7 @@ import rayflow as rf
 from rayflow.errors import CodecError, InvalidTransition
 from tests.control.conftest import Open, kill_coordinator, until_parked
 from tests.control.flows import Verdict, asking, collecting, reviewed
-from tests.faults.tools import kill, ledger_lines, until
+from tests.faults.processes.tools import kill, ledger_lines, until
 from tests.runtime.cluster_fixtures import RayCluster
 
 pytestmark = pytest.mark.ray

@@ -14,7 +14,7 @@ import pytest
 import rayflow as rf
 from tests.control.conftest import Open, kill_coordinator, until_parked
 from tests.control.flows import greeting_1, greeting_2
-from tests.faults.tools import until
+from tests.faults.processes.tools import until
 
 pytestmark = pytest.mark.ray
 

@@ -13,7 +13,7 @@ import pytest
 import rayflow as rf
 from rayflow.errors import ExecutionFailed
 from rayflow.runtime.actors import actor_names
-from tests.faults.tools import kill, ledger_lines, until, until_longer
+from tests.faults.processes.tools import kill, ledger_lines, until, until_longer
 from tests.pools.conftest import Open
 from tests.pools.flows import lateness, many, poisoned
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from tests.faults.tools import alive, ledger_lines, until
+from tests.faults.processes.tools import alive, ledger_lines, until
 from tests.pools.conftest import Open
 from tests.pools.flows import beside_a_stubborn_one, many
 

@@ -22,7 +22,7 @@ from rayflow.core.pool import (
 )
 from rayflow.core.pool.protocol import token_alone, token_keys
 from rayflow.definition.options import PoolConfig
-from tests.core.pool_bench import Coordinator
+from tests.core.pool.pool_bench import Coordinator
 
 TERMS = PoolTerms(
     lease_term=5.0,

@@ -15,8 +15,8 @@ import pytest
 from rayflow.errors import DefinitionError
 from rayflow.runtime.logs import PlaceFilter, StderrHandler, configure, within
 from rayflow.runtime.worker.output import OutputLines, collecting, install
-from tests.runtime import worker_steps as steps
-from tests.runtime.worker_harness import bench
+from tests.runtime.worker import worker_steps as steps
+from tests.runtime.worker.worker_harness import bench
 
 log = logging.getLogger("some.module")
 

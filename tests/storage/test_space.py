@@ -16,9 +16,9 @@ from rayflow.storage.rules.retention import PurgeFilter
 from rayflow.storage.sqlite.migrations import migrate
 from rayflow.storage.sqlite.statements import over_listing
 from tests.contract.operations import NOW, append, claim, done, end, start
-from tests.storage.object_faults import compacted
+from tests.storage.objects.faults import compacted
 from tests.storage.recorded import unpack
-from tests.storage.sqlite_stores import new_store, opened, run
+from tests.storage.sqlite.stores import new_store, opened, run
 
 EXECUTIONS, BYTES = 200, 100_000
 
