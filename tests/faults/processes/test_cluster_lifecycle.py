@@ -28,7 +28,7 @@ from rayflow.runtime.actors.base import ActorSpec
 from tests.runtime.actors.ray_actors import Echo
 joined = connection.connect()
 actor = RaySystem("test").spawn(ActorSpec(Echo, "echo"))
-answer = {"address": connection.address, "source": connection.source, "actor": actor.call("pid", timeout=60)}
+answer = {"address": joined.address, "source": joined.source, "actor": actor.call("pid", timeout=60)}
 print(json.dumps(answer), flush=True)
 sys.stdin.read()
 """

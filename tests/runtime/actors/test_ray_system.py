@@ -294,14 +294,14 @@ if ray_system.has_token():
 # As `ray job submit --working-dir` has it.
 environment = {"working_dir": folder, "env_vars": {"RAYFLOW_TEST_VARIABLE": "set"}}
 ray.init(address, log_to_driver=False, runtime_env=environment)
-connection = connection.connect()
+joined = connection.connect()
 system = ray_system.RaySystem(namespace)
 uri = ray_system.job_working_dir()
 plain = system.spawn(ActorSpec(Echo, "plain")).call("place", timeout=60)
 packed = system.spawn(ActorSpec(Echo, "packed", runtime_env={"working_dir": uri})).call("place", timeout=60)
-connection.close()
+joined.close()
 print(json.dumps({
-    "uri": uri, "plain": plain, "packed": packed, "source": connection.source,
+    "uri": uri, "plain": plain, "packed": packed, "source": joined.source,
     "still": ray.is_initialized(), "package": len(ray_system.get_package(uri)), "missing": ray_system.get_package("gcs://no.zip"),
 }))
 """
