@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _PAUSE_TIMEOUT = 30.0
 
 #: Seconds that resume() waits for cancelled children to end.
-_SETTLE_TIMEOUT = 30.0
+SETTLE_TIMEOUT = 30.0
 
 
 class ExecutionCommands:
@@ -40,12 +40,21 @@ class ExecutionCommands:
         backend: where operations are written.
         codec: decodes payloads, to check what a signal carries.
         encoder: encodes what is recorded.
+        settle_timeout: seconds that resume() waits for cancelled children to end.
     """
 
-    def __init__(self, backend: Backend, codec: MsgpackCodec, encoder: LargeValueEncoder) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        codec: MsgpackCodec,
+        encoder: LargeValueEncoder,
+        *,
+        settle_timeout: float = SETTLE_TIMEOUT,
+    ) -> None:
         self._backend = backend
         self._codec = codec
         self._encoder = encoder
+        self._settle_timeout = settle_timeout
 
     def pause(self, execution_id: str, *, reason: str = "") -> None:
         """Pause an execution, and wait until no new step can start."""
@@ -136,7 +145,7 @@ class ExecutionCommands:
     def _plan_rewind(self, record: ExecutionRecord) -> Rewind:
         """Return the rewind; wait until the children that the execution cancelled have ended."""
         clock = self._backend.clock
-        give_up = clock.monotonic() + _SETTLE_TIMEOUT
+        give_up = clock.monotonic() + self._settle_timeout
         while True:
             try:
                 return RewindPlanner(self._backend, record, clock.now()).plan()

@@ -14,10 +14,10 @@ from rayflow.client.watcher import Watcher
 from rayflow.core.execution.snapshot import ExecutionSnapshot
 from rayflow.errors import ResultTimeout
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class ExecutionHandle(Generic[R]):
+class ExecutionHandle(Generic[R_co]):
     """One execution. It can be awaited. It may be dropped at any time; the execution continues.
 
     Made by ``engine.start()`` and ``engine.handle()``.
@@ -42,7 +42,7 @@ class ExecutionHandle(Generic[R]):
         """Return the execution's snapshot. Raises ExecutionNotFound."""
         return self._made_by.queries.status(self.id)
 
-    def result(self, timeout: float | None = None) -> R:
+    def result(self, timeout: float | None = None) -> R_co:
         """Wait for the end and return the workflow's result.
 
         Args:
@@ -61,7 +61,7 @@ class ExecutionHandle(Generic[R]):
         except TimeoutError:
             status = parts.queries.record(self.id).status
             raise ResultTimeout(self.id, waited=time.monotonic() - began, status=status) from None
-        result: R = parts.queries.outcome(record, self._returns)
+        result: R_co = parts.queries.outcome(record, self._returns)
         return result
 
     def done(self) -> bool:
@@ -84,10 +84,10 @@ class ExecutionHandle(Generic[R]):
         """Cancel the execution, as ``engine.cancel`` does."""
         self._made_by.commands.cancel(self.id, reason=reason)
 
-    def __await__(self) -> Generator[Any, None, R]:
+    def __await__(self) -> Generator[Any, None, R_co]:
         future = asyncio.wrap_future(self._made_by.watcher.future(self.id))
         record = yield from future.__await__()
-        result: R = self._made_by.queries.outcome(record, self._returns)
+        result: R_co = self._made_by.queries.outcome(record, self._returns)
         return result
 
 

@@ -26,6 +26,7 @@ from rayflow.ids import check_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class WorkflowSettings(TypedDict, total=False):
@@ -37,7 +38,7 @@ class WorkflowSettings(TypedDict, total=False):
     retention: Retention | None
 
 
-class WorkflowFunction(Definition, Generic[P, R]):
+class WorkflowFunction(Definition, Generic[P, R_co]):
     """An ``async`` function that an engine runs durably.
 
     Calling it outside an execution simply runs it, and its steps with it.
@@ -79,7 +80,7 @@ class WorkflowFunction(Definition, Generic[P, R]):
         self.retention = check_retention(f"workflow {self.id!r}", retention)
         self.home = making_module()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """A coroutine of the workflow's result. In another workflow it runs as a child: an execution of its own.
 
         Call ``.fn(...)`` to run it as a part of that other workflow instead.
@@ -92,7 +93,7 @@ class WorkflowFunction(Definition, Generic[P, R]):
             return self.options()(*args, **kwargs)
         return self.begin(args, kwargs)
 
-    def options(self, **given: Unpack[StartOptions]) -> ConfiguredWorkflow[P, R]:
+    def options(self, **given: Unpack[StartOptions]) -> ConfiguredWorkflow[P, R_co]:
         """Return the workflow with options for one start: its id, priority, timeout and so on.
 
         Args:
@@ -107,7 +108,7 @@ class WorkflowFunction(Definition, Generic[P, R]):
         """
         return ConfiguredWorkflow(self, given)
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R_co]:
         """Return a call of the workflow with these arguments, for ``engine.start_many()`` and schedules.
 
         Raises:
@@ -131,9 +132,9 @@ class WorkflowFunction(Definition, Generic[P, R]):
         check_input(f"workflow {self.id!r}", bound, self.annotations)
         return bound
 
-    def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, R]:
+    def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, R_co]:
         """The coroutine that an execution runs."""
-        coroutine: Coroutine[Any, Any, R] = self.fn(*args, **kwargs)
+        coroutine: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
         return coroutine
 
     @functools.cached_property

@@ -14,7 +14,7 @@ from rayflow.errors import InvalidArgument
 from rayflow.ids import check_id
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 WhenFull = Literal["wait", "raise"]
 
@@ -94,7 +94,7 @@ class SavedWorkflow:
         return f"<saved workflow {self.id!r}{'' if self.version is None else f' version {self.version!r}'}>"
 
 
-class ConfiguredWorkflow(Generic[P, R]):
+class ConfiguredWorkflow(Generic[P, R_co]):
     """A workflow with options for one start, as ``workflow.options(...)`` returns it.
 
     Give it to ``engine.start()``, ``rf.start_child()`` or a schedule; call it in workflow code to run a child.
@@ -130,7 +130,7 @@ class ConfiguredWorkflow(Generic[P, R]):
         self.changes: Mapping[str, Any] = {key: value for key, value in given.items() if key not in OWN_KEYS}
         ExecutionOptions(**self.changes)  # an option that is not valid is refused here
 
-    def options(self, **given: Unpack[StartOptions]) -> ConfiguredWorkflow[P, R]:
+    def options(self, **given: Unpack[StartOptions]) -> ConfiguredWorkflow[P, R_co]:
         """Return the workflow with further options; those given later win.
 
         Raises:
@@ -138,7 +138,7 @@ class ConfiguredWorkflow(Generic[P, R]):
         """
         return ConfiguredWorkflow(self.workflow, cast("StartOptions", {**self._given, **given}))
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R]:
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R_co]:
         """Return a call of the workflow with these arguments, for ``start_many()`` and schedules.
 
         Raises:
@@ -165,7 +165,7 @@ class ConfiguredWorkflow(Generic[P, R]):
         end: OnParentEnd = self.on_parent_end or ("cancel" if waits else "abandon")
         return ChildCall(self.workflow.id, self.workflow, args, kwargs, self.id, self.changes, end, waits)
 
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the workflow as a child and return its result.
 
         Raises:
@@ -178,14 +178,14 @@ class ConfiguredWorkflow(Generic[P, R]):
                 f"workflow {self.workflow.id!r}: with options it is called in another workflow; outside one, use "
                 "engine.start(workflow.options(...), ...)"
             )
-        return cast("R", await execution.call(self.child(args, kwargs, waits=True)))
+        return cast("R_co", await execution.call(self.child(args, kwargs, waits=True)))
 
     def __repr__(self) -> str:
         return f"{self.workflow!r} with {dict(self._given)}"
 
 
 @dataclass(frozen=True)
-class WorkflowCall(Generic[R]):
+class WorkflowCall(Generic[R_co]):
     """A workflow with its options and arguments, not started yet.
 
     Args:
@@ -194,7 +194,7 @@ class WorkflowCall(Generic[R]):
         kwargs: its keyword arguments.
     """
 
-    configured: ConfiguredWorkflow[..., R]
+    configured: ConfiguredWorkflow[..., R_co]
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
