@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from rayflow.ids import ExecutionStatus
+
+#: The value of an attribute by which executions are found.
+Attribute = str | int | float | bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,12 @@ class ExecutionRecord:
         waits: what it waits for, as text (:mod:`rayflow.core.execution.requests`); "" for nothing that is kept here.
         claims: how many permits of locks it has or waits for.
         expires_at: when it may be deleted, once it is over; None for never by itself.
+        code_fingerprint: digest of the code that the workflow's start saw; "" if it is not known.
+        environment_id: short id of the code environment, by which coordinators and workers are grouped; "" if it is
+            not known.
+        seed: seed of the execution's random numbers, 0 to 2**63 - 1; the same in every replay.
+        trace: W3C ``traceparent`` of the caller that started the execution; "" without a trace.
+        attributes: values by which the execution is found in lists, by name; set at the start.
     """
 
     id: str
@@ -211,6 +221,11 @@ class ExecutionRecord:
     waits: str = ""
     claims: int = 0
     expires_at: float | None = None
+    code_fingerprint: str = ""
+    environment_id: str = ""
+    seed: int = 0
+    trace: str = ""
+    attributes: Mapping[str, Attribute] = field(default_factory=dict, hash=False)
 
     @property
     def waited_for(self) -> bool:

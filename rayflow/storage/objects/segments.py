@@ -41,13 +41,13 @@ from rayflow.storage.model import (
 )
 from rayflow.storage.writer import Writer
 
-FORMAT = 3
+FORMAT = 4
 SEGMENT, CHECKPOINT = b"S", b"C"
 _MAGIC = b"rayflow"
 _HEADER = len(_MAGIC) + 6
 
 #: What is not repeated when an execution changes.
-_STATIC = ("input", "code", "options")
+_STATIC = ("input", "code", "options", "code_fingerprint", "environment_id", "seed", "trace", "attributes")
 _ROW_FIELDS = tuple(each.name for each in fields(ExecutionRecord))
 _CHANGING = attrgetter(*(name for name in _ROW_FIELDS if name not in _STATIC))
 _CHANGING_FIELDS = tuple(name for name in _ROW_FIELDS if name not in _STATIC)
@@ -229,7 +229,7 @@ def _execution(values: Sequence[Any]) -> ExecutionRecord:
 
 
 def _changed(values: Sequence[Any]) -> ExecutionRecord:
-    return _row(_CHANGING_FIELDS, values, input=b"", code=b"", options=b"")
+    return _row(_CHANGING_FIELDS, values, input=b"", code=b"", options=b"")  # the rest of what is static has defaults
 
 
 def _row(names: Sequence[str], values: Sequence[Any], **static: Any) -> ExecutionRecord:

@@ -144,10 +144,31 @@ _FORMAT_3 = (
     ),
 )
 
+# What a start knows of its code, its randomness and its caller; and by which values an execution is found.
+_FORMAT_4 = (
+    "ALTER TABLE executions ADD COLUMN code_fingerprint TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE executions ADD COLUMN environment_id TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE executions ADD COLUMN seed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE executions ADD COLUMN trace TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE executions ADD COLUMN attributes TEXT NOT NULL DEFAULT '{}'",
+)
+
 FORMATS = (
     Format(_FORMAT_1),
     Format(_FORMAT_2, {"executions": ("NULL AS expires_at",)}),
     Format(_FORMAT_3),
+    Format(
+        _FORMAT_4,
+        {
+            "executions": (
+                "'' AS code_fingerprint",
+                "'' AS environment_id",
+                "0 AS seed",
+                "'' AS trace",
+                "'{}' AS attributes",
+            )
+        },
+    ),
 )
 
 #: The format that this program writes.

@@ -26,7 +26,8 @@ _STATIC = ("input", "code", "options")
 _HEAD = tuple(name for name in _RECORD if name not in _STATIC)
 _FIXED = (
     "id", "workflow_id", "version", "priority", "created_at", "identity", "start_nonce", "environment", "parent",
-    "parent_step", "singleton", "schedule", "forked_from",
+    "parent_step", "singleton", "schedule", "forked_from", "code_fingerprint", "environment_id", "seed", "trace",
+    "attributes",
 )  # fmt: skip
 _CHANGING = tuple(name for name in _HEAD if name not in _FIXED)
 
@@ -209,7 +210,7 @@ def letter_listing(
 # --- rows -------------------------------------------------------------------------------------------------
 def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
     """Parameters of INSERT_EXECUTION."""
-    return tuple(getattr(row, name) for name in _HEAD)
+    return tuple(json.dumps(dict(row.attributes)) if name == "attributes" else getattr(row, name) for name in _HEAD)
 
 
 def changing_values(row: ExecutionRecord) -> tuple[Any, ...]:
