@@ -116,7 +116,7 @@ class RecoveryManager:
         )
         failures = [(record.id, failure_or_damage(record)) for record in paused]
         aside = tuple(name for name, failure in failures if failure is not None and _sets_aside(failure))
-        return replace(known, set_aside=aside)
+        return replace(known, quarantined=aside)
 
     def _supervisor(self, method: str, *args: Any) -> Any:
         return self._engine.supervise(method, *args)

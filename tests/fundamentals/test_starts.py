@@ -82,7 +82,7 @@ def test_start_many_needs_as_many_ids_as_inputs(engine: rf.LocalEngine) -> None:
 def test_arguments_are_checked_before_anything_is_written(engine: rf.LocalEngine, ledger: Ledger) -> None:
     with pytest.raises(TypeError, match="written"):
         engine.start(written, ledger.path)
-    with pytest.raises(rf.DefinitionError, match="does not fit"):
+    with pytest.raises(rf.DefinitionError, match="is not valid"):
         engine.start(total, 1, id="no spaces")
     with pytest.raises(rf.DefinitionError, match="cannot start 7"):
         engine.start(7)  # type: ignore[call-overload]
