@@ -218,7 +218,7 @@ class Ended:
         failure: reason if the execution did not complete.
         unconsumed: names of the signals that were applied and never received, in order.
         compensated: whether compensations ran.
-        cancelled_by_parent: whether the parent, and nobody else, had cancelled the execution.
+        cancelled_by_parent: whether only the parent had cancelled the execution.
     """
 
     at: float

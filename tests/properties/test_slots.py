@@ -282,7 +282,7 @@ class SlotsModel(RuleBasedStateMachine):
         ranks = [(-entry.priority, entry.waiting_since) for entry in demand]
         assert ranks == sorted(ranks)
         assert self.slots.queued == len(self.wanted)
-        assert self.slots.wanting == bool(self.wanted)
+        assert self.slots.has_waiting == bool(self.wanted)
 
     def slots_for(self, tasks: list[Wanted]) -> int:
         if is_single(tasks[0].kind):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal, Protocol, TypeVar
 
-#: Takeovers of an execution in a row without progress, from which on it runs on a coordinator of its own, and above
-#: which it is quarantined.
+#: Takeovers of an execution in a row without progress, from which on it runs on a separate coordinator, and above which
+#: it is quarantined.
 TAKEOVERS_BEFORE_ISOLATION, MAX_TAKEOVERS = 2, 5
 
 #: Failure type of an execution that was quarantined after MAX_TAKEOVERS.
@@ -57,7 +57,7 @@ class FailoverAction(Enum):
 
     #: On any coordinator, next to other executions.
     SHARED = auto()
-    #: On a coordinator of its own until it has made progress, because it may be the cause of the deaths.
+    #: On a separate coordinator until it has made progress, because it may be the cause of the deaths.
     EXCLUSIVE = auto()
     #: Not at all, until a person resumes it.
     QUARANTINE = auto()
@@ -84,7 +84,7 @@ class FailoverCounter:
         return self._losses.get(execution_id, (-1, 0))[1]
 
     def suspected(self, execution_id: str) -> bool:
-        """Return whether the execution has to run on a coordinator of its own."""
+        """Return whether the execution has to run on a separate coordinator."""
         return self.times(execution_id) >= TAKEOVERS_BEFORE_ISOLATION
 
     def has_progressed(self, execution_id: str, last_seq: int) -> bool:

@@ -138,8 +138,8 @@ class Limits:
     def cut(self, environment: str, queue: list[NetDemand], slots: int, now: float) -> Collection[Limit]:
         """Cut an environment's demand, most urgent first, to what its limits leave room for.
 
-        No coordinator gets room for more than ``slots``: if slots are scarcer than what a limit allows, the slots are
-        what has to be shared.
+        No coordinator gets room for more than ``slots``: if slots are scarcer than a limit's places, the slots have
+        to be shared.
 
         Args:
             environment: name of the environment.

@@ -1,6 +1,6 @@
 """Admission machine of a worker pool, sans I/O.
 
-**The machine owns** who has which slot: demand and leases of all coordinators, the workers and what occupies them,
+**The machine owns** the assignment of slots: demand and leases of all coordinators, the workers and their occupancy,
 unconfirmed messages, and timed changes. It never sees a task's payload. A slot is free only when its coordinator
 returned it, or its worker reported it.
 
@@ -25,7 +25,7 @@ How a coordinator takes part:
 * A lease is never taken by force because of slowness, only from a dead or silent coordinator. The worker is then told
   to revoke the token, and the slot stays occupied until the worker confirms. A leaving worker waits for its tasks up to
   a limit.
-* Steps that run as separate Ray tasks are admitted in an environment of their own
+* Steps that run as separate Ray tasks are admitted in a separate environment
   (:func:`~rayflow.core.pool.protocol.ray_task_environment`), whose one worker, of the same name, is only a number of
   slots.
 

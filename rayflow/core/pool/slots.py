@@ -5,7 +5,7 @@ granted, and the reports to the pool. A report is complete: leases held, demand,
 confirmed. :class:`Slots` owns no clock and sends nothing: its shell performs what :meth:`Slots.plan` and
 :meth:`Slots.report` return.
 
-A slot serves only tasks of its own kind. Without limits, the coordinator keeps a slot over consecutive tasks and for
+A slot serves only tasks of its kind. Without limits, the coordinator keeps a slot over consecutive tasks and for
 :data:`IDLE_KEEP` after them, and returns it when recalled; tasks that are known to be short go out in batches of about
 ten milliseconds of expected work. Under limits, a slot is for one task.
 """
@@ -158,7 +158,7 @@ class Slots:
         self._waiting.ran_long(step)
 
     @property
-    def wanting(self) -> bool:
+    def has_waiting(self) -> bool:
         """Whether tasks wait."""
         return bool(self._waiting)
 

@@ -13,7 +13,7 @@ from rayflow.errors import DefinitionError
 #: the moment that the worker records as the start.
 START_JITTER = 0.03
 
-#: Ray's names of the resources that have an option of their own.
+#: Ray's names of the resources that have a separate option.
 _RAY_NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 
 

@@ -19,7 +19,7 @@ from rayflow.core.pool.protocol import Demand, Limit, is_ray_task_environment
 #: A task: execution id, step number, attempt number.
 Key = tuple[str, int, int]
 
-#: Kind of a task and of a slot: environment, exclusive, limits. A task needs a slot of its own kind.
+#: Kind of a task and of a slot: environment, exclusive, limits. A task needs a slot of the same kind.
 Kind = tuple[str, bool, tuple[Limit, ...]]
 
 #: Maximum of a batch in seconds of expected work, and in tasks. A sent batch cannot be overtaken by urgent tasks.

@@ -60,7 +60,7 @@ class PoolClient:
 
     def tell_all(self) -> None:
         """Tell the pool everything again; it forgets coordinators that it does not hear from."""
-        if not self._asking and (self._slots.wanting or self._slots.holding or self.full):
+        if not self._asking and (self._slots.has_waiting or self._slots.holding or self.full):
             self._ask(self._slots.full_report())
 
     def _ask(self, report: Report) -> None:

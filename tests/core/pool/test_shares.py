@@ -1,4 +1,4 @@
-"""Sharing within one priority, and tasks that must run exclusive."""
+"""Sharing within one priority, and exclusive tasks."""
 
 from __future__ import annotations
 

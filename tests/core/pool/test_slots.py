@@ -11,7 +11,7 @@ from tests.core.pool.slots_bench import BOTH, RATE, grant, key, made, numbers, p
 def test_nothing_goes_out_without_a_slot() -> None:
     slots = made(1, 2)
     assert slots.plan(0.0) == []
-    assert slots.wanting
+    assert slots.has_waiting
     assert (slots.queued, slots.holding) == (2, 0)
 
 
@@ -22,7 +22,7 @@ def test_a_task_goes_out_on_a_slot_which_is_then_busy() -> None:
     assert slots.plan(0.0) == []
     slots.done("t1", 1.0)
     assert numbers(slots.plan(1.0)) == [[2]]
-    assert not slots.wanting
+    assert not slots.has_waiting
     assert slots.queued == 0
 
 
