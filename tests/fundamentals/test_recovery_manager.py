@@ -78,7 +78,6 @@ def test_a_failed_execution_is_recovered_and_no_other(engine: rf.LocalEngine, le
 
 def test_nothing_is_overdue_while_somebody_sees_to_it(engine: rf.LocalEngine, ledger: Ledger, gate: Gate) -> None:
     handle = engine.start(held, ledger.path, id="one", options=rf.ExecutionOptions(timeout=0.3))
-    gate.wait_until_reached()
     with pytest.raises(rf.ExecutionFailed):
         handle.result(timeout=20)
     assert engine.recovery.monitor_timeouts(grace=0.0) == []
@@ -101,7 +100,7 @@ def test_a_step_that_runs_is_known_with_the_moment_when_its_time_is_up(
 
 
 def test_what_is_overdue_with_nobody_driving_it_is_told_and_ended(store: str, ledger: Ledger, gate: Gate) -> None:
-    interrupted(store, ledger, gate, rf.ExecutionOptions(timeout=0.5))
+    interrupted(store, ledger, gate, rf.ExecutionOptions(timeout=3.0))  # time enough to be interrupted first
     with rf.LocalEngine(store, recover="no") as engine:
         deadline = engine.record("one").deadline
         assert deadline is not None
