@@ -79,7 +79,7 @@ def test_higher_priority_first_and_then_first_come(ledger: Ledger, gate: Gate) -
 
 
 def test_a_priority_that_there_is_not_is_refused() -> None:
-    with pytest.raises(rf.DefinitionError, match="priority"):
+    with pytest.raises(rf.InvalidArgument, match="priority"):
         rf.ExecutionOptions(priority=10)
 
 
@@ -106,5 +106,5 @@ def test_what_needs_a_cluster_is_refused_and_says_what_can() -> None:
         rf.LocalEngine(address="auto")
     with pytest.raises(rf.RequiresCluster, match="cannot keep actors in a namespace"):
         rf.LocalEngine(namespace="mine")
-    with pytest.raises(rf.DefinitionError, match="workers"):
+    with pytest.raises(rf.InvalidArgument, match="workers"):
         rf.LocalEngine(pool=rf.PoolConfig(workers=-1))

@@ -147,5 +147,5 @@ def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.Loc
 
 @pytest.mark.parametrize("given", [{}, {"workers": 2, "max_workers": 3}])
 def test_scaling_needs_a_size_or_bounds(engine: rf.LocalEngine, given: dict[str, int]) -> None:
-    with pytest.raises(rf.DefinitionError, match="needs a number of workers, or min_workers and max_workers"):
+    with pytest.raises(rf.InvalidArgument, match="needs a number of workers, or min_workers and max_workers"):
         engine.pools.get().scale(**given)

@@ -122,9 +122,9 @@ def test_what_is_overdue_with_nobody_driving_it_is_told_and_ended(store: str, le
 
 
 def test_times_that_are_none_are_refused(engine: rf.LocalEngine) -> None:
-    with pytest.raises(rf.DefinitionError, match="older_than must be a number of seconds that is not negative, not -1"):
+    with pytest.raises(rf.InvalidArgument, match="older_than must be a number of seconds that is not negative, not -1"):
         engine.recovery.recover_stale(older_than=-1)
-    with pytest.raises(rf.DefinitionError, match=r"grace must be .*, not nan"):
+    with pytest.raises(rf.InvalidArgument, match=r"grace must be .*, not nan"):
         engine.recovery.monitor_timeouts(grace=float("nan"))
 
 
