@@ -90,6 +90,7 @@ async def long() -> None:
 
 class Box:
     inner = shout
+    number = 3
 
 
 def stamp(text: str) -> str:

@@ -9,14 +9,13 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
-from rayflow.cli import control, exit_codes, watch
-from rayflow.cli import run as running
-from rayflow.cli.screen import LiveLine, Screen
-from rayflow.cli.watch import Follower
+from rayflow.cli import cluster, exit_codes, watch
+from rayflow.cli.screen import ProgressLine, Screen
+from rayflow.cli.watch import ExecutionWatch
 from rayflow.client.local import LocalEngine
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.errors import ClusterError
@@ -86,7 +85,7 @@ def test_a_paused_execution_stays_so_until_it_is_resumed(project: Project) -> No
     waited = project("wait", "one", "--local")
     assert waited.code == exit_codes.STOPPED_WAITING
     assert "rayflow: execution 'one' is paused" in waited.err
-    assert "lunch; to go on: rayflow resume one --local\n" in waited.err
+    assert "lunch; to resume: rayflow resume one --local\n" in waited.err
     resumed = project("resume", "one", "--local", "--timeout", "0.3", "--json")
     assert resumed.code == exit_codes.STOPPED_WAITING
     assert resumed.json["execution_id"] == "one"
@@ -116,19 +115,19 @@ def test_cancel_ends_an_execution_with_its_reason(project: Project) -> None:
 
 # --- on a cluster: an engine of this process in its place -----------------------------------------------------
 @pytest.fixture
-def elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
-    """Makes commands without --local use an engine that works as one on a cluster does, but in this process."""
+def elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return a function that lets commands without --local use an engine of this process in place of a cluster's."""
 
-    def use(module: Any) -> None:
+    def use() -> None:
         monkeypatch.setattr(
-            module, "open_engine", lambda args, recover=True: LocalEngine(project.store, recover=recover)
+            watch, "open_engine", lambda args, recover: LocalEngine(project.store, recover=recover is not False)
         )
 
     return use
 
 
-def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewhere: Callable[[Any], None]) -> None:
-    elsewhere(running)
+def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewhere: Callable[[], None]) -> None:
+    elsewhere()
     done = project("run", f"{project.name}:shout", "--input", '"hello"', "--id", "one")
     assert done.code == exit_codes.COMPLETED
     # Once by the step itself, which runs in this process after all, and once by its coordinator.
@@ -137,37 +136,36 @@ def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewh
 
 
 def test_one_who_waits_for_a_paused_execution_is_told_once_how_to_go_on(
-    project: Project, elsewhere: Callable[[Any], None]
+    project: Project, elsewhere: Callable[[], None]
 ) -> None:
     interrupt(project, "one")
     project("pause", "one", "--local", "--reason", "lunch")
-    elsewhere(running)
+    elsewhere()
     done = project("wait", "one", "--timeout", "0.7")
     assert done.code == exit_codes.STOPPED_WAITING
     assert done.err.count("execution 'one' is paused") == 2  # once on the way, once at the end
-    assert "to go on: rayflow resume one\n" in done.err
+    assert "to resume: rayflow resume one\n" in done.err
 
 
 def test_stopping_to_wait_for_what_runs_elsewhere_says_how_to_come_back(
-    project: Project, elsewhere: Callable[[Any], None]
+    project: Project, elsewhere: Callable[[], None]
 ) -> None:
-    elsewhere(running)
+    elsewhere()
     done = project("run", f"{project.name}:long", "--id", "one", "--timeout", "0.05", "--store", project.store)
     assert done.code == exit_codes.STOPPED_WAITING
-    assert "goes on. To wait for it again: rayflow wait one --store sqlite:///" in done.err
-    assert "; to stop it: rayflow cancel one --store sqlite:///" in done.err
+    assert "continues. To wait again: rayflow wait one --store sqlite:///" in done.err
+    assert "; to cancel: rayflow cancel one --store sqlite:///" in done.err
 
 
-def test_steering_elsewhere_answers_without_waiting(project: Project, elsewhere: Callable[[Any], None]) -> None:
+def test_steering_elsewhere_answers_without_waiting(project: Project, elsewhere: Callable[[], None]) -> None:
     interrupt(project, "one")
-    elsewhere(control)
-    elsewhere(running)
+    elsewhere()
     done = project("cancel", "one")
     assert done.code == exit_codes.COMPLETED
-    assert done.out.startswith("one is told to stop (it is ")
+    assert done.out.startswith("cancellation of one requested (status: ")
     interrupt(project, "two")
     assert project("recover", "--json").json == {"recovered": ["two"]}
-    assert project("resume", "two").out == "two goes on\n"
+    assert project("resume", "two").out == "two is resumed\n"
 
 
 class SilentEngine(LocalEngine):
@@ -187,10 +185,10 @@ def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, m
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
     with SilentEngine(project.store) as engine:
         engine.answering = False
-        with pytest.raises(exit_codes.StoppedWaiting, match="nothing has answered for 0 s") as caught:
-            Follower(engine, Screen(), LiveLine(), args).wait("one")
+        with pytest.raises(exit_codes.StoppedWaiting, match="no response from the engine for 0 s") as caught:
+            ExecutionWatch(engine, Screen(), ProgressLine(), args).wait("one")
     assert exit_codes.code_of(caught.value) == exit_codes.STOPPED_WAITING
-    assert "to wait for it again: rayflow wait one" in str(caught.value)
+    assert "to wait again: rayflow wait one" in str(caught.value)
 
 
 def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project) -> None:
@@ -200,7 +198,7 @@ def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project) -> 
         over: Future[ExecutionRecord] = engine.watcher.future("one")
         assert over.result(10).id == "one"
         engine.answering = False
-        assert Follower(engine, Screen(), LiveLine(), args).wait("one").status == "completed"
+        assert ExecutionWatch(engine, Screen(), ProgressLine(), args).wait("one").status == "completed"
 
 
 def test_output_is_told_from_a_cursor_on(project: Project) -> None:
@@ -237,7 +235,7 @@ class FixedEngine:
 
 
 def test_metrics_of_an_engine_have_the_pool_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "open_engine", lambda args, recover: FixedEngine())
+    monkeypatch.setattr(cluster, "open_engine", lambda args, recover: FixedEngine())
     figures = project("metrics", "--address", "somewhere:6379", "--json").json
     assert (figures["active_workers"], figures["queue_depth"]) == (4, 3)
 
@@ -247,7 +245,7 @@ def test_metrics_are_served_until_interrupted(project: Project) -> None:
     with project.spawn("metrics", "--local", "--port", "0", program=INTERRUPTIBLE) as process:
         assert process.stderr is not None
         told = process.stderr.readline()
-        url = told.partition("metrics for Prometheus at ")[2].partition(";")[0]
+        url = told.partition("serving Prometheus metrics at ")[2].partition(";")[0]
         with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 - our own server
             assert b"rayflow_executions_completed_total 1.0" in page.read()
         process.send_signal(signal.SIGINT)
@@ -269,7 +267,7 @@ def test_without_a_local_cluster_status_and_down_say_so(project: Project) -> Non
     status = project("status")
     assert (status.code, status.out) == (
         exit_codes.FAILED,
-        "there is no local cluster; `rayflow up` starts one, and so does the first engine\n",
+        "there is no local cluster; `rayflow up` or the first engine starts one\n",
     )
     assert project("status", "--json").json == {"running": False, "processes": 0, "cluster": None}
     assert project("down").out == "there is no local cluster\n"
@@ -292,7 +290,7 @@ def test_up_and_down_say_what_they_did(project: Project, monkeypatch: pytest.Mon
     )
     assert project("up", "--no-dashboard", "--json").json["started"] is False
     assert asked == [{"num_cpus": 2, "dashboard": True}, {"num_cpus": None, "dashboard": False}]
-    assert "the local cluster runs at 127.0.0.1:6379" in project("status").out
+    assert "the local cluster is running at 127.0.0.1:6379" in project("status").out
     assert project("down").out == (
         "the local cluster at 127.0.0.1:6379 is stopped: 2 processes ended, 1 of them killed\n"
     )

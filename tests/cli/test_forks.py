@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rayflow.cli import exit_codes, forks
+from rayflow.cli import exit_codes, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
 
@@ -60,7 +60,7 @@ def fork(project: Project, *words: str) -> object:
 def test_a_local_fork_takes_over_what_was_done_and_is_waited_for(drafted: Project) -> None:
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", "--local")
     assert done.code == exit_codes.COMPLETED
-    assert done.err == "execution two is a fork of one, from quiet on\n"
+    assert done.err == "execution two is a fork of one before step quiet\n"
     lines = done.out.splitlines()
     assert lines[0].startswith("two completed: 2 steps in ")  # and nothing that "loud" would have said again
     assert lines[1] == 'result: ["tides 1", {}]'
@@ -69,7 +69,7 @@ def test_a_local_fork_takes_over_what_was_done_and_is_waited_for(drafted: Projec
 
 def test_the_step_may_be_given_by_its_number(drafted: Project) -> None:
     done = drafted("fork", "one", "--before", "1", "--id", "two", "--local")
-    assert done.err == "execution two is a fork of one, from step 1 on\n"
+    assert done.err == "execution two is a fork of one before step 1\n"
     assert done.out.splitlines()[0] == "step says Tides"
 
 
@@ -103,14 +103,14 @@ def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> 
 @pytest.mark.parametrize("wait", [False, True])
 def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool) -> None:
     # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(forks, "open_engine", lambda args: LocalEngine(drafted.store, recover=False))
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(drafted.store, recover=False))
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", *(["--wait"] if wait else []))
     assert done.code == exit_codes.COMPLETED
     if wait:
         assert done.out.startswith("two completed: ")
     else:
         assert done.out == "two\n"
-        assert done.err.splitlines()[1] == "to wait for it: rayflow wait two"
+        assert done.err.splitlines()[1] == "to wait for the result: rayflow wait two"
 
 
 # --- what cannot be meant -----------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def rows(project: Project) -> list[list[str]]:
 
 def test_each_claim_is_a_line_holders_first(locked: Project) -> None:
     titles, *lines = rows(locked)
-    assert titles == ["LOCK", "TAKEN", "CLAIM", "WHO", "STEP", "TOKEN", "SINCE"]
+    assert titles == ["LOCK", "TAKEN", "CLAIM", "CLAIMANT", "STEP", "TOKEN", "SINCE"]
     assert [line[:-2] for line in lines] == [  # without date and time
         ["gpu", "1", "of", "4", "held", "three", "1", "1"],
         ["ledger", "1", "of", "1", "held", "one", "1", "1"],

@@ -42,7 +42,7 @@ def listed(url: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = [
-        "gc",
+        "purge",
         "--older-than",
         "0s",
         "--status",
@@ -142,12 +142,12 @@ def test_large_values_go_two_hours_after_what_referred_to_them(
 ) -> None:
     with rf.LocalEngine(url, large_value_bytes=1024) as engine:
         engine.execute(passed_on, "x" * 4096, id="large")
-    gc = ["gc", "--older-than", "0", "--workflow", "passed_on", "--store", url, "--local"]
-    assert main(gc) == exit_codes.COMPLETED
+    purged = ["purge", "--older-than", "0", "--workflow", "passed_on", "--store", url, "--local"]
+    assert main(purged) == exit_codes.COMPLETED
     assert capsys.readouterr().out.startswith("1 execution deleted (")
     assert values_in(url) == 1
     began = time.time()
     for hours, left in ((1.9, 1), (2.1, 0)):
         monkeypatch.setattr(time, "time", lambda moment=began + hours * 3600: moment)
-        assert main(gc) == exit_codes.COMPLETED
+        assert main(purged) == exit_codes.COMPLETED
         assert values_in(url) == left

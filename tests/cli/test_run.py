@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rayflow.cli import exit_codes
-from rayflow.cli import run as running
+from rayflow.cli import executions, exit_codes, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import INTERRUPTIBLE, Project
 
@@ -32,7 +31,7 @@ def test_a_failed_run_says_why_in_one_line_and_how_to_go_on(project: Project) ->
     assert done.out == ""
     [line] = [line for line in done.err.splitlines() if line.startswith("rayflow: ")]
     assert line == (
-        "rayflow: execution 'one' failed: ValueError: no. All of it: rayflow show one --full; to go on from there: "
+        "rayflow: execution 'one' failed: ValueError: no. Details: rayflow show one --full; to retry the failed step: "
         "rayflow resume one --local"
     )
     assert "Traceback" not in done.err
@@ -42,7 +41,7 @@ def test_a_run_that_is_not_waited_for_any_longer_goes_on_later(project: Project)
     done = project.run("long", "--id", "one", "--timeout", "0.05")
     assert done.code == exit_codes.STOPPED_WAITING
     assert "rayflow: stopped waiting; execution 'one' is " in done.err
-    assert "To go on: rayflow resume one --local" in done.err
+    assert "To continue: rayflow resume one --local" in done.err
     assert project("show", "one", "--json").json["status"] in ("pending", "running")
 
 
@@ -62,8 +61,8 @@ def test_ctrl_c_stops_a_local_run_and_says_how_to_go_on(project: Project) -> Non
         _, err = process.communicate(timeout=60)
     assert process.returncode == exit_codes.INTERRUPTED
     assert err == (
-        "rayflow: interrupted; execution 'one' stops with this process; what its steps have done is recorded. "
-        "To go on: rayflow resume one --local\n"
+        "rayflow: interrupted; execution 'one' stops with this process; completed steps are recorded. "
+        "To continue: rayflow resume one --local\n"
     )
     assert project("show", "one", "--json").json["status"] in ("pending", "running")
 
@@ -72,7 +71,7 @@ def test_an_unknown_error_keeps_its_traceback(project: Project, monkeypatch: pyt
     def fail(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(running, "find_target", fail)
+    monkeypatch.setattr(executions, "find_target", fail)
     with pytest.raises(ZeroDivisionError, match="a defect"):
         project.run("shout")
 
@@ -168,7 +167,7 @@ def test_running_an_id_again_answers_the_same_execution(project: Project) -> Non
     first = project.run("shout", "--input", '"hello"', "--id", "one", "--json").json
     again = project.run("shout", "--input", '"hello"', "--id", "one", "--json")
     assert again.json == first
-    assert "execution one of workflow shout was started before" in again.err
+    assert "execution one of workflow shout already exists" in again.err
     assert "step says" not in again.err
     assert len(project("list", "--json").json) == 1
 
@@ -227,11 +226,11 @@ def test_a_delayed_run_begins_later_and_is_durable_at_once(project: Project) -> 
     assert done.code == exit_codes.STOPPED_WAITING
     first, begins, _ = done.err.splitlines()
     assert first == "execution one of workflow nothing"
-    assert begins.startswith("it begins at ")
+    assert begins.startswith("the execution starts at ")
     shown = project("show", "one", "--json").json
     assert (shown["status"], shown["epoch"]) == ("pending", 0)
     assert shown["wakes_at"] == pytest.approx(shown["created_at"] + 3600)
-    assert begins.removeprefix("it begins at ") in project("list").out
+    assert begins.removeprefix("the execution starts at ") in project("list").out
 
 
 @pytest.mark.parametrize("moment", ["2900-01-01T01:00+01:00", "29348006400", "2900-01-01T00:00:00Z"])
@@ -260,10 +259,10 @@ def test_a_local_run_cannot_be_detached(project: Project) -> None:
 
 def test_a_detached_run_answers_the_id(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     # An engine of this process in the place of the cluster's: what is started still is durable.
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(project.store))
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(project.store))
     done = project("run", f"{project.name}:long", "--detach", "--id", "one")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "one\n")
-    assert done.err.splitlines() == ["execution one of workflow long", "to wait for it: rayflow wait one"]
+    assert done.err.splitlines() == ["execution one of workflow long", "to wait for the result: rayflow wait one"]
 
 
 def test_without_ray_nothing_imports_ray(project: Project) -> None:
@@ -284,3 +283,17 @@ def test_without_arguments_it_says_how_it_is_used(project: Project) -> None:
     helped = project("--help")
     assert helped.code == exit_codes.COMPLETED
     assert "exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cancelled, 4 stopped waiting" in helped.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lst"], "rayflow: error: unknown command 'lst'; did you mean 'list'?"),
+        (["xyzzy"], "rayflow: error: unknown command 'xyzzy'; choose from run, wait, resume, "),
+        (["schedule", "lst"], "rayflow schedule: error: unknown action 'lst'; did you mean 'list'?"),
+    ],
+)
+def test_an_unknown_command_is_wrong_usage_with_a_suggestion(project: Project, words: list[str], said: str) -> None:
+    done = project(*words)
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
+    assert said in done.err

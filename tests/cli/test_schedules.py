@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.cli import exit_codes, schedules
+from rayflow.cli import exit_codes, schedules, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
 
@@ -67,9 +67,7 @@ def test_create_answers_the_schedule_and_says_who_starts_it(reporting: Project) 
     assert found["next"].startswith("in ")
     assert found["counts"] == "0 runs, 0 missed, 0 skipped"
     assert given == 'input: {"args": ["nightly", 3], "kwargs": {}}'
-    assert made.err == (
-        "it starts something only while an engine is at work on this store: a cluster's, or a LocalEngine\n"
-    )
+    assert made.err == ("a schedule starts executions only while an engine is open on its store\n")
 
 
 def test_create_takes_all_options(reporting: Project) -> None:
@@ -201,7 +199,7 @@ def test_backfill_starts_what_was_due_and_locally_waits_for_it(nightly: Project)
 
 def test_backfill_of_a_time_without_due_times_says_so(nightly: Project) -> None:
     words = ("schedule", "backfill", "nightly", "2026-01-10T00:00:00+01:00", "2026-01-11T00:00:00+01:00", "--local")
-    assert (nightly(*words).code, nightly(*words).out) == (exit_codes.COMPLETED, "nothing was due in that time\n")
+    assert (nightly(*words).code, nightly(*words).out) == (exit_codes.COMPLETED, "no due times in this range\n")
     assert nightly(*words, "--json").json == {"name": "nightly", "started": []}
 
 
@@ -210,7 +208,7 @@ def test_elsewhere_they_are_waited_for_if_asked(
     nightly: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
 ) -> None:
     # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(schedules, "open_engine", lambda args, recover: LocalEngine(nightly.store, recover=recover))
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(nightly.store, recover=recover))
     asked = ["--wait"] if wait else []
     triggered = nightly("schedule", "trigger", "nightly", *asked)
     backfilled = nightly("schedule", "backfill", "nightly", *FROM_TO, *asked)
@@ -220,7 +218,7 @@ def test_elsewhere_they_are_waited_for_if_asked(
         assert backfilled.out.splitlines()[-1] == "nightly@20260109T013000Z  completed"
     else:
         manual = triggered.out.splitlines()[-1]
-        assert triggered.err.splitlines()[1] == f"to wait for it: rayflow wait {manual}"
+        assert triggered.err.splitlines()[1] == f"to wait for the result: rayflow wait {manual}"
         dues = backfilled.out.splitlines()[-2:]
         assert dues == ["nightly@20260108T013000Z", "nightly@20260109T013000Z"]
         assert started(nightly, "nightly") == sorted([manual, *dues])
@@ -244,7 +242,7 @@ def test_one_that_is_not_there_is_wrong_usage(nightly: Project, words: list[str]
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """No engine may be opened."""
 
-    def refuse(args: object, *, recover: str) -> None:
+    def refuse(args: object, *, recover: bool) -> None:
         raise AssertionError("wrong usage has to be found before a cluster is started")
 
     monkeypatch.setattr(schedules, "open_engine", refuse)
@@ -262,9 +260,15 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--every", "60", "--timezone", "Europe/Berlin"], "every counts seconds, which no time zone changes"),
         (["--cron", "0 2 * * *", "--timezone", "Berlin"], "there is no time zone 'Berlin'; it takes an IANA name such"),
         (["--every", "60", "--overlap", "queue"], "argument --overlap: invalid choice: 'queue'"),
-        (["--every", "60", "--start-at", "soon"], "argument --start-at: needs a moment such as 2026-11-24T02:00:00+01"),
-        (["--every", "60", "--end-at", "2026-11-24T02:00"], "argument --end-at: 2026-11-24T02:00 has no offset from"),
-        (["--every", "60", "--end-at", "1795485600000"], "argument --end-at: 1795485600000 is no moment from 1970 to"),
+        (["--every", "60", "--start-at", "soon"], "argument --start-at: needs a time such as 2026-11-24T02:00:00+01"),
+        (
+            ["--every", "60", "--end-at", "2026-11-24T02:00"],
+            "argument --end-at: 2026-11-24T02:00 has no UTC offset; with the time zone of this machine",
+        ),
+        (
+            ["--every", "60", "--end-at", "1795485600000"],
+            "argument --end-at: 1795485600000 is not between 1970 and 2999; a number counts seconds",
+        ),
         (["--every", "60", "--start-at", "20", "--end-at", "10"], "end_at (10.0) must not be earlier than start_at"),
         (["--every", "60", "--max-runs", "0"], "argument --max-runs: needs at least 1, not 0"),
         (["--every", "60"], "workflow 'report': missing a required argument: 'kind'; it takes (kind: str, pages: int"),
@@ -305,9 +309,12 @@ def test_a_version_of_a_file_has_to_be_saved(nightly: Project) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([FROM_TO[1], FROM_TO[0]], "TO (2026-01-07 23:00:00+00:00) has to be later than FROM (2026-01-10 23:00:00+00:"),
-        ([FROM_TO[0], "tomorrow"], "argument TO: needs a moment such as 2026-11-24T02:00:00+01:00, or seconds since"),
-        ([FROM_TO[0], "2026-01-11"], "argument TO: 2026-01-11 has no offset from UTC, so it is another moment on each"),
+        ([FROM_TO[1], FROM_TO[0]], "TO (2026-01-07 23:00:00+00:00) must be later than FROM (2026-01-10 23:00:00+00:"),
+        ([FROM_TO[0], "tomorrow"], "argument TO: needs a time such as 2026-11-24T02:00:00+01:00, or seconds since"),
+        (
+            [FROM_TO[0], "2026-01-11"],
+            "argument TO: 2026-01-11 has no UTC offset; with the time zone of this machine it is 2026-01-11T00:00:00",
+        ),
         ([*FROM_TO, "--limit", "1"], "the range to backfill holds more than 1 due times of schedule 'nightly'"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project,
     [
         ("flows.db", "'flows.db' is no store URL. For a file, write sqlite:///flows.db"),
         ("redis://x", "'redis://x': there is no store for redis://"),
-        ("memory://", "memory:// lives in the process that made it"),
+        ("memory://", "memory:// exists only in the process that created it"),
     ],
 )
 def test_a_store_that_cannot_be_meant_is_wrong_usage(project: Project, url: str, said: str) -> None:

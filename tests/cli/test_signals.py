@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from rayflow.cli import exit_codes, signals
-from rayflow.cli import run as running
+from rayflow.cli import exit_codes, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
 from tests.cli.test_run import Terminal
@@ -79,8 +78,8 @@ def test_a_local_run_that_only_a_signal_lets_go_on_stops_and_says_which(waiting:
     assert (done.code, done.out) == (exit_codes.STOPPED_WAITING, "")
     assert done.err == (
         "execution two of workflow collecting\n"
-        "rayflow: stopped waiting; execution 'two' waits for signal item; what its steps have done is recorded; to go "
-        "on: rayflow signal two item --payload JSON --local\n"
+        "rayflow: stopped waiting; execution 'two' waits for signal item; completed steps are recorded; to "
+        "continue: rayflow signal two item --payload JSON --local\n"
     )
     assert waiting("resume", "two", "--local").err.endswith(done.err.splitlines()[1] + "\n")
 
@@ -97,7 +96,7 @@ def test_who_waits_for_others_that_wait_names_theirs(waiting: Project) -> None:
         "execution 'parent' waits for signal item of parent.1, signal item of parent.2, signal item of parent.3 and "
         "2 more; " in done.err
     )
-    assert "to go on: rayflow signal parent.1 item --payload JSON --local; rayflow signal parent.2" in done.err
+    assert "to continue: rayflow signal parent.1 item --payload JSON --local; rayflow signal parent.2" in done.err
 
 
 def test_who_waits_for_a_child_that_is_paused_names_it(waiting: Project) -> None:
@@ -105,7 +104,7 @@ def test_who_waits_for_a_child_that_is_paused_names_it(waiting: Project) -> None
     waiting("pause", "parent.1", "--local")
     done = waiting("wait", "parent", "--local")
     assert "execution 'parent' waits for parent.1, which is paused; " in done.err
-    assert done.err.endswith("to go on: rayflow resume parent.1 --local\n")
+    assert done.err.endswith("to continue: rayflow resume parent.1 --local\n")
 
 
 def test_who_waits_for_a_lock_names_what_its_holder_waits_for(waiting: Project) -> None:
@@ -117,18 +116,18 @@ def test_who_waits_for_a_lock_names_what_its_holder_waits_for(waiting: Project) 
 
 def test_elsewhere_it_is_told_once_and_waited_for(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
     done = waiting("wait", "one", "--timeout", "0.7")
     assert done.code == exit_codes.STOPPED_WAITING
-    waits = "execution 'one' waits for signal review; to go on: rayflow signal one review --payload JSON"
-    again = "to wait for it again: rayflow wait one; to stop it: rayflow cancel one"
+    waits = "execution 'one' waits for signal review; to continue: rayflow signal one review --payload JSON"
+    again = "to wait again: rayflow wait one; to cancel: rayflow cancel one"
     assert done.err.splitlines() == [waits, f"rayflow: stopped waiting; {waits}; {again}"]
 
 
 def test_on_a_terminal_the_line_of_progress_says_it(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
     assert waiting("wait", "one", "--timeout", "0.7").code == exit_codes.STOPPED_WAITING
     assert "\r\x1b[K0 done · 0 running · waits for signal review · 0 s" in terminal.text
 
@@ -188,16 +187,16 @@ def test_it_may_come_before_it_is_waited_for_and_is_kept_through_a_pause(waiting
     kept = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
     assert (kept.code, kept.out) == (exit_codes.COMPLETED, "signal review is accepted; one is paused\n")
     assert waiting("wait", "one", "--local").err == (
-        "rayflow: execution 'one' is paused; to go on: rayflow resume one --local\n"
+        "rayflow: execution 'one' is paused; to resume: rayflow resume one --local\n"
     )
     assert waiting("resume", "one", "--local").code == exit_codes.COMPLETED
     assert result(waiting, "one") == "HELLO by ada"
 
 
 def test_elsewhere_its_acceptance_is_the_answer(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
     done = waiting("signal", "one", "review", "--payload", VERDICT)
-    assert (done.code, done.out) == (exit_codes.COMPLETED, "signal review of one is accepted\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "signal review for one is accepted\n")
     waiting.run("collecting", "--input", "1", "--id", "two")
     done = waiting("signal", "two", "item", "--wait")
     assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exit_codes.COMPLETED, "two completed")
@@ -219,7 +218,7 @@ def test_one_that_only_the_receiver_can_refuse_is_told_with_its_dead_letter(wait
     waiting.run("numbers", "--id", "two")
     done = waiting("signal", "two", "numbers", "--payload", '"abc"', "--local")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "signal numbers is accepted; two waits for signal numbers\n")
-    assert done.err == "its payload is not what two waits for; it is kept: rayflow dlq show two -1\n"
+    assert done.err == "the payload does not fit what two waits for and is now a dead letter: rayflow dlq show two -1\n"
     assert waiting("signal", "two", "numbers", "--payload", "[1]", "--local").err == ""
     assert result(waiting, "two") == [1]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import rayflow as rf
-from rayflow.cli import exit_codes, tasks
+from rayflow.cli import exit_codes, show
 from rayflow.client.local import LocalEngine
 from rayflow.runtime.actors import actor_names
 from tests.cli.project import Project
@@ -70,11 +70,11 @@ def holder(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalE
     _may_end.clear()
     with LocalEngine(project.store) as engine:
 
-        def open_engine(args: object, *, recover: str) -> contextlib.AbstractContextManager[LocalEngine]:
-            assert recover == "no", "who looks takes no execution up"
+        def open_engine(args: object, *, recover: bool) -> contextlib.AbstractContextManager[LocalEngine]:
+            assert recover is False, "a command that reads resumes no execution"
             return contextlib.nullcontext(engine)
 
-        monkeypatch.setattr(tasks, "open_engine", open_engine)
+        monkeypatch.setattr(show, "open_engine", open_engine)
         handle = engine.start(holding, id="held")
         assert _begun.wait(30)
         yield engine
@@ -111,10 +111,10 @@ def test_as_json_an_attempt_has_all_its_fields(tried: Project) -> None:
 
 
 def test_without_a_cluster_the_store_alone_is_read(tried: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(args: object, *, recover: str) -> None:
+    def refuse(args: object, *, recover: bool) -> None:
         raise AssertionError("no engine is needed to read the store")
 
-    monkeypatch.setattr(tasks, "open_engine", refuse)
+    monkeypatch.setattr(show, "open_engine", refuse)
     assert tried.run("waiting", "--id", "two", "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
     before = tried.files()
     [left] = tried("tasks", "two", "--json").json
