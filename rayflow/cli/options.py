@@ -8,11 +8,13 @@ import difflib
 import json
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from rayflow.cli.screen import Screen
 from rayflow.definition.options import RateLimit
 from rayflow.definition.schedule import HORIZON
+
+N = TypeVar("N", int, float)
 
 Command = Callable[[argparse.Namespace, Screen], int]
 
@@ -137,36 +139,29 @@ def duration(text: str) -> float:
     return value
 
 
-def count(text: str) -> int:
-    """Parse a whole number from 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"needs at least 1, not {text}")
-    return value
-
-
-def whole(text: str) -> int:
-    """Parse a whole number from 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"needs at least 0, not {text}")
-    return value
-
-
-def amount(text: str) -> float:
-    """Parse a number from 0."""
-    value = float(text)
-    if not (value >= 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"needs at least 0, not {text}")
-    return value
-
-
 def dead_letter_number(text: str) -> int:
     """Parse the number of a dead letter: its step's, or a negative one for a rejected signal."""
     value = int(text)
     if value == 0:
         raise argparse.ArgumentTypeError(f"a step's number is 1 or more, a signal's -1 or less, not {text}")
     return value
+
+
+def _at_least(least: int, number: Callable[[str], N]) -> Callable[[str], N]:
+    """Return a parser of finite numbers with a lower bound."""
+
+    def parse(text: str) -> N:
+        value = number(text)
+        if not (value >= least and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"needs at least {least}, not {text}")
+        return value
+
+    parse.__name__ = "number"
+    return parse
+
+
+#: Whole numbers from 1 and from 0, and any number from 0.
+count, whole, amount = _at_least(1, int), _at_least(0, int), _at_least(0, float)
 
 
 def step_name_or_number(text: str) -> str | int:
@@ -232,4 +227,4 @@ def _iso_moment(text: str) -> float:
 
 # argparse names a type in its own messages by its __name__.
 seconds.__name__ = "number of seconds"
-count.__name__ = whole.__name__ = amount.__name__ = dead_letter_number.__name__ = "number"
+dead_letter_number.__name__ = "number"
