@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from typing import Any
+from typing import Any, cast
 
 from rayflow.cli import inputs
 from rayflow.cli.blocked import blocked_by, describe_actions
@@ -30,8 +30,8 @@ from rayflow.cli.options import (
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import TARGET_FORMS, AnyWorkflow, find_target, load_saved
 from rayflow.cli.watch import ExecutionWatch, watch_engine
-from rayflow.client.engine import Engine
-from rayflow.definition.options import ExecutionOptions
+from rayflow.client.engine import Engine, backend_of
+from rayflow.definition.start_options import SavedWorkflow, StartOptions
 from rayflow.display import time_text
 from rayflow.errors import CodecError, ExecutionNotFound
 from rayflow.ids import ExecutionStatus
@@ -114,14 +114,14 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     positional, keywords = inputs.arguments(target.definition, inputs.read_input(args.input))
     with watch_engine(args, screen) as watch:
         engine = watch.engine
-        known = args.id is not None and _exists(engine, args.id)
-        handle = engine.start(target.start, *positional, id=args.id, options=_options(engine, args), **keywords)
+        known = args.id is not None and _exists(watch, args.id)
+        handle = engine.start(target.start.options(**_options(args)), *positional, **keywords)
         with watch.explain_state(handle.id):
-            record = engine.record(handle.id)
+            record = watch.record(handle.id)
             screen.note(f"execution {handle.id} of workflow {record.workflow_id}{' already exists' if known else ''}")
             if record.status is ExecutionStatus.PENDING and (record.runnable_at or 0.0) > time.time():
                 screen.note(f"the execution starts at {time_text(record.runnable_at, screen.style())}")
-            if known and engine.record(handle.id).status in _UNFINISHED:  # it may be interrupted
+            if known and record.status in _UNFINISHED:  # it may be interrupted
                 engine.resume(handle.id)
             if not args.detach:
                 return watch.finish(handle.id)
@@ -129,24 +129,24 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
         return watch.report(handle.id, handle.id)
 
 
-def _exists(engine: Engine, execution_id: str) -> bool:
+def _exists(watch: ExecutionWatch, execution_id: str) -> bool:
     try:
-        engine.record(execution_id)
+        watch.record(execution_id)
     except ExecutionNotFound:
         return False
     return True
 
 
-def _options(engine: Engine, args: argparse.Namespace) -> ExecutionOptions:
+def _options(args: argparse.Namespace) -> StartOptions:
     names = ("priority", "checkpoints", "delay", "start_at", "singleton")
     given = {name: getattr(args, name) for name in names}
-    return engine.config.execution.replace(**{name: value for name, value in given.items() if value is not None})
+    return cast("StartOptions", {"id": args.id, **{name: value for name, value in given.items() if value is not None}})
 
 
 def wait(args: argparse.Namespace, screen: Screen) -> int:
     """Wait for an existing execution."""
     with watch_engine(args, screen) as watch:
-        watch.engine.record(args.id)
+        watch.record(args.id)
         return watch.finish(args.id)
 
 
@@ -185,18 +185,18 @@ def cancel(args: argparse.Namespace, screen: Screen) -> int:
         if args.local:  # only this process can run its compensations
             watch.wait(args.id)
             return _report_status(watch, args.id)
-        status = watch.engine.record(args.id).status
+        status = watch.record(args.id).status
         return watch.report(args.id, f"cancellation of {args.id} requested (status: {status})")
 
 
 def ensure_driven(engine: Engine, args: argparse.Namespace) -> None:
     """Resume an unfinished execution with ``--local``, where no other process reads its inbox."""
-    if args.local and engine.record(args.id).status in _UNFINISHED:
+    if args.local and backend_of(engine).record(args.id).status in _UNFINISHED:
         engine.resume(args.id)
 
 
 def _report_status(watch: ExecutionWatch, execution_id: str) -> int:
-    return watch.report(execution_id, f"{execution_id} is {watch.engine.record(execution_id).status}")
+    return watch.report(execution_id, f"{execution_id} is {watch.record(execution_id).status}")
 
 
 def signal(args: argparse.Namespace, screen: Screen) -> int:
@@ -204,9 +204,9 @@ def signal(args: argparse.Namespace, screen: Screen) -> int:
     given = inputs.read_input(args.payload, "--payload")
     with watch_engine(args, screen) as watch:
         engine = watch.engine
-        _apply_environment(engine.record(args.id))
+        _apply_environment(watch.record(args.id))
         ensure_driven(engine, args)
-        sent = engine.clock.now()
+        sent = backend_of(engine).clock.now()
         try:
             engine.signal(args.id, args.name, None if given is inputs.MISSING else given, key=args.key)
         except CodecError as error:  # the payload is not what the execution waits for
@@ -250,7 +250,7 @@ def fork(args: argparse.Namespace, screen: Screen) -> int:
             args=positional,
             kwargs=keywords,
             state=state,
-            version=args.version,
+            workflow=_fork_version(watch, args),
             allow_reacquire=args.allow_reacquire,
         )
         with watch.explain_state(handle.id):
@@ -259,6 +259,11 @@ def fork(args: argparse.Namespace, screen: Screen) -> int:
                 return watch.finish(handle.id)
         screen.note(f"to wait for the result: {command_line(args, 'wait', handle.id)}")
         return watch.report(handle.id, handle.id)
+
+
+def _fork_version(watch: ExecutionWatch, args: argparse.Namespace) -> SavedWorkflow | None:
+    """Return the requested version of the workflow; None for the version of the source."""
+    return None if args.version is None else SavedWorkflow(watch.record(args.source).workflow_id, args.version)
 
 
 def _fork_arguments(args: argparse.Namespace) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:

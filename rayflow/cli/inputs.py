@@ -165,6 +165,6 @@ def _convert(name: str, value: Any, annotation: Any, *, alone: bool = False) -> 
         hint = ""
         if alone and isinstance(value, Mapping) and list(value) == [name]:
             hint = f"; {name!r} is the only parameter, so the input must be its value alone"
-        raise UsageError(f"--input: parameter {name!r} does not fit: {misfits(error)}{hint}") from error
+        raise UsageError(f"--input: parameter {name!r} does not fit: {misfits(error.errors())}{hint}") from error
     except Exception as error:  # pydantic supports no such annotation
         raise UsageError(f"--input: parameter {name!r} cannot be converted from JSON: {error}") from error

@@ -11,7 +11,7 @@ from rayflow.cli.exit_codes import COMPLETED
 from rayflow.cli.open_engine import has_cluster, open_engine, read_store, store_url
 from rayflow.cli.options import Commands, add_command, add_workflow, duration
 from rayflow.cli.screen import Screen
-from rayflow.client.retention import PurgePasses, PurgeResult, meant
+from rayflow.client.retention import PurgePasses, PurgeResult, select
 from rayflow.display import size_text, to_json
 from rayflow.display.formatting import plural
 from rayflow.errors import StorageUnavailable
@@ -43,7 +43,7 @@ def add_commands(commands: Commands) -> None:
 def purge(args: argparse.Namespace, screen: Screen) -> int:
     """Delete executions: in the store itself, or through the cluster that writes the store."""
     url = store_url(args.store)
-    selected = meant(args.older_than, args.status, args.workflow, time.time())
+    selected = select(args.older_than, args.status, args.workflow, time.time())
     if args.dry_run:
         deleted = read_store(url, lambda store: _delete(store, PurgePasses(selected, dry_run=True)))
     else:
@@ -102,4 +102,4 @@ async def _delete(store: Store, passes: PurgePasses) -> PurgeResult:
         passes.add(await store.collect(passes.next, dry_run=passes.dry_run))
         if not passes.dry_run:
             await store.heartbeat(now=time.time())
-    return passes.deleted
+    return passes.result

@@ -32,6 +32,8 @@ from rayflow.cli.targets import TARGET_FORMS, find_target
 from rayflow.cli.watch import watch_engine
 from rayflow.client.schedules import ScheduleInfo, schedule_infos, unfinished_of
 from rayflow.definition.schedule import Overlap, Schedule
+from rayflow.definition.start_options import SavedWorkflow
+from rayflow.definition.workflow import AnyWorkflow
 from rayflow.display import duration_text, time_text, to_json, value_text
 from rayflow.display.as_json import input_of
 from rayflow.display.formatting import PLAIN, Column, Style, facts_text, plural, table
@@ -121,17 +123,13 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
     target = find_target(args.target, store_url(args.store))
     positional, keywords = inputs.arguments(target.definition, inputs.read_input(args.input))
     with open_engine(args, recover=False) as engine:
-        options = engine.config.execution
-        made = engine.schedules.create(
-            args.name,
-            target.start,
-            schedule,
-            args=positional,
-            kwargs=keywords,
-            options=options if args.priority is None else options.replace(priority=args.priority),
-            version=args.version or "",
-            replace=args.replace,
-        )
+        workflow: AnyWorkflow | SavedWorkflow = target.start
+        if args.version is not None:
+            if not isinstance(workflow, SavedWorkflow):
+                engine.register(workflow)
+            workflow = SavedWorkflow(workflow.id, args.version)
+        chosen = workflow.options() if args.priority is None else workflow.options(priority=args.priority)
+        made = engine.schedules.create(args.name, chosen.call(*positional, **keywords), schedule, replace=args.replace)
     _note_engine(args, screen)
     return _report(screen, made)
 
@@ -170,7 +168,7 @@ def trigger(args: argparse.Namespace, screen: Screen) -> int:
     with watch_engine(args, screen, recover=False) as watch:
         execution_id = watch.engine.schedules.trigger(args.name).id
         with watch.explain_state(execution_id):
-            screen.note(f"execution {execution_id} of workflow {watch.engine.record(execution_id).workflow_id}")
+            screen.note(f"execution {execution_id} of workflow {watch.record(execution_id).workflow_id}")
             if args.wait or args.local:
                 return watch.finish(execution_id)
     screen.note(f"to wait for the result: {command_line(args, 'wait', execution_id)}")

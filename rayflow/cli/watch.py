@@ -20,7 +20,7 @@ from rayflow.cli.blocked import (
 from rayflow.cli.exit_codes import COMPLETED, STOPPED_WAITING, StoppedWaiting, code_for
 from rayflow.cli.open_engine import command_line, open_engine, store_url
 from rayflow.cli.screen import ProgressLine, Screen
-from rayflow.client.engine import Engine
+from rayflow.client.engine import Engine, backend_of, watcher_of
 from rayflow.client.views import summary
 from rayflow.display import duration_text, failure_text, snapshot_text, summary_json, to_json, value_text
 from rayflow.display.formatting import plural
@@ -55,6 +55,10 @@ class ExecutionWatch:
         self._progress = progress
         self._args = args
 
+    def record(self, execution_id: str) -> ExecutionRecord:
+        """Return the record of an execution. Raises ExecutionNotFound."""
+        return backend_of(self.engine).record(execution_id)
+
     def deadline(self) -> float | None:
         """Return when ``--timeout`` expires, as of ``time.monotonic()``."""
         return None if self._args.timeout is None else time.monotonic() + self._args.timeout
@@ -75,7 +79,7 @@ class ExecutionWatch:
         print_new = self._output(execution_id)
         counts = _StepCounts(self.engine, execution_id) if self._progress.active else None
         blocked = _BlockedPoll(self.engine)
-        future = self.engine.watcher.future(execution_id)
+        future = watcher_of(self.engine).future(execution_id)
         responded = time.monotonic()
         noted = ""
         while True:
@@ -138,7 +142,7 @@ class ExecutionWatch:
 
     def report(self, execution_id: str, text: str) -> int:
         """Print a text, or the execution's summary as JSON, without waiting; return the exit code."""
-        self._screen.result(text, summary_json(summary(self.engine.record(execution_id))))
+        self._screen.result(text, summary_json(summary(self.record(execution_id))))
         return COMPLETED
 
     @contextlib.contextmanager
@@ -167,7 +171,7 @@ class ExecutionWatch:
 
     def _poll(self, execution_id: str) -> ExecutionRecord | None:
         try:
-            return self.engine.record(execution_id)
+            return self.record(execution_id)
         except (ClusterError, StorageUnavailable):
             return None
 

@@ -112,29 +112,38 @@ class TestEngine(Engine):
         self._problems: list[Exception] = []
         self._blocked: dict[str, Exception] = {}
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
+        self._auto_skip = auto_skip
         self._actor_system = DeterministicActorSystem(_moment(start), patience)
         super().__init__(self._actor_system, chosen, resolve(store, environ=os.environ), capture())
         self._coordinator: DeterministicCoordinator
-        self._watching = DeterministicWatcher(
-            self._actor_system, self._driver, blocked=self._blocked, problems=self._problems, auto_skip=auto_skip
-        )
-        self.watcher = self._watching
         try:
             self._open()
         except BaseException:
             self._actor_system.close()
             raise
 
+    def _make_watcher(self) -> DeterministicWatcher:
+        self._watching = DeterministicWatcher(
+            self._actor_system,
+            self._backend,
+            self._driver,
+            blocked=self._blocked,
+            problems=self._problems,
+            auto_skip=self._auto_skip,
+        )
+        return self._watching
+
     def _open(self) -> None:
         self._actor_system.spawn(persistence_spec(self.store)).call("ready")
-        settings, name = self._settings(), actor_names.coordinator(self._env.id, "test")
+        settings, name = self._settings(), actor_names.coordinator(self._environment.id, "test")
         self._actor_system.spawn(ActorSpec(DeterministicSupervisor, actor_names.SUPERVISOR, (settings, name)))
-        coordinator = ActorSpec(CoordinatorActor, name, (name, self._env, settings, self._make_coordinator))
+        coordinator = ActorSpec(CoordinatorActor, name, (name, self._environment, settings, self._make_coordinator))
         self._actor_system.spawn(coordinator).call("ready")
         # The last part: due executions are looked up when everything else has run.
         self._actor_system.ask(lambda: self._actor_system.add(self._actor_system.actor(actor_names.SUPERVISOR)))
-        self._room = QueueBackpressure(self.pools, settings.config.pool)
-        self.recovered: list[str] = self._supervisor().call("recover") if self.config.recover else []
+        self._backpressure = QueueBackpressure(self.pools, settings.config.pool)
+        if self.config.recover:
+            self.recovered = self._backend.recover()
 
     def _make_coordinator(
         self, system: DeterministicActorSystem, name: str, env: Any, settings: Settings
@@ -171,7 +180,7 @@ class TestEngine(Engine):
 
     def close(self) -> None:
         """Close the engine. Unfinished executions continue when an engine opens the same store again."""
-        if self._closed:
+        if self._backend.closed:
             return
         super().close()
         self._actor_system.close(self._stop)
@@ -184,7 +193,7 @@ class TestEngine(Engine):
 
     def now(self) -> float:
         """Return the time of the clock, in seconds since the epoch; a workflow reads it by ``rf.now()``."""
-        return self.clock.now()
+        return self._backend.clock.now()
 
     def advance(self, by: float | dt.timedelta | None = None, *, to: float | dt.datetime | None = None) -> None:
         """Move the clock forward, and run everything that is due on the way at its time.
@@ -291,7 +300,7 @@ class TestEngine(Engine):
 
     def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
         """Return a semaphore, see ``Engine.semaphore``. The lease lasts until its release, regardless of ``ttl``."""
-        return DeterministicLease(self._actor_system, self, name, permits, LEASE, timeout)
+        return DeterministicLease(self._actor_system, self._backend, name, permits, LEASE, timeout)
 
 
 def _moment(given: float | dt.datetime) -> float:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from rayflow.client.control import ExecutionCommands
+from rayflow.client.engine import Engine, backend_of
 from rayflow.core.events import Ended, Entry
 from rayflow.core.execution.journal import applied
 from rayflow.core.interpreter.machine import Machine
@@ -72,9 +72,10 @@ class History:
     rows: tuple[JournalRow, ...]
 
     @classmethod
-    def of(cls, engine: ExecutionCommands, execution_id: str) -> History:
+    def of(cls, engine: Engine, execution_id: str) -> History:
         """Return the history of an execution in an engine's store, in any status. Raises ExecutionNotFound."""
-        return cls._create(engine.record(execution_id), engine.ask("journal", execution_id))
+        backend = backend_of(engine)
+        return cls._create(backend.record(execution_id), backend.journal(execution_id))
 
     @classmethod
     def read(cls, store: str, execution_id: str) -> History:

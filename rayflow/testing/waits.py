@@ -9,8 +9,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from rayflow.client.handle import Watcher
+from rayflow.client.backend import Backend
 from rayflow.client.locks import Lease
+from rayflow.client.watcher import Watcher
 from rayflow.core.execution.execution import Execution
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.core.pool.slots import Key
@@ -36,6 +37,7 @@ class DeterministicWatcher(Watcher):
 
     Args:
         system: the actor system.
+        backend: reads records.
         driver: returns the driver of an execution.
         blocked: errors that block executions, by their ids.
         problems: errors of the test itself.
@@ -45,13 +47,14 @@ class DeterministicWatcher(Watcher):
     def __init__(
         self,
         system: DeterministicActorSystem,
+        backend: Backend,
         driver: Callable[[str], ExecutionDriver | None],
         *,
         blocked: dict[str, Exception],
         problems: list[Exception],
         auto_skip: bool,
     ) -> None:
-        super().__init__(system)
+        super().__init__(backend)
         self._actor_system = system
         self._driver = driver
         self._blocked = blocked

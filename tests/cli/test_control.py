@@ -16,8 +16,10 @@ import pytest
 from rayflow.cli import cluster, exit_codes, watch
 from rayflow.cli.screen import ProgressLine, Screen
 from rayflow.cli.watch import ExecutionWatch
+from rayflow.client.engine import backend_of, watcher_of
 from rayflow.client.local import LocalEngine
 from rayflow.core.cluster.metrics import DistributedMetrics
+from rayflow.definition.start_options import SavedWorkflow
 from rayflow.errors import ClusterError
 from rayflow.runtime.cluster import connection
 from rayflow.storage.model import ExecutionRecord
@@ -25,12 +27,11 @@ from tests.cli.project import INTERRUPTIBLE, Project
 
 
 def interrupt(project: Project, *ids: str) -> None:
-    """Leave executions behind that are under way."""
+    """Create interrupted executions."""
     for execution_id in ids:
         assert project.run("long", "--id", execution_id, "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
 
 
-# --- going on -------------------------------------------------------------------------------------------------
 def test_resume_goes_on_from_the_failure_and_waits_locally(project: Project) -> None:
     assert project.run("broken", "--id", "one").code == exit_codes.FAILED
     again = project("resume", "one", "--local")
@@ -113,7 +114,6 @@ def test_cancel_ends_an_execution_with_its_reason(project: Project) -> None:
     assert (done.json["status"], done.json["error"]["message"]) == ("cancelled", "too long")
 
 
-# --- on a cluster: an engine of this process in its place -----------------------------------------------------
 @pytest.fixture
 def elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a function that lets commands without --local use an engine of this process in place of a cluster's."""
@@ -130,7 +130,7 @@ def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewh
     elsewhere()
     done = project("run", f"{project.name}:shout", "--input", '"hello"', "--id", "one")
     assert done.code == exit_codes.COMPLETED
-    # Once by the step itself, which runs in this process after all, and once by its coordinator.
+    # Once by the step itself, which runs in this process, and once by its coordinator.
     assert done.out.splitlines()[:2] == ["step says hello", "step says hello"]
     assert done.out.splitlines()[2].startswith("one completed: ")
 
@@ -143,7 +143,7 @@ def test_one_who_waits_for_a_paused_execution_is_told_once_how_to_go_on(
     elsewhere()
     done = project("wait", "one", "--timeout", "0.7")
     assert done.code == exit_codes.STOPPED_WAITING
-    assert done.err.count("execution 'one' is paused") == 2  # once on the way, once at the end
+    assert done.err.count("execution 'one' is paused") == 2  # once during the wait, once at its end
     assert "to resume: rayflow resume one\n" in done.err
 
 
@@ -168,43 +168,41 @@ def test_steering_elsewhere_answers_without_waiting(project: Project, elsewhere:
     assert project("resume", "two").out == "two is resumed\n"
 
 
-class SilentEngine(LocalEngine):
-    """An engine whose store stopped answering."""
+def silence(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the engine's store stop responding."""
 
-    answering = True
+    def record(execution_id: str) -> ExecutionRecord:
+        raise ClusterError("the cluster is gone")
 
-    def record(self, execution_id: str) -> ExecutionRecord:
-        if not self.answering:
-            raise ClusterError("the cluster is gone")
-        return super().record(execution_id)
+    monkeypatch.setattr(backend_of(engine), "record", record)
 
 
 def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(project, "one")
     monkeypatch.setattr(watch, "_PATIENCE", 0.3)
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
-    with SilentEngine(project.store) as engine:
-        engine.answering = False
+    with LocalEngine(project.store) as engine:
+        silence(engine, monkeypatch)
         with pytest.raises(exit_codes.StoppedWaiting, match="no response from the engine for 0 s") as caught:
             ExecutionWatch(engine, Screen(), ProgressLine(), args).wait("one")
     assert exit_codes.code_of(caught.value) == exit_codes.STOPPED_WAITING
     assert "to wait again: rayflow wait one" in str(caught.value)
 
 
-def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project) -> None:
+def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.run("nothing", "--id", "one")
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
-    with SilentEngine(project.store) as engine:
-        over: Future[ExecutionRecord] = engine.watcher.future("one")
+    with LocalEngine(project.store) as engine:
+        over: Future[ExecutionRecord] = watcher_of(engine).future("one")
         assert over.result(10).id == "one"
-        engine.answering = False
+        silence(engine, monkeypatch)
         assert ExecutionWatch(engine, Screen(), ProgressLine(), args).wait("one").status == "completed"
 
 
 def test_output_is_told_from_a_cursor_on(project: Project) -> None:
     project.run("shout", "--input", '"a"', "--id", "earlier")
     with LocalEngine(project.store) as engine:
-        engine.start("shout", "b", id="now").result(30)
+        engine.start(SavedWorkflow("shout").options(id="now"), "b").result(30)
         first = engine.output("now")
         assert first.lines == ("step says b",)
         assert engine.output("now", first.cursor) == replace(first, lines=())
@@ -212,7 +210,6 @@ def test_output_is_told_from_a_cursor_on(project: Project) -> None:
         assert engine.output("earlier").lines == (), "its coordinator ended with the process that had it"
 
 
-# --- metrics --------------------------------------------------------------------------------------------------
 def test_metrics_without_a_cluster_are_the_stores_totals(project: Project) -> None:
     project.run("shout", "--input", '"a"')
     project.run("broken")
@@ -223,7 +220,7 @@ def test_metrics_without_a_cluster_are_the_stores_totals(project: Project) -> No
 
 
 class FixedEngine:
-    """An engine that has nothing but its figures."""
+    """Engine with fixed metrics."""
 
     def __enter__(self) -> Self:
         return self
@@ -262,7 +259,6 @@ def test_a_port_that_is_taken_is_told(project: Project) -> None:
     assert done.err == f"rayflow: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-# --- the local cluster ----------------------------------------------------------------------------------------
 def test_without_a_local_cluster_status_and_down_say_so(project: Project) -> None:
     status = project("status")
     assert (status.code, status.out) == (

@@ -1,4 +1,4 @@
-"""``rayflow dlq``: what failed for good is listed, shown, requeued and discarded."""
+"""``rayflow dlq``: listing, showing, requeueing and discarding dead letters."""
 
 from __future__ import annotations
 
@@ -65,7 +65,6 @@ def listed(project: Project, *words: str) -> list[tuple[str, int]]:
     return [(letter["execution_id"], letter["step"]) for letter in project("dlq", "list", "--json", *words).json]
 
 
-# --- looking --------------------------------------------------------------------------------------------------
 def test_list_shows_the_newest_first_and_filters(failing: Project) -> None:
     assert failing.run("careful", "--id", "two").code == exit_codes.COMPLETED
     assert listed(failing) == [("two", 1), ("one", 1)]
@@ -136,7 +135,6 @@ def test_looking_starts_nothing_and_leaves_no_file(failing: Project) -> None:
     assert (failing.folder / "flows.db").read_bytes() == content
 
 
-# --- dealing with them ----------------------------------------------------------------------------------------
 def test_requeue_tries_again_and_waits_locally(failing: Project) -> None:
     mend(failing)
     done = failing("dlq", "requeue", "one", "1", "--local", "--json")
@@ -153,7 +151,7 @@ def test_a_requeued_one_may_fail_again(failing: Project) -> None:
 def test_requeue_elsewhere_waits_only_if_asked_to(
     failing: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
 ) -> None:
-    # An engine that works as one on a cluster does, but in this process.
+    # An engine of this process that works as one on a cluster does.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(failing.store, recover=False))
     mend(failing)
     done = failing("dlq", "requeue", "one", "1", *(["--wait"] if wait else []))

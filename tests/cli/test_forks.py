@@ -1,4 +1,4 @@
-"""``rayflow fork``: what a fork takes over and what it does again, and what cannot be forked."""
+"""``rayflow fork``: recorded and repeated steps of a fork, and wrong usage."""
 
 from __future__ import annotations
 
@@ -49,20 +49,19 @@ def drafted(project: Project) -> Project:
 
 
 def fork(project: Project, *words: str) -> object:
-    """The result of a fork that has to complete."""
+    """Run a fork that must complete, and return its result."""
     done = project("fork", *words, "--local", "--json")
     assert done.code == exit_codes.COMPLETED, done.err
     assert done.json["forked_from"] == words[0]
     return done.json["result"]
 
 
-# --- forking ----------------------------------------------------------------------------------------------------
 def test_a_local_fork_takes_over_what_was_done_and_is_waited_for(drafted: Project) -> None:
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", "--local")
     assert done.code == exit_codes.COMPLETED
     assert done.err == "execution two is a fork of one before step quiet\n"
     lines = done.out.splitlines()
-    assert lines[0].startswith("two completed: 2 steps in ")  # and nothing that "loud" would have said again
+    assert lines[0].startswith("two completed: 2 steps in ")  # the step "loud" did not run again
     assert lines[1] == 'result: ["tides 1", {}]'
     assert "forked from  one\n" in drafted("show", "two").out
 
@@ -102,7 +101,7 @@ def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> 
 
 @pytest.mark.parametrize("wait", [False, True])
 def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool) -> None:
-    # An engine that works as one on a cluster does, but in this process.
+    # An engine of this process that works as one on a cluster does.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(drafted.store, recover=False))
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", *(["--wait"] if wait else []))
     assert done.code == exit_codes.COMPLETED
@@ -113,7 +112,6 @@ def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pyte
         assert done.err.splitlines()[1] == "to wait for the result: rayflow wait two"
 
 
-# --- what cannot be meant -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("words", "said"),
     [

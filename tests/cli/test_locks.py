@@ -1,4 +1,4 @@
-"""``rayflow lock list``: who has which lock, and who waits for it, from the store alone."""
+"""``rayflow lock list``: holders and waiters of locks, read from the store alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``rayflow pool``: pools are made, listed, scaled, drained and deleted, and what cannot be meant is refused."""
+"""``rayflow pool``: creating, listing, scaling, draining and deleting pools, and wrong usage."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import exit_codes, pools
+from rayflow.client.backend import Backend
 from rayflow.client.local import LocalEngine
 from rayflow.client.pools import Pools
 from rayflow.definition.options import PoolConfig, RateLimit
@@ -37,7 +38,7 @@ async def holding() -> str:
 
 @pytest.fixture
 def engine(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEngine]:
-    """An engine of this process in place of a cluster's; all commands of a test have the same one."""
+    """An engine of this process in place of a cluster's, shared by all commands of a test."""
     with LocalEngine(project.store) as made:
 
         def open_engine(args: object, *, recover: bool) -> contextlib.AbstractContextManager[LocalEngine]:
@@ -50,7 +51,7 @@ def engine(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalE
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No engine may be opened."""
+    """Fail a test that opens an engine."""
 
     def refuse(args: object, *, recover: bool) -> None:
         raise AssertionError("wrong usage has to be found before a cluster is started")
@@ -60,7 +61,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def busy(engine: LocalEngine) -> Iterator[Callable[[], None]]:
-    """A pool "slow" in which a step runs until it is told to end."""
+    """A pool "slow" with a step that runs until the returned function is called."""
     engine.pools.create(PoolConfig(name="slow", workers=1))
     _begun.clear()
     _may_end.clear()
@@ -76,10 +77,10 @@ def busy(engine: LocalEngine) -> Iterator[Callable[[], None]]:
 
 
 class KeptPools(Pools):
-    """Pools that are only noted when they are to be removed, since the step of "slow" is to end in the end."""
+    """Pools that record removals instead of removing, so that the step of "slow" can end."""
 
     def __init__(self, system: ActorSystem) -> None:
-        super().__init__(system, MsgpackCodec(), lambda: False)
+        super().__init__(Backend(system), MsgpackCodec())
         self.removed: list[str] = []
 
     def remove(self, name: str) -> None:
@@ -93,7 +94,6 @@ def sizes(project: Project) -> dict[str, Any]:
     }
 
 
-# --- list -----------------------------------------------------------------------------------------------------
 def test_list_shows_each_pool_by_name(project: Project, engine: LocalEngine) -> None:
     engine.pools.create(PoolConfig(name="gpu", workers=0, max_workers=2, min_workers=0))
     listed = project("pool", "list")
@@ -113,7 +113,6 @@ def test_list_as_json_has_the_whole_status(project: Project, engine: LocalEngine
     }  # fmt: skip
 
 
-# --- create ---------------------------------------------------------------------------------------------------
 def test_create_makes_a_pool_with_all_its_options(project: Project, engine: LocalEngine) -> None:
     made = project(
         "pool", "create", "gpu", "--workers", "2", "--concurrency", "3", "--min-workers", "1", "--max-workers", "5",
@@ -206,7 +205,6 @@ def test_a_pool_that_is_not_there_is_wrong_usage(project: Project, words: list[s
     assert done.err.startswith("rayflow: there is no worker pool 'none'; there are: default. Create it with ")
 
 
-# --- scale, drain, delete ---------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("engine")
 def test_scale_changes_the_size(project: Project) -> None:
     project("pool", "create", "one")

@@ -1,4 +1,4 @@
-"""``rayflow run``: how it ends, what it prints where, and that an id is one execution."""
+"""``rayflow run``: exit codes, output, and one execution per id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rayflow.client.local import LocalEngine
 from tests.cli.project import INTERRUPTIBLE, Project
 
 
-# --- how it ends --------------------------------------------------------------------------------------------
 def test_a_completed_run_prints_what_steps_print_and_then_the_result(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--id", "one")
     assert done.code == exit_codes.COMPLETED
@@ -87,7 +86,6 @@ def test_tracebacks_of_expected_errors_come_with_rayflow_debug(
     assert done.err.count("Traceback") == tracebacks
 
 
-# --- what goes where ----------------------------------------------------------------------------------------
 def test_json_on_stdout_is_one_document_and_the_rest_goes_to_stderr(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--id", "one", "--json")
     assert done.code == exit_codes.COMPLETED
@@ -131,7 +129,7 @@ def test_quiet_prints_the_result_alone(project: Project) -> None:
 
 
 class Terminal:
-    """A stream that says that it is a terminal."""
+    """Stream that claims to be a terminal."""
 
     encoding = "utf-8"
     closed = False
@@ -162,7 +160,6 @@ def test_progress_is_one_line_on_a_terminal_that_makes_room_for_what_is_printed(
     assert "done ·" not in project.run("nothing").out
 
 
-# --- one id, one execution ------------------------------------------------------------------------------------
 def test_running_an_id_again_answers_the_same_execution(project: Project) -> None:
     first = project.run("shout", "--input", '"hello"', "--id", "one", "--json").json
     again = project.run("shout", "--input", '"hello"', "--id", "one", "--json")
@@ -193,7 +190,6 @@ def test_an_id_that_does_not_fit_is_wrong_usage(project: Project) -> None:
     assert "execution id 'no spaces' does not fit" in done.err
 
 
-# --- options --------------------------------------------------------------------------------------------------
 def test_priority_and_checkpoints_reach_the_execution(project: Project) -> None:
     done = project.run("shout", "--input", '"x"', "--priority", "8", "--checkpoints", "off", "--json")
     assert done.json["priority"] == 8
@@ -258,7 +254,7 @@ def test_a_local_run_cannot_be_detached(project: Project) -> None:
 
 
 def test_a_detached_run_answers_the_id(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    # An engine of this process in the place of the cluster's: what is started still is durable.
+    # An engine of this process in place of a cluster's: the execution is durable as well.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(project.store))
     done = project("run", f"{project.name}:long", "--detach", "--id", "one")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "one\n")

@@ -1,4 +1,4 @@
-"""``rayflow schedule``: schedules are made, looked at, paused, triggered, backfilled and deleted."""
+"""``rayflow schedule``: creating, showing, pausing, triggering, backfilling and deleting schedules."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def nightly(reporting: Project) -> Project:
 
 
 def create(project: Project, name: str, *words: str, target: str = "report") -> Any:
-    """Make a schedule; answers it."""
+    """Create a schedule, and return its JSON."""
     done = project("schedule", "create", name, f"{project.file.name}:{target}", "--local", "--json", *words)
     assert done.code == exit_codes.COMPLETED, done.err
     return done.json
@@ -56,7 +56,6 @@ def started(project: Project, name: str) -> list[str]:
     return sorted(row["execution_id"] for row in rows)
 
 
-# --- create -------------------------------------------------------------------------------------------------------
 def test_create_answers_the_schedule_and_says_who_starts_it(reporting: Project) -> None:
     made = reporting("schedule", "create", "nightly", f"{reporting.file.name}:report", *NIGHTLY, "--local")
     assert made.code == exit_codes.COMPLETED
@@ -115,7 +114,6 @@ def test_one_of_that_name_is_changed_only_with_replace(nightly: Project) -> None
     assert (schedule["schedule"]["cron"], schedule["input"]["args"]) == ("0 0 1 1 *", ["x"])
 
 
-# --- looking ------------------------------------------------------------------------------------------------------
 def test_list_and_show_need_no_code_and_leave_no_file(nightly: Project) -> None:
     nightly.file.unlink()
     sys.modules.pop(nightly.name, None)
@@ -135,7 +133,6 @@ def test_a_store_without_schedules_says_so(project: Project) -> None:
     assert project("schedule", "list", "--json").json == []
 
 
-# --- pause, resume, delete ----------------------------------------------------------------------------------------
 def test_a_paused_one_starts_nothing_until_it_is_resumed(nightly: Project) -> None:
     paused = nightly("schedule", "pause", "nightly", "--local", "--json")
     assert (paused.code, paused.json["paused"], paused.json["next_due"]) == (exit_codes.COMPLETED, True, None)
@@ -156,7 +153,6 @@ def test_delete_forgets_it_and_leaves_its_executions(nightly: Project) -> None:
     assert (done.code, done.json) == (exit_codes.COMPLETED, {"name": "nightly", "deleted": True})
 
 
-# --- trigger and backfill -----------------------------------------------------------------------------------------
 def test_trigger_starts_it_now_and_locally_waits_for_it(nightly: Project) -> None:
     done = nightly("schedule", "trigger", "nightly", "--local")
     assert done.code == exit_codes.COMPLETED
@@ -207,7 +203,7 @@ def test_backfill_of_a_time_without_due_times_says_so(nightly: Project) -> None:
 def test_elsewhere_they_are_waited_for_if_asked(
     nightly: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
 ) -> None:
-    # An engine that works as one on a cluster does, but in this process.
+    # An engine of this process that works as one on a cluster does.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(nightly.store, recover=recover))
     asked = ["--wait"] if wait else []
     triggered = nightly("schedule", "trigger", "nightly", *asked)
@@ -224,7 +220,6 @@ def test_elsewhere_they_are_waited_for_if_asked(
         assert started(nightly, "nightly") == sorted([manual, *dues])
 
 
-# --- what cannot be meant -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "words",
     [
@@ -240,7 +235,7 @@ def test_one_that_is_not_there_is_wrong_usage(nightly: Project, words: list[str]
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No engine may be opened."""
+    """Fail a test that opens an engine."""
 
     def refuse(args: object, *, recover: bool) -> None:
         raise AssertionError("wrong usage has to be found before a cluster is started")

@@ -1,4 +1,4 @@
-"""``rayflow list``, ``show`` and ``workflows``: they only read, and they need no code of the user's."""
+"""``rayflow list``, ``show`` and ``workflows``: they only read the store, and import no user code."""
 
 from __future__ import annotations
 
@@ -145,7 +145,6 @@ def test_workflows_lists_what_was_saved(project: Project) -> None:
     assert lines[1].endswith(f"{project.name}:shout  Says it louder.")
 
 
-# --- families -------------------------------------------------------------------------------------------------
 _FAMILY = """
 
 @rf.workflow

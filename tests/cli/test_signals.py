@@ -1,4 +1,4 @@
-"""``rayflow signal``, and what a command says that waits for an execution which waits for a signal."""
+"""``rayflow signal``, and messages of commands whose execution waits for a signal."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ VERDICT = '{"ok": true, "by": "ada"}'
 
 @pytest.fixture
 def waiting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose executions are parked soon, with "one" waiting for a review."""
+    """A project whose executions are parked early, with "one" waiting for a review."""
     monkeypatch.setenv("RAYFLOW_PARK_AFTER", "0.05")
     project.file.write_text(project.file.read_text() + _FLOWS)
     assert project.run("reviewed", "--input", '"hello"', "--id", "one").code == exit_codes.STOPPED_WAITING
@@ -72,7 +72,6 @@ def result(project: Project, execution_id: str) -> object:
     return project("show", execution_id, "--json").json["result"]
 
 
-# --- waiting for one ------------------------------------------------------------------------------------------
 def test_a_local_run_that_only_a_signal_lets_go_on_stops_and_says_which(waiting: Project) -> None:
     done = waiting.run("collecting", "--input", "1", "--id", "two")
     assert (done.code, done.out) == (exit_codes.STOPPED_WAITING, "")
@@ -115,7 +114,7 @@ def test_who_waits_for_a_lock_names_what_its_holder_waits_for(waiting: Project) 
 
 
 def test_elsewhere_it_is_told_once_and_waited_for(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    # An engine that works as one on a cluster does, but in this process.
+    # An engine of this process that works as one on a cluster does.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
     done = waiting("wait", "one", "--timeout", "0.7")
     assert done.code == exit_codes.STOPPED_WAITING
@@ -140,7 +139,6 @@ def test_show_and_list_say_what_is_waited_for(waiting: Project) -> None:
     assert waiting("list").out.splitlines()[1].endswith("waits: signal review")
 
 
-# --- sending --------------------------------------------------------------------------------------------------
 def test_a_local_execution_goes_on_with_it_as_far_as_it_can(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
     assert done.code == exit_codes.COMPLETED
@@ -202,7 +200,6 @@ def test_elsewhere_its_acceptance_is_the_answer(waiting: Project, monkeypatch: p
     assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exit_codes.COMPLETED, "two completed")
 
 
-# --- what cannot be meant ---------------------------------------------------------------------------------------
 def test_a_payload_that_is_not_what_is_waited_for_is_refused(waiting: Project) -> None:
     before = waiting("show", "one", "--json").json
     done = waiting("signal", "one", "review", "--payload", '{"ok": "maybe"}', "--local")

@@ -31,7 +31,6 @@ EVIL = "\x1b[2Jx\r\n\u202e<script>y"
 WHY = "it needs 1 GPU, and no node has any; the nodes have 2 CPU | 8 CPU"
 
 
-# --- schedules ----------------------------------------------------------------------------------------------------
 def schedule(**changes: Any) -> ScheduleInfo:
     made = ScheduleInfo(
         name="nightly", schedule=rf.Schedule(cron="30 2 * * *", timezone="Europe/Berlin"), workflow_id="report",
@@ -101,7 +100,6 @@ def test_the_keys_of_a_schedule_are_stable() -> None:
     assert (found["input"], found["options"]) == ({"args": ["x"], "kwargs": {}}, {"priority": 7})
 
 
-# --- locks --------------------------------------------------------------------------------------------------------
 def lock() -> LockInfo:
     made: Lock | None = None
     for claimant, ttl in (
@@ -147,7 +145,6 @@ def test_schedules_and_locks_cannot_draw_on_the_screen() -> None:
     assert [text for text in texts if any(character in text for character in "\x1b\r\u202e")] == []
 
 
-# --- pools ------------------------------------------------------------------------------------------------------
 def test_pools_are_a_table() -> None:
     gpu = PoolStatus(
         "gpu", PoolConfig(name="gpu", max_workers=8), queued=1200, oldest_waiting=65, full=True, wanted=4, workers=3,
@@ -195,7 +192,6 @@ def test_a_pool_whose_setup_is_no_text_can_be_shown_as_json_too() -> None:
     json.dumps(to_json(PoolStatus(config=PoolConfig(setup=lambda: None))))
 
 
-# --- attempts ---------------------------------------------------------------------------------------------------
 TASKS = [
     TaskStatus(1, "fetch", 1, TaskState.LOST, "w1", 1_000_000_000.0, 1_000_000_000.5, 0, Failure("Lost", "died")),
     TaskStatus(

@@ -1,4 +1,4 @@
-"""What ``rayflow run`` can be told to run, and what it makes of its input."""
+"""Targets and inputs of ``rayflow run``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from rayflow.definition.function import workflow
 from tests.cli.project import Project
 
 
-# --- forms of the target --------------------------------------------------------------------------------------
 def test_a_file_is_imported_under_its_name_and_recorded_by_reference(project: Project) -> None:
     folder = project.folder / "deeper"
     folder.mkdir()
@@ -142,7 +141,6 @@ def test_what_a_module_raises_while_it_is_imported_is_told_with_its_place(
     assert done.err.count("\n") == 1
 
 
-# --- input ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("target", "given", "result"),
     [

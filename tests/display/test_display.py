@@ -61,7 +61,6 @@ def snapshot(**changes: Any) -> ExecutionSnapshot:
     return replace(made, **changes)
 
 
-# --- widths -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("text", "columns"),
     [("abc", 3), ("日本", 4), ("e\u0301", 1), ("\U0001f600", 2), ("ﾃ", 1), ("", 0), ("a\u200db", 2)],
@@ -112,7 +111,6 @@ def test_columns_without_anything_in_them_are_left_out() -> None:
     assert table([Column("A", first), Column("B", second), Column("C", third)], [["1", "", "3"]]) == "A  C\n1  3"
 
 
-# --- text -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -230,9 +228,8 @@ def test_saved_workflows_are_a_table() -> None:
     assert workflows_text([]) == "no workflows"
 
 
-# --- HTML -----------------------------------------------------------------------------------------------------
 class Tags(html.parser.HTMLParser):
-    """Collects the tags of a page, and its text."""
+    """Collects the tags and the text of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -292,7 +289,6 @@ def test_html_of_a_large_execution_stays_small() -> None:
     assert "… and 4800 earlier ones" in page
 
 
-# --- JSON -----------------------------------------------------------------------------------------------------
 class Colour(enum.Enum):
     RED = "red"
 

@@ -49,7 +49,6 @@ WAITING = snapshot(
 )  # fmt: skip
 
 
-# --- one execution ----------------------------------------------------------------------------------------------
 def test_text_page_and_json_say_what_it_waits_for_and_where_it_comes_from() -> None:
     found = facts(WAITING)
     expected = {
@@ -83,8 +82,8 @@ def test_what_does_not_apply_is_left_out() -> None:
         ({"waiting_for": ["lock ledger"]}, "lock ledger"),
         ({"waiting_for": ["lock ledger"], "parked": True}, "lock ledger (parked)"),
         ({"wakes_at": NOW + 60, "parked": True}, "until 2001-09-09 01:47:40 (parked)"),
-        ({"wakes_at": NOW + 0.5, "parked": True}, None),  # it is to be taken up at once
-        ({"parked": True}, None),  # paused or interrupted: its status and reason say it
+        ({"wakes_at": NOW + 0.5, "parked": True}, None),  # the execution is due now
+        ({"parked": True}, None),  # paused or interrupted: shown by the status and the reason
     ],
 )
 def test_waits_are_told_in_a_few_words(changes: dict[str, Any], said: str | None) -> None:
@@ -124,7 +123,6 @@ def test_steps_that_are_no_steps_say_what_they_are_and_have_no_attempts() -> Non
     assert [said for said in ("child page", "lock ledger", "signal go", "undo refund") if said not in page] == []
 
 
-# --- families -----------------------------------------------------------------------------------------------------
 CHILDREN = [
     ChildSnapshot(1, "book-1.1", "page", ExecutionStatus.COMPLETED),
     ChildSnapshot(0, "left", "page", ExecutionStatus.RUNNING),
@@ -196,7 +194,6 @@ def test_a_tree_as_json_is_what_a_list_has_with_children() -> None:
     assert found["children"][0]["step"] == 1
 
 
-# --- from records -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "parked"),
     [
@@ -221,7 +218,6 @@ def test_a_summary_says_what_is_waited_for_until_it_is_over() -> None:
     assert (over.waiting_for, over.wakes_at) == ([], None)
 
 
-# --- whatever the data hold ---------------------------------------------------------------------------------------
 def test_data_can_neither_draw_on_the_screen_nor_become_part_of_a_page() -> None:
     child = ChildSnapshot(1, EVIL, EVIL, ExecutionStatus.RUNNING)
     one = snapshot(
