@@ -54,7 +54,7 @@ def test_an_unknown_execution_is_wrong_usage(project: Project, command: str) -> 
     assert done.err.startswith("rayflow: no execution 'nope' in this store")
 
 
-def test_recover_takes_up_all_that_is_unfinished(project: Project) -> None:
+def test_recover_resumes_all_unfinished_executions(project: Project) -> None:
     interrupt(project, "one", "two")
     project.run("nothing", "--id", "done")
     stopped = project("recover", "--local", "--timeout", "0.05", "--json")
@@ -64,7 +64,7 @@ def test_recover_takes_up_all_that_is_unfinished(project: Project) -> None:
     assert {row["status"] for row in stopped.json["executions"]} <= {"pending", "running"}
 
 
-def test_recover_leaves_what_somebody_may_be_about_to_take_up(project: Project) -> None:
+def test_recover_skips_executions_with_recent_progress(project: Project) -> None:
     interrupt(project, "one")
     done = project("recover", "--local", "--older-than", "3600")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "nothing to recover\n")
@@ -79,7 +79,7 @@ def test_recover_without_anything_to_do_says_so(project: Project) -> None:
     assert (done.code, done.out) == (exit_codes.COMPLETED, "nothing to recover\n")
 
 
-def test_a_paused_execution_stays_so_until_it_is_resumed(project: Project) -> None:
+def test_a_paused_execution_stays_paused_until_resume(project: Project) -> None:
     interrupt(project, "one")
     paused = project("pause", "one", "--local", "--reason", "lunch")
     assert (paused.code, paused.out) == (exit_codes.COMPLETED, "one is paused\n")
@@ -92,7 +92,7 @@ def test_a_paused_execution_stays_so_until_it_is_resumed(project: Project) -> No
     assert resumed.json["execution_id"] == "one"
 
 
-def test_what_is_paused_can_go_on_to_its_end(project: Project) -> None:
+def test_a_paused_execution_can_be_resumed_to_its_end(project: Project) -> None:
     interrupt(project, "one")
     assert project("pause", "one", "--local").code == exit_codes.COMPLETED
     project.hurry()
@@ -100,7 +100,7 @@ def test_what_is_paused_can_go_on_to_its_end(project: Project) -> None:
     assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exit_codes.COMPLETED, "one completed")
 
 
-def test_what_is_paused_can_be_cancelled(project: Project) -> None:
+def test_a_paused_execution_can_be_cancelled(project: Project) -> None:
     interrupt(project, "one")
     project("pause", "one", "--local")
     done = project("cancel", "one", "--local", "--json")
@@ -126,7 +126,7 @@ def elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
     return use
 
 
-def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewhere: Callable[[], None]) -> None:
+def test_output_of_steps_on_a_cluster_is_printed(project: Project, elsewhere: Callable[[], None]) -> None:
     elsewhere()
     done = project("run", f"{project.name}:shout", "--input", '"hello"', "--id", "one")
     assert done.code == exit_codes.COMPLETED
@@ -135,7 +135,7 @@ def test_what_steps_print_elsewhere_is_told_as_it_comes(project: Project, elsewh
     assert done.out.splitlines()[2].startswith("one completed: ")
 
 
-def test_one_who_waits_for_a_paused_execution_is_told_once_how_to_go_on(
+def test_waiting_for_a_paused_execution_prints_once_how_to_resume_it(
     project: Project, elsewhere: Callable[[], None]
 ) -> None:
     interrupt(project, "one")
@@ -147,9 +147,7 @@ def test_one_who_waits_for_a_paused_execution_is_told_once_how_to_go_on(
     assert "to resume: rayflow resume one\n" in done.err
 
 
-def test_stopping_to_wait_for_what_runs_elsewhere_says_how_to_come_back(
-    project: Project, elsewhere: Callable[[], None]
-) -> None:
+def test_a_timeout_on_a_cluster_prints_how_to_wait_again(project: Project, elsewhere: Callable[[], None]) -> None:
     elsewhere()
     done = project("run", f"{project.name}:long", "--id", "one", "--timeout", "0.05", "--store", project.store)
     assert done.code == exit_codes.STOPPED_WAITING
@@ -157,7 +155,7 @@ def test_stopping_to_wait_for_what_runs_elsewhere_says_how_to_come_back(
     assert "; to cancel: rayflow cancel one --store sqlite:///" in done.err
 
 
-def test_steering_elsewhere_answers_without_waiting(project: Project, elsewhere: Callable[[], None]) -> None:
+def test_commands_on_a_cluster_do_not_wait(project: Project, elsewhere: Callable[[], None]) -> None:
     interrupt(project, "one")
     elsewhere()
     done = project("cancel", "one")
@@ -177,7 +175,7 @@ def silence(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_of(engine), "record", record)
 
 
-def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresponsive_engine_ends_the_wait(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(project, "one")
     monkeypatch.setattr(watch, "_PATIENCE", 0.3)
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
@@ -189,7 +187,9 @@ def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, m
     assert "to wait again: rayflow wait one" in str(caught.value)
 
 
-def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_completion_ends_the_wait_although_the_store_does_not_respond(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project.run("nothing", "--id", "one")
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
     with LocalEngine(project.store) as engine:
@@ -199,7 +199,7 @@ def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project, mon
         assert ExecutionWatch(engine, Screen(), ProgressLine(), args).wait("one").status == "completed"
 
 
-def test_output_is_told_from_a_cursor_on(project: Project) -> None:
+def test_output_is_read_from_a_cursor(project: Project) -> None:
     project.run("shout", "--input", '"a"', "--id", "earlier")
     with LocalEngine(project.store) as engine:
         engine.start(SavedWorkflow("shout").options(id="now"), "b").result(30)
@@ -250,7 +250,7 @@ def test_metrics_are_served_until_interrupted(project: Project) -> None:
     assert (process.returncode, out, err) == (exit_codes.COMPLETED, "", "")
 
 
-def test_a_port_that_is_taken_is_told(project: Project) -> None:
+def test_a_port_in_use_is_an_error(project: Project) -> None:
     project.run("nothing")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -269,7 +269,7 @@ def test_without_a_local_cluster_status_and_down_say_so(project: Project) -> Non
     assert project("down").out == "there is no local cluster\n"
 
 
-def test_up_and_down_say_what_they_did(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_and_down_print_their_effect(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     running_one = connection.LocalCluster("mark", "127.0.0.1:6379", dashboard="http://127.0.0.1:8265", created=1.0)
     asked: list[dict[str, object]] = []
 

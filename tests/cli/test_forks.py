@@ -56,7 +56,7 @@ def fork(project: Project, *words: str) -> object:
     return done.json["result"]
 
 
-def test_a_local_fork_takes_over_what_was_done_and_is_waited_for(drafted: Project) -> None:
+def test_a_local_fork_reuses_recorded_steps_and_waits(drafted: Project) -> None:
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", "--local")
     assert done.code == exit_codes.COMPLETED
     assert done.err == "execution two is a fork of one before step quiet\n"
@@ -82,7 +82,7 @@ def test_input_and_state_may_be_others(drafted: Project) -> None:
     ]  # fmt: skip
 
 
-def test_it_may_go_on_with_another_saved_version(drafted: Project) -> None:
+def test_a_fork_may_run_another_saved_version(drafted: Project) -> None:
     drafted.file.write_text(drafted.file.read_text() + _NEWER)
     sys.modules.pop(drafted.name)
     drafted.run("newer", "--input", '["x"]')
@@ -90,7 +90,7 @@ def test_it_may_go_on_with_another_saved_version(drafted: Project) -> None:
     assert (done.code, done.json["version"], done.json["result"]) == (exit_codes.COMPLETED, "2", "y by version 2")
 
 
-def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> None:
+def test_a_fork_inside_a_lock_needs_allow_reacquire(drafted: Project) -> None:
     drafted.run("guarded", "--id", "two")
     refused = drafted("fork", "two", "--before", "loud", "--local")
     assert (refused.code, refused.out) == (exit_codes.USAGE, "")
@@ -100,7 +100,9 @@ def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> 
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool) -> None:
+def test_a_fork_on_a_cluster_is_waited_for_on_request(
+    drafted: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
+) -> None:
     # An engine of this process that works as one on a cluster does.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(drafted.store, recover=False))
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", *(["--wait"] if wait else []))
@@ -131,7 +133,7 @@ def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pyte
         (["one", "--before", "loud", "--state", "x=1", "--state", "x=2"], "--state gives 'x' twice"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage_and_starts_nothing(drafted: Project, words: list[str], said: str) -> None:
+def test_a_wrong_fork_is_wrong_usage_and_starts_nothing(drafted: Project, words: list[str], said: str) -> None:
     done = drafted("fork", *words, "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")

@@ -132,12 +132,14 @@ def test_create_makes_a_pool_with_all_its_options(project: Project, engine: Loca
     )  # fmt: skip
 
 
-def test_what_is_left_out_is_as_everywhere(project: Project, engine: LocalEngine) -> None:
+def test_omitted_options_have_the_defaults_of_the_api(project: Project, engine: LocalEngine) -> None:
     made = project("pool", "create", "plain", "--json")
     assert (made.code, made.json["config"]) == (exit_codes.COMPLETED, PoolConfig(name="plain").model_dump())
 
 
-def test_create_again_answers_the_pool_as_it_is_and_tells_another_size(project: Project, engine: LocalEngine) -> None:
+def test_create_of_an_existing_pool_changes_nothing_and_notes_another_size(
+    project: Project, engine: LocalEngine
+) -> None:
     project("pool", "create", "one", "--workers", "1")
     assert project("pool", "create", "one", "--workers", "1").err == ""
     again = project("pool", "create", "one", "--max-workers", "3")
@@ -223,7 +225,7 @@ def test_scale_changes_the_size(project: Project) -> None:
     assert (found["name"], found["config"]["workers"], found["config"]["max_workers"]) == ("one", 0, None)
 
 
-def test_drain_waits_for_the_tasks_as_long_as_it_may(
+def test_drain_waits_for_the_tasks_until_its_timeout(
     project: Project, engine: LocalEngine, busy: Callable[[], None]
 ) -> None:
     stopped = project("pool", "drain", "slow", "--timeout", "0.01")

@@ -39,7 +39,7 @@ def listed(url: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     return {found["execution_id"] for found in json.loads(capsys.readouterr().out)}
 
 
-def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_purge_deletes_executions_of_one_status_and_age(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "purge",
         "--older-than",
@@ -62,7 +62,7 @@ def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.Capture
     assert listed(url, capsys) == {"failed"}
 
 
-def test_without_an_age_it_deletes_what_has_expired(
+def test_without_an_age_purge_deletes_expired_executions(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["purge", "--store", url, "--local"]) == exit_codes.COMPLETED
@@ -75,7 +75,9 @@ def test_without_an_age_it_deletes_what_has_expired(
     assert listed(url, capsys) == {"done-1", "done-2", "failed"}
 
 
-def test_it_makes_no_store_and_disturbs_no_writer(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_purge_creates_no_store_and_disturbs_no_writer(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["purge", "--older-than", "30d", "--store", f"sqlite:///{tmp_path / 'none.db'}", "--local"]) == 2
     assert "there is no store at" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()
@@ -87,7 +89,7 @@ def test_it_makes_no_store_and_disturbs_no_writer(url: str, tmp_path: Path, caps
         assert engine.purge(older_than=0, workflow="another").executions == 0
 
 
-def test_what_a_cluster_writes_is_deleted_through_it(
+def test_a_store_of_a_cluster_is_purged_through_the_cluster(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rf.LocalEngine(url) as engine:
@@ -106,7 +108,7 @@ def test_what_a_cluster_writes_is_deleted_through_it(
     ],
     ids=["unit", "negative", "status"],
 )
-def test_wrong_words_are_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_explained(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["purge", *words, "--local"]) == exit_codes.USAGE
     assert message in capsys.readouterr().err
 
@@ -117,7 +119,7 @@ def test_ages_have_units(url: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out.startswith("0 executions")
 
 
-def test_only_what_is_over_can_be_meant(url: str) -> None:
+def test_purge_refuses_unfinished_statuses(url: str) -> None:
     with rf.LocalEngine(url) as engine:
         with pytest.raises(rf.DefinitionError, match=r"only what is over can be deleted.*not running"):
             engine.purge(status="running")
@@ -136,7 +138,7 @@ def values_in(url: str) -> int:
         return count
 
 
-def test_large_values_go_two_hours_after_what_referred_to_them(
+def test_large_values_are_deleted_two_hours_after_their_last_reference(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rf.LocalEngine(url, large_value_bytes=1024) as engine:

@@ -14,7 +14,7 @@ from rayflow.client.local import LocalEngine
 from tests.cli.project import INTERRUPTIBLE, Project
 
 
-def test_a_completed_run_prints_what_steps_print_and_then_the_result(project: Project) -> None:
+def test_a_completed_run_prints_the_output_of_steps_and_then_the_result(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--id", "one")
     assert done.code == exit_codes.COMPLETED
     lines = done.out.splitlines()
@@ -24,7 +24,7 @@ def test_a_completed_run_prints_what_steps_print_and_then_the_result(project: Pr
     assert done.err == "execution one of workflow shout\n"
 
 
-def test_a_failed_run_says_why_in_one_line_and_how_to_go_on(project: Project) -> None:
+def test_a_failed_run_prints_its_reason_and_how_to_resume_in_one_line(project: Project) -> None:
     done = project.run("broken", "--id", "one")
     assert done.code == exit_codes.FAILED
     assert done.out == ""
@@ -36,7 +36,7 @@ def test_a_failed_run_says_why_in_one_line_and_how_to_go_on(project: Project) ->
     assert "Traceback" not in done.err
 
 
-def test_a_run_that_is_not_waited_for_any_longer_goes_on_later(project: Project) -> None:
+def test_a_run_continues_later_after_its_timeout(project: Project) -> None:
     done = project.run("long", "--id", "one", "--timeout", "0.05")
     assert done.code == exit_codes.STOPPED_WAITING
     assert "rayflow: stopped waiting; execution 'one' is " in done.err
@@ -52,7 +52,7 @@ def test_a_cancelled_execution_exits_with_a_code_of_its_own(project: Project) ->
     assert "rayflow: execution 'one' was cancelled: too long\n" in again.err
 
 
-def test_ctrl_c_stops_a_local_run_and_says_how_to_go_on(project: Project) -> None:
+def test_ctrl_c_stops_a_local_run_and_prints_how_to_resume(project: Project) -> None:
     with project.spawn("run", f"{project.name}:long", "--local", "--id", "one", program=INTERRUPTIBLE) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "execution one of workflow long\n"
@@ -160,7 +160,7 @@ def test_progress_is_one_line_on_a_terminal_that_makes_room_for_what_is_printed(
     assert "done ·" not in project.run("nothing").out
 
 
-def test_running_an_id_again_answers_the_same_execution(project: Project) -> None:
+def test_running_an_id_again_attaches_to_the_same_execution(project: Project) -> None:
     first = project.run("shout", "--input", '"hello"', "--id", "one", "--json").json
     again = project.run("shout", "--input", '"hello"', "--id", "one", "--json")
     assert again.json == first
@@ -169,7 +169,7 @@ def test_running_an_id_again_answers_the_same_execution(project: Project) -> Non
     assert len(project("list", "--json").json) == 1
 
 
-def test_running_an_interrupted_id_again_goes_on_with_it(project: Project) -> None:
+def test_running_an_interrupted_id_again_resumes_it(project: Project) -> None:
     assert project.run("long", "--id", "one", "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
     project.hurry()
     again = project.run("long", "--id", "one")
@@ -253,7 +253,7 @@ def test_a_local_run_cannot_be_detached(project: Project) -> None:
     assert done.err == ("rayflow: --detach needs a cluster: with --local the execution ends with this process\n")
 
 
-def test_a_detached_run_answers_the_id(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detached_run_prints_the_id(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     # An engine of this process in place of a cluster's: the execution is durable as well.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(project.store))
     done = project("run", f"{project.name}:long", "--detach", "--id", "one")

@@ -56,7 +56,7 @@ def started(project: Project, name: str) -> list[str]:
     return sorted(row["execution_id"] for row in rows)
 
 
-def test_create_answers_the_schedule_and_says_who_starts_it(reporting: Project) -> None:
+def test_create_shows_the_schedule_and_notes_that_an_engine_is_needed(reporting: Project) -> None:
     made = reporting("schedule", "create", "nightly", f"{reporting.file.name}:report", *NIGHTLY, "--local")
     assert made.code == exit_codes.COMPLETED
     facts, given = made.out.rstrip().split("\n\n")
@@ -142,7 +142,7 @@ def test_a_paused_one_starts_nothing_until_it_is_resumed(nightly: Project) -> No
     assert resumed.json["next_due"] > time.time()
 
 
-def test_delete_forgets_it_and_leaves_its_executions(nightly: Project) -> None:
+def test_delete_removes_a_schedule_but_not_its_executions(nightly: Project) -> None:
     nightly("schedule", "trigger", "nightly", "--local")
     done = nightly("schedule", "delete", "nightly", "--local")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "schedule nightly is deleted\n")
@@ -153,7 +153,7 @@ def test_delete_forgets_it_and_leaves_its_executions(nightly: Project) -> None:
     assert (done.code, done.json) == (exit_codes.COMPLETED, {"name": "nightly", "deleted": True})
 
 
-def test_trigger_starts_it_now_and_locally_waits_for_it(nightly: Project) -> None:
+def test_trigger_starts_the_workflow_now_and_waits_locally(nightly: Project) -> None:
     done = nightly("schedule", "trigger", "nightly", "--local")
     assert done.code == exit_codes.COMPLETED
     [execution_id] = started(nightly, "nightly")
@@ -166,7 +166,7 @@ def test_trigger_starts_it_now_and_locally_waits_for_it(nightly: Project) -> Non
     assert shown["running"] == [], "it is over, whether the schedule knows or not"
 
 
-def test_trigger_answers_as_run_does(nightly: Project) -> None:
+def test_trigger_ends_as_run_does(nightly: Project) -> None:
     create(nightly, "bad", *YEARLY, target="broken")
     assert nightly("schedule", "trigger", "bad", "--local").code == exit_codes.FAILED
     create(nightly, "slow", *YEARLY, target="long")
@@ -180,7 +180,7 @@ def test_trigger_answers_as_run_does(nightly: Project) -> None:
 FROM_TO = ("2026-01-08T00:00:00+01:00", "2026-01-11T00:00:00+01:00")
 
 
-def test_backfill_starts_what_was_due_and_locally_waits_for_it(nightly: Project) -> None:
+def test_backfill_starts_past_due_times_and_waits_locally(nightly: Project) -> None:
     done = nightly("schedule", "backfill", "nightly", *FROM_TO, "--local")
     ids = ["nightly@20260108T013000Z", "nightly@20260109T013000Z"]
     assert done.code == exit_codes.COMPLETED
@@ -271,7 +271,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--every", "60", "--input", "x"], "--input is not JSON: "),
     ],
 )
-def test_what_no_schedule_can_be_is_wrong_usage(reporting: Project, words: list[str], said: str) -> None:
+def test_a_wrong_schedule_is_wrong_usage(reporting: Project, words: list[str], said: str) -> None:
     done = reporting("schedule", "create", "one", f"{reporting.file.name}:report", *words)
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert said in done.err

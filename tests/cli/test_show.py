@@ -118,7 +118,7 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project,
         ("memory://", "memory:// exists only in the process that created it"),
     ],
 )
-def test_a_store_that_cannot_be_meant_is_wrong_usage(project: Project, url: str, said: str) -> None:
+def test_a_wrong_store_url_is_wrong_usage(project: Project, url: str, said: str) -> None:
     done = project("list", "--store", url)
     assert done.code == exit_codes.USAGE
     assert done.err.startswith(f"rayflow: {said}")

@@ -72,7 +72,7 @@ def result(project: Project, execution_id: str) -> object:
     return project("show", execution_id, "--json").json["result"]
 
 
-def test_a_local_run_that_only_a_signal_lets_go_on_stops_and_says_which(waiting: Project) -> None:
+def test_a_local_run_that_waits_for_a_signal_ends_and_names_it(waiting: Project) -> None:
     done = waiting.run("collecting", "--input", "1", "--id", "two")
     assert (done.code, done.out) == (exit_codes.STOPPED_WAITING, "")
     assert done.err == (
@@ -88,7 +88,7 @@ def test_a_wait_with_a_timeout_is_waited_for(waiting: Project) -> None:
     assert (done.code, done.out) == (exit_codes.COMPLETED, "went on\n")
 
 
-def test_who_waits_for_others_that_wait_names_theirs(waiting: Project) -> None:
+def test_waiting_for_children_names_their_signals(waiting: Project) -> None:
     done = waiting.run("asking", "--input", "5", "--id", "parent")
     assert done.code == exit_codes.STOPPED_WAITING
     assert (
@@ -98,7 +98,7 @@ def test_who_waits_for_others_that_wait_names_theirs(waiting: Project) -> None:
     assert "to continue: rayflow signal parent.1 item --payload JSON --local; rayflow signal parent.2" in done.err
 
 
-def test_who_waits_for_a_child_that_is_paused_names_it(waiting: Project) -> None:
+def test_waiting_for_a_paused_child_names_the_child(waiting: Project) -> None:
     waiting.run("asking", "--input", "1", "--id", "parent")
     waiting("pause", "parent.1", "--local")
     done = waiting("wait", "parent", "--local")
@@ -106,14 +106,16 @@ def test_who_waits_for_a_child_that_is_paused_names_it(waiting: Project) -> None
     assert done.err.endswith("to continue: rayflow resume parent.1 --local\n")
 
 
-def test_who_waits_for_a_lock_names_what_its_holder_waits_for(waiting: Project) -> None:
+def test_waiting_for_a_lock_names_the_signal_of_its_holder(waiting: Project) -> None:
     waiting.run("guarded", "--id", "holder")
     done = waiting.run("guarded", "--id", "next")
     assert done.code == exit_codes.STOPPED_WAITING
     assert "execution 'next' waits for signal free of holder; " in done.err
 
 
-def test_elsewhere_it_is_told_once_and_waited_for(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cluster_the_signal_is_named_once_and_the_wait_continues(
+    waiting: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # An engine of this process that works as one on a cluster does.
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
     done = waiting("wait", "one", "--timeout", "0.7")
@@ -139,7 +141,7 @@ def test_show_and_list_say_what_is_waited_for(waiting: Project) -> None:
     assert waiting("list").out.splitlines()[1].endswith("waits: signal review")
 
 
-def test_a_local_execution_goes_on_with_it_as_far_as_it_can(waiting: Project) -> None:
+def test_a_local_execution_continues_with_a_signal_until_it_waits_again(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
     assert done.code == exit_codes.COMPLETED
     assert done.out.splitlines() == ["step says hello", "signal review is accepted; one is completed"]
@@ -151,7 +153,7 @@ def test_a_local_execution_goes_on_with_it_as_far_as_it_can(waiting: Project) ->
     assert result(waiting, "two") == [1, None]
 
 
-def test_wait_answers_how_the_execution_ends(waiting: Project) -> None:
+def test_wait_reports_how_the_execution_ends(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", VERDICT, "--local", "--wait", "--json")
     assert (done.code, done.json["result"]) == (exit_codes.COMPLETED, "HELLO by ada")
     waiting.run("collecting", "--input", "2", "--id", "two")
@@ -180,7 +182,7 @@ def test_the_same_key_is_the_same_signal(waiting: Project) -> None:
     assert (again.code, again.out) == (exit_codes.COMPLETED, "signal item is accepted; two is completed\n")
 
 
-def test_it_may_come_before_it_is_waited_for_and_is_kept_through_a_pause(waiting: Project) -> None:
+def test_an_early_signal_is_kept_through_a_pause(waiting: Project) -> None:
     assert waiting("pause", "one", "--local").code == exit_codes.COMPLETED
     kept = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
     assert (kept.code, kept.out) == (exit_codes.COMPLETED, "signal review is accepted; one is paused\n")
@@ -191,7 +193,7 @@ def test_it_may_come_before_it_is_waited_for_and_is_kept_through_a_pause(waiting
     assert result(waiting, "one") == "HELLO by ada"
 
 
-def test_elsewhere_its_acceptance_is_the_answer(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cluster_signal_ends_with_its_acceptance(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
     done = waiting("signal", "one", "review", "--payload", VERDICT)
     assert (done.code, done.out) == (exit_codes.COMPLETED, "signal review for one is accepted\n")
@@ -200,7 +202,7 @@ def test_elsewhere_its_acceptance_is_the_answer(waiting: Project, monkeypatch: p
     assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exit_codes.COMPLETED, "two completed")
 
 
-def test_a_payload_that_is_not_what_is_waited_for_is_refused(waiting: Project) -> None:
+def test_a_payload_of_a_wrong_type_is_refused(waiting: Project) -> None:
     before = waiting("show", "one", "--json").json
     done = waiting("signal", "one", "review", "--payload", '{"ok": "maybe"}', "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
@@ -211,7 +213,7 @@ def test_a_payload_that_is_not_what_is_waited_for_is_refused(waiting: Project) -
     assert waiting("show", "one", "--json").json["updated_at"] == before["updated_at"]
 
 
-def test_one_that_only_the_receiver_can_refuse_is_told_with_its_dead_letter(waiting: Project) -> None:
+def test_a_signal_that_the_receiver_rejects_is_reported_with_its_dead_letter(waiting: Project) -> None:
     waiting.run("numbers", "--id", "two")
     done = waiting("signal", "two", "numbers", "--payload", '"abc"', "--local")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "signal numbers is accepted; two waits for signal numbers\n")
@@ -236,7 +238,7 @@ def test_an_execution_that_is_over_is_wrong_usage(waiting: Project) -> None:
         (["one", "review", "--payload", "@none.json"], "--payload @none.json: [Errno 2] No such file or directory"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage(waiting: Project, words: list[str], said: str) -> None:
+def test_a_wrong_signal_is_wrong_usage(waiting: Project, words: list[str], said: str) -> None:
     done = waiting("signal", *words, "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")

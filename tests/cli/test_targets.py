@@ -129,9 +129,7 @@ def test_two_files_of_one_name_are_not_mixed_up(project: Project) -> None:
         ("import rayflow as rf\n@rf.workflow\ndef f(): ...\n", "DefinitionError: workflow 'f' must be an `async def`"),
     ],
 )
-def test_what_a_module_raises_while_it_is_imported_is_told_with_its_place(
-    project: Project, code: str, said: str
-) -> None:
+def test_an_error_during_an_import_is_reported_with_its_place(project: Project, code: str, said: str) -> None:
     file = project.folder / f"{project.name}_bad.py"
     file.write_text(code)
     done = project("run", f"{file.name}:x", "--local")

@@ -204,11 +204,11 @@ def test_a_tree_as_json_is_what_a_list_has_with_children() -> None:
         ({"status": ExecutionStatus.COMPLETED}, False),
     ],
 )
-def test_parked_is_what_nobody_drives_and_what_is_not_over(changes: dict[str, Any], parked: bool) -> None:  # noqa: FBT001 - a case
+def test_parked_executions_are_unfinished_and_have_no_owner(changes: dict[str, Any], parked: bool) -> None:  # noqa: FBT001 - a case
     assert summary(record(**changes)).parked is parked
 
 
-def test_a_summary_says_what_is_waited_for_until_it_is_over() -> None:
+def test_a_summary_shows_waits_of_unfinished_executions_only() -> None:
     waits = WaitsFor((("review", "flows:Verdict"),), ("ledger",), ("book-1.2",)).to_text()
     one = record(waits=waits, runnable_at=NOW + 60, run=2, parent="library", forked_from="book-0")
     found = summary(one)

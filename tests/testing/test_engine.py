@@ -65,7 +65,7 @@ async def beating() -> str:
     return await beat()
 
 
-def test_who_looks_waits_for_a_real_step_with_patience_only() -> None:
+def test_a_read_waits_for_a_real_step_for_at_most_the_patience() -> None:
     with TestEngine(patience=0.05) as env:
         handle = env.start(held)
         assert [step.status for step in handle.status().steps] == ["running"]
@@ -76,7 +76,7 @@ def test_who_looks_waits_for_a_real_step_with_patience_only() -> None:
         assert env.now() == BEGINNING
 
 
-def test_who_waits_for_a_result_waits_as_long_as_it_takes_or_as_he_says() -> None:
+def test_a_result_is_waited_for_until_its_timeout() -> None:
     with TestEngine() as env:
         handle = env.start(held)
         with pytest.raises(rf.ResultTimeout):
@@ -213,7 +213,7 @@ def test_a_step_may_wait_for_another_execution() -> None:
         assert env.now() == BEGINNING + 60
 
 
-def test_what_others_do_for_ever_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_work_of_other_executions_does_not_hide_a_stuck_one(monkeypatch: pytest.MonkeyPatch) -> None:
     @rf.workflow
     async def patient() -> None:
         await rf.wait_for_signal("go")
@@ -290,7 +290,7 @@ def test_a_setup_or_a_key_that_fails_fails_the_step() -> None:
             env.execute(keyed)
 
 
-def test_time_passes_for_who_waits_for_a_lock() -> None:
+def test_time_passes_while_a_test_waits_for_a_lock() -> None:
     @rf.workflow
     async def keeper() -> None:
         async with rf.lock("desk"):
@@ -304,7 +304,7 @@ def test_time_passes_for_who_waits_for_a_lock() -> None:
             assert lease.token == 2
 
 
-def test_a_lock_that_nobody_gives_back_is_told() -> None:
+def test_a_lock_that_is_never_released_raises() -> None:
     @rf.workflow
     async def hoarder() -> None:
         async with rf.lock("desk"):
@@ -320,7 +320,7 @@ def test_a_lock_that_nobody_gives_back_is_told() -> None:
             pass
 
 
-def test_who_still_waits_when_it_is_closed_is_told() -> None:
+def test_closing_the_engine_ends_pending_waits() -> None:
     env = TestEngine()
     found: list[BaseException] = []
 
