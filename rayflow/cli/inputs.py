@@ -15,6 +15,7 @@ from rayflow.cli.exit_codes import UsageError
 from rayflow.definition.checks import misfits
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.workflow import Workflow
+from rayflow.errors import InvalidInput
 from rayflow.runtime.worker.attempt import resolved
 from rayflow.storage.codec.annotations import rebuild
 
@@ -107,17 +108,18 @@ def arguments(definition: WorkflowFunction[..., Any] | Workflow | None, value: A
             return (), {}
         return (tuple(value) if isinstance(value, list) else (value,)), {}
     args, kwargs = _positioned(definition, value)
-    try:
-        bound = definition.bind(*args, **kwargs)
-    except TypeError as error:
-        raise UsageError(_explain(error, value)) from error
     if isinstance(definition, Workflow):
+        try:
+            definition.bind(*args, **kwargs)
+        except InvalidInput as error:
+            raise UsageError(f"--input: {error}") from error
         return args, kwargs
+    try:
+        bound = definition.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        problem = f"workflow {definition.id!r}: {error}; it takes {definition.signature}"
+        raise UsageError(f"{problem}; set it with --input" if value is MISSING else f"--input: {problem}") from error
     return _converted(definition, bound)
-
-
-def _explain(error: TypeError, value: Any) -> str:
-    return f"{error}; set it with --input" if value is MISSING else f"--input: {error}"
 
 
 def _positioned(definition: WorkflowFunction[..., Any] | Workflow, value: Any) -> Arguments:

@@ -43,7 +43,7 @@ def test_resume_of_what_is_completed_is_wrong_usage(project: Project) -> None:
     project.run("nothing", "--id", "one")
     done = project("resume", "one", "--local")
     assert done.code == exit_codes.USAGE
-    assert done.err == ("rayflow: cannot resume execution 'one': it is completed. Start it anew under another id\n")
+    assert done.err == ("rayflow: cannot resume execution 'one': it is completed. Start it again under another id\n")
 
 
 @pytest.mark.parametrize("command", ["resume", "pause", "cancel", "wait"])

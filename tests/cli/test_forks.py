@@ -121,8 +121,11 @@ def test_a_fork_on_a_cluster_is_waited_for_on_request(
         (["nope", "--before", "loud", "--input", "1"], "no execution 'nope' in this store"),
         (["one", "--before", "draft"], "cannot fork execution 'one': it is not at call 'draft'. "),
         (["one", "--before", "3"], "cannot fork execution 'one': it is not at call 3. Its calls so far (2): loud, "),
-        (["one", "--before", "loud", "--id", "one"], "execution 'one' exists already, and a fork needs an id of its"),
-        (["one", "--before", "loud", "--id", "a b"], "execution id 'a b' does not fit"),
+        (
+            ["one", "--before", "loud", "--id", "one"],
+            "execution 'one' exists already, and a fork needs an id that no execution has",
+        ),
+        (["one", "--before", "loud", "--id", "a b"], "execution id 'a b' is not valid"),
         (["one", "--before", "loud", "--version", "9"], "no workflow 'drafted (version 9)' is registered in this"),
         (["one", "--before", "loud", "--input", "x"], "--input is not JSON: "),
         (["one", "--before", "loud", "--input", '{"topic": 5}'], "--input: parameter 'topic' does not fit: "),

@@ -157,7 +157,7 @@ def test_create_with_other_settings_is_wrong_usage_and_changes_nothing(project: 
     project("pool", "create", "one", "--concurrency", "1")
     again = project("pool", "create", "one", "--concurrency", "2")
     assert again.code == exit_codes.USAGE
-    assert "there is a pool 'one' with other settings: concurrency=2 (there: 1)" in again.err
+    assert "a pool 'one' exists with other settings: concurrency=2 (existing: 1)" in again.err
     assert engine.pools.config("one").concurrency == 1
 
 
@@ -245,7 +245,7 @@ def test_delete_takes_a_pool_that_is_in_use_only_by_force(
     engine.pools = kept = KeptPools(engine._threads)
     refused = project("pool", "delete", "slow")
     assert (refused.code, refused.out) == (exit_codes.USAGE, "")
-    assert "pool 'slow' is in use: 0 tasks wait and 1 slots are taken" in refused.err
+    assert "pool 'slow' is in use: 0 tasks wait and 1 slots are busy" in refused.err
     assert kept.removed == []
     deleted = project("pool", "delete", "slow", "--force", "--json")
     assert (deleted.code, deleted.json) == (exit_codes.COMPLETED, {"name": "slow", "deleted": True})

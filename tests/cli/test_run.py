@@ -187,7 +187,7 @@ def test_an_id_of_another_input_is_refused(project: Project) -> None:
 def test_an_id_that_does_not_fit_is_wrong_usage(project: Project) -> None:
     done = project.run("nothing", "--id", "no spaces")
     assert done.code == exit_codes.USAGE
-    assert "execution id 'no spaces' does not fit" in done.err
+    assert "execution id 'no spaces' is not valid" in done.err
 
 
 def test_priority_and_checkpoints_reach_the_execution(project: Project) -> None:

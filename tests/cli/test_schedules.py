@@ -107,7 +107,7 @@ def test_one_of_that_name_is_changed_only_with_replace(nightly: Project) -> None
     refused = nightly(*words)
     assert (refused.code, refused.out) == (exit_codes.USAGE, "")
     assert refused.err == (
-        "rayflow: there is a schedule 'nightly' already: change it with replace=True (--replace), or delete it\n"
+        "rayflow: a schedule 'nightly' exists: change it with replace=True (--replace), or delete it\n"
     )
     assert nightly(*words, "--replace").code == exit_codes.COMPLETED
     [schedule] = nightly("schedule", "list", "--json").json
@@ -281,8 +281,8 @@ def test_a_wrong_schedule_is_wrong_usage(reporting: Project, words: list[str], s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a b", "report"], "schedule id 'a b' does not fit"),
-        (["a@b", "report"], "schedule id 'a@b' does not fit: at most 160 characters and no @"),
+        (["a b", "report"], "schedule id 'a b' is not valid"),
+        (["a@b", "report"], "schedule id 'a@b' is not valid: at most 160 characters and no @"),
         (["one", "nope"], "no workflow 'nope' is registered in this store; registered here: report"),
         (["one", "report", "--version", "9"], "no workflow 'report (version 9)' is registered in this store"),
     ],
@@ -310,7 +310,7 @@ def test_a_version_of_a_file_has_to_be_saved(nightly: Project) -> None:
             [FROM_TO[0], "2026-01-11"],
             "argument TO: 2026-01-11 has no UTC offset; with the time zone of this machine it is 2026-01-11T00:00:00",
         ),
-        ([*FROM_TO, "--limit", "1"], "the range to backfill holds more than 1 due times of schedule 'nightly'"),
+        ([*FROM_TO, "--limit", "1"], "backfill range contains more than 1 due times of schedule 'nightly'"),
     ],
 )
 def test_a_time_that_cannot_be_backfilled_is_wrong_usage(nightly: Project, words: list[str], said: str) -> None:

@@ -207,8 +207,8 @@ def test_a_payload_of_a_wrong_type_is_refused(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", '{"ok": "maybe"}', "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == (
-        f"rayflow: execution 'one' waits for a signal 'review' with a {waiting.name}:Verdict, and this payload is "
-        "none: ok: Input should be a valid boolean, unable to interpret input (given: 'maybe'); by: Field required\n"
+        f"rayflow: execution 'one' waits for a signal 'review' with a {waiting.name}:Verdict; the payload does "
+        "not fit: ok: Input should be a valid boolean, unable to interpret input (given: 'maybe'); by: Field required\n"
     )
     assert waiting("show", "one", "--json").json["updated_at"] == before["updated_at"]
 

@@ -61,7 +61,7 @@ async def without_a_key() -> None:
 
 
 def test_a_key_that_cannot_be_made_fails_the_step(engine: rf.LocalEngine) -> None:
-    with pytest.raises(rf.ExecutionFailed, match="concurrency_key of step 'keyless' answered None"):
+    with pytest.raises(rf.ExecutionFailed, match="concurrency_key of step 'keyless' returned None"):
         engine.start(without_a_key).result(20)
 
 

@@ -57,7 +57,7 @@ def test_what_nobody_drives_is_seen_and_taken_up(store: str, ledger: Ledger, gat
         assert engine.recovery.recover_stale() == [], "it has a coordinator now"
         assert engine.handle("one").result(timeout=20) == ["first", "through"]
         status = engine.recovery.status()
-        assert (status.stale, status.waiting, status.set_aside, dict(status.takeovers)) == ((), (), (), {})
+        assert (status.stale, status.waiting, status.quarantined, dict(status.takeovers)) == ((), (), (), {})
         [coordinator] = status.coordinators
         assert (coordinator.ready, coordinator.silent, coordinator.reserved) == (True, 0.0, False)
     assert ledger.lines() == ["first"]

@@ -336,7 +336,7 @@ def test_closing_the_engine_ends_pending_waits() -> None:
     env.close()
     waiting.join(PATIENCE)
     assert [str(error) for error in found] == ["the engine was closed during this wait"]
-    with pytest.raises(rf.ClusterError, match="this engine is closed"):
+    with pytest.raises(rf.RayflowError, match="this engine is closed; open another one"):
         env.list()
     env.close()
 
