@@ -153,7 +153,7 @@ def _reachable(graph: Mapping[str, frozenset[str]], start: str) -> set[str]:
 def _circle(graph: Mapping[str, frozenset[str]], group: frozenset[str]) -> tuple[str, ...]:
     """Return the shortest circle through the first name of a group."""
     start = min(group)
-    paths = [(start,)]
+    paths: list[tuple[str, ...]] = [(start,)]
     seen: set[str] = set()
     for path in paths:
         for target in sorted(graph[path[-1]] & group):
