@@ -8,6 +8,7 @@ Every function takes the root folder or its modules as an argument, so that the 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,9 @@ def floor_of(module: str) -> int:
     return 0 if first in GROUND else FLOORS.get(first, TOP)
 
 
-def modules(root: Path) -> dict[str, Module]:
-    """Return the modules of root/rayflow, by name."""
+@functools.cache
+def modules(root: Path) -> Mapping[str, Module]:
+    """Return the modules of root/rayflow, by name; each folder is read once."""
     found = {}
     for file in sorted((root / "rayflow").rglob("*.py")):
         path = file.relative_to(root)
