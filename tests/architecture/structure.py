@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> None:
     print(text, end="")
     if "--write" in arguments:
         page = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(BLOCK.sub(lambda _: text, page), encoding="utf-8")
+        PAGE.write_text(BLOCK.sub(lambda _: text, page, count=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
