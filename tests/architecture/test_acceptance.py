@@ -62,7 +62,7 @@ def test_each_named_test_is_there(page: Path) -> None:
 
 
 def test_each_guarantee_is_shown_by_something() -> None:
-    guaranteed = RELIABILITY.read_text(encoding="utf-8").partition("## What is not")[0]
+    guaranteed = RELIABILITY.read_text(encoding="utf-8").partition("## Not guaranteed")[0]
     guarantees = re.split(r"^\*\*(\d+)\. ", guaranteed, flags=re.MULTILINE)
     numbers, paragraphs = guarantees[1::2], guarantees[2::2]
     assert [int(number) for number in numbers] == list(range(1, GUARANTEES + 1))
