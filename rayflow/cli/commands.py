@@ -177,7 +177,13 @@ def _add_looking(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument("--workflow", metavar="ID", help="only those of this workflow")
     parser.add_argument("--parent", metavar="ID", help="only the children of this execution, in the order of its calls")
     parser.add_argument("--schedule", metavar="NAME", help="only those that this schedule started")
-    parser.add_argument("--limit", type=count, default=50, metavar="N", help="at most so many; 50 if left out")
+    parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help="only those that meet it, such as \"attr.customer = 'acme'\" (docs/storage.md)",
+    )
+    parser.add_argument("--after", metavar="CURSOR", help="the page after this cursor, which the page before ends with")
+    parser.add_argument("--limit", type=count, default=50, metavar="N", help="at most N on a page; 50 if left out")
     parser = add_command(commands, "show", looking.show, "show one execution")
     parser.add_argument("id", metavar="ID")
     parser.add_argument("--tree", action="store_true", help="its children, their children and so on, as a tree")

@@ -13,7 +13,16 @@ from rayflow.cli.exit_codes import COMPLETED
 from rayflow.cli.open_engine import command
 from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
-from rayflow.client.views import ExecutionTree, WorkflowInfo, children_of, snapshot, summary, workflow_infos
+from rayflow.client.views import (
+    ExecutionTree,
+    WorkflowInfo,
+    children_of,
+    list_query,
+    page_of,
+    snapshot,
+    summary,
+    workflow_infos,
+)
 from rayflow.core.execution.snapshot import ExecutionSnapshot
 from rayflow.display import (
     Detail,
@@ -27,7 +36,6 @@ from rayflow.display import (
     workflows_text,
 )
 from rayflow.errors import ExecutionNotFound
-from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord
@@ -38,17 +46,17 @@ TREE_MOST, TREE_DEPTH = 500, 20
 
 def list_executions(args: argparse.Namespace, screen: Screen) -> int:
     """The store's executions, newest first."""
-    wanted = () if args.status is None else (ExecutionStatus(args.status),)
-
-    query = Filter(
-        status=wanted, workflow_id=args.workflow, parent=args.parent, schedule=args.schedule, limit=args.limit
-    )
+    given = ("status", "workflow", "parent", "schedule", "where", "after", "limit")
+    query = list_query(**{name: getattr(args, name) for name in given})
 
     async def look(store: Store) -> list[ExecutionRecord]:
         return await store.executions(query)
 
-    found = [summary(record) for record in read(store_url(args.store), look)]
-    screen.answer(list_text(found, screen.style(time.time())), [summary_json(one) for one in found])
+    page = page_of(read(store_url(args.store), look), query)
+    document = {"executions": [summary_json(one) for one in page], "next": page.next}
+    screen.answer(list_text(page, screen.style(time.time())), document)
+    if page.next is not None and not screen.as_json:
+        screen.say(f"more with --after {page.next}")
     return COMPLETED
 
 

@@ -6,7 +6,7 @@ from rayflow.client.control import ExecutionCommands
 from rayflow.client.dead_letters import DeadLetters
 from rayflow.client.pools import Pools
 from rayflow.client.recovery import RecoveryManager
-from rayflow.client.views import Output, children_of, snapshot, summary, tolerant
+from rayflow.client.views import ExecutionPage, Output, children_of, list_query, page_of, snapshot, tolerant
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.core.execution.actions import LiveTask
 from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus, tasks_of
@@ -15,7 +15,6 @@ from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import ActorSystem
 from rayflow.runtime.coordinator.progress import Progress
 from rayflow.runtime.large_values import read_value
-from rayflow.storage.base import Filter
 from rayflow.storage.codec.large_values import Reference
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.damage import entries_of
@@ -116,20 +115,33 @@ class ExecutionQueries(ExecutionCommands):
         workflow: str | None = None,
         parent: str | None = None,
         schedule: str | None = None,
+        where: str | None = None,
+        after: str | None = None,
         limit: int = 100,
-    ) -> list[ExecutionSnapshot]:
-        """Executions, newest first, without their steps and state.
+    ) -> ExecutionPage:
+        """Return a page of executions, newest first, without their steps and state.
 
         Args:
-            status: only those.
-            workflow: only those of that workflow id.
-            parent: only the children of that execution, in the order in which it started them.
-            schedule: only those that the schedule of that name started.
-            limit: at most so many.
+            status: only executions with this status.
+            workflow: only executions of this workflow id.
+            parent: only children of this execution, in the order in which it started them.
+            schedule: only executions that the schedule of this name started.
+            where: only executions that meet this condition, such as
+                ``"attr.customer = 'acme' and started > '2026-11-01'"`` (docs/storage.md has the fields).
+            after: the ``next`` of the page before; None for the first page.
+            limit: maximum number of executions of a page.
+
+        Raises:
+            DefinitionError: ``where`` is not a condition, or ``after`` is not a cursor.
+
+        Example:
+            >>> page = engine.list(where="status = 'failed'", limit=50)  # doctest: +SKIP
+            >>> rest = engine.list(where="status = 'failed'", limit=50, after=page.next)  # doctest: +SKIP
         """
-        wanted = () if status is None else (ExecutionStatus(status),)
-        query = Filter(status=wanted, workflow_id=workflow, parent=parent, schedule=schedule, limit=limit)
-        return [summary(record) for record in self._persistence().call("executions", query)]
+        query = list_query(
+            status=status, workflow=workflow, parent=parent, schedule=schedule, where=where, after=after, limit=limit
+        )
+        return page_of(self._persistence().call("executions", query), query)
 
     def metrics(self) -> DistributedMetrics:
         """The store's totals and what the pools do now."""

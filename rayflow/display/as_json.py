@@ -103,6 +103,7 @@ def summary_json(snapshot: ExecutionSnapshot) -> dict[str, Any]:
         "parked": snapshot.parked,
         "wakes_at": snapshot.wakes_at,
         "waiting_for": snapshot.waiting_for,
+        "attributes": dict(snapshot.attributes),
         "error": None if snapshot.error is None else failure_json(snapshot.error),
     }
 

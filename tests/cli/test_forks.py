@@ -137,7 +137,7 @@ def test_what_cannot_be_meant_is_wrong_usage_and_starts_nothing(drafted: Project
     done = drafted("fork", *words, "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")
-    assert len(drafted("list", "--json").json) == 1
+    assert len(drafted("list", "--json").json["executions"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def url(tmp_path: Path) -> str:
 
 def listed(url: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     assert main(["list", "--store", url, "--json"]) == exit_codes.COMPLETED
-    return {found["execution_id"] for found in json.loads(capsys.readouterr().out)}
+    return {found["execution_id"] for found in json.loads(capsys.readouterr().out)["executions"]}
 
 
 def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,7 +170,7 @@ def test_running_an_id_again_answers_the_same_execution(project: Project) -> Non
     assert again.json == first
     assert "execution one of workflow shout was started before" in again.err
     assert "step says" not in again.err
-    assert len(project("list", "--json").json) == 1
+    assert len(project("list", "--json").json["executions"]) == 1
 
 
 def test_running_an_interrupted_id_again_goes_on_with_it(project: Project) -> None:

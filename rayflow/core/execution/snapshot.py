@@ -111,6 +111,7 @@ class ExecutionSnapshot:
         wakes_at: when it goes on by itself if nothing else wakes it: a timer, its delayed start, its deadline.
         waiting_for: what it waits for from outside, in words, such as ``signal review`` or ``lock ledger``.
         unconsumed_signals: names of the signals that nobody had received when it ended.
+        attributes: the values by which lists find the execution, by name.
     """
 
     execution_id: str
@@ -136,6 +137,7 @@ class ExecutionSnapshot:
     stages: list[StageSnapshot] = field(default_factory=list)
     result: Any = None
     error: Failure | None = None
+    attributes: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     @property
     def completed_steps(self) -> list[int]:

@@ -177,7 +177,8 @@ def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
 
 def record_listing(kind: str, execution_id: str | None, after: str, limit: int) -> tuple[str, list[Any]]:
     """Return the statement that lists keyed records, and its parameters."""
-    of = "" if execution_id is None else " AND execution_id = ? AND execution_id <> ''"
+    of = "" if execution_id is None else " AND execution_id = ?"
+    of += " AND execution_id <> ''" if execution_id else ""  # SQLite uses the partial index
     statement = f"SELECT {', '.join(_KEYED)} FROM records WHERE kind = ? AND key > ?{of} ORDER BY key LIMIT ?"
     return statement, [kind, after, *(() if execution_id is None else (execution_id,)), limit]
 
