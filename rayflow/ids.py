@@ -6,7 +6,7 @@ import enum
 import re
 from collections.abc import Callable
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import DefinitionError, InvalidArgument
 
 LONGEST_ID = 200
 
@@ -44,15 +44,22 @@ def check_id(kind: str, value: object) -> str:
         value: the id.
 
     Raises:
-        DefinitionError: it is not a string, empty, too long, or has characters that do not fit.
+        InvalidArgument: it is not a string, empty, too long, or has characters that are not allowed. DefinitionError
+            for the id of a workflow, step or agent.
     """
+    wrong = argument_error(kind)
     if not isinstance(value, str):
-        raise DefinitionError(f"{kind} id must be a string, not {type(value).__name__}")
+        raise wrong(f"{kind} id must be a string, not {type(value).__name__}")
     if not value.strip():
-        raise DefinitionError(f"{kind} id must not be empty")
+        raise wrong(f"{kind} id must not be empty")
     if _ID.fullmatch(value) is None:
-        raise DefinitionError(
+        raise wrong(
             f"{kind} id {value!r} does not fit: 1 to 200 letters, digits and . _ : @ + = -, beginning with a "
             "letter or digit"
         )
     return value
+
+
+def argument_error(kind: str) -> type[InvalidArgument]:
+    """Return the class of error for a wrong value of a kind: its own for what belongs to a definition."""
+    return DefinitionError if kind.partition(" ")[0] in {"workflow", "step", "agent"} else InvalidArgument

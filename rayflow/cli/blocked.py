@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rayflow.cli.open_engine import command
-from rayflow.client.engine import Engine
+from rayflow.client.engine import Engine, backend_of
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
@@ -82,14 +82,14 @@ def stays_paused(record: ExecutionRecord) -> bool:
 
 def _holders(engine: Engine, locks: Sequence[str]) -> list[str]:
     """The executions that hold locks; "" for the lease of a script."""
-    return [claim.execution_id for lock in engine.read_locks(locks) for claim in lock.holders] if locks else []
+    return [claim.execution_id for lock in backend_of(engine).locks(locks) for claim in lock.holders] if locks else []
 
 
 def _records(engine: Engine, ids: Sequence[str]) -> list[ExecutionRecord | None]:
     """The rows of executions, in one call however many they are; None for what is none."""
     if not ids:
         return []
-    found: Sequence[ExecutionRecord] = engine.ask("executions", Filter(ids=tuple(ids), limit=len(ids)))
+    found = backend_of(engine).executions(Filter(ids=tuple(ids), limit=len(ids)))
     known = {record.id: record for record in found}
     return [known.get(name) for name in ids]
 

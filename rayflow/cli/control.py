@@ -14,7 +14,7 @@ from rayflow.cli.open_engine import has_cluster, open_engine
 from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
 from rayflow.cli.watch import following
-from rayflow.client.engine import Engine
+from rayflow.client.engine import Engine, backend_of
 from rayflow.client.views import summary
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.display import duration_text, metrics_text, summary_json
@@ -36,7 +36,7 @@ def cancel(args: argparse.Namespace, screen: Screen) -> int:
         have_it_driven(engine, args)
         engine.cancel(args.id, reason=args.reason)
         if not args.local:
-            record = summary(engine.record(args.id))
+            record = summary(backend_of(engine).record(args.id))
             screen.answer(f"{args.id} is told to stop (it is {record.status})", summary_json(record))
             return COMPLETED
         follower.wait(args.id)
@@ -45,12 +45,12 @@ def cancel(args: argparse.Namespace, screen: Screen) -> int:
 
 def have_it_driven(engine: Engine, args: argparse.Namespace) -> None:
     """With ``--local``: nobody reads the inbox of an execution that nobody drives, and nobody but us will."""
-    if args.local and engine.record(args.id).status in (ExecutionStatus.PENDING, ExecutionStatus.RUNNING):
+    if args.local and backend_of(engine).record(args.id).status in (ExecutionStatus.PENDING, ExecutionStatus.RUNNING):
         engine.resume(args.id)
 
 
 def _report(engine: Engine, screen: Screen, execution_id: str) -> int:
-    record = engine.record(execution_id)
+    record = backend_of(engine).record(execution_id)
     screen.answer(f"{execution_id} is {record.status}", summary_json(summary(record)))
     return COMPLETED
 

@@ -13,6 +13,7 @@ from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
 from rayflow.cli.watch import following, wait_and_conclude
 from rayflow.client.dead_letters import DeadLetterInfo, infos, letter_info
+from rayflow.client.engine import backend_of
 from rayflow.client.views import summary
 from rayflow.display import letter_json, letter_text, letters_text, summary_json
 from rayflow.errors import DeadLetterNotFound
@@ -61,7 +62,7 @@ def requeue(args: argparse.Namespace, screen: Screen) -> int:
             return wait_and_conclude(engine, follower, screen, args, args.id)
         screen.answer(
             f"step {args.step} of {args.id} is tried again, and {args.id} goes on",
-            summary_json(summary(engine.record(args.id))),
+            summary_json(summary(backend_of(engine).record(args.id))),
         )
         return COMPLETED
 

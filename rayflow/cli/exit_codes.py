@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rayflow.errors import (
     DeadLetterNotFound,
-    DefinitionError,
     ExecutionAlreadyExists,
     ExecutionNotFound,
+    InvalidArgument,
     InvalidTransition,
     PoolNotFound,
     RayflowError,
@@ -38,7 +38,7 @@ class StoppedWaiting(RayflowError):
 _WRONG_USAGE = (
     UsageError,
     DeadLetterNotFound,
-    DefinitionError,
+    InvalidArgument,
     ExecutionAlreadyExists,
     ExecutionNotFound,
     InvalidTransition,

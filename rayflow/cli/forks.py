@@ -13,7 +13,9 @@ from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import AnyWorkflow, load_saved
 from rayflow.cli.watch import fate_told, following, wait_and_conclude
+from rayflow.client.engine import Engine, backend_of
 from rayflow.client.views import summary
+from rayflow.definition.start_options import SavedWorkflow
 from rayflow.display import summary_json
 from rayflow.errors import ExecutionNotFound
 from rayflow.storage.base import Store
@@ -31,7 +33,7 @@ def fork(args: argparse.Namespace, screen: Screen) -> int:
             args=positional,
             kwargs=keywords,
             state=state,
-            version=args.version,
+            workflow=_version(engine, args),
             allow_reacquire=args.allow_reacquire,
         )
         with fate_told(screen, args, handle.id):
@@ -40,8 +42,15 @@ def fork(args: argparse.Namespace, screen: Screen) -> int:
             if args.wait or args.local:
                 return wait_and_conclude(engine, follower, screen, args, handle.id)
         screen.say(f"to wait for it: {command(args, 'wait', handle.id)}")
-        screen.answer(handle.id, summary_json(summary(engine.record(handle.id))))
+        screen.answer(handle.id, summary_json(summary(backend_of(engine).record(handle.id))))
         return COMPLETED
+
+
+def _version(engine: Engine, args: argparse.Namespace) -> SavedWorkflow | None:
+    """Return the version of the workflow that is requested; None for the version of the source."""
+    if args.version is None:
+        return None
+    return SavedWorkflow(backend_of(engine).record(args.source).workflow_id, args.version)
 
 
 def _arguments(args: argparse.Namespace) -> tuple[tuple[Any, ...] | None, dict[str, Any] | None]:

@@ -165,6 +165,6 @@ def _made(name: str, value: Any, annotation: Any, *, alone: bool = False) -> Any
         hint = ""
         if alone and isinstance(value, Mapping) and list(value) == [name]:
             hint = f"; {name!r} is the only parameter, so the input is its value itself"
-        raise UsageError(f"--input: parameter {name!r} does not fit: {misfits(error)}{hint}") from error
+        raise UsageError(f"--input: parameter {name!r} does not fit: {misfits(error.errors())}{hint}") from error
     except Exception as error:  # pydantic cannot make what the annotation says from anything
         raise UsageError(f"--input: parameter {name!r} cannot be made from JSON: {error}") from error

@@ -12,7 +12,7 @@ from rayflow.cli.exit_codes import COMPLETED
 from rayflow.cli.open_engine import has_cluster, open_engine
 from rayflow.cli.reader import read, store_url
 from rayflow.cli.screen import Screen
-from rayflow.client.retention import PurgePasses, PurgeResult, meant
+from rayflow.client.retention import PurgePasses, PurgeResult, select
 from rayflow.display import size_text
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime.store.actor import FRESH_FOR
@@ -28,7 +28,7 @@ _VALUES = 20
 def purge(args: argparse.Namespace, screen: Screen) -> int:
     """Delete what is meant: in the store itself, or through the cluster that writes it."""
     url = store_url(args.store)
-    over = meant(args.older_than, args.status, args.workflow, time.time())
+    over = select(args.older_than, args.status, args.workflow, time.time())
     if args.dry_run:
         deleted = read(url, lambda store: _go_through(store, PurgePasses(over, dry_run=True)))
     else:
@@ -88,4 +88,4 @@ async def _go_through(store: Store, rounds: PurgePasses) -> PurgeResult:
         rounds.add(await store.collect(rounds.next, dry_run=rounds.dry_run))
         if not rounds.dry_run:
             await store.heartbeat(now=time.time())
-    return rounds.deleted
+    return rounds.result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from rayflow.cli import inputs
 from rayflow.cli.blocked import rest_of, words_of
@@ -15,9 +15,9 @@ from rayflow.cli.reader import store_url
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import find_target
 from rayflow.cli.watch import Follower, fate_told, following, wait_and_conclude
-from rayflow.client.engine import Engine
+from rayflow.client.engine import Engine, backend_of
 from rayflow.client.views import summary
-from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.start_options import StartOptions
 from rayflow.display import summary_json, time_text
 from rayflow.errors import ExecutionNotFound
 from rayflow.ids import ExecutionStatus
@@ -35,9 +35,9 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
     positional, keywords = inputs.arguments(target.definition, inputs.read_input(args.input))
     with following(lambda: open_engine(args), screen, args) as (engine, follower):
         known = args.id is not None and _exists(engine, args.id)
-        handle = engine.start(target.start, *positional, id=args.id, options=_options(engine, args), **keywords)
+        handle = engine.start(target.start.options(**_options(args)), *positional, **keywords)
         with fate_told(screen, args, handle.id):
-            record = engine.record(handle.id)
+            record = backend_of(engine).record(handle.id)
             screen.say(
                 f"execution {handle.id} of workflow {record.workflow_id}{' was started before' if known else ''}"
             )
@@ -48,13 +48,13 @@ def run(args: argparse.Namespace, screen: Screen) -> int:
             if not args.detach:
                 return wait_and_conclude(engine, follower, screen, args, handle.id)
         screen.say(f"to wait for it: {command(args, 'wait', handle.id)}")
-        screen.answer(handle.id, summary_json(summary(engine.record(handle.id))))
+        screen.answer(handle.id, summary_json(summary(backend_of(engine).record(handle.id))))
         return COMPLETED
 
 
 def _exists(engine: Engine, execution_id: str) -> bool:
     try:
-        engine.record(execution_id)
+        backend_of(engine).record(execution_id)
     except ExecutionNotFound:
         return False
     return True
@@ -62,20 +62,20 @@ def _exists(engine: Engine, execution_id: str) -> bool:
 
 def _take_up(engine: Engine, execution_id: str) -> None:
     """Have an interrupted execution driven again; one that is driven, paused or over is left alone."""
-    if engine.record(execution_id).status in _UNDER_WAY:
+    if backend_of(engine).record(execution_id).status in _UNDER_WAY:
         engine.resume(execution_id)
 
 
-def _options(engine: Engine, args: argparse.Namespace) -> ExecutionOptions:
+def _options(args: argparse.Namespace) -> StartOptions:
     names = ("priority", "checkpoints", "delay", "start_at", "singleton")
     given = {name: getattr(args, name) for name in names}
-    return engine.config.execution.replace(**{name: value for name, value in given.items() if value is not None})
+    return cast("StartOptions", {"id": args.id, **{name: value for name, value in given.items() if value is not None}})
 
 
 def wait(args: argparse.Namespace, screen: Screen) -> int:
     """Wait for an execution that was started before."""
     with following(lambda: open_engine(args), screen, args) as (engine, follower):
-        engine.record(args.id)
+        backend_of(engine).record(args.id)
         return wait_and_conclude(engine, follower, screen, args, args.id)
 
 
@@ -85,7 +85,7 @@ def resume(args: argparse.Namespace, screen: Screen) -> int:
         engine.resume(args.id)
         if args.wait or args.local:
             return wait_and_conclude(engine, follower, screen, args, args.id)
-        document = summary_json(summary(engine.record(args.id)))
+        document = summary_json(summary(backend_of(engine).record(args.id)))
         screen.answer(f"{args.id} goes on", document)
         return COMPLETED
 

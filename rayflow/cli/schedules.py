@@ -17,9 +17,11 @@ from rayflow.cli.run import wait_for_all
 from rayflow.cli.screen import Screen
 from rayflow.cli.targets import find_target
 from rayflow.cli.watch import fate_told, following, wait_and_conclude
-from rayflow.client.engine import Engine
+from rayflow.client.engine import Engine, backend_of
 from rayflow.client.schedules import ScheduleInfo, schedule_infos, unfinished_of
 from rayflow.definition.schedule import Schedule
+from rayflow.definition.start_options import SavedWorkflow
+from rayflow.definition.workflow import AnyWorkflow
 from rayflow.display import schedule_json, schedule_text, schedules_text
 from rayflow.errors import ScheduleNotFound
 from rayflow.storage.base import Store
@@ -66,17 +68,14 @@ def create(args: argparse.Namespace, screen: Screen) -> int:
     target = find_target(args.target, store_url(args.store))
     positional, keywords = inputs.arguments(target.definition, inputs.read_input(args.input))
     with open_engine(args, recover=False) as engine:
-        options = engine.config.execution
-        made = engine.schedules.create(
-            args.name,
-            target.start,
-            schedule,
-            args=positional,
-            kwargs=keywords,
-            options=options if args.priority is None else options.replace(priority=args.priority),
-            version=args.version or "",
-            replace=args.replace,
-        )
+        workflow: AnyWorkflow | SavedWorkflow = target.start
+        if args.version is not None:
+            if not isinstance(workflow, SavedWorkflow):
+                engine.register(workflow)
+            workflow = SavedWorkflow(workflow.id, args.version)
+        chosen = workflow.options() if args.priority is None else workflow.options(priority=args.priority)
+        call = chosen.call(*positional, **keywords)
+        made = engine.schedules.create(args.name, call, schedule, replace=args.replace)
     _tell_who_starts(args, screen)
     return _report(screen, made)
 
@@ -116,7 +115,7 @@ def trigger(args: argparse.Namespace, screen: Screen) -> int:
     with following(lambda: open_engine(args, recover=False), screen, args) as (engine, follower):
         execution_id = engine.schedules.trigger(args.name).id
         with fate_told(screen, args, execution_id):
-            screen.say(f"execution {execution_id} of workflow {engine.record(execution_id).workflow_id}")
+            screen.say(f"execution {execution_id} of workflow {backend_of(engine).record(execution_id).workflow_id}")
             if args.wait or args.local:
                 return wait_and_conclude(engine, follower, screen, args, execution_id)
     screen.say(f"to wait for it: {command(args, 'wait', execution_id)}")

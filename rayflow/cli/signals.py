@@ -12,7 +12,7 @@ from rayflow.cli.inputs import MISSING, read_input
 from rayflow.cli.open_engine import command, open_engine
 from rayflow.cli.screen import Screen
 from rayflow.cli.watch import Follower, fate_told, following, wait_and_conclude
-from rayflow.client.engine import Engine
+from rayflow.client.engine import Engine, backend_of
 from rayflow.client.views import summary
 from rayflow.display import summary_json
 from rayflow.errors import CodecError
@@ -25,9 +25,9 @@ def signal(args: argparse.Namespace, screen: Screen) -> int:
     """Send a signal. A local execution needs this process to receive it, and goes on here as far as it can."""
     given = read_input(args.payload, "--payload")
     with following(lambda: open_engine(args), screen, args) as (engine, follower):
-        _have_its_classes_found(engine.record(args.id))
+        _have_its_classes_found(backend_of(engine).record(args.id))
         have_it_driven(engine, args)
-        sent = engine.clock.now()
+        sent = backend_of(engine).clock.now()
         try:
             engine.signal(args.id, args.name, None if given is MISSING else given, key=args.key)
         except CodecError as error:  # it is not what the execution waits for
@@ -36,7 +36,7 @@ def signal(args: argparse.Namespace, screen: Screen) -> int:
             return wait_and_conclude(engine, follower, screen, args, args.id)
         if args.local:
             return _report_receipt(engine, follower, screen, args, sent)
-        record = engine.record(args.id)
+        record = backend_of(engine).record(args.id)
         screen.answer(f"signal {args.name} of {args.id} is accepted", summary_json(summary(record)))
         return COMPLETED
 

@@ -20,6 +20,7 @@ from rayflow.cli.reader import read
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig
+from rayflow.definition.start_options import SavedWorkflow
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import IncompatibleVersion, RayflowError, WorkflowNotRegistered
@@ -41,7 +42,7 @@ class Target:
         definition: what the input has to fit; None where the code of a saved workflow is not at hand.
     """
 
-    start: AnyWorkflow | str
+    start: AnyWorkflow | SavedWorkflow
     definition: AnyWorkflow | None
 
 
@@ -191,7 +192,7 @@ def _saved(workflow_id: str, url: str) -> Target:
         ) from error
     if record is None:
         raise WorkflowNotRegistered(workflow_id, known=known)
-    return Target(workflow_id, load_saved(record.code, record.environment, blob))
+    return Target(SavedWorkflow(workflow_id), load_saved(record.code, record.environment, blob))
 
 
 def load_saved(code: bytes, found_in: str, blob: bytes) -> AnyWorkflow | None:

@@ -12,7 +12,7 @@ from rayflow.cli.exit_codes import COMPLETED, StoppedWaiting, code_for
 from rayflow.cli.open_engine import command
 from rayflow.cli.reader import store_url
 from rayflow.cli.screen import LiveLine, Screen
-from rayflow.client.engine import Engine
+from rayflow.client.engine import Engine, backend_of, watcher_of
 from rayflow.display import duration_text, failure_text, snapshot_text, to_json, value_text
 from rayflow.errors import ClusterError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
@@ -61,7 +61,7 @@ class Follower:
         lines = self._lines(execution_id)
         counts = _Counts(self._engine, execution_id) if self._live.active else None
         rests = _Rests(self._engine)
-        future = self._engine.watcher.future(execution_id)
+        future = watcher_of(self._engine).future(execution_id)
         heard = time.monotonic()
         told = ""
         while True:
@@ -103,7 +103,7 @@ class Follower:
 
     def _look(self, execution_id: str) -> ExecutionRecord | None:
         try:
-            return self._engine.record(execution_id)
+            return backend_of(self._engine).record(execution_id)
         except (ClusterError, StorageUnavailable):
             return None
 

@@ -65,7 +65,7 @@ def list_query(
     """Return the query of a page, with one execution more by which :func:`page_of` knows whether another page follows.
 
     Raises:
-        DefinitionError: ``where`` is not a condition, or ``after`` is not a cursor.
+        InvalidArgument: ``where`` is not a condition, or ``after`` is not a cursor.
     """
     return Filter(
         status=() if status is None else (ExecutionStatus(status),),
@@ -206,7 +206,7 @@ def snapshot(
         children: the executions that it started.
         decode: reads payloads.
     """
-    decode = forgiving(decode)
+    decode = decode_or_placeholder(decode)
     entries, damage = readable(record.id, rows, record.last_seq)
     made = fold(summary(record), entries, decode)
     if damage is not None and not isinstance(record, DamagedRecord):
@@ -231,7 +231,7 @@ def children_of(execution_id: str) -> Filter:
     return Filter(parent=execution_id, limit=_CHILDREN)
 
 
-def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def decode_or_placeholder(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """The same for those who look; of a payload that is damaged it answers a text that says so."""
 
     def read(data: bytes) -> Any:
@@ -243,7 +243,7 @@ def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return read
 
 
-def tolerant(codec: MsgpackCodec) -> Callable[[bytes], Any]:
+def decode_or_describe(codec: MsgpackCodec) -> Callable[[bytes], Any]:
     """Decodes payloads; one whose classes are not at hand is described as plain data instead."""
 
     def decode(data: bytes) -> Any:

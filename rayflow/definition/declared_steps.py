@@ -196,7 +196,7 @@ class Walk:
             item: which of several inputs this is, for messages.
         """
         began = self.now()
-        of_agent = agent.options if isinstance(agent, Step) else StepOptions()
+        of_agent = agent.settings if isinstance(agent, Step) else StepOptions()
         options = layered(self.defaults, of_agent, own, self.overrides)
         try:
             if self.execution is None:

@@ -109,29 +109,38 @@ class TestEngine(Engine):
         self._trouble: list[Exception] = []
         self._blocked: dict[str, Exception] = {}
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
+        self._auto_skip = auto_skip
         self._stage = DeterministicActorSystem(_moment(start), patience)
         super().__init__(self._stage, chosen, resolve(store, environ=os.environ), capture())
         self._conductor: DeterministicCoordinator
-        self._watching = DeterministicWatcher(
-            self._stage, self._driver, blocked=self._blocked, trouble=self._trouble, auto_skip=auto_skip
-        )
-        self.watcher = self._watching
         try:
             self._open()
         except BaseException:
             self._stage.close()
             raise
 
+    def _make_watcher(self) -> DeterministicWatcher:
+        self._watching = DeterministicWatcher(
+            self._stage,
+            self._backend,
+            self._driver,
+            blocked=self._blocked,
+            trouble=self._trouble,
+            auto_skip=self._auto_skip,
+        )
+        return self._watching
+
     def _open(self) -> None:
         self._stage.spawn(persistence_spec(self.store)).call("ready")
-        settings, name = self._settings(), actor_names.coordinator(self._env.id, "test")
+        settings, name = self._settings(), actor_names.coordinator(self._environment.id, "test")
         self._stage.spawn(ActorSpec(DeterministicSupervisor, actor_names.SUPERVISOR, (settings, name)))
-        coordinator = ActorSpec(CoordinatorActor, name, (name, self._env, settings, self._make_conductor))
+        coordinator = ActorSpec(CoordinatorActor, name, (name, self._environment, settings, self._make_conductor))
         self._stage.spawn(coordinator).call("ready")
         # The last part: what is due is looked up when everything else is done.
         self._stage.ask(lambda: self._stage.add(self._stage.actor(actor_names.SUPERVISOR)))
-        self._room = QueueBackpressure(self.pools, settings.config.pool)
-        self.recovered: list[str] = self._supervisor().call("recover") if self.config.recover else []
+        self._backpressure = QueueBackpressure(self.pools, settings.config.pool)
+        if self.config.recover:
+            self.recovered = self._backend.recover()
 
     def _make_conductor(
         self, system: DeterministicActorSystem, name: str, env: Any, settings: Settings
@@ -168,7 +177,7 @@ class TestEngine(Engine):
 
     def close(self) -> None:
         """Stop. Unfinished executions go on when an engine opens the same store again."""
-        if self._closed:
+        if self._backend.closed:
             return
         super().close()
         self._stage.close(self._stop)
@@ -182,7 +191,7 @@ class TestEngine(Engine):
     # --- time ----------------------------------------------------------------------------------------------
     def now(self) -> float:
         """What its clock shows, in seconds since the epoch; inside of a workflow this is ``rf.now()``."""
-        return self.clock.now()
+        return self._backend.clock.now()
 
     def advance(self, by: float | dt.timedelta | None = None, *, to: float | dt.datetime | None = None) -> None:
         """Move the clock, by way of everything that is due until then, and let that happen at its moment.
@@ -291,7 +300,7 @@ class TestEngine(Engine):
     # --- locks ---------------------------------------------------------------------------------------------
     def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
         """See ``Engine.semaphore``. The lease lasts as long as it is held, whatever its ttl."""
-        return DeterministicLease(self._stage, self, name, permits, LEASE, timeout)
+        return DeterministicLease(self._stage, self._backend, name, permits, LEASE, timeout)
 
 
 def _moment(given: float | dt.datetime) -> float:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from rayflow.client.control import ExecutionCommands
+from rayflow.client.engine import Engine, backend_of
 from rayflow.core.events import Ended, Entry
 from rayflow.core.execution.journal import applied
 from rayflow.core.interpreter.machine import Machine
@@ -73,9 +73,10 @@ class History:
 
     # --- from executions -----------------------------------------------------------------------------------
     @classmethod
-    def of(cls, engine: ExecutionCommands, execution_id: str) -> History:
+    def of(cls, engine: Engine, execution_id: str) -> History:
         """That of an execution in an engine's store, whatever its status. Raises ExecutionNotFound."""
-        return cls._made(engine.record(execution_id), engine.ask("journal", execution_id))
+        backend = backend_of(engine)
+        return cls._made(backend.record(execution_id), backend.journal(execution_id))
 
     @classmethod
     def read(cls, store: str, execution_id: str) -> History:

@@ -9,8 +9,9 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from rayflow.client.handle import Watcher
+from rayflow.client.backend import Backend
 from rayflow.client.locks import Lease
+from rayflow.client.watcher import Watcher
 from rayflow.core.execution.execution import Execution
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.core.pool.slots import Key
@@ -36,6 +37,7 @@ class DeterministicWatcher(Watcher):
 
     Args:
         stage: the stage.
+        backend: where records are read.
         driver: answers what drives an execution.
         blocked: why executions cannot go on, by their ids.
         trouble: what is wrong with the test.
@@ -45,13 +47,14 @@ class DeterministicWatcher(Watcher):
     def __init__(
         self,
         stage: DeterministicActorSystem,
+        backend: Backend,
         driver: Callable[[str], ExecutionDriver | None],
         *,
         blocked: dict[str, Exception],
         trouble: list[Exception],
         auto_skip: bool,
     ) -> None:
-        super().__init__(stage)
+        super().__init__(backend)
         self._stage = stage
         self._driver = driver
         self._blocked = blocked

@@ -17,8 +17,10 @@ from rayflow.cli import control, exit_codes, watch
 from rayflow.cli import run as running
 from rayflow.cli.screen import LiveLine, Screen
 from rayflow.cli.watch import Follower
+from rayflow.client.engine import backend_of, watcher_of
 from rayflow.client.local import LocalEngine
 from rayflow.core.cluster.metrics import DistributedMetrics
+from rayflow.definition.start_options import SavedWorkflow
 from rayflow.errors import ClusterError
 from rayflow.runtime.cluster import connection
 from rayflow.storage.model import ExecutionRecord
@@ -170,43 +172,41 @@ def test_steering_elsewhere_answers_without_waiting(project: Project, elsewhere:
     assert project("resume", "two").out == "two goes on\n"
 
 
-class SilentEngine(LocalEngine):
-    """An engine whose store stopped answering."""
+def silence(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the engine's store does not answer."""
 
-    answering = True
+    def record(execution_id: str) -> ExecutionRecord:
+        raise ClusterError("the cluster is gone")
 
-    def record(self, execution_id: str) -> ExecutionRecord:
-        if not self.answering:
-            raise ClusterError("the cluster is gone")
-        return super().record(execution_id)
+    monkeypatch.setattr(backend_of(engine), "record", record)
 
 
 def test_when_nothing_answers_any_more_nobody_waits_for_ever(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(project, "one")
     monkeypatch.setattr(watch, "_PATIENCE", 0.3)
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
-    with SilentEngine(project.store) as engine:
-        engine.answering = False
+    with LocalEngine(project.store) as engine:
+        silence(engine, monkeypatch)
         with pytest.raises(exit_codes.StoppedWaiting, match="nothing has answered for 0 s") as caught:
             Follower(engine, Screen(), LiveLine(), args).wait("one")
     assert exit_codes.code_of(caught.value) == exit_codes.STOPPED_WAITING
     assert "to wait for it again: rayflow wait one" in str(caught.value)
 
 
-def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project) -> None:
+def test_an_ending_that_is_told_meanwhile_ends_the_silence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.run("nothing", "--id", "one")
     args = argparse.Namespace(local=False, store=None, address=None, take_over=False)
-    with SilentEngine(project.store) as engine:
-        over: Future[ExecutionRecord] = engine.watcher.future("one")
+    with LocalEngine(project.store) as engine:
+        over: Future[ExecutionRecord] = watcher_of(engine).future("one")
         assert over.result(10).id == "one"
-        engine.answering = False
+        silence(engine, monkeypatch)
         assert Follower(engine, Screen(), LiveLine(), args).wait("one").status == "completed"
 
 
 def test_output_is_told_from_a_cursor_on(project: Project) -> None:
     project.run("shout", "--input", '"a"', "--id", "earlier")
     with LocalEngine(project.store) as engine:
-        engine.start("shout", "b", id="now").result(30)
+        engine.start(SavedWorkflow("shout").options(id="now"), "b").result(30)
         first = engine.output("now")
         assert first.lines == ("step says b",)
         assert engine.output("now", first.cursor) == replace(first, lines=())

@@ -11,6 +11,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import exit_codes, pools
+from rayflow.client.backend import Backend
 from rayflow.client.local import LocalEngine
 from rayflow.client.pools import Pools
 from rayflow.definition.options import PoolConfig, RateLimit
@@ -79,7 +80,7 @@ class KeptPools(Pools):
     """Pools that are only noted when they are to be removed, since the step of "slow" is to end in the end."""
 
     def __init__(self, system: ActorSystem) -> None:
-        super().__init__(system, MsgpackCodec(), lambda: False)
+        super().__init__(Backend(system), MsgpackCodec())
         self.removed: list[str] = []
 
     def remove(self, name: str) -> None:

@@ -208,7 +208,7 @@ async def nothing() -> None: ...
 
 def test_an_engines_metrics_are_served() -> None:
     with rf.LocalEngine() as engine, serve(engine, 0) as server:
-        engine.execute(nothing, timeout=30)
+        engine.start(nothing).result(30)
         found = scraped(server.url)
         assert found["rayflow_executions_completed_total"] == 1
         assert found["rayflow_execution_duration_seconds_count"] == 1

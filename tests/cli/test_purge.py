@@ -27,11 +27,10 @@ def url(tmp_path: Path) -> str:
     made = f"sqlite:///{tmp_path / 'flows.db'}"
     with rf.LocalEngine(made) as engine:
         for number in (1, 2):
-            engine.execute(kept_short, number, id=f"done-{number}")
-        soon = rf.ExecutionOptions(retention=rf.Retention(completed=3600))
-        engine.execute(kept_short, 3, id="short", options=soon)
+            engine.execute(kept_short.options(id=f"done-{number}"), number)
+        engine.execute(kept_short.options(id="short", retention=rf.Retention(completed=3600)), 3)
         with pytest.raises(rf.ExecutionFailed):
-            engine.execute(kept_short, -1, id="failed")
+            engine.execute(kept_short.options(id="failed"), -1)
     return made
 
 
@@ -141,7 +140,7 @@ def test_large_values_go_two_hours_after_what_referred_to_them(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rf.LocalEngine(url, large_value_bytes=1024) as engine:
-        engine.execute(passed_on, "x" * 4096, id="large")
+        engine.execute(passed_on.options(id="large"), "x" * 4096)
     gc = ["gc", "--older-than", "0", "--workflow", "passed_on", "--store", url, "--local"]
     assert main(gc) == exit_codes.COMPLETED
     assert capsys.readouterr().out.startswith("1 execution deleted (")

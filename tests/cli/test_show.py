@@ -39,14 +39,14 @@ def test_list_shows_the_newest_first_and_filters(project: Project) -> None:
 def test_list_pages_by_a_condition(project: Project) -> None:
     with LocalEngine(project.store) as engine:
         for number in range(5):
-            given = rf.ExecutionOptions(attributes={"customer": "acme" if number % 2 else "other", "number": number})
-            engine.start(sleepy, id=f"e{number}", options=given)
+            given = {"customer": "acme" if number % 2 else "other", "number": number}
+            engine.start(sleepy.options(id=f"e{number}", attributes=given))
         page = engine.list(where="attr.number >= 1", limit=2)
         assert [one.execution_id for one in page] == ["e4", "e3"]
         assert page[0].attributes == {"customer": "other", "number": 4}
         rest = engine.list(where="attr.number >= 1", limit=2, after=page.next)
         assert ([one.execution_id for one in rest], rest.next) == (["e2", "e1"], None)
-        with pytest.raises(rf.DefinitionError, match="where, position 1: unknown field 'customer'"):
+        with pytest.raises(rf.InvalidArgument, match="where, position 1: unknown field 'customer'"):
             engine.list(where="customer = 'acme'")
     command = ("list", "--where", "attr.customer = 'acme'", "--limit", "1")
     first = project(*command, "--json").json

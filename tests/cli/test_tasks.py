@@ -10,6 +10,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import exit_codes, tasks
+from rayflow.client.engine import backend_of
 from rayflow.client.local import LocalEngine
 from rayflow.runtime.actors import actor_names
 from tests.cli.project import Project
@@ -75,7 +76,7 @@ def holder(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalE
             return contextlib.nullcontext(engine)
 
         monkeypatch.setattr(tasks, "open_engine", open_engine)
-        handle = engine.start(holding, id="held")
+        handle = engine.start(holding.options(id="held"))
         assert _begun.wait(30)
         yield engine
         _may_end.set()
@@ -138,7 +139,7 @@ def test_on_a_cluster_what_runs_has_its_worker(
         monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
     [task] = project("tasks", "held", "--json", *words).json
     assert (task["step"], task["name"], task["attempt"], task["status"]) == (1, "held", 1, "running")
-    assert task["worker"] in holder._system.find(actor_names.pool("default")).call("workers")
+    assert task["worker"] in backend_of(holder).system.find(actor_names.pool("default")).call("workers")
     assert task["started_at"] is not None
     assert (task["completed_at"], task["duration"]) == (None, None)
     line = project("tasks", "held", *words).out.splitlines()[1].split()

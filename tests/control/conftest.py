@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from tests.faults.processes.tools import kill, until
 from tests.runtime.cluster_fixtures import RayCluster, ray_cluster
 
@@ -47,15 +48,15 @@ def engine(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) ->
 
 def kill_coordinator(engine: rf.DistributedEngine, execution_id: str) -> None:
     """Kill the process that drives an execution."""
-    until(lambda: engine.record(execution_id).owner, f"somebody drives {execution_id}")
-    kill(engine.pid_of(engine.record(execution_id).coordinator))
+    until(lambda: backend_of(engine).record(execution_id).owner, f"somebody drives {execution_id}")
+    kill(backend_of(engine).pid_of(backend_of(engine).record(execution_id).coordinator))
 
 
 def until_parked(engine: rf.DistributedEngine, execution_id: str) -> None:
     """Wait until nobody drives an execution that is not over."""
 
     def parked() -> bool:
-        record = engine.record(execution_id)
+        record = backend_of(engine).record(execution_id)
         return (
             record.epoch > 0
             and record.owner == ""

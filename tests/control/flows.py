@@ -144,7 +144,7 @@ async def endless() -> None:
 @rf.workflow
 async def with_children(left: str) -> None:
     """Starts two children: one ends with it, the other goes on."""
-    await rf.start_child(endless.child(id=left))
+    await rf.start_child(endless.options(id=left))
     await endless()
 
 
@@ -185,7 +185,7 @@ async def patient(ledger: str) -> str:
 @rf.workflow
 async def together(ledger: str, mended: str) -> list[str]:
     """A child beside a step that fails until it is mended, and one that is only started and ends with it."""
-    await rf.start_child(endless.child(id="bound", on_parent_end="cancel"))
+    await rf.start_child(endless.options(id="bound", on_parent_end="cancel"))
 
     async def late() -> str:
         await held_up(ledger, "late", ledger)

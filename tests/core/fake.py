@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from rayflow.core.events import (
     AttemptFailed,
@@ -29,7 +29,7 @@ from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET
 from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.context import LockCall
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
-from rayflow.definition.step import Step, StepSettings, step
+from rayflow.definition.step import Step, StepKeywords, step
 from rayflow.errors import Failure, class_name
 from rayflow.storage.codec.journal import decode_entry, encode_entry
 from tests.core.others import CODEC, Others
@@ -44,7 +44,7 @@ NO_RETRY = ExecutionOptions(retry=RetryPolicy(max_retries=0))
 
 def stub(name: str, **settings: Any) -> Step[..., Any]:
     """A step that only has a name: machines issue steps and never run them."""
-    chosen: StepSettings = {"name": name, **settings}  # type: ignore[typeddict-item]
+    chosen = cast("StepKeywords", {"name": name, **settings})
 
     async def body(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"step {name!r} ran in the machine")

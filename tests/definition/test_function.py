@@ -71,7 +71,7 @@ def test_inside_another_workflow_it_is_a_child_and_fn_runs_it_inline() -> None:
     [call] = execution.others
     assert isinstance(call, ChildCall)
     assert (call.workflow, call.args, dict(call.kwargs)) == (twice, (1,), {"extra": 5})
-    assert (call.id, call.options, call.on_parent_end, call.waits) == (None, None, "cancel", True)
+    assert (call.id, call.changes, call.on_parent_end, call.waits) == (None, {}, "cancel", True)
     assert execution.run(inline) == 4
     assert len(execution.others) == 1
 

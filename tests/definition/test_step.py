@@ -12,7 +12,7 @@ import pytest
 import rayflow as rf
 from rayflow.definition.context import StepCall, Target
 from rayflow.definition.options import StepOptions
-from rayflow.definition.step import StepSettings
+from rayflow.definition.step import StepKeywords
 from tests.definition.fake import FakeExecution, plainly
 
 
@@ -39,9 +39,9 @@ def test_a_step_in_a_workflow_is_issued_with_its_options_and_answers_the_recorde
     execution = FakeExecution(attempt=recorded)
     assert execution.run(lambda: read(path="a.txt")) == "recorded"
     assert execution.calls == [
-        StepCall("read-it", Target(read), (), {"path": "a.txt"}, read.options, str),
+        StepCall("read-it", Target(read), (), {"path": "a.txt"}, read.settings, str),
     ]
-    assert read.options == StepOptions(retry=rf.RetryPolicy(max_retries=1), timeout=30, local=True, pool="io")
+    assert read.settings == StepOptions(retry=rf.RetryPolicy(max_retries=1), timeout=30, local=True, pool="io")
 
 
 def test_where_a_step_runs_is_decided_when_it_is_awaited() -> None:
@@ -94,16 +94,16 @@ def test_an_object_with_an_async_call_is_async() -> None:
     assert rf.step(functools.partial(read.fn, "d"), name="d").is_async
 
 
-def test_with_options_gives_a_copy() -> None:
-    quick = read.with_options(timeout=5, name="quick")
-    assert (quick.name, quick.options.timeout, quick.options.pool) == ("quick", 5, "io")
-    assert (read.name, read.options.timeout) == ("read-it", 30)
+def test_options_gives_a_copy() -> None:
+    quick = read.options(timeout=5, name="quick")
+    assert (quick.name, quick.settings.timeout, quick.settings.pool) == ("quick", 5, "io")
+    assert (read.name, read.settings.timeout) == ("read-it", 30)
     assert quick.fn is read.fn
-    assert quick.with_options(local=False).origin is read
+    assert quick.options(local=False).origin is read
 
 
 def test_the_typed_settings_are_the_options() -> None:
-    assert set(StepSettings.__annotations__) == {"name", *StepOptions.model_fields}
+    assert set(StepKeywords.__annotations__) == {"name", *StepOptions.model_fields}
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -169,12 +169,12 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
     with pytest.raises(rf.DefinitionError, match=message):
         rf.step(**options)(count.fn)
     with pytest.raises(rf.DefinitionError, match=message):
-        count.with_options(**options)
+        count.options(**options)
 
 
 def test_no_timeout_and_the_default_timeout_are_told_apart() -> None:
-    assert rf.step(timeout=math.inf)(count.fn).options.timeout == math.inf
-    assert rf.step(timeout=None)(count.fn).options.timeout is None
+    assert rf.step(timeout=math.inf)(count.fn).settings.timeout == math.inf
+    assert rf.step(timeout=None)(count.fn).settings.timeout is None
 
 
 # --- annotations --------------------------------------------------------------------------------------------

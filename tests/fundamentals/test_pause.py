@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 PAUSED, COMPLETED = rf.ExecutionStatus.PAUSED, rf.ExecutionStatus.COMPLETED
@@ -25,7 +26,7 @@ async def naps(ledger: str) -> str:
 
 
 def test_what_arrives_meanwhile_is_applied_when_it_goes_on(engine: rf.LocalEngine, ledger: Ledger, gate: Gate) -> None:
-    handle = engine.start(held_then_noted, ledger.path, id="one")
+    handle = engine.start(held_then_noted.options(id="one"), ledger.path)
     gate.wait_until_reached()
     handle.pause(reason="lunch")
     snapshot = handle.status()
@@ -33,7 +34,7 @@ def test_what_arrives_meanwhile_is_applied_when_it_goes_on(engine: rf.LocalEngin
     assert snapshot.error is not None
     assert snapshot.error.message == "lunch"
     gate.open()
-    eventually(lambda: engine.record("one").inbox_last == 2, "the result has joined the pause in the inbox")
+    eventually(lambda: backend_of(engine).record("one").inbox_last == 2, "the result has joined the pause in the inbox")
     assert (handle.status().status, ledger.lines()) == (PAUSED, [])
     handle.resume()
     assert handle.result(timeout=20) == ["through", "after"]
@@ -42,7 +43,7 @@ def test_what_arrives_meanwhile_is_applied_when_it_goes_on(engine: rf.LocalEngin
 
 def test_a_pause_survives_the_engine(store: str, ledger: Ledger, gate: Gate) -> None:
     with rf.LocalEngine(store) as engine:
-        engine.start(held_then_noted, ledger.path, id="one")
+        engine.start(held_then_noted.options(id="one"), ledger.path)
         gate.wait_until_reached()
         engine.pause("one")
         gate.open()
@@ -59,7 +60,7 @@ def test_a_timer_that_was_due_during_the_pause_fires_afterwards(engine: rf.Local
     eventually(lambda: handle.status().completed_steps == [1], "it has lain down")
     handle.pause()
     # One that lay down later has got up: the first one's timer is due as well.
-    assert engine.execute(naps, f"{ledger.path}-of-another", timeout=20) == "after"
+    assert engine.start(naps, f"{ledger.path}-of-another").result(20) == "after"
     assert handle.status().status is PAUSED
     assert ledger.lines() == ["before"]
     handle.resume()

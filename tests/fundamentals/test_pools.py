@@ -46,7 +46,7 @@ async def crowds(names: list[str]) -> None:
 
 def test_no_more_of_one_key_run_at_once_than_its_limit(engine: rf.LocalEngine) -> None:
     CROWDS.update({"a": Crowd(), "b": Crowd()})
-    engine.execute(crowds, ["a", "b"] * 15, timeout=20)
+    engine.start(crowds, ["a", "b"] * 15).result(20)
     assert {name: CROWDS[name].most for name in "ab"} == {"a": 2, "b": 2}
 
 
@@ -62,7 +62,7 @@ async def without_a_key() -> None:
 
 def test_a_key_that_cannot_be_made_fails_the_step(engine: rf.LocalEngine) -> None:
     with pytest.raises(rf.ExecutionFailed, match="concurrency_key of step 'keyless' answered None"):
-        engine.execute(without_a_key, timeout=20)
+        engine.start(without_a_key).result(20)
 
 
 @rf.step(rate_limit=rf.RateLimit(count=5, per=0.3))
@@ -111,7 +111,7 @@ def test_what_is_not_to_wait_fails_while_the_queue_is_full_and_not_afterwards(ga
         handle = engine.start(crowding)
         eventually(lambda: handle.status().state.get("refused"), "a step was refused")
         with pytest.raises(rf.QueueFull, match="limit of 2 tasks, and wait=False was given"):
-            engine.start(crowding, id="other", wait=False)
+            engine.start(crowding.options(id="other", when_full="raise"))
         with pytest.raises(rf.ExecutionNotFound):
             engine.status("other")
         gate.open()
@@ -129,7 +129,7 @@ async def astray() -> None:
 
 def test_a_step_whose_pool_is_not_there_says_which_are(engine: rf.LocalEngine) -> None:
     with pytest.raises(rf.ExecutionFailed, match=r"no worker pool 'nowhere'; there are: default\. Create it with"):
-        engine.execute(astray, timeout=20)
+        engine.start(astray).result(20)
 
 
 def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.LocalEngine) -> None:
@@ -138,7 +138,7 @@ def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.Loc
     assert engine.pools.create(config).status().config.workers == 3
     with pytest.raises(rf.DefinitionError, match=r"with other settings: concurrency=3 \(there: 2\)"):
         engine.pools.create(config.replace(concurrency=3))
-    engine.execute(astray, timeout=20)
+    engine.start(astray).result(20)
     engine.pools.get("nowhere").delete()
     with pytest.raises(rf.PoolNotFound, match="there is no worker pool 'nowhere'; there are: default"):
         engine.pools.get("nowhere")

@@ -35,7 +35,7 @@ def mend(ledger: Ledger) -> None:
 
 def fail(engine: rf.LocalEngine, workflow: rf.WorkflowFunction[[str], list[str]], ledger: Ledger) -> None:
     with pytest.raises(rf.ExecutionFailed, match="the service is down"):
-        engine.execute(workflow, ledger.path, id="one", timeout=20)
+        engine.start(workflow.options(id="one"), ledger.path).result(20)
 
 
 def test_it_goes_on_from_the_step_that_failed(engine: rf.LocalEngine, ledger: Ledger) -> None:
@@ -86,7 +86,7 @@ def test_another_engine_may_resume_it(store: str, ledger: Ledger) -> None:
 
 def test_what_is_completed_has_nothing_to_resume(engine: rf.LocalEngine, ledger: Ledger) -> None:
     mend(ledger)
-    engine.execute(three, ledger.path, id="one", timeout=20)
+    engine.start(three.options(id="one"), ledger.path).result(20)
     with pytest.raises(rf.InvalidTransition, match=r"cannot resume.*it is completed"):
         engine.resume("one")
     with pytest.raises(rf.InvalidTransition, match=r"cannot cancel.*it is completed"):

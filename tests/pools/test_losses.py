@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.errors import ExecutionFailed
 from rayflow.runtime.actors import actor_names
 from tests.faults.processes.tools import kill, ledger_lines, until, until_longer
@@ -29,7 +30,7 @@ def pid_of_some_worker(engine: rf.DistributedEngine, rng: random.Random) -> int:
     def look() -> bool:
         try:
             worker = rng.choice(engine._system.find(actor_names.pool("default")).call("workers"))
-            found.append(engine.pid_of(actor_names.worker("default", worker)))
+            found.append(backend_of(engine).pid_of(actor_names.worker("default", worker)))
         except (rf.ClusterError, IndexError):  # it died since, or the pool restarts, or there is none at the moment
             return False
         return True
@@ -51,7 +52,7 @@ def test_workers_are_killed_again_and_again_and_every_task_is_recorded_once(open
         kill(victim)
         killed.add(victim)
         if number == KILLS // 2:
-            kill(engine.pid_of(actor_names.pool("default")))
+            kill(backend_of(engine).pid_of(actor_names.pool("default")))
     assert sum(handle.result(timeout=120) for handle in handles) == sum(range(TASKS))
     begun: dict[int, list[int]] = defaultdict(list)
     for what, task, pid in ledger_lines(ledger):
@@ -97,7 +98,7 @@ def test_a_poison_step_becomes_a_dead_letter_and_is_requeued_when_it_is_mended(
 ) -> None:
     engine, ledger, mended = open_engine(workers=2, concurrency=2), tmp_path / "ledger", tmp_path / "mended"
     neighbours = engine.start(many, str(tmp_path / "others"), 0, 200, 0.05)
-    handle = engine.start(poisoned, str(ledger), str(mended), id="poisoned")
+    handle = engine.start(poisoned.options(id="poisoned"), str(ledger), str(mended))
     with pytest.raises(ExecutionFailed, match="died while it ran step 'poison'"):
         handle.result(timeout=100)
     # Twice in company, then alone: its first try and its two retries.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.testing import BEGINNING, TestEngine, WorkflowStuck
 from rayflow.testing.actors import DeterministicActorSystem
 from tests.fundamentals.tools import eventually
@@ -94,7 +95,7 @@ def test_a_wait_that_is_cancelled_lets_the_clock_alone() -> None:
 
     async def impatient(env: TestEngine) -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(env.start(later, id="later"), 0.05)
+            await asyncio.wait_for(env.start(later.options(id="later")), 0.05)
 
     with TestEngine() as env:
         asyncio.run(impatient(env))
@@ -129,7 +130,7 @@ def test_the_clock_keeps_pace_with_a_step_that_takes_its_time() -> None:
 def test_a_real_step_that_hangs_times_out_in_real_time_or_when_the_clock_is_moved() -> None:
     @rf.workflow
     async def limited(timeout: float) -> str:
-        return await hold.with_options(timeout=timeout)("through")
+        return await hold.options(timeout=timeout)("through")
 
     with TestEngine(patience=0.05) as env:
         with pytest.raises(rf.ExecutionFailed, match=r"timeout of 0\.1 s"):
@@ -162,8 +163,8 @@ def test_steps_run_in_their_order_or_at_once() -> None:
         return await asyncio.gather(*(quick(str(number)) for number in range(3)))
 
     @rf.workflow
-    async def two() -> tuple[str, str]:
-        return await asyncio.gather(hold("a"), hold("b"))
+    async def two() -> list[str]:
+        return list(await asyncio.gather(hold("a"), hold("b")))
 
     def meet(answer: str) -> str:
         meeting.wait(PATIENCE)
@@ -182,7 +183,7 @@ def test_a_step_may_use_the_engine_that_waits_for_it() -> None:
         [env] = ENGINES
         assert env.status("talking").status == "running"
         env.signal("talking", "word", answer)
-        env.clock.sleep(0)
+        backend_of(env).clock.sleep(0)
         return answer
 
     @rf.workflow
@@ -193,7 +194,7 @@ def test_a_step_may_use_the_engine_that_waits_for_it() -> None:
     with TestEngine() as env:
         ENGINES[:] = [env]
         env.script(hold, side_effect=signals)
-        assert env.execute(talking, id="talking") == "hello"
+        assert env.execute(talking.options(id="talking")) == "hello"
 
 
 def test_a_step_may_wait_for_another_execution() -> None:
@@ -227,7 +228,7 @@ def test_what_others_do_for_ever_does_not_help(monkeypatch: pytest.MonkeyPatch) 
 
 def test_heartbeats_and_lines_of_real_steps_arrive() -> None:
     with TestEngine(patience=0.05) as env:
-        handle = env.start(beating, id="beating")
+        handle = env.start(beating.options(id="beating"))
 
         def progress() -> object:
             env.advance(0.001)  # what steps say of themselves is written when time passes, at the latest
@@ -274,11 +275,11 @@ def test_a_setup_or_a_key_that_fails_fails_the_step() -> None:
 
     @rf.workflow
     async def flow() -> str:
-        return await quick.with_options(pool="models")("x")
+        return await quick.options(pool="models")("x")
 
     @rf.workflow
     async def keyed() -> str:
-        return await quick.with_options(concurrency_limit=1, concurrency_key=key)("x")
+        return await quick.options(concurrency_limit=1, concurrency_key=key)("x")
 
     with TestEngine() as env:
         env.pools.create(rf.PoolConfig(name="models", setup=broken))

@@ -191,7 +191,7 @@ class OperationBuilder:
             args,
             kwargs,
             execution_id=child_id(self.record, call.id, ask.seq, ask.rewinds),
-            options=call.options or self._options.replace(**_OWN),
+            options=self._options.replace(**{**_OWN, **call.changes}),
             encode=self._values.encode,
             nonce=call_nonce(self.record, ask.seq, ask.rewinds),
             now=now,

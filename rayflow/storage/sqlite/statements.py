@@ -158,7 +158,7 @@ SIZES = tuple(
 def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
     """The statement that finds executions which are over, without what never changes of them, and its parameters."""
     moment = "updated_at" if over.expired_by is None else "expires_at"
-    terms, values = [f"e.status IN ({TERMINAL})"], []
+    terms, values = [f"+e.status IN ({TERMINAL})"], []
     for term, value in (
         ("e.id IN (SELECT value FROM json_each(?))", None if over.ids is None else as_json(over.ids)),
         ("e.status IN (SELECT value FROM json_each(?))", as_json(over.status) if over.status else None),

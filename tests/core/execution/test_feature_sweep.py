@@ -104,13 +104,13 @@ async def article() -> Any:
 async def household() -> Any:
     """Children: awaited, alone and together, started, abandoned, failed, and given up."""
     first = await page(1)
-    started = await rf.start_child(page.child(id="left"), 2)
-    together = await asyncio.gather(page(3), page.child(on_parent_end="abandon")(4), check("between"), page(5))
+    started = await rf.start_child(page.options(id="left"), 2)
+    together = await asyncio.gather(page(3), page.options(on_parent_end="abandon")(4), check("between"), page(5))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
             await page(99)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(page.child(on_parent_end="abandon")(99), 30)
+        await asyncio.wait_for(page.options(on_parent_end="abandon")(99), 30)
     try:
         await page(13)
     except ChildFailed as error:

@@ -72,13 +72,13 @@ def test_an_execution_outlives_its_driver(
 
 def test_the_same_id_is_one_execution(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     ledger = str(tmp_path / "ledger")
-    first = engine.start(ledger_chain, ledger, 5, id="once")
-    second = engine.start(ledger_chain, ledger, 5, id="once")
+    first = engine.start(ledger_chain.options(id="once"), ledger, 5)
+    second = engine.start(ledger_chain.options(id="once"), ledger, 5)
     assert first.result(timeout=60) == second.result(timeout=60) == 10
-    assert engine.start(ledger_chain, ledger, 5, id="once").result(timeout=60) == 10
+    assert engine.start(ledger_chain.options(id="once"), ledger, 5).result(timeout=60) == 10
     assert len(ledger_lines(Path(ledger))) == 5
     with pytest.raises(rf.ExecutionAlreadyExists, match="another input"):
-        engine.start(ledger_chain, ledger, 6, id="once")
+        engine.start(ledger_chain.options(id="once"), ledger, 6)
     assert [found.execution_id for found in engine.list(workflow="ledger_chain")].count("once") == 1
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 from tests.faults.processes.flows import ledger_chain
 from tests.faults.processes.tools import kill, ledger_lines, until_longer
@@ -29,7 +30,7 @@ def test_coordinator_worker_and_persistence_are_killed_in_the_middle(
             pid = int(ledger_lines(ledger)[-1][1])
         else:
             name = actor_names.PERSISTENCE if victim == "persistence" else handle.status().coordinator
-            pid = engine.pid_of(name)
+            pid = backend_of(engine).pid_of(name)
         at = len(ledger_lines(ledger))
         kill(pid)
         assert handle.status().status == "running", "whoever asks meanwhile is answered"
@@ -52,8 +53,8 @@ def test_supervisor_and_pool_are_killed_in_the_middle(engine: rf.DistributedEngi
     for name in (actor_names.SUPERVISOR, actor_names.pool("default")):
         seen = len(ledger_lines(ledger))
         until_longer(ledger, seen + 10)
-        kill(engine.pid_of(name))
+        kill(backend_of(engine).pid_of(name))
     assert handle.result(timeout=60) == sum(range(LENGTH))
     runs = Counter(int(number) for number, _ in ledger_lines(ledger))
     assert sum(runs.values()) == LENGTH
-    assert engine.execute(ledger_chain, str(tmp_path / "another"), 3, timeout=60) == 3
+    assert engine.start(ledger_chain, str(tmp_path / "another"), 3).result(60) == 3

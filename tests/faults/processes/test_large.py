@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 from tests.faults.processes.tools import kill, ledger_lines, until
 
@@ -78,7 +79,7 @@ def test_the_coordinator_that_has_the_handles_is_killed(engine: rf.DistributedEn
     ledger = tmp_path / "ledger"
     handle = engine.start(chained, str(ledger), 8)
     until(lambda: len(handle.status().completed_steps) > 3, "some steps are done")
-    kill(engine.pid_of(handle.status().coordinator))
+    kill(backend_of(engine).pid_of(handle.status().coordinator))
     assert np.array_equal(handle.result(timeout=60), np.arange(float(SIZE)) + 8)
     assert handle.status().epoch == 2
     assert len(ledger_lines(ledger)) <= 10, "at most the one under way ran again"
@@ -89,7 +90,7 @@ def test_the_store_is_stopped_and_killed_while_values_are_put(engine: rf.Distrib
     handle = engine.start(chained, str(ledger), 8)
     for done in (2, 5):
         until(lambda done=done: len(ledger_lines(ledger)) > done, "some steps are done")  # type: ignore[misc]
-        pid = engine.pid_of(actor_names.PERSISTENCE)
+        pid = backend_of(engine).pid_of(actor_names.PERSISTENCE)
         os.kill(pid, signal.SIGSTOP)  # so that the value of the step under way is on its way
         lines = len(ledger_lines(ledger))
         time.sleep(0.3)

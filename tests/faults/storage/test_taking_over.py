@@ -17,6 +17,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import main
+from rayflow.client.engine import backend_of
 from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.store.actor import StoreActor
@@ -126,7 +127,7 @@ def test_the_first_says_that_it_was_taken_over_and_stops(
     if stopped:
         stop_between_transactions(other, url)
     with rf.LocalEngine(url, take_over=not stopped, recover=False) as engine:
-        seen = engine.record("theirs")
+        seen = backend_of(engine).record("theirs")
         if stopped:
             os.kill(other.pid, signal.SIGCONT)
         assert other.stdout is not None
@@ -138,10 +139,10 @@ def test_the_first_says_that_it_was_taken_over_and_stops(
         at = lines(tmp_path)
         time.sleep(0.5)
         assert lines(tmp_path) == at, "it goes on driving an execution that is not its own any more"
-        now = engine.record("theirs")
+        now = backend_of(engine).record("theirs")
         assert (now.epoch, now.last_seq) == (seen.epoch, seen.last_seq), "what it wrote after that counts"
         # And here it goes on.
-        assert engine.execute(gated_free, timeout=30) == 3
+        assert engine.start(gated_free).result(30) == 3
         engine.resume("theirs")
         wait_for(lambda: lines(tmp_path) > at, "it goes on here")
         engine.cancel("theirs")
@@ -203,14 +204,14 @@ def test_long_steps_of_a_fenced_engine_do_not_count(tmp_path: Path) -> None:
     """Its coordinators stop although none of them has anything to write."""
     url = f"sqlite:///{tmp_path}/flows.db"
     with rf.LocalEngine(url) as first:
-        handle = first.start(long_step, 2.5, id="long")
+        handle = first.start(long_step.options(id="long"), 2.5)
         wait_for(lambda: any(step.status == "running" for step in handle.status().steps), "the step runs")
         with rf.LocalEngine(url, take_over=True) as second:
             wait_for(lambda: not first._threads.names() or not _coordinators(first), "its coordinators stop")
             with pytest.raises(WriterFenced):
                 handle.result(timeout=10)
             assert second.handle("long").result(timeout=30) == 7
-            assert second.record("long").epoch == 2
+            assert backend_of(second).record("long").epoch == 2
 
 
 def _coordinators(engine: rf.LocalEngine) -> list[str]:

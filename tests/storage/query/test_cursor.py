@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.storage.query.cursor import decode_cursor, encode_cursor
 
 POSITIONS = st.tuples(st.floats(allow_nan=False), st.integers(0, 2**63 - 1))
@@ -26,11 +26,11 @@ def test_an_altered_cursor_is_refused(position: tuple[float, int], index: int, o
     assume(altered != text)
     try:
         assert decode_cursor(altered) == position  # the last character has bits to spare
-    except DefinitionError as error:
+    except InvalidArgument as error:
         assert "is not a cursor. Pass the cursor that came with the page before" in str(error)  # noqa: PT017
 
 
 @pytest.mark.parametrize("text", ["", "x", "not a cursor", "é" * 27, "A" * 27, "A" * 1000])
 def test_another_text_is_refused(text: str) -> None:
-    with pytest.raises(DefinitionError, match="is not a cursor"):
+    with pytest.raises(InvalidArgument, match="is not a cursor"):
         decode_cursor(text)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.query.comparisons import FIELDS, OPERATORS, Comparison
 from rayflow.storage.query.where import MOST_COMPARISONS, MOST_VALUES, parse_where
@@ -82,7 +82,7 @@ def test_what_is_written_is_what_is_read(data: st.DataObject, wanted: list[Compa
 def test_any_text_is_read_or_refused_with_a_position(text: str) -> None:
     try:
         parse_where(text)
-    except DefinitionError as error:
+    except InvalidArgument as error:
         assert str(error).startswith("where, position ")  # noqa: PT017 - both ways are right
         assert "⟨here⟩" in str(error)  # noqa: PT017
 
@@ -132,7 +132,7 @@ def test_times_are_iso_in_utc_or_seconds(text: str, seconds: float) -> None:
     ],
 )
 def test_errors_say_where_what_and_how(text: str, position: int, message: str) -> None:
-    with pytest.raises(DefinitionError, match=message) as caught:
+    with pytest.raises(InvalidArgument, match=message) as caught:
         parse_where(text)
     assert str(caught.value).startswith(f"where, position {position}: ")
 
@@ -140,9 +140,9 @@ def test_errors_say_where_what_and_how(text: str, position: int, message: str) -
 def test_a_condition_has_bounds() -> None:
     most = " and ".join(["priority > 1"] * MOST_COMPARISONS)
     assert len(parse_where(most)) == MOST_COMPARISONS
-    with pytest.raises(DefinitionError, match=f"at most {MOST_COMPARISONS} are allowed"):
+    with pytest.raises(InvalidArgument, match=f"at most {MOST_COMPARISONS} are allowed"):
         parse_where(f"{most} and priority > 1")
     values = ", ".join(["1"] * MOST_VALUES)
     parse_where(f"priority in ({values})")
-    with pytest.raises(DefinitionError, match=f"at most {MOST_VALUES} are allowed"):
+    with pytest.raises(InvalidArgument, match=f"at most {MOST_VALUES} are allowed"):
         parse_where(f"priority in ({values}, 1)")
