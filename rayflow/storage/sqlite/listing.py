@@ -49,26 +49,28 @@ def listing(query: Filter) -> tuple[str, list[Any]]:
     """
     made = _Statement()
     driver = _driving_attribute(query)
-    source, key = "executions AS e", "e"
+    source, table = "executions AS e", "e"
     if driver is not None:
-        source, key = "attributes AS a", "a"
+        source, table = "attributes AS a", "a"
         made.add("a.name = ?", driver.attribute)
         _add_attribute_value(made, "a", driver)
         if not _is_alone(query):
             source += " CROSS JOIN executions AS e ON e.number = a.number"
-    order = _NEWEST
+    order = _CALLS if query.parent is not None else _NEWEST
     if query.runnable_before is not None:
         order = _DUE
-    elif query.parent is not None:
-        order = _CALLS
+    # With a plus sign SQLite sorts, and scans the small partial index instead of all executions in their order.
+    key = f"+{table}" if query.stuck or (_is_alone(query) and _is_scan(query.where[0])) else table
     if query.after is not None:
         compared = ">" if order is _CALLS else "<"
-        made.add(f"({key}.created_at, {key}.number) {compared} (?, ?)", *query.after)
+        at, number = query.after
+        made.add(f"{key}.created_at {compared}= ?", at)
+        made.add(f"({key}.created_at, {table}.number) {compared} (?, ?)", at, number)
     _add_selection(made, query)
     for comparison in query.where:
         if comparison is not driver:
             _add(made, comparison)
-    inner = f"SELECT {key}.number FROM {source}{made.where} ORDER BY {order.format(key)} LIMIT ?"
+    inner = f"SELECT {table}.number FROM {source}{made.where} ORDER BY {order.format(key)} LIMIT ?"
     statement = (
         f"SELECT {COLUMNS} FROM ({inner}) AS p CROSS JOIN executions AS e ON e.number = p.number"
         f" LEFT JOIN starts AS s ON s.id = e.id ORDER BY {order.format('e')}"
@@ -83,6 +85,14 @@ def _driving_attribute(query: Filter) -> Comparison | None:
     if query.runnable_before is not None or query.parent is not None:
         return None
     return next((each for each in query.where if each.attribute is not None and each.operator == "="), None)
+
+
+def _is_scan(comparison: Comparison) -> bool:
+    """Whether a comparison is answered by a scan of a partial index."""
+    field = FIELDS.get(comparison.field)
+    if field is None:
+        return False
+    return field.kind == "waiting" or (field.column in _PARTIAL and comparison.operator == "contains")
 
 
 def _is_alone(query: Filter) -> bool:
