@@ -28,7 +28,7 @@ from rayflow.storage.model import (
     ValueRecord,
 )
 from rayflow.storage.operations import Answer, Operation
-from rayflow.storage.query.comparisons import test_of
+from rayflow.storage.query.comparisons import Test, all_of, test_of
 from rayflow.storage.query.cursor import Position
 from rayflow.storage.rules.large_values import sweep
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
@@ -147,10 +147,10 @@ class MemoryStore:
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
         """See Store."""
         await self._reading()
-        fits = test_of(query.where)
-        found: Iterable[ExecutionRecord] = (
-            record for record in self._candidates(query) if _fits(record, query) and fits(record)
-        )
+        test = all_of([*_tests(query), *filter(None, [test_of(query.where)])])
+        found: Iterable[ExecutionRecord] = self._candidates(query)
+        if test is not None:
+            found = filter(test, found)
         if query.runnable_before is not None:
             found = sorted(found, key=lambda record: (record.runnable_at or 0.0, -record.priority, record.number))
         elif query.parent is not None:
@@ -421,28 +421,34 @@ def _is_narrow(query: Filter) -> bool:
     return unfinished or query.ids is not None
 
 
-def _fits(record: ExecutionRecord, query: Filter) -> bool:
+def _tests(query: Filter) -> Iterator[Test]:
+    """Yield the conditions of a query, its comparisons apart."""
     if query.after is not None:
-        position = _position(record)
-        if position <= query.after if query.parent is not None else position >= query.after:
-            return False
-    if query.ids is not None and record.id not in query.ids:
-        return False
-    if query.status and record.status not in query.status:
-        return False
-    if query.workflow_id is not None and record.workflow_id != query.workflow_id:
-        return False
-    if query.runnable_before is not None and (record.runnable_at is None or record.runnable_at > query.runnable_before):
-        return False
-    if query.driven and record.owner == "" and record.runnable_at is None:
-        return False
-    if query.stuck and not (
-        record.owner == ""
-        and record.runnable_at is None
-        and record.waits.startswith(OTHERS)
-        and not record.status.terminal
-    ):
-        return False
-    if query.parent not in (None, record.parent) or query.schedule not in (None, record.schedule):
-        return False
-    return not query.unread_inbox or (record.owner != "" and record.inbox_last > record.inbox_done)
+        after, forward = query.after, query.parent is not None
+        yield lambda record: _position(record) > after if forward else _position(record) < after
+    for name, wanted in (("workflow_id", query.workflow_id), ("parent", query.parent), ("schedule", query.schedule)):
+        if wanted is not None:
+            yield _equals(name, wanted)
+    if query.ids is not None:
+        ids = frozenset(query.ids)
+        yield lambda record: record.id in ids
+    if query.status:
+        yield lambda record: record.status in query.status
+    if query.runnable_before is not None:
+        due = query.runnable_before
+        yield lambda record: record.runnable_at is not None and record.runnable_at <= due
+    if query.driven:
+        yield lambda record: record.owner != "" or record.runnable_at is not None
+    if query.stuck:
+        yield _is_stuck
+    if query.unread_inbox:
+        yield lambda record: record.owner != "" and record.inbox_last > record.inbox_done
+
+
+def _equals(name: str, wanted: str) -> Test:
+    return lambda record: bool(getattr(record, name) == wanted)
+
+
+def _is_stuck(record: ExecutionRecord) -> bool:
+    waits = record.owner == "" and record.runnable_at is None and record.waits.startswith(OTHERS)
+    return waits and not record.status.terminal
