@@ -109,7 +109,7 @@ class RecoveryManager:
         paused = self._backend.executions(Filter(status=(ExecutionStatus.PAUSED,), limit=_LIMIT))
         failures = [(record.id, failure_or_damage(record)) for record in paused]
         quarantined = tuple(name for name, failure in failures if failure is not None and _quarantines(failure))
-        return replace(known, set_aside=quarantined)
+        return replace(known, quarantined=quarantined)
 
 
 def _quarantines(reason: Failure) -> bool:

@@ -100,13 +100,13 @@ class RewindPlanner:
                 raise UnsettledError(child.id)
             return
         ended = entries[-1].event
-        given_up = isinstance(ended, Ended) and ended.given_up and all(event.by for event in asked)
+        given_up = isinstance(ended, Ended) and ended.cancelled_by_parent and all(event.by for event in asked)
         if not given_up and (child.status is ExecutionStatus.CANCELLED or not child.waited_for):
             if cause:
                 raise self._stays(child, "was cancelled")
             return  # its parent hears of that, if it waits for it
         try:
-            plan = plan_rewind(child.id, entries, given_up=given_up)
+            plan = plan_rewind(child.id, entries, cancelled_by_parent=given_up)
         except InvalidTransition as error:
             if cause or given_up:
                 raise self._stays(child, "has run its compensations") from error

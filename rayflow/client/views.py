@@ -183,7 +183,7 @@ def summary(record: ExecutionRecord) -> ExecutionSnapshot:
         forked_from=record.forked_from,
         parked=not record.owner and record.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED},
         wakes_at=None if record.status.terminal else record.runnable_at,
-        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).words(),
+        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).describe(),
         attributes=dict(record.attributes),
     )
 

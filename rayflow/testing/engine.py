@@ -17,7 +17,7 @@ from rayflow.client.locks import Lease
 from rayflow.client.pools import QueueBackpressure
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.schedule import Moment
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.code.environment import capture
@@ -69,7 +69,7 @@ class TestEngine(Engine):
 
     Raises:
         NotSupportedLocally: an option needs a cluster.
-        DefinitionError: ``start`` is no moment.
+        InvalidArgument: ``start`` is no moment.
         StorageUnavailable: the store cannot be opened, or another process writes it.
 
     Example:
@@ -103,7 +103,7 @@ class TestEngine(Engine):
     ) -> None:
         check_local(config, options)
         if steps_at_once < 1 or patience < 0:
-            raise DefinitionError("steps_at_once is at least 1, and patience at least 0 seconds")
+            raise InvalidArgument("steps_at_once is at least 1, and patience at least 0 seconds")
         chosen = (config or EngineConfig()).replace(**options)
         self._scripts = Scripts()
         self._trouble: list[Exception] = []
@@ -201,7 +201,7 @@ class TestEngine(Engine):
             to: up to this moment instead: seconds since the epoch, or a datetime with a time zone.
 
         Raises:
-            DefinitionError: it is not forwards, or not one of the two.
+            InvalidArgument: it is not forwards, or not one of the two.
             UnscriptedStep: a step without a script was called, in ``strict`` mode.
             NonDeterminismError: code did not repeat itself, in ``paranoid`` mode.
 
@@ -210,13 +210,13 @@ class TestEngine(Engine):
             >>> env.advance(datetime.timedelta(days=2))  # doctest: +SKIP
         """
         if (by is None) == (to is None):
-            raise DefinitionError("advance() needs one of by= and to=")
+            raise InvalidArgument("advance() needs one of by= and to=")
         if to is not None:
             moment = _moment(to)
         else:
             moment = self.now() + (by.total_seconds() if isinstance(by, dt.timedelta) else by or 0.0)
         if not moment >= self.now():
-            raise DefinitionError(f"the clock shows {self.now()!r}, and cannot be moved back to {moment!r}")
+            raise InvalidArgument(f"the clock shows {self.now()!r}, and cannot be moved back to {moment!r}")
         self._do(lambda: self._stage.advance(moment))
 
     def skip(self) -> float | None:
@@ -276,7 +276,7 @@ class TestEngine(Engine):
             The script, with the ``calls`` that were made so far.
 
         Raises:
-            DefinitionError: what was said does not fit.
+            InvalidArgument: what was said does not fit.
 
         Example:
             >>> env.script(ask, returns="42")  # doctest: +SKIP
@@ -307,4 +307,4 @@ def _moment(given: float | dt.datetime) -> float:
     try:
         return _MOMENT.validate_python(given)
     except ValidationError as error:
-        raise DefinitionError(f"{given!r} is no moment: {error.errors()[0]['msg']}") from None
+        raise InvalidArgument(f"{given!r} is no moment: {error.errors()[0]['msg']}") from None

@@ -29,7 +29,7 @@ from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import DefinitionError, ExecutionNotFound, IncompatibleVersion, NonDeterminismError, StorageError
+from rayflow.errors import ExecutionNotFound, IncompatibleVersion, InvalidArgument, NonDeterminismError, StorageError
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.codec.journal import decode_entry
@@ -156,21 +156,21 @@ class History:
         """Read what :meth:`save` wrote.
 
         Raises:
-            DefinitionError: the file is none, or one of a newer rayflow.
+            InvalidArgument: the file is none, or one of a newer rayflow.
         """
         try:
             content = Path(path).read_bytes()
             packed = Path(path).suffix == ".msgpack"
             data = msgpack.unpackb(content) if packed else json.loads(content)
             if data["format"] != FORMAT:
-                raise DefinitionError(f"{path} is {data['format']!r}, and this rayflow reads {FORMAT!r}")
+                raise InvalidArgument(f"{path} is {data['format']!r}, and this rayflow reads {FORMAT!r}")
             rows = tuple(JournalRow(row["seq"], _bytes(row["body"])) for row in data["journal"])
             given = {name: data[name] for name in ("execution_id", "workflow_id", "version", "checkpoints", "code")}
             return cls(**given, input=_bytes(data["input"]), rows=rows)
         except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DefinitionError):
+            if isinstance(error, InvalidArgument):
                 raise
-            raise DefinitionError(f"{path} is no journal that History.save() wrote: {error!r}") from error
+            raise InvalidArgument(f"{path} is no journal that History.save() wrote: {error!r}") from error
 
     @property
     def entries(self) -> list[Entry]:
@@ -190,7 +190,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
     Raises:
         NonDeterminismError: it does something else; it names what was expected and what was seen.
         IncompatibleVersion: the code is not there, or is another workflow's or another version's.
-        DefinitionError: the journal cannot be replayed: its execution ran with ``checkpoints="off"``, or its code
+        InvalidArgument: the journal cannot be replayed: its execution ran with ``checkpoints="off"``, or its code
             was carried along by value and is not given.
 
     Example:
@@ -198,7 +198,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
         ...     replay(history, analyse)
     """
     if history.checkpoints == "off":
-        raise DefinitionError(
+        raise InvalidArgument(
             f"execution {history.execution_id!r} ran with checkpoints='off', so that its journal has nothing to repeat"
         )
     definition = _definition(history, workflow)
@@ -248,7 +248,7 @@ def _definition(history: History, workflow: AnyWorkflow | None) -> WorkflowDefin
     if workflow is None:
         code = CodeRef.from_dict(history.code)
         if code.kind == "value":
-            raise DefinitionError(
+            raise InvalidArgument(
                 f"the code of execution {history.execution_id!r} ({code.place}) was carried along by value, and is not "
                 "in its journal: give the workflow as well"
             )
@@ -290,7 +290,7 @@ def _bytes(data: bytes | str) -> bytes:
 async def _with_store(url: str, query: Callable[[Store], Awaitable[T]]) -> T:
     store = open_store(url)
     if parse(url).scheme == "memory":
-        raise DefinitionError("memory:// lives in the engine that made it: take History.of(engine, id)")
+        raise InvalidArgument("memory:// lives in the engine that made it: take History.of(engine, id)")
     await store.open(read_only=True)
     try:
         return await query(store)

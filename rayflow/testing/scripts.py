@@ -12,7 +12,7 @@ from rayflow.definition.agent import agent_id
 from rayflow.definition.context import StepCall
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 #: A step, an agent, or the name of either.
 Scriptable = Any
@@ -79,17 +79,17 @@ def made(name: str, returns: Any, raises: Any, side_effect: Any, takes: float) -
         takes: seconds of virtual time that each attempt takes.
 
     Raises:
-        DefinitionError: it does not fit.
+        InvalidArgument: it does not fit.
     """
     said = [given for given in (returns, raises, side_effect) if given is not UNSAID]
     if len(said) > 1 or (not said and not takes):
-        raise DefinitionError(
+        raise InvalidArgument(
             f"the script of step {name!r} needs one of returns=, raises= and side_effect=, and has {len(said)} of them"
         )
     if takes < 0:
-        raise DefinitionError(f"the script of step {name!r}: takes={takes} is negative; it is in seconds")
+        raise InvalidArgument(f"the script of step {name!r}: takes={takes} is negative; it is in seconds")
     if raises is not UNSAID and not _is_exception(raises):
-        raise DefinitionError(f"the script of step {name!r}: raises= needs an exception or its class, not {raises!r}")
+        raise InvalidArgument(f"the script of step {name!r}: raises= needs an exception or its class, not {raises!r}")
     if returns is not UNSAID:
         return Script(name, itertools.repeat(_answering(returns)), takes)
     if raises is not UNSAID:
@@ -106,7 +106,7 @@ def _effects(name: str, given: Function | Iterable[Any]) -> Iterator[Function]:
         return itertools.repeat(given)
     if not isinstance(given, str | bytes) and hasattr(given, "__iter__"):
         return (_raising(item) if _is_exception(item) else _answering(item) for item in given)
-    raise DefinitionError(
+    raise InvalidArgument(
         f"the script of step {name!r}: side_effect= needs a function, or a list with a result or an exception for each "
         f"attempt, not {given!r}"
     )
@@ -151,14 +151,14 @@ class Scripts:
 
 
 def name_of(target: Scriptable) -> str:
-    """The name of what is scripted. Raises DefinitionError if it is neither a step nor an agent."""
+    """The name of what is scripted. Raises InvalidArgument if it is neither a step nor an agent."""
     if isinstance(target, str):
         return target
     if isinstance(target, Step):
         return target.name
     if callable(getattr(target, "run", None)) and not isinstance(target, Workflow):
         return agent_id(target)
-    raise DefinitionError(f"{target!r} cannot be scripted: give a step (@rf.step), an agent, or the name of one")
+    raise InvalidArgument(f"{target!r} cannot be scripted: give a step (@rf.step), an agent, or the name of one")
 
 
 def names_of(call: StepCall) -> Iterator[str]:

@@ -186,7 +186,7 @@ class Steps(AttemptRouter):
     # --- attempts, in turns of the coordinator ---------------------------------------------------------------
     def _begin(self, attempt: _Attempt) -> None:
         driver, run, key = attempt.driver, attempt.run, attempt.key
-        if driver.execution is None or not driver.execution.wants(run.seq, run.attempt):
+        if driver.execution is None or not driver.execution.is_current(run.seq, run.attempt):
             return
         try:
             stand_in = self._stand_in(driver, run)

@@ -147,7 +147,7 @@ class DeterministicWatcher(Watcher):
         if record.status is ExecutionStatus.PAUSED:
             reason = failure_or_damage(record)
             return f"it is paused ({reason})", "Resume it"
-        words = WaitsFor.from_text(record.waits).words()
+        words = WaitsFor.from_text(record.waits).describe()
         if words:
             return f"it waits for {', '.join(words)}", "Let that come first, or give the wait a timeout"
         steps = [] if execution is None else [task.name for task in execution.live()]

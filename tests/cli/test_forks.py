@@ -122,7 +122,7 @@ def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pyte
         (["one", "--before", "draft"], "cannot fork execution 'one': it is not at call 'draft'. "),
         (["one", "--before", "3"], "cannot fork execution 'one': it is not at call 3. Its calls so far (2): loud, "),
         (["one", "--before", "loud", "--id", "one"], "execution 'one' exists already, and a fork needs an id of its"),
-        (["one", "--before", "loud", "--id", "a b"], "execution id 'a b' does not fit"),
+        (["one", "--before", "loud", "--id", "a b"], "execution id 'a b' is not valid"),
         (["one", "--before", "loud", "--version", "9"], "no workflow 'drafted (version 9)' is registered in this"),
         (["one", "--before", "loud", "--input", "x"], "--input is not JSON: "),
         (["one", "--before", "loud", "--input", '{"topic": 5}'], "--input: parameter 'topic' does not fit: "),

@@ -140,7 +140,7 @@ def test_a_scrape_says_that_the_metrics_cannot_be_read_and_the_next_one_works(
     source.error = error
     with caplog.at_level(logging.WARNING, "rayflow.prometheus"):
         assert scraped(url) == {"rayflow_up": 0}
-    assert f"the metrics cannot be read now: {error}" in caplog.text
+    assert f"reading metrics failed, returning rayflow_up 0: {error}" in caplog.text
     source.error = None
     assert scraped(url)["rayflow_up"] == 1
 

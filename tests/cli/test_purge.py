@@ -119,9 +119,9 @@ def test_ages_have_units(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_only_what_is_over_can_be_meant(url: str) -> None:
     with rf.LocalEngine(url) as engine:
-        with pytest.raises(rf.DefinitionError, match=r"only what is over can be deleted.*not running"):
+        with pytest.raises(rf.InvalidArgument, match=r"only what is over can be deleted.*not running"):
             engine.purge(status="running")
-        with pytest.raises(rf.DefinitionError, match="older_than needs seconds since the end, 0 or more, not '30d'"):
+        with pytest.raises(rf.InvalidArgument, match="older_than needs seconds since the end, 0 or more, not '30d'"):
             engine.purge(older_than="30d")  # type: ignore[arg-type]
 
 

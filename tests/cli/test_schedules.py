@@ -282,8 +282,8 @@ def test_what_no_schedule_can_be_is_wrong_usage(reporting: Project, words: list[
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a b", "report"], "schedule id 'a b' does not fit"),
-        (["a@b", "report"], "schedule id 'a@b' does not fit: at most 160 characters and no @"),
+        (["a b", "report"], "schedule id 'a b' is not valid"),
+        (["a@b", "report"], "schedule id 'a@b' is not valid: at most 160 characters and no @"),
         (["one", "nope"], "no workflow 'nope' is registered in this store; registered here: report"),
         (["one", "report", "--version", "9"], "no workflow 'report (version 9)' is registered in this store"),
     ],
@@ -308,7 +308,7 @@ def test_a_version_of_a_file_has_to_be_saved(nightly: Project) -> None:
         ([FROM_TO[1], FROM_TO[0]], "TO (2026-01-07 23:00:00+00:00) has to be later than FROM (2026-01-10 23:00:00+00:"),
         ([FROM_TO[0], "tomorrow"], "argument TO: needs a moment such as 2026-11-24T02:00:00+01:00, or seconds since"),
         ([FROM_TO[0], "2026-01-11"], "argument TO: 2026-01-11 has no offset from UTC, so it is another moment on each"),
-        ([*FROM_TO, "--limit", "1"], "the range to backfill holds more than 1 due times of schedule 'nightly'"),
+        ([*FROM_TO, "--limit", "1"], "backfill range contains more than 1 due times of schedule 'nightly'"),
     ],
 )
 def test_a_time_that_cannot_be_backfilled_is_wrong_usage(nightly: Project, words: list[str], said: str) -> None:

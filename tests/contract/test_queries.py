@@ -135,7 +135,7 @@ def found_values(record: ExecutionRecord, field: str) -> Iterator[Any]:
     elif field == "status":
         yield str(record.status)
     elif field == "waiting_for":
-        for words in () if record.status.terminal else WaitsFor.from_text(record.waits).words():
+        for words in () if record.status.terminal else WaitsFor.from_text(record.waits).describe():
             yield words
             yield words.partition(" ")[0]
     else:

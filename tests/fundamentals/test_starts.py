@@ -93,7 +93,7 @@ def test_start_many_starts_different_workflows_all_or_nothing(engine: rf.LocalEn
 def test_arguments_are_checked_before_anything_is_written(engine: rf.LocalEngine, ledger: Ledger) -> None:
     with pytest.raises(TypeError, match="written"):
         engine.start(written, ledger.path)  # type: ignore[call-overload]
-    with pytest.raises(rf.InvalidArgument, match="does not fit"):
+    with pytest.raises(rf.InvalidArgument, match="is not valid"):
         engine.start(total.options(id="no spaces"), 1)
     with pytest.raises(rf.InvalidArgument, match="7 is not a workflow"):
         engine.start(7)  # type: ignore[call-overload]

@@ -325,7 +325,7 @@ class World:
         for action in actions:
             if not isinstance(action, RunAttempt):
                 self.attempts.pop((driver.id, action.seq), None)
-            elif execution.wants(action.seq, action.attempt):  # as a coordinator asks before it sends one
+            elif execution.is_current(action.seq, action.attempt):  # as a coordinator asks before it sends one
                 self.watch.begins(driver.id, action)
                 self.attempts[driver.id, action.seq] = action
                 execution.sent(action.seq, action.attempt, self.clock.now())

@@ -100,7 +100,7 @@ def waiting_text(record: ExecutionRecord) -> str:
     """Return what an unfinished execution waits for, one line each with a line break on both sides; "" for nothing."""
     if not record.waits or record.status.terminal:
         return ""
-    lines = [line.replace("\\", "\\\\").replace("\n", "\\n") for line in WaitsFor.from_text(record.waits).words()]
+    lines = [line.replace("\\", "\\\\").replace("\n", "\\n") for line in WaitsFor.from_text(record.waits).describe()]
     return "".join(f"\n{line}" for line in lines) + "\n" if lines else ""
 
 

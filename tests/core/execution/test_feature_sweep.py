@@ -279,7 +279,9 @@ def test_together_they_use_every_feature() -> None:
     labels = [label for entry in entries for label in entry.issued]
     assert {kind_and_name(label)[0] for label in labels} == {"step", "undo", "child", "signal", "lock"}
     assert any(None in entry.state.values() for entry in entries)
-    assert all(any(getattr(entry, what) for entry in entries) for what in ("dropped", "stages", "patches", "undos"))
+    assert all(
+        any(getattr(entry, what) for entry in entries) for what in ("dropped", "stages", "patches", "compensations")
+    )
     assert {run.execution.outcome.status for run in runs if run.execution.outcome} == {
         ExecutionStatus.RUNNING, ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED,
     }  # fmt: skip
