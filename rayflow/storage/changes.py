@@ -65,7 +65,7 @@ class MemoryData:
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     values: dict[str, ValueRecord] = field(default_factory=dict)
-    mentions: dict[str, list[ValueReference]] = field(default_factory=dict)
+    references: dict[str, list[ValueReference]] = field(default_factory=dict)
     #: The payloads of large values, where they are in memory, too.
     contents: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class Changes:
         no_schedules: by name.
         no_definitions: by workflow id, with all their versions.
         no_pools: by name.
-        mentions: what new records refer to; applied before executions that continue as new forget theirs.
+        references: what new records refer to; applied before executions that continue as new forget theirs.
         values: large ones, as they are now.
         no_values: by digest.
         records: keyed ones, as they are now.
@@ -129,7 +129,7 @@ class Changes:
     no_schedules: list[str] = field(default_factory=list)
     no_definitions: list[str] = field(default_factory=list)
     no_pools: list[str] = field(default_factory=list)
-    mentions: list[ValueReference] = field(default_factory=list)
+    references: list[ValueReference] = field(default_factory=list)
     values: list[ValueRecord] = field(default_factory=list)
     no_values: list[str] = field(default_factory=list)
     records: list[KeyedRecord] = field(default_factory=list)
@@ -160,7 +160,7 @@ def changes_of(batch: Transaction, data: MemoryData) -> Changes:
         letters=list(batch.letters.values()),
         notes=[(name, note) for (name, _), note in batch.notes.items()],
         counts=list(batch.counts.items()),
-        mentions=batch.mentions,
+        references=batch.references,
         records=[record for record in batch.records.values() if record is not None],
         no_records=[key for key, record in batch.records.items() if record is None],
     )
@@ -242,7 +242,7 @@ def _delete(data: MemoryData, name: str) -> None:
         data.children.pop(record.parent, None)
     data.journals.pop(name, None)
     data.notes.pop(name, None)
-    data.mentions.pop(name, None)
+    data.references.pop(name, None)
     data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
 
 
@@ -259,17 +259,17 @@ def _apply_letters(data: MemoryData, changes: Changes) -> None:
 
 
 def _apply_values(data: MemoryData, changes: Changes) -> None:
-    for mention in changes.mentions:
-        data.mentions.setdefault(mention.execution_id, []).append(mention)
-        value = data.values.get(mention.digest)
+    for reference in changes.references:
+        data.references.setdefault(reference.execution_id, []).append(reference)
+        value = data.values.get(reference.digest)
         if value is not None and value.free_at is not None:
             data.values[value.digest] = replace(value, free_at=None)
     for name, first in changes.journal_from:
         record = data.executions[name]
         about = {"first": first, "inbox_done": record.inbox_done, "run": record.run}
-        kept = [each for each in data.mentions.pop(name, ()) if not forgotten(each, **about)]
+        kept = [each for each in data.references.pop(name, ()) if not forgotten(each, **about)]
         if kept:  # records that were read back from a checkpoint have no empty lists either
-            data.mentions[name] = kept
+            data.references[name] = kept
     data.values.update((value.digest, value) for value in changes.values)
     for digest in changes.no_values:
         del data.values[digest]
@@ -300,7 +300,7 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
 
 
 # --- deleting -----------------------------------------------------------------------------------------------
-def collected(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch:
+def purgeable(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch:
     """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     meant = (record for record in _candidates(data, over) if over.fits(record))
     rest = ((over.place(record), record) for record in meant if over.after is None or over.place(record) > over.after)
@@ -344,7 +344,7 @@ def snapshot(data: MemoryData) -> MemoryData:
         definitions=dict(data.definitions),
         pools=dict(data.pools),
         values=dict(data.values),
-        mentions={name: list(found) for name, found in data.mentions.items()},
+        references={name: list(found) for name, found in data.references.items()},
         totals=dict(data.totals),
         writer=data.writer,
     )
@@ -359,7 +359,7 @@ def parts_of(data: MemoryData) -> Iterator[Changes]:
             journal=[(name, row) for name in part for row in data.journals.get(name, ())],
             inbox=[(name, row) for name in part for row in data.inboxes.get(name, ())],
             notes=[(name, note) for name in part for note in data.notes.get(name, {}).values()],
-            mentions=[mention for name in part for mention in data.mentions.get(name, ())],
+            references=[reference for name in part for reference in data.references.get(name, ())],
         )
     yield Changes(
         locks=list(data.locks.values()),

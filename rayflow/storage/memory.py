@@ -14,7 +14,7 @@ from rayflow.core.execution.requests import OTHERS
 from rayflow.core.locks.machine import Lock
 from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.base import Filter
-from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, collected
+from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, purgeable
 from rayflow.storage.model import (
     DeadLetter,
     DefinitionRecord,
@@ -30,7 +30,7 @@ from rayflow.storage.model import (
 from rayflow.storage.operations import Answer, Operation
 from rayflow.storage.query.comparisons import Test, all_of, test_of
 from rayflow.storage.query.cursor import Position
-from rayflow.storage.rules.large_values import sweep
+from rayflow.storage.rules.large_values import plan_collection
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 from rayflow.storage.rules.transaction import Transaction
 from rayflow.storage.writer import Writer, check_writer, next_writer
@@ -336,7 +336,7 @@ class MemoryStore:
         return replace(known, free_at=None if digest in self._referred() else now)
 
     def _referred(self) -> frozenset[str]:
-        return frozenset(mention.digest for found in self.data.mentions.values() for mention in found)
+        return frozenset(reference.digest for found in self.data.references.values() for reference in found)
 
     async def value(self, digest: str) -> bytes | None:
         """See Store."""
@@ -345,13 +345,13 @@ class MemoryStore:
 
     async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
         """See Store."""
-        gone = await self._write(lambda: self._swept(now, grace, limit))
+        gone = await self._write(lambda: self._plan_collection(now, grace, limit))
         for value in gone:
             self.data.contents.pop(value.digest, None)
         return len(gone)
 
-    def _swept(self, now: float, grace: float, limit: int) -> tuple[Changes, list[ValueRecord]]:
-        changed, gone = sweep(self.data.values.values(), self._referred(), now, grace, limit)
+    def _plan_collection(self, now: float, grace: float, limit: int) -> tuple[Changes, list[ValueRecord]]:
+        changed, gone = plan_collection(self.data.values.values(), self._referred(), now, grace, limit)
         return Changes(values=changed, no_values=[value.digest for value in gone]), gone
 
     async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
@@ -359,12 +359,12 @@ class MemoryStore:
         if not dry_run:
             self._check_writer()
         await self._reading()
-        found = collected(self.data, over, later=dry_run)
+        found = purgeable(self.data, over, later=dry_run)
         if dry_run or not found.ids:
             return found
 
         def decide() -> tuple[Changes, PurgeBatch]:
-            now = collected(self.data, over, later=False)
+            now = purgeable(self.data, over, later=False)
             return Changes(no_executions=list(now.ids)), now
 
         return await self._write(decide)

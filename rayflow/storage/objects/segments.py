@@ -272,7 +272,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "no_schedules": str,
     "no_definitions": str,
     "no_pools": str,
-    "mentions": lambda values: ValueReference(*values),
+    "references": lambda values: ValueReference(*values),
     "values": lambda values: ValueRecord(*values),
     "no_values": str,
     "records": lambda values: KeyedRecord(*values),

@@ -324,10 +324,10 @@ class ObjectStore(MemoryStore):
                 if place not in ("", there):  # somebody else has put the same
                     await records.bucket.delete([place])
                 return
-        raise StorageUnavailable(f"value {digest} of store {self.url} is collected faster than it is put; try again")
+        raise StorageUnavailable(f"value {digest} of store {self.url} is purgeable faster than it is put; try again")
 
     def _put_there(self, digest: str, size: int, now: float, place: str) -> tuple[Changes, str | None]:
-        """Record a value that was put; answers where it is, or None if it was collected and has to be put anew."""
+        """Record a value that was put; answers where it is, or None if it was purgeable and has to be put anew."""
         if digest not in self.data.values and not place:
             return Changes(), None
         record = self._renewed(digest, size, now, place)
@@ -342,7 +342,7 @@ class ObjectStore(MemoryStore):
     async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
         """See Store. First the records go, then the objects; what a writer's end leaves behind, the next one finds."""
         records, writer = self._opened_for_writing()
-        gone = await self._write(lambda: self._swept(now, grace, limit))
+        gone = await self._write(lambda: self._plan_collection(now, grace, limit))
         await records.bucket.delete([value.place for value in gone])
         if not self._tidied:
             # An earlier writer records nothing any more, so what it has not recorded nobody will ask for.

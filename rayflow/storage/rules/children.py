@@ -16,7 +16,7 @@ from rayflow.storage.operations import Answer, Append, StartChild
 from rayflow.storage.rules.starts import cancel_row, rewinds_at_call
 
 
-class FamilyReads(Protocol):
+class ChildReads(Protocol):
     """What is read of families, in the transaction that will write them."""
 
     def bound_children(self, execution_id: str) -> Sequence[str]:
@@ -61,7 +61,7 @@ class ChildRules:
         reads: what is there.
     """
 
-    def __init__(self, book: TransactionView, reads: FamilyReads) -> None:
+    def __init__(self, book: TransactionView, reads: ChildReads) -> None:
         self._book = book
         self._reads = reads
 

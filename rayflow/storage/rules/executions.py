@@ -72,7 +72,7 @@ def decide(
     operation: ExecutionOperation,
     *,
     known_key: bool = False,
-    goes_along: bool = False,
+    with_parent: bool = False,
 ) -> Write | AlreadyExists | Rejected:
     """Whether an operation may be applied to a row, and what it writes.
 
@@ -80,7 +80,7 @@ def decide(
         record: the execution's row as read in this transaction, or None.
         operation: what is asked.
         known_key: for :class:`Deliver`, whether the inbox has ever had a row of that key.
-        goes_along: for :class:`Rewind`, whether it is a child's that goes on with its parent.
+        with_parent: for :class:`Rewind`, whether it is a child's that goes on with its parent.
     """
     if isinstance(record, DamagedRecord):
         return Rejected(record.error)
@@ -98,7 +98,7 @@ def decide(
         case Deliver():
             return _deliver(record, operation, known_key=known_key)
         case Rewind():
-            return _rewind(record, operation, goes_along=goes_along)
+            return _rewind(record, operation, with_parent=with_parent)
         case Note():
             return _note(record, operation)
 
@@ -292,14 +292,14 @@ def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
     return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
 
-def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write | Rejected:
+def _rewind(record: ExecutionRecord, op: Rewind, *, with_parent: bool) -> Write | Rejected:
     if op.row.seq != op.last_seq + 1:
         return Rejected(CorruptRecord(record.id, f"a rewind after entry {op.last_seq} holds entry {op.row.seq}"))
     if is_rewound(record, op):
         return _write(record)  # our own rewind, sent again because its answer was lost
     if record.epoch != op.expected or record.last_seq != op.last_seq:
         return _stale(record, op.expected)
-    if record.status is not ExecutionStatus.FAILED and not (goes_along and record.status is ExecutionStatus.CANCELLED):
+    if record.status is not ExecutionStatus.FAILED and not (with_parent and record.status is ExecutionStatus.CANCELLED):
         return Rejected(InvalidTransition(record.id, status=record.status, action="resume"))
     inbox = _numbered(op.carried, record.inbox_last + 1)
     return _write(

@@ -1,7 +1,7 @@
 """Which records refer to which large values, and which values nothing refers to: functions that every store asks.
 
 Nobody has to say what a record refers to: it is read off the very bytes that are written, in the transaction that
-writes them. So no record is there without its mention; and since a record is refused whose value is not there, no
+writes them. So no record is there without its reference; and since a record is refused whose value is not there, no
 value is missing that a record refers to.
 
 A value is collected once nothing has referred to it for twice the grace. Whoever refers to one either has a record that
@@ -27,7 +27,7 @@ from rayflow.storage.rules.executions import Write
 GRACE = 3600.0
 
 
-def mentions(name: str, write: Write, *, started: bool = False) -> list[ValueReference]:
+def references_of(name: str, write: Write, *, started: bool = False) -> list[ValueReference]:
     """What the records of an execution refer to that are written.
 
     Args:
@@ -57,7 +57,7 @@ def check_there(operation: ExecutionOperation, write: Write, there: Callable[[st
         write: what it writes, if it may.
         there: whether there is a value of that digest.
     """
-    needed = {mention.digest for mention in mentions("", write, started=isinstance(operation, Start))}
+    needed = {reference.digest for reference in references_of("", write, started=isinstance(operation, Start))}
     if isinstance(operation, Append) and write.rows:
         needed.update(_asked(operation.asks))
     for each in sorted(needed):
@@ -103,20 +103,20 @@ def _walk(part: Any) -> Iterator[str]:
             yield from _walk(member)
 
 
-def forgotten(mention: ValueReference, *, first: int, inbox_done: int, run: int) -> bool:
+def forgotten(reference: ValueReference, *, first: int, inbox_done: int, run: int) -> bool:
     """Whether a record goes when its execution continues as new.
 
     Args:
-        mention: the record, and what it refers to.
+        reference: the record, and what it refers to.
         first: the position of the first entry that stays.
         inbox_done: inbox rows up to this number have been applied.
         run: the number of the new run.
     """
     limits = {"journal": first, "inbox": inbox_done + 1, "input": run}
-    return mention.place in limits and mention.position < limits[mention.place]
+    return reference.place in limits and reference.position < limits[reference.place]
 
 
-def sweep(
+def plan_collection(
     values: Iterable[ValueRecord], referred: frozenset[str], now: float, grace: float, limit: int
 ) -> tuple[list[ValueRecord], list[ValueRecord]]:
     """What a look at all values comes to: those whose ``free_at`` changes, and those to be deleted.

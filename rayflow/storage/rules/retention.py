@@ -80,7 +80,7 @@ class PurgeBatch:
     after: tuple[float, str] | None = None
 
 
-def needed(record: ExecutionRecord, head: Head) -> bool:
+def is_needed_by_parent(record: ExecutionRecord, head: Head) -> bool:
     """Whether the run that called this child may still need it.
 
     Args:
@@ -91,7 +91,7 @@ def needed(record: ExecutionRecord, head: Head) -> bool:
     if parent is None or parent.status is ExecutionStatus.COMPLETED:
         return False
     if parent.status is ExecutionStatus.CANCELLED:  # it goes on with its own parent, if that had given it up
-        return needed(parent, head)
+        return is_needed_by_parent(parent, head)
     if not record.waited_for:  # it goes on with any run of its parent
         return record.start_nonce.startswith(f"{parent.start_nonce}/")
     return rewinds_at_call(parent, record) is not None
@@ -112,7 +112,7 @@ def choose(records: Iterable[ExecutionRecord], over: PurgeFilter, head: Head, *,
     for record in records:
         if entries and entries + record.last_seq > MOST_ENTRIES:
             return PurgeBatch(tuple(ids), after=last)
-        if not (_stays(record, over, head) if later else needed(record, head)):
+        if not (_stays(record, over, head) if later else is_needed_by_parent(record, head)):
             ids.append(record.id)
             entries += record.last_seq
         looked_at += 1
@@ -121,7 +121,7 @@ def choose(records: Iterable[ExecutionRecord], over: PurgeFilter, head: Head, *,
 
 
 def _stays(record: ExecutionRecord, over: PurgeFilter, head: Head) -> bool:
-    if not needed(record, head):
+    if not is_needed_by_parent(record, head):
         return False
     parent = head(record.parent)
     return parent is None or not over.fits(parent) or _stays(parent, over, head)

@@ -47,7 +47,7 @@ def new_record(
         CodecError: the input cannot be written.
     """
     kwargs = dict(kwargs)
-    return fresh_record(
+    return new_execution(
         definition,
         encode((args, kwargs)),
         identity_of(definition.workflow_id, args, kwargs),
@@ -58,7 +58,7 @@ def new_record(
     )
 
 
-def fresh_record(
+def new_execution(
     code: DefinitionRecord | ExecutionRecord,
     given: bytes,
     identity: str,
@@ -202,7 +202,7 @@ def signal_row(name: str, payload: bytes, key: str, at: float) -> InboxRow:
     return InboxRow(key, "signal", encode_entry(Entry(0, SignalReceived(at, name, payload))), at)
 
 
-def fired(
+def schedule_transaction(
     record: ScheduleRecord,
     plan: ScheduleSpec,
     definition: DefinitionRecord | None,

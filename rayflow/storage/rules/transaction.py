@@ -56,7 +56,7 @@ from rayflow.storage.operations import (
 )
 from rayflow.storage.rules.children import ChildRules
 from rayflow.storage.rules.executions import Write, decide, is_rewound, newer_note
-from rayflow.storage.rules.large_values import check_there, mentions
+from rayflow.storage.rules.large_values import check_there, references_of
 from rayflow.storage.rules.locks import LockRules
 
 
@@ -124,9 +124,9 @@ class Transaction:
         self.notes: dict[tuple[str, int], StepNote] = {}
         self.counts: dict[str, float] = {}
         #: What the records of this batch refer to; to be written before those of ``journal_from`` are forgotten.
-        self.mentions: list[ValueReference] = []
+        self.references: list[ValueReference] = []
         self._locks = LockRules(self, reads)
-        self._families = ChildRules(self, reads)
+        self._children = ChildRules(self, reads)
         self.schedules: dict[str, ScheduleRecord] = {}
         self.records: dict[tuple[str, str], KeyedRecord | None] = {}
         self._touched: dict[str, None] = {}
@@ -178,7 +178,7 @@ class Transaction:
         for member in (*(() if again else operation.children), operation):
             before = self.head(member.execution_id)
             refused = None if before is None else self._taken(before, singletons)
-            decision = Rejected(refused) if refused else decide(before, member, goes_along=member is not operation)
+            decision = Rejected(refused) if refused else decide(before, member, with_parent=member is not operation)
             if not isinstance(decision, Write):
                 return decision
             singletons[decision.record.singleton] = member.execution_id
@@ -218,7 +218,7 @@ class Transaction:
             self.changed[name] = None
         self._settle_singleton(name, before, decision.record)
         self.heads[name] = decision.record
-        self.mentions.extend(mentions(name, decision, started=before is None))
+        self.references.extend(references_of(name, decision, started=before is None))
         self.journal.extend((name, row) for row in decision.rows)
         if decision.journal_from is not None:
             self.journal_from[name] = decision.journal_from
@@ -332,7 +332,7 @@ class Transaction:
         for ask in operation.asks:
             match ask:
                 case StartChild():
-                    self._families.start_child(record.id, ask, operation)
+                    self._children.start_child(record.id, ask, operation)
                 case DeliverTo():
                     failure = self._send(ask)
                     if ask.step:
@@ -348,7 +348,7 @@ class Transaction:
         if head.status.terminal and head.claims:
             self._locks.leave_all(record.id, operation.at)
         if head.status.terminal:
-            self._families.ended(head, operation)
+            self._children.ended(head, operation)
 
     def _send(self, ask: DeliverTo) -> RayflowError | None:
         head = self.head(ask.execution_id)

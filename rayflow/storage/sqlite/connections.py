@@ -15,7 +15,7 @@ import aiosqlite
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.sqlite import statements as sql
-from rayflow.storage.sqlite.migrations import format_of, migrate, newest_format, shadow
+from rayflow.storage.sqlite.migrations import add_views, format_of, migrate, newest_format
 
 #: Bytes that the log beside a file keeps when what is in it has been carried over.
 LOG_BYTES = 8 << 20
@@ -116,7 +116,7 @@ class SqliteFile:
         found = format_of(db, str(self.path))
         if found < newest_format():
             db.execute("PRAGMA temp_store = MEMORY")
-            shadow(db, found)
+            add_views(db, found)
         else:
             _probe(db)
         db.execute("PRAGMA query_only = ON")

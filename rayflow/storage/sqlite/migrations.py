@@ -213,13 +213,13 @@ def migrate(db: sqlite3.Connection, path: str) -> None:
         db.execute("UPDATE meta SET value = ? WHERE name = 'format'", (newest_format(),))
 
 
-def shadow(db: sqlite3.Connection, found: int) -> None:
+def add_views(db: sqlite3.Connection, found: int) -> None:
     """Give a connection that only reads the newest format's view of an older file. The file stays as it is."""
-    for statement in _shadows(found):
+    for statement in _views(found):
         db.execute(statement)
 
 
-def _shadows(found: int) -> Iterator[str]:
+def _views(found: int) -> Iterator[str]:
     added: dict[str, tuple[str, ...]] = {}
     for each in FORMATS[found:]:
         for table, columns in each.added.items():

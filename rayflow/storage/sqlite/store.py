@@ -42,7 +42,7 @@ from rayflow.storage.sqlite import statements as sql
 from rayflow.storage.sqlite.connections import SqliteFile, on_thread
 from rayflow.storage.sqlite.listing import listing
 from rayflow.storage.sqlite.migrations import migrate, newest_format
-from rayflow.storage.sqlite.transactions import InDoubtError, collect, collected, commit, reclaim, transaction
+from rayflow.storage.sqlite.transactions import InDoubtError, collect, commit, purgeable, reclaim, transaction
 from rayflow.storage.writer import Writer, check_writer, next_writer
 
 log = logging.getLogger(__name__)
@@ -109,12 +109,12 @@ class SqliteStore:
         """See Store."""
         async with self._lock:
             if self._open and self._epoch is not None and self._fenced is None and not self._in_doubt:
-                await self._say_goodbye(self._epoch)
+                await self._give_up_claim(self._epoch)
             self._open = False
             self._epoch = None
             await self._close_connections()
 
-    async def _say_goodbye(self, epoch: int) -> None:
+    async def _give_up_claim(self, epoch: int) -> None:
         if self._writer is None:
             return
         try:
@@ -141,11 +141,11 @@ class SqliteStore:
 
         epoch = await self._write(claim, claimed=False)
         if self._format != newest_format():
-            await self._read_anew()
+            await self._reopen_reader()
         self._epoch = epoch
         return epoch
 
-    async def _read_anew(self) -> None:
+    async def _reopen_reader(self) -> None:
         """The file has another format than the reader has found."""
         old, self._reader = self._reader, None
         try:
@@ -289,7 +289,7 @@ class SqliteStore:
         if not dry_run:
             async with self._lock:
                 await self._writable(claimed=True)
-        found = await self._on_reader(lambda db: collected(db, over, later=dry_run))
+        found = await self._on_reader(lambda db: purgeable(db, over, later=dry_run))
         if dry_run or not found.ids:  # most often there is nothing, which is not worth a transaction
             return found
         return await self._write(lambda db, _: collect(db, over))
@@ -393,11 +393,11 @@ class SqliteStore:
     async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
         """See Store. A large one goes in several transactions; from the first one on it is not to be seen."""
         count = 0
-        for digest in await self._write(values.old(now, grace, limit)):
+        for digest in await self._write(values.unreferenced(now, grace, limit)):
             async with self._values:
-                if await self._write(values.unsee(digest, now - 2 * grace)):
+                if await self._write(values.mark_deleted(digest, now - 2 * grace)):
                     count += 1
-                    while await self._write(values.drop(digest)):
+                    while await self._write(values.delete_chunks(digest)):
                         pass
         return count
 

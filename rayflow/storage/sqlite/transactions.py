@@ -220,12 +220,12 @@ def _rare_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.NEXT_RUN, [(data, name) for name, data in batch.inputs.items()])
     if batch.journal_from:
         yield (sql.FORGET_JOURNAL, list(batch.journal_from.items()))
-    if batch.mentions:
-        yield (values.MENTION, [values.mention_values(mention) for mention in batch.mentions])
+    if batch.references:
+        yield (values.SAVE_REFERENCE, [values.reference_values(reference) for reference in batch.references])
     for name, first in batch.journal_from.items():
         head = _head(batch, name)
         about = {"name": name, "first": first, "inbox_done": head.inbox_done, "run": head.run}
-        yield (values.FORGET_MENTIONS, [about])
+        yield (values.FORGET_REFERENCES, [about])
     if batch.locks:
         yield from _lock_writes(batch)
     if batch.records:
@@ -282,7 +282,7 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
 
 
 # --- deleting -----------------------------------------------------------------------------------------------
-def collected(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> PurgeBatch:
+def purgeable(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> PurgeBatch:
     """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     statement, values = sql.over_listing(over)
     records = [rows.record(row) for row in rows.fetch(db, statement, values)]
@@ -293,7 +293,7 @@ def collected(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> Purg
 
 def collect(db: sqlite3.Connection, over: PurgeFilter) -> PurgeBatch:
     """Delete what may be deleted, inside a transaction."""
-    found = collected(db, over, later=False)
+    found = purgeable(db, over, later=False)
     ids = sql.as_json(found.ids)
     for statement in sql.DELETES:
         db.execute(statement, (ids,))
