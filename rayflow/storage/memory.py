@@ -1,4 +1,4 @@
-"""The Store contract in memory: for tests, and for engines that need not survive their process."""
+"""Memory implementation of the ``Store`` contract, for tests and for engines that keep nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class _Reads:
-    """See :class:`~rayflow.storage.rules.transaction.Reads`."""
+    """Reads of a transaction from memory."""
 
     def __init__(self, data: MemoryData) -> None:
         self._data = data
@@ -81,11 +81,11 @@ class _Reads:
 
 
 class MemoryStore:
-    """A store in memory. No call waits for anything, so each is atomic among the tasks of its event loop.
+    """Store in memory. No call waits for anything, so each call is atomic among the tasks of its event loop.
 
     Args:
-        url: what the store is called.
-        data: what it holds; None for a new, empty store. Kept when the store is closed.
+        url: the store's URL, for messages.
+        data: the records; None for a new, empty store. They are kept when the store is closed.
     """
 
     def __init__(self, url: str = "memory://", *, data: MemoryData | None = None) -> None:
@@ -127,13 +127,13 @@ class MemoryStore:
         return await self._write(lambda: self._decide(operations))
 
     def _decide(self, operations: Sequence[Operation]) -> tuple[Changes, list[Answer]]:
-        """What the operations change, and their answers."""
+        """Return the changes of operations, and their answers."""
         batch = Transaction(_Reads(self.data))
         answers = [batch.apply(operation) for operation in operations]
         return changes_of(batch, self.data), answers
 
     async def _write(self, decide: Callable[[], tuple[Changes, T]]) -> T:
-        """Write what is decided, which is one transaction; answers the rest of it."""
+        """Decide changes, apply them as one transaction, and return the answer."""
         self._check_writer()
         changes, answer = decide()
         apply(self.data, changes)
@@ -160,7 +160,7 @@ class MemoryStore:
         return list(islice(found, query.limit))
 
     def _candidates(self, query: Filter) -> Iterator[ExecutionRecord]:
-        """The executions among which those of a query are; newest first if the query is not narrow."""
+        """Return the executions that a query may select; newest first if the query is not narrow."""
         executions = self.data.executions
         if query.parent is not None:
             names: Iterable[str] = self.data.children.get(query.parent, ())
@@ -329,7 +329,7 @@ class MemoryStore:
         await self._write(decide)
 
     def _renewed(self, digest: str, size: int, now: float, place: str = "") -> ValueRecord:
-        """The record of a large value that was put just now."""
+        """Return the record of a large value that was put now."""
         known = self.data.values.get(digest)
         if known is None:
             return ValueRecord(digest, size, now, place)
@@ -381,7 +381,7 @@ class MemoryStore:
 
     # --- checks --------------------------------------------------------------------------------------------
     async def _reading(self) -> None:
-        """What has to be done before records are read."""
+        """Prepare the records for a read."""
         self._check_open()
 
     def _check_open(self) -> None:
@@ -416,7 +416,7 @@ def _position(record: ExecutionRecord) -> Position:
 
 
 def _is_narrow(query: Filter) -> bool:
-    """Whether a query means few of the executions that a store has."""
+    """Return whether a query can only select few executions of a store."""
     unfinished = query.runnable_before is not None or query.driven or query.stuck or query.unread_inbox
     return unfinished or query.ids is not None
 

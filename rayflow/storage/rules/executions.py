@@ -1,18 +1,17 @@
-"""The one place where the rules of the store stand: pure functions that every store asks.
+"""Rules of executions: pure functions that decide every operation, for all stores.
 
 The rules (docs/architecture.md, "Rules of the protocol"):
 
-* An epoch is claimed by compare-and-set, with the claimer's nonce; never assigned from memory.
-* An append carries its epoch. A stale epoch answers :class:`WriterWriterFenced`, which means stop. So does an epoch
-whose
-  owner gave the execution up: after parking, releasing or ending it, it writes nothing more without a new claim.
-* An append whose last entry is already durable at the same epoch is acknowledged whole and not applied again,
-  if its digest is the same; with another digest it is a :class:`~rayflow.errors.CorruptRecord`.
-* A dead letter is written with the journal entry that it belongs to, and removed with the rewind that supersedes
-  that entry. Of a step's notes the newest is kept; one that arrives late changes nothing.
-* What arrives from outside is an inbox row, unique by its key; a row for an execution without an owner makes it
-  runnable in the same transaction. So an inbox row that is not applied has a live owner or a time at which one is
-  looked for, unless its owner saw it and gave the execution up all the same (paused, with results kept for later).
+* An epoch is claimed by compare-and-set, with the claimer's nonce; it is never assigned from memory.
+* An append carries its epoch. A stale epoch is rejected with :class:`~rayflow.errors.WriterFenced`: its sender must
+  stop. So is the epoch of an owner that has released the execution; that owner must claim it again before it writes.
+* An append whose last entry is already durable at the same epoch is acknowledged and not applied again, if its digest
+  is the same. With another digest it is a :class:`~rayflow.errors.CorruptRecord`.
+* A dead letter is written with its journal entry, and deleted by the rewind that supersedes that entry. Of a step's
+  notes the newest is kept; one that arrives late changes nothing.
+* Messages from outside are inbox rows, unique by key. A row for an execution without an owner makes it runnable in the
+  same transaction. So an inbox row that is not applied belongs to an execution with an owner or with a time at which it
+  needs one; the exception is an owner that saw the row and released the execution (paused, results kept for later).
 * A store has one writer. Its epoch rises with every claim and is checked in every transaction.
 """
 
@@ -49,7 +48,7 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What a store must write, in the transaction in which it read the row: the new row and its parts."""
+    """Changes of one execution that a store writes in the transaction in which it read the row."""
 
     record: ExecutionRecord
     answer: Done
@@ -74,13 +73,13 @@ def decide(
     known_key: bool = False,
     with_parent: bool = False,
 ) -> Write | AlreadyExists | Rejected:
-    """Whether an operation may be applied to a row, and what it writes.
+    """Decide whether an operation may be applied to a row, and what it writes.
 
     Args:
         record: the execution's row as read in this transaction, or None.
-        operation: what is asked.
+        operation: the operation.
         known_key: for :class:`Deliver`, whether the inbox has ever had a row of that key.
-        with_parent: for :class:`Rewind`, whether it is a child's that goes on with its parent.
+        with_parent: for :class:`Rewind`, whether it belongs to a child that continues with its parent.
     """
     if isinstance(record, DamagedRecord):
         return Rejected(record.error)
@@ -203,7 +202,7 @@ def _append(record: ExecutionRecord, op: Append) -> Write | Rejected:
 
 
 def error_of(failure: bytes | None) -> tuple[str, str]:
-    """Return class and shortened message of an encoded failure; empty texts if there is none or it is damaged."""
+    """Return class and shortened message of an encoded failure; empty texts without a failure or if it is damaged."""
     if failure is None:
         return "", ""
     try:
@@ -287,7 +286,7 @@ def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write 
 
 
 def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
-    """Whether the row is to wait for the beginning of an execution whose start was delayed."""
+    """Return whether the row has to wait for the delayed start of the execution."""
     fresh = record.epoch == 0  # nobody has ever driven it, though a fork has a journal already
     return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
@@ -328,7 +327,7 @@ def _rewind(record: ExecutionRecord, op: Rewind, *, with_parent: bool) -> Write 
 
 
 def is_rewound(record: ExecutionRecord, op: Rewind) -> bool:
-    """Whether this very operation was the last that was applied."""
+    """Return whether this operation was the last one that was applied."""
     return (record.epoch, record.last_seq, record.last_digest) == (op.expected + 1, op.row.seq, op.digest)
 
 
@@ -343,7 +342,7 @@ def _note(record: ExecutionRecord, op: Note) -> Write | Rejected:
 
 
 def newer_note(known: StepNote | None, note: StepNote) -> StepNote:
-    """Which of two notes of a step is kept; the later one where both are of the same moment."""
+    """Return the newer of two notes of a step; the second one if both are of the same moment."""
     if known is not None and (known.attempt, known.at) > (note.attempt, note.at):
         return known
     return note

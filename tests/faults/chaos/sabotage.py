@@ -131,7 +131,7 @@ def commits() -> None:
         known_key: bool = False,
         with_parent: bool = False,
     ) -> executions.Write | AlreadyExists | Rejected:
-        return decide(record, operation, with_parent=goes_along)
+        return decide(record, operation, with_parent=with_parent)
 
     executions._append = forgetful
     vars(batch).update(decide=unkeyed)
