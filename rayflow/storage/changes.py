@@ -351,7 +351,7 @@ def snapshot(data: MemoryData) -> MemoryData:
 
 
 def parts_of(data: MemoryData) -> Iterator[Changes]:
-    """Return the changes that build these records from nothing; writer, code and payloads of large values are left out."""
+    """Return changes that build these records from nothing, without writer, code and payloads of large values."""
     names = iter(data.executions)
     while part := list(islice(names, _PART)):
         yield Changes(

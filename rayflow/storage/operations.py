@@ -323,7 +323,7 @@ class LeaveLease:
 
 @dataclass(frozen=True, slots=True)
 class ExpireLeases:
-    """Grant of the permits of expired leases to waiting claimants; with ``renew``, a full term for all leases instead."""
+    """Grant of the permits of expired leases to waiting claimants; with ``renew``, a full term for all leases."""
 
     at: float
     renew: bool = False

@@ -1,9 +1,9 @@
-"""The Store contract on object storage: S3, Google Cloud Storage, Azure, or a folder that machines share.
+"""Object storage implementation of the ``Store`` contract: S3, Google Cloud Storage, Azure, or a shared folder.
 
-A transaction is one object, put once (:mod:`rayflow.storage.objects.log`); the records are in memory, so that only
-writing goes through the network. A put that failed may nevertheless be done, or be done later. So nothing is ever taken
-for not written: the next transaction takes the same number, and whichever of the two is there first counts. If it is
-the earlier one, it is applied, and the later transaction is decided anew.
+A transaction is one object, put once (:mod:`rayflow.storage.objects.log`). The records are in memory, so that only
+writing uses the network. A put that failed may be done nevertheless, also later. So the next transaction uses the same
+number, and whichever of the two arrives first counts. If that is the earlier one, it is applied, and the later
+transaction is decided again.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _GONE = "gone"
 
 
 class ObjectStore(MemoryStore):
-    """A store in object storage.
+    """Store in object storage.
 
-    A writer's reads are from memory. One that was taken over and has not noticed yet, which it does with its next
-    commit or heartbeat, reads what was there before. Whoever is not the writer looks for news before each read.
+    A writer reads from memory. A fenced writer that has not noticed yet (it does with its next commit or heartbeat)
+    reads the records from before. A store that is not the writer reads the log before each read.
 
     Args:
         url: ``s3://bucket/prefix``, ``gs://…``, ``az://…`` or ``file:///folder``.
-        bucket: what it is kept in; None for what the URL says.
+        bucket: the objects; None for the bucket of the URL.
     """
 
     #: A checkpoint is due after so many segments, or so many bytes of them …
@@ -132,7 +132,7 @@ class ObjectStore(MemoryStore):
         raise StorageUnavailable(f"store {self.url} is claimed by many at once, or written all the time; try again")
 
     async def _claim(self, records: Log, writer: Writer) -> bool:
-        """Write a claim; answers whether it is the end of the log. If not, it came too late, or was overtaken."""
+        """Write a claim; return whether it is the end of the log, so that it counts."""
         segment = Segment(writer, Changes())
         body = encode_segment(records.number + 1, segment.writer, segment.changes)
         made = await records.bucket.create(records.next_key, body)
@@ -142,7 +142,7 @@ class ObjectStore(MemoryStore):
         return True
 
     async def _last_seen(self, records: Log) -> Writer:
-        """The writer, with its newest sign of life."""
+        """Return the writer with its newest heartbeat."""
         writer = records.data.writer
         beat = await records.bucket.get(_beat(writer.epoch)) if writer.epoch else None
         if beat is None:
@@ -171,7 +171,7 @@ class ObjectStore(MemoryStore):
         return self._opened(), writer
 
     async def _look(self, records: Log) -> bool:
-        """Whether the log has more than the records, which is then applied. Raises Fenced if it is another's claim."""
+        """Apply segments that the records lack; return whether there were any. Raises WriterFenced."""
         if not await records.bucket.exists(records.next_key):
             return False
         await records.refresh()
@@ -207,7 +207,7 @@ class ObjectStore(MemoryStore):
         raise StorageUnavailable(f"store {self.url} answers that an object is there, and does not show it; try again")
 
     async def _append(self, records: Log, segment: Segment) -> bool:
-        """Write the next segment. If another one has its number, that is applied, and False is answered."""
+        """Write the next segment. If another segment has its number, apply that one and return False."""
         key, body = records.next_key, encode_segment(records.number + 1, segment.writer, segment.changes)
         if len(body) > self.largest:
             raise UnwritableError(f"it takes {len(body)} bytes, of {self.largest} at most")
@@ -219,7 +219,7 @@ class ObjectStore(MemoryStore):
         return True
 
     def _decide_singly(self, operations: Sequence[Operation]) -> tuple[Changes, list[Answer]]:
-        """As ``_decide``, where some operations may have no form as bytes: those are refused, and only those."""
+        """Decide as ``_decide``, and reject the operations that cannot be encoded, and only those."""
         good: list[Operation] = []
         refused: dict[int, Answer] = {}
         for index, operation in enumerate(operations):
@@ -234,7 +234,7 @@ class ObjectStore(MemoryStore):
         return changes, [refused[index] if index in refused else next(rest) for index in range(len(operations))]
 
     def _problem(self, operation: Operation) -> RayflowError | None:
-        """Why an operation has no form as bytes, if it has none."""
+        """Return why an operation cannot be encoded; None if it can."""
         try:
             size = size_of(operation)
             why = f"it takes {size} bytes" if size > self.largest else ""
@@ -324,10 +324,10 @@ class ObjectStore(MemoryStore):
                 if place not in ("", there):  # somebody else has put the same
                     await records.bucket.delete([place])
                 return
-        raise StorageUnavailable(f"value {digest} of store {self.url} is purgeable faster than it is put; try again")
+        raise StorageUnavailable(f"value {digest} of store {self.url} is collected faster than it is put; try again")
 
     def _put_there(self, digest: str, size: int, now: float, place: str) -> tuple[Changes, str | None]:
-        """Record a value that was put; answers where it is, or None if it was purgeable and has to be put anew."""
+        """Record a value that was put; return its place, or None if it was collected and must be put again."""
         if digest not in self.data.values and not place:
             return Changes(), None
         record = self._renewed(digest, size, now, place)

@@ -1,4 +1,4 @@
-"""Rules of parents and children: starts, answers when a child ends, cancellation of children that end with their parent."""
+"""Rules of parents and children: starts, answers at a child's end, cancellation with the parent."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ChildRules:
             self._book.put_answer(parent, end, f"answer/{ask.step}/{operation.first_seq}")
 
     def _superseded(self, ask: StartChild) -> ExecutionRecord | None:
-        """Return a child with the same input that a superseded call of the same number started and that completed or continues."""
+        """Return the child of a superseded call that has the same input and has completed or continues."""
         for name, nonce in ask.earlier:
             there = self._book.head(name)
             if there is None or there.start_nonce != nonce or not _same_start(there, ask.record):

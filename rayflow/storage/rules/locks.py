@@ -52,7 +52,7 @@ class LockRules:
 
     # --- of executions -------------------------------------------------------------------------------------
     def take(self, execution_id: str, ask: TakeLock, at: float, key: str) -> RayflowError | None:
-        """Claim a permit; return the reason if that is rejected. A holder that claims again is answered under the given key."""
+        """Claim a permit; return the reason if that is rejected. A holder that claims again is answered by ``key``."""
         claimant = Claimant(execution_id, ask.step)
         try:
             change = machine.acquire(self._lock(ask.name), ask.name, ask.limit, claimant, at, token=ask.token)

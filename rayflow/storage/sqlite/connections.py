@@ -1,4 +1,4 @@
-"""Making connections to a SQLite file, and the one way to run a function on a connection's thread."""
+"""Connections to a SQLite file, and the way to run a function on a connection's thread."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ async def on_thread(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Run a function on a connection's thread, where nothing else of that connection runs meanwhile.
+    """Run a function on a connection's thread, where no other use of that connection runs at the same time.
 
-    Each call of an aiosqlite connection is a way to its thread and back, which costs more than most statements;
-    a function makes any number of statements one way. aiosqlite has no public call for that (0.22, core.py):
-    ``_execute`` is what all of its own calls go through, ``_conn`` the connection that they use.
+    Each call of an aiosqlite connection hops to its thread and back, which costs more than most statements; a function
+    runs any number of statements in one hop. aiosqlite has no public call for that (0.22, core.py): ``_execute`` is
+    what all its own calls use, ``_conn`` the connection.
     """
     answer: T = await db._execute(lambda: function(db._conn, *args, **kwargs))  # type: ignore[no-untyped-call]  # noqa: SLF001
     return answer
@@ -45,11 +45,11 @@ async def on_thread(
 
 @dataclass(frozen=True, slots=True)
 class SqliteFile:
-    """A file, and how it is connected to.
+    """SQLite file and the settings of its connections.
 
     Args:
         path: the file.
-        connection_class: what the connections are made of.
+        connection_class: class of the connections.
         busy_timeout: seconds to wait for a lock of another process.
     """
 
@@ -58,13 +58,13 @@ class SqliteFile:
     busy_timeout: float
 
     async def writer(self) -> aiosqlite.Connection:
-        """A connection to a store that is there, for writing."""
+        """Return a connection for writing to an existing store."""
         db = await self._connect("mode=rw")
         await self._for_writing(db)
         return db
 
     async def creator(self) -> aiosqlite.Connection:
-        """A connection for writing, with the file and its tables made where they are missing.
+        """Return a connection for writing; create the file and its tables if they are missing.
 
         Raises:
             StorageUnavailable: the file is not a store, or its file system cannot hold one.
@@ -84,11 +84,11 @@ class SqliteFile:
         return db
 
     async def reader(self, *, may_create: bool) -> tuple[aiosqlite.Connection, int]:
-        """A connection for reading, and the format of the file. One of an older format is read as if it were newer.
+        """Return a connection for reading, and the format of the file. A file of an older format is read through views.
 
         Args:
-            may_create: SQLite must be able to create files beside the store; without it, a store in a folder
-                where it cannot is read as it is.
+            may_create: SQLite must be able to create files next to the store; without it, a store in a folder that is
+                not writable is read as it is.
         """
         # Not "mode=ro": a connection that may not write cannot read a WAL whose index is gone, and leaves its own
         # index behind. This one may tidy up, and refuses to change anything.
@@ -139,9 +139,9 @@ class SqliteFile:
             raise
 
     async def _write_ahead(self, db: aiosqlite.Connection) -> str:
-        """Switch the file to a write-ahead log; answers what SQLite chose.
+        """Switch the file to a write-ahead log; return the mode that SQLite chose.
 
-        SQLite does not wait for its busy timeout here when two connections switch a new file at the same moment.
+        SQLite does not apply its busy timeout when two connections switch a new file at the same moment.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self.busy_timeout
@@ -190,7 +190,7 @@ def _probe(db: sqlite3.Connection) -> None:
 
 
 def _has_lost_its_file(path: Path) -> bool:
-    """Whether the file is empty although it has a log: SQLite writes the one before the other."""
+    """Return whether the file is empty although it has a log: SQLite writes the file before the log."""
     log = path.with_name(f"{path.name}-wal")
     return log.exists() and log.stat().st_size > 0 and not (path.exists() and path.stat().st_size > 0)
 

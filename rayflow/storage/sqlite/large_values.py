@@ -1,7 +1,7 @@
-"""How the SQLite store keeps large values: in chunks, one transaction each, so that nobody waits for more than that.
+"""Large values of the SQLite store: chunks, one transaction each, so that other commits wait for one chunk at most.
 
-A value is *complete* once all its chunks are there; until then it is not to be seen. Triggers note, in the very
-statement that adds or deletes a reference, whether anything refers to a value, whoever deletes, and why.
+A value is *complete* once all its chunks are stored; until then reads do not see it. Triggers record, in the statement
+that adds or deletes a reference, whether any record refers to a value.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _DROP = "DELETE FROM large_values WHERE digest = ?"
 
 
 def begin(digest: str, size: int, now: float) -> Callable[[sqlite3.Connection, Writer], bool]:
-    """The transaction that begins to put a value, or makes one that is there as new; answers whether it is complete."""
+    """Return the transaction that begins to store a value, or restarts its grace; it returns whether all is there."""
 
     def body(db: sqlite3.Connection, _: Writer) -> bool:
         values = {"digest": digest, "size": size, "now": now}
@@ -65,7 +65,7 @@ def begin(digest: str, size: int, now: float) -> Callable[[sqlite3.Connection, W
 
 
 def chunks(digest: str, data: bytes) -> Iterable[Callable[[sqlite3.Connection, Writer], None]]:
-    """The transactions that put the chunks, the last of which completes the blov."""
+    """Yield the transactions that store the chunks; the last one completes the value."""
     whole = memoryview(data)
     last = max(0, len(data) - 1) // CHUNK
     for number in range(last + 1):
@@ -79,7 +79,7 @@ def chunks(digest: str, data: bytes) -> Iterable[Callable[[sqlite3.Connection, W
 
 
 def unreferenced(now: float, grace: float, limit: int) -> Callable[[sqlite3.Connection, Writer], list[str]]:
-    """The transaction that finds the values that are to be collected."""
+    """Return the transaction that finds the values to delete."""
 
     def body(db: sqlite3.Connection, _: Writer) -> list[str]:
         db.execute(_DATE, (now,))
@@ -89,12 +89,12 @@ def unreferenced(now: float, grace: float, limit: int) -> Callable[[sqlite3.Conn
 
 
 def mark_deleted(digest: str, before: float) -> Callable[[sqlite3.Connection, Writer], bool]:
-    """The transaction after which nobody can refer to a value; answers False if somebody does, or put it again."""
+    """Return the transaction that makes a value unavailable; it returns False if the value is in use again."""
     return lambda db, _: db.execute(_MARK_DELETED, (digest, before)).rowcount > 0
 
 
 def delete_chunks(digest: str) -> Callable[[sqlite3.Connection, Writer], bool]:
-    """The transaction that deletes some chunks of a value, at last the value itself; answers whether there are more."""
+    """Return the transaction that deletes some chunks, at last the value; it returns whether there are more."""
 
     def body(db: sqlite3.Connection, _: Writer) -> bool:
         if db.execute(_DROP_CHUNKS, (digest, _DELETED)).rowcount == _DELETED:
@@ -106,7 +106,7 @@ def delete_chunks(digest: str) -> Callable[[sqlite3.Connection, Writer], bool]:
 
 
 def read(db: sqlite3.Connection, digest: str) -> bytes | None:
-    """A complete value, or None. The chunks are copied once."""
+    """Return a complete value, or None. The chunks are copied once."""
     whole: io.BytesIO | None = None
     for (data,) in db.execute(CHUNKS, (digest,)):
         whole = whole or io.BytesIO()
@@ -115,5 +115,5 @@ def read(db: sqlite3.Connection, digest: str) -> bytes | None:
 
 
 def reference_values(reference: ValueReference) -> tuple[str, str, int, str]:
-    """Parameters of SAVE_REFERENCE."""
+    """Return the parameters of SAVE_REFERENCE."""
     return (reference.execution_id, reference.place, reference.position, reference.digest)

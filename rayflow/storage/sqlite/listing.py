@@ -88,7 +88,7 @@ def _driving_attribute(query: Filter) -> Comparison | None:
 
 
 def _is_scan(comparison: Comparison) -> bool:
-    """Whether a comparison is answered by a scan of a partial index."""
+    """Return whether a comparison needs the scan of a partial index."""
     field = FIELDS.get(comparison.field)
     if field is None:
         return False
@@ -96,7 +96,7 @@ def _is_scan(comparison: Comparison) -> bool:
 
 
 def _is_alone(query: Filter) -> bool:
-    """Whether a query has a single comparison and selects by nothing else."""
+    """Return whether a query consists of a single comparison."""
     return len(query.where) == 1 and query == Filter(where=query.where, after=query.after, limit=query.limit)
 
 

@@ -1,4 +1,4 @@
-"""The SQLite store's statements, and what SQLite's errors mean."""
+"""Statements of the SQLite store, and the meaning of SQLite's errors."""
 
 # ruff: noqa: S608 - statements are put together from names in this module, never from values
 from __future__ import annotations
@@ -156,7 +156,7 @@ SIZES = tuple(
 
 
 def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
-    """The statement that finds executions which are over, without what never changes of them, and its parameters."""
+    """Return the statement that finds finished executions, without their start fields, and its parameters."""
     moment = "updated_at" if over.expired_by is None else "expires_at"
     terms, values = [f"+e.status IN ({TERMINAL})"], []
     for term, value in (
@@ -186,7 +186,7 @@ def record_listing(kind: str, execution_id: str | None, after: str, limit: int) 
 def letter_listing(
     execution_id: str | None, workflow_id: str | None, step: int | None, limit: int
 ) -> tuple[str, list[Any]]:
-    """The statement that lists dead letters, and its parameters."""
+    """Return the statement that lists dead letters, and its parameters."""
     wanted = {"execution_id": execution_id, "workflow_id": workflow_id, "step": step}
     given = {name: value for name, value in wanted.items() if value is not None}
     where = f" WHERE {' AND '.join(f'{name} = ?' for name in given)}" if given else ""
@@ -216,17 +216,17 @@ def attribute_values(row: ExecutionRecord) -> list[tuple[Any, ...]]:
 
 
 def letter_values(letter: DeadLetter) -> tuple[Any, ...]:
-    """Parameters of SAVE_LETTER."""
+    """Return the parameters of SAVE_LETTER."""
     return tuple(getattr(letter, name) for name in _LETTER)
 
 
 def note_values(note: StepNote) -> tuple[Any, ...]:
-    """Parameters of SAVE_NOTE, after the execution's id."""
+    """Return the parameters of SAVE_NOTE, after the execution's id."""
     return (note.step, note.attempt, note.at, note.kind, note.body)
 
 
 def as_json(values: Iterable[Any]) -> str:
-    """A list for json_each: one parameter for any number of values."""
+    """Return a list for json_each: one parameter for any number of values."""
     return json.dumps(list(values))
 
 
@@ -261,7 +261,7 @@ _ADVICE = (
 
 
 def unavailable(error: Exception, path: str, doing: str) -> StorageUnavailable:
-    """What an error of SQLite means to the caller, and what would help."""
+    """Return an error of SQLite as StorageUnavailable, with a remedy."""
     text = str(error)
     advice = next((advice for fragment, advice in _ADVICE if fragment in text.lower()), "")
     return StorageUnavailable(f"cannot {doing} store {path}: {text}" + (f". What helps: {advice}" if advice else ""))

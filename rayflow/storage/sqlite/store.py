@@ -1,10 +1,10 @@
-"""The Store contract on one SQLite file.
+"""SQLite implementation of the ``Store`` contract: one file.
 
-Two connections, each with a thread of its own (aiosqlite): one writes, one reads, so that in WAL mode no read
-waits for a commit. A transaction is one function that runs on the writing connection's thread.
-``synchronous=FULL``: a commit returns when the disk has it. A transaction that failed in any other way than by what
-one operation holds leaves the writing connection as it was, or, where nobody knows what became of it, in doubt; then
-it is closed and opened again before the next use, and what is durable is found there.
+Two connections, each with its own thread (aiosqlite): one writes, one reads, so that in WAL mode no read waits for a
+commit. A transaction is one function that runs on the writing connection's thread. With ``synchronous=FULL`` a commit
+returns when the data are on the disk. If a transaction fails because of the content of one operation, it is rolled back
+and the connection stays in use. After any other failure the outcome is in doubt: the connection is closed, opened again
+before the next use, and reads what is durable.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class SqliteStore:
-    """A store in one SQLite file.
+    """Store in one SQLite file.
 
     Args:
         url: ``sqlite:///`` and the path of the file.
@@ -146,7 +146,7 @@ class SqliteStore:
         return epoch
 
     async def _reopen_reader(self) -> None:
-        """The file has another format than the reader has found."""
+        """Open the reading connection again after the file's format has changed."""
         old, self._reader = self._reader, None
         try:
             if old is not None:
@@ -160,7 +160,7 @@ class SqliteStore:
         await self._write(lambda db, writer: db.execute(sql.SET_WRITER, (writer.epoch, writer.nonce, now)))
 
     async def _write(self, body: Callable[[sqlite3.Connection, Writer], T], *, claimed: bool = True) -> T:
-        """Run ``body`` in a transaction of the writer, which is one way to the connection's thread and back."""
+        """Run ``body`` in a transaction of the writer, in one hop to the connection's thread."""
         async with self._lock:
             db = await self._writable(claimed=claimed)
             try:
@@ -183,7 +183,7 @@ class SqliteStore:
             check_writer(writer, self._epoch, self.url)
 
     def _meaning(self, error: BaseException, doing: str) -> BaseException:
-        """What the caller is told of an error in a transaction."""
+        """Return the caller's error for an error in a transaction."""
         if isinstance(error, WriterFenced):
             self._fenced = error
         return sql.unavailable(error, str(self._path), doing) if isinstance(error, sqlite3.Error) else error
@@ -305,7 +305,7 @@ class SqliteStore:
         return more
 
     async def _read_of(self, execution_id: str, what: str, statement: str, *values: Any) -> list[Any]:
-        """Read records of one execution. Where the file is damaged there, it is that execution's damage alone."""
+        """Read records of one execution. If the file is damaged there, only that execution is damaged."""
         try:
             return await self._read(statement, values)
         except StorageUnavailable as error:

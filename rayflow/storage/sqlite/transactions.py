@@ -1,4 +1,4 @@
-"""What the SQLite store does inside a transaction: plain functions that run on the writing connection's thread."""
+"""Transactions of the SQLite store: functions that run on the writing connection's thread."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ MEMBER_ERRORS = (*sql.MEMBER_ERRORS, CorruptRecord)
 
 
 class InDoubtError(Exception):
-    """Nobody knows what became of a transaction, or of its taking back: the connection is of no use any more.
+    """Unknown outcome of a transaction or of its rollback; the connection must be closed.
 
     Args:
-        error: what happened.
-        doing: what failed, for the message: "write" or "commit to".
+        error: the error of SQLite.
+        doing: the action that failed, for the message: "write" or "commit to".
     """
 
     def __init__(self, error: BaseException, doing: str) -> None:
@@ -46,15 +46,15 @@ class InDoubtError(Exception):
 def transaction(
     db: sqlite3.Connection, check: Callable[[Writer], None], body: Callable[[sqlite3.Connection, Writer], T]
 ) -> T:
-    """Run ``body`` in a transaction of the writer, all of it or nothing.
+    """Run ``body`` in a transaction of the writer, all or nothing.
 
     Args:
         db: the connection.
-        check: raises if the writer whose row this is is not ours.
-        body: gets the connection and the writer's row.
+        check: raises if the writer's row is not ours.
+        body: called with the connection and the writer's row.
 
     Raises:
-        InDoubtError: it may be durable or not, or could not be taken back.
+        InDoubtError: the transaction may be durable or not, or could not be rolled back.
     """
     try:
         db.execute("BEGIN IMMEDIATE")
@@ -80,12 +80,12 @@ def _take_back(db: sqlite3.Connection, error: BaseException) -> None:
 
 
 def read_writer(db: sqlite3.Connection) -> Writer:
-    """The writer's row."""
+    """Return the writer's row."""
     return Writer(*db.execute(sql.WRITER).fetchone())
 
 
 def commit(db: sqlite3.Connection, operations: Sequence[Operation], check: Callable[[Writer], None]) -> list[Answer]:
-    """Apply operations inside a transaction; where one cannot be written, one by one, so that only it is refused."""
+    """Apply operations inside a transaction; if one cannot be written, apply each alone and reject only that one."""
     try:
         return apply(db, operations)
     except Exception as error:
@@ -98,7 +98,7 @@ def commit(db: sqlite3.Connection, operations: Sequence[Operation], check: Calla
 
 
 def _is_of_one(error: Exception) -> bool:
-    """Whether an error may be that of one operation: of what it holds, or of the damaged records that it needs."""
+    """Return whether one operation may have caused an error, by its content or by damaged records that it needs."""
     return isinstance(error, MEMBER_ERRORS) or rows.is_malformed(error)
 
 
@@ -116,12 +116,7 @@ def _alone(db: sqlite3.Connection, operation: Operation) -> Answer:
 
 
 class _Reads:
-    """See :class:`~rayflow.storage.rules.transaction.Reads`. What all operations need is read at once.
-
-    Args:
-        db: the connection, in a transaction.
-        operations: what will be decided.
-    """
+    """Reads of a transaction; the records that all its operations need are read at once."""
 
     def __init__(self, db: sqlite3.Connection, operations: Sequence[Operation]) -> None:
         self._db = db
@@ -172,13 +167,13 @@ class _Reads:
 
 
 def read_lock(db: sqlite3.Connection, name: str) -> Lock | None:
-    """A lock with its claims, or None. Raises CorruptRecord."""
+    """Return a lock with its claims, or None. Raises CorruptRecord."""
     found = rows.fetch(db, sql.LOCK, (name,))
     return rows.lock(found[0], rows.fetch(db, sql.CLAIMS, (name,))) if found else None
 
 
 def apply(db: sqlite3.Connection, operations: Sequence[Operation]) -> list[Answer]:
-    """Read what the operations concern, decide them in order, and write what was decided."""
+    """Decide operations in order, and write the decisions."""
     batch = Transaction(_Reads(db, operations))
     answers = [batch.apply(operation) for operation in operations]
     for statement, given in _writes(batch):
@@ -256,7 +251,7 @@ def _lock_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
 
 
 def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
-    """The answers, with what heads are read without put into the rows that a caller sees."""
+    """Return the answers with the start fields of existing executions, which heads lack."""
     ids = sql.as_json({answer.record.id for answer in answers if isinstance(answer, AlreadyExists)})
     starts = {name: rest for name, *rest in rows.fetch(db, sql.STARTS, (ids,))}
     complete: list[Answer] = []
@@ -269,7 +264,7 @@ def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
 
 
 def unwritable(operation: Operation, error: Exception) -> RayflowError:
-    """Why one operation cannot be written."""
+    """Return the reason why one operation cannot be written."""
     if isinstance(error, CorruptRecord):  # of what it had to read
         return error
     if rows.is_malformed(error):
@@ -283,7 +278,7 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
 
 # --- deleting -----------------------------------------------------------------------------------------------
 def purgeable(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> PurgeBatch:
-    """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
+    """Return the executions that may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     statement, values = sql.over_listing(over)
     records = [rows.record(row) for row in rows.fetch(db, statement, values)]
     found = choose(records, over, _Reads(db, ()).head, later=later)
@@ -292,7 +287,7 @@ def purgeable(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> Purg
 
 
 def collect(db: sqlite3.Connection, over: PurgeFilter) -> PurgeBatch:
-    """Delete what may be deleted, inside a transaction."""
+    """Delete the executions that may be deleted, inside a transaction."""
     found = purgeable(db, over, later=False)
     ids = sql.as_json(found.ids)
     for statement in sql.DELETES:
@@ -301,10 +296,10 @@ def collect(db: sqlite3.Connection, over: PurgeFilter) -> PurgeBatch:
 
 
 def reclaim(db: sqlite3.Connection) -> bool:
-    """Give some pages that hold nothing back to the file system, inside a transaction; answers whether there are more.
+    """Return some free pages to the file system, inside a transaction; return whether there are more.
 
-    A part is kept for what comes next: otherwise a store from which as much is deleted as is added would shrink and
-    grow all the time. A file of format 1 gives nothing back, since SQLite has to be told when a file is made.
+    Some free pages stay for later records: otherwise a store that deletes as much as it adds would shrink and grow all
+    the time. A file without incremental vacuum returns no pages.
     """
     mode, free, pages = (_pragma(db, name) for name in ("auto_vacuum", "freelist_count", "page_count"))
     spare = free - max(_SPARE_PAGES, pages // _SPARE_PART) if mode == _INCREMENTAL else 0
