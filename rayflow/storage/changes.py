@@ -172,7 +172,6 @@ def _head(batch: Transaction, name: str) -> ExecutionRecord:
     return record
 
 
-# --- applying -----------------------------------------------------------------------------------------------
 def apply(data: MemoryData, changes: Changes) -> None:
     """Apply changes to the records. Raises KeyError if the records lack an execution that changes."""
     for record in changes.started:
@@ -299,7 +298,6 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
         del data.pools[name]
 
 
-# --- deleting -----------------------------------------------------------------------------------------------
 def purgeable(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch:
     """Return the executions that may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     meant = (record for record in _candidates(data, over) if over.fits(record))
@@ -329,7 +327,6 @@ def _size(data: MemoryData, name: str) -> int:
     return sum(map(len, parts))
 
 
-# --- a whole state ------------------------------------------------------------------------------------------
 def snapshot(data: MemoryData) -> MemoryData:
     """Return a copy of the records that later changes do not affect. Records are immutable and shared."""
     return MemoryData(

@@ -36,7 +36,6 @@ class DamagedRecord(ExecutionRecord):
         return CorruptRecord(self.id, self.damage)
 
 
-# --- reading ------------------------------------------------------------------------------------------------
 def options_of(record: ExecutionRecord) -> ExecutionOptions:
     """Return an execution's options. Raises CorruptRecord."""
     try:
@@ -60,7 +59,7 @@ def check_environment(record: ExecutionRecord) -> None:
     except (ValueError, TypeError) as error:
         raise CorruptRecord(record.id, f"the code environment in its row cannot be read: {_short(error)}") from error
     if not isinstance(said, dict) or not isinstance(said.get("paths"), list):
-        raise CorruptRecord(record.id, f"the code environment in its row is none: {record.environment[:100]!r}")
+        raise CorruptRecord(record.id, f"the code environment in its row is not valid: {record.environment[:100]!r}")
 
 
 def check_payload(execution_id: str, what: str, data: bytes) -> None:
@@ -127,7 +126,6 @@ def damage_failure(error: CorruptRecord, advice: str = "") -> Failure:
     return Failure(class_name(type(error)), message, mro=tuple(class_name(cls) for cls in type(error).__mro__[:-2]))
 
 
-# --- finding ------------------------------------------------------------------------------------------------
 def find_damage(
     record: ExecutionRecord, journal: Sequence[JournalRow], inbox: Iterable[InboxRow]
 ) -> CorruptRecord | None:
@@ -177,7 +175,7 @@ def remedy(record: ExecutionRecord, journal: Sequence[JournalRow]) -> str:
     try:
         _check_row(record)
     except RayflowError:
-        return restore  # a fork would take that over
+        return restore  # a fork would copy the damage
     entries, damage = readable(record.id, journal, record.last_seq)
     issued = sum(len(entry.issued) for entry in effective(entries))
     if not issued:
@@ -185,7 +183,7 @@ def remedy(record: ExecutionRecord, journal: Sequence[JournalRow]) -> str:
     steps = "step 1" if issued == 1 else f"one of its steps 1 to {issued}"
     begun = any(isinstance(entry.event, Started) for entry in entries)
     which = "the part of its journal that can be read" if damage is not None else "its journal"
-    fork = f", or go on in another execution with {which}: fork it before {steps}" if begun else ""
+    fork = f", or continue in another execution with {which}: fork it before {steps}" if begun else ""
     return f"{restore}{fork} (rayflow fork {record.id} --before N)" if fork else restore
 
 

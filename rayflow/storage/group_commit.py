@@ -50,7 +50,7 @@ class GroupCommitter:
         future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
         self._waiting.append((tuple(operations), future))
         if self._writing is None:
-            # A task of its own, so that cancelling a caller never interrupts a transaction.
+            # A separate task, so that cancelling a caller never interrupts a transaction.
             self._writing = asyncio.create_task(self._write(), name="group-commit")
         return await future
 
@@ -81,12 +81,12 @@ class GroupCommitter:
             return
         try:
             answers = await self._store.commit([operation for operations, _ in group for operation in operations])
-        except asyncio.CancelledError:  # the event loop is being closed: nobody learns what became of it
+        except asyncio.CancelledError:  # the event loop is being closed: the outcome stays unknown
             for _, future in [*group, *self._waiting]:
                 future.cancel()
             self._waiting.clear()
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to know, and the next group's turn
+        except Exception as error:  # noqa: BLE001 - callers receive any error, and the next group follows
             for _, future in group:
                 if not future.done():
                     future.set_exception(error)

@@ -379,7 +379,6 @@ class MemoryStore:
         await self._reading()
         return dict(self.data.totals)
 
-    # --- checks --------------------------------------------------------------------------------------------
     async def _reading(self) -> None:
         """Prepare the records for a read."""
         self._check_open()

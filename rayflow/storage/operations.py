@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rayflow.storage.model import ScheduleRecord
 
 
-# --- operations -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Start:
     """Creation of an execution. Answered with :class:`Done`, or with :class:`AlreadyExists` and the existing row.
@@ -180,7 +179,6 @@ class Note:
     inbox_done: int = 0
 
 
-# --- answers ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Done:
     """Answer to an operation that is applied and durable, now or by an earlier attempt.
@@ -219,7 +217,6 @@ class Rejected:
 Answer = Done | AlreadyExists | Rejected
 
 
-# --- with an append -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class StartChild:
     """Start of a child. A child that the same call has started before is kept; its start nonce identifies the call.
@@ -293,7 +290,6 @@ class ReleaseLock:
 CrossOperation = StartChild | DeliverTo | TakeLock | ReleaseLock
 
 
-# --- alone --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class TakeLease:
     """Claim of a permit for a script, or renewal of its lease. Answered with Done and the token, 0 while it waits.

@@ -63,7 +63,7 @@ def parse(url: str) -> ParsedUrl:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise StorageUnavailable(
-            f"{url!r} is no store URL. For a file, write sqlite:///{url or 'flows.db'}; available: {AVAILABLE}"
+            f"{url!r} is not a store URL. For a file, write sqlite:///{url or 'flows.db'}; available: {AVAILABLE}"
         )
     if scheme == "memory":
         if rest:
@@ -75,7 +75,7 @@ def parse(url: str) -> ParsedUrl:
         return ParsedUrl(scheme, _bucket_path(url, scheme, rest))
     if scheme == "file":
         return ParsedUrl("file", _folder_path(url, rest))
-    raise StorageUnavailable(f"{url!r}: there is no store for {scheme}://; available: {AVAILABLE}")
+    raise StorageUnavailable(f"{url!r}: scheme {scheme}:// is not supported; available: {AVAILABLE}")
 
 
 def _sqlite_path(url: str, rest: str) -> str:

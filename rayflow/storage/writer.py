@@ -46,7 +46,6 @@ class WriterIdentity:
         return f"{self.identity} on {self.host} (process {self.pid}, since {since:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-# --- the writer -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Writer:
     """Writer of a store with its epoch. ``heartbeat`` is None after the writer has given its claim up."""
@@ -67,7 +66,7 @@ def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, ta
     if alive and holder.identity != WriterIdentity.from_text(nonce).identity and not take_over:
         age = now - (current.heartbeat or 0.0)
         raise StorageUnavailable(
-            f"store {url} is being written by {holder}; its last sign of life is {age:.1f} s old. A store has one "
+            f"store {url} is being written by {holder}; its last heartbeat is {age:.1f} s old. A store has one "
             f"writer: close the other one, wait until it has been silent for {fresh_for:g} s, or take over with "
             "take_over=True (--take-over), which stops the other one"
         )
@@ -79,5 +78,5 @@ def check_writer(current: Writer, epoch: int, url: str) -> None:
     if current.epoch != epoch:
         raise WriterFenced(
             f"store {url} was taken over by {WriterIdentity.from_text(current.nonce)}: it is at writer epoch "
-            f"{current.epoch}; this writer's epoch {epoch} is over, and it writes no more"
+            f"{current.epoch}; this writer, of epoch {epoch}, can no longer write"
         )

@@ -152,8 +152,8 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project,
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("flows.db", "'flows.db' is no store URL. For a file, write sqlite:///flows.db"),
-        ("redis://x", "'redis://x': there is no store for redis://"),
+        ("flows.db", "'flows.db' is not a store URL. For a file, write sqlite:///flows.db"),
+        ("redis://x", "'redis://x': scheme redis:// is not supported"),
         ("memory://", "memory:// lives in the process that made it"),
     ],
 )

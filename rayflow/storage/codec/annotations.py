@@ -91,7 +91,7 @@ def _make_adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # the type brings a configuration of its own
+    except PydanticUserError:  # the type has its own configuration
         return TypeAdapter(annotation)
 
 
@@ -150,6 +150,6 @@ def unpicklable(value: Any) -> tuple[str, Any]:
 def _picklable(value: Any) -> bool:
     try:
         cloudpickle.dumps(value)
-    except Exception:  # noqa: BLE001 - a class of the user may raise anything; the question is whether, the answer to why is known already
+    except Exception:  # noqa: BLE001 - user classes may raise any exception; only whether they raise matters here
         return False
     return True

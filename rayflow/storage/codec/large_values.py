@@ -21,7 +21,7 @@ THRESHOLD = 256 << 10
 MARK = b"rayflow:large"
 
 _UNITS = ("bytes", "kB", "MB", "GB")
-#: What nobody can change in place.
+#: Types whose values cannot change in place.
 _FIXED = (str, bytes, int, float)
 
 

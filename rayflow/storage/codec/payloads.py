@@ -193,7 +193,7 @@ class MsgpackCodec:
     def _large(self, reference: Reference) -> Any:
         def load(annotation: Any) -> Any:
             if self._fetch is None:
-                raise CodecError(f"cannot read {reference}: it is kept in a store, and there is none here")
+                raise CodecError(f"cannot read {reference}: large values are in a store, and this codec has none")
             return self.decode(self._fetch(reference), annotation)
 
         return LazyValue(reference, load) if self._lazy else load(None)
@@ -264,7 +264,6 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-# --- reading ----------------------------------------------------------------------------------------------
 def _unpack(data: bytes, restorer: Callable[[int, Any], Any]) -> Any:
     if data[:1] != _PREFIX:
         _refuse_format(data)
@@ -304,7 +303,7 @@ def _refuse_format(data: bytes) -> NoReturn:
 
 
 class _Pickled(str):
-    """Description of a pickle; a class of its own, to distinguish it from a string of the user."""
+    """Description of a pickle; a separate class, to distinguish it from a user's string."""
 
     __slots__ = ()
 
@@ -337,7 +336,6 @@ def _pickled_at(described: Any, path: str = "") -> str | None:
     return None
 
 
-# --- canonical form ---------------------------------------------------------------------------------------
 def _refuse(value: Any) -> NoReturn:
     raise _RefusedError(value, None)
 
@@ -370,7 +368,6 @@ def _joined(header: bytes, parts: list[bytes]) -> bytes:
     return header + b"".join(parts)
 
 
-# --- saying where -----------------------------------------------------------------------------------------
 class _PickleFoundError(Exception):
     """Error for a pickle where none is allowed."""
 
@@ -405,7 +402,7 @@ def _shown(annotation: Any) -> str:
     return class_name(annotation) if isinstance(annotation, type) else str(annotation)
 
 
-#: Members of a list or dictionary that are looked at one by one; of more, none is large on its own account.
+#: A list or dictionary with at most this many members is split into them; a longer one is stored whole.
 _MEMBERS = 100
 
 
@@ -439,7 +436,7 @@ class LargeValueEncoder:
     def refer(self, data: bytes) -> bytes:
         """Return a payload as it is recorded: unchanged, or as a reference.
 
-        A payload with references of its own is recorded unchanged, since stored values are not searched for references.
+        A payload that contains references is recorded unchanged, since stored values are not searched for references.
         """
         return data if len(data) <= self._threshold or references(data) else self._codec.encode(self._kept(data))
 

@@ -1,6 +1,6 @@
 """Schedules and pool configurations as bytes.
 
-Format 1 of both parts of a schedule: JSON with a ``format`` of its own; the workflow's input is the codec's bytes in
+Format 1 of both parts of a schedule: JSON with its own ``format``; the workflow's input is the codec's bytes in
 base64.
 """
 
@@ -88,7 +88,6 @@ def decode_state(record: ScheduleRecord) -> ScheduleState:
     return state
 
 
-# --- pools ----------------------------------------------------------------------------------------------------
 def pool_config(record: PoolRecord) -> PoolConfig:
     """Return the configuration of a pool. Raises CorruptRecord."""
     try:

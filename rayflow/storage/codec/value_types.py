@@ -49,7 +49,6 @@ class UnresolvableError(Exception):
         super().__init__(f"{path.replace(':', '.')} cannot be imported: {reason}")
 
 
-# --- classes ----------------------------------------------------------------------------------------------
 def class_path(cls: type) -> str:
     """Return the name under which a class is written: ``module:qualname``."""
     return f"{cls.__module__}:{cls.__qualname__}"
@@ -88,7 +87,6 @@ def _pickles_itself(cls: type) -> bool:
     return any(getattr(cls, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
 
 
-# --- taking apart -----------------------------------------------------------------------------------------
 def reduce(value: Any) -> Reduced | None:
     """Return code and payload of a value, or None if only pickle can write it."""
     cls = type(value)
@@ -134,7 +132,7 @@ def _plain(value: Any) -> Any:
 
 def _reduce_enum(value: enum.Enum) -> Reduced:
     plain = _plain(value.value) if isinstance(value.value, _BASES) else None
-    name = None if isinstance(value, enum.Flag) else value.name  # the name of a combined flag is no member's
+    name = None if isinstance(value, enum.Flag) else value.name  # the name of a combined flag is not a member's
     return ENUM, [class_path(type(value)), name, plain]
 
 
@@ -143,7 +141,7 @@ def _dataclass_reducer(cls: Any) -> Reducer:
 
     def reduce_dataclass(value: Any) -> Reduced:
         state = {name: getattr(value, name) for name in names if hasattr(value, name)}
-        # What __post_init__ left beside the fields belongs to the object as well: it is not run again.
+        # Attributes that __post_init__ set besides the fields belong to the object too: it does not run again.
         state.update(getattr(value, "__dict__", {}))
         return DATACLASS, [path, state]
 
@@ -213,7 +211,6 @@ _BUILTIN: Mapping[type, Reducer] = {
 }
 
 
-# --- putting together -------------------------------------------------------------------------------------
 def restore(code: int, payload: Any) -> Any:
     """Return the value of a code and its payload.
 
@@ -255,7 +252,7 @@ def _restore_enum(payload: Any) -> Any:
     path, name, value = payload
     cls: Any = load_class(path)
     if not issubclass(cls, enum.Enum):
-        raise UnresolvableError(path, "it is no enum any more")
+        raise UnresolvableError(path, "it is no longer an enum")
     if name in cls.__members__:
         return cls[name]
     try:
@@ -269,7 +266,7 @@ def _restore_dataclass(payload: Any) -> Any:
     path, state = payload
     cls: Any = load_class(path)
     if not _is_dataclass(cls):
-        raise UnresolvableError(path, "it is no dataclass any more")
+        raise UnresolvableError(path, "it is no longer a dataclass")
     made: Any = object.__new__(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name, f in fields.items():
@@ -290,7 +287,7 @@ def _restore_model(payload: Any) -> Any:
     path, values, extra, fields_set, private = payload
     cls: Any = load_class(path)
     if not issubclass(cls, BaseModel):
-        raise UnresolvableError(path, "it is no pydantic model any more")
+        raise UnresolvableError(path, "it is no longer a pydantic model")
     for name, info in cls.model_fields.items():
         if name not in values:
             if info.is_required():
@@ -313,7 +310,7 @@ def _restore_scalar(payload: Any) -> Any:
     cls = load_class(path)
     base = type(value)
     if not issubclass(cls, base):
-        raise UnresolvableError(path, f"it is no {base.__name__} any more")
+        raise UnresolvableError(path, f"it is no longer a {base.__name__}")
     return base.__new__(cls, value)
 
 
@@ -323,7 +320,7 @@ def _restore_namedtuple(payload: Any) -> Any:
     try:
         return cls._make(values)
     except (AttributeError, TypeError) as error:
-        raise UnresolvableError(path, f"it does not take these {len(values)} values any more ({error})") from None
+        raise UnresolvableError(path, f"it no longer takes these {len(values)} values ({error})") from None
 
 
 def _restore_zone(zone: Any) -> dt.tzinfo | None:

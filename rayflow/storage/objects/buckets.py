@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: For how many seconds, and how often, a request that failed is tried again before the caller is told. Options of the
-#: connection are left to the environment alone: if any were given here, obstore would take none from there.
+#: Seconds and attempts for which a failed request is repeated before the call raises. Options of the connection come
+#: from the environment alone: if one were given here, obstore would read none from there.
 _PATIENCE = timedelta(seconds=10)
 _RETRIES = 4
 
@@ -79,7 +79,6 @@ def open_bucket(url: str) -> Bucket:
     return ObstoreBucket(url, made)
 
 
-# --- obstore ------------------------------------------------------------------------------------------------
 _CREDENTIALS = (
     "Credentials, region and endpoint come from the environment of the processes that open the store: "
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, and AWS_ALLOW_HTTP=true for an endpoint "
@@ -178,11 +177,13 @@ class ObstoreBucket:
         if isinstance(error, denied) or "status code: 403" in text or "status code: 401" in text:
             return StorageUnavailable(f"{what}: permission was denied ({_first(error)}). {_CREDENTIALS}")
         if isinstance(error, FileNotFoundError) or "status code: 404" in text:
-            return StorageUnavailable(f"{what}: there is no such bucket, and rayflow makes none ({_first(error)})")
+            return StorageUnavailable(
+                f"{what}: the bucket does not exist, and rayflow does not create one ({_first(error)})"
+            )
         if isinstance(error, NotImplementedError):
             return StorageUnavailable(f"{what}: this kind of object storage cannot do that ({_first(error)})")
         return StorageUnavailable(
-            f"{what}: {_first(error)}. It cannot be reached, or answers with errors; the same may be asked again. "
+            f"{what}: {_first(error)}. It cannot be reached, or returns errors; the request may be repeated. "
             f"{_CREDENTIALS}"
         )
 
@@ -193,7 +194,6 @@ def _first(error: Exception) -> str:
     return said[:500] or type(error).__name__
 
 
-# --- a folder -----------------------------------------------------------------------------------------------
 class FolderBucket:
     """Objects as files of a folder, also of one that several machines share.
 
@@ -265,7 +265,7 @@ class FolderBucket:
             made = False
         finally:
             written.unlink(missing_ok=True)
-        self._settle(path.parent)  # whoever made it may not have come that far
+        self._settle(path.parent)  # the process that created it may not have come that far
         return made
 
     def _put(self, path: Path, data: bytes) -> None:

@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 
 LOG, STATE, BEAT, ASKED, BLOB, VALUE = "log", "state", "beat", "asked", "blob", "value"
 
-#: Segments that are asked for at once.
+#: Segments that are read at the same time.
 _WINDOW = 16
-#: How often a log is read anew because it was compacted meanwhile.
+#: Attempts to read a log that is compacted during the read.
 _TRIES = 10
 
 
@@ -80,7 +80,7 @@ class Log:
         self.segments = 0
         self.size = 0
         self.checkpointed = 0
-        #: Why the records are of no use any more.
+        #: Why the records are unusable; None if they are not.
         self.damage: CorruptRecord | None = None
 
     @property
@@ -94,7 +94,6 @@ class Log:
         """Return an object's whole name, for messages."""
         return f"{self.bucket.url.rstrip('/')}/{key}"
 
-    # --- reading -------------------------------------------------------------------------------------------
     async def refresh(self) -> None:
         """Apply the segments that the records lack.
 
@@ -199,7 +198,6 @@ class Log:
             setattr(self.data, each.name, getattr(data, each.name))
         self.number, self.claims, self.segments, self.size = number, claims, 0, 0
 
-    # --- compaction ----------------------------------------------------------------------------------------
     async def checkpoint(self) -> None:
         """Write all records as one object, and delete objects that are no longer needed.
 

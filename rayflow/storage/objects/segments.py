@@ -98,7 +98,6 @@ class Segment:
         return self.writer.heartbeat is not None
 
 
-# --- writing ------------------------------------------------------------------------------------------------
 def _default(value: object) -> Any:
     getter = _GETTERS.get(type(value))
     if getter is None:
@@ -165,7 +164,6 @@ def _checksum(start: bytes, number: int, packed: bytes | memoryview) -> bytes:
     return zlib.crc32(packed, zlib.crc32(start + number.to_bytes(8, "big"))).to_bytes(4, "big")
 
 
-# --- reading ------------------------------------------------------------------------------------------------
 def decode_segment(where: str, number: int, data: bytes) -> Segment:
     """Return the transaction of encoded bytes.
 

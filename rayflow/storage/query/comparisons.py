@@ -110,7 +110,6 @@ def waiting_part(wanted: str) -> str:
     return f"\n{escaped}\n" if " " in escaped else f"\n{escaped} "
 
 
-# --- in memory ------------------------------------------------------------------------------------------------
 Test = Callable[[ExecutionRecord], bool]
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -153,7 +152,7 @@ def _test(comparison: Comparison) -> Test:
 
 def _waiting_test(wanted: Sequence[str]) -> Test:
     parts = [waiting_part(each) for each in wanted]
-    # Most texts are told apart without being parsed: a name is in them as JSON.
+    # Most texts are excluded without parsing: a name is in the text as JSON.
     names = [json.dumps(each.partition(" ")[2])[1:-1] for each in wanted]
 
     def test(record: ExecutionRecord) -> bool:

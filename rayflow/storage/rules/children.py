@@ -107,7 +107,7 @@ class ChildRules:
         rewinds = None if parent is None else rewinds_at_call(parent, child)
         if parent is not None and rewinds is not None:
             end = replace(_end_of(child, operation.at), rewinds=rewinds)
-            # It is told once for each end, so what matters of the key is that it is new.
+            # Each end is answered once, so the key only has to be new.
             self._book.put_answer(parent.id, end, f"child/{child.id}/{parent.inbox_last + 1}")
 
 
@@ -130,7 +130,7 @@ def _end_of(child: ExecutionRecord, at: float) -> RequestCompleted:
     """Return a child's end as the answer to the call that started it."""
     try:
         failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
-    except CorruptRecord as error:  # a damaged record is not to keep others from being written
+    except CorruptRecord as error:  # a damaged record must not keep others from being written
         failure = failure_of(error)
     about = label("child", child.workflow_id)
     return RequestCompleted(at, child.parent_step, about, None, child.result, failure, child.created_at, child.id)

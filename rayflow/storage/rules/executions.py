@@ -65,7 +65,6 @@ class Write:
     next_run: bytes | None = None
 
 
-# --- executions -------------------------------------------------------------------------------------------
 def decide(
     record: ExecutionRecord | None,
     operation: ExecutionOperation,
@@ -132,15 +131,15 @@ def _done(record: ExecutionRecord, *, parked: bool) -> Done:
 
 def _stale(record: ExecutionRecord, epoch: int) -> Rejected:
     return Rejected(
-        WriterFenced(f"execution {record.id!r} is at epoch {record.epoch}; epoch {epoch} may not write any more")
+        WriterFenced(f"execution {record.id!r} is at epoch {record.epoch}; epoch {epoch} may no longer write")
     )
 
 
 def _given_up(record: ExecutionRecord) -> Rejected:
     return Rejected(
         WriterFenced(
-            f"execution {record.id!r} was given up at epoch {record.epoch} ({record.status}); whoever goes on with it "
-            "must claim it first"
+            f"execution {record.id!r} was released at epoch {record.epoch} ({record.status}); claim it before you "
+            "write to it"
         )
     )
 
@@ -155,7 +154,7 @@ def _claim(record: ExecutionRecord, op: Claim) -> Write | Rejected:
     return _write(
         replace(
             record,
-            # One that was rewound or forked may have nothing to write for long.
+            # A rewound or forked execution may write no entry for a long time.
             status=ExecutionStatus.RUNNING
             if record.status is ExecutionStatus.PENDING and record.last_seq
             else record.status,
@@ -257,7 +256,7 @@ def _release(record: ExecutionRecord, op: Park) -> Write | Rejected:
     if record.epoch != op.epoch:
         return _stale(record, op.epoch)
     if record.owner == "":
-        return _write(record, parked=True)  # sent again, or over: an inbox row may have set an earlier time meanwhile
+        return _write(record, parked=True)  # sent again, or finished: an inbox row may have set an earlier time since
     if op.seen is not None and record.inbox_last > op.seen:
         return _write(record)
     unread = op.seen is None and record.inbox_last > record.inbox_done
@@ -287,7 +286,7 @@ def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write 
 
 def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
     """Return whether the row has to wait for the delayed start of the execution."""
-    fresh = record.epoch == 0  # nobody has ever driven it, though a fork has a journal already
+    fresh = record.epoch == 0  # it never had an owner, though a fork has a journal already
     return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
 

@@ -63,8 +63,8 @@ def check_there(operation: ExecutionOperation, write: Write, there: Callable[[st
         if not there(each):
             return StorageUnavailable(
                 f"this {type(operation).__name__} of execution {operation.execution_id!r} refers to the large value "
-                f"{each}, which is not in the store: nobody put it, or it was collected since. Put it again, and then "
-                "send the same"
+                f"{each}, which is not in the store: it was never put, or was collected. Put it again, then send "
+                "the same"
             )
     return None
 

@@ -50,7 +50,6 @@ class LockRules:
         """Return the changed locks: each before and after."""
         return {name: (self._before[name], lock) for name, lock in self._now.items()}
 
-    # --- of executions -------------------------------------------------------------------------------------
     def take(self, execution_id: str, ask: TakeLock, at: float, key: str) -> RayflowError | None:
         """Claim a permit; return the reason if that is rejected. A holder that claims again is answered by ``key``."""
         claimant = Claimant(execution_id, ask.step)
@@ -78,7 +77,6 @@ class LockRules:
         for change in machine.release_all(held, execution_id):
             self._change(change, at)
 
-    # --- operations ----------------------------------------------------------------------------------------
     def apply(self, operation: TakeLease | LeaveLease | ExpireLeases | FailLockWait) -> int:
         """Decide an operation; return the token of a lease, 0 for none.
 
@@ -117,13 +115,12 @@ class LockRules:
         claimant, lock = Claimant(operation.execution_id, operation.step), self._lock(operation.name)
         claim = None if lock is None else lock.claim_of(claimant)
         if lock is None or claim is None or claim.token:
-            return  # it was granted, or nobody waits for it, in the meantime
+            return  # it was granted, or its claimant no longer waits
         self._change(machine.release(lock, claimant), operation.at)
         failure = decode_failure(operation.failure, execution_id=operation.execution_id)
         answer = RequestCompleted(operation.at, operation.step, label("lock", operation.name), failure=failure)
         self._told.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _lock(self, name: str) -> Lock | None:
         if name not in self._before:
             self._before[name] = self._reads.lock(name)

@@ -88,9 +88,9 @@ def is_needed_by_parent(record: ExecutionRecord, head: Head) -> bool:
     parent = head(record.parent) if record.parent_step else None
     if parent is None or parent.status is ExecutionStatus.COMPLETED:
         return False
-    if parent.status is ExecutionStatus.CANCELLED:  # it goes on with its own parent, if that had given it up
+    if parent.status is ExecutionStatus.CANCELLED:  # it is resumed with its own parent, if that cancelled it
         return is_needed_by_parent(parent, head)
-    if not record.waited_for:  # it goes on with any run of its parent
+    if not record.waited_for:  # it continues with any run of its parent
         return record.start_nonce.startswith(f"{parent.start_nonce}/")
     return rewinds_at_call(parent, record) is not None
 

@@ -192,7 +192,7 @@ def cancel_row(parent: ExecutionRecord, call: str, epoch: int, at: float) -> Inb
         at: time of the cancellation, in seconds since the epoch.
     """
     reason = f"execution {parent.id!r}, which started it, has ended or given it up"
-    # With the epoch: it may be given up once more, after both have been rewound.
+    # With the epoch: the parent may drop the child once more, after both have been rewound.
     key = f"cancel/{call}/{epoch}"
     return InboxRow(key, "cancel", encode_entry(Entry(0, CancelRequested(at, reason, parent.id))), at)
 

@@ -192,7 +192,6 @@ class Transaction:
         touched = tuple(other for other in self._touched if other != name)
         return replace(answer, inbox_last=record.inbox_last, touched=touched)
 
-    # --- reading -------------------------------------------------------------------------------------------
     def head(self, execution_id: str) -> ExecutionRecord | None:
         """Return an execution's row after the operations so far, or None."""
         if execution_id not in self.heads:
@@ -207,7 +206,6 @@ class Transaction:
             self._singletons[singleton] = self._reads.singleton(singleton)
         return self._singletons[singleton]
 
-    # --- noting --------------------------------------------------------------------------------------------
     def _note(self, name: str, before: ExecutionRecord | None, decision: Write) -> None:
         if before is None:
             self.started.append(name)
@@ -250,7 +248,6 @@ class Transaction:
         """Drop the notes of this transaction; the stored ones are deleted before later notes are written."""
         self.notes = {key: note for key, note in self.notes.items() if key[0] != name}
 
-    # --- starting ------------------------------------------------------------------------------------------
     def _refused_start(self, record: ExecutionRecord) -> RayflowError | None:
         return self._refused_starts([record])
 
@@ -300,7 +297,6 @@ class Transaction:
             self.deliver(send.execution_id, send.row)
         return Done(0, 0, 0, touched=tuple(self._touched))
 
-    # --- keyed records -------------------------------------------------------------------------------------
     def _record(self, kind: str, key: str) -> KeyedRecord | None:
         return self.records[kind, key] if (kind, key) in self.records else self._reads.record(kind, key)
 
@@ -323,7 +319,6 @@ class Transaction:
             self._write_record(record)
         return Done(0, 0, 0)
 
-    # --- crossing ------------------------------------------------------------------------------------------
     def _cross(self, record: ExecutionRecord, operation: Append) -> None:
         self._continuing = None if operation.next_run is None else record.id
         for ask in operation.asks:

@@ -17,7 +17,7 @@ from rayflow.errors import StorageUnavailable
 from rayflow.storage.sqlite import statements as sql
 from rayflow.storage.sqlite.migrations import add_views, format_of, migrate, newest_format
 
-#: Bytes that the log beside a file keeps when what is in it has been carried over.
+#: Bytes that the write-ahead log keeps after a checkpoint.
 LOG_BYTES = 8 << 20
 
 #: A numbered parameter, which may be used more than once.
@@ -72,7 +72,7 @@ class SqliteFile:
         await asyncio.to_thread(self.path.parent.mkdir, parents=True, exist_ok=True)
         if await asyncio.to_thread(_has_lost_its_file, self.path):
             raise StorageUnavailable(
-                f"cannot open store {self.path}: the file is empty, but its log beside it ({self.path.name}-wal) is "
+                f"cannot open store {self.path}: the file is empty, but its log ({self.path.name}-wal) is "
                 "not, and SQLite would delete that. Restore the file from a backup, together with its log"
             )
         db = await self._connect("mode=rwc")
@@ -90,8 +90,8 @@ class SqliteFile:
             may_create: SQLite must be able to create files next to the store; without it, a store in a folder that is
                 not writable is read as it is.
         """
-        # Not "mode=ro": a connection that may not write cannot read a WAL whose index is gone, and leaves its own
-        # index behind. This one may tidy up, and refuses to change anything.
+        # Not "mode=ro": such a connection cannot read a WAL whose index is gone, and leaves its own index behind.
+        # This one may delete its index, and refuses every change.
         db = await self._connect("mode=rw")
         try:
             found = await on_thread(db, self._for_reading)
@@ -104,7 +104,7 @@ class SqliteFile:
             raise
         else:
             return db, found
-        # A folder in which SQLite may create nothing, and no log of a writer: the file can only be read as it is.
+        # The folder is not writable, and there is no log: the file can only be read as it is.
         db = await self._connect("mode=ro&immutable=1")
         try:
             return db, await on_thread(db, self._for_reading)
@@ -127,14 +127,14 @@ class SqliteFile:
         connection = aiosqlite.connect(
             uri, uri=True, isolation_level=None, timeout=self.busy_timeout, factory=self.connection_class
         )
-        # A store that nobody closed must not keep its process from ending; what was acknowledged is on the disk.
+        # A store that was not closed must not keep its process from ending; acknowledged data are on the disk.
         # (aiosqlite before 0.22: the connection is the thread.)
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True
         try:
             return await connection
         except BaseException:
-            # aiosqlite tells its thread to stop and does not wait; it would report to a loop that may be closed.
+            # aiosqlite stops its thread without waiting; the thread would report to a loop that may be closed.
             await asyncio.to_thread(thread.join)
             raise
 
@@ -156,10 +156,10 @@ class SqliteFile:
                 return str(mode)
 
     async def _prepare(self, db: aiosqlite.Connection) -> None:
-        # The format first: a file of somebody else must not even be switched to WAL.
+        # The format first: another program's file must not even be switched to WAL.
         fresh = await on_thread(db, format_of, str(self.path), may_be_empty=True) == 0
         if fresh:
-            # What is deleted can be given back in small steps. It has to be said before anything is in the file.
+            # Free pages can then be returned in small steps. SQLite accepts this only in an empty file.
             await db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = await self._write_ahead(db)
         if mode != "wal":
@@ -173,7 +173,7 @@ class SqliteFile:
 
     async def _for_writing(self, db: aiosqlite.Connection) -> None:
         await db.execute("PRAGMA synchronous = FULL")
-        await db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")  # it stays as long as it once was otherwise
+        await db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")  # otherwise it never gets shorter
 
     def _create(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")

@@ -77,7 +77,6 @@ def _columns(cls: type) -> _Columns:
     return _COLUMNS[cls]
 
 
-# --- executions ---------------------------------------------------------------------------------------------
 _STATUSES = {str(status): status for status in ExecutionStatus}
 _STATUS, _ATTRIBUTES = (
     tuple(each.name for each in fields(ExecutionRecord)).index(name) for name in ("status", "attributes")
@@ -131,14 +130,13 @@ def _damaged(row: Sequence[Any], wrong: dict[int, str]) -> DamagedRecord:
     return DamagedRecord(**values, damage=f"its row is damaged: {'; '.join(problems.values())}")
 
 
-# --- other records ------------------------------------------------------------------------------------------
 def kept(cls: type[T], row: Sequence[Any]) -> T:
     """Return a record of another kind; columns of a wrong type are empty, and with them bytes and texts."""
     columns = _columns(cls)
     wrong = columns.wrong(row)
     if not wrong:
         return cls(*row)
-    # Nothing encoded is trusted beside a damaged neighbour: whoever decodes it says that it is damaged.
+    # Encoded columns of a damaged row are not trusted: empty, they are reported as damaged when they are decoded.
     encoded = {index for index, allowed in enumerate(columns.allowed) if bytes in allowed}
     return cls(*columns.mended(row, {*wrong, *encoded}))
 
@@ -167,7 +165,6 @@ def _shown(value: object) -> str:
 _CORRUPT = 11
 
 
-# --- texts that are none ------------------------------------------------------------------------------------
 def is_undecodable(error: BaseException) -> bool:
     """Return whether an error says that a text is not UTF-8; the module then returns no row at all."""
     return isinstance(error, sqlite3.OperationalError) and "Could not decode to UTF-8" in str(error)

@@ -19,16 +19,15 @@ TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.termi
 UNFINISHED = f"status NOT IN ({TERMINAL})"
 _SINGLETON = f"singleton <> '' AND {UNFINISHED}"
 
-# --- statements -------------------------------------------------------------------------------------------
 RECORD = tuple(f.name for f in fields(ExecutionRecord))
 #: Columns of a row that is inserted, and of one that changes; the last is derived from other fields.
 _HEAD = (*(name for name in RECORD if name not in (*START_FIELDS, "number")), "waiting_for")
 _CHANGING = tuple(name for name in _HEAD if name not in FIXED_FIELDS)
-#: What stands in a row for fields that are not read with it.
+#: Values in a row for fields that are not read with it.
 _UNREAD = {"environment": "''", "code_fingerprint": "''", "environment_id": "''", "seed": "0", "trace": "''",
            "attributes": "'{}'"}  # fmt: skip
 
-# A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
+# A row without its start fields: adding a step must not read a megabyte of input.
 _HEADS = "SELECT {} FROM executions AS e".format(
     ", ".join(_UNREAD.get(name, "x''") if name in START_FIELDS else f"e.{name}" for name in RECORD)
 )
@@ -121,19 +120,19 @@ PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
 BLOB = "SELECT data FROM blobs WHERE digest = ?"
 TOTALS = "SELECT name, value FROM totals"
 
-#: What belongs to executions: each a table, the column of the execution's id, and the bytes that a row takes.
+#: Tables of records that belong to executions, each with the column of the id and the bytes of a row.
 _PARTS = (
     ("journal", "execution_id", "length(body)"),
     ("inbox", "execution_id", "length(body)"),
     ("dead_letters", "execution_id", "length(failure) + length(input)"),
     ("step_notes", "execution_id", "length(body)"),
-    ("value_references", "execution_id", "0"),  # the values themselves are counted when they are collected
+    ("value_references", "execution_id", "0"),  # the values themselves count when they are collected
     ("records", "execution_id", "length(body)"),
     ("starts", "id", "length(input) + length(code) + length(options)"),
     ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
 )
 
-#: What a store's file is opened with: each of them fails if the schema, which is a text in the file, is damaged.
+#: Statements that are prepared when a file is opened: each fails if the schema in the file is damaged.
 PROBES = (
     EXECUTION, HEADS, JOURNAL, INBOX, NOTES, LOCK, CLAIMS, SCHEDULES, DEFINITIONS, POOLS, BLOB, TOTALS, WRITER, KEY,
     SINGLETON, VERSIONS, INSERT_EXECUTION, INSERT_START, UPDATE_EXECUTION, INSERT_JOURNAL, INSERT_INBOX, SAVE_LETTER,
@@ -148,7 +147,7 @@ DELETES = (
     ),
     *(f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS),
 )
-#: Bytes of what they delete, each with the same list.
+#: Bytes that they delete, each with the same list.
 SIZES = tuple(
     f"SELECT ifnull(sum({size}), 0) FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
     for table, column, size in _PARTS
@@ -194,7 +193,6 @@ def letter_listing(
     return statement, [*given.values(), limit]
 
 
-# --- rows -------------------------------------------------------------------------------------------------
 def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
     """Return the parameters of INSERT_EXECUTION."""
     return (*(getattr(row, name) for name in _HEAD[:-1]), waiting_text(row))
@@ -230,8 +228,7 @@ def as_json(values: Iterable[Any]) -> str:
     return json.dumps(list(values))
 
 
-# --- errors -----------------------------------------------------------------------------------------------
-#: What is raised for what one operation holds, while the database itself is well.
+#: Errors that the content of one operation causes, while the database itself works.
 MEMBER_ERRORS = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -242,17 +239,20 @@ MEMBER_ERRORS = (
     TypeError,
 )
 
-#: What to do about a damaged file.
+#: Remedy for a damaged file.
 DAMAGED = (
-    "the file is damaged or was cut off. Stop what uses it and keep a copy; `PRAGMA integrity_check` says what is "
-    "damaged. Restore a backup, or use what `sqlite3 FILE .recover | sqlite3 NEW` saves"
+    "the file is damaged or was cut off. Stop all processes that use it and keep a copy; `PRAGMA integrity_check` "
+    "shows the damage. Restore a backup, or use what `sqlite3 FILE .recover | sqlite3 NEW` saves"
 )
 _ADVICE = (
-    ("disk is full", "free some space on that disk; what waits goes on by itself, and nothing acknowledged is lost"),
+    (
+        "disk is full",
+        "free some space on that disk; waiting executions then continue, no acknowledged data are lost",
+    ),
     ("readonly", "make the file and its folder writable for this user, or open the store read-only"),
     ("locked", "another process holds the file; a store has one writer, so find the other program and close it"),
-    ("disk i/o error", "look at the disk (dmesg); nothing that was acknowledged is lost unless the disk lost it"),
-    ("not a database", "the file was overwritten or was never one; name another file, or restore a backup"),
+    ("disk i/o error", "check the disk (dmesg); acknowledged data are lost only if the disk has lost them"),
+    ("not a database", "the file was overwritten or was never a database; name another file, or restore a backup"),
     ("malformed", DAMAGED),
     ("no such", DAMAGED),
     ("can't decode", DAMAGED),
@@ -264,4 +264,4 @@ def unavailable(error: Exception, path: str, doing: str) -> StorageUnavailable:
     """Return an error of SQLite as StorageUnavailable, with a remedy."""
     text = str(error)
     advice = next((advice for fragment, advice in _ADVICE if fragment in text.lower()), "")
-    return StorageUnavailable(f"cannot {doing} store {path}: {text}" + (f". What helps: {advice}" if advice else ""))
+    return StorageUnavailable(f"cannot {doing} store {path}: {text}" + (f". Remedy: {advice}" if advice else ""))

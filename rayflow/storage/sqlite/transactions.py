@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 #: SQLite's number for ``auto_vacuum = INCREMENTAL``.
 _INCREMENTAL = 2
-#: Pages that are given back in one transaction, and free ones that are kept: so many, or that part of all.
+#: Pages to return in one transaction; free pages to keep: a number, or this part of all pages.
 _PAGES_AT_ONCE, _SPARE_PAGES, _SPARE_PART = 250, 64, 16
 
 #: Errors of what one operation holds, or has to read, while the database itself is well.
@@ -75,7 +75,7 @@ def _take_back(db: sqlite3.Connection, error: BaseException) -> None:
     try:
         if db.in_transaction:
             db.execute("ROLLBACK")
-    except sqlite3.Error:  # SQLite took it back already, or cannot: either way, a new connection will tell
+    except sqlite3.Error:  # SQLite has rolled it back already, or cannot: a new connection finds out
         raise InDoubtError(error, "write") from error
 
 
@@ -93,7 +93,7 @@ def commit(db: sqlite3.Connection, operations: Sequence[Operation], check: Calla
             raise
     db.execute("ROLLBACK")
     db.execute("BEGIN IMMEDIATE")
-    check(read_writer(db))  # somebody may have claimed since the first attempt
+    check(read_writer(db))  # another writer may have claimed since the first attempt
     return [_alone(db, operation) for operation in operations]
 
 
@@ -268,7 +268,7 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
     if isinstance(error, CorruptRecord):  # of what it had to read
         return error
     if rows.is_malformed(error):
-        detail = f"what it needs cannot be read or written: {error}. What helps: {sql.DAMAGED}"
+        detail = f"what it needs cannot be read or written: {error}. Remedy: {sql.DAMAGED}"
         return CorruptRecord(operation.execution_id, detail)
     return StorageError(
         f"this {type(operation).__name__} of execution {operation.execution_id!r} cannot be written: {error}. Strings "
@@ -276,7 +276,6 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
     )
 
 
-# --- deleting -----------------------------------------------------------------------------------------------
 def purgeable(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> PurgeBatch:
     """Return the executions that may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     statement, values = sql.over_listing(over)

@@ -37,7 +37,7 @@ def test_a_lock_of_another_process_is_told_and_passes(file: Path) -> None:
         await opened(store)
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StorageUnavailable, match=r"locked\. What helps: another process holds the file"):
+            with pytest.raises(StorageUnavailable, match=r"locked\. Remedy: another process holds the file"):
                 await store.commit([start()])
         await done(store, start())
         await store.close()
@@ -52,7 +52,7 @@ def test_a_full_disk_is_told_and_passes(file: Path) -> None:
         big = append(first=2, bodies=[b"x" * 100_000])
         assert store._writer is not None
         await store._writer.execute("PRAGMA max_page_count = 30")  # the disk is "full"
-        with pytest.raises(StorageUnavailable, match=r"full\. What helps: free some space"):
+        with pytest.raises(StorageUnavailable, match=r"full\. Remedy: free some space"):
             await store.commit([big, deliver()])
         assert ((await row(store)).last_seq, await store.inbox("x")) == (1, [])
         await done(store, append(first=2))  # a small one still fits
