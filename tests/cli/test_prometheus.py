@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: names, values, and what a scrape gets when the metrics cannot be read."""
+"""Metrics for Prometheus: names, values, and scrapes during an outage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIGURES = DistributedMetrics(
 
 
 class Source:
-    """Answers metrics, or does not."""
+    """Source of metrics that can fail."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -65,7 +65,7 @@ class Pools:
 
 
 class SourceWithPools(Source):
-    """An engine, as far as the exporter goes."""
+    """Engine with the methods that the exporter uses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class SourceWithPools(Source):
 
 
 def labelled(url: str) -> dict[tuple[str, ...], float]:
-    """The samples with labels: the name and the labels' values."""
+    """Return the samples with labels: the name and the labels' values."""
     with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 - our own server
         text = page.read().decode()
     families = text_string_to_metric_families(text)
@@ -167,7 +167,6 @@ def test_a_port_that_is_taken_is_an_error(source: Source) -> None:
         serve(source, server.port)
 
 
-# --- pools ----------------------------------------------------------------------------------------------------
 def test_each_pool_has_its_gauges() -> None:
     with serve(SourceWithPools(), 0) as server:
         assert labelled(server.url) == {

@@ -110,7 +110,7 @@ def test_a_script_that_is_used_up_says_so_even_if_the_workflow_catches_it(env: T
             return "caught"
 
     env.script(ask, side_effect=["1"])
-    with pytest.raises(UnscriptedStep, match="used up after 1 attempts"):
+    with pytest.raises(UnscriptedStep, match="has no results left after 1 attempts"):
         env.execute(careful.options(id="careful"))
     assert env.execute(careful.options(id="careful")) == "caught"
 

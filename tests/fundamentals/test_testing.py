@@ -127,9 +127,7 @@ def test_whoever_waits_for_what_never_comes_is_told_at_once(env: TestEngine) -> 
         await rf.wait_for_signal("go")
 
     handle = env.start(patient.options(id="patient"))
-    with pytest.raises(
-        WorkflowStuck, match=r"'patient' cannot go on by itself: it waits for signal go, and nothing is due"
-    ):
+    with pytest.raises(WorkflowStuck, match=r"'patient' cannot continue: it waits for signal go, and no timer is due"):
         handle.result()
     handle.pause("for lunch")
     with pytest.raises(WorkflowStuck, match=r"it is paused \(Paused: for lunch\).*Resume it"):
