@@ -127,7 +127,7 @@ class ExecutionCommands:
     def _deliver(self, execution_id: str, kind: str, event: Event) -> int:
         row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
         [answer] = self._write([Deliver(execution_id, row)])
-        self._supervisor().send("nudge", (execution_id,))
+        self._supervisor().send("notify", (execution_id,))
         return answer.inbox_last if isinstance(answer, Done) else 0
 
     def _rewind(self, record: ExecutionRecord) -> None:
@@ -168,7 +168,7 @@ class ExecutionCommands:
 
     def ask_once(self, method: str, *args: object) -> Any:
         """The same of a method that must not be called twice: that the store's actor restarts is an error."""
-        return self._system.find(actor_names.PERSISTENCE).call(method, *args)
+        return self._system.find(actor_names.STORE).call(method, *args)
 
     def supervise(self, method: str, *args: object) -> Any:
         """Call a method of the supervisor."""
@@ -181,7 +181,7 @@ class ExecutionCommands:
     def nudge(self, ids: Sequence[str]) -> None:
         """These executions have something new: have it read."""
         if ids:
-            self._supervisor().send("nudge", tuple(ids))
+            self._supervisor().send("notify", tuple(ids))
 
     def read_locks(self, names: Sequence[str] | None) -> list[Lock]:
         """The locks of these names; None for all that somebody has or waits for."""
@@ -197,7 +197,7 @@ class ExecutionCommands:
         return answers
 
     def _persistence(self) -> Actor:
-        return RetryingActor(self._system, actor_names.PERSISTENCE, lambda: self._closed)
+        return RetryingActor(self._system, actor_names.STORE, lambda: self._closed)
 
     def _supervisor(self) -> Actor:
         return RetryingActor(self._system, actor_names.SUPERVISOR, lambda: self._closed)

@@ -16,7 +16,7 @@ from rayflow.runtime.cluster import connection
 from rayflow.runtime.code.environment import capture
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor import supervisor_spec
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.codec.payloads import digest
 from rayflow.storage.urls import namespace_of, resolve
 
@@ -88,7 +88,7 @@ class DistributedEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        bound = self._system.spawn(persistence_spec(self.store)).call("ready", take_over, timeout=_READY)
+        bound = self._system.spawn(store_spec(self.store)).call("ready", take_over, timeout=_READY)
         if bound != self.store:
             raise ClusterError(
                 f"namespace {self.namespace!r} of this cluster is bound to the store {bound!r}, not to "

@@ -80,7 +80,7 @@ class Control(ExecutionQueries, abc.ABC):
         self._check_fits(record, check_name("signal name", name), self._codec.encode(payload))
         row = signal_row(name, self._keeping.encode(payload), f"signal/{key or uuid.uuid4().hex}", self.clock.now())
         self._write([Deliver(execution_id, row)])
-        self._supervisor().send("nudge", (execution_id,))
+        self._supervisor().send("notify", (execution_id,))
 
     def _check_fits(self, record: ExecutionRecord, name: str, data: bytes) -> None:
         """Whether a payload is what the execution waits for, as far as that can be told here."""

@@ -175,7 +175,7 @@ class Watcher:
             try:
                 cursor, self._missed = ("", 0) if self._missed else self._cursor, False
                 news: Completions = self._persistence().call(
-                    "news", cursor, _PATIENCE, timeout=4 * _PATIENCE, group="news"
+                    "completions", cursor, _PATIENCE, timeout=4 * _PATIENCE, group="completions"
                 )
             except WriterFenced as error:  # nothing ends here any more: whoever waits is told
                 self._give_up(error)
@@ -190,7 +190,7 @@ class Watcher:
                 ids = list(self._pending) if news.reset else [i for i in news.ended if i in self._pending]
             trouble = self._look(ids)
             if trouble is None:
-                outage.over()
+                outage.recovered()
             else:
                 outage.failed(trouble)
                 time.sleep(_AGAIN)
@@ -221,4 +221,4 @@ class Watcher:
         return None
 
     def _persistence(self) -> Any:
-        return self._system.find(actor_names.PERSISTENCE)
+        return self._system.find(actor_names.STORE)

@@ -183,7 +183,7 @@ class Pools:
     def status(self, name: str) -> PoolStatus:
         """What a pool does now. Raises PoolNotFound."""
         self.config(name)
-        now: PoolStatus = self._reach(actor_names.pool(name)).call("now", group="control")
+        now: PoolStatus = self._reach(actor_names.pool(name)).call("status", group="control")
         return now
 
     def save(self, config: PoolConfig) -> None:
@@ -200,7 +200,7 @@ class Pools:
         return found
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return self._reach(actor_names.PERSISTENCE).call(method, *args)
+        return self._reach(actor_names.STORE).call(method, *args)
 
     def _reach(self, name: str) -> Actor:
         return RetryingActor(self._system, name, self._closed)
@@ -212,7 +212,7 @@ def portable(config: PoolConfig, system: ActorSystem, *, allow_pickle: bool) -> 
         return config
     reference, blob = setup_reference(config.setup, allow_pickle=allow_pickle)
     if blob is not None:
-        RetryingActor(system, actor_names.PERSISTENCE).call("put_blob", reference.rpartition(":")[2], blob)
+        RetryingActor(system, actor_names.STORE).call("put_blob", reference.rpartition(":")[2], blob)
     return config.replace(setup=reference)
 
 

@@ -53,7 +53,7 @@ def retry_until(
                 raise
             outage.failed(error)
         else:
-            outage.over()
+            outage.recovered()
             return found
 
 
@@ -139,7 +139,7 @@ class Values:
 
     def _fetch(self, reference: Reference) -> bytes:
         held = self._held.get(reference.digest)
-        data = None if held is None else self._system.fetch(held.handle, _HELD)
+        data = None if held is None else self._system.get_object(held.handle, _HELD)
         if data is None:
             what = f"a large value that a step of execution {self._execution_id} was given cannot be read"
             data = retry_until(what, lambda: read_value(self._store(), reference, self._execution_id), self._wait)
@@ -154,10 +154,10 @@ class Values:
         retry_until(what, lambda: put_value(self._store(), reference, given), self._wait)
 
     def _store(self) -> Actor:
-        return self._system.find(actor_names.PERSISTENCE)
+        return self._system.find(actor_names.STORE)
 
     def _hold(self, reference: Reference, data: bytes) -> Any:
-        handle = self._system.hold(data)
+        handle = self._system.put_object(data)
         if handle is not None:
             self._made[reference.digest] = ObjectRef(handle, reference.size)
         return handle

@@ -32,11 +32,11 @@ class LogContext(NamedTuple):
     attempt: int = 0
 
 
-_PLACE: ContextVar[LogContext] = ContextVar("rayflow_place", default=LogContext())  # noqa: B039 - a tuple, never changed
+_CONTEXT: ContextVar[LogContext] = ContextVar("rayflow_place", default=LogContext())  # noqa: B039 - a tuple, never changed
 
 
 @contextlib.contextmanager
-def within(execution: str, step: str = "", attempt: int = 0) -> Iterator[None]:
+def log_context(execution: str, step: str = "", attempt: int = 0) -> Iterator[None]:
     """Records that are made inside this block belong to that execution, step and attempt.
 
     Args:
@@ -44,14 +44,14 @@ def within(execution: str, step: str = "", attempt: int = 0) -> Iterator[None]:
         step: the step's name; "" in a coordinator.
         attempt: from 1; 0 in a coordinator.
     """
-    token = _PLACE.set(LogContext(execution, step, attempt))
+    token = _CONTEXT.set(LogContext(execution, step, attempt))
     try:
         yield
     finally:
-        _PLACE.reset(token)
+        _CONTEXT.reset(token)
 
 
-class PlaceFilter(logging.Filter):
+class LogContextFilter(logging.Filter):
     """Adds ``execution``, ``step`` and ``attempt`` to each record, unless its ``extra`` had them. It drops none.
 
     It belongs on handlers: on a logger it would miss the records of that logger's children.
@@ -60,7 +60,7 @@ class PlaceFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add them; always True."""
         fields = vars(record)
-        for name, value in _PLACE.get()._asdict().items():
+        for name, value in _CONTEXT.get()._asdict().items():
             fields.setdefault(name, value)
         return True
 
@@ -140,7 +140,7 @@ def configure(
         source = "level" if level else "RAYFLOW_LOG_LEVEL"
         raise DefinitionError(f"{source} is {lowest!r}; it can be {', '.join(_LEVELS)}")
     handler = StderrHandler()
-    handler.addFilter(PlaceFilter())
+    handler.addFilter(LogContextFilter())
     handler.setFormatter(JsonFormatter() if (chosen == "json" if json is None else json) else TextFormatter())
     root = logging.getLogger()
     for earlier in [known for known in root.handlers if isinstance(known, StderrHandler)]:
@@ -151,7 +151,7 @@ def configure(
 
 
 #: Seconds between two lines about the same trouble; also when it comes and goes.
-REMIND = 30.0
+REPEAT_INTERVAL = 30.0
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -159,7 +159,7 @@ Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 class ThrottledWarning:
     """One thing that is tried again and again. Used by one thread at a time.
 
-    Trouble that is not heard of for :data:`REMIND` seconds is over, whether anybody says so or not.
+    Trouble that is not heard of for :data:`REPEAT_INTERVAL` seconds is over, whether anybody says so or not.
 
     Args:
         log: where it is told.
@@ -179,11 +179,11 @@ class ThrottledWarning:
     def failed(self, error: object) -> None:
         """It failed, and will be tried again."""
         now = self._clock()
-        if self._since is None or now - self._last >= REMIND:
+        if self._since is None or now - self._last >= REPEAT_INTERVAL:
             self._since, self._times = now, 0
         self._last = now
         self._times += 1
-        if self._told is not None and now - self._told < REMIND:
+        if self._told is not None and now - self._told < REPEAT_INTERVAL:
             return
         self._told = now
         if self._times == 1:
@@ -192,7 +192,7 @@ class ThrottledWarning:
             lasts = now - self._since
             self._log.warning("%s for %.0f s now, tried %d times: %s", self._what, lasts, self._times, error)
 
-    def over(self) -> None:
+    def recovered(self) -> None:
         """It was done."""
         since, self._since = self._since, None
         if since is not None and self._told is not None and self._told >= since:

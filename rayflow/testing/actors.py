@@ -12,25 +12,23 @@ from typing import Any
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, Reply, RunningTask, TaskSpec
+from rayflow.runtime.actors.in_process import InProcessSystem
 from rayflow.testing.virtual_time import VirtualTimeLoop, in_step
 
 #: What is only answered once everything has happened that can happen at this moment.
 SETTLED = frozenset({
     "execution", "executions", "journal", "inbox", "notes", "locks", "schedules", "versions", "dead_letters", "totals",
-    "live", "progress", "now",
+    "live", "progress", "status",
 })  # fmt: skip
 
 
-class DeterministicActorSystem(VirtualTimeLoop):
+class DeterministicActorSystem(InProcessSystem, VirtualTimeLoop):
     """See the module's docstring; for the rest :class:`~rayflow.runtime.actors.base.ActorSystem`.
 
     Args:
         now: what the clock shows at first, in seconds since the epoch.
         patience: seconds of real time for which whoever only looks waits for a real step.
     """
-
-    restarted = False
-    separate = False
 
     def __init__(self, now: float, patience: float) -> None:
         # Its own, so that it is told from another process that writes the same store.
@@ -66,29 +64,9 @@ class DeterministicActorSystem(VirtualTimeLoop):
         """One: everything happens on one thread."""
         return 1.0
 
-    def nodes(self) -> list[dict[str, float]]:
-        """Nothing: nobody counts resources here."""
-        return []
-
-    def free(self) -> list[dict[str, float]]:
-        """Nothing, as for :meth:`nodes`."""
-        return []
-
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
         """Nothing: steps with resources of their own run like all others."""
         raise ClusterError(f"a test has no processes of its own: {spec.name} cannot be run")
-
-    def hold(self, data: bytes) -> Any:
-        """See ActorSystem: in one process, bytes are their own handle."""
-        return data
-
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
-        """See ActorSystem."""
-        data: bytes = handle
-        return data
-
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
-        """Nothing: all actors are in this process, whose code is there."""
 
     def actor(self, name: str) -> Any:
         """The object that is the actor. Raises ActorLost if there is none."""

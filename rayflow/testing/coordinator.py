@@ -45,11 +45,11 @@ class DeterministicMailbox(Mailbox):
     def start(self) -> None:
         """Nothing: the stage has a thread."""
 
-    def ask(self, question: Callable[[], T]) -> T:
+    def call(self, question: Callable[[], T]) -> T:
         """The answer, at once: whoever asks is on the stage."""
         return question()
 
-    def every(self, seconds: float, action: Callable[[], None]) -> None:
+    def submit_every(self, seconds: float, action: Callable[[], None]) -> None:
         """Run the action whenever the clock was moved: its moments are none that the clock would stop at."""
         self._housekeeping.append(action)
 
@@ -67,7 +67,7 @@ class DeterministicMailbox(Mailbox):
     def moved(self) -> None:
         """See Part."""
         for action in self._housekeeping:
-            self.post(action)
+            self.submit(action)
 
 
 class DeterministicCoordinator(Coordinator):
@@ -105,14 +105,14 @@ class DeterministicCoordinator(Coordinator):
         def turns(*given: Any, **named: Any) -> DeterministicMailbox:
             return DeterministicMailbox(stage, *given, **named)
 
-        super().__init__(stage, name, env, settings, turns=turns, driver=driver, performer=performer)
+        super().__init__(stage, name, env, settings, mailbox=turns, driver=driver, router=performer)
 
     def driver(self, execution_id: str) -> ExecutionDriver | None:
         """What drives that execution, if anything does."""
         return self._drivers.get(execution_id)
 
     def _rows(self, execution_id: str) -> list[JournalRow]:
-        rows: list[JournalRow] = self._stage.perform(actor_names.PERSISTENCE, "journal", (execution_id,))
+        rows: list[JournalRow] = self._stage.perform(actor_names.STORE, "journal", (execution_id,))
         return rows
 
     def _next_wake(self) -> float | None:
@@ -143,7 +143,7 @@ class DeterministicCoordinator(Coordinator):
         except NonDeterminismError as error:
             found = [d for d in self._drivers.values() if isinstance(d, DeterministicDriver) and d.difference is error]
             for driver in found:
-                if not driver.set_aside(error, self.now()):
+                if not driver.quarantine(error, self.now()):
                     raise
                 self._touch(driver)
             if not found:

@@ -24,7 +24,7 @@ from rayflow.runtime.code.environment import capture
 from rayflow.runtime.coordinator.actor import CoordinatorActor
 from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.urls import resolve
 from rayflow.testing.actors import DeterministicActorSystem
 from rayflow.testing.coordinator import DeterministicCoordinator
@@ -123,7 +123,7 @@ class TestEngine(Engine):
             raise
 
     def _open(self) -> None:
-        self._stage.spawn(persistence_spec(self.store)).call("ready")
+        self._stage.spawn(store_spec(self.store)).call("ready")
         settings, name = self._settings(), actor_names.coordinator(self._env.id, "test")
         self._stage.spawn(ActorSpec(DeterministicSupervisor, actor_names.SUPERVISOR, (settings, name)))
         coordinator = ActorSpec(CoordinatorActor, name, (name, self._env, settings, self._make_conductor))
@@ -174,7 +174,7 @@ class TestEngine(Engine):
         self._stage.close(self._stop)
 
     def _stop(self) -> None:
-        for name in sorted(self._stage.names(), key=lambda name: name == actor_names.PERSISTENCE):
+        for name in sorted(self._stage.names(), key=lambda name: name == actor_names.STORE):
             stop = getattr(self._stage.actor(name), "stop", None)
             if stop is not None:
                 stop()

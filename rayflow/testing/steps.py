@@ -28,7 +28,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.definition.step import Step
 from rayflow.errors import PoolNotFound
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, opened
+from rayflow.runtime.actors.base import ActorSystem, as_envelope
 from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.driver import ExecutionDriver
@@ -155,11 +155,11 @@ class Steps(AttemptRouter):
         """See Part: bring what has taken its time, or begin an attempt."""
         if self._later and self._later[0][0] <= self._stage.clock.now():
             *_, outcome, worker, epoch = heapq.heappop(self._later)
-            self._host.post(partial(self._host.outcome, outcome, worker, epoch))
+            self._host.submit(partial(self._host.outcome, outcome, worker, epoch))
             return True
         if not self._waiting or len(self._running) >= self._at_once:
             return False
-        self._host.post(partial(self._begin, self._waiting.popleft()))
+        self._host.submit(partial(self._begin, self._waiting.popleft()))
         return True
 
     def next_due(self) -> float | None:
@@ -242,7 +242,7 @@ class Steps(AttemptRouter):
         if pool not in self._workers:
             setup = config.setup if isinstance(config.setup, str) else ""
             shared = (self._settings.allow_pickle, self._settings.config.large_value_bytes)
-            settings = WorkerSettings(_MOST, pool, actor_names.PERSISTENCE, *shared, setup=setup)
+            settings = WorkerSettings(_MOST, pool, actor_names.STORE, *shared, setup=setup)
             label = f"{self._host.name}:{pool or 'scripts'}"
             self._workers[pool] = StandInWorker(self._stage, label, self._env, settings, self._scripts)
         return self._workers[pool]
@@ -259,7 +259,7 @@ class Steps(AttemptRouter):
     def _refused(self, message: TaskMessage, error: Exception) -> None:
         key = (message.execution_id, message.seq, message.attempt)
         self._running.pop(key, None)
-        self._host.post(partial(self._host.refused, key, error))
+        self._host.submit(partial(self._host.refused, key, error))
 
     def _came(self, reply: BatchReply, message: TaskMessage, worker: str, takes: float) -> None:
         key = (message.execution_id, message.seq, message.attempt)
@@ -269,7 +269,7 @@ class Steps(AttemptRouter):
                 item = (self._stage.clock.now() + takes, next(self._numbers), outcome, worker, message.epoch)
                 heapq.heappush(self._later, item)
             else:
-                self._host.post(partial(self._host.outcome, outcome, worker, message.epoch))
+                self._host.submit(partial(self._host.outcome, outcome, worker, message.epoch))
 
     def _stop(self, key: Key) -> None:
         self._waiting = deque(attempt for attempt in self._waiting if attempt.key != key)
@@ -277,7 +277,7 @@ class Steps(AttemptRouter):
         heapq.heapify(self._later)
         if self._running.pop(key, self._away.pop(key, None)) is not None:  # whatever it still does, nobody waits for it
             for worker in self._workers.values():
-                worker.cancel(*key, "nobody waits for it")
+                worker.cancel(*key, "its result is no longer wanted")
 
 
 class StandInWorker(Worker):
@@ -307,7 +307,7 @@ class StandInWorker(Worker):
         task = stand_in.message._replace(code={_STAND_IN: number}, part=part)
         batch = BatchMessage(number, number, 0, coordinator, (task,), 0.0)
         try:
-            reply: BatchReply = unpack(opened(self.run(pack(batch))).data)
+            reply: BatchReply = unpack(as_envelope(self.run(pack(batch))).data)
         finally:
             del self._stand_ins[number]
         return reply

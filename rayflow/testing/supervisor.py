@@ -44,7 +44,7 @@ class DeterministicSupervisor:
         self._stage = stage
         self._coordinator = coordinator
         self._default = settings.config.pool
-        self._timekeeper = MaintenanceLoop(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self._timekeeper = MaintenanceLoop(self._ask, self.notify, MsgpackCodec(allow_pickle=settings.allow_pickle))
         self._collector = RetentionSweeper(self._ask)
         self._owned: set[str] = set()
         self._seen = -1
@@ -79,11 +79,11 @@ class DeterministicSupervisor:
             self._owned.update(record.id for record in due)
             self._stage.send(self._coordinator, "assign", (due,), None)
 
-    def nudge(self, ids: Sequence[str]) -> None:
+    def notify(self, ids: Sequence[str]) -> None:
         """Something was put into the inboxes of these executions, or they were started."""
         mine = tuple(name for name in ids if name in self._owned)
         if mine:
-            self._stage.send(self._coordinator, "nudge", (mine,), None)
+            self._stage.send(self._coordinator, "notify", (mine,), None)
         # The others are found by the next look into the store.
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
@@ -125,8 +125,8 @@ class DeterministicSupervisor:
             return False
         self._seen = self._stage.done
         now, waiting = self._stage.clock.now(), self._stage.waiting
-        self._wake = self._timekeeper.look(now)
-        while self._collector.look(now):
+        self._wake = self._timekeeper.run(now)
+        while self._collector.sweep(now):
             pass
         self.submit(self._ask("executions", Filter(runnable_before=now, limit=_MOST)))
         return self._stage.waiting > waiting
@@ -156,7 +156,7 @@ class DeterministicSupervisor:
         self._stage.spawn(ActorSpec(_Pool, actor_names.pool(config.name), (config,)))
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return self._stage.perform(actor_names.PERSISTENCE, method, args)
+        return self._stage.perform(actor_names.STORE, method, args)
 
 
 class _Pool:
@@ -168,6 +168,6 @@ class _Pool:
     def configure(self) -> None:
         """Nothing: it is made anew when its configuration changes."""
 
-    def now(self) -> PoolStatus:
+    def status(self) -> PoolStatus:
         """What it does now: nothing."""
         return PoolStatus(name=self._config.name, config=self._config)

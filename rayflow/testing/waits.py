@@ -108,7 +108,7 @@ class DeterministicWatcher(Watcher):
             self._stage.settle(0.0, given_up=given_up)
             if given_up():
                 raise RayflowError("nobody waits any more")
-            record: ExecutionRecord | None = self._stage.perform(actor_names.PERSISTENCE, "execution", (execution_id,))
+            record: ExecutionRecord | None = self._stage.perform(actor_names.STORE, "execution", (execution_id,))
             if record is None:
                 raise ExecutionNotFound(execution_id)
             self.raise_trouble()

@@ -29,7 +29,7 @@ def test_supervisor_and_persistence_die_while_it_sleeps(engine: rf.DistributedEn
     handle = engine.start(sleeping, 10.0, id="long-sleeper")
     until_parked(engine, "long-sleeper")
     kill(engine.pid_of(actor_names.SUPERVISOR))
-    kill(engine.pid_of(actor_names.PERSISTENCE))
+    kill(engine.pid_of(actor_names.STORE))
     assert 0 <= handle.result(timeout=60) < 10
 
 

@@ -151,7 +151,7 @@ class HeartbeatTracker:
         """Nobody asks it any more."""
         self._asked.pop(name, None)
 
-    def pardon(self, seconds: float) -> None:
+    def extend_deadlines(self, seconds: float) -> None:
         """Whoever asks has not listened for so long: that counts against nobody."""
         for asked in self._asked.values():
             asked.since += seconds

@@ -43,13 +43,13 @@ from rayflow.storage.writer import WriterIdentity
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: Seconds between two heartbeats of the writer, and how old one may be before another cluster may take over.
+#: Seconds between two heartbeats of the writer, and how old one may be before another cluster may take stopped.
 HEARTBEAT = 1.0
 FRESH_FOR = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class WriterClaimed:
+class ClaimResult:
     """All that a coordinator needs to drive an execution: the answer to its claim, the row, journal and inbox."""
 
     answer: Answer
@@ -69,7 +69,7 @@ class StoreActor:
     def __init__(self, system: ActorSystem, url: str) -> None:
         self._system = system
         self._url = url
-        # One life of the namespace is one writer: after a restart within it, this actor claims under the same
+        # One generation of the namespace is one writer: after a restart within it, this actor claims under the same
         # identity, and the incarnation before it is fenced.
         self._identity = system.identity
         self._loop = asyncio.new_event_loop()
@@ -77,16 +77,16 @@ class StoreActor:
         self._group: GroupCommitter | None = None
         self._opening = threading.Lock()
         self._entering = threading.Lock()
-        self._over = False
+        self._loop_closed = False
         self._fenced: WriterFenced | None = None
-        #: Held while it is said which store is open, and that it was taken over.
-        self._changing = threading.Lock()
-        self._endings = CompletionLog()
+        #: Held while it is said which store is open, and that it was taken stopped.
+        self._switching = threading.Lock()
+        self._completions = CompletionLog()
         self._stopped = threading.Event()
-        self._served = threading.Thread(target=self._serve, name="store", daemon=True)
-        self._beating = threading.Thread(target=self._beat, name="store-heartbeat", daemon=True)
-        self._served.start()
-        self._beating.start()
+        self._thread = threading.Thread(target=self._serve, name="store", daemon=True)
+        self._heartbeat_thread = threading.Thread(target=self._heartbeat, name="store-heartbeat", daemon=True)
+        self._thread.start()
+        self._heartbeat_thread.start()
 
     # --- writing -------------------------------------------------------------------------------------------
     def commit(self, data: bytes) -> bytes:
@@ -102,96 +102,96 @@ class StoreActor:
         """Apply operations, unpacked; for callers that are not in a hurry."""
         return self._commit(operations)
 
-    def take_up(self, data: bytes) -> bytes:
-        """Apply a packed :class:`Claim`; answers a packed :class:`WriterClaimed`."""
-        store = self._opened()
+    def claim(self, data: bytes) -> bytes:
+        """Apply a packed :class:`Claim`; answers a packed :class:`ClaimResult`."""
+        store = self._open_store()
         assert self._group is not None
-        return pack(self._run(_take_up(store, self._group, unpack(data))))
+        return pack(self._run(_claim(store, self._group, unpack(data))))
 
     def save_definition(self, record: DefinitionRecord) -> None:
         """Keep a workflow definition."""
-        self._run(self._opened().save_definition(record))
+        self._run(self._open_store().save_definition(record))
 
     def delete_definition(self, workflow_id: str) -> bool:
         """Forget a workflow definition."""
-        return self._run(self._opened().delete_definition(workflow_id))
+        return self._run(self._open_store().delete_definition(workflow_id))
 
     def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
         """Delete dead letters by execution id and step; answers how many there were."""
-        return self._run(self._opened().delete_dead_letters(keys))
+        return self._run(self._open_store().delete_dead_letters(keys))
 
     def save_pool(self, record: PoolRecord) -> None:
         """Keep a pool's configuration."""
-        self._run(self._opened().save_pool(record))
+        self._run(self._open_store().save_pool(record))
 
     def delete_pool(self, name: str) -> bool:
         """Forget a pool's configuration; answers whether there was one."""
-        return self._run(self._opened().delete_pool(name))
+        return self._run(self._open_store().delete_pool(name))
 
     def put_blob(self, digest: str, data: bytes) -> None:
         """Keep bytes by their digest."""
-        self._run(self._opened().put_blob(digest, data))
+        self._run(self._open_store().put_blob(digest, data))
 
     def put_value(self, digest: str, data: bytes) -> None:
         """Keep the payload of a large value by its digest."""
-        self._run(self._opened().put_value(digest, data, now=self._system.clock.now()))
+        self._run(self._open_store().put_value(digest, data, now=self._system.clock.now()))
 
     def value(self, digest: str) -> bytes | None:
         """The payload of a large value, or None."""
-        return self._run(self._opened().value(digest))
+        return self._run(self._open_store().value(digest))
 
     def collect_values(self, grace: float, limit: int) -> int:
         """Delete large values to which nothing refers, so many at most; answers how many."""
-        return self._run(self._opened().collect_values(now=self._system.clock.now(), grace=grace, limit=limit))
+        return self._run(self._open_store().collect_values(now=self._system.clock.now(), grace=grace, limit=limit))
 
-    def collect(self, over: PurgeFilter, dry_run: bool = False) -> PurgeBatch:  # noqa: FBT001, FBT002 - the arguments of actors are positional
-        """Delete executions that are over, in one transaction; answers which."""
-        return self._run(self._opened().collect(over, dry_run=dry_run))
+    def collect(self, stopped: PurgeFilter, dry_run: bool = False) -> PurgeBatch:  # noqa: FBT001, FBT002 - the arguments of actors are positional
+        """Delete executions that are stopped, in one transaction; answers which."""
+        return self._run(self._open_store().collect(stopped, dry_run=dry_run))
 
     def reclaim(self) -> bool:
         """Give some of the space back that deleted executions took; answers whether there is more."""
-        return self._run(self._opened().reclaim())
+        return self._run(self._open_store().reclaim())
 
     # --- reading -------------------------------------------------------------------------------------------
     def execution(self, execution_id: str) -> ExecutionRecord | None:
         """The execution's row, or None."""
-        return self._run(self._opened().execution(execution_id))
+        return self._run(self._open_store().execution(execution_id))
 
     def executions(self, query: Filter) -> list[ExecutionRecord]:
         """The rows that fit."""
-        return self._run(self._opened().executions(query))
+        return self._run(self._open_store().executions(query))
 
     def journal(self, execution_id: str, after: int = 0) -> list[JournalRow]:
         """The journal's rows after a position."""
-        return self._run(self._opened().journal(execution_id, after=after))
+        return self._run(self._open_store().journal(execution_id, after=after))
 
     def inbox(self, execution_id: str, after: int = 0) -> list[InboxRow]:
         """The inbox rows that are not applied."""
-        return self._run(self._opened().inbox(execution_id, after=after))
+        return self._run(self._open_store().inbox(execution_id, after=after))
 
     def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
         """Locks with their claims, by name."""
-        return self._run(self._opened().locks(names))
+        return self._run(self._open_store().locks(names))
 
     def schedules(self) -> list[ScheduleRecord]:
         """All schedules, by name."""
-        return self._run(self._opened().schedules())
+        return self._run(self._open_store().schedules())
 
     def save_schedule(self, record: ScheduleRecord) -> None:
         """Keep a schedule."""
-        self._run(self._opened().save_schedule(record))
+        self._run(self._open_store().save_schedule(record))
 
     def delete_schedule(self, name: str) -> bool:
         """Forget a schedule; answers whether there was one."""
-        return self._run(self._opened().delete_schedule(name))
+        return self._run(self._open_store().delete_schedule(name))
 
     def versions(self) -> list[tuple[str, str, int]]:
         """Workflow id, version, and how many unfinished executions run it."""
-        return self._run(self._opened().versions())
+        return self._run(self._open_store().versions())
 
     def notes(self, execution_id: str) -> list[StepNote]:
         """The newest note of each step that has one."""
-        return self._run(self._opened().notes(execution_id))
+        return self._run(self._open_store().notes(execution_id))
 
     def dead_letters(
         self,
@@ -201,12 +201,12 @@ class StoreActor:
         step: int | None = None,
     ) -> list[DeadLetter]:
         """Dead letters that fit, newest first."""
-        store = self._opened()
+        store = self._open_store()
         return self._run(store.dead_letters(execution_id=execution_id, workflow_id=workflow_id, step=step, limit=limit))
 
     def pools(self) -> list[PoolRecord]:
         """All saved pools, by name."""
-        return self._run(self._opened().pools())
+        return self._run(self._open_store().pools())
 
     def pool(self, name: str) -> PoolRecord | None:
         """A saved pool, or None."""
@@ -214,23 +214,23 @@ class StoreActor:
 
     def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
         """A saved definition, or None."""
-        return self._run(self._opened().definition(workflow_id, version))
+        return self._run(self._open_store().definition(workflow_id, version))
 
     def definitions(self) -> list[DefinitionRecord]:
         """All saved definitions."""
-        return self._run(self._opened().definitions())
+        return self._run(self._open_store().definitions())
 
     def blob(self, digest: str) -> bytes | None:
         """The bytes of a digest, or None."""
-        return self._run(self._opened().blob(digest))
+        return self._run(self._open_store().blob(digest))
 
     def totals(self) -> dict[str, float]:
         """The store's counters."""
-        return self._run(self._opened().totals())
+        return self._run(self._open_store().totals())
 
-    def news(self, cursor: tuple[str, int], timeout: float) -> Completions:
+    def completions(self, cursor: tuple[str, int], timeout: float) -> Completions:
         """Wait until something ends after the cursor, at most ``timeout`` seconds; then say what did."""
-        news = self._endings.since(cursor, timeout, lambda: self._stopped.is_set() or self._fenced is not None)
+        news = self._completions.since(cursor, timeout, lambda: self._stopped.is_set() or self._fenced is not None)
         if self._fenced is not None:
             raise self._fenced
         return news
@@ -246,12 +246,12 @@ class StoreActor:
         Raises:
             StorageUnavailable: it cannot be opened, or somebody else writes it.
         """
-        self._opened(take_over=take_over, again=True)
+        self._open_store(take_over=take_over, again=True)
         return self._url
 
     def ping(self) -> str:
-        """Its life's id: another one after a restart."""
-        return self._endings.life
+        """Its generation's id: another one after a restart."""
+        return self._completions.generation
 
     def pid(self) -> int:
         """The id of its process."""
@@ -260,17 +260,17 @@ class StoreActor:
     def stop(self) -> None:
         """Close the store. The actor is of no use afterwards."""
         self._stopped.set()
-        self._endings.wake()
-        self._beating.join()
+        self._completions.wake()
+        self._heartbeat_thread.join()
         with self._opening:
             if self._store is not None:
                 self._run(self._store.close())
                 self._store = None
         with self._entering:
-            self._over = True
-        if self._served.is_alive():
+            self._loop_closed = True
+        if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._served.join()
+            self._thread.join()
 
     # --- inside --------------------------------------------------------------------------------------------
     def _serve(self) -> None:
@@ -283,24 +283,24 @@ class StoreActor:
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         with self._entering:  # what enters before the end is waited for by the loop's end
-            if self._over:
+            if self._loop_closed:
                 coroutine.close()
                 raise self._closed()
             future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return future.result()
 
-    def _give_way(self, store: Store, error: WriterFenced) -> None:
+    def _set_fenced(self, store: Store, error: WriterFenced) -> None:
         """Somebody else writes the store: all who ask are told, and who waits for news."""
-        with self._changing:
+        with self._switching:
             if self._store is store and self._fenced is None:
                 log.critical("this writer stops: %s", error)
                 self._fenced = error
-        self._endings.wake()
+        self._completions.wake()
 
     def _closed(self) -> StorageUnavailable:
         return StorageUnavailable(f"the store {self._url} was closed: its engine or namespace was shut down")
 
-    def _opened(self, *, take_over: bool = False, again: bool = False) -> Store:
+    def _open_store(self, *, take_over: bool = False, again: bool = False) -> Store:
         if self._store is not None and self._fenced is None:
             return self._store
         if self._fenced is not None and not again:
@@ -309,11 +309,11 @@ class StoreActor:
             if self._stopped.is_set():
                 raise self._closed()
             if self._store is None or self._fenced is not None:
-                self._open(take_over=take_over)
+                self._open_as_writer(take_over=take_over)
             assert self._store is not None
             return self._store
 
-    def _open(self, *, take_over: bool) -> None:
+    def _open_as_writer(self, *, take_over: bool) -> None:
         store, fenced = open_store(self._url), self._store
         self._run(store.open())
         try:
@@ -324,9 +324,9 @@ class StoreActor:
         except BaseException:
             self._run(store.close())
             raise
-        with self._changing:
+        with self._switching:
             self._store, self._group, self._fenced = store, group, None
-        self._endings.begin_anew()  # what is known of them is from before
+        self._completions.reset()  # what is known of them is from before
         if fenced is not None:
             self._run(fenced.close())
 
@@ -347,26 +347,26 @@ class StoreActor:
                 return
 
     def _commit(self, operations: Sequence[Operation]) -> list[Answer]:
-        store = self._opened()
+        store = self._open_store()
         assert self._group is not None
         try:
             answers = self._run(self._group.commit(operations))
         except WriterFenced as error:
-            self._give_way(store, error)
+            self._set_fenced(store, error)
             raise
-        self._tell(operations, answers)
+        self._publish(operations, answers)
         return answers
 
-    def _tell(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
+    def _publish(self, operations: Sequence[Operation], answers: Sequence[Answer]) -> None:
         ended = [
             op.execution_id
             for op, answer in zip(operations, answers, strict=True)
             if isinstance(op, Append) and isinstance(answer, Done) and op.status.terminal
         ]
         if ended:
-            self._endings.add(ended)
+            self._completions.add(ended)
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         outage = ThrottledWarning(log, f"the store {self._url} cannot be written")
         while not self._stopped.wait(HEARTBEAT):
             store = self._store
@@ -375,20 +375,20 @@ class StoreActor:
             try:
                 self._run(store.heartbeat(now=time.time()))
             except WriterFenced as error:
-                self._give_way(store, error)
+                self._set_fenced(store, error)
             except StorageError as error:
                 outage.failed(error)
             else:
-                outage.over()
+                outage.recovered()
 
 
 # Not a method: a single coroutine among them makes Ray run all calls of an actor on one event loop, one after the
 # other, and a commit that waits for its disk would keep everybody else waiting.
-async def _take_up(store: Store, group: GroupCommitter, claim: Claim) -> WriterClaimed:
+async def _claim(store: Store, group: GroupCommitter, claim: Claim) -> ClaimResult:
     [answer] = await group.commit([claim])
     if not isinstance(answer, Done):
-        return WriterClaimed(answer)
+        return ClaimResult(answer)
     record = await store.execution(claim.execution_id)
     journal = await store.journal(claim.execution_id)
     inbox = await store.inbox(claim.execution_id)
-    return WriterClaimed(answer, record, tuple(journal), tuple(inbox))
+    return ClaimResult(answer, record, tuple(journal), tuple(inbox))

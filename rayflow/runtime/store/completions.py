@@ -29,11 +29,11 @@ class CompletionLog:
     """See the module's docstring.
 
     Attributes:
-        life: what cursors of this memory begin with; another one after it was begun anew.
+        generation: what cursors of this memory begin with; another one after it was begun anew.
     """
 
     def __init__(self) -> None:
-        self.life = uuid.uuid4().hex
+        self.generation = uuid.uuid4().hex
         self._kept: deque[str] = deque(maxlen=KEPT)
         self._count = 0
         self._told = threading.Condition()
@@ -45,30 +45,32 @@ class CompletionLog:
             self._count += len(ids)
             self._told.notify_all()
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """What is remembered may not be all."""
         with self._told:
-            self.life = uuid.uuid4().hex
+            self.generation = uuid.uuid4().hex
             self._told.notify_all()
 
     def wake(self) -> None:
-        """Have those who wait look whether it is over."""
+        """Have those who wait look whether it is stopped."""
         with self._told:
             self._told.notify_all()
 
-    def since(self, cursor: tuple[str, int], timeout: float, over: Callable[[], bool]) -> Completions:
+    def since(self, cursor: tuple[str, int], timeout: float, stopped: Callable[[], bool]) -> Completions:
         """Wait until something has ended after the cursor; then say what has.
 
         Args:
             cursor: that of the last answer.
             timeout: seconds that it waits at most.
-            over: answers whether it is not to be waited for any more.
+            stopped: answers whether it is not to be waited for any more.
         """
-        life, position = cursor
+        generation, position = cursor
         with self._told:
-            if life == self.life:
-                self._told.wait_for(lambda: life != self.life or self._count > position or over(), timeout)
-            if life != self.life or position < self._count - len(self._kept):
-                return Completions((self.life, self._count), reset=True)
+            if generation == self.generation:
+                self._told.wait_for(
+                    lambda: generation != self.generation or self._count > position or stopped(), timeout
+                )
+            if generation != self.generation or position < self._count - len(self._kept):
+                return Completions((self.generation, self._count), reset=True)
             fresh = self._count - position
-            return Completions((self.life, self._count), tuple(self._kept)[-fresh:] if fresh else ())
+            return Completions((self.generation, self._count), tuple(self._kept)[-fresh:] if fresh else ())

@@ -24,7 +24,7 @@ from typing import Any
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.errors import LeaseLost, StorageError
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, opened, send_to
+from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, as_envelope, send_to
 from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import Environment, apply
 from rayflow.runtime.large_values import Values, retry_until
@@ -42,7 +42,7 @@ from rayflow.storage.codec.payloads import MsgpackCodec
 log = logging.getLogger(__name__)
 
 #: Seconds that the worker tries to get a blob while the store cannot be reached.
-FETCH_PATIENCE = 10.0
+FETCH_TIMEOUT = 10.0
 
 #: Seconds for the clean-up of steps that are told to stop because the worker does.
 STOP_GRACE = 1.0
@@ -99,23 +99,23 @@ class Worker:
         self._settings = settings
         self._cache = CodeCache(allow_pickle=settings.allow_pickle)
         folders = environment.paths if isinstance(environment, Environment) else environment.get("paths", ())
-        self._loaded = CodeChangeDetector(folders if system.separate else ())
-        self._looked = 0.0
+        self._code_changes = CodeChangeDetector(folders if system.separate else ())
+        self._code_checked_at = 0.0
         self._resolved: CodeRef | None = None
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._runner = Runner(self._resolve, self._loop)
-        self._prepared = PoolSetup(
+        self._setup = PoolSetup(
             settings.setup, settings.pool, self._fetch, self._loop, allow_pickle=settings.allow_pickle
         )
-        self._news = ProgressReporter(system, self._under_way)
+        self._reporter = ProgressReporter(system, self._running_attempts)
         self._begun = begun
-        self._told_worn = False
+        self._worn_reported = False
         self._opening = threading.Lock()
         self._open = False
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
-        self._batches = WorkerSlots(settings.concurrency, most=settings.max_tasks)
+        self._slots = WorkerSlots(settings.concurrency, most=settings.max_tasks)
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
@@ -128,7 +128,7 @@ class Worker:
             ClusterError: the setup failed. It is not tried again in this worker.
         """
         self._start()
-        self._prepared.begin()
+        self._setup.begin()
         return {
             "pid": os.getpid(),
             "python": platform.python_version(),
@@ -139,7 +139,7 @@ class Worker:
     def ping(self) -> dict[str, int]:
         """Slots in use, and a counter that grows with each task that begins or ends."""
         with self._lock:
-            return {"busy": len(self._batches.active), "progress": self._batches.progress}
+            return {"busy": len(self._slots.active), "progress": self._slots.progress}
 
     def pid(self) -> int:
         """The id of its process."""
@@ -157,28 +157,28 @@ class Worker:
         patience is up: what has not begun is given back, and what runs is asked for with :meth:`collect`. A batch
         that comes again while it is under way, or kept for collecting, is not run again.
         """
-        data, held = opened(request)
+        data, held = as_envelope(request)
         message: BatchMessage = unpack(data)
         self._start()
-        outdated = self._outdated(message.code_as_of)
+        outdated = self._code_changed_since(message.code_as_of)
         with self._lock:
             if outdated:
-                self._batches.wear_out()
-            batch, refused = self._batches.find(message.id), ""
+                self._slots.wear_out()
+            batch, refused = self._slots.find(message.id), ""
             if batch is None:
-                refused = self._batches.refusal(message)
+                refused = self._slots.refusal(message)
                 if not refused:
                     batch = self._take(message)
-                    batch.held = held
-            worn = self._batches.worn
+                    batch.refs = held
+            worn = self._slots.worn
         if batch is None:
             if worn:
-                self._tell_worn()  # again: a pool that was restarted does not know
+                self._report_worn()  # again: a pool that was restarted does not know
             return pack(BatchReply(refused=refused))
         early = len(message.tasks) > 1 or message.tell_begin
         batch.settled.wait(message.patience if early else None)
         with self._lock:
-            return _sealed(batch, self._batches.answer(batch, time.monotonic()))
+            return _to_reply(batch, self._slots.answer(batch, time.monotonic()))
 
     def collect(self, data: bytes) -> bytes | Envelope:
         """Wait for the running task of a batch that was answered early; answers a packed BatchReply.
@@ -191,12 +191,12 @@ class Worker:
         """
         batch_id, seconds = unpack(data)
         with self._lock:
-            batch = self._batches.find(batch_id)
+            batch = self._slots.find(batch_id)
         if batch is None:
             raise LeaseLost(f"worker {self._name} has no batch {batch_id!r}: it never came, or was collected long ago")
         batch.settled.wait(seconds)
         with self._lock:
-            return _sealed(batch, self._batches.collect(batch, time.monotonic()))
+            return _to_reply(batch, self._slots.collect(batch, time.monotonic()))
 
     def cancel(self, execution_id: str, seq: int, attempt: int, reason: str = "", epoch: int | None = None) -> bool:
         """Stop an attempt: withdraw it, cancel it (async), or set its ``step_context().cancelled`` (sync).
@@ -212,7 +212,7 @@ class Worker:
             Whether the attempt was waiting or under way here.
         """
         with self._lock:
-            known, attempts = self._batches.cancel((execution_id, seq, attempt), epoch, reason, self._clock.now())
+            known, attempts = self._slots.cancel((execution_id, seq, attempt), epoch, reason, self._clock.now())
         for found in attempts:
             found.stop(reason)
         return known
@@ -221,12 +221,12 @@ class Worker:
     def revoke(self, execution_id: str, epoch: int) -> None:
         """Begin nothing more of that execution below that epoch."""
         with self._lock:
-            self._batches.revoke(execution_id, epoch)
+            self._slots.revoke(execution_id, epoch)
 
     def fence_pool(self, epoch: int) -> None:
         """Take no more batches that were granted by a pool below that epoch."""
         with self._lock:
-            self._batches.pool_epoch = max(self._batches.pool_epoch, epoch)
+            self._slots.pool_epoch = max(self._slots.pool_epoch, epoch)
 
     def revoke_token(self, token: str) -> bool:
         """Refuse that token from now on and give back what has not begun with it; answers whether nothing runs with it.
@@ -234,13 +234,13 @@ class Worker:
         It does not wait: whoever wants to know when a running task has ended asks again.
         """
         with self._lock:
-            self._batches.revoke_token(token, time.monotonic())
-            return not self._batches.in_use(token)
+            self._slots.revoke_token(token, time.monotonic())
+            return not self._slots.in_use(token)
 
     def census(self) -> list[tuple[str, str, int, int]]:
         """A row for each slot in use: token, execution id, sequence number, attempt."""
         with self._lock:
-            return self._batches.census()
+            return self._slots.census()
 
     # --- its end -------------------------------------------------------------------------------------------
     def stop(self, drain_timeout: float = 0.0) -> bool:
@@ -256,18 +256,18 @@ class Worker:
             Whether everything that had begun has ended by itself.
         """
         with self._lock:
-            self._batches.close(time.monotonic())
-            drained = self._ended.wait_for(lambda: not self._batches.active, drain_timeout)
-            attempts = self._batches.end()
+            self._slots.close(time.monotonic())
+            drained = self._ended.wait_for(lambda: not self._slots.active, drain_timeout)
+            attempts = self._slots.end()
         for attempt in attempts:
             attempt.stop("the worker stops")
         with self._lock:
-            self._ended.wait_for(lambda: not self._batches.active, STOP_GRACE)
-            self._batches.give_up(time.monotonic())
+            self._ended.wait_for(lambda: not self._slots.active, STOP_GRACE)
+            self._slots.abandon(time.monotonic())
             self._ended.notify_all()
-            self._news.stop()
+            self._reporter.stop()
             threads = len(self._threads)
-        self._prepared.end()
+        self._setup.end()
         self._stopped.set()
         self._loop.stop(STOP_GRACE)
         for _ in range(threads):
@@ -282,17 +282,17 @@ class Worker:
             if not self._open:
                 apply(self._environment)
                 output.install()
-                self._news.start(f"{self._name}/news")
+                self._reporter.start(f"{self._name}/news")
                 self._open = True
 
     def _take(self, message: BatchMessage) -> Batch:
-        batch = self._batches.take(message)
-        if len(self._threads) < len(self._batches.active):
+        batch = self._slots.take(message)
+        if len(self._threads) < len(self._slots.active):
             name = f"{self._name}/slot-{len(self._threads)}"
             thread = threading.Thread(target=self._serve, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
-        self._news.work()
+        self._reporter.work()
         self._queue.put(batch)
         return batch
 
@@ -302,48 +302,48 @@ class Worker:
                 outcome = self._runner.run(attempt)
                 with self._lock:
                     if outcome is None:
-                        self._batches.not_begun(batch, time.monotonic())
+                        self._slots.not_begun(batch, time.monotonic())
                     else:
-                        self._batches.finish(batch, outcome, time.monotonic())
-                    if batch.over:
-                        self._free()
+                        self._slots.finish(batch, outcome, time.monotonic())
+                    if batch.finished:
+                        self._slot_freed()
 
     def _begin(self, batch: Batch) -> Attempt | None:
         with self._lock:
-            task = self._batches.begin(batch, self._clock.now(), time.monotonic())
+            task = self._slots.begin(batch, self._clock.now(), time.monotonic())
             if task is None:
-                self._free()
+                self._slot_freed()
                 return None
             attempt = batch.attempt = Attempt(
                 task,
                 self._name,
                 batch.message.coordinator,
-                beats=HeartbeatRecorder(task.beat_every, self._codec.encode, self._news.wake),
-                prepared=self._prepared.value,
+                beats=HeartbeatRecorder(task.beat_every, self._codec.encode, self._reporter.wake),
+                prepared=self._setup.value,
                 begun=self._begun,
                 clock=self._clock.now,
                 values=partial(self._values, batch, task.execution_id),
             )
-            worn_now = self._batches.worn and not self._told_worn
-            self._told_worn = self._batches.worn
+            worn_now = self._slots.worn and not self._worn_reported
+            self._worn_reported = self._slots.worn
         if worn_now:
-            self._tell_worn()
+            self._report_worn()
         return attempt
 
     def _values(self, batch: Batch, name: str, wait: Callable[[float], bool], keeping: Callable[[], None]) -> Values:
         about = (self._system, self._codec, self._settings.large)
-        return Values(*about, execution_id=name, held=batch.held, made=batch.made, wait=wait, keeping=keeping)
+        return Values(*about, execution_id=name, held=batch.refs, made=batch.new_refs, wait=wait, keeping=keeping)
 
-    def _free(self) -> None:
+    def _slot_freed(self) -> None:
         self._ended.notify_all()
-        if not self._batches.active:
-            self._news.rest()
+        if not self._slots.active:
+            self._reporter.rest()
 
-    def _under_way(self) -> list[Attempt]:
+    def _running_attempts(self) -> list[Attempt]:
         with self._lock:
-            return [batch.attempt for batch in self._batches.active.values() if batch.attempt is not None]
+            return [batch.attempt for batch in self._slots.active.values() if batch.attempt is not None]
 
-    def _tell_worn(self) -> None:
+    def _report_worn(self) -> None:
         def told(reply: Reply) -> None:
             if reply.error is not None:
                 log.info("worker %s cannot say that it is worn: %s", self._name, reply.error)
@@ -355,25 +355,25 @@ class Worker:
         reference = _reference(tuple(code.items()))
         found = self._cache.resolve(reference, part, self._fetch)
         if reference is not self._resolved:  # its module may have been imported just now
-            self._loaded.note()
+            self._code_changes.note()
             self._resolved = reference
         return found
 
-    def _outdated(self, moment: float) -> bool:
+    def _code_changed_since(self, moment: float) -> bool:
         """Whether the code that is loaded here was edited before that moment, as far as is not known already."""
-        if moment <= self._looked:
+        if moment <= self._code_checked_at:
             return False
         now = time.time()
-        if self._loaded.changed():
+        if self._code_changes.changed():
             return True
-        self._looked = now
+        self._code_checked_at = now
         return False
 
     def _fetch(self, digest: str) -> bytes:
         def get() -> Any:
-            return self._system.find(self._settings.store_actor).call("blob", digest, timeout=FETCH_PATIENCE)
+            return self._system.find(self._settings.store_actor).call("blob", digest, timeout=FETCH_TIMEOUT)
 
-        give_up = time.monotonic() + FETCH_PATIENCE
+        give_up = time.monotonic() + FETCH_TIMEOUT
         what, within = "the code of a step cannot be fetched", lambda: time.monotonic() <= give_up
         blob = retry_until(what, get, self._stopped.wait, within)
         if blob is None:
@@ -381,12 +381,12 @@ class Worker:
         return bytes(blob)
 
 
-def _sealed(batch: Batch, reply: BatchReply) -> bytes | Envelope:
+def _to_reply(batch: Batch, reply: BatchReply) -> bytes | Envelope:
     # What is told is held by who was told: a batch may be kept long after its end.
-    data, made = pack(reply), dict(batch.made)
-    batch.made.clear()
-    if batch.over:
-        batch.held = {}
+    data, made = pack(reply), dict(batch.new_refs)
+    batch.new_refs.clear()
+    if batch.finished:
+        batch.refs = {}
     return Envelope(data, made) if made else data
 
 

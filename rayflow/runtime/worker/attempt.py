@@ -52,7 +52,7 @@ Resolve = Callable[[Mapping[str, Any], str], Any]
 _WHOLE = re.compile(r"@\d+")
 
 #: Packages whose frames lead from the worker to the step's own code, and tell its author nothing.
-_ROAD = frozenset({"rayflow", "asyncio", "concurrent"})
+_FRAMEWORK = frozenset({"rayflow", "asyncio", "concurrent"})
 
 
 class Attempt:
@@ -66,7 +66,7 @@ class Attempt:
         prepared: answers what the pool's setup did.
         values: makes what reads and writes payloads; told how to wait for the store, as long as anybody wants it, and
             whom to tell that only the store is waited for.
-        begun: told when the step's own code begins.
+        begun: told when the step's own code begin.
         clock: what tells the time.
 
     Attributes:
@@ -93,7 +93,7 @@ class Attempt:
         self.since = time.monotonic()
         self.lines = output.OutputLines()
         #: While something is done that another attempt would not mend: what it means if it fails.
-        self.needs = ""
+        self.phase_error = ""
         self.context = StepContext(
             execution_id=task.execution_id,
             workflow_id=task.workflow_id,
@@ -114,8 +114,8 @@ class Attempt:
         self._reason: str | None = None
         self._interrupt: Callable[[], None] | None = None
 
-    def begins(self) -> None:
-        """The step's own code begins now. Raises TooLate if it should have begun before."""
+    def begin(self) -> None:
+        """The step's own code begin now. Raises TooLate if it should have begun before."""
         now = self.clock()
         if self.task.start_by is not None and now > self.task.start_by:
             raise TooLate
@@ -138,7 +138,7 @@ class Attempt:
         if interrupt is not None:
             interrupt()
 
-    def interruptible(self, interrupt: Callable[[], None]) -> None:
+    def on_stop(self, interrupt: Callable[[], None]) -> None:
         """From now on stopping it calls this; now, if it was stopped already."""
         with self._lock:
             self._interrupt = interrupt
@@ -181,8 +181,8 @@ class Runner:
 
     def _run(self, attempt: Attempt) -> tuple[bytes | None, Failure | None]:
         task = attempt.task
-        place = logs.within(task.execution_id, task.step, task.attempt)
-        with entered(attempt.context), place, output.collecting(attempt.lines):
+        place = logs.log_context(task.execution_id, task.step, task.attempt)
+        with entered(attempt.context), place, output.capture(attempt.lines):
             try:
                 return self._result(attempt), None
             except _TimedOut as late:
@@ -192,44 +192,44 @@ class Runner:
             except TooLate:
                 raise
             except BaseException as error:  # noqa: BLE001 - also SystemExit: a step does not end its worker
-                return None, _explained(attempt, error)
+                return None, _failure_of(attempt, error)
 
     def _result(self, attempt: Attempt) -> bytes:
         task, agent = attempt.task, is_agent(attempt.task)
-        attempt.needs = "the code of step {} cannot be loaded"
+        attempt.phase_error = "the code of step {} cannot be loaded"
         target = self._resolve(task.code, task.part)
         fn = _function(target, task, agent=agent)
-        attempt.needs = "the arguments of step {} cannot be read"
+        attempt.phase_error = "the arguments of step {} cannot be read"
         args, kwargs = read_arguments(attempt.values.codec, task.payload, fn)
         given = _only(args) if agent else None
-        attempt.needs = ""
+        attempt.phase_error = ""
         if attempt.stopped is not None:
             raise _Stopped(attempt.stopped)
-        attempt.begins()
+        attempt.begin()
         if agent:
-            on_this_thread = _OnThisThread(agent_id(target), lambda value: self._settled(attempt, fn(value)))
-            value = _driven(run_agent(on_this_thread, given, attempt.clock))
+            on_this_thread = _OnThisThread(agent_id(target), lambda value: self._awaited_value(attempt, fn(value)))
+            value = _run_to_end(run_agent(on_this_thread, given, attempt.clock))
         else:
-            value = self._settled(attempt, fn(*args, **kwargs))
-        attempt.needs = "the result of step {} cannot be recorded"
+            value = self._awaited_value(attempt, fn(*args, **kwargs))
+        attempt.phase_error = "the result of step {} cannot be recorded"
         return attempt.values.encode(value)
 
-    def _settled(self, attempt: Attempt, answer: Any) -> Any:
+    def _awaited_value(self, attempt: Attempt, answer: Any) -> Any:
         if not inspect.isawaitable(answer):
             return answer
-        value, error = self._loop.run(self._awaited(attempt, answer))
+        value, error = self._loop.run(self._await_with_timeout(attempt, answer))
         if error is not None:
             raise error
         return value
 
-    async def _awaited(self, attempt: Attempt, answer: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    async def _await_with_timeout(self, attempt: Attempt, answer: Awaitable[Any]) -> tuple[Any, BaseException | None]:
         # What the step raises is answered, not raised: asyncio lets SystemExit end the whole loop.
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         limit = asyncio.timeout(attempt.task.timeout)
         try:
-            attempt.interruptible(lambda: self._loop.call(task.cancel))
+            attempt.on_stop(lambda: self._loop.call(task.cancel))
             if inspect.iscoroutine(answer) and inspect.getcoroutinestate(answer) == inspect.CORO_CREATED:
-                attempt.begins()  # only now does its code begin
+                attempt.begin()  # only now does its code begin
             async with limit:
                 return await answer, None
         except BaseException as error:  # noqa: BLE001 - see above
@@ -273,7 +273,7 @@ def _only(args: tuple[Any, ...]) -> Any:
     return value
 
 
-def _driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def _run_to_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The result of a coroutine that has nothing to wait for."""
     try:
         coroutine.send(None)
@@ -308,28 +308,28 @@ class _TimedOut(Exception):
         )
 
 
-def _explained(attempt: Attempt, error: BaseException) -> Failure:
+def _failure_of(attempt: Attempt, error: BaseException) -> Failure:
     found = failure_from(error)
     # What cannot be reached now may be there at the next attempt; what cannot be read or written never will be.
-    if not attempt.needs or isinstance(error, (ClusterError, StorageUnavailable)):
+    if not attempt.phase_error or isinstance(error, (ClusterError, StorageUnavailable)):
         return found
     attempt.unreadable = isinstance(error, CorruptRecord)
-    what = attempt.needs.format(repr(attempt.task.step))
+    what = attempt.phase_error.format(repr(attempt.task.step))
     return replace(found, message=f"{what}: {found.message or found.type}", retryable=False)
 
 
 def failure_from(error: BaseException) -> Failure:
     """An exception of a step as data, its traceback beginning where the step's own code does."""
     own = error.__traceback__
-    while own is not None and _on_the_road(own):
+    while own is not None and _is_framework_frame(own):
         own = own.tb_next
     if own is not None:
         error.__traceback__ = own
     return failure_of(error)
 
 
-def _on_the_road(frame: TracebackType) -> bool:
-    return str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _ROAD
+def _is_framework_frame(frame: TracebackType) -> bool:
+    return str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _FRAMEWORK
 
 
 def cancelled(reason: str) -> Failure:
@@ -366,16 +366,16 @@ def read_arguments(codec: Codec, payload: bytes, fn: Callable[..., Any]) -> Argu
         args, kwargs = codec.decode(payload, tuple[tuple[Any, ...], dict[str, Any]])
     if not hints:
         return tuple(args), dict(kwargs)
-    return _each(fn, args, kwargs, lambda name, value: _rebuilt(codec, value, hints.get(name)))
+    return _map_arguments(fn, args, kwargs, lambda name, value: _convert(codec, value, hints.get(name)))
 
 
-def _rebuilt(codec: Codec, value: Any, hint: Any) -> Any:
+def _convert(codec: Codec, value: Any, hint: Any) -> Any:
     if hint is None or fits(value, hint):
         return value
     return codec.decode(codec.encode(value), hint)
 
 
-def _each(
+def _map_arguments(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], change: Callable[[str, Any], Any]
 ) -> Arguments:
     """The arguments with each one changed, given the name of its parameter."""

@@ -86,7 +86,7 @@ _LINES: ContextVar[OutputLines | None] = ContextVar("rayflow_lines", default=Non
 
 
 @contextlib.contextmanager
-def collecting(lines: OutputLines) -> Iterator[None]:
+def capture(lines: OutputLines) -> Iterator[None]:
     """Collect what is written inside this block, in this context and those copied from it."""
     token = _LINES.set(lines)
     try:

@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
-from rayflow.runtime.actors.base import ActorSystem, Envelope, opened, send_to
+from rayflow.runtime.actors.base import ActorSystem, Envelope, as_envelope, send_to
 from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
@@ -24,7 +24,7 @@ from rayflow.runtime.worker.slots import key_of
 LOOK = 0.05
 
 
-def run_own_task(
+def run_ray_task(
     system: ActorSystem,
     environment: Environment,
     settings: WorkerSettings,
@@ -52,7 +52,7 @@ def run_own_task(
     _hear_interrupts()
     if system.separate:
         CodeChangeDetector(environment.paths).refresh()  # Ray may give it a process that has run another one
-    data, held = opened(given)
+    data, held = as_envelope(given)
     message: BatchMessage = unpack(data)
     [task] = message.tasks
 
@@ -116,6 +116,6 @@ def _cancel_when_asked(
     """Cancel the task when somebody asks for that; on a thread of its own, which no interrupt strikes half way."""
     while not wait((answer,), LOOK).done:
         if (asked or (cancelled is not None and cancelled.is_set())) and worker.cancel(
-            *key_of(task), "nobody waits for it"
+            *key_of(task), "its result is no longer wanted"
         ):
             return  # else the worker does not even have it yet: it is told the next time

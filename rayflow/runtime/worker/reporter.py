@@ -70,27 +70,27 @@ class ProgressReporter:
             now = time.monotonic()
             attempts = self._attempts()
             for attempt in attempts:
-                self._bring_beat(attempt, now)
+                self._send_heartbeat(attempt, now)
             if now >= lines_at:
                 for attempt in attempts:
                     if now - attempt.since >= LINES_AFTER:
-                        self._bring_lines(attempt)
+                        self._send_lines(attempt)
                 lines_at = now + LINES_AFTER
             wake_at = min([lines_at, *(attempt.beats.due for attempt in attempts)])
 
-    def _bring_beat(self, attempt: Attempt, now: float) -> None:
+    def _send_heartbeat(self, attempt: Attempt, now: float) -> None:
         beat = attempt.beats.take(now)
         if beat is not None:
             task = attempt.task
-            self._tell(attempt, "beat", (task.execution_id, task.seq, task.attempt), task.epoch, tuple(beat))
+            self._send(attempt, "heartbeat", (task.execution_id, task.seq, task.attempt), task.epoch, tuple(beat))
 
-    def _bring_lines(self, attempt: Attempt) -> None:
+    def _send_lines(self, attempt: Attempt) -> None:
         lines = attempt.lines.take()
         if lines:
             task = attempt.task
-            self._tell(attempt, "output", task.execution_id, task.seq, task.step, lines)
+            self._send(attempt, "output", task.execution_id, task.seq, task.step, lines)
 
-    def _tell(self, attempt: Attempt, method: str, *args: Any) -> None:
+    def _send(self, attempt: Attempt, method: str, *args: Any) -> None:
         task = attempt.task
         try:
             self._system.find(attempt.coordinator).send(method, *args)

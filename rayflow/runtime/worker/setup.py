@@ -23,7 +23,7 @@ from rayflow.runtime.worker.attempt import failure_from
 log = logging.getLogger(__name__)
 
 #: Seconds that leaving an async context manager may take.
-LEAVE_WITHIN = 10.0
+EXIT_TIMEOUT = 10.0
 
 
 class PoolSetup:
@@ -107,9 +107,9 @@ class PoolSetup:
         if not _is_manager(answer) and inspect.isawaitable(answer):
             answer = self._on_loop(_awaited(answer))
         if _is_async_manager(answer):
-            stay = _Stay(answer)
-            self._value = self._on_loop(stay.enter())
-            self._leave = lambda: self._on_loop(stay.leave())
+            context = _AsyncContext(answer)
+            self._value = self._on_loop(context.enter())
+            self._leave = lambda: self._on_loop(context.leave())
         elif _is_manager(answer):
             stack = contextlib.ExitStack()
             self._value = stack.enter_context(answer)
@@ -124,7 +124,7 @@ class PoolSetup:
         return value
 
 
-class _Stay:
+class _AsyncContext:
     """One task on the loop that enters an async context manager, waits, and leaves it."""
 
     def __init__(self, manager: Any) -> None:
@@ -137,17 +137,17 @@ class _Stay:
 
     # What goes wrong is answered, not raised: asyncio lets SystemExit end the whole loop.
     async def enter(self) -> tuple[Any, BaseException | None]:
-        self._task = asyncio.create_task(self._stay())
+        self._task = asyncio.create_task(self._hold_open())
         await self._entered.wait()
         return self._value, self._error
 
     async def leave(self) -> tuple[Any, BaseException | None]:
         assert self._task is not None
         self._left.set()
-        done, _ = await asyncio.wait({self._task}, timeout=LEAVE_WITHIN)
-        return None, self._error if done else TimeoutError(f"it takes longer than {LEAVE_WITHIN:g} s")
+        done, _ = await asyncio.wait({self._task}, timeout=EXIT_TIMEOUT)
+        return None, self._error if done else TimeoutError(f"it takes longer than {EXIT_TIMEOUT:g} s")
 
-    async def _stay(self) -> None:
+    async def _hold_open(self) -> None:
         try:
             async with self._manager as self._value:
                 self._entered.set()
@@ -160,7 +160,7 @@ class _Stay:
 async def _awaited(answer: Any) -> tuple[Any, BaseException | None]:
     try:
         return await answer, None
-    except BaseException as error:  # noqa: BLE001 - see _Stay
+    except BaseException as error:  # noqa: BLE001 - see _AsyncContext
         return None, error
 
 

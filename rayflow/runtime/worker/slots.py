@@ -21,11 +21,11 @@ Key = tuple[str, int, int]
 #: Executions whose newest epoch is remembered, and revoked tokens; the oldest are forgotten first.
 REMEMBERED = 10_000
 
-#: Outcomes of batches that were answered early are kept for those who ask: so many batches, so many seconds after
+#: Outcomes of batches that were answered early are keep for those who ask: so many batches, so many seconds after
 #: their end, and so many after they were asked for (the answer may have been lost).
-KEPT = 256
-KEEP = 300.0
-KEEP_COLLECTED = 30.0
+MAX_FINISHED = 256
+FINISHED_TTL = 300.0
+COLLECTED_TTL = 30.0
 
 
 @dataclass(eq=False, slots=True)
@@ -43,15 +43,15 @@ class Batch:
     stopped: list[Key] = field(default_factory=list)
     running: TaskMessage | None = None
     attempt: Attempt | None = None
-    over: bool = False
+    finished: bool = False
     #: How many outcomes went out with an early answer; None if there was none.
     answered: int | None = None
     #: How many of those given back it told.
     returned: int = 0
     expires: float = 0.0
     #: Handles on large values: those that came with it, and those that are to be told with its answer.
-    held: Mapping[str, ObjectRef] = field(default_factory=dict)
-    made: dict[str, ObjectRef] = field(default_factory=dict)
+    refs: Mapping[str, ObjectRef] = field(default_factory=dict)
+    new_refs: dict[str, ObjectRef] = field(default_factory=dict)
     settled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -62,17 +62,19 @@ class WorkerSlots:
         slots: batches that are worked on at once.
         most: tasks that are begun, after which no batch is taken any more; None for any number.
         remembered: how many executions' epochs, and how many revoked tokens.
-        kept: how many batches that were answered early are kept after their end.
+        keep: how many batches that were answered early are keep after their end.
     """
 
-    def __init__(self, slots: int, *, most: int | None = None, remembered: int = REMEMBERED, kept: int = KEPT) -> None:
+    def __init__(
+        self, slots: int, *, most: int | None = None, remembered: int = REMEMBERED, keep: int = MAX_FINISHED
+    ) -> None:
         self._slots = slots
         self._left = most
         self._remembered = remembered
-        self._keep = kept
+        self._max_finished = keep
         self._epochs: OrderedDict[str, int] = OrderedDict()
         self._revoked: OrderedDict[str, None] = OrderedDict()
-        self._kept: OrderedDict[str, Batch] = OrderedDict()
+        self._finished: OrderedDict[str, Batch] = OrderedDict()
         self.active: dict[str, Batch] = {}
         self.pool_epoch = 0
         self.closed = False
@@ -83,8 +85,8 @@ class WorkerSlots:
 
     # --- what is taken -------------------------------------------------------------------------------------
     def find(self, batch_id: str) -> Batch | None:
-        """The batch of that id, if it is under way or kept."""
-        return self.active.get(batch_id) or self._kept.get(batch_id)
+        """The batch of that id, if it is under way or keep."""
+        return self.active.get(batch_id) or self._finished.get(batch_id)
 
     def refusal(self, message: BatchMessage) -> str:
         """Why a batch is not taken: "stale", "busy", or "" if it is."""
@@ -133,7 +135,7 @@ class WorkerSlots:
     def begin(self, batch: Batch, now: float, mono: float) -> TaskMessage | None:
         """The next task of a batch, which begins now; None at its end, when its slot is free again.
 
-        What a newer coordinator has taken over is refused.
+        What a newer coordinator has taken finished is refused.
 
         Args:
             batch: the batch.
@@ -155,7 +157,7 @@ class WorkerSlots:
 
     def finish(self, batch: Batch, outcome: TaskOutcome, mono: float) -> None:
         """The running task of a batch ended."""
-        if batch.over:
+        if batch.finished:
             return  # it was given up before
         if self._ending:
             batch.stopped.append((outcome.execution_id, outcome.seq, outcome.attempt))
@@ -168,7 +170,7 @@ class WorkerSlots:
 
     def not_begun(self, batch: Batch, mono: float) -> None:
         """The running task of a batch was not begun after all: it was too late for that."""
-        if batch.over or batch.running is None:
+        if batch.finished or batch.running is None:
             return
         batch.given_back.append(key_of(batch.running))
         batch.running = batch.attempt = None
@@ -176,27 +178,27 @@ class WorkerSlots:
             self._end(batch, mono)
 
     def _end(self, batch: Batch, mono: float) -> None:
-        if batch.over:
+        if batch.finished:
             return
-        batch.over = True
+        batch.finished = True
         del self.active[batch.message.id]
         if batch.answered is not None:
-            batch.expires = mono + KEEP
-            self._kept[batch.message.id] = batch
+            batch.expires = mono + FINISHED_TTL
+            self._finished[batch.message.id] = batch
             self._prune(mono)
         batch.settled.set()
 
     def _prune(self, mono: float) -> None:
-        for batch_id in [batch_id for batch_id, batch in self._kept.items() if batch.expires < mono]:
-            del self._kept[batch_id]
-        while len(self._kept) > self._keep:
-            self._kept.popitem(last=False)
+        for batch_id in [batch_id for batch_id, batch in self._finished.items() if batch.expires < mono]:
+            del self._finished[batch_id]
+        while len(self._finished) > self._max_finished:
+            self._finished.popitem(last=False)
 
     # --- what is answered ----------------------------------------------------------------------------------
     def answer(self, batch: Batch, mono: float) -> BatchReply:
         """The answer to a batch, at its end or because patience is: what has not begun is given back."""
         self.give_back(batch, mono)
-        if not batch.over:
+        if not batch.finished:
             batch.answered, batch.returned = len(batch.outcomes), len(batch.given_back)
         return _under_way(batch)._replace(
             outcomes=tuple(batch.outcomes), not_begun=tuple(batch.given_back), stopped=tuple(batch.stopped)
@@ -211,9 +213,9 @@ class WorkerSlots:
 
     def collect(self, batch: Batch, mono: float) -> BatchReply:
         """What came of the task that was running when a batch was answered early."""
-        if not batch.over:
+        if not batch.finished:
             return _under_way(batch)
-        batch.expires = min(batch.expires, mono + KEEP_COLLECTED)
+        batch.expires = min(batch.expires, mono + COLLECTED_TTL)
         return BatchReply(
             tuple(batch.outcomes[batch.answered or 0 :]),
             not_begun=tuple(batch.given_back[batch.returned :]),
@@ -232,7 +234,7 @@ class WorkerSlots:
         self._ending = True
         return [batch.attempt for batch in self.active.values() if batch.attempt is not None]
 
-    def give_up(self, mono: float) -> None:
+    def abandon(self, mono: float) -> None:
         """Wait no more for those that did not stop."""
         for batch in list(self.active.values()):
             assert batch.running is not None, "what had not begun was given back before"
@@ -254,11 +256,11 @@ class WorkerSlots:
         """
         known, attempts = False, []
         for batch in self.active.values():
-            for task in [task for task in batch.waiting if _meant(task, key, epoch)]:
+            for task in [task for task in batch.waiting if _matches(task, key, epoch)]:
                 batch.waiting.remove(task)
                 batch.outcomes.append(TaskOutcome(*key, None, cancelled(reason), now, now))
                 known = True
-            if batch.running is not None and _meant(batch.running, key, epoch):
+            if batch.running is not None and _matches(batch.running, key, epoch):
                 known = True
                 if batch.attempt is not None:
                     attempts.append(batch.attempt)
@@ -285,5 +287,5 @@ def _under_way(batch: Batch) -> BatchReply:
     return BatchReply(running=key_of(batch.running), began=0.0 if batch.attempt is None else batch.attempt.began)
 
 
-def _meant(task: TaskMessage, key: Key, epoch: int | None) -> bool:
+def _matches(task: TaskMessage, key: Key, epoch: int | None) -> bool:
     return key_of(task) == key and (epoch is None or task.epoch <= epoch)

@@ -115,7 +115,7 @@ def test_time_in_which_nobody_listened_counts_against_nobody() -> None:
     pulse.ask("a", 0.0)
     pulse.ask("b", 1.0)
     pulse.answered("b", alive=False)
-    pulse.pardon(10.0)
+    pulse.extend_deadlines(10.0)
     assert pulse.silent(14.0) == {}
     assert pulse.silent(14.5) == {"a": 4.5}
     assert pulse.silent(15.5) == {"a": 5.5, "b": 4.5}

@@ -31,7 +31,7 @@ def test_a_killed_actors_calls_are_answered_at_once_and_their_results_dropped(sy
     assert [type(reply.error) for reply in answers.wait(2)] == [ActorLost, ActorLost]
     handle.send("add", 1, then=answers)
     assert type(answers.wait(3)[2].error) is ActorLost
-    with pytest.raises(ActorLost, match="actor 'a' is gone: it was killed"):
+    with pytest.raises(ActorLost, match="actor 'a' is dead: it was killed"):
         handle.call("add", 1)
     assert threading.current_thread() not in answers.threads
     actor.gate.set()

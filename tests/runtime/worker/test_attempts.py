@@ -247,7 +247,7 @@ def test_a_store_that_comes_back_costs_no_attempt(one: Bench) -> None:
 
 
 def test_a_store_that_stays_away_is_a_failure_that_is_retried(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "FETCH_PATIENCE", 0.0)
+    monkeypatch.setattr(worker_module, "FETCH_TIMEOUT", 0.0)
     one.system.kill("store")
     found = failure(one, step(lambda n: n, name="same"), 1)
     assert (found.type, found.retryable) == ("rayflow.runtime.actors.base.ActorLost", True)

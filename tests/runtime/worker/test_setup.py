@@ -136,7 +136,7 @@ def test_a_setup_that_is_not_there_says_so() -> None:
 def test_a_setup_that_cannot_be_left_is_logged(setup: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(prepared_module.log, "exception", lambda words, *args: said.append(words % args))
-    monkeypatch.setattr(prepared_module, "LEAVE_WITHIN", 0.01)
+    monkeypatch.setattr(prepared_module, "EXIT_TIMEOUT", 0.01)
     with bench(1, setup=HERE + setup) as one:
         one.worker.call("ready")
         assert one.worker.call("stop", group="control") is True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, TaskOutcome
-from rayflow.runtime.worker.slots import KEEP, KEEP_COLLECTED, Batch, WorkerSlots
+from rayflow.runtime.worker.slots import COLLECTED_TTL, FINISHED_TTL, Batch, WorkerSlots
 
 
 def task(seq: int) -> TaskMessage:
@@ -39,9 +39,9 @@ def test_a_batch_that_was_answered_at_its_end_is_not_kept() -> None:
 def test_a_batch_that_was_answered_early_is_kept_for_a_while() -> None:
     batches = WorkerSlots(1)
     first = late(batches, "first", 0.0)
-    assert late(batches, "second", KEEP) is batches.find("second")
+    assert late(batches, "second", FINISHED_TTL) is batches.find("second")
     assert batches.find("first") is first
-    late(batches, "third", KEEP + 1)
+    late(batches, "third", FINISHED_TTL + 1)
     assert batches.find("first") is None
 
 
@@ -49,14 +49,14 @@ def test_once_it_was_collected_it_is_kept_for_a_shorter_while() -> None:
     batches = WorkerSlots(1)
     first = late(batches, "first", 0.0)
     assert batches.collect(first, 1.0).outcomes == (outcome(1),)
-    late(batches, "second", KEEP_COLLECTED + 1.0)
+    late(batches, "second", COLLECTED_TTL + 1.0)
     assert batches.find("first") is first
-    late(batches, "third", KEEP_COLLECTED + 2.0)
+    late(batches, "third", COLLECTED_TTL + 2.0)
     assert batches.find("first") is None
 
 
 def test_only_so_many_are_kept_the_newest_ones() -> None:
-    batches = WorkerSlots(1, kept=2)
+    batches = WorkerSlots(1, keep=2)
     for name in "abc":
         late(batches, name, 0.0)
     assert [batches.find(name) is not None for name in "abc"] == [False, True, True]
@@ -79,7 +79,7 @@ def test_a_batch_with_a_withdrawn_last_task_ends_with_the_running_one() -> None:
     batches.begin(batch, 0.0, 0.0)
     assert batches.cancel(("e", 2, 1), None, "", 5.0) == (True, [])
     batches.finish(batch, outcome(1), 0.0)
-    assert batch.over
+    assert batch.finished
     assert [(o.seq, o.failure is None) for o in batch.outcomes] == [(2, False), (1, True)]
 
 
@@ -93,7 +93,7 @@ def test_what_was_given_up_is_stopped_whatever_comes_of_it_later() -> None:
     assert batches.end() == [], "no attempt was put there"
     batches.finish(one, outcome(1), 0.0)
     assert batches.answer(one, 0.0) == BatchReply(stopped=(("e", 1, 1),))
-    batches.give_up(0.0)
+    batches.abandon(0.0)
     batches.finish(two, outcome(2), 0.0)
     assert batches.answer(two, 0.0) == BatchReply(not_begun=(("e", 3, 1),), stopped=(("e", 2, 1),))
     assert (batches.active, two.settled.is_set()) == ({}, True)

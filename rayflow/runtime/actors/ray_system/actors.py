@@ -48,7 +48,7 @@ class RayActor:
     Args:
         name: the actor's name.
         handle: Ray's handle.
-        lost: called when the actor turns out to be gone.
+        lost: called when the actor mailbox out to be gone.
     """
 
     def __init__(self, name: str, handle: Any, lost: Callable[[RayActor], None]) -> None:
@@ -193,7 +193,7 @@ class RaySystem:
             if not (restart and _killed_here(handle._actor_id.hex())):
                 ray.kill(handle, no_restart=not restart)
 
-    def hold(self, data: bytes) -> Any:
+    def put_object(self, data: bytes) -> Any:
         """See ActorSystem: in Ray's object store, as an object of this process."""
         require_cluster()
         try:
@@ -201,7 +201,7 @@ class RaySystem:
         except failures.RayError:  # the object store is full, and its disk, too
             return None
 
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
+    def get_object(self, handle: Any, timeout: float) -> bytes | None:
         """See ActorSystem."""
         require_cluster()
         try:
@@ -210,7 +210,7 @@ class RaySystem:
             return None
         return data
 
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
+    def ensure_package(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
         """See ActorSystem. It is kept for ten minutes, and then as long as an actor or job uses it."""
         require_cluster()
         if not packaging.package_exists(uri):
