@@ -149,8 +149,11 @@ def test_configuring_again_replaces_the_handler() -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"RAYFLOW_LOG_FORMAT": "xml"}, "RAYFLOW_LOG_FORMAT is 'xml'; it can be json or text"),
-        ({"RAYFLOW_LOG_LEVEL": "LOUD"}, "RAYFLOW_LOG_LEVEL is 'LOUD'; it can be DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ({"RAYFLOW_LOG_FORMAT": "xml"}, "RAYFLOW_LOG_FORMAT is 'xml'; allowed are json and text"),
+        (
+            {"RAYFLOW_LOG_LEVEL": "LOUD"},
+            "RAYFLOW_LOG_LEVEL is 'LOUD'; allowed are DEBUG, INFO, WARNING, ERROR, CRITICAL",
+        ),
     ],
 )
 def test_a_wrong_setting_says_what_would_be_right(environ: dict[str, str], says: str) -> None:

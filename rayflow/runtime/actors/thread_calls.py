@@ -163,5 +163,5 @@ def _run(view: ActorSystem, spec: TaskSpec, cancelled: threading.Event) -> Reply
         return Reply(value=spec.fn(view, *spec.args, cancelled=cancelled))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the submitter's
         return Reply(error=error)
-    except BaseException as error:  # noqa: BLE001 - in a process of its own it would have ended that process
+    except BaseException as error:  # noqa: BLE001 - a separate process would have ended
         return Reply(error=TaskCrashed(spec.name, f"{type(error).__name__}: {error}"))

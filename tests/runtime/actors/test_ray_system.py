@@ -366,7 +366,7 @@ def test_leaving_tells_who_waits_and_starts_nothing(ray_cluster: RayCluster, sys
     between, after, error, errors, *sources = run_driver(ray_cluster, LEAVES, system.namespace)
     assert (between, after) == (ray_cluster.address, "")
     assert error == "ActorUnavailable"
-    assert errors[:3] == ["this process is in no Ray cluster: open an engine, or call ray.init()"] * 3
+    assert errors[:3] == ["this process has not joined a Ray cluster. Open an engine, or call ray.init()"] * 3
     assert errors[3] is None
     assert sources == ["given", "joined"]
     assert echo.call("greet") == "hello"
