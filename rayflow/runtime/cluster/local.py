@@ -286,16 +286,16 @@ def _free_port(port: int) -> int:
 
 
 def _environment(mark: str, environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
-    if "RAY_AUTH_MODE" not in kept:
+    variables = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
+    if "RAY_AUTH_MODE" not in variables:
         # As ray.init() does for a new cluster: its ports are open to the network, and a client may run code.
         from rayflow.runtime.actors import ray_system
 
         ray_system.ensure_token()
-        kept["RAY_AUTH_MODE"] = "token"
+        variables["RAY_AUTH_MODE"] = "token"
     # `python` and `rayflow` of submitted jobs are those of the process that started the cluster.
-    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return {**_PATIENT, **kept, processes.MARK: mark}
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    return {**_PATIENT, **variables, processes.MARK: mark}
 
 
 def _described(cluster: LocalCluster, found: list[Process], output: str) -> LocalCluster:

@@ -265,7 +265,7 @@ class ExecutionDriver:
         else:
             self._work.counts.update(work.counts)  # they are written with the next entry
             self._work.letters.extend(work.letters)
-        operations.extend(self._builder.hold(outcome) for outcome in work.holds)
+        operations.extend(self._builder.keep_outcome(outcome) for outcome in work.holds)
         # Inbox rows that were skipped have no entry, and would count as unread.
         if (self.notes or work.inbox_done > self._inbox_done) and not self._sent_claim:
             operations.append(Note(self.id, self.epoch, tuple(self.notes.values()), work.inbox_done))
@@ -291,11 +291,11 @@ class ExecutionDriver:
             return []
         self.log.warning("restoring execution %s from its journal again: %s", self.id, error)
         self._collect()
-        held = [self._builder.hold(e.event) for e in self._entries if isinstance(e.event, StepCompleted)]
+        outcomes = [self._builder.keep_outcome(e.event) for e in self._entries if isinstance(e.event, StepCompleted)]
         self.evict()
         self._entries, self._work, self._sent = [], Work(), Work()
         self.dirty, self._sent_release = False, True
-        return [*held, Park(self.id, self.epoch, runnable_at=now + VALUE_RETRY, at=now)]
+        return [*outcomes, Park(self.id, self.epoch, runnable_at=now + VALUE_RETRY, at=now)]
 
     def _changed_waits(self) -> str | None:
         """Return the signals that the code waits for, if they have changed: senders check their types there."""

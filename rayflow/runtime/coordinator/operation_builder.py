@@ -75,7 +75,7 @@ class OperationBuilder:
         outcome = work.outcome
         failure = outcome.failure if outcome is not None else work.reason
         first, last = entries[0].seq, entries[-1].seq
-        kept = (self._options.retention or self.workflow_retention or self._default_retention).seconds(work.status)
+        seconds = (self._options.retention or self.workflow_retention or self._default_retention).seconds(work.status)
         return Append(
             execution_id=self.record.id,
             epoch=self.epoch,
@@ -92,10 +92,10 @@ class OperationBuilder:
             asks=tuple(asks),
             waits=waits,
             next_run=None if work.run is None else values.refer(work.run),
-            expires_at=None if kept is None else now + kept,
+            expires_at=None if seconds is None else now + seconds,
         )
 
-    def hold(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
+    def keep_outcome(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
         """Return the operation that keeps an outcome in the inbox until the execution resumes."""
         key = f"outcome/{self.epoch}/{outcome.step}/{outcome.attempt}"
         row = InboxRow(key=key, kind="outcome", body=encode_entry(Entry(0, outcome)), at=outcome.at)

@@ -92,10 +92,10 @@ class RayActor:
 
     def translated(self, error: BaseException) -> BaseException:
         """Translate an error as :func:`translated` does, and forget a dead actor."""
-        told = translated(self.name, error)
-        if isinstance(told, ActorLost) and told is not getattr(error, "cause", None):
+        found = translated(self.name, error)
+        if isinstance(found, ActorLost) and found is not getattr(error, "cause", None):
             self._lost(self)
-        return told
+        return found
 
     def _ready(self, method: str, group: str, label: str) -> Callable[..., Any]:
         key = (method, group, label)
