@@ -205,7 +205,7 @@ def test_agents_hand_large_texts_on(engine: rf.LocalEngine, reads: Reads) -> Non
 
 
 def test_what_nothing_refers_to_is_collected_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "VALUES_PAUSE", 0.01)
+    monkeypatch.setattr(maintenance, "VALUE_INTERVAL", 0.01)
     monkeypatch.setattr(maintenance, "GRACE", 0.1)
     with rf.LocalEngine() as engine:
         handle = engine.start(forked)

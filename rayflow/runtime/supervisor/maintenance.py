@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 BATCH, PAUSE = 100, 0.02
 
 #: Large values that are deleted at a time, and seconds between two searches for unreferenced ones.
-_VALUE_BATCH, _VALUE_INTERVAL = 20, 30.0
+VALUE_BATCH, VALUE_INTERVAL = 20, 30.0
 
 StoreCall = Callable[..., Any]
 """Calls a method of the store actor: its name, then its arguments."""
@@ -209,12 +209,12 @@ class RetentionLoop:
     def purge_values(self) -> None:
         """Delete unreferenced large values, now and periodically."""
         # Sent, not called: it may take longer than this thread may wait.
-        self._send("collect_values", GRACE, _VALUE_BATCH, then=self._purged_values, group="values")
-        self._mailbox.submit_later(_VALUE_INTERVAL, self.purge_values)
+        self._send("collect_values", GRACE, VALUE_BATCH, then=self._purged_values, group="values")
+        self._mailbox.submit_later(VALUE_INTERVAL, self.purge_values)
 
     @staticmethod
     def _purged_values(reply: Reply) -> None:
         if reply.error is not None:
-            log.info("cannot delete unreferenced large values, retrying in %g s: %s", _VALUE_INTERVAL, reply.error)
+            log.info("cannot delete unreferenced large values, retrying in %g s: %s", VALUE_INTERVAL, reply.error)
         elif reply.value:
             log.info("deleted %d unreferenced large values", reply.value)

@@ -108,7 +108,7 @@ def test_its_output_and_its_beats_reach_the_coordinator(cluster: Bench) -> None:
 def test_the_pools_setup_is_that_of_its_workers(cluster: Bench) -> None:
     failure = run(cluster, cluster.task(steps.what_was_prepared)).outcomes[0].failure
     assert failure is not None
-    assert "a step with resources or a runtime_env of its own in a process of its own" in failure.message
+    assert "a step with its own resources or runtime_env in its own process" in failure.message
     assert STAGE.ran == []
 
 
