@@ -1,4 +1,4 @@
-"""What all actors of a namespace share, fixed when its supervisor is made."""
+"""Settings that all actors of a namespace share, fixed when the supervisor starts."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class Settings:
 
     @property
     def allow_pickle(self) -> bool:
-        """Whether payloads may hold pickles, and code may travel by value."""
+        """Return whether payloads may hold pickles, and code may travel by value."""
         return self.config.allow_pickle

@@ -44,7 +44,7 @@ def test_an_actor_that_is_found_a_moment_later(system: ThreadSystem, monkeypatch
 
     monkeypatch.setattr(base, "sleep", sleep)
     assert RetryingActor(system, "a").call("add", 2) == 2
-    assert waited == [base.AGAIN] * 3
+    assert waited == [base.RETRY_DELAY] * 3
 
 
 def test_patience_begins_with_the_first_failure(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,11 +59,11 @@ def test_who_is_not_waited_for_any_more_waits_for_nobody(system: ThreadSystem) -
     began = time.monotonic()
     with pytest.raises(ActorLost):
         RetryingActor(system, "a", lambda: True).call("add", 2)
-    assert time.monotonic() - began < base.PATIENCE / 2
+    assert time.monotonic() - began < base.RETRY_FOR / 2
 
 
 def test_patience_ends(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "PATIENCE", 0.2)
+    monkeypatch.setattr(base, "RETRY_FOR", 0.2)
     with pytest.raises(ActorLost, match="there is no actor of that name"):
         RetryingActor(system, "a").call("add", 2)
 

@@ -22,14 +22,14 @@ def test_a_stopped_store_says_that_it_was_closed(url: str) -> None:
     persistence = StoreActor(ThreadSystem(), url)
     assert persistence.executions(Filter()) == []
     persistence.stop()
-    with pytest.raises(StorageUnavailable, match="was closed"):
+    with pytest.raises(StorageUnavailable, match="is closed"):
         persistence.executions(Filter())
 
 
 def test_one_that_was_never_opened_is_not_opened_after_its_end(url: str, tmp_path: Path) -> None:
     persistence = StoreActor(ThreadSystem(), url)
     persistence.stop()
-    with pytest.raises(StorageUnavailable, match="was closed"):
+    with pytest.raises(StorageUnavailable, match="is closed"):
         persistence.ready()
     assert list(tmp_path.iterdir()) == []
 

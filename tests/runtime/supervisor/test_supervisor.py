@@ -11,6 +11,7 @@ from rayflow.errors import StorageUnavailable
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, Reply
 from rayflow.runtime.actors.clock import REAL
+from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.supervisor_client import SupervisorClient
 from rayflow.runtime.settings import Settings
@@ -69,12 +70,12 @@ class Scripted:
         self.sent[name].append(("kill", (restart,)))
 
 
-def overseer(system: Scripted, *places: str) -> Supervisor:
+def supervisor(system: Scripted, *places: str) -> Supervisor:
     """One that has begun, with these coordinators ready; its thread is the test's."""
     made = Supervisor(system, Settings("memory://"))  # type: ignore[arg-type]
     for name in places:
-        made.fleet.places[name] = CoordinatorSlot(name, ENVIRONMENT.id, ready=True)
-    made._begun = True
+        made.coordinators.slots[name] = CoordinatorSlot(name, ENVIRONMENT.id, ready=True)
+    made._started = True
     return made
 
 
@@ -95,23 +96,23 @@ def given(system: Scripted, made: Supervisor, epoch: int) -> str:
 # --- the supervisor -----------------------------------------------------------------------------------------
 def test_a_late_word_of_an_earlier_time_takes_nothing_from_who_drives_it_again() -> None:
     system = Scripted()
-    made = overseer(system, FIRST)
+    made = supervisor(system, FIRST)
     assert given(system, made, epoch=0) == FIRST
     made.released(FIRST, {"x": 1})
     assert given(system, made, epoch=1) == FIRST
     made.released(FIRST, {"x": 1})
     assert made._owners == {"x": (FIRST, 2)}
     # So it is taken up by others when that coordinator dies.
-    made.fleet.places[SECOND] = CoordinatorSlot(SECOND, ENVIRONMENT.id, ready=True)
+    made.coordinators.slots[SECOND] = CoordinatorSlot(SECOND, ENVIRONMENT.id, ready=True)
     system.rows["x"] = row(2, owner=FIRST)
-    made.fleet._gone(FIRST)
+    made.coordinators.group.end(FIRST, ActorLost(FIRST))
     made._place()
     assert made._owners == {"x": (SECOND, 3)}
 
 
 def test_who_is_refused_the_claim_has_it_looked_up_who_has_it() -> None:
     system = Scripted()
-    made = overseer(system, FIRST, SECOND)
+    made = supervisor(system, FIRST, SECOND)
     chosen = given(system, made, epoch=0)
     other = SECOND if chosen == FIRST else FIRST
     # An earlier supervisor had given it to the other one, which was faster.
@@ -120,16 +121,16 @@ def test_who_is_refused_the_claim_has_it_looked_up_who_has_it() -> None:
     made.superseded(chosen, {"x": 1})
     assert made._owners == {}
     system.down = False
-    made.turns._later[0][2]()
+    made.mailbox._delayed[0][2]()
     assert made._owners == {"x": (other, 1)}
-    assert made.fleet.places[other].executions == {"x"}
-    assert made.fleet.places[chosen].executions == set()
+    assert made.coordinators.slots[other].executions == {"x"}
+    assert made.coordinators.slots[chosen].executions == set()
 
 
 def test_what_nobody_has_any_more_is_given_to_somebody() -> None:
     for owner in ("", actor_names.coordinator(ENVIRONMENT.id, "dead")):
         system = Scripted()
-        made = overseer(system, FIRST)
+        made = supervisor(system, FIRST)
         system.rows["x"] = row(1, owner=owner)
         made.superseded(FIRST, {"x": 1})
         made._place()
@@ -138,16 +139,20 @@ def test_what_nobody_has_any_more_is_given_to_somebody() -> None:
 
 def test_a_call_that_is_not_answered_is_no_death() -> None:
     system = Scripted()
-    made = overseer(system, FIRST)
-    fleet = made.fleet
-    unanswered = Reply(error=ActorUnavailable(FIRST))
-    fleet._watch(FIRST)
-    fleet._watched(FIRST, unanswered)
-    fleet._started(FIRST, unanswered)
-    assert [method for method, _ in system.sent[FIRST]] == ["watch", "watch", "ready"]
-    assert FIRST in fleet.places
-    fleet._watched(FIRST, Reply(error=ActorLost(FIRST)))
-    assert FIRST not in fleet.places
+    made = supervisor(system, FIRST)
+    group = made.coordinators.group
+    group._submit = lambda action: action()
+    group.adopt(FIRST)
+    for error in (ActorUnavailable(FIRST), None, ActorUnavailable(FIRST)):
+        then = system.replies[FIRST][-1]
+        assert then is not None
+        then(Reply(error=error))
+    assert [method for method, _ in system.sent[FIRST]] == ["ready", "ready", "watch", "watch"]
+    assert FIRST in made.coordinators.slots
+    then = system.replies[FIRST][-1]
+    assert then is not None
+    then(Reply(error=ActorLost(FIRST)))
+    assert FIRST not in made.coordinators.slots
 
 
 def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
@@ -161,29 +166,43 @@ def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
             return Reply(value={"x": 3}, error=self.errors.pop(0)) if method == "census" else None
 
     system = Answering()
-    made = overseer(system)
-    assert made.fleet.adopt() == {"x": (FIRST, 3)}
+    made = supervisor(system)
+    assert made.coordinators.adopt() == {"x": (FIRST, 3)}
     assert [method for method, _ in system.sent[FIRST]] == ["census", "census", "ready"]
+
+
+class Immediate(Mailbox):
+    """A mailbox without a thread: what is submitted runs at once, what is delayed when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__("test", lambda: None, lambda: None)
+
+    def submit(self, action: Callable[[], None]) -> None:
+        action()
+
+    def run_delayed(self) -> None:
+        [(_, _, action)] = self._delayed
+        self._delayed.clear()
+        action()
 
 
 # --- a coordinator's words ----------------------------------------------------------------------------------
 def test_a_word_that_is_not_heard_is_said_again() -> None:
-    system, waiting = Scripted(), list[Callable[[], None]]()
-    reports = SupervisorClient(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
-    reports.nudge(["x"])
+    system, mailbox = Scripted(), Immediate()
+    client = SupervisorClient(system, FIRST, mailbox)  # type: ignore[arg-type]
+    client.notify(["x"])
     for answer in (Reply(error=ActorUnavailable(actor_names.SUPERVISOR)), Reply(), Reply(error=ActorLost("s"))):
         then = system.replies[actor_names.SUPERVISOR][-1]
         assert then is not None
         then(answer)
-    assert len(waiting) == 1
-    waiting.pop()()
-    assert system.sent[actor_names.SUPERVISOR] == [("nudge", (("x",),))] * 2
+    mailbox.run_delayed()  # there is one
+    assert system.sent[actor_names.SUPERVISOR] == [("notify", (("x",),))] * 2
 
 
 def test_a_word_for_what_is_still_on_its_way_says_only_that_there_was_one() -> None:
-    system, waiting = Scripted(), list[Callable[[], None]]()
-    reports = SupervisorClient(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
-    reports.astray("x")
+    system, mailbox = Scripted(), Immediate()
+    client = SupervisorClient(system, FIRST, mailbox)  # type: ignore[arg-type]
+    client.misrouted("x")
     assert system.sent == {}
-    waiting.pop()()
-    assert system.sent[actor_names.SUPERVISOR] == [("nudge", (("x",),))]
+    mailbox.run_delayed()
+    assert system.sent[actor_names.SUPERVISOR] == [("notify", (("x",),))]

@@ -121,7 +121,7 @@ def test_a_coordinator_that_is_gone_is_logged(one: Bench, monkeypatch: pytest.Mo
     monkeypatch.setattr(news_module.log, "info", lambda words, *args: said.put(words % args))
     one.system.kill("coordinator")
     pending = one.send(one.task(steps.beat_on_the_loop, "a"))
-    assert said.get(timeout=PATIENCE).startswith("nobody watches step beat_on_the_loop of e1 any more: ")
+    assert said.get(timeout=PATIENCE).startswith("step beat_on_the_loop of e1 has no coordinator to report to: ")
     STAGE.gate("a").opened.set()
     assert pending.reply().outcomes[0].failure is None
 
@@ -140,7 +140,7 @@ def test_trouble_with_one_beat_does_not_silence_the_next(monkeypatch: pytest.Mon
 
     with bench(1, system=Troubled()) as one:
         pending = one.send(one.task(steps.beat_and_wait, [1], "a", [2], "b", beat_every=0.02))
-        assert said.get(timeout=PATIENCE) == "cannot tell coordinator of step beat_and_wait of e1"
+        assert said.get(timeout=PATIENCE) == "cannot report step beat_and_wait of e1 to coordinator"
         STAGE.gate("a").opened.set()
         assert one.heartbeat() == 2
         STAGE.gate("b").opened.set()

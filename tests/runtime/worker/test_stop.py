@@ -111,7 +111,7 @@ def test_it_can_be_stopped_again(one: Bench) -> None:
 
 def test_its_threads_end(one: Bench) -> None:
     assert (one.result(steps.double, 1), one.result(steps.double_slowly, 1)) == (2, 2)
-    names = {"w1/slot-0", "w1/async", "w1/news"}
+    names = {"w1/slot-0", "w1/async", "w1/reporter"}
     threads = [thread for thread in threading.enumerate() if thread.name in names]
     assert {thread.name for thread in threads} == names
     stop(one)

@@ -48,7 +48,7 @@ class Listener:
         self.bench.heard.append((execution_id, seq, step, lines))
         self.bench.news.set()
 
-    def beat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
+    def heartbeat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
         self.bench.beats.put((key, epoch, Heartbeat(*beat)))
 
     def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
