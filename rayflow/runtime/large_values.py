@@ -93,8 +93,6 @@ class Values:
     """The large values of one attempt.
 
     Args:
-        system: the actor system.
-        codec: reads and writes payloads.
         threshold: payload size in bytes beyond which a value is stored by reference.
         execution_id: the execution of the attempt.
         refs: the references that came with the task, by digest.
@@ -161,9 +159,7 @@ class CodeValues:
     puts them into the store before it writes anything that refers to them.
 
     Args:
-        codec: reads and writes payloads.
         read: returns the payload of a large value of an execution, as :func:`read_value` does.
-        execution_id: the execution.
         threshold: as for :class:`Values`.
 
     Attributes:

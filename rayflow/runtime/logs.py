@@ -162,9 +162,7 @@ class ThrottledWarning:
     An outage also ends without :meth:`recovered`, if there is no failure for :data:`REPEAT_INTERVAL` seconds.
 
     Args:
-        log: the logger.
         what: what fails, such as "the store cannot be written".
-        clock: returns monotonic seconds.
     """
 
     def __init__(self, log: Log, what: str, clock: Callable[[], float] = time.monotonic) -> None:

@@ -12,7 +12,6 @@ class Settings:
     """Settings of a namespace.
 
     Args:
-        url: the store's URL.
         config: the engine's configuration.
     """
 

@@ -1,4 +1,4 @@
-"""Logs say which execution, step and attempt they are about, and reach the person who watches."""
+"""Log records carry their execution, step and attempt, and reach the captured output."""
 
 from __future__ import annotations
 

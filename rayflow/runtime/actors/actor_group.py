@@ -26,9 +26,7 @@ class ActorGroup:
 
     Args:
         kind: what the log calls its members.
-        system: the actor system.
         ping_timeout: seconds within which a member has to reply to a ping.
-        submit: runs an action on the owner's thread.
         started: receives the name of a member that is ready, and what its last call of the start returned.
         ended: receives the name of a member that has ended and was killed, the error (None if the member was stopped),
             and whether the member had started.

@@ -341,7 +341,6 @@ class ActorChannel:
     """Channel over actor calls.
 
     Args:
-        actor: the peer.
         method: its method, which takes and returns bytes or envelopes.
     """
 
@@ -371,8 +370,6 @@ class RetryingActor(Actor):
     A failed call may have been executed, so only calls that may be executed twice are made through this handle.
 
     Args:
-        system: the actor system.
-        name: the actor's name.
         stopped: returns whether the caller has stopped, so that a failed call is not repeated.
     """
 

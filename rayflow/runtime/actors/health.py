@@ -26,9 +26,7 @@ class HealthMonitor:
     All methods and callbacks run on the owner's thread.
 
     Args:
-        system: the actor system.
         timeout: seconds within which an actor has to reply.
-        submit: runs an action on the owner's thread.
         failed: receives the name of an actor that hangs or is broken, and why. It is pinged again only on request.
         gone: receives the name of a dead actor; None if the system restarts dead actors itself.
     """

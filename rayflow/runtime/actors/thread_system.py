@@ -48,8 +48,6 @@ class _Handle:
     """A handle on an actor, as one caller holds it.
 
     Args:
-        system: the system.
-        record: the actor.
         caller: the actor instance that calls; None for callers outside of actors.
     """
 

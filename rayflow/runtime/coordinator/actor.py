@@ -26,10 +26,6 @@ class CoordinatorActor:
     """The actor that drives executions.
 
     Args:
-        system: the actor system.
-        name: the actor's own name.
-        env: its code environment.
-        settings: settings of the namespace.
         coordinator: creates the coordinator's logic.
     """
 

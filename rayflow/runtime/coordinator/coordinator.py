@@ -63,10 +63,6 @@ class Coordinator:
     """The logic of a coordinator actor.
 
     Args:
-        system: the actor system.
-        name: the coordinator's name.
-        env: its code environment.
-        settings: settings of the namespace.
         mailbox: creates its mailbox.
         driver: creates the driver of an execution.
         router: creates what runs attempts.

@@ -67,12 +67,7 @@ class Dispatcher:
     """The dispatcher of one pool.
 
     Args:
-        host: the coordinator.
-        system: the actor system.
-        config: the pool's configuration.
-        environment: the coordinator's code environment.
         tasks: submits the steps that run as Ray tasks.
-        values: the coordinator's references to large values.
     """
 
     def __init__(

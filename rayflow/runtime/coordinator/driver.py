@@ -44,9 +44,6 @@ class ExecutionDriver:
         record: the execution's row at the time of the assignment.
         nonce: the coordinator's nonce for claims.
         coordinator: the coordinator's name, for messages.
-        codec: reads and writes payloads.
-        cache: loads code.
-        fetch: returns blobs of the store.
         refer: makes references to the code of children.
         read: returns the payload of a large value of an execution.
         config: `park_idle_after` and `retention` of the engine.

@@ -20,14 +20,7 @@ SLOTS = 32
 
 
 class LocalStepRunner:
-    """A worker inside the coordinator, with its own slots and no pool.
-
-    Args:
-        host: the coordinator.
-        system: the actor system.
-        env: the code environment.
-        settings: settings of the namespace.
-    """
+    """A worker inside the coordinator, with its own slots and no pool."""
 
     def __init__(self, host: AttemptCallbacks, system: ActorSystem, env: Environment, settings: Settings) -> None:
         self._host = host

@@ -45,8 +45,6 @@ class OperationBuilder:
     """Builds the operations of one execution.
 
     Args:
-        record: the execution's row.
-        epoch: the coordinator's epoch.
         values: encodes what is large by reference.
         refer: makes references to the code of children.
         options: the execution's options, which its children inherit where they have none.

@@ -65,9 +65,6 @@ class PoolClient:
     """Reports to one pool: one report under way at a time. All methods run on the coordinator's thread.
 
     Args:
-        host: the coordinator.
-        system: the actor system.
-        pool: the pool's name.
         slots: what is reported.
         apply: receives the pool's epoch and its decisions.
 

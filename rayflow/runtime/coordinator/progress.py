@@ -41,8 +41,6 @@ class StepProgress:
 
     Args:
         find: returns the driver of an execution that is driven here.
-        now: returns seconds since the epoch.
-        codec: writes notes.
         alive: receives a driver one of whose steps is alive, so that its heartbeat timeout is scheduled again.
     """
 

@@ -26,14 +26,7 @@ _OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "scheduling_strategy"
 
 
 class RayTaskSubmitter:
-    """Submits and stops Ray tasks. All methods run on the coordinator's thread.
-
-    Args:
-        system: the actor system.
-        name: the coordinator's name.
-        env: its code environment.
-        settings: settings of the namespace.
-    """
+    """Submits and stops Ray tasks. All methods run on the coordinator's thread."""
 
     def __init__(self, system: ActorSystem, name: str, env: Environment, settings: Settings) -> None:
         self._system = system

@@ -28,14 +28,7 @@ _STORE_TIMEOUT = 5.0
 
 
 class PoolDispatchers:
-    """The dispatchers of a coordinator, one for each pool in use. All methods run on the coordinator's thread.
-
-    Args:
-        host: the coordinator.
-        system: the actor system.
-        env: the coordinator's code environment.
-        settings: settings of the namespace.
-    """
+    """The dispatchers of a coordinator, one for each pool in use. All methods run on the coordinator's thread."""
 
     def __init__(self, host: AttemptCallbacks, system: ActorSystem, env: Environment, settings: Settings) -> None:
         self._host = host
@@ -140,15 +133,7 @@ class PoolDispatchers:
 
 
 class AttemptRouter:
-    """Carries out the actions of executions: runs and stops attempts. All methods run on the coordinator's thread.
-
-    Args:
-        host: the coordinator.
-        system: the actor system.
-        env: the code environment.
-        dispatchers: the dispatchers of the pools.
-        settings: settings of the namespace.
-    """
+    """Carries out the actions of executions: runs and stops attempts. All methods run on the coordinator's thread."""
 
     def __init__(
         self,

@@ -40,8 +40,6 @@ class ExecutionClaims:
     """Claims executions for the coordinator and loads them into their drivers.
 
     Args:
-        system: the actor system.
-        mailbox: the coordinator's mailbox.
         wanted: returns whether the coordinator still wants to drive the execution.
         loaded: receives a driver whose execution is ready.
         drop: receives a driver whose execution belongs to another coordinator, and why.
@@ -118,8 +116,6 @@ class InboxReader:
     """Reads the inboxes of executions.
 
     Args:
-        system: the actor system.
-        mailbox: the coordinator's mailbox.
         received: receives the rows that a driver has not seen.
     """
 
@@ -164,7 +160,6 @@ class CommitQueue:
     Args:
         channel: the channel to the store.
         put: puts a large value into the store: its digest, its payload, and the callback for the reply.
-        mailbox: the coordinator's mailbox.
         finish: receives the answers to a driver's operations.
         fenced: receives the error when another cluster writes the store.
     """

@@ -24,13 +24,7 @@ MISROUTED_DELAY = 0.02
 
 
 class SupervisorClient:
-    """Messages to the supervisor. All methods run on the coordinator's thread.
-
-    Args:
-        system: the actor system.
-        name: the coordinator's name.
-        mailbox: the coordinator's mailbox.
-    """
+    """Messages to the supervisor. All methods run on the coordinator's thread."""
 
     def __init__(self, system: ActorSystem, name: str, mailbox: Mailbox) -> None:
         self._system = system

@@ -28,13 +28,7 @@ MAX_BYTES, MAX_REFS = 1 << 30, 1_000
 
 
 class WorkerChannels:
-    """Channels to the workers of one pool. All methods run on the coordinator's thread.
-
-    Args:
-        system: the actor system.
-        pool: the pool's name.
-        values: the coordinator's references to large values.
-    """
+    """Channels to the workers of one pool. All methods run on the coordinator's thread."""
 
     def __init__(self, system: ActorSystem, pool: str, values: ObjectRefCache) -> None:
         self._system = system

@@ -50,13 +50,7 @@ _STORE_TIMEOUT = 10.0
 
 
 class PoolActor:
-    """The actor of one pool.
-
-    Args:
-        system: the actor system.
-        name: the pool's name.
-        settings: settings of the namespace.
-    """
+    """The actor of one pool."""
 
     def __init__(self, system: ActorSystem, name: str, settings: Settings) -> None:
         self._system = system

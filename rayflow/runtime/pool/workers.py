@@ -51,11 +51,7 @@ class WorkerGroup:
     """The workers of one pool.
 
     Args:
-        system: the actor system.
         config: the pool's configuration; replaced when it changes.
-        settings: settings of the namespace.
-        events: the pool.
-        submit: runs an action on the pool's thread.
     """
 
     def __init__(

@@ -62,7 +62,6 @@ class StoreActor:
     """The actor of one store.
 
     Args:
-        system: the actor system.
         url: the store's URL; the namespace is bound to it.
     """
 

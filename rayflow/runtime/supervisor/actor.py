@@ -17,12 +17,7 @@ from rayflow.storage.model import ExecutionRecord
 
 
 class SupervisorActor:
-    """The actor that assigns executions to coordinators and repairs what has failed.
-
-    Args:
-        system: the actor system.
-        settings: settings of the namespace.
-    """
+    """The actor that assigns executions to coordinators and repairs what has failed."""
 
     def __init__(self, system: ActorSystem, settings: Settings) -> None:
         self._settings = settings

@@ -37,9 +37,6 @@ class CoordinatorRegistry:
     """The coordinators of a namespace.
 
     Args:
-        system: the actor system.
-        settings: settings of the namespace.
-        submit: runs an action on the supervisor's thread.
         lost: receives the name of a coordinator that has ended, and the executions that it drove.
     """
 

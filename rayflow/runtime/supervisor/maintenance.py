@@ -46,9 +46,7 @@ class MaintenanceLoop:
     """Fires schedules, expires leases and resolves deadlocks.
 
     Args:
-        call_store: calls a method of the store actor.
         notify: has executions driven that were started, or have new rows in their inboxes.
-        codec: reads and writes inputs.
     """
 
     def __init__(self, call_store: StoreCall, notify: Callable[[Sequence[str]], None], codec: MsgpackCodec) -> None:
@@ -153,11 +151,7 @@ class MaintenanceLoop:
 
 
 class RetentionSweeper:
-    """Deletes expired executions, one batch per call, and then reclaims their space.
-
-    Args:
-        call_store: calls a method of the store actor.
-    """
+    """Deletes expired executions, one batch per call, and then reclaims their space."""
 
     def __init__(self, call_store: StoreCall) -> None:
         self._call_store = call_store
@@ -184,8 +178,6 @@ class RetentionLoop:
     """Runs the retention sweeper: one batch at a time, so that commits go first.
 
     Args:
-        mailbox: the supervisor's mailbox.
-        call_store: calls a method of the store actor.
         send: sends to the store actor.
     """
 

@@ -27,13 +27,7 @@ _START_TIMEOUT = 60.0
 
 
 class PoolRegistry:
-    """The pools of a namespace.
-
-    Args:
-        system: the actor system.
-        settings: settings of the namespace.
-        submit: runs an action on the supervisor's thread.
-    """
+    """The pools of a namespace."""
 
     def __init__(self, system: ActorSystem, settings: Settings, submit: Callable[[Callable[[], None]], None]) -> None:
         self._system = system

@@ -56,8 +56,6 @@ class RecoveryLoop:
     """Finds and resubmits executions without a live coordinator.
 
     Args:
-        mailbox: the supervisor's mailbox.
-        call_store: calls a method of the store actor.
         driven: returns the executions that have a live coordinator or wait for one.
         submit: has executions driven.
         quarantine: quarantines an execution, with the reason.
@@ -190,12 +188,7 @@ def _crash_loop(times: int) -> Failure:
 
 
 class Quarantine:
-    """Pauses executions that cannot be driven, with the reason.
-
-    Args:
-        mailbox: the supervisor's mailbox.
-        call_store: calls a method of the store actor.
-    """
+    """Pauses executions that cannot be driven, with the reason."""
 
     def __init__(self, mailbox: Mailbox, call_store: Callable[..., Any]) -> None:
         self._mailbox = mailbox

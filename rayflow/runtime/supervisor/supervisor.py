@@ -41,12 +41,7 @@ _MARGIN = 0.01
 
 
 class Supervisor:
-    """The logic of the supervisor actor. All methods run on its mailbox's thread.
-
-    Args:
-        system: the actor system.
-        settings: settings of the namespace.
-    """
+    """The logic of the supervisor actor. All methods run on its mailbox's thread."""
 
     def __init__(self, system: ActorSystem, settings: Settings) -> None:
         self._system = system

@@ -76,10 +76,7 @@ class Worker:
     """The worker actor. Other actors call its public methods, from several threads.
 
     Args:
-        system: the actor system.
-        name: the worker's name.
         environment: its code environment, applied at the first use.
-        settings: its settings.
         begun: receives each attempt that begins, before its step is called.
     """
 

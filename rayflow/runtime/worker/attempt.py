@@ -59,15 +59,12 @@ class Attempt:
     """One running attempt.
 
     Args:
-        task: the task.
-        worker: the worker's name.
         coordinator: name of the actor that receives output and heartbeats.
         beats: records heartbeats.
         prepared: returns the value of the pool's setup.
         values: creates what reads and writes payloads. Its arguments: a function that waits for the store until the
             attempt is cancelled, and one to call when the step's code has finished.
         begun: called when the step's own code begins.
-        clock: returns seconds since the epoch.
 
     Attributes:
         began: when the step's own code began, in seconds since the epoch; 0 before.

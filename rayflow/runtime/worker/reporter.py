@@ -24,7 +24,6 @@ class ProgressReporter:
     """Reports on the running attempts of one worker.
 
     Args:
-        system: the actor system.
         attempts: returns the running attempts.
     """
 

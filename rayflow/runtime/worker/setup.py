@@ -31,9 +31,6 @@ class PoolSetup:
 
     Args:
         text: the setup, as :func:`~rayflow.definition.setup.load_setup` takes it; "" for none.
-        pool: the pool's name, for messages.
-        fetch: returns the bytes of a blob.
-        loop: the worker's event loop.
         allow_pickle: whether the setup may be stored by value.
     """
 

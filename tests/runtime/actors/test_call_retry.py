@@ -1,4 +1,4 @@
-"""An engine's calls outlast the restart of an actor, and do not wait for one that is gone for good."""
+"""An engine's calls outlast the restart of an actor, and fail if the actor stays dead."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_what_is_sent_is_sent_once(system: ThreadSystem) -> None:
     answers = Answers()
     RetryingActor(system, "a").send("add", 2, then=answers)
     assert [type(reply.error) for reply in answers.wait()] == [ActorLost]
-    RetryingActor(system, "a").send("add", 2)  # nobody is told
+    RetryingActor(system, "a").send("add", 2)  # the error is dropped
     counter(system)
     RetryingActor(system, "a").send("add", 2, then=answers)
     assert answers.wait(2)[1] == Reply(value=2)

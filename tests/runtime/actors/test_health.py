@@ -1,4 +1,4 @@
-"""Who hangs is found, and what follows from it."""
+"""Hung actors are found and reported."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_who_does_not_answer_fails_once_and_finds_one_question_when_it_goes_on(b
     pings.check()
     assert len(bench.failed) == 1
     bench.gate.set()
-    bench.take()  # the answer to a question that nobody waits for any more
+    bench.take()  # the reply to a ping that is no longer expected
     assert len(bench.failed) == 1
 
 

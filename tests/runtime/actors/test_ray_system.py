@@ -70,7 +70,7 @@ def until_lost(actor: Actor) -> None:
 
 
 def until_answered(actor: Actor, method: str) -> Any:
-    """Call until the actor, which is being made anew, answers; each call waits or fails by itself."""
+    """Call until the actor, which is being restarted, replies; each call waits or fails."""
     for _ in range(10_000):
         try:
             return actor.call(method, timeout=SOON)
@@ -267,7 +267,7 @@ def test_an_argument_that_cannot_be_sent_is_told_or_raised(calm: Actor) -> None:
 
 # --- drivers of their own -------------------------------------------------------------------------------------
 def run_driver(ray_cluster: RayCluster, program: str, *arguments: str) -> Any:
-    """What a program prints as JSON. It is in the cluster's environment, but has not joined it yet."""
+    """Return what a program prints as JSON. The program has the cluster's environment, but has not joined it."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, ray_cluster.address, *arguments],
         cwd=ROOT,

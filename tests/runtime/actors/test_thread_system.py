@@ -1,4 +1,4 @@
-"""The actor system of one process: what a cluster promises holds here too."""
+"""The thread actor system gives the guarantees of a cluster."""
 
 from __future__ import annotations
 

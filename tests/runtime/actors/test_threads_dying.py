@@ -1,4 +1,4 @@
-"""What becomes of the calls of actors that are killed, or that end with their system."""
+"""Calls of actors that are killed, or that end with their system."""
 
 from __future__ import annotations
 

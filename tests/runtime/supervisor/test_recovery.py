@@ -1,4 +1,4 @@
-"""The supervisor's recovery over a real store: what it takes up, what it sets aside."""
+"""The supervisor's recovery over a real store: what it resumes, and what it quarantines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Clock(SystemClock):
 
 
 class Bench:
-    """A recovery, a store, and who was submitted."""
+    """A recovery loop, a store, and the submitted executions."""
 
     def __init__(self, ask: Any) -> None:
         self._store = ask
@@ -58,7 +58,7 @@ class Bench:
         return told
 
     def pass_time(self, seconds: float) -> None:
-        """Have done what is due by then."""
+        """Advance the clock and run what is due."""
         self.clock.moment += seconds
         self.mailbox._end_turn()
 

@@ -1,4 +1,4 @@
-"""The collector does a little at a time, goes through all of it, and gives space back at the end."""
+"""The retention sweeper works in batches, visits all expired executions, and reclaims space at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 
 
 class Store:
-    """Answers what the test says, and remembers what it was asked."""
+    """Returns scripted answers, and records the calls."""
 
     def __init__(self, *answers: PurgeBatch | Exception, spare: int = 0) -> None:
         self.answers = list(answers)

@@ -1,4 +1,4 @@
-"""Who drives what stays known whatever becomes of the words about it: late, twice, lost, or overtaken."""
+"""The supervisor knows who drives what, even if messages are late, repeated, lost or overtaken."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIRST, SECOND = (actor_names.coordinator(ENVIRONMENT.id, name) for name in ("fir
 
 
 class Sent:
-    """An actor that keeps what it is sent, and answers nothing by itself."""
+    """An actor that records its messages; the test sends the replies."""
 
     def __init__(self, system: Scripted, name: str) -> None:
         self._system = system
@@ -46,7 +46,7 @@ class Sent:
 
 
 class Scripted:
-    """A system of such actors, with a store's rows."""
+    """An actor system of such actors, with the rows of a store."""
 
     clock = REAL
     separate = True
@@ -61,7 +61,7 @@ class Scripted:
         return Sent(self, name)
 
     def answer(self, method: str) -> Reply | None:
-        """What is answered at once; None for nothing."""
+        """Return an immediate reply, or None."""
 
     def cpus(self) -> float:
         return 1.0
@@ -71,7 +71,7 @@ class Scripted:
 
 
 def supervisor(system: Scripted, *places: str) -> Supervisor:
-    """One that has begun, with these coordinators ready; its thread is the test's."""
+    """Return a started supervisor with these coordinators ready; the test is its thread."""
     made = Supervisor(system, Settings("memory://"))  # type: ignore[arg-type]
     for name in places:
         made.coordinators.slots[name] = CoordinatorSlot(name, ENVIRONMENT.id, ready=True)
@@ -80,13 +80,13 @@ def supervisor(system: Scripted, *places: str) -> Supervisor:
 
 
 def row(epoch: int, *, owner: str = "") -> ExecutionRecord:
-    """The execution as the store has it: parked and due, or driven by a coordinator."""
+    """Return the execution's row: parked and due, or driven by a coordinator."""
     due = None if owner else NOW
     return record(environment=ENVIRONMENT.to_json(), epoch=epoch, owner=owner, coordinator=owner, runnable_at=due)
 
 
 def given(system: Scripted, made: Supervisor, epoch: int) -> str:
-    """Give the execution to a coordinator; answers which."""
+    """Have the execution assigned, and return its coordinator."""
     system.rows["x"] = row(epoch)
     made.submit([system.rows["x"]])
     made._place()
@@ -94,7 +94,7 @@ def given(system: Scripted, made: Supervisor, epoch: int) -> str:
 
 
 # --- the supervisor -----------------------------------------------------------------------------------------
-def test_a_late_word_of_an_earlier_time_takes_nothing_from_who_drives_it_again() -> None:
+def test_a_late_release_of_an_earlier_epoch_is_ignored() -> None:
     system = Scripted()
     made = supervisor(system, FIRST)
     assert given(system, made, epoch=0) == FIRST
@@ -102,7 +102,7 @@ def test_a_late_word_of_an_earlier_time_takes_nothing_from_who_drives_it_again()
     assert given(system, made, epoch=1) == FIRST
     made.released(FIRST, {"x": 1})
     assert made._owners == {"x": (FIRST, 2)}
-    # So it is taken up by others when that coordinator dies.
+    # So another coordinator takes over when that one dies.
     made.coordinators.slots[SECOND] = CoordinatorSlot(SECOND, ENVIRONMENT.id, ready=True)
     system.rows["x"] = row(2, owner=FIRST)
     made.coordinators.group.end(FIRST, ActorLost(FIRST))
@@ -110,12 +110,12 @@ def test_a_late_word_of_an_earlier_time_takes_nothing_from_who_drives_it_again()
     assert made._owners == {"x": (SECOND, 3)}
 
 
-def test_who_is_refused_the_claim_has_it_looked_up_who_has_it() -> None:
+def test_a_rejected_claim_makes_the_supervisor_look_up_the_owner() -> None:
     system = Scripted()
     made = supervisor(system, FIRST, SECOND)
     chosen = given(system, made, epoch=0)
     other = SECOND if chosen == FIRST else FIRST
-    # An earlier supervisor had given it to the other one, which was faster.
+    # An earlier supervisor had assigned it to the other one, whose claim was first.
     system.rows["x"] = row(1, owner=other)
     system.down = True
     made.superseded(chosen, {"x": 1})
@@ -127,7 +127,7 @@ def test_who_is_refused_the_claim_has_it_looked_up_who_has_it() -> None:
     assert made.coordinators.slots[chosen].executions == set()
 
 
-def test_what_nobody_has_any_more_is_given_to_somebody() -> None:
+def test_an_execution_without_an_owner_is_assigned_again() -> None:
     for owner in ("", actor_names.coordinator(ENVIRONMENT.id, "dead")):
         system = Scripted()
         made = supervisor(system, FIRST)
@@ -137,7 +137,7 @@ def test_what_nobody_has_any_more_is_given_to_somebody() -> None:
         assert made._owners == {"x": (FIRST, 2)}
 
 
-def test_a_call_that_is_not_answered_is_no_death() -> None:
+def test_a_failed_call_is_not_a_death() -> None:
     system = Scripted()
     made = supervisor(system, FIRST)
     group = made.coordinators.group
@@ -155,7 +155,7 @@ def test_a_call_that_is_not_answered_is_no_death() -> None:
     assert FIRST not in made.coordinators.slots
 
 
-def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
+def test_adoption_repeats_a_failed_census() -> None:
     class Answering(Scripted):
         errors: ClassVar = [ActorUnavailable(FIRST), None]
 
@@ -172,7 +172,7 @@ def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
 
 
 class Immediate(Mailbox):
-    """A mailbox without a thread: what is submitted runs at once, what is delayed when the test says so."""
+    """A mailbox without a thread: submitted actions run at once, delayed ones when the test says so."""
 
     def __init__(self) -> None:
         super().__init__("test", lambda: None, lambda: None)
@@ -186,8 +186,8 @@ class Immediate(Mailbox):
         action()
 
 
-# --- a coordinator's words ----------------------------------------------------------------------------------
-def test_a_word_that_is_not_heard_is_said_again() -> None:
+# --- supervisor client ----------------------------------------------------------------------------------------
+def test_a_message_that_was_not_delivered_is_sent_again() -> None:
     system, mailbox = Scripted(), Immediate()
     client = SupervisorClient(system, FIRST, mailbox)  # type: ignore[arg-type]
     client.notify(["x"])
@@ -195,11 +195,11 @@ def test_a_word_that_is_not_heard_is_said_again() -> None:
         then = system.replies[actor_names.SUPERVISOR][-1]
         assert then is not None
         then(answer)
-    mailbox.run_delayed()  # there is one
+    mailbox.run_delayed()  # there is exactly one
     assert system.sent[actor_names.SUPERVISOR] == [("notify", (("x",),))] * 2
 
 
-def test_a_word_for_what_is_still_on_its_way_says_only_that_there_was_one() -> None:
+def test_a_misrouted_notification_is_passed_on_after_a_pause() -> None:
     system, mailbox = Scripted(), Immediate()
     client = SupervisorClient(system, FIRST, mailbox)  # type: ignore[arg-type]
     client.misrouted("x")

@@ -1,4 +1,4 @@
-"""One attempt: how code is found and called, what it sees, and that all that goes wrong becomes a failure."""
+"""One attempt: how code is found and called, what it sees, and that all errors become failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayflow.definition.step import step
 from rayflow.errors import Failure, IncompatibleVersion, StepFailed, StorageUnavailable
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.worker import actor as worker_module
-from rayflow.runtime.worker import reporter as news_module
+from rayflow.runtime.worker import reporter as reporter_module
 from rayflow.runtime.worker.attempt import failure_from
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import CODEC, Bench, Blobs, bench, value
@@ -274,7 +274,7 @@ def test_what_a_long_step_prints_is_sent_ahead(one: Bench) -> None:
 
 def test_nobody_needs_to_listen(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr(news_module.log, "info", lambda text, *args: said.put(text % args))
+    monkeypatch.setattr(reporter_module.log, "info", lambda text, *args: said.put(text % args))
     one.system.kill("coordinator")
     pending = one.send(one.task(steps.say_and_wait, "hello", "a"))
     assert said.get(timeout=PATIENCE).startswith(

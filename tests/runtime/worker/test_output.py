@@ -1,4 +1,4 @@
-"""What steps print: lines, their bounds, and the streams that collect them."""
+"""Output capture: lines, their limits, and the wrapped streams."""
 
 from __future__ import annotations
 

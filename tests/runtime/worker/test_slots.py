@@ -1,4 +1,4 @@
-"""What a worker keeps of batches that were answered early, and for how long."""
+"""Batches with an early reply: what a worker keeps of them, and for how long."""
 
 from __future__ import annotations
 

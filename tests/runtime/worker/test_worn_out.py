@@ -1,4 +1,4 @@
-"""A worker that has begun as many tasks as it may: the pool is told, and no new batch is taken."""
+"""A worker that has reached its task limit: the pool is notified, and new batches are refused."""
 
 from __future__ import annotations
 

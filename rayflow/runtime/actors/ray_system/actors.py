@@ -46,8 +46,6 @@ class RayActor:
     """A handle on an actor of the cluster.
 
     Args:
-        name: the actor's name.
-        handle: Ray's handle.
         lost: called when a call finds the actor dead.
     """
 
