@@ -166,8 +166,8 @@ def test_one_that_was_fenced_is_opened_anew(tmp_path: Path) -> None:
 
     def ask() -> None:
         try:
-            asked.append(first.news(("", 0), 30.0))
-            asked.append(first.news(asked[-1].cursor, 30.0))  # type: ignore[attr-defined]
+            asked.append(first.completions(("", 0), 30.0))
+            asked.append(first.completions(asked[-1].cursor, 30.0))  # type: ignore[attr-defined]
         except WriterFenced as error:
             asked.append(error)
 
