@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.cluster import connection
 
@@ -70,7 +71,7 @@ def looks(engine: rf.DistributedEngine, handle: rf.ExecutionHandle[Any]) -> Iter
         coordinator = coordinator or snapshot.coordinator
         if coordinator:
             names = {"coordinator": coordinator, "persistence": actor_names.PERSISTENCE}
-            yield {role: memory(engine.pid_of(name)) for role, name in names.items()}
+            yield {role: memory(backend_of(engine).pid_of(name)) for role, name in names.items()}
         time.sleep(LOOK)
 
 

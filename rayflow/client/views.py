@@ -134,7 +134,7 @@ def summary(record: ExecutionRecord) -> ExecutionSnapshot:
         forked_from=record.forked_from,
         parked=not record.owner and record.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED},
         wakes_at=None if record.status.terminal else record.runnable_at,
-        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).words(),
+        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).describe(),
     )
 
 
@@ -156,7 +156,7 @@ def snapshot(
         children: the executions that it started.
         decode: reads payloads.
     """
-    decode = forgiving(decode)
+    decode = decode_or_placeholder(decode)
     entries, damage = readable(record.id, rows, record.last_seq)
     made = fold(summary(record), entries, decode)
     if damage is not None and not isinstance(record, DamagedRecord):
@@ -181,7 +181,7 @@ def children_of(execution_id: str) -> Filter:
     return Filter(parent=execution_id, limit=_CHILDREN)
 
 
-def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def decode_or_placeholder(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """The same for those who look; of a payload that is damaged it answers a text that says so."""
 
     def read(data: bytes) -> Any:
@@ -193,7 +193,7 @@ def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return read
 
 
-def tolerant(codec: MsgpackCodec) -> Callable[[bytes], Any]:
+def decode_or_describe(codec: MsgpackCodec) -> Callable[[bytes], Any]:
     """Decodes payloads; one whose classes are not at hand is described as plain data instead."""
 
     def decode(data: bytes) -> Any:

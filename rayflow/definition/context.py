@@ -13,7 +13,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol
 
-from rayflow.definition.options import ExecutionOptions, StepOptions
+from rayflow.definition.options import StepOptions
 
 if TYPE_CHECKING:
     from rayflow.definition.base import WorkflowDefinition
@@ -58,7 +58,7 @@ class ChildCall:
         args: its arguments.
         kwargs: its keyword arguments.
         id: the execution's id; None derives one from the parent's id and the call's number.
-        options: how it runs; None as its parent does, without a limit on its time.
+        changes: fields of its ExecutionOptions; the others are its parent's, without a limit on its time.
         on_parent_end: what becomes of it when its parent ends, or stops waiting for it: "cancel" or "abandon".
         waits: whether the answer is its result; otherwise it is its id, as soon as it has been started.
     """
@@ -68,7 +68,7 @@ class ChildCall:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
-    options: ExecutionOptions | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
     on_parent_end: OnParentEnd = "cancel"
     waits: bool = True
     kind: ClassVar[str] = "child"

@@ -1,11 +1,12 @@
 """Options that a person sets: frozen, validated when they are made, and the same everywhere.
 
-Every duration is in seconds.
+Every duration is a number of seconds or a timedelta.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -13,15 +14,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rayflow.errors import DefinitionError, class_name
+from rayflow.errors import InvalidArgument, class_name
 from rayflow.ids import ExecutionStatus
 
 
 def _seconds(value: object) -> object:
     if isinstance(value, dt.timedelta):
-        raise ValueError(f"needs seconds as a number, not a timedelta; pass {value.total_seconds():g}")  # noqa: TRY004 - pydantic takes only this
+        return value.total_seconds()
     if isinstance(value, bool):
-        raise ValueError(f"needs seconds as a number, not {value}")  # noqa: TRY004 - as above
+        raise ValueError(f"needs seconds as a number, not {value}")  # noqa: TRY004 - pydantic takes only this
     return value
 
 
@@ -29,7 +30,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class Options(BaseModel):
-    """Base of all option classes: frozen, and an unknown or wrong option is a DefinitionError that names it."""
+    """Base of all option classes: frozen, and an unknown or wrong option raises InvalidArgument and is named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -37,7 +38,7 @@ class Options(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise DefinitionError(explain(type(self), error)) from None
+            raise InvalidArgument(explain(type(self), error)) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some options changed, validated again."""
@@ -56,7 +57,7 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
             said = detail["msg"].removeprefix("Value error, ")
             given = "" if detail["type"] == "value_error" else f" (given: {detail['input']!r})"
             # Made from JSON, a model's own __init__ has said it all already.
-            told = not where and isinstance(detail.get("ctx", {}).get("error"), DefinitionError)
+            told = not where and isinstance(detail.get("ctx", {}).get("error"), InvalidArgument)
             place = "" if told else f"{cls.__name__}{'.' + where if where else ''}: "
             lines.append(f"{place}{said}{given}")
     return "; ".join(lines)
@@ -136,10 +137,50 @@ class Retention(Options):
 
 
 def check_retention(what: str, value: object) -> Retention | None:
-    """Return ``value`` if it can be a workflow's retention. Raises DefinitionError, saying of ``what`` it is."""
+    """Return ``value`` if it can be a workflow's retention. Raises InvalidArgument, saying of ``what`` it is."""
     if value is None or isinstance(value, Retention):
         return value
-    raise DefinitionError(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
+    raise InvalidArgument(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
+
+
+#: Attributes of one execution at most, and characters of one text among their values.
+MOST_ATTRIBUTES, LONGEST_ATTRIBUTE = 32, 256
+_ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+
+
+def check_attributes(given: object) -> dict[str, str | int | float | bool]:
+    """Return attributes that were given, as a dict. Raises ValueError, which says what is allowed."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"needs a mapping of names to values, not {given!r}")  # noqa: TRY004 - pydantic takes only this
+    if len(given) > MOST_ATTRIBUTES:
+        raise ValueError(f"has {len(given)} attributes; at most {MOST_ATTRIBUTES} are allowed")
+    for name, value in given.items():
+        if not isinstance(name, str) or not _ATTRIBUTE_NAME.fullmatch(name):
+            raise ValueError(
+                f"attribute name {name!r} is not allowed; a name has 1 to 64 letters, digits, '_', '.' or '-', and "
+                "begins with a letter"
+            )
+        if problem := _attribute_problem(value):
+            raise ValueError(f"attribute {name!r} {problem}")
+    return dict(given)
+
+
+def _attribute_problem(value: object) -> str:
+    if type(value) is int:
+        return "" if -(2**63) <= value < 2**63 else f"is {value}; an int must fit 64 bits"
+    if type(value) is float:
+        return "" if math.isfinite(value) else f"is {value}; a float must be finite"
+    if type(value) is str:
+        if len(value) > LONGEST_ATTRIBUTE:
+            return f"has {len(value)} characters; at most {LONGEST_ATTRIBUTE} are allowed"
+        return "" if value.isascii() or _is_unicode(value) else f"is {value!r}, which is not valid Unicode"
+    if type(value) is bool:
+        return ""
+    return f"is a {type(value).__name__}; a value must be a str, int, float or bool"
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 class ExecutionOptions(Options):
@@ -162,6 +203,12 @@ class ExecutionOptions(Options):
             one raises SingletonConflict.
         retention: how long it is kept after its end; None for what its workflow says, or else the engine's
             configuration. Its children take it over.
+        attributes: values by which ``engine.list(where="attr.customer = 'acme'")`` finds the execution: at most 32,
+            each a str of at most 256 characters, an int, a float or a bool. Children do not inherit them.
+
+    Example:
+        >>> ExecutionOptions(attributes={"customer": "acme", "amount": 12.5}).attributes["customer"]
+        'acme'
     """
 
     timeout: Seconds | None = Field(None, gt=0)
@@ -176,6 +223,12 @@ class ExecutionOptions(Options):
     delay: Seconds | None = Field(None, ge=0)
     singleton: str | None = Field(None, min_length=1, max_length=200)
     retention: Retention | None = None
+    attributes: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+
+    @field_validator("attributes", mode="before")
+    @classmethod
+    def _attributes(cls, value: object) -> object:
+        return check_attributes(value)
 
     @field_validator("checkpoints", mode="before")
     @classmethod
@@ -406,7 +459,7 @@ class EngineConfig(Options):
         """The configuration from keywords, then ``RAYFLOW_*``, then the defaults.
 
         Example:
-            >>> EngineConfig.load(environ={"RAYFLOW_STANDBYS": "3"}).standby_coordinators
+            >>> EngineConfig.load(environ={"RAYFLOW_STANDBY_COORDINATORS": "3"}).standby_coordinators
             3
         """
         values: dict[str, Any] = {}
@@ -423,4 +476,4 @@ def _parsed(annotation: Any, name: str, text: str) -> Any:
     try:
         return annotation.model_validate_json(text)
     except ValidationError as error:
-        raise DefinitionError(f"{ENVIRONMENT_PREFIX}{name.upper()}: {explain(annotation, error)}") from None
+        raise InvalidArgument(f"{ENVIRONMENT_PREFIX}{name.upper()}: {explain(annotation, error)}") from None

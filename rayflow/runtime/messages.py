@@ -134,9 +134,9 @@ def unpack(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301 - written by pack() in another process of this cluster
 
 
-def worker_died(message: TaskMessage, *, worker: str, detail: str, alone: bool = False) -> Failure:
+def worker_died(message: TaskMessage, *, worker: str, detail: str, exclusive: bool = False) -> Failure:
     """Its worker died: perhaps by the task's own doing."""
-    company = "alone on it" if alone else "perhaps with others on it"
+    company = "alone on it" if exclusive else "perhaps with others on it"
     what = f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {detail}"
     return Failure(type=WORKER_DIED, message=what, mro=(WORKER_DIED,))
 

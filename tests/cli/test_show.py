@@ -1,4 +1,4 @@
-"""``rayflow list``, ``show`` and ``workflows``: they only read, and they need no code of the user's."""
+"""``rayflow list``, ``show`` and ``workflows``: they only read the store, and import no user code."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project,
     [
         ("flows.db", "'flows.db' is no store URL. For a file, write sqlite:///flows.db"),
         ("redis://x", "'redis://x': there is no store for redis://"),
-        ("memory://", "memory:// lives in the process that made it"),
+        ("memory://", "memory:// exists only in the process that created it"),
     ],
 )
-def test_a_store_that_cannot_be_meant_is_wrong_usage(project: Project, url: str, said: str) -> None:
+def test_a_wrong_store_url_is_wrong_usage(project: Project, url: str, said: str) -> None:
     done = project("list", "--store", url)
     assert done.code == exit_codes.USAGE
     assert done.err.startswith(f"rayflow: {said}")
@@ -145,7 +145,6 @@ def test_workflows_lists_what_was_saved(project: Project) -> None:
     assert lines[1].endswith(f"{project.name}:shout  Says it louder.")
 
 
-# --- families -------------------------------------------------------------------------------------------------
 _FAMILY = """
 
 @rf.workflow

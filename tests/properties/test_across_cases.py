@@ -349,7 +349,7 @@ def test_one_that_a_former_execution_with_its_parents_id_has_started_is_not_canc
 
 # --- schedules --------------------------------------------------------------------------------------------------
 def test_a_timekeeper_that_comes_too_late_does_not_start_again_what_is_deleted(world: World) -> None:
-    world.hand.schedules.create("s", flows.leaf, rf.Schedule(every=4, max_runs=1), args=(1,))
+    world.hand.schedules.create("s", flows.leaf.call(1), rf.Schedule(every=4, max_runs=1))
     read = world.ask("schedules")
     world.clock.time += 5
     world.look(schedules=read)

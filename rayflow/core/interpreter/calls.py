@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from rayflow.core.events import RequestCompleted, StepCompleted, StepFailed
-from rayflow.core.failures import answer_error, failure_of, step_error
+from rayflow.core.failures import failure_of, request_error, step_error
 from rayflow.core.interpreter.effects import Dispatch, Effects, Payloads
 from rayflow.core.interpreter.event_loop import DurableLoop
 from rayflow.core.interpreter.replay_check import named
@@ -157,7 +157,7 @@ class Calls:
             return event
         if isinstance(event, RequestCompleted):
             if event.failure is not None:
-                future.set_exception(answer_error(event, event.failure))
+                future.set_exception(request_error(event, event.failure))
                 return event
             if isinstance(call, LockCall):
                 assert isinstance(event.value, int)

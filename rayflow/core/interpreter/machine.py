@@ -32,7 +32,7 @@ from rayflow.core.events import (
     StepFailed,
     TimerFired,
 )
-from rayflow.core.failures import failure_of, overdue
+from rayflow.core.failures import deadline_failure, failure_of
 from rayflow.core.interpreter.calls import Calls, LockPermit
 from rayflow.core.interpreter.compensation import Compensations
 from rayflow.core.interpreter.effects import ContinueAsNew, Dispatch, Effects, Outcome, Payloads, RejectedSignal
@@ -382,7 +382,7 @@ class Machine:
             return self._decided
         error = asyncio.CancelledError() if root.cancelled() else root.exception()
         if self._overdue is not None:
-            return Outcome(ExecutionStatus.FAILED, failure=overdue(self._overdue))
+            return Outcome(ExecutionStatus.FAILED, failure=deadline_failure(self._overdue))
         if self._cancelled is not None and (error is None or isinstance(error, asyncio.CancelledError | ContinueAsNew)):
             reason = Failure(type="ExecutionCancelled", message=self._cancelled.reason, retryable=False)
             return Outcome(ExecutionStatus.CANCELLED, failure=reason)

@@ -83,7 +83,7 @@ class HealthMonitor:
             self._answered(*self._arrived.popleft())
         now = time.monotonic()
         if now - self._listened > self._patience / 2:
-            self._pulse.pardon(now - self._listened)
+            self._pulse.extend_deadlines(now - self._listened)
         self._listened = now
 
     def _answered(self, name: str, answer: Reply) -> None:

@@ -25,9 +25,9 @@ from rayflow.core.pool.slots import Key
 from rayflow.errors import (
     ClusterError,
     CorruptRecord,
-    DefinitionError,
     ExecutionNotFound,
     Failure,
+    InvalidArgument,
     InvalidTransition,
     QueueFull,
     RayflowError,
@@ -227,11 +227,11 @@ class Coordinator:
     def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
         """The task as a worker gets it."""
         driver = self._drivers.get(execution_id)
-        if driver is None or driver.execution is None or not driver.execution.wants(run.seq, run.attempt):
+        if driver is None or driver.execution is None or not driver.execution.is_current(run.seq, run.attempt):
             return None
         try:
             code, part = self._codes.reference(run.call.target, driver.code)
-        except DefinitionError as error:
+        except InvalidArgument as error:
             self.refused((execution_id, run.seq, run.attempt), error)
             return None
         except (ClusterError, StorageUnavailable) as error:
@@ -271,9 +271,9 @@ class Coordinator:
             key, now = (outcome.execution_id, outcome.seq, outcome.attempt), self.now()
             self._tell(key, lambda _: driver.outcome(outcome, worker, now), epoch)
 
-    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str, epoch: int) -> None:
+    def lost(self, key: Key, failure: Failure, *, exclusive: bool, worker: str, epoch: int) -> None:
         """An attempt was lost with its worker."""
-        about: dict[str, Any] = {"alone": alone, "worker": worker, "now": self.now()}
+        about: dict[str, Any] = {"exclusive": exclusive, "worker": worker, "now": self.now()}
         self._tell(key, lambda execution: execution.lost(key[1], key[2], failure, **about), epoch)
 
     def not_begun(self, key: Key, epoch: int) -> None:

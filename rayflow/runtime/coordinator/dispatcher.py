@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from rayflow.core.execution.execution import RunAttempt
-from rayflow.core.pool import Grant, LeaseRevoked, Recall, RevokeReason, is_own_tasks, own_tasks
+from rayflow.core.pool import Grant, LeaseRevoked, Recall, RevokeReason, is_ray_task_environment, ray_task_environment
 from rayflow.core.pool.slots import Key, SendBatch, Slots
 from rayflow.core.pool.step_limits import limits_of
 from rayflow.definition.options import PoolConfig
@@ -60,7 +60,7 @@ class _Batch:
     @property
     def own(self) -> bool:
         """Whether it is a Ray task of its own."""
-        return is_own_tasks(self.send.environment)
+        return is_ray_task_environment(self.send.environment)
 
 
 class Dispatcher:
@@ -115,17 +115,17 @@ class Dispatcher:
         """
         options = run.call.options
         if options.when_full == "raise" and self._talk.full:
-            self._slots.forget_told()  # ask again: there may be room by now
+            self._slots.report_lost()  # ask again: there may be room by now
             who = f"step {run.call.name!r} is not to wait (when_full='raise')"
             raise QueueFull(self._config.name, limit=self._config.queue_limit or 0, who=who)
         key = (execution_id, run.seq, run.attempt)
-        environment = own_tasks(self._environment) if options.own_task else self._environment
-        self._slots.want(
+        environment = ray_task_environment(self._environment) if options.own_task else self._environment
+        self._slots.enqueue(
             key,
             run.call.name,
             environment=environment,
             priority=priority,
-            alone=run.alone and not options.own_task,  # a process of its own is alone anyway
+            exclusive=run.exclusive and not options.own_task,  # a process of its own is alone anyway
             limits=limits_of(run.call, self._config),
             now=self._host.now(),
         )
@@ -186,7 +186,7 @@ class Dispatcher:
     # --- slots ---------------------------------------------------------------------------------------------
     def apply(self, epoch: int, commands: Sequence[Grant | Recall | LeaseRevoked]) -> None:
         """The pool says something: in its reply, or by itself."""
-        if not self._slots.heard_from(epoch):
+        if not self._slots.accept_epoch(epoch):
             return
         for command in commands:
             match command:
@@ -198,7 +198,7 @@ class Dispatcher:
                     self._void(command)
 
     def _void(self, command: LeaseRevoked) -> None:
-        self._slots.void(command.token)
+        self._slots.revoked(command.token)
         batch = self._batches.get(self._by_token.get(command.token, ""))
         # Its call may fail much later, or never: of a worker that hangs on a node that hangs.
         if batch is not None and command.why is RevokeReason.DIED:
@@ -329,7 +329,7 @@ class Dispatcher:
             self._slots.began(batch.send.token, reply.began)
         message = None if reply.running is None else batch.tasks.get(reply.running)
         if message is not None and reply.not_begun:
-            self._slots.is_long(message.step)
+            self._slots.ran_long(message.step)
         label = "a task that was stopped" if message is None else message.step
         self._call(batch, "collect", pack((batch.id, COLLECT)), label)
 
@@ -354,13 +354,13 @@ class Dispatcher:
         log.info("worker %s refused a batch: %s", batch.send.worker, why)
         self._remove(batch)
         self._slots.began(batch.send.token, 0.0)
-        self._slots.void(batch.send.token)
+        self._slots.revoked(batch.send.token)
         for key in list(batch.tasks):
             self._host.not_begun(key, self._finish(batch, key).epoch)
 
     # --- losses --------------------------------------------------------------------------------------------
     def _failed(self, batch: _Batch, error: BaseException) -> None:
-        self._slots.void(batch.send.token)
+        self._slots.revoked(batch.send.token)
         worker = batch.send.worker
         self._lines.forget(worker)
         if isinstance(error, LeaseLost) or (batch.own and not isinstance(error, TaskCrashed)):
@@ -371,16 +371,20 @@ class Dispatcher:
             send_to(self._system, self._pool, "suspect", worker)
 
     def _worker_died(self, batch: _Batch, detail: str) -> None:
-        alone = batch.own or batch.send.alone
-        self._lose(batch, partial(worker_died, worker=batch.send.worker, detail=detail, alone=alone), alone=alone)
+        exclusive = batch.own or batch.send.exclusive
+        self._lose(
+            batch,
+            partial(worker_died, worker=batch.send.worker, detail=detail, exclusive=exclusive),
+            exclusive=exclusive,
+        )
 
-    def _lose(self, batch: _Batch, failure: Callable[[TaskMessage], Failure], *, alone: bool = False) -> None:
+    def _lose(self, batch: _Batch, failure: Callable[[TaskMessage], Failure], *, exclusive: bool = False) -> None:
         self._remove(batch)
         for key in list(batch.tasks):
-            self._tell_lost(batch, key, failure, alone=alone)
+            self._tell_lost(batch, key, failure, exclusive=exclusive)
 
     def _tell_lost(
-        self, batch: _Batch, key: Key, failure: Callable[[TaskMessage], Failure], *, alone: bool = False
+        self, batch: _Batch, key: Key, failure: Callable[[TaskMessage], Failure], *, exclusive: bool = False
     ) -> None:
         message = batch.lost[key] = self._finish(batch, key)
-        self._host.lost(key, failure(message), alone=alone, worker=batch.send.worker, epoch=message.epoch)
+        self._host.lost(key, failure(message), exclusive=exclusive, worker=batch.send.worker, epoch=message.epoch)

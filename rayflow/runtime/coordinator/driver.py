@@ -253,7 +253,7 @@ class ExecutionDriver:
         if self.values.failed is not None and (given_up := self._without_value(now)):
             return given_up
         self._collect()
-        asks = self._scribe.asks(self._work.asks, now)
+        asks = self._scribe.asks(self._work.requests, now)
         self.dirty = False
         operations: list[Operation] = []
         if self._unclaimed:
@@ -267,8 +267,8 @@ class ExecutionDriver:
             self._entries = []
         else:
             self._work.counts.update(work.counts)  # they go with the next entry
-            self._work.letters.extend(work.letters)
-        operations.extend(self._scribe.hold(outcome) for outcome in work.holds)
+            self._work.dead_letters.extend(work.dead_letters)
+        operations.extend(self._scribe.hold(outcome) for outcome in work.deferred)
         # Inbox rows that were passed over have no entry, and would count as unread.
         if (self.notes or work.inbox_done > self._inbox_done) and not self._sent_claim:
             operations.append(Note(self.id, self.epoch, tuple(self.notes.values()), work.inbox_done))
@@ -312,7 +312,7 @@ class ExecutionDriver:
     def _release(self, now: float) -> Park:
         execution = self._execution
         wake = None if execution is None else execution.next_wake()
-        waits = "" if execution is None else execution.waits(self._scribe.child_id).to_text()
+        waits = "" if execution is None else execution.waits_for(self._scribe.child_id).to_text()
         return Park(self.id, self.epoch, runnable_at=wake, at=now, seen=self.inbox_seen, waits=waits)
 
     def _collect(self) -> None:
@@ -320,7 +320,7 @@ class ExecutionDriver:
             return
         work = self._execution.take()
         self._entries.extend(work.entries)
-        work.put_after(self._work)
+        work.prepend(self._work)
         self._work = work
 
     def _parkable(self, work: Work, now: float) -> bool:
@@ -357,12 +357,12 @@ class ExecutionDriver:
         newest = max((a.inbox_last for a in answers if isinstance(a, Done)), default=0)
         released = self._sent_release and any(isinstance(a, Done) and a.parked for a in answers)
         self._sent_release = False
-        if work.outcome is not None or work.run is not None or released:
+        if work.outcome is not None or work.next_run is not None or released:
             self.over = True
         elif newest <= self.inbox_seen and self._parkable(work, now):
             self.dirty = True  # the next round parks it
         touched = tuple(name for a in answers if isinstance(a, Done) for name in a.touched)
-        if work.run is not None:
+        if work.next_run is not None:
             touched = (*touched, self.id)  # its next run is driven like any other execution
         return CommitResult(work.actions, newest, touched)
 

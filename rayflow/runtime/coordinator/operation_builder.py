@@ -10,15 +10,16 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rayflow.core.events import AttemptFailed, Entry, RequestCompleted, StepCompleted, label
-from rayflow.core.execution.actions import BuryStep, CancelRequest, Request, Work
+from rayflow.core.execution.actions import CancelRequest, NewDeadLetter, Request, Work
 from rayflow.core.failures import failure_of
 from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeRef
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
 from rayflow.definition.options import ExecutionOptions, Retention
-from rayflow.errors import CodecError, DefinitionError
+from rayflow.errors import CodecError, InvalidArgument
 from rayflow.runtime.large_values import CodeValues
 from rayflow.storage.codec.journal import append_digest, encode_entry, encode_failure
 from rayflow.storage.model import DeadLetter, DefinitionRecord, ExecutionRecord, InboxRow, JournalRow
@@ -30,7 +31,14 @@ Refer = Callable[[WorkflowDefinition], CodeRef]
 
 
 #: Options of an execution that its children do not take over.
-_OWN = {"timeout": None, "deadline": None, "start_at": None, "delay": None, "singleton": None}
+_OWN: dict[str, Any] = {
+    "timeout": None,
+    "deadline": None,
+    "start_at": None,
+    "delay": None,
+    "singleton": None,
+    "attributes": {},
+}
 
 
 class OperationBuilder:
@@ -88,10 +96,10 @@ class OperationBuilder:
             result=None if outcome is None or outcome.result is None else values.refer(outcome.result),
             failure=None if failure is None else encode_failure(failure),
             counts=dict(work.counts),
-            dead_letters=tuple(self._dead(letter, first, last) for letter in work.letters),
+            dead_letters=tuple(self._dead(letter, first, last) for letter in work.dead_letters),
             asks=tuple(asks),
             waits=waits,
-            next_run=None if work.run is None else values.refer(work.run),
+            next_run=None if work.next_run is None else values.refer(work.next_run),
             expires_at=None if kept is None else now + kept,
         )
 
@@ -101,7 +109,7 @@ class OperationBuilder:
         row = InboxRow(key=key, kind="outcome", body=encode_entry(Entry(0, outcome)), at=outcome.at)
         return Deliver(self.record.id, row, epoch=self.epoch)
 
-    def _dead(self, letter: BuryStep, first: int, last: int) -> DeadLetter:
+    def _dead(self, letter: NewDeadLetter, first: int, last: int) -> DeadLetter:
         return DeadLetter(
             execution_id=self.record.id,
             step=letter.step,
@@ -138,7 +146,7 @@ class OperationBuilder:
             case ChildCall():
                 try:
                     return self._start_child(ask, ask.call, now)
-                except (DefinitionError, CodecError, TypeError) as error:
+                except (InvalidArgument, CodecError, TypeError) as error:
                     about, run = label("child", ask.call.name), self.record.run
                     answer = RequestCompleted(now, ask.seq, about, failure=failure_of(error), run=run)
                     row = InboxRow(f"unasked/{self.epoch}/{ask.seq}", "answer", encode_entry(Entry(0, answer)), now)
@@ -183,7 +191,7 @@ class OperationBuilder:
             args,
             kwargs,
             execution_id=child_id(self.record, call.id, ask.seq, ask.rewinds),
-            options=call.options or self._options.replace(**_OWN),
+            options=self._options.replace(**{**_OWN, **call.changes}),
             encode=self._values.encode,
             nonce=call_nonce(self.record, ask.seq, ask.rewinds),
             now=now,

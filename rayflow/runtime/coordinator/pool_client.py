@@ -60,7 +60,7 @@ class PoolClient:
 
     def tell_all(self) -> None:
         """Tell the pool everything again; it forgets coordinators that it does not hear from."""
-        if not self._asking and (self._slots.wanting or self._slots.holding or self.full):
+        if not self._asking and (self._slots.has_waiting or self._slots.holding or self.full):
             self._ask(self._slots.full_report())
 
     def _ask(self, report: Report) -> None:
@@ -80,7 +80,7 @@ class PoolClient:
         epoch, commands, self.full = unpack(answer.value)
         if 0 < self._slots.epoch < epoch:
             self._host.look_up_pool(self._pool)
-        self._slots.told(report)
+        self._slots.report_received(report)
         self._apply(epoch, commands)
 
     def _try_again(self, error: BaseException) -> None:
@@ -89,7 +89,7 @@ class PoolClient:
         self._missed += 1
         if self._missed % MISSED == 0:
             self._host.look_up_pool(self._pool)
-        self._slots.forget_told()
+        self._slots.report_lost()
         self._asking = True
         self._host.later(AGAIN, self._rested)
 
@@ -122,7 +122,7 @@ class AttemptCallbacks(Protocol):
     def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
         """An attempt of that epoch ended."""
 
-    def lost(self, key: Key, failure: Failure, *, alone: bool, worker: str, epoch: int) -> None:
+    def lost(self, key: Key, failure: Failure, *, exclusive: bool, worker: str, epoch: int) -> None:
         """An attempt was lost with its worker."""
 
     def not_begun(self, key: Key, epoch: int) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rayflow.core.pool.step_limits import lacking, needs_of
+from rayflow.core.pool.step_limits import missing_resources, resource_needs
 from rayflow.definition.options import StepOptions
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
@@ -83,10 +83,10 @@ class RayTaskSubmitter:
         )
 
         self._running[batch] = self._system.run(spec, then)
-        needs = needs_of(options)
+        needs = resource_needs(options)
         if options.num_cpus is None:
             needs["CPU"] = 1.0  # what Ray reserves where nothing is said
-        return lacking(needs, self._all_nodes())
+        return missing_resources(needs, self._all_nodes())
 
     def stop(self, batch: str, *, force: bool = False) -> None:
         """Ask a task to stop, or kill its process."""

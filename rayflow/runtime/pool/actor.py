@@ -116,7 +116,7 @@ class PoolActor:
         env = Environment.from_json(environment)
         with self._lock:
             self._ready_crew().environments[env.id] = env
-            self._changed(lambda machine, now: machine.want(env.id, now))
+            self._changed(lambda machine, now: machine.request_environment(env.id, now))
 
     def configure(self) -> None:
         """Its configuration in the store has changed: read it again. Sizes take effect at once, on what runs too."""
@@ -137,12 +137,12 @@ class PoolActor:
     def retire(self, worker: str, token: str) -> None:
         """A task in this slot cannot be stopped: replace the worker once its other tasks are done."""
         with self._lock:
-            self._changed(lambda machine, now: machine.retire(worker, token, now))
+            self._changed(lambda machine, now: machine.worker_stuck(worker, token, now))
 
     def worn(self, worker: str) -> None:
         """A worker has begun as many tasks as it may: replace it once they are done."""
         with self._lock:
-            self._changed(lambda machine, now: machine.worn(worker, now))
+            self._changed(lambda machine, now: machine.worker_worn_out(worker, now))
 
     def now(self) -> PoolStatus:
         """What the pool does now."""

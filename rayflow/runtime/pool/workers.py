@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from rayflow.core.pool.step_limits import lacking, needs_of
+from rayflow.core.pool.step_limits import missing_resources, resource_needs
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
@@ -247,8 +247,10 @@ class WorkerGroup:
     def problem(self) -> str:
         """Why workers do not start, in words; "" if they do, or have only begun to. From any thread."""
         if self._is_late(time.monotonic()):
-            needs = needs_of(self.config)
-            missing = lacking(needs, self._system.nodes()) or lacking(needs, self._system.free(), have="have left")
+            needs = resource_needs(self.config)
+            missing = missing_resources(needs, self._system.nodes()) or missing_resources(
+                needs, self._system.free(), have="have left"
+            )
             if missing:
                 return f"workers cannot be placed: {missing}"
         return next(iter(list(self._problems.values())), "")

@@ -149,12 +149,12 @@ class RecoveryLoop:
 
     def _take_over(self, ids: set[str]) -> None:
         for record in self._unfinished(ids, self._take_over):
-            how = self.takeovers.lost(record.id, record.last_seq)
-            if how is FailoverAction.ASIDE:
+            how = self.takeovers.record_loss(record.id, record.last_seq)
+            if how is FailoverAction.QUARANTINE:
                 self._set_aside(record, _crash_loop(self.takeovers.times(record.id)))
                 self.takeovers.forget(record.id)
             else:
-                self._submit([record], suspect=how is FailoverAction.ALONE)
+                self._submit([record], suspect=how is FailoverAction.EXCLUSIVE)
 
     def submit_again(self, ids: Sequence[str]) -> None:
         """Have these executions driven by others, since whoever was to drive them does not."""
@@ -181,7 +181,7 @@ class RecoveryLoop:
     def made_progress(self, ids: Iterable[str]) -> bool:
         """Whether all of these executions have got further than where their coordinators died."""
         records: list[ExecutionRecord | None] = [self._ask("execution", execution_id) for execution_id in ids]
-        return all(r is None or self.takeovers.is_further(r.id, r.last_seq) for r in records)
+        return all(r is None or self.takeovers.has_progressed(r.id, r.last_seq) for r in records)
 
 
 def _crash_loop(times: int) -> Failure:

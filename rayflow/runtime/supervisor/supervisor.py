@@ -285,7 +285,7 @@ class Supervisor:
             driven=len(self._owners),
             waiting=tuple(self._wanting),
             stale=tuple(record.id for record in self.recovering.stale()),
-            takeovers=self.recovering.takeovers.counted(),
+            takeovers=self.recovering.takeovers.counts(),
         )
 
     # --- the store -----------------------------------------------------------------------------------------
@@ -304,4 +304,4 @@ class Supervisor:
         self.fleet.give_up_all()
         self._owners.clear()
         self._wanting.clear()
-        self.recovering.forget(self.recovering.takeovers.counted())
+        self.recovering.forget(self.recovering.takeovers.counts())

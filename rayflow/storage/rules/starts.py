@@ -11,7 +11,7 @@ from rayflow.core.events import CancelRequested, Entry, Event, SignalReceived
 from rayflow.core.schedules.machine import DueStart, ScheduleState
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionAlreadyExists
-from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
+from rayflow.ids import MAX_ID_LENGTH, ExecutionStatus, check_id
 from rayflow.storage.codec.journal import encode_entry
 from rayflow.storage.codec.payloads import MsgpackCodec, canonical
 from rayflow.storage.codec.schedules import ScheduleSpec, decode_state, encode_state
@@ -100,6 +100,7 @@ def fresh_record(
         runnable_at=begins,
         singleton=options.singleton or "",
         deadline=deadline,
+        attributes=dict(options.attributes),
     )
 
 
@@ -150,7 +151,7 @@ def child_id(parent: ExecutionRecord, given: str | None, step: int, rewinds: int
     run = "" if parent.run == 1 else f"r{parent.run}."
     again = f"w{rewinds}." if rewinds else ""
     made = f"{parent.id}.{run}{again}{step}"
-    if len(made) <= LONGEST_ID:
+    if len(made) <= MAX_ID_LENGTH:
         return made
     return f"child-{hashlib.sha256(made.encode()).hexdigest()[:32]}"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import rayflow as rf
 from rayflow.definition.code import reference
+from rayflow.definition.options import Checkpoints
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ask_all
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
@@ -36,10 +37,9 @@ class Hands:
         """What opening the engine took up."""
         return self._engine.recovered
 
-    def start(self, id: str, ledger: str, pause: float, checkpoints: str = "sync") -> None:
+    def start(self, id: str, ledger: str, pause: float, checkpoints: Checkpoints = "sync") -> None:
         """Start a chain of noted steps, which goes on until it is told to end."""
-        options = rf.ExecutionOptions(checkpoints=checkpoints)
-        self._engine.start(noted_chain, ledger, pause, id=id, options=options)
+        self._engine.start(noted_chain.options(id=id, checkpoints=checkpoints), ledger, pause)
 
     def result(self, id: str, timeout: float) -> list[str]:
         """Wait for its result."""

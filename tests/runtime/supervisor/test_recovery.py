@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.cluster.recovery import CRASH_LOOP, MOST_TAKEOVERS, TAKEOVERS_BEFORE_ALONE
+from rayflow.core.cluster.recovery import CRASH_LOOP, MAX_TAKEOVERS, TAKEOVERS_BEFORE_ISOLATION
 from rayflow.errors import Failure, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.clock import SystemClock
@@ -83,10 +83,10 @@ def test_what_was_found_at_the_beginning_is_told_to_who_asks_first(bench: Bench)
 
 def test_one_whose_coordinators_die_again_and_again_is_set_aside_with_the_reason(bench: Bench) -> None:
     bench.ask("start", [start("one"), claim("one"), start("other"), claim("other")])
-    for _ in range(MOST_TAKEOVERS):
+    for _ in range(MAX_TAKEOVERS):
         bench.recovering.lost("coordinator", ["one"])
     alone = [suspect for _, suspect in bench.told()]
-    assert alone == [number + 1 >= TAKEOVERS_BEFORE_ALONE for number in range(MOST_TAKEOVERS)]
+    assert alone == [number + 1 >= TAKEOVERS_BEFORE_ISOLATION for number in range(MAX_TAKEOVERS)]
     bench.recovering.lost("coordinator", ["one", "other"])
     assert bench.told() == [("other", False)], "it runs no more; others do"
     record = bench.ask("execution", "one")
@@ -95,8 +95,8 @@ def test_one_whose_coordinators_die_again_and_again_is_set_aside_with_the_reason
     assert failure.type == CRASH_LOOP
     [row] = bench.ask("journal", "one")
     assert decode_entry("one", row.seq, row.body).event.reason == failure.message  # type: ignore[union-attr]
-    assert f"died {MOST_TAKEOVERS + 1} times in a row" in failure.message
-    assert "one" not in bench.recovering.takeovers.counted()
+    assert f"died {MAX_TAKEOVERS + 1} times in a row" in failure.message
+    assert "one" not in bench.recovering.takeovers.counts()
 
 
 def test_one_that_somebody_else_has_meanwhile_is_left_to_it(bench: Bench) -> None:
