@@ -1,44 +1,44 @@
 """Every exception that rayflow raises on purpose.
 
     RayflowError
-    ├── InvalidArgument (ValueError)        an argument or option has a value that is not allowed
-    │   ├── DefinitionError                 a workflow, step or agent is wrong as written
-    │   └── InvalidInput (TypeError)        the arguments of a workflow do not fit its parameters
-    ├── WorkflowNotRegistered               (LookupError)no workflow has that id in this store
-    ├── IncompatibleVersion                 the code or Python of an execution is not the one at hand
-    ├── ExecutionNotFound (LookupError)     no execution has that id in this store
-    ├── ExecutionAlreadyExists              that id belongs to another workflow or input
-    ├── SingletonConflict                   an execution with that key is not over yet
-    ├── ExecutionFailed                     the workflow ended with a failure (.failure)
-    │   └── ExecutionTimeout                (TimeoutError)… because its own deadline passed
-    ├── ExecutionCancelled                  the workflow was cancelled
-    ├── ResultTimeout (TimeoutError)        you stopped waiting; the execution goes on
-    ├── InvalidTransition                   the execution's status does not allow that
-    ├── NonDeterminismError                 replay took another path than the journal
-    ├── SideEffectError                     real I/O, a thread or a real clock inside a workflow
-    ├── StepFailed                          a step used up its attempts (.failure)
-    │   ├── StepTimeout (TimeoutError)      … and the last one ran out of time
-    │   ├── ChildFailed                     a child workflow failed, or was cancelled
-    │   └── Deadlock                        executions wait for each other's locks, and none can go on
-    ├── TerminalError                       raise it in a step: do not retry
-    ├── LeaseLost                           the slot or attempt belongs to somebody newer
-    ├── DeadLetterNotFound (LookupError)    no dead letter of that step in this store
-    ├── PoolNotFound (LookupError)          there is no worker pool of that name
-    ├── PoolExists                          there is a worker pool of that name
-    ├── PoolInUse                           unfinished executions still need the worker pool
-    ├── ScheduleNotFound (LookupError)      there is no schedule of that name
-    ├── ScheduleExists                      there is a schedule of that name
-    ├── QueueFull                           the queue is at its limit and the caller asked not to wait
-    ├── LockUnavailable                     all its permits are taken and the caller did not wait for one
-    ├── LockPermitsMismatch                 a lock in use has another limit than the one asked for
-    ├── LockLost                            the lease of a lock is over: somebody else may hold it
-    ├── CodecError (TypeError)              a value cannot be written, or a payload not be read
+    ├── InvalidArgument (ValueError)          an argument or option has a value that is not allowed
+    │   ├── DefinitionError                   a workflow, step or agent is wrong as written
+    │   └── InvalidInput (TypeError)          the arguments of a workflow do not fit its parameters
+    ├── WorkflowNotRegistered (LookupError)   no workflow has that id in this store
+    ├── IncompatibleVersion                   the code or Python of an execution is not the one at hand
+    ├── ExecutionNotFound (LookupError)       no execution has that id in this store
+    ├── ExecutionAlreadyExists                that id belongs to another workflow or input
+    ├── SingletonConflict                     an execution with that key is not over yet
+    ├── ExecutionFailed                       the workflow ended with a failure (.failure)
+    │   └── ExecutionTimeout (TimeoutError)   … because its own deadline passed
+    ├── ExecutionCancelled                    the workflow was cancelled
+    ├── ResultTimeout (TimeoutError)          you stopped waiting; the execution goes on
+    ├── InvalidTransition                     the execution's status does not allow that
+    ├── NonDeterminismError                   replay took another path than the journal
+    ├── SideEffectError                       real I/O, a thread or a real clock inside a workflow
+    ├── StepFailed                            a step used up its attempts (.failure)
+    │   ├── StepTimeout (TimeoutError)        … and the last one ran out of time
+    │   ├── ChildFailed                       a child workflow failed, or was cancelled
+    │   └── Deadlock                          executions wait for each other's locks, and none can go on
+    ├── TerminalError                         raise it in a step: do not retry
+    ├── LeaseLost                             the slot or attempt belongs to somebody newer
+    ├── DeadLetterNotFound (LookupError)      no dead letter of that step in this store
+    ├── PoolNotFound (LookupError)            there is no worker pool of that name
+    ├── PoolExists                            there is a worker pool of that name
+    ├── PoolInUse                             unfinished executions still need the worker pool
+    ├── ScheduleNotFound (LookupError)        there is no schedule of that name
+    ├── ScheduleExists                        there is a schedule of that name
+    ├── QueueFull                             the queue is at its limit and the caller asked not to wait
+    ├── LockUnavailable                       all its permits are taken and the caller did not wait for one
+    ├── LockPermitsMismatch                   a lock in use has another limit than the one asked for
+    ├── LockLost                              the lease of a lock is over: somebody else may hold it
+    ├── CodecError (TypeError)                a value cannot be written, or a payload not be read
     ├── StorageError
-    │   ├── WriterFenced                    a newer owner exists: stop
-    │   ├── StorageUnavailable              the store cannot be reached or written now
-    │   └── CorruptRecord                   a record is not what was written
-    ├── ClusterError                        the Ray cluster cannot do what was asked
-    └── RequiresCluster                     LocalEngine cannot do that; it says what can
+    │   ├── WriterFenced                      a newer owner exists: stop
+    │   ├── StorageUnavailable                the store cannot be reached or written now
+    │   └── CorruptRecord                     a record is not what was written
+    ├── ClusterError                          the Ray cluster cannot do what was asked
+    └── RequiresCluster                       LocalEngine cannot do that; it says what can
 
 All of them survive pickling with their fields: an exception crosses process borders here.
 """

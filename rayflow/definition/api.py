@@ -27,7 +27,7 @@ from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.start_options import ConfiguredWorkflow
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import AnyWorkflow, Workflow, configured
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.ids import check_id
 
 
@@ -303,7 +303,7 @@ class Lock:
     def __init__(self, name: str, limit: int) -> None:
         self.name = check_name("lock name", name)
         if type(limit) is not int or limit < 1:
-            raise DefinitionError(f"semaphore {name!r} must have a whole number of permits from 1, not {limit!r}")
+            raise InvalidArgument(f"semaphore {name!r} must have a whole number of permits from 1, not {limit!r}")
         self._call = LockCall(self.name, limit)
         self._held: HeldPermit | None = None
 
@@ -381,7 +381,7 @@ def compensate(step: Step[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         ``order = await book(trip)``, then ``rf.compensate(cancel_booking, order)`` in a workflow.
     """
     if not isinstance(step, Step):
-        raise DefinitionError(f"rf.compensate() takes a step and its arguments, not {step!r}")
+        raise InvalidArgument(f"rf.compensate() takes a step and its arguments, not {step!r}")
     step.check_arguments(args, kwargs)
     call = StepCall(step.name, Target(step), args, kwargs, step.settings, step.returns)
     _workflow("rf.compensate()", "call the step").compensate(call)

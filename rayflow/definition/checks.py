@@ -8,9 +8,9 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ConfigDict, PydanticUserError, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from rayflow.errors import DefinitionError, InvalidInput
@@ -169,7 +169,7 @@ def check_input(what: str, bound: inspect.BoundArguments, annotations: Mapping[s
 
 def _strict_problem(value: Any, annotation: Any) -> str:
     try:
-        _strict_adapter(annotation).validate_python(value)
+        _adapter(annotation).validate_python(value, strict=True)
     except ValidationError as error:
         # A stand-in for a large value claims another class than its own; it is checked where it is read.
         real = [one for one in error.errors() if type(one["input"]) is one["input"].__class__]
@@ -177,14 +177,6 @@ def _strict_problem(value: Any, annotation: Any) -> str:
     except (PydanticUserError, TypeError, NameError):  # an annotation that pydantic cannot check takes anything
         return ""
     return ""
-
-
-@functools.lru_cache(maxsize=256)
-def _strict_adapter(annotation: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, strict=True))
-    except PydanticUserError:  # a model has a configuration of its own
-        return TypeAdapter(Annotated[annotation, Strict()])
 
 
 def _closure(fn: Callable[..., Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rayflow.errors import DefinitionError, InvalidArgument, class_name
+from rayflow.errors import InvalidArgument, class_name
 from rayflow.ids import ExecutionStatus
 
 
@@ -137,10 +137,10 @@ class Retention(Options):
 
 
 def check_retention(what: str, value: object) -> Retention | None:
-    """Return ``value`` if it can be a workflow's retention. Raises DefinitionError, saying of ``what`` it is."""
+    """Return ``value`` if it can be a workflow's retention. Raises InvalidArgument, saying of ``what`` it is."""
     if value is None or isinstance(value, Retention):
         return value
-    raise DefinitionError(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
+    raise InvalidArgument(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
 
 
 #: Attributes of one execution at most, and characters of one text among their values.
@@ -459,7 +459,7 @@ class EngineConfig(Options):
         """The configuration from keywords, then ``RAYFLOW_*``, then the defaults.
 
         Example:
-            >>> EngineConfig.load(environ={"RAYFLOW_STANDBYS": "3"}).standby_coordinators
+            >>> EngineConfig.load(environ={"RAYFLOW_STANDBY_COORDINATORS": "3"}).standby_coordinators
             3
         """
         values: dict[str, Any] = {}

@@ -176,7 +176,7 @@ class Workflow(Definition):
         walk.stage(index, step.name, "running")
         try:
             outcome = await step.perform(walk, step.name)
-        except DefinitionError as error:
+        except InvalidArgument as error:
             result = StepResult(step.name, index, "failed", error=failure_from(error))
             walk.stage(index, step.name, "failed", result)
             raise

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 #: Attributes that every record has; others were given as ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "execution", "step", "attempt"}
@@ -130,15 +130,15 @@ def configure(
         The handler, which is on the root logger.
 
     Raises:
-        DefinitionError: the format or level is none of those.
+        InvalidArgument: the format or level is none of those.
     """
     chosen = environ.get("RAYFLOW_LOG_FORMAT", "text").lower()
     if json is None and chosen not in {"json", "text"}:
-        raise DefinitionError(f"RAYFLOW_LOG_FORMAT is {chosen!r}; it can be json or text")
+        raise InvalidArgument(f"RAYFLOW_LOG_FORMAT is {chosen!r}; it can be json or text")
     lowest = (level or environ.get("RAYFLOW_LOG_LEVEL") or "INFO").upper()
     if lowest not in _LEVELS:
         source = "level" if level else "RAYFLOW_LOG_LEVEL"
-        raise DefinitionError(f"{source} is {lowest!r}; it can be {', '.join(_LEVELS)}")
+        raise InvalidArgument(f"{source} is {lowest!r}; it can be {', '.join(_LEVELS)}")
     handler = StderrHandler()
     handler.addFilter(PlaceFilter())
     handler.setFormatter(JsonFormatter() if (chosen == "json" if json is None else json) else TextFormatter())

@@ -17,7 +17,7 @@ from rayflow.client.locks import Lease
 from rayflow.client.pools import QueueBackpressure
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.schedule import Moment
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.code.environment import capture
@@ -70,7 +70,7 @@ class TestEngine(Engine):
 
     Raises:
         RequiresCluster: if an option needs a cluster.
-        DefinitionError: if ``start`` is not a time.
+        InvalidArgument: if ``start`` is not a time.
         StorageUnavailable: if the store cannot be opened, or if another process writes it.
 
     Example:
@@ -104,7 +104,7 @@ class TestEngine(Engine):
     ) -> None:
         check_local(config, options)
         if steps_at_once < 1 or patience < 0:
-            raise DefinitionError(
+            raise InvalidArgument(
                 f"steps_at_once ({steps_at_once}) must be at least 1, and patience ({patience}) at least 0 seconds"
             )
         chosen = (config or EngineConfig()).replace(**options)
@@ -203,7 +203,7 @@ class TestEngine(Engine):
             to: the time to move to instead: seconds since the epoch, or a datetime with a time zone.
 
         Raises:
-            DefinitionError: if the time is in the past, or if not exactly one of the arguments is given.
+            InvalidArgument: if the time is in the past, or if not exactly one of the arguments is given.
             UnscriptedStep: if a step without a script was called in ``strict`` mode.
             NonDeterminismError: if a replay differed in ``paranoid`` mode.
 
@@ -212,13 +212,13 @@ class TestEngine(Engine):
             >>> env.advance(datetime.timedelta(days=2))  # doctest: +SKIP
         """
         if (by is None) == (to is None):
-            raise DefinitionError("advance() needs one of by= and to=")
+            raise InvalidArgument("advance() needs one of by= and to=")
         if to is not None:
             moment = _moment(to)
         else:
             moment = self.now() + (by.total_seconds() if isinstance(by, dt.timedelta) else by or 0.0)
         if not moment >= self.now():
-            raise DefinitionError(f"the clock shows {self.now()!r} and cannot be moved back to {moment!r}")
+            raise InvalidArgument(f"the clock shows {self.now()!r} and cannot be moved back to {moment!r}")
         self._do(lambda: self._actor_system.advance(moment))
 
     def skip(self) -> float | None:
@@ -277,7 +277,7 @@ class TestEngine(Engine):
             The script; its ``calls`` are the attempts so far.
 
         Raises:
-            DefinitionError: if the arguments do not fit together.
+            InvalidArgument: if the arguments do not fit together.
 
         Example:
             >>> env.script(ask, returns="42")  # doctest: +SKIP
@@ -308,6 +308,6 @@ def _moment(given: float | dt.datetime) -> float:
         return _MOMENT.validate_python(given)
     except ValidationError as error:
         why = error.errors()[0]["msg"]
-        raise DefinitionError(
+        raise InvalidArgument(
             f"{given!r} is not a time (seconds since the epoch, or a datetime with a time zone): {why}"
         ) from None

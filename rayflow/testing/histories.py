@@ -29,7 +29,7 @@ from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import DefinitionError, ExecutionNotFound, IncompatibleVersion, NonDeterminismError, StorageError
+from rayflow.errors import ExecutionNotFound, IncompatibleVersion, InvalidArgument, NonDeterminismError, StorageError
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.codec.journal import decode_entry
@@ -154,21 +154,21 @@ class History:
         """Read a file that :meth:`save` has written.
 
         Raises:
-            DefinitionError: if it is another file, or if a newer rayflow has written it.
+            InvalidArgument: if it is another file, or if a newer rayflow has written it.
         """
         try:
             content = Path(path).read_bytes()
             packed = Path(path).suffix == ".msgpack"
             data = msgpack.unpackb(content) if packed else json.loads(content)
             if data["format"] != FORMAT:
-                raise DefinitionError(f"{path} has format {data['format']!r}, but this rayflow reads {FORMAT!r}")
+                raise InvalidArgument(f"{path} has format {data['format']!r}, but this rayflow reads {FORMAT!r}")
             rows = tuple(JournalRow(row["seq"], _bytes(row["body"])) for row in data["journal"])
             given = {name: data[name] for name in ("execution_id", "workflow_id", "version", "checkpoints", "code")}
             return cls(**given, input=_bytes(data["input"]), rows=rows)
         except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DefinitionError):
+            if isinstance(error, InvalidArgument):
                 raise
-            raise DefinitionError(f"{path} was not written by History.save(): {error!r}") from error
+            raise InvalidArgument(f"{path} was not written by History.save(): {error!r}") from error
 
     @property
     def entries(self) -> list[Entry]:
@@ -188,7 +188,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
     Raises:
         NonDeterminismError: if the code differs; the message names the expected and the actual call.
         IncompatibleVersion: if the code cannot be imported, or if it is another workflow or version.
-        DefinitionError: if the journal cannot be replayed: its execution ran with ``checkpoints="off"``, or its code
+        InvalidArgument: if the journal cannot be replayed: its execution ran with ``checkpoints="off"``, or its code
             was recorded by value and ``workflow`` is None.
 
     Example:
@@ -196,7 +196,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
         ...     replay(history, analyse)
     """
     if history.checkpoints == "off":
-        raise DefinitionError(
+        raise InvalidArgument(
             f"cannot replay execution {history.execution_id!r}: it ran with checkpoints='off' and recorded no results"
         )
     definition = _definition(history, workflow)
@@ -246,7 +246,7 @@ def _definition(history: History, workflow: AnyWorkflow | None) -> WorkflowDefin
     if workflow is None:
         code = CodeRef.from_dict(history.code)
         if code.kind == "value":
-            raise DefinitionError(
+            raise InvalidArgument(
                 f"the code of execution {history.execution_id!r} ({code.place}) was recorded by value and is not "
                 "in the journal: pass the workflow"
             )
@@ -287,7 +287,7 @@ def _bytes(data: bytes | str) -> bytes:
 async def _with_store(url: str, query: Callable[[Store], Awaitable[T]]) -> T:
     store = open_store(url)
     if parse(url).scheme == "memory":
-        raise DefinitionError("memory:// exists only in the engine that created it: use History.of(engine, id)")
+        raise InvalidArgument("memory:// exists only in the engine that created it: use History.of(engine, id)")
     await store.open(read_only=True)
     try:
         return await query(store)

@@ -12,7 +12,7 @@ from rayflow.definition.agent import agent_id
 from rayflow.definition.context import StepCall
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 #: A step, an agent, or the name of either.
 Scriptable = Any
@@ -68,16 +68,16 @@ NOT_GIVEN = _NotGiven()
 
 
 def make_script(name: str, returns: Any, raises: Any, side_effect: Any, takes: float) -> Script:
-    """Return the script for the arguments of :meth:`TestEngine.script`. Raises DefinitionError."""
+    """Return the script for the arguments of :meth:`TestEngine.script`. Raises InvalidArgument."""
     chosen = [given for given in (returns, raises, side_effect) if given is not NOT_GIVEN]
     if len(chosen) > 1 or (not chosen and not takes):
-        raise DefinitionError(
+        raise InvalidArgument(
             f"the script of step {name!r} needs one of returns=, raises= and side_effect=, not {len(chosen)}"
         )
     if takes < 0:
-        raise DefinitionError(f"the script of step {name!r}: takes ({takes}) must be at least 0 seconds")
+        raise InvalidArgument(f"the script of step {name!r}: takes ({takes}) must be at least 0 seconds")
     if raises is not NOT_GIVEN and not _is_exception(raises):
-        raise DefinitionError(f"the script of step {name!r}: raises= needs an exception or its class, not {raises!r}")
+        raise InvalidArgument(f"the script of step {name!r}: raises= needs an exception or its class, not {raises!r}")
     if returns is not NOT_GIVEN:
         return Script(name, itertools.repeat(_returning(returns)), takes)
     if raises is not NOT_GIVEN:
@@ -94,7 +94,7 @@ def _effects(name: str, given: Function | Iterable[Any]) -> Iterator[Function]:
         return itertools.repeat(given)
     if not isinstance(given, str | bytes) and hasattr(given, "__iter__"):
         return (_raising(item) if _is_exception(item) else _returning(item) for item in given)
-    raise DefinitionError(
+    raise InvalidArgument(
         f"the script of step {name!r}: side_effect= needs a function, or a list with a result or an exception for each "
         f"attempt, not {given!r}"
     )
@@ -138,14 +138,14 @@ class Scripts:
 
 
 def name_of(target: Scriptable) -> str:
-    """Return the name of a step or agent. Raises DefinitionError for anything else."""
+    """Return the name of a step or agent. Raises InvalidArgument for anything else."""
     if isinstance(target, str):
         return target
     if isinstance(target, Step):
         return target.name
     if callable(getattr(target, "run", None)) and not isinstance(target, Workflow):
         return agent_id(target)
-    raise DefinitionError(f"{target!r} cannot be scripted: pass a step (@rf.step), an agent, or the name of either")
+    raise InvalidArgument(f"{target!r} cannot be scripted: pass a step (@rf.step), an agent, or the name of either")
 
 
 def names_of(call: StepCall) -> Iterator[str]:

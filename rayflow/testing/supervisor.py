@@ -16,7 +16,7 @@ from rayflow.core.cluster.metrics import PoolStatus
 from rayflow.core.cluster.recovery import CoordinatorStatus, OverdueItem, RecoveryStatus, overdue, stale
 from rayflow.core.locks.machine import Lock
 from rayflow.definition.options import PoolConfig
-from rayflow.errors import DefinitionError, PoolNotFound
+from rayflow.errors import InvalidArgument, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.settings import Settings
@@ -56,9 +56,9 @@ class DeterministicSupervisor:
         self._keep(PoolConfig.model_validate_json(config))
 
     def delete_pool(self, name: str) -> None:
-        """Delete a pool. Raises DefinitionError, PoolNotFound."""
+        """Delete a pool. Raises InvalidArgument, PoolNotFound."""
         if name == self._default.name:
-            raise DefinitionError(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
+            raise InvalidArgument(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
         if not self._ask("delete_pool", name):
             raise PoolNotFound(name)
         self.pools.pop(name, None)

@@ -29,7 +29,7 @@ async def rendering() -> None:
 @pytest.fixture
 def locked(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A store in which "one" has the lock "ledger", "two" waits for it, and "three" has a permit of "gpu"."""
-    monkeypatch.setenv("RAYFLOW_PARK_AFTER", "0.05")
+    monkeypatch.setenv("RAYFLOW_PARK_IDLE_AFTER", "0.05")
     project.file.write_text(project.file.read_text() + _FLOWS)
     for name, workflow in (("one", "booking"), ("two", "booking"), ("three", "rendering")):
         assert project.run(workflow, "--id", name).code == exit_codes.STOPPED_WAITING

@@ -49,7 +49,8 @@ def test_thousands_of_children_of_one_parent(engine: rf.DistributedEngine) -> No
 def test_the_parents_end_cancels_what_it_awaits_and_leaves_what_it_only_started(engine: rf.DistributedEngine) -> None:
     handle = engine.start(with_children.options(id="of-two"), "left")
     until(lambda: len(handle.status().children) == 2, "both children run")
-    until_parked(engine, "of-two")
+    for name in ("of-two", *(child.execution_id for child in handle.status().children)):
+        until_parked(engine, name)
     [awaited] = [child.execution_id for child in handle.status().children if child.execution_id != "left"]
     handle.cancel()
     with pytest.raises(rf.ExecutionCancelled):
@@ -70,23 +71,36 @@ def test_resuming_a_parent_whose_child_failed_resumes_the_child(engine: rf.Distr
     assert backend_of(engine).record("repaired.1").status == "completed"
 
 
-def test_what_a_failure_has_cancelled_goes_on_with_its_parent(engine: rf.DistributedEngine, tmp_path: Path) -> None:
-    """Whoever drives them dies as soon as they go on."""
-    ledger, mended = tmp_path / "ledger", tmp_path / "mended"
-    handle = engine.start(together.options(id="together"), str(ledger), str(mended))
+def test_what_a_failure_has_cancelled_goes_on_with_its_parent(driven: rf.DistributedEngine, tmp_path: Path) -> None:
+    """The coordinators of both are killed as soon as they continue.
+
+    The parent fails only after the child's first step is recorded: a step that is not recorded may run again.
+    """
+    ledger, fail, mended = tmp_path / "ledger", tmp_path / "fail", tmp_path / "mended"
+    handle = driven.start(together.options(id="together"), str(ledger), str(fail), str(mended))
+    until(lambda: waits_for_signal(driven, "together.3"), "the child's first step is recorded")
+    fail.touch()
     with pytest.raises(rf.ExecutionFailed, match="broken"):
         handle.result(timeout=60)
     until(
-        lambda: backend_of(engine).record("bound").status == "cancelled",
-        "the one that was only started has ended with it",
+        lambda: backend_of(driven).record("bound").status == "cancelled",
+        "the child that was only started has ended with it",
     )
     mended.touch()
     handle.resume()
     for name in ("together", "together.3"):
-        kill_coordinator(engine, name)
-    until(lambda: backend_of(engine).record("bound").status == "running", "it goes on, too")
-    engine.signal("together.3", "go")
+        kill_coordinator(driven, name)
+    until(lambda: backend_of(driven).record("bound").status == "running", "it goes on, too")
+    driven.signal("together.3", "go")
     assert handle.result(timeout=60) == ["mended", "patient-after"]
     runs = Counter(word for word, *_ in ledger_lines(ledger))
     assert (runs["patient-before"], runs["patient-after"], runs["late"]) == (1, 1, 1)
-    until(lambda: backend_of(engine).record("bound").status == "cancelled", "it has ended with it again")
+    until(lambda: backend_of(driven).record("bound").status == "cancelled", "it has ended with it again")
+
+
+def waits_for_signal(engine: rf.DistributedEngine, execution_id: str) -> bool:
+    """Whether an execution exists and is recorded to wait for a signal."""
+    try:
+        return bool(engine.status(execution_id).waiting_for)
+    except rf.ExecutionNotFound:
+        return False

@@ -87,7 +87,7 @@ def test_a_value_arrives_whole() -> None:
         arrived = through(add)
     assert found == [arrived]
     assert arrived is not add
-    assert (arrived.fn(1), arrived.name, arrived.options, arrived.__doc__) == (8, "add", add.options, "Adds seven.")
+    assert (arrived.fn(1), arrived.name, arrived.settings, arrived.__doc__) == (8, "add", add.settings, "Adds seven.")
     assert (arrived.returns, arrived.__wrapped__, arrived.origin) == (int, arrived.fn, arrived)
 
 
@@ -138,7 +138,7 @@ def test_a_workflow_keeps_its_parts() -> None:
 def test_a_copy_of_a_step_is_another_step() -> None:
     twin = copy.copy(length)
     assert twin is not length
-    assert (twin.fn, twin.name, twin.options) == (length.fn, length.name, length.options)
+    assert (twin.fn, twin.name, twin.settings) == (length.fn, length.name, length.settings)
 
 
 def test_which_modules_another_process_can_import(loaded_module: types.ModuleType) -> None:

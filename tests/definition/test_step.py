@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import datetime as dt
 import functools
 import inspect
 import math
@@ -134,7 +133,7 @@ REFUSED: list[tuple[Any, str]] = [
     (17, "@rf.step needs a function, not int 17"),
     (lambda n: n, r"a lambda has no name: say which with name=, as in rf.step\(name='...'\)\(...\)"),
     (functools.partial(len), "partial has no name: say which with name="),
-    (count, "is defined already; use its .fn, or .with_options"),
+    (count, "is defined already; use its .fn, or .options"),
     (max, "has no signature that Python can read: wrap it in a function"),
 ]
 
@@ -155,7 +154,6 @@ def test_a_named_lambda_is_a_step() -> None:
     ("options", "message"),
     [
         ({"retri": 1}, "@rf.step has no option 'retri'; it has: concurrency_key, concurrency_limit, "),
-        ({"timeout": dt.timedelta(seconds=90)}, "timeout: needs seconds as a number, not a timedelta; pass 90"),
         ({"timeout": True}, "timeout: needs seconds as a number, not True"),
         ({"timeout": 0}, r"timeout: Input should be greater than 0 \(given: 0\)"),
         ({"retry": 3}, "retry: Input should be a valid dictionary or instance of RetryPolicy"),
@@ -166,9 +164,9 @@ def test_a_named_lambda_is_a_step() -> None:
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         rf.step(**options)(count.fn)
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         count.options(**options)
 
 

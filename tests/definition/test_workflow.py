@@ -99,7 +99,7 @@ def test_a_workflow_of_no_steps_answers_its_state() -> None:
 
 
 def test_outside_an_execution_a_whole_result_of_an_agent_counts() -> None:
-    whole = rf.Agent("whole", run=lambda _: rf.AgentResult("inner", output="o"))
+    whole = rf.Agent("materialize", run=lambda _: rf.AgentResult("inner", output="o"))
     step = rf.SequentialStep("s", agent=whole, input=lambda _: 0, output_key="out")
     assert plainly(rf.Workflow("w").add_step(step).run({})) == {"out": "o"}
 

@@ -59,5 +59,5 @@ def test_after_an_interruption_what_was_recorded_is_not_run_again(
 def test_a_switch_is_understood(engine: rf.LocalEngine) -> None:
     assert rf.ExecutionOptions(checkpoints=True).checkpoints == "sync"
     assert rf.ExecutionOptions(checkpoints=False).checkpoints == "off"
-    with pytest.raises(rf.DefinitionError, match="checkpoints"):
+    with pytest.raises(rf.InvalidArgument, match="checkpoints"):
         rf.ExecutionOptions(checkpoints="sometimes")

@@ -74,7 +74,7 @@ def test_each_execution_has_a_state_of_its_own(engine: rf.LocalEngine) -> None:
 
 
 def test_values_keep_their_types(engine: rf.LocalEngine) -> None:
-    given: dict[str, Any] = {"whole": 1, "float": 1.0, "text": "x", "list": [1, "a"], "none": None, "yes": True}
+    given: dict[str, Any] = {"materialize": 1, "float": 1.0, "text": "x", "list": [1, "a"], "none": None, "yes": True}
     state = engine.start(rf.Workflow("fundamental-types"), given).result(20)
     assert state == given
     assert {key: type(value) for key, value in state.items()} == {key: type(value) for key, value in given.items()}

@@ -8,6 +8,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.client.engine import backend_of
+from rayflow.testing import TestEngine
 from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 PAUSED, COMPLETED = rf.ExecutionStatus.PAUSED, rf.ExecutionStatus.COMPLETED
@@ -55,16 +56,15 @@ def test_a_pause_survives_the_engine(store: str, ledger: Ledger, gate: Gate) -> 
     assert ledger.lines() == ["after"]
 
 
-def test_a_timer_that_was_due_during_the_pause_fires_afterwards(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    handle = engine.start(naps, ledger.path)
-    eventually(lambda: handle.status().completed_steps == [1], "it has lain down")
+def test_a_timer_that_was_due_during_the_pause_fires_afterwards(env: TestEngine, ledger: Ledger) -> None:
+    handle = env.start(naps, ledger.path)
+    assert handle.status().completed_steps == [1], "it has lain down"
     handle.pause()
-    # One that lay down later has got up: the first one's timer is due as well.
-    assert engine.start(naps, f"{ledger.path}-of-another").result(20) == "after"
+    env.advance(1.0)
     assert handle.status().status is PAUSED
     assert ledger.lines() == ["before"]
     handle.resume()
-    assert handle.result(timeout=20) == "after"
+    assert handle.result() == "after"
     assert ledger.lines() == ["before", "after"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from tests.fundamentals.tools import Ledger, note
+from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 
 @rf.step(retry=rf.RetryPolicy(max_retries=1, initial_delay=0.01))
@@ -26,7 +26,11 @@ async def three(ledger: str) -> list[str]:
 
 @rf.workflow
 async def beside(ledger: str) -> list[str]:
-    return list(await asyncio.gather(note(ledger, "left"), fragile(ledger), note(ledger, "right")))
+    async def later() -> str:
+        await hold("gate")
+        return await fragile(ledger)
+
+    return list(await asyncio.gather(note(ledger, "left"), later(), note(ledger, "right")))
 
 
 def mend(ledger: Ledger) -> None:
@@ -63,14 +67,16 @@ def test_it_may_fail_again_with_fresh_retries(engine: rf.LocalEngine, ledger: Le
     assert engine.status("one").status is rf.ExecutionStatus.FAILED
 
 
-def test_results_beside_the_failure_stay(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    fail(engine, beside, ledger)
-    before = ledger.count("left"), ledger.count("right")
-    assert before == (1, 1)
+def test_results_beside_the_failure_stay(engine: rf.LocalEngine, ledger: Ledger, gate: Gate) -> None:
+    handle = engine.start(beside.options(id="one"), ledger.path)
+    eventually(lambda: handle.status().completed_steps == [1, 3], "both results are recorded")
+    gate.open()
+    with pytest.raises(rf.ExecutionFailed, match="the service is down"):
+        handle.result(timeout=20)
     mend(ledger)
-    engine.resume("one")
-    assert engine.handle("one").result(timeout=20) == ["left", "up", "right"]
-    assert (ledger.count("left"), ledger.count("right")) == before
+    handle.resume()
+    assert handle.result(timeout=20) == ["left", "up", "right"]
+    assert (ledger.count("left"), ledger.count("right")) == (1, 1)
 
 
 def test_another_engine_may_resume_it(store: str, ledger: Ledger) -> None:

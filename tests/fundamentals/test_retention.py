@@ -81,9 +81,9 @@ def test_what_failed_is_kept_anew_once_it_is_resumed() -> None:
 def test_it_is_a_setting_like_any_other() -> None:
     loaded = rf.EngineConfig.load(environ={"RAYFLOW_RETENTION": '{"completed": 3600}'})
     assert loaded.retention == rf.Retention(completed=HOUR)
-    with pytest.raises(rf.DefinitionError, match=r"RAYFLOW_RETENTION: Retention.completed: .*greater than 0"):
+    with pytest.raises(rf.InvalidArgument, match=r"RAYFLOW_RETENTION: Retention.completed: .*greater than 0"):
         rf.EngineConfig.load(environ={"RAYFLOW_RETENTION": '{"completed": 0}'})
     with pytest.raises(
-        rf.DefinitionError, match="Retention has no option 'done'; it has: cancelled, completed, failed"
+        rf.InvalidArgument, match="Retention has no option 'done'; it has: cancelled, completed, failed"
     ):
         rf.Retention(done=1)  # type: ignore[call-arg]

@@ -73,7 +73,7 @@ def test_workers_are_killed_again_and_again_and_every_task_is_recorded_once(open
 def test_the_late_answer_of_a_worker_that_was_stopped_and_continued_is_dropped_and_counted(
     open_engine: Open, tmp_path: Path
 ) -> None:
-    engine = open_engine(workers=2, concurrency=1, ping_timeout=60)
+    engine = open_engine(workers=2, concurrency=1, ping_timeout=60, stop_grace=60)
     ledger, stopped, release = tmp_path / "ledger", tmp_path / "stopped", tmp_path / "release"
     handle = engine.start(lateness, str(ledger), str(stopped), str(release))
     until(lambda: ledger_lines(ledger), "the first attempt has begun")
@@ -82,9 +82,12 @@ def test_the_late_answer_of_a_worker_that_was_stopped_and_continued_is_dropped_a
     stopped.touch()
     try:
         until(lambda: handle.status().steps[0].status == "completed", "the second attempt is recorded")
+        until(lambda: engine.pools.get().status().busy == 2, "both workers have a step")
     finally:
         os.kill(first, signal.SIGCONT)
     until(lambda: len(ledger_lines(ledger)) == 3, "the first attempt has ended after all")
+    # What is counted of the late answer is written with the next entry, which is that of the step that is released.
+    until(lambda: engine.pools.get().status().busy == 1, "the coordinator has the late answer")
     assert int(ledger_lines(ledger)[1][1]) != first
     release.touch()
     assert handle.result(timeout=30) == ["attempt 2", "released"]

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rayflow.definition.checks import check_name
-from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable
+from rayflow.errors import InvalidArgument, LockLost, LockPermitsMismatch, LockUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def acquire(
         The change; the claim is ``change.lock.claim_of(claimant)``, and waits if it has no token.
 
     Raises:
-        DefinitionError: the name, limit or ttl is not valid.
+        InvalidArgument: the name, limit or ttl is not valid.
         LockPermitsMismatch: the lock is in use with another limit.
         LockUnavailable: no permit is free, and ``wait`` is False.
 
@@ -223,22 +223,22 @@ def _restore_token(change: Change, token: int) -> Change:
 def _check_terms(name: str, limit: int, claimant: Claimant, ttl: float | None) -> None:
     check_name("lock name", name)
     if limit < 1:
-        raise DefinitionError(f"the limit of lock {name!r} must be 1 (a lock) or more (a semaphore), not {limit}")
+        raise InvalidArgument(f"the limit of lock {name!r} must be 1 (a lock) or more (a semaphore), not {limit}")
     if not claimant.lease:
         if ttl is not None:
-            raise DefinitionError(
+            raise InvalidArgument(
                 f"claim of {claimant} to lock {name!r} has a ttl of {ttl:g} s, but a permit of an execution has none: "
                 "it lasts until it is released or the execution ends"
             )
         return
     if ttl is None:
-        raise DefinitionError(f"claim of {claimant} to lock {name!r} needs a ttl, because a script may end at any time")
+        raise InvalidArgument(f"claim of {claimant} to lock {name!r} needs a ttl, because a script may end at any time")
     _check_ttl(name, ttl)
 
 
 def _check_ttl(name: str, ttl: float) -> None:
     if not 0 < ttl < math.inf:
-        raise DefinitionError(f"the ttl of a lease of lock {name!r} must be a number of seconds above 0, not {ttl}")
+        raise InvalidArgument(f"the ttl of a lease of lock {name!r} must be a number of seconds above 0, not {ttl}")
 
 
 def _unavailable(lock: Lock) -> LockUnavailable:
@@ -287,7 +287,7 @@ def renew(lock: Lock, lease: str, now: float, ttl: float) -> Change:
     An expired lease can be renewed until its permit is granted to another claim.
 
     Raises:
-        DefinitionError: the ttl is not above 0.
+        InvalidArgument: the ttl is not above 0.
         LockLost: the lease no longer has a claim.
     """
     _check_ttl(lock.name, ttl)

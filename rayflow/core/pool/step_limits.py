@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rayflow.core.pool.protocol import Limit
 from rayflow.definition.context import StepCall
 from rayflow.definition.options import PoolConfig, RateLimit, StepOptions
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 #: Seconds added to the window of a rate limit: the operating system may delay the step's first line by so much after
 #: the moment that the worker records as the start.
@@ -25,7 +25,7 @@ def limits_of(call: StepCall, pool: PoolConfig) -> tuple[Limit, ...]:
         pool: the call's pool.
 
     Raises:
-        DefinitionError: the ``concurrency_key`` function returned None.
+        InvalidArgument: the ``concurrency_key`` function returned None.
         Exception: any exception of that function.
 
     Example:
@@ -57,7 +57,7 @@ def _key_of(call: StepCall) -> str:
         return f"step {call.name}"
     found = key if isinstance(key, str) else key(*call.args, **call.kwargs)
     if found is None:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"concurrency_key of step {call.name!r} returned None for these arguments; it must return a key"
         )
     return f"key {found}"

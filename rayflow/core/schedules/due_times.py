@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from cronsim import CronSim
 
 from rayflow.definition.schedule import HORIZON, Schedule
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.ids import check_id
 
 #: Maximum length of a schedule's name, so that name and due time together are a valid id.
@@ -31,11 +31,11 @@ def check_name(name: object) -> str:
     """Return ``name`` if it is a valid name of a schedule.
 
     Raises:
-        DefinitionError: the name is not an id, is too long, or contains ``@``, which separates the due time.
+        InvalidArgument: the name is not an id, is too long, or contains ``@``, which separates the due time.
     """
     checked = check_id("schedule", name)
     if "@" in checked or len(checked) > MAX_NAME:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"schedule id {checked!r} is not valid: at most {MAX_NAME} characters and no @, since the ids of its "
             "executions are <schedule>@<due time>"
         )
@@ -46,7 +46,7 @@ def due_id(name: str, due: float) -> str:
     """Return the id of the execution that a due time starts.
 
     Raises:
-        DefinitionError: the schedule's name is not valid.
+        InvalidArgument: the schedule's name is not valid.
 
     Example:
         >>> due_id("nightly", 1795485600.0)

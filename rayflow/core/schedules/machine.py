@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from rayflow.core.schedules.due_times import check_name, due_after, due_between, due_id, each_due, start_moment
 from rayflow.definition.schedule import Schedule
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 #: Maximum number of starts in one decision, which is one transaction.
 MAX_STARTS = 100
@@ -144,14 +144,14 @@ def manual_id(name: str, key: str) -> str:
         key: unique key; the same key is the same execution.
 
     Raises:
-        DefinitionError: the name or the key is not valid.
+        InvalidArgument: the name or the key is not valid.
 
     Example:
         >>> manual_id("nightly", "7f3a")
         'nightly@manual-7f3a'
     """
     if not key or len(key) > 30 or not key.isalnum() or not key.isascii():
-        raise DefinitionError(f"key of a manual start must be 1 to 30 letters and digits, not {key!r}")
+        raise InvalidArgument(f"key of a manual start must be 1 to 30 letters and digits, not {key!r}")
     return f"{check_name(name)}@manual-{key}"
 
 
@@ -173,14 +173,14 @@ def backfill(
         limit: maximum number of due times.
 
     Raises:
-        DefinitionError: the range ends before it starts, or contains more than ``limit`` due times.
+        InvalidArgument: the range ends before it starts, or contains more than ``limit`` due times.
     """
     if end < start:
-        raise DefinitionError(f"backfill range ends ({end!r}) before it starts ({start!r})")
+        raise InvalidArgument(f"backfill range ends ({end!r}) before it starts ({start!r})")
     stop = min(end, math.nextafter(now, math.inf), math.inf if state.next_due is None else state.next_due)
     dues = list(due_between(spec, start, stop, limit=limit + 1, anchor=state.anchor))
     if len(dues) > limit:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"backfill range contains more than {limit} due times of schedule {name!r}. Split it: the first part may "
             f"end at {dues[limit]!r}"
         )
@@ -202,7 +202,7 @@ def decide(name: str, spec: Schedule, state: ScheduleState, now: float, *, most:
             skipped, by the overlap policy.
 
     Raises:
-        DefinitionError: the schedule's name is not valid.
+        InvalidArgument: the schedule's name is not valid.
 
     Example:
         >>> spec = Schedule(every=60)

@@ -25,9 +25,9 @@ from rayflow.core.pool.slots import Key
 from rayflow.errors import (
     ClusterError,
     CorruptRecord,
-    DefinitionError,
     ExecutionNotFound,
     Failure,
+    InvalidArgument,
     InvalidTransition,
     QueueFull,
     RayflowError,
@@ -231,7 +231,7 @@ class Coordinator:
             return None
         try:
             code, part = self._codes.reference(run.call.target, driver.code)
-        except DefinitionError as error:
+        except InvalidArgument as error:
             self.refused((execution_id, run.seq, run.attempt), error)
             return None
         except (ClusterError, StorageUnavailable) as error:

@@ -19,7 +19,7 @@ from rayflow.definition.base import WorkflowDefinition
 from rayflow.definition.code import CodeRef
 from rayflow.definition.context import ChildCall, LockCall, SignalCall
 from rayflow.definition.options import ExecutionOptions, Retention
-from rayflow.errors import CodecError, DefinitionError
+from rayflow.errors import CodecError, InvalidArgument
 from rayflow.runtime.large_values import CodeValues
 from rayflow.storage.codec.journal import append_digest, encode_entry, encode_failure
 from rayflow.storage.model import DeadLetter, DefinitionRecord, ExecutionRecord, InboxRow, JournalRow
@@ -146,7 +146,7 @@ class OperationBuilder:
             case ChildCall():
                 try:
                     return self._start_child(ask, ask.call, now)
-                except (DefinitionError, CodecError, TypeError) as error:
+                except (InvalidArgument, CodecError, TypeError) as error:
                     about, run = label("child", ask.call.name), self.record.run
                     answer = RequestCompleted(now, ask.seq, about, failure=failure_of(error), run=run)
                     row = InboxRow(f"unasked/{self.epoch}/{ask.seq}", "answer", encode_entry(Entry(0, answer)), now)

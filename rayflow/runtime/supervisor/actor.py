@@ -52,7 +52,7 @@ class SupervisorActor:
         self._overseer.turns.ask(lambda: self._overseer.pools.save(made))
 
     def delete_pool(self, name: str) -> None:
-        """Delete a pool and its workers. Raises DefinitionError."""
+        """Delete a pool and its workers. Raises InvalidArgument."""
         self._overseer.turns.ask(lambda: self._overseer.pools.delete(name))
 
     def submit(self, records: Sequence[ExecutionRecord]) -> None:

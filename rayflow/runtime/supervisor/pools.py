@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rayflow.definition.options import PoolConfig
-from rayflow.errors import CorruptRecord, DefinitionError, PoolNotFound
+from rayflow.errors import CorruptRecord, InvalidArgument, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem, send_to
 from rayflow.runtime.actors.health import keeping_alive
@@ -70,11 +70,11 @@ class PoolRegistry:
         """Delete a pool with its workers; nothing may need it any more.
 
         Raises:
-            DefinitionError: it is the default pool.
+            InvalidArgument: it is the default pool.
             PoolNotFound: there is none of that name.
         """
         if name == self._default.name:
-            raise DefinitionError(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
+            raise InvalidArgument(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
         if not self._ask("delete_pool", name):
             raise PoolNotFound(name)
         self._kept.discard(name)

@@ -20,7 +20,7 @@ from rayflow.core.locks.machine import (
     renew,
     renew_all,
 )
-from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable
+from rayflow.errors import InvalidArgument, LockLost, LockPermitsMismatch, LockUnavailable
 
 E1, E2, E3 = Claimant("e1", 1), Claimant("e2", 5), Claimant("e3", 2)
 L1, L2, L3 = Claimant(lease="l1"), Claimant(lease="l2"), Claimant(lease="l3")
@@ -283,7 +283,7 @@ def test_expired_leases_do_not_hold_up_another_limit() -> None:
     ],
 )
 def test_terms_that_cannot_be_meant_are_refused(ask: Callable[[], Change], message: str) -> None:
-    with pytest.raises(DefinitionError, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         ask()
 
 

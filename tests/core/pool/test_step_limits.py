@@ -10,7 +10,7 @@ from rayflow.core.pool import Limit
 from rayflow.core.pool.step_limits import START_JITTER, limits_of, missing_resources, resource_needs
 from rayflow.definition.context import StepCall, Target
 from rayflow.definition.options import PoolConfig, RateLimit, StepOptions
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 
 def limits(options: StepOptions, *args: Any, pool: PoolConfig | None = None, **kwargs: Any) -> tuple[Limit, ...]:
@@ -43,7 +43,7 @@ def test_all_limits_count_the_pools_first() -> None:
 
 
 def test_a_key_that_is_none_is_an_error_and_what_it_raises_is_raised() -> None:
-    with pytest.raises(DefinitionError, match="concurrency_key of step 'mail' returned None"):
+    with pytest.raises(InvalidArgument, match="concurrency_key of step 'mail' returned None"):
         limits(StepOptions(concurrency_limit=1, concurrency_key=lambda: None))
     with pytest.raises(KeyError):
         limits(StepOptions(concurrency_limit=1, concurrency_key=lambda who: who["name"]), {})

@@ -92,11 +92,11 @@ def test_the_life_of_a_local_cluster(environ: dict[str, str]) -> None:
             stack,
         )
         assert line(decoy) == "up"
-        ran = {p.pid for p in processes.carrying(status.cluster.mark)}
-        assert third["actor"] in ran
+        assert third["actor"] in {p.pid for p in processes.carrying(status.cluster.mark)}
         stopped = connection.down(environ=environ)
         assert stopped.cluster == status.cluster
-        assert {pid for pid, _ in stopped.ended} >= ran
+        # Not all that ran a moment ago: Ray itself ends processes that nobody uses.
+        assert third["actor"] in {pid for pid, _ in stopped.ended}
         assert stopped.ended[0][1] == "gcs_server"
         assert processes.carrying(status.cluster.mark) == []
         assert decoy.poll() is None

@@ -134,11 +134,12 @@ def test_the_first_says_that_it_was_taken_over_and_stops(
         told = [other.stdout.readline() for _ in range(4)]
         assert told[0].startswith("WriterFenced ")
         assert "was taken over by LocalEngine" in told[0] or "is being taken over by" in told[0]
-        assert told[1:] == ["WriterFenced\n"] * 3
-        time.sleep(0.2)  # what had begun may end
-        at = lines(tmp_path)
+        assert told[1:] == ["Fenced\n"] * 3
+        begun = lines(tmp_path)
         time.sleep(0.5)
-        assert lines(tmp_path) == at, "it goes on driving an execution that is not its own any more"
+        at = lines(tmp_path)
+        # The one step that it had sent before may begin, however late.
+        assert at <= begun + 1, "it goes on driving an execution that is not its own any more"
         now = backend_of(engine).record("theirs")
         assert (now.epoch, now.last_seq) == (seen.epoch, seen.last_seq), "what it wrote after that counts"
         # And here it goes on.
@@ -202,14 +203,15 @@ def test_an_actor_that_is_made_anew_takes_nothing_over(tmp_path: Path) -> None:
 
 def test_long_steps_of_a_fenced_engine_do_not_count(tmp_path: Path) -> None:
     """Its coordinators stop although none of them has anything to write."""
-    url = f"sqlite:///{tmp_path}/flows.db"
+    url, release = f"sqlite:///{tmp_path}/flows.db", tmp_path / "release"
     with rf.LocalEngine(url) as first:
-        handle = first.start(long_step.options(id="long"), 2.5)
+        handle = first.start(long_step.options(id="long"), str(release))
         wait_for(lambda: any(step.status == "running" for step in handle.status().steps), "the step runs")
         with rf.LocalEngine(url, take_over=True) as second:
             wait_for(lambda: not first._threads.names() or not _coordinators(first), "its coordinators stop")
             with pytest.raises(WriterFenced):
                 handle.result(timeout=10)
+            release.touch()
             assert second.handle("long").result(timeout=30) == 7
             assert backend_of(second).record("long").epoch == 2
 

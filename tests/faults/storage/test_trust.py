@@ -237,7 +237,7 @@ def trapped(tmp_path: Path) -> tuple[Path, Path]:
         with contextlib.suppress(rf.ExecutionFailed):
             engine.start(in_failure.options(id="failed")).result(30)
         engine.start(by_value().options(id="by-value")).result(timeout=30)
-        engine.schedules.create("soon", takes_anything, rf.Schedule(every=3600.0, start_at=time.time() + 2))
+        engine.schedules.create("soon", takes_anything, rf.Schedule(every=3600.0, start_at=time.time() + 3600))
         engine.pools.create(rf.PoolConfig(name="p", workers=0, setup=lambda: None))
     asyncio.run(_set(url, file, sprung))
     return file, sprung
@@ -255,16 +255,19 @@ async def _set(url: str, file: Path, sprung: Path) -> None:
     await store.open()
     await store.claim_writer("test", now=time.time(), fresh_for=0, take_over=True)
     await store.commit([Deliver("waits", signal_row("go", payload, "signal/1", time.time()))])
-    [plan] = [json.loads(schedule.spec) for schedule in await store.schedules()]
+    [schedule] = await store.schedules()
     await store.close()
+    plan, state, due = json.loads(schedule.spec), json.loads(schedule.state), time.time()
     plan["input"] = base64.b64encode(payload).decode()
+    plan["schedule"]["start_at"] = state["next_due"] = due
     code = pickle.dumps(Trap(sprung))
     digest = hashlib.sha256(code).hexdigest()
     with contextlib.closing(sqlite3.connect(file)) as db, db:
         db.execute("UPDATE starts SET input = ?", (payload,))
         db.execute("UPDATE executions SET result = ? WHERE result IS NOT NULL", (payload,))
         db.execute("UPDATE dead_letters SET input = ?", (payload,))
-        db.execute("UPDATE schedules SET spec = ?", (json.dumps(plan).encode(),))
+        changed = (json.dumps(plan).encode(), json.dumps(state).encode(), due)
+        db.execute("UPDATE schedules SET spec = ?, state = ?, wake = ?", changed)
         db.execute("INSERT INTO notes VALUES ('waits', 1, 1, 1.0, 'progress', ?)", (payload,))
         for (old,) in db.execute("SELECT digest FROM blobs").fetchall():
             db.execute("UPDATE starts SET code = CAST(replace(code, ?, ?) AS BLOB)", (old, digest))
@@ -289,13 +292,15 @@ def test_looking_at_a_store_runs_nothing_of_it(trapped: tuple[Path, Path], capsy
     assert set(sys.modules) == loaded
 
 
-def test_nothing_of_it_runs_where_pickles_are_not_allowed(trapped: tuple[Path, Path]) -> None:
+def test_nothing_of_it_runs_where_pickles_are_not_allowed(
+    trapped: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     file, sprung = trapped
     with rf.LocalEngine(f"sqlite:///{file}", allow_pickle=False, park_idle_after=0.05) as engine:
         engine.start(in_plain.options(id="mine")).result(30)
         wait_for(lambda: engine.status("waits").status == "paused", "what needs a pickle is set aside")
         assert "allow_pickle is off" in str(engine.status("waits").error)
-        time.sleep(2.0)  # the schedule falls due
+        wait_for(lambda: "schedule soon cannot go on" in caplog.text, "the schedule is due, and refused")
         for name in ("waits", "done", "failed", "by-value"):
             engine.status(name)
         for name in ("done", "by-value"):

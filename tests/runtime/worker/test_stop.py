@@ -10,7 +10,7 @@ import pytest
 from rayflow.runtime.messages import BatchReply
 from rayflow.runtime.worker import actor as worker_module
 from tests.runtime.worker import worker_steps as steps
-from tests.runtime.worker.worker_harness import Bench, bench, ended, keys, reach, value
+from tests.runtime.worker.worker_harness import ENOUGH, Bench, bench, ended, keys, reach, value
 from tests.runtime.worker.worker_steps import PATIENCE, STAGE
 
 
@@ -85,7 +85,7 @@ def test_what_does_not_stop_is_given_up(one: Bench, monkeypatch: pytest.MonkeyPa
 
 def test_who_waits_for_the_rest_of_a_batch_is_told_as_well(one: Bench) -> None:
     tasks = [one.task(steps.double, 1), one.task(steps.wait_for_ever, "a")]
-    early = one.run(*tasks, patience=0.3, id="b")
+    early = one.run(*tasks, patience=ENOUGH, id="b")
     assert (ended(early), early.running) == (keys(tasks[0]), keys(tasks[1])[0])
     waiting = one.collecting("b")
     stop(one)

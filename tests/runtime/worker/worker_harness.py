@@ -22,6 +22,9 @@ from tests.runtime.worker.worker_steps import PATIENCE, STAGE
 
 CODEC = MsgpackCodec()
 
+#: Seconds of patience in which the tasks before one that waits at a gate are done, also on a busy machine.
+ENOUGH = 1.0
+
 _numbers = itertools.count(1)
 
 
