@@ -13,7 +13,16 @@ from rayflow.cli.exit_codes import COMPLETED
 from rayflow.cli.open_engine import command_line, has_cluster, open_engine, read_store, store_url
 from rayflow.cli.options import Commands, add_command, add_limit, add_workflow
 from rayflow.cli.screen import Screen
-from rayflow.client.views import ExecutionTree, WorkflowInfo, children_of, snapshot, summary, workflow_infos
+from rayflow.client.views import (
+    ExecutionTree,
+    WorkflowInfo,
+    children_of,
+    list_query,
+    page_of,
+    snapshot,
+    summary,
+    workflow_infos,
+)
 from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskState, TaskStatus, tasks_of
 from rayflow.display import (
     Detail,
@@ -46,6 +55,9 @@ def add_commands(commands: Commands) -> None:
     add_workflow(parser)
     parser.add_argument("--parent", metavar="ID", help="only the children of this execution, in the order of its calls")
     parser.add_argument("--schedule", metavar="NAME", help="only executions that this schedule started")
+    condition = "only executions that meet it, such as \"attr.customer = 'acme'\" (fields: docs/storage.md)"
+    parser.add_argument("--where", metavar="CONDITION", help=condition)
+    parser.add_argument("--after", metavar="CURSOR", help="the page after this cursor, which ended the page before")
     add_limit(parser)
     parser = add_command(commands, "show", show, "show one execution", "id")
     parser.add_argument("--tree", action="store_true", help="show all descendants as a tree")
@@ -59,12 +71,13 @@ def add_commands(commands: Commands) -> None:
 
 def list_executions(args: argparse.Namespace, screen: Screen) -> int:
     """List the executions of the store, newest first."""
-    wanted = () if args.status is None else (ExecutionStatus(args.status),)
-    query = Filter(
-        status=wanted, workflow_id=args.workflow, parent=args.parent, schedule=args.schedule, limit=args.limit
-    )
-    found = [summary(record) for record in read_store(store_url(args.store), lambda store: store.executions(query))]
-    screen.result(list_text(found, screen.style(time.time())), [summary_json(one) for one in found])
+    given = ("status", "workflow", "parent", "schedule", "where", "after", "limit")
+    query = list_query(**{name: getattr(args, name) for name in given})
+    page = page_of(read_store(store_url(args.store), lambda store: store.executions(query)), query)
+    document = {"executions": [summary_json(one) for one in page], "next": page.next}
+    screen.result(list_text(page, screen.style(time.time())), document)
+    if page.next is not None and not screen.as_json:
+        screen.note(f"more with --after {page.next}")
     return COMPLETED
 
 

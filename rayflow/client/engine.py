@@ -18,7 +18,7 @@ from rayflow.client.recovery import RecoveryManager
 from rayflow.client.retention import PurgeResult, purge, select
 from rayflow.client.schedules import Schedules
 from rayflow.client.starts import Starter
-from rayflow.client.views import Output, WorkflowInfo, workflow_infos
+from rayflow.client.views import ExecutionPage, Output, WorkflowInfo, list_query, workflow_infos
 from rayflow.client.watcher import Watcher
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus
@@ -30,7 +30,6 @@ from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import ActorSystem
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.settings import Settings
-from rayflow.storage.base import Filter
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 
 P = ParamSpec("P")
@@ -147,7 +146,7 @@ class Engine:
 
         Raises:
             QueueFull: as :meth:`start`; nothing was started.
-            ExecutionAlreadyExists: as :meth:`start`.
+            ExecutionAlreadyExists: an id belongs to another workflow or input. The other calls were started.
 
         Example:
             >>> engine.start_many(analyse.call(document) for document in documents)  # doctest: +SKIP
@@ -238,20 +237,39 @@ class Engine:
         workflow: str | None = None,
         parent: str | None = None,
         schedule: str | None = None,
+        where: str | None = None,
+        after: str | None = None,
         limit: int = 100,
-    ) -> list[ExecutionSnapshot]:
-        """Return executions, newest first, without their steps and state.
+    ) -> ExecutionPage:
+        """Return a page of executions, newest first, without their steps and state.
 
         Args:
             status: only executions with this status.
             workflow: only executions of this workflow id.
             parent: only children of this execution, in the order of their starts.
             schedule: only executions that this schedule started.
-            limit: maximum number of executions.
+            where: only executions that meet this condition, such as
+                ``"attr.customer = 'acme' and started > '2026-11-01'"`` (docs/storage.md lists the fields).
+            after: the ``next`` of the page before; None for the first page.
+            limit: maximum number of executions of a page.
+
+        Raises:
+            InvalidArgument: ``where`` is not a condition, or ``after`` is not a cursor.
+
+        Example:
+            >>> page = engine.list(where="status = 'failed'", limit=50)  # doctest: +SKIP
+            >>> rest = engine.list(where="status = 'failed'", limit=50, after=page.next)  # doctest: +SKIP
         """
-        wanted = () if status is None else (ExecutionStatus(status),)
         return self._queries.list(
-            Filter(status=wanted, workflow_id=workflow, parent=parent, schedule=schedule, limit=limit)
+            list_query(
+                status=status,
+                workflow=workflow,
+                parent=parent,
+                schedule=schedule,
+                where=where,
+                after=after,
+                limit=limit,
+            )
         )
 
     def metrics(self) -> DistributedMetrics:

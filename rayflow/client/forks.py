@@ -22,7 +22,7 @@ from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord, JournalRow
 from rayflow.storage.operations import AlreadyExists, Start
-from rayflow.storage.rules.starts import carried_rows, fresh_record, identity_of
+from rayflow.storage.rules.starts import carried_rows, identity_of, new_execution
 
 
 class Forks:
@@ -62,7 +62,7 @@ class Forks:
         source, plan = self._plan(execution_id, before, allow_reacquire=allow_reacquire)
         other = self._other_version(source, workflow)
         given, identity = self._input(source, args, kwargs)
-        made = fresh_record(
+        made = new_execution(
             other or source,
             given,
             identity,

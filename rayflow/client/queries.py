@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rayflow.client.backend import Backend
-from rayflow.client.views import Output, children_of, decode_or_describe, snapshot, summary
+from rayflow.client.views import ExecutionPage, Output, children_of, decode_or_describe, page_of, snapshot
 from rayflow.core.execution.actions import LiveTask
 from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus, tasks_of
 from rayflow.errors import (
@@ -75,9 +75,9 @@ class ExecutionQueries:
             return Output((), cursor)
         return Output(found.lines, f"{name}/{found.cursor}", issued=found.issued, completed=found.completed)
 
-    def list(self, query: Filter) -> list[ExecutionSnapshot]:
-        """Return the executions that match, without their steps and state."""
-        return [summary(record) for record in self._backend.executions(query)]
+    def list(self, query: Filter) -> ExecutionPage:
+        """Return the page of a query of :func:`~rayflow.client.views.list_query`."""
+        return page_of(self._backend.executions(query), query)
 
     def outcome(self, record: ExecutionRecord, returns: Any = None) -> Any:
         """Return the result of a finished execution, or raise its exception.

@@ -25,7 +25,7 @@ from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.codec.schedules import ScheduleSpec, decode_plan, decode_state, encode_plan, encode_state
 from rayflow.storage.model import ExecutionRecord, ScheduleRecord
 from rayflow.storage.operations import Done, Rejected
-from rayflow.storage.rules.starts import fired
+from rayflow.storage.rules.starts import schedule_transaction
 
 #: How often a change is tried again because the supervisor, or somebody else, changed the schedule meanwhile.
 _TRIES = 20
@@ -231,7 +231,9 @@ class Schedules:
             if spec is not None:
                 record = ScheduleRecord(name, encode_plan(spec), record.state, record.version, None, record.created_at)
             definition = self._backend.definition(used.workflow_id, used.version or None) if starting else None
-            operation = fired(record, used, definition, state, starts=starting, wake=now, now=now, codec=self._codec)
+            operation = schedule_transaction(
+                record, used, definition, state, starts=starting, wake=now, now=now, codec=self._codec
+            )
             [answer] = self._backend.apply([operation])
             if isinstance(answer, Done):
                 self._backend.notify(answer.touched)

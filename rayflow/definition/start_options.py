@@ -48,6 +48,7 @@ class StartOptions(TypedDict, total=False):
     delay: float | None
     singleton: str | None
     retention: Retention | None
+    attributes: Mapping[str, str | int | float | bool]
 
 
 #: Keys of StartOptions that are not fields of ExecutionOptions.

@@ -116,7 +116,7 @@ _LEAVES = (bytes, dt.datetime, dt.date, dt.time, dt.timedelta)
 
 _SUMMARY = _words(
     "execution_id workflow_id version status created_at updated_at duration deadline priority epoch coordinator run "
-    "parent forked_from parked wakes_at waiting_for error"
+    "parent forked_from parked wakes_at waiting_for attributes error"
 )
 
 #: The keys of each record, in their order.

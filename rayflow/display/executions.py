@@ -99,6 +99,7 @@ def facts_of(snapshot: ExecutionSnapshot, style: Style) -> dict[str, str]:
         "run": "" if snapshot.run == 1 else str(snapshot.run),
         "parent": snapshot.parent,
         "forked from": snapshot.forked_from,
+        "attributes": ", ".join(f"{name} = {value!r}" for name, value in snapshot.attributes.items()),
         "created": time_text(snapshot.created_at, style),
         "changed": time_text(snapshot.updated_at, style),
         "duration": duration_text(elapsed(snapshot, style.now)),

@@ -140,7 +140,7 @@ def test_a_wrong_fork_is_wrong_usage_and_starts_nothing(drafted: Project, words:
     done = drafted("fork", *words, "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")
-    assert len(drafted("list", "--json").json) == 1
+    assert len(drafted("list", "--json").json["executions"]) == 1
 
 
 @pytest.mark.parametrize(

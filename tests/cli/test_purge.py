@@ -36,7 +36,7 @@ def url(tmp_path: Path) -> str:
 
 def listed(url: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     assert main(["list", "--store", url, "--json"]) == exit_codes.COMPLETED
-    return {found["execution_id"] for found in json.loads(capsys.readouterr().out)}
+    return {found["execution_id"] for found in json.loads(capsys.readouterr().out)["executions"]}
 
 
 def test_purge_deletes_executions_of_one_status_and_age(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,7 +167,7 @@ def test_running_an_id_again_attaches_to_the_same_execution(project: Project) ->
     assert again.json == first
     assert "execution one of workflow shout already exists" in again.err
     assert "step says" not in again.err
-    assert len(project("list", "--json").json) == 1
+    assert len(project("list", "--json").json["executions"]) == 1
 
 
 def test_running_an_interrupted_id_again_resumes_it(project: Project) -> None:

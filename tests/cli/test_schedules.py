@@ -52,7 +52,7 @@ def listed(project: Project) -> list[str]:
 
 
 def started(project: Project, name: str) -> list[str]:
-    rows = project("list", "--schedule", name, "--json").json
+    rows = project("list", "--schedule", name, "--json").json["executions"]
     return sorted(row["execution_id"] for row in rows)
 
 

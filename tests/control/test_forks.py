@@ -58,7 +58,7 @@ def test_a_fork_goes_on_when_its_coordinator_dies_and_repeats_nothing_of_its_pre
     kill(backend_of(engine).pid_of(actor_names.PERSISTENCE))
     # Asked for twice, made once.
     again = engine.fork("draft", before="held_up", id="fork", state={"by": "ada"})
-    with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id of its own"):
+    with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id that no execution has"):
         engine.fork("draft", before="held_up", id="fork", state={"by": "bob"})
     release.touch()
     assert fork.result(timeout=60) == again.result(timeout=60) == ["first", "second", "checked", "ada"]

@@ -364,6 +364,7 @@ def test_the_keys_of_a_snapshot_are_stable() -> None:
     assert list(found) == [
         "execution_id", "workflow_id", "version", "status", "created_at", "updated_at", "duration", "deadline",
         "priority", "epoch", "coordinator", "run", "parent", "forked_from", "parked", "wakes_at", "waiting_for",
+        "attributes",
         "error", "completed_steps", "current_steps", "state", "stages", "steps", "children",
         "unconsumed_signals", "result",
     ]  # fmt: skip

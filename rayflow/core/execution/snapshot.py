@@ -110,6 +110,7 @@ class ExecutionSnapshot:
         wakes_at: time at which a parked execution continues without an outside event: timer, delayed start or deadline.
         waiting_for: outside events that it waits for, as text, such as ``signal review`` or ``lock ledger``.
         unconsumed_signals: names of the signals that were not received before the end.
+        attributes: values by which lists find the execution, by name.
     """
 
     execution_id: str
@@ -135,6 +136,7 @@ class ExecutionSnapshot:
     stages: list[StageSnapshot] = field(default_factory=list)
     result: Any = None
     error: Failure | None = None
+    attributes: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     @property
     def completed_steps(self) -> list[int]:

@@ -28,7 +28,7 @@ from rayflow.storage.model import DefinitionRecord, ExecutionRecord, ScheduleRec
 from rayflow.storage.operations import Answer, Done, ExpireLeases, FailLockWait, Operation, Rejected
 from rayflow.storage.rules.large_values import GRACE
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
-from rayflow.storage.rules.starts import fired, unchanged
+from rayflow.storage.rules.starts import schedule_transaction, unchanged
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class MaintenanceLoop:
             definition = self._ask("definition", plan.workflow_id, plan.version or None)
             if definition is None:
                 raise WorkflowNotRegistered(plan.workflow_id, known=())
-        operation = fired(
+        operation = schedule_transaction(
             record, plan, definition, decision.state, starts=decision.starts, cancels=decision.cancels,
             wake=decision.wake, now=now, codec=self._codec,
         )  # fmt: skip

@@ -151,7 +151,6 @@ def _open(data: bytes, seed: int, execution_id: str, where: str) -> Any:
         raise CorruptRecord(execution_id, f"{where} is not msgpack: {error}") from error
 
 
-# --- making events from what was read -----------------------------------------------------------------------
 def _reader(cls: Any) -> Callable[[tuple[Any, ...]], Event]:
     converters = [(index, _CONVERTERS[f.name]) for index, f in enumerate(fields(cls)) if f.name in _CONVERTERS]
     if not converters:

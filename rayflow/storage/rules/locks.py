@@ -1,4 +1,4 @@
-"""What operations make of locks: claims, grants and leases, each told to its execution by an inbox row."""
+"""Rules of locks: claims, grants and leases; executions receive grants as inbox rows."""
 
 from __future__ import annotations
 
@@ -14,35 +14,30 @@ from rayflow.storage.operations import ExpireLeases, FailLockWait, LeaveLease, T
 
 
 class LockReads(Protocol):
-    """What is read of locks, in the transaction that will write them."""
+    """Reads of locks from the store, in the transaction that writes them."""
 
     def lock(self, name: str) -> Lock | None:
-        """A lock with its claims."""
+        """Return a lock with its claims, or None."""
 
     def locks_of(self, execution_id: str) -> Sequence[str]:
-        """Names of the locks in which an execution has claims."""
+        """Return the names of the locks in which an execution has claims."""
 
     def leased_locks(self) -> Sequence[str]:
-        """Names of the locks in which leases have claims."""
+        """Return the names of the locks in which leases have claims."""
 
 
 class ClaimListener(Protocol):
-    """Who is told of what becomes of claims."""
+    """Receiver of grants and of changed numbers of claims."""
 
     def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
-        """An execution's claim is granted, or refused."""
+        """Receive the grant or the rejection of an execution's claim."""
 
     def claims_changed(self, execution_id: str, change: int) -> None:
-        """An execution has so many claims more."""
+        """Add to the number of lock permits that an execution holds or waits for."""
 
 
 class LockRules:
-    """See the module's docstring.
-
-    Args:
-        told: told of grants.
-        reads: what is there.
-    """
+    """Rules of locks within one transaction."""
 
     def __init__(self, told: ClaimListener, reads: LockReads) -> None:
         self._told = told
@@ -52,12 +47,11 @@ class LockRules:
 
     @property
     def changed(self) -> dict[str, tuple[Lock | None, Lock]]:
-        """The locks that changed: what they were, and what they are."""
+        """Return the changed locks: each before and after."""
         return {name: (self._before[name], lock) for name, lock in self._now.items()}
 
-    # --- of executions -------------------------------------------------------------------------------------
     def take(self, execution_id: str, ask: TakeLock, at: float, key: str) -> RayflowError | None:
-        """Claim a permit; answers why that cannot be. Who has it already, and asks again, is told so under the key."""
+        """Claim a permit; return the reason if that is rejected. A holder that claims again is answered by ``key``."""
         claimant = Claimant(execution_id, ask.step)
         try:
             change = machine.acquire(self._lock(ask.name), ask.name, ask.limit, claimant, at, token=ask.token)
@@ -70,25 +64,24 @@ class LockRules:
         return None
 
     def leave(self, name: str, claimant: Claimant, at: float) -> None:
-        """Give a permit back, or the claim to one."""
+        """Release a permit, or the claim to one."""
         lock = self._lock(name)
         if lock is not None:
             self._change(machine.release(lock, claimant), at)
 
     def leave_all(self, execution_id: str, at: float) -> None:
-        """An execution is over: give back all that it has."""
+        """Release all permits and claims of a finished execution."""
         mine = {lock.name for lock in self._now.values() if any(c.execution_id == execution_id for c in lock.claims)}
         names = sorted(mine.union(self._reads.locks_of(execution_id)))
         held = [lock for name in names if (lock := self._lock(name)) is not None]
         for change in machine.release_all(held, execution_id):
             self._change(change, at)
 
-    # --- operations ----------------------------------------------------------------------------------------
     def apply(self, operation: TakeLease | LeaveLease | ExpireLeases | FailLockWait) -> int:
-        """Decide an operation; answers the token of a lease, 0 for none.
+        """Decide an operation; return the token of a lease, 0 for none.
 
         Raises:
-            LockUnavailable, LockLimitMismatch, LockLost: a lease is refused.
+            LockUnavailable, LockPermitsMismatch, LockLost: the lease is rejected.
         """
         match operation:
             case TakeLease():
@@ -122,20 +115,19 @@ class LockRules:
         claimant, lock = Claimant(operation.execution_id, operation.step), self._lock(operation.name)
         claim = None if lock is None else lock.claim_of(claimant)
         if lock is None or claim is None or claim.token:
-            return  # it was granted, or nobody waits for it, in the meantime
+            return  # it was granted, or its claimant no longer waits
         self._change(machine.release(lock, claimant), operation.at)
         failure = decode_failure(operation.failure, execution_id=operation.execution_id)
         answer = RequestCompleted(operation.at, operation.step, label("lock", operation.name), failure=failure)
         self._told.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _lock(self, name: str) -> Lock | None:
         if name not in self._before:
             self._before[name] = self._reads.lock(name)
         return self._now.get(name) or self._before[name]
 
     def _change(self, change: Change, at: float) -> None:
-        """Note what becomes of a lock, and tell executions that were granted a permit."""
+        """Record the new state of a lock, and answer executions that were granted a permit."""
         before = self._lock(change.lock.name)
         self._now[change.lock.name] = change.lock
         self._count(() if before is None else before.claims, change.lock.claims)

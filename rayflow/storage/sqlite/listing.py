@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from rayflow.core.execution.requests import OTHERS
@@ -49,25 +48,29 @@ def listing(query: Filter) -> tuple[str, list[Any]]:
     The inner statement finds the numbers of the page, from indexes alone where one fits; the outer one reads the rows.
     """
     made = _Statement()
-    driver = _driving_attribute(query.where)
-    source, key = "executions AS e", "e"
+    driver = _driving_attribute(query)
+    source, table = "executions AS e", "e"
     if driver is not None:
-        source, key = "attributes AS a CROSS JOIN executions AS e ON e.number = a.number", "a"
+        source, table = "attributes AS a", "a"
         made.add("a.name = ?", driver.attribute)
         _add_attribute_value(made, "a", driver)
-    order = _NEWEST
+        if not _is_alone(query):
+            source += " CROSS JOIN executions AS e ON e.number = a.number"
+    order = _CALLS if query.parent is not None else _NEWEST
     if query.runnable_before is not None:
-        order, key = _DUE, "e"
-    elif query.parent is not None:
-        order = _CALLS
+        order = _DUE
+    # With a plus sign SQLite sorts, and scans the small partial index instead of all executions in their order.
+    key = f"+{table}" if query.stuck or (_is_alone(query) and _is_scan(query.where[0])) else table
     if query.after is not None:
         compared = ">" if order is _CALLS else "<"
-        made.add(f"({key}.created_at, {key}.number) {compared} (?, ?)", *query.after)
+        at, number = query.after
+        made.add(f"{key}.created_at {compared}= ?", at)
+        made.add(f"({key}.created_at, {table}.number) {compared} (?, ?)", at, number)
     _add_selection(made, query)
     for comparison in query.where:
         if comparison is not driver:
             _add(made, comparison)
-    inner = f"SELECT e.number FROM {source}{made.where} ORDER BY {order.format(key)} LIMIT ?"
+    inner = f"SELECT {table}.number FROM {source}{made.where} ORDER BY {order.format(key)} LIMIT ?"
     statement = (
         f"SELECT {COLUMNS} FROM ({inner}) AS p CROSS JOIN executions AS e ON e.number = p.number"
         f" LEFT JOIN starts AS s ON s.id = e.id ORDER BY {order.format('e')}"
@@ -75,10 +78,26 @@ def listing(query: Filter) -> tuple[str, list[Any]]:
     return statement, [*made.values, query.limit]
 
 
-def _driving_attribute(comparisons: Iterable[Comparison]) -> Comparison | None:
-    """Return the comparison of an attribute whose index finds the executions, if there is one."""
-    found = [comparison for comparison in comparisons if comparison.attribute is not None]
-    return next((each for each in found if each.operator == "="), found[0] if found else None)
+def _driving_attribute(query: Filter) -> Comparison | None:
+    """Return the comparison whose index of attributes finds the executions: in the order of the list, or alone."""
+    if _is_alone(query) and query.where[0].attribute is not None:
+        return query.where[0]
+    if query.runnable_before is not None or query.parent is not None:
+        return None
+    return next((each for each in query.where if each.attribute is not None and each.operator == "="), None)
+
+
+def _is_scan(comparison: Comparison) -> bool:
+    """Return whether a comparison needs the scan of a partial index."""
+    field = FIELDS.get(comparison.field)
+    if field is None:
+        return False
+    return field.kind == "waiting" or (field.column in _PARTIAL and comparison.operator == "contains")
+
+
+def _is_alone(query: Filter) -> bool:
+    """Return whether a query consists of a single comparison."""
+    return len(query.where) == 1 and query == Filter(where=query.where, after=query.after, limit=query.limit)
 
 
 def _add_selection(made: _Statement, query: Filter) -> None:

@@ -129,9 +129,9 @@ def commits() -> None:
         operation: ExecutionOperation,
         *,
         known_key: bool = False,
-        goes_along: bool = False,
+        with_parent: bool = False,
     ) -> executions.Write | AlreadyExists | Rejected:
-        return decide(record, operation, goes_along=goes_along)
+        return decide(record, operation, with_parent=with_parent)
 
     executions._append = forgetful
     vars(batch).update(decide=unkeyed)

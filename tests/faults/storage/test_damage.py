@@ -193,7 +193,7 @@ def test_the_damaged_one_is_set_aside_and_all_others_finish(
     assert set(listed) >= {*NAMES, "failed"}
     assert damage.says in str(listed["two"].error)
     assert main(["list", "--store", url, "--json"]) == 0
-    shown = {one["execution_id"]: one for one in json.loads(capsys.readouterr().out)}
+    shown = {one["execution_id"]: one for one in json.loads(capsys.readouterr().out)["executions"]}
     assert damage.says in shown["two"]["error"]["message"]
     assert main(["show", "two", "--store", url]) == 0
     assert damage.says in capsys.readouterr().out

@@ -197,7 +197,7 @@ def test_cancel_and_pause_are_refused_and_can_be_asked_again(tmp_path: Path, mon
             lambda: handle.signal("go", 1),
             lambda: engine.fork("gated", before=1),
         ):
-            with pytest.raises(StorageUnavailable, match=r"disk is full\. What helps: free some space"):
+            with pytest.raises(StorageUnavailable, match=r"disk is full\. Remedy: free some space"):
                 ask()
         switch.off()
         handle.pause()
