@@ -35,7 +35,7 @@ import sys
 import rayflow as rf
 from tests.faults.storage.flows import chain
 with rf.LocalEngine(sys.argv[1]) as engine:
-    handle = engine.start(chain, sys.argv[2], 100_000, id="theirs")
+    handle = engine.start(chain.options(id="theirs"), sys.argv[2], 100_000)
     print("started", flush=True)
     try:
         handle.result()
