@@ -1,6 +1,6 @@
 """Logging: the execution context of records, text and JSON formats, and throttled warnings.
 
-:func:`configure` adds a handler to the root logger; only the processes of actors call it. A program with
+:func:`configure` adds rayflow's handler to the root logger; only the processes of actors call it. A program with
 its own logging adds :class:`LogContextFilter` to its handlers. Errors that are retried are logged through a
 :class:`ThrottledWarning`.
 """

@@ -119,7 +119,7 @@ def test_a_class_is_sent_by_its_name(system: RaySystem, echo: Actor) -> None:
 
 
 def test_an_argument_that_ray_would_keep_elsewhere_is_refused(system: RaySystem) -> None:
-    with pytest.raises(ClusterError, match="an argument of actor 'echo' takes 200,0"):
+    with pytest.raises(ClusterError, match="an argument of actor 'echo' has 200,0"):
         system.spawn(spec(args=(b"x" * 200_000,)))
     assert system.names() == []
 

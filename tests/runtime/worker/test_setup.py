@@ -12,7 +12,7 @@ import pytest
 from rayflow.definition.setup import setup_reference
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import Reply
-from rayflow.runtime.worker import setup as setup_module
+from rayflow.runtime.worker import setup as pool_setup
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import Bench, bench, reach
 from tests.runtime.worker.worker_steps import PATIENCE, STAGE
@@ -138,8 +138,8 @@ def test_a_setup_that_is_not_there_says_so() -> None:
 @pytest.mark.parametrize("setup", ["cannot_be_left", "left_for_ever"])
 def test_a_setup_that_cannot_be_left_is_logged(setup: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(setup_module.log, "exception", lambda words, *args: said.append(words % args))
-    monkeypatch.setattr(setup_module, "EXIT_TIMEOUT", 0.01)
+    monkeypatch.setattr(pool_setup.log, "exception", lambda words, *args: said.append(words % args))
+    monkeypatch.setattr(pool_setup, "EXIT_TIMEOUT", 0.01)
     with bench(1, setup=HERE + setup) as one:
         one.worker.call("ready")
         assert one.worker.call("stop", group="control") is True
