@@ -58,7 +58,7 @@ TWO_THINGS = {
 }
 
 #: Folders whose README.md does not name each module yet.
-NOT_YET = ("cli", "client", "core", "definition", "display", "runtime", "storage", "testing")
+NOT_YET = ("cli", "client", "core", "definition", "display", "runtime", "testing")
 
 
 def participles(known: Iterable[str]) -> list[str]:
