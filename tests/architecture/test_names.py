@@ -58,11 +58,7 @@ TWO_THINGS = {
 }
 
 #: Folders whose README.md does not name each module yet.
-<<<<<<< HEAD
-NOT_YET = ("client", "core", "definition", "storage")
-=======
-NOT_YET = ("cli", "client", "core", "definition", "display", "runtime", "testing")
->>>>>>> h/storage
+NOT_YET = ("client", "core", "definition")
 
 
 def participles(known: Iterable[str]) -> list[str]:
