@@ -223,13 +223,13 @@ class NonDeterminismError(RayflowError):
 
 
 class SideEffectError(RayflowError):
-    """Workflow code tried to reach the outside world directly."""
+    """Workflow code reached the outside world directly, or called the engine."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, instead: str = "Put it into a step (`@rf.step`) and await that") -> None:
         self.what = what
         super().__init__(
-            f"{what} inside a workflow: a workflow is replayed after a crash, so it must not touch the world "
-            "itself. Put it into a step (`@rf.step`) and await that"
+            f"{what} inside a workflow: workflow code is replayed after a crash or a long wait, so it must neither act "
+            f"on the outside world nor read from it. {instead}"
         )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rayflow.client.rewind import RewindPlanner, UnsettledError
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed
 from rayflow.core.locks.machine import Lock
 from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _PAUSE_PATIENCE = 30.0
 
 
+@refused_in_workflows("engine")
 class ExecutionCommands:
     """Looks at executions and steers them; the base of both engines.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rayflow.client.views import forgiving
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.events import AttemptFailed, Entry, StepFailed, kind_and_name
 from rayflow.errors import CorruptRecord, DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
@@ -82,6 +83,7 @@ class DeadLetterInfo:
         return self.args, self.kwargs
 
 
+@refused_in_workflows("engine.dead_letters")
 class DeadLetters:
     """The dead letters of an engine's store: ``engine.dead_letters``.
 

@@ -15,6 +15,7 @@ from rayflow.client.handle import ExecutionHandle, Watcher
 from rayflow.client.pools import QueueBackpressure, portable
 from rayflow.client.retention import PurgePasses, PurgeResult, meant
 from rayflow.client.views import WorkflowInfo, workflow_infos
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
@@ -45,6 +46,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@refused_in_workflows("engine")
 class Engine(Control):
     """Starts executions and steers them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
 

@@ -15,6 +15,7 @@ from rayflow.client.handle import ExecutionHandle
 from rayflow.client.locks import Lease, Locks
 from rayflow.client.queries import ExecutionQueries
 from rayflow.client.schedules import Schedules
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.events import Entry, Forked
 from rayflow.core.execution.forks import ForkPlan, plan_fork
 from rayflow.core.execution.requests import WaitsFor
@@ -34,6 +35,7 @@ from rayflow.storage.rules.starts import carried_rows, fresh_record, identity_of
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 
 
+@refused_in_workflows("engine")
 class Control(ExecutionQueries, abc.ABC):
     """See the module's docstring.
 

@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.execution.snapshot import ExecutionSnapshot
 from rayflow.errors import ExecutionNotFound, RayflowError, ResultTimeout, WriterFenced
 from rayflow.runtime.actors import actor_names
@@ -31,6 +32,7 @@ _PATIENCE = 10.0
 _AGAIN = 0.5
 
 
+@refused_in_workflows("handle")
 class ExecutionHandle(Generic[R]):
     """One execution. It can be awaited; it may be dropped at any time, the execution goes on.
 
@@ -129,13 +131,14 @@ class Watcher:
         with self._lock:
             if self._closed:
                 raise RayflowError("this engine is closed; open another one and use engine.handle(id)")
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="rayflow-watcher", daemon=True)
+                thread.start()
+                self._thread = thread
             known = self._pending.get(execution_id)
             if known is None or known.done():
                 known = self._pending[execution_id] = Future()
                 known.set_running_or_notify_cancel()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="rayflow-watcher", daemon=True)
-                self._thread.start()
             self._wake.set()
         if not known.done():
             self._look([execution_id])

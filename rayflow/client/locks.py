@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.locks import machine
 from rayflow.core.locks.machine import Claim, Lock
 from rayflow.errors import LockLost, LockUnavailable, RayflowError
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _LOOK_FIRST, _LOOK_MOST = 0.01, 0.25
 
 
+@refused_in_workflows("lease")
 class Lease:
     """A permit of a lock or semaphore that a script has, for ``with``. Made by ``engine.lock()``.
 
@@ -87,8 +89,9 @@ class Lease:
             self._pause(pause)
             pause = min(pause * 2, _LOOK_MOST)
             self.token = self._ask(renew=True)
-        self._renewing = threading.Thread(target=self._renew, name=f"lease of {self.name}", daemon=True)
-        self._renewing.start()
+        renewing = threading.Thread(target=self._renew, name=f"lease of {self.name}", daemon=True)
+        renewing.start()
+        self._renewing = renewing
         return self
 
     def release(self) -> None:
@@ -159,6 +162,7 @@ class LockInfo:
     waiting: tuple[Claim, ...]
 
 
+@refused_in_workflows("engine.locks")
 class Locks:
     """The locks of an engine's store: ``engine.locks``.
 

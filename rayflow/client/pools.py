@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.cluster.metrics import PoolStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
@@ -29,6 +30,7 @@ _LOOK = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
 
+@refused_in_workflows("pool")
 class WorkerPool:
     """One worker pool. It may be dropped at any time: the pool outlives the process that made it.
 
@@ -114,6 +116,7 @@ class WorkerPool:
         self._pools.remove(self.name)
 
 
+@refused_in_workflows("engine.pools")
 class Pools:
     """The worker pools of an engine's namespace.
 

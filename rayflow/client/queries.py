@@ -7,6 +7,7 @@ from rayflow.client.dead_letters import DeadLetters
 from rayflow.client.pools import Pools
 from rayflow.client.recovery import RecoveryManager
 from rayflow.client.views import Output, children_of, snapshot, summary, tolerant
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.core.execution.actions import LiveTask
 from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus, tasks_of
@@ -25,6 +26,7 @@ from rayflow.storage.model import ExecutionRecord, JournalRow, StepNote
 _PATIENCE = 5.0
 
 
+@refused_in_workflows("engine")
 class ExecutionQueries(ExecutionCommands):
     """Looks at executions, and steers them; the base of both engines.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.cluster.recovery import CRASH_LOOP, OverdueItem, RecoveryStatus
 from rayflow.errors import ClusterError, CorruptRecord, DefinitionError, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
@@ -22,6 +23,7 @@ _PATIENCE = 5.0
 _MOST = 10_000
 
 
+@refused_in_workflows("engine.recovery")
 class RecoveryManager:
     """Looks at what recovers an engine's executions, and sets it going.
 

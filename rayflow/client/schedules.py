@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rayflow.client.views import tolerant
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.schedules import machine
 from rayflow.core.schedules.due_times import check_name
 from rayflow.core.schedules.machine import DueStart, ScheduleState
@@ -78,6 +79,7 @@ class ScheduleInfo:
     damage: str = ""
 
 
+@refused_in_workflows("engine.schedules")
 class Schedules:
     """The schedules of an engine's store: ``engine.schedules``. They are kept in the store, and outlive the engine.
 

@@ -15,6 +15,7 @@ from rayflow.client.engine import Engine
 from rayflow.client.local import check_local
 from rayflow.client.locks import Lease
 from rayflow.client.pools import QueueBackpressure
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.schedule import Moment
 from rayflow.errors import DefinitionError
@@ -39,6 +40,7 @@ BEGINNING = 1_577_836_800.0
 _MOMENT: TypeAdapter[float] = TypeAdapter(Moment)
 
 
+@refused_in_workflows("engine", constructor=True)
 class TestEngine(Engine):
     """Runs executions under a clock of its own, on which a month passes in milliseconds; for tests of workflows.
 

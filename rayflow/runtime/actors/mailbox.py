@@ -66,8 +66,9 @@ class Mailbox:
         """Start the thread, once."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def post(self, action: Callable[[], None]) -> None:
         """Run the action in a turn. From any thread."""

@@ -178,7 +178,7 @@ import gc
 from rayflow.core.interpreter.machine import Machine
 from rayflow.core.events import Started
 from rayflow.definition.step import step
-from rayflow.storage.codec import MsgpackCodec
+from rayflow.storage.codec.payloads import MsgpackCodec
 
 @step
 def compensate():
