@@ -6,6 +6,7 @@ Every duration is in seconds.
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -142,6 +143,46 @@ def check_retention(what: str, value: object) -> Retention | None:
     raise DefinitionError(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
 
 
+#: Attributes of one execution at most, and characters of one text among their values.
+MOST_ATTRIBUTES, LONGEST_ATTRIBUTE = 32, 256
+_ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+
+
+def check_attributes(given: object) -> dict[str, str | int | float | bool]:
+    """Return attributes that were given, as a dict. Raises ValueError, which says what is allowed."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"needs a mapping of names to values, not {given!r}")  # noqa: TRY004 - pydantic takes only this
+    if len(given) > MOST_ATTRIBUTES:
+        raise ValueError(f"has {len(given)} attributes; at most {MOST_ATTRIBUTES} are allowed")
+    for name, value in given.items():
+        if not isinstance(name, str) or not _ATTRIBUTE_NAME.fullmatch(name):
+            raise ValueError(
+                f"attribute name {name!r} is not allowed; a name has 1 to 64 letters, digits, '_', '.' or '-', and "
+                "begins with a letter"
+            )
+        if problem := _attribute_problem(value):
+            raise ValueError(f"attribute {name!r} {problem}")
+    return dict(given)
+
+
+def _attribute_problem(value: object) -> str:
+    if type(value) is int:
+        return "" if -(2**63) <= value < 2**63 else f"is {value}; an int must fit 64 bits"
+    if type(value) is float:
+        return "" if math.isfinite(value) else f"is {value}; a float must be finite"
+    if type(value) is str:
+        if len(value) > LONGEST_ATTRIBUTE:
+            return f"has {len(value)} characters; at most {LONGEST_ATTRIBUTE} are allowed"
+        return "" if value.isascii() or _is_unicode(value) else f"is {value!r}, which is not valid Unicode"
+    if type(value) is bool:
+        return ""
+    return f"is a {type(value).__name__}; a value must be a str, int, float or bool"
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 class ExecutionOptions(Options):
     """How one execution runs.
 
@@ -162,6 +203,12 @@ class ExecutionOptions(Options):
             one raises SingletonConflict.
         retention: how long it is kept after its end; None for what its workflow says, or else the engine's
             configuration. Its children take it over.
+        attributes: values by which ``engine.list(where="attr.customer = 'acme'")`` finds the execution: at most 32,
+            each a str of at most 256 characters, an int, a float or a bool. Children do not inherit them.
+
+    Example:
+        >>> ExecutionOptions(attributes={"customer": "acme", "amount": 12.5}).attributes["customer"]
+        'acme'
     """
 
     timeout: Seconds | None = Field(None, gt=0)
@@ -176,6 +223,12 @@ class ExecutionOptions(Options):
     delay: Seconds | None = Field(None, ge=0)
     singleton: str | None = Field(None, min_length=1, max_length=200)
     retention: Retention | None = None
+    attributes: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
+
+    @field_validator("attributes", mode="before")
+    @classmethod
+    def _attributes(cls, value: object) -> object:
+        return check_attributes(value)
 
     @field_validator("checkpoints", mode="before")
     @classmethod

@@ -19,29 +19,37 @@ from rayflow.storage.model import (
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    KeyedRecord,
     PoolRecord,
     ScheduleRecord,
     StepNote,
 )
 from rayflow.storage.operations import Answer, Operation
+from rayflow.storage.query.comparisons import Comparison
+from rayflow.storage.query.cursor import Position
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which executions a list answers; newest first.
+    """Selection of executions for a list.
+
+    The order is by start, newest first; with ``runnable_before`` by the moment from which an owner is needed, then by
+    priority; with ``parent`` in the order of the parent's calls.
 
     Args:
         ids: only these executions; None for all.
         status: only these statuses; empty for all.
         workflow_id: only this workflow.
-        runnable_before: only those that need an owner by then (oldest first, then by priority).
-        unread_inbox: only owned ones with inbox rows that are not applied.
-        driven: only those that somebody owns, or that need an owner some time.
-        stuck: only unfinished ones that nobody owns and that wait for others alone, for any time.
-        parent: only children of this execution, in the order of their calls.
-        schedule: only those that this schedule started.
-        limit: at most so many.
+        runnable_before: only executions that need an owner by then.
+        unread_inbox: only executions with an owner and with inbox rows that are not applied.
+        driven: only executions that have an owner or need one at some time.
+        stuck: only unfinished executions without an owner that wait for other executions alone, without a timer.
+        parent: only children of this execution.
+        schedule: only executions that this schedule started.
+        where: only executions that meet all these comparisons.
+        after: only executions after this position in the order; None for all. Not with ``runnable_before``.
+        limit: maximum number of executions.
     """
 
     ids: tuple[str, ...] | None = None
@@ -53,6 +61,8 @@ class Filter:
     stuck: bool = False
     parent: str | None = None
     schedule: str | None = None
+    where: tuple[Comparison, ...] = ()
+    after: Position | None = None
     limit: int = 1000
 
 
@@ -138,6 +148,11 @@ class Store(Protocol):
 
     async def delete_schedule(self, name: str) -> bool:
         """Forget a schedule; answers whether there was one."""
+
+    async def records(
+        self, kind: str, *, execution_id: str | None = None, after: str = "", limit: int = 1000
+    ) -> list[KeyedRecord]:
+        """Return the keyed records of a kind with keys above ``after``, by key; ``execution_id``: only that one's."""
 
     async def versions(self) -> list[tuple[str, str, int]]:
         """Workflow id, version, and how many unfinished executions run it, of each that has any."""

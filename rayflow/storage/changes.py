@@ -7,6 +7,7 @@ log that an older rayflow wrote gives the same records under newer rules.
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -20,6 +21,7 @@ from rayflow.storage.model import (
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    KeyedRecord,
     PoolRecord,
     ScheduleRecord,
     StepNote,
@@ -38,9 +40,16 @@ _PART = 200
 
 @dataclass(slots=True)
 class MemoryData:
-    """What a memory store holds. Give one to several stores, and they are one store with several clients.
+    """Records of a memory store. Several stores with the same data are one store with several clients.
 
-    ``bound`` has, by parent, the children that end with it; it follows from the executions.
+    Attributes:
+        order: start and number of each execution with its id, in that order.
+        last_number: the highest number that an execution had since the records were read.
+        unfinished: executions that have not ended.
+        children: by parent, the executions that it started, in the order of their starts.
+        expiring: moments at which executions may be deleted, with their ids, in that order.
+
+    These five follow from the executions.
     """
 
     executions: dict[str, ExecutionRecord] = field(default_factory=dict)
@@ -51,6 +60,7 @@ class MemoryData:
     notes: dict[str, dict[int, StepNote]] = field(default_factory=dict)
     locks: dict[str, Lock] = field(default_factory=dict)
     schedules: dict[str, ScheduleRecord] = field(default_factory=dict)
+    records: dict[tuple[str, str], KeyedRecord] = field(default_factory=dict)
     definitions: dict[tuple[str, str], DefinitionRecord] = field(default_factory=dict)
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -59,7 +69,11 @@ class MemoryData:
     #: The payloads of large values, where they are in memory, too.
     contents: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
-    bound: dict[str, dict[str, None]] = field(default_factory=dict)
+    order: list[tuple[float, int, str]] = field(default_factory=list)
+    last_number: int = 0
+    unfinished: dict[str, None] = field(default_factory=dict)
+    children: dict[str, dict[str, None]] = field(default_factory=dict)
+    expiring: list[tuple[float, str]] = field(default_factory=list)
     writer: Writer = field(default_factory=Writer)
 
 
@@ -92,6 +106,8 @@ class Changes:
         mentions: what new records refer to; applied before executions that continue as new forget theirs.
         values: large ones, as they are now.
         no_values: by digest.
+        records: keyed ones, as they are now.
+        no_records: by kind and key.
     """
 
     started: list[ExecutionRecord] = field(default_factory=list)
@@ -116,6 +132,8 @@ class Changes:
     mentions: list[ValueReference] = field(default_factory=list)
     values: list[ValueRecord] = field(default_factory=list)
     no_values: list[str] = field(default_factory=list)
+    records: list[KeyedRecord] = field(default_factory=list)
+    no_records: list[tuple[str, str]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in FIELDS)
@@ -124,11 +142,13 @@ class Changes:
 FIELDS = tuple(each.name for each in fields(Changes))
 
 
-def changes_of(batch: Transaction) -> Changes:
-    """What a batch has decided to write."""
+def changes_of(batch: Transaction, data: MemoryData) -> Changes:
+    """Return what a transaction has decided to write, with numbers for new executions."""
     started = set(batch.started)
     return Changes(
-        started=[_head(batch, name) for name in batch.started],
+        started=[
+            replace(_head(batch, name), number=data.last_number + each) for each, name in enumerate(batch.started, 1)
+        ],
         changed=[_head(batch, name) for name in batch.changed if name not in started],
         inputs=list(batch.inputs.items()),
         journal=batch.journal,
@@ -141,6 +161,8 @@ def changes_of(batch: Transaction) -> Changes:
         notes=[(name, note) for (name, _), note in batch.notes.items()],
         counts=list(batch.counts.items()),
         mentions=batch.mentions,
+        records=[record for record in batch.records.values() if record is not None],
+        no_records=[key for key, record in batch.records.items() if record is None],
     )
 
 
@@ -154,11 +176,9 @@ def _head(batch: Transaction, name: str) -> ExecutionRecord:
 def apply(data: MemoryData, changes: Changes) -> None:
     """Change the records. Changes that do not fit them raise KeyError."""
     for record in changes.started:
-        data.executions[record.id] = record
-        if record.parent_step < 0:
-            data.bound.setdefault(record.parent, {})[record.id] = None
+        _insert(data, record)
     for record in changes.changed:
-        data.executions[record.id] = record
+        _replace(data, data.executions[record.id], record)
     for name, given in changes.inputs:
         data.executions[name] = replace(data.executions[name], input=given)
     for name, entry in changes.journal:
@@ -179,6 +199,51 @@ def apply(data: MemoryData, changes: Changes) -> None:
         data.totals[counter] = data.totals.get(counter, 0.0) + amount
     _apply_rare(data, changes)
     _apply_values(data, changes)
+
+
+def _insert(data: MemoryData, record: ExecutionRecord) -> None:
+    data.executions[record.id] = record
+    bisect.insort(data.order, (record.created_at, record.number, record.id))
+    data.last_number = max(data.last_number, record.number)
+    if record.parent:
+        data.children.setdefault(record.parent, {})[record.id] = None
+    if not record.status.terminal:
+        data.unfinished[record.id] = None
+    if record.expires_at is not None:
+        bisect.insort(data.expiring, (record.expires_at, record.id))
+
+
+def _replace(data: MemoryData, known: ExecutionRecord, record: ExecutionRecord) -> None:
+    data.executions[record.id] = record
+    if known.status.terminal != record.status.terminal:
+        if record.status.terminal:
+            data.unfinished.pop(record.id, None)
+        else:
+            data.unfinished[record.id] = None
+    if known.expires_at != record.expires_at:
+        _forget_expiry(data, known)
+        if record.expires_at is not None:
+            bisect.insort(data.expiring, (record.expires_at, record.id))
+
+
+def _forget_expiry(data: MemoryData, record: ExecutionRecord) -> None:
+    if record.expires_at is not None:
+        del data.expiring[bisect.bisect_left(data.expiring, (record.expires_at, record.id))]
+
+
+def _delete(data: MemoryData, name: str) -> None:
+    record = data.executions.pop(name)
+    del data.order[bisect.bisect_left(data.order, (record.created_at, record.number, name))]
+    data.unfinished.pop(name, None)
+    _forget_expiry(data, record)
+    siblings = data.children.get(record.parent, {})
+    siblings.pop(name, None)
+    if not siblings:
+        data.children.pop(record.parent, None)
+    data.journals.pop(name, None)
+    data.notes.pop(name, None)
+    data.mentions.pop(name, None)
+    data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
 
 
 def _apply_letters(data: MemoryData, changes: Changes) -> None:
@@ -217,14 +282,13 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
         data.definitions[key] = definition
     data.pools.update((pool.name, pool) for pool in changes.pools)
     for name in changes.no_executions:
-        data.bound.get(data.executions.pop(name).parent, {}).pop(name, None)
-        data.bound.pop(name, None)
-        data.journals.pop(name, None)
-        data.notes.pop(name, None)
-        data.mentions.pop(name, None)
-        data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
+        _delete(data, name)
     if gone := set(changes.no_executions):
         data.letters = {key: letter for key, letter in data.letters.items() if key[0] not in gone}
+        data.records = {key: each for key, each in data.records.items() if each.execution_id not in gone}
+    data.records.update(((record.kind, record.key), record) for record in changes.records)
+    for record_key in changes.no_records:
+        data.records.pop(record_key, None)
     for letter_key in changes.no_letters:
         del data.letters[letter_key]
     for name in changes.no_schedules:
@@ -238,11 +302,23 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
 # --- deleting -----------------------------------------------------------------------------------------------
 def collected(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch:
     """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
-    meant = (record for record in data.executions.values() if over.fits(record))
+    meant = (record for record in _candidates(data, over) if over.fits(record))
     rest = ((over.place(record), record) for record in meant if over.after is None or over.place(record) > over.after)
     first = [record for _, record in heapq.nsmallest(over.limit, rest, key=itemgetter(0))]
     found = choose(first, over, data.executions.get, later=later)
     return replace(found, size=sum(_size(data, name) for name in found.ids))
+
+
+def _candidates(data: MemoryData, over: PurgeFilter) -> Iterator[ExecutionRecord]:
+    """The executions among which those that a filter means are."""
+    if over.expired_by is None:
+        yield from data.executions.values()
+        return
+    first = 0 if over.after is None else bisect.bisect_right(data.expiring, over.after)
+    for at, name in islice(data.expiring, first, None):
+        if at > over.expired_by:
+            return
+        yield data.executions[name]
 
 
 def _size(data: MemoryData, name: str) -> int:
@@ -264,6 +340,7 @@ def snapshot(data: MemoryData) -> MemoryData:
         notes={name: dict(notes) for name, notes in data.notes.items()},
         locks=dict(data.locks),
         schedules=dict(data.schedules),
+        records=dict(data.records),
         definitions=dict(data.definitions),
         pools=dict(data.pools),
         values=dict(data.values),
@@ -292,4 +369,5 @@ def parts_of(data: MemoryData) -> Iterator[Changes]:
         definitions=list(data.definitions.values()),
         pools=list(data.pools.values()),
         values=list(data.values.values()),
+        records=list(data.records.values()),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TypeVar
 
 from rayflow.core.execution.requests import OTHERS
@@ -18,12 +21,15 @@ from rayflow.storage.model import (
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    KeyedRecord,
     PoolRecord,
     ScheduleRecord,
     StepNote,
     ValueRecord,
 )
 from rayflow.storage.operations import Answer, Operation
+from rayflow.storage.query.comparisons import test_of
+from rayflow.storage.query.cursor import Position
 from rayflow.storage.rules.large_values import sweep
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 from rayflow.storage.rules.transaction import Transaction
@@ -58,15 +64,17 @@ class _Reads:
         return [lock.name for lock in locks if any(claim.lease for claim in lock.claims)]
 
     def singleton(self, key: str) -> str | None:
-        found = (r.id for r in self._data.executions.values() if r.singleton == key and not r.status.terminal)
-        return next(found, None)
+        return next((name for name in self._data.unfinished if self._data.executions[name].singleton == key), None)
 
     def bound_children(self, execution_id: str) -> list[str]:
-        bound = self._data.bound.get(execution_id, ())
-        return [name for name in bound if not self._data.executions[name].status.terminal]
+        found = (self._data.executions[name] for name in self._data.children.get(execution_id, ()))
+        return [child.id for child in found if child.parent_step < 0 and not child.status.terminal]
 
     def schedule(self, name: str) -> ScheduleRecord | None:
         return self._data.schedules.get(name)
+
+    def record(self, kind: str, key: str) -> KeyedRecord | None:
+        return self._data.records.get((kind, key))
 
     def has_value(self, digest: str) -> bool:
         return digest in self._data.values
@@ -122,7 +130,7 @@ class MemoryStore:
         """What the operations change, and their answers."""
         batch = Transaction(_Reads(self.data))
         answers = [batch.apply(operation) for operation in operations]
-        return changes_of(batch), answers
+        return changes_of(batch, self.data), answers
 
     async def _write(self, decide: Callable[[], tuple[Changes, T]]) -> T:
         """Write what is decided, which is one transaction; answers the rest of it."""
@@ -139,15 +147,32 @@ class MemoryStore:
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
         """See Store."""
         await self._reading()
-        found = [record for record in self.data.executions.values() if _fits(record, query)]
+        fits = test_of(query.where)
+        found: Iterable[ExecutionRecord] = (
+            record for record in self._candidates(query) if _fits(record, query) and fits(record)
+        )
+        if query.runnable_before is not None:
+            found = sorted(found, key=lambda record: (record.runnable_at or 0.0, -record.priority, record.number))
+        elif query.parent is not None:
+            found = sorted(found, key=_position)
+        elif _is_narrow(query):
+            found = sorted(found, key=_position, reverse=True)
+        return list(islice(found, query.limit))
+
+    def _candidates(self, query: Filter) -> Iterator[ExecutionRecord]:
+        """The executions among which those of a query are; newest first if the query is not narrow."""
+        executions = self.data.executions
         if query.parent is not None:
-            found.sort(key=lambda record: record.created_at)
-        elif query.runnable_before is not None:
-            found.sort(key=lambda record: (record.runnable_at or 0.0, -record.priority))
+            names: Iterable[str] = self.data.children.get(query.parent, ())
+        elif query.ids is not None:
+            names = (name for name in dict.fromkeys(query.ids) if name in executions)
+        elif _is_narrow(query):
+            names = self.data.unfinished
         else:
-            found.reverse()
-            found.sort(key=lambda record: record.created_at, reverse=True)
-        return found[: query.limit]
+            order = self.data.order
+            end = len(order) if query.after is None else bisect.bisect_left(order, (*query.after, ""))
+            names = (order[index][2] for index in range(end - 1, -1, -1))
+        return (executions[name] for name in names)
 
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
         """See Store."""
@@ -188,10 +213,22 @@ class MemoryStore:
 
         return await self._write(decide)
 
+    async def records(
+        self, kind: str, *, execution_id: str | None = None, after: str = "", limit: int = 1000
+    ) -> list[KeyedRecord]:
+        """See Store."""
+        await self._reading()
+        found = (
+            record
+            for record in self.data.records.values()
+            if record.kind == kind and record.key > after and execution_id in (None, record.execution_id)
+        )
+        return heapq.nsmallest(limit, found, key=lambda record: record.key)
+
     async def versions(self) -> list[tuple[str, str, int]]:
         """See Store."""
         await self._reading()
-        unfinished = [r for r in self.data.executions.values() if not r.status.terminal]
+        unfinished = (self.data.executions[name] for name in self.data.unfinished)
         counts = Counter((record.workflow_id, record.version) for record in unfinished)
         return [(workflow, version, count) for (workflow, version), count in sorted(counts.items())]
 
@@ -374,7 +411,21 @@ class MemoryStore:
             raise
 
 
+def _position(record: ExecutionRecord) -> Position:
+    return (record.created_at, record.number)
+
+
+def _is_narrow(query: Filter) -> bool:
+    """Whether a query means few of the executions that a store has."""
+    unfinished = query.runnable_before is not None or query.driven or query.stuck or query.unread_inbox
+    return unfinished or query.ids is not None
+
+
 def _fits(record: ExecutionRecord, query: Filter) -> bool:
+    if query.after is not None:
+        position = _position(record)
+        if position <= query.after if query.parent is not None else position >= query.after:
+            return False
     if query.ids is not None and record.id not in query.ids:
         return False
     if query.status and record.status not in query.status:

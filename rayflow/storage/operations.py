@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rayflow.errors import RayflowError
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.model import DeadLetter, ExecutionRecord, InboxRow, JournalRow, StepNote
+from rayflow.storage.model import DeadLetter, ExecutionRecord, InboxRow, JournalRow, KeyedRecord, StepNote
 
 if TYPE_CHECKING:
     from rayflow.storage.model import ScheduleRecord
@@ -77,6 +77,8 @@ class Append:
         next_run: the execution continues as new: the encoded input of its next run. The journal before the last of
             these rows is deleted, and the execution is given up, to be taken up at once.
         expires_at: with a terminal status, when the execution may be deleted; None for never by itself.
+        records: keyed records to write with these entries.
+        no_records: kinds and keys of keyed records to delete with these entries.
     """
 
     execution_id: str
@@ -96,6 +98,8 @@ class Append:
     waits: str | None = None
     next_run: bytes | None = None
     expires_at: float | None = None
+    records: tuple[KeyedRecord, ...] = ()
+    no_records: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +368,24 @@ class FireSchedule:
     execution_id: ClassVar[str] = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PutRecord:
+    """Write a keyed record, or delete it, by compare-and-set on its version.
+
+    Refused with WriterFenced if the record has another version than expected.
+
+    Args:
+        record: the record; the store sets its version.
+        expected: its version before; 0 if it must not exist; None for any.
+        delete: delete the record instead.
+    """
+
+    record: KeyedRecord
+    expected: int | None = None
+    delete: bool = False
+    execution_id: ClassVar[str] = ""
+
+
 #: What changes one execution, and others with it.
 ExecutionOperation = Start | Claim | Append | Park | Deliver | Rewind | Note
-Operation = ExecutionOperation | TakeLease | LeaveLease | ExpireLeases | FailLockWait | FireSchedule
+Operation = ExecutionOperation | TakeLease | LeaveLease | ExpireLeases | FailLockWait | FireSchedule | PutRecord

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from tests.contract.conftest import Stores
-from tests.contract.operations import NOW, append, claim, definition, delete, deliver, done, end, park, pool, start
+from tests.contract.operations import NOW, append, claim, definition, delete, deliver, done, end, park, pool, row, start
 
 
 async def listed(store: Store, query: Filter) -> list[str]:
@@ -23,6 +25,30 @@ def test_lists_are_newest_first_and_limited(stores: Stores) -> None:
         assert whole == await store.execution("new")
 
     stores.run(body)
+
+
+def test_what_a_start_says_of_an_execution_stays_as_it_is(stores: Stores) -> None:
+    given: dict[str, Any] = {
+        "code_fingerprint": "c0de",
+        "environment_id": "e1",
+        "seed": 2**63 - 1,
+        "trace": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "attributes": {"text": "é\0", "int": -(2**63), "float": 0.1, "yes": True, "no": False, "one": 1, "1.0": 1.0},
+    }
+
+    async def write(store: Store) -> None:
+        await done(store, start("x", **given), start("y", parent="x"))
+        await done(store, claim("x"), append("x"), end("x", first=2))
+
+    async def read(store: Store) -> None:
+        for found in (await store.execution("x"), *(await store.executions(Filter(ids=("x",))))):
+            assert found is not None
+            assert {name: getattr(found, name) for name in given} == given
+            assert [type(value) for value in found.attributes.values()] == [str, int, float, bool, bool, int, float]
+        assert (await row(store, "y")).attributes == {}
+
+    stores.run(write)
+    stores.run(read)
 
 
 def test_lists_are_filtered(stores: Stores) -> None:

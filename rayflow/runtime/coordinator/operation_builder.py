@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rayflow.core.events import AttemptFailed, Entry, RequestCompleted, StepCompleted, label
 from rayflow.core.execution.actions import BuryStep, CancelRequest, Request, Work
@@ -30,7 +31,14 @@ Refer = Callable[[WorkflowDefinition], CodeRef]
 
 
 #: Options of an execution that its children do not take over.
-_OWN = {"timeout": None, "deadline": None, "start_at": None, "delay": None, "singleton": None}
+_OWN: dict[str, Any] = {
+    "timeout": None,
+    "deadline": None,
+    "start_at": None,
+    "delay": None,
+    "singleton": None,
+    "attributes": {},
+}
 
 
 class OperationBuilder:

@@ -6,10 +6,10 @@ the kind, a byte for the format, and four bytes of CRC-32 over these two, the nu
 was cut off, altered, or is in another's place is found. The rest is msgpack: ``[epoch, nonce, heartbeat]`` of the
 writer, then maps from the position of a field of :class:`~rayflow.storage.changes.Changes` to its values.
 
-New fields of records and of changes are appended, with a default, and raise the format; a field never gets another
-meaning. So an object of any older format is read with the defaults of what it does not have, and nothing of a store is
-ever rewritten because of its format. A newer one is refused. Only a claim has format 1 for ever, since all that it
-holds is the writer: a program that does not know its successor's format still learns that it was taken over.
+New fields of records and of changes are appended, with a default, and raise the format; the meaning of a field never
+changes. So an object of any older format is read with the defaults of the fields that it lacks, and no object of a
+store is ever rewritten because of its format. A newer format is refused. Only a claim always has format 1, since it
+holds nothing but the writer: a program that does not know its successor's format still learns of the takeover.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from rayflow.ids import ExecutionStatus
 from rayflow.storage.changes import FIELDS, Changes, MemoryData
 from rayflow.storage.codec.value_types import UNICODE_ERRORS, Packers
 from rayflow.storage.model import (
+    FIXED_FIELDS,
+    START_FIELDS,
     DeadLetter,
     DefinitionRecord,
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    KeyedRecord,
     PoolRecord,
     ScheduleRecord,
     StepNote,
@@ -41,16 +44,18 @@ from rayflow.storage.model import (
 )
 from rayflow.storage.writer import Writer
 
-FORMAT = 3
+FORMAT = 1
 SEGMENT, CHECKPOINT = b"S", b"C"
 _MAGIC = b"rayflow"
 _HEADER = len(_MAGIC) + 6
 
-#: What is not repeated when an execution changes.
-_STATIC = ("input", "code", "options")
 _ROW_FIELDS = tuple(each.name for each in fields(ExecutionRecord))
-_CHANGING = attrgetter(*(name for name in _ROW_FIELDS if name not in _STATIC))
-_CHANGING_FIELDS = tuple(name for name in _ROW_FIELDS if name not in _STATIC)
+#: Fields that are not repeated when an execution changes.
+_NOT_REPEATED = tuple(name for name in _ROW_FIELDS if name in (*START_FIELDS, *FIXED_FIELDS) and name != "id")
+_CHANGING_FIELDS = tuple(name for name in _ROW_FIELDS if name not in _NOT_REPEATED)
+_CHANGING = attrgetter(*_CHANGING_FIELDS)
+#: What stands for them until :func:`complete` fills them in.
+_UNKNOWN = ExecutionRecord("", "", "", ExecutionStatus.PENDING, 0, 0.0, 0.0, b"", "", "", b"", b"", "")
 _GETTERS: Mapping[type, Callable[[Any], Any]] = {
     cls: attrgetter(*(each.name for each in fields(cls)))
     for cls in (
@@ -61,6 +66,7 @@ _GETTERS: Mapping[type, Callable[[Any], Any]] = {
         StepNote,
         DefinitionRecord,
         PoolRecord,
+        KeyedRecord,
         ScheduleRecord,
         ValueReference,
         ValueRecord,
@@ -213,7 +219,8 @@ def complete(changes: Changes, data: MemoryData) -> Changes:
     """Changes that were read, with what executions do not repeat. Raises KeyError if one of them is not there."""
     known = data.executions
     changes.changed = [
-        replace(record, **{name: getattr(known[record.id], name) for name in _STATIC}) for record in changes.changed
+        replace(record, **{name: getattr(known[record.id], name) for name in _NOT_REPEATED})
+        for record in changes.changed
     ]
     return changes
 
@@ -225,19 +232,19 @@ def _changes(packed: Mapping[int, Iterable[Any]]) -> Changes:
 
 
 def _execution(values: Sequence[Any]) -> ExecutionRecord:
-    return _row(_ROW_FIELDS, values)
+    return ExecutionRecord(**_named(_ROW_FIELDS, values))
 
 
 def _changed(values: Sequence[Any]) -> ExecutionRecord:
-    return _row(_CHANGING_FIELDS, values, input=b"", code=b"", options=b"")
+    return replace(_UNKNOWN, **_named(_CHANGING_FIELDS, values))
 
 
-def _row(names: Sequence[str], values: Sequence[Any], **static: Any) -> ExecutionRecord:
+def _named(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     if len(values) > len(names):
         raise ValueError(f"an execution with {len(values)} fields, where {len(names)} are known")
-    made = dict(zip(names, values, strict=False))  # older ones have fewer, and the rest has defaults
+    made = dict(zip(names, values, strict=False))  # older rows have fewer, and the rest has defaults
     made["status"] = ExecutionStatus(made["status"])
-    return ExecutionRecord(**made, **static)
+    return made
 
 
 def _lock(values: Any) -> machine.Lock:
@@ -268,4 +275,6 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "mentions": lambda values: ValueReference(*values),
     "values": lambda values: ValueRecord(*values),
     "no_values": str,
+    "records": lambda values: KeyedRecord(*values),
+    "no_records": tuple,
 }

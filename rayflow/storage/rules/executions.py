@@ -24,6 +24,7 @@ from types import MappingProxyType
 
 from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition, WriterFenced
 from rayflow.ids import ExecutionStatus
+from rayflow.storage.codec.journal import decode_failure
 from rayflow.storage.damage import DamagedRecord
 from rayflow.storage.model import DeadLetter, ExecutionRecord, InboxRow, JournalRow, StepNote
 from rayflow.storage.operations import (
@@ -39,6 +40,9 @@ from rayflow.storage.operations import (
     Rewind,
     Start,
 )
+
+#: Characters of a failure's class or message by which lists find executions.
+LONGEST_ERROR = 300
 
 _NOTHING: Mapping[str, float] = MappingProxyType({})
 
@@ -198,12 +202,29 @@ def _append(record: ExecutionRecord, op: Append) -> Write | Rejected:
     return _apply(record, op, last)
 
 
+def error_of(failure: bytes | None) -> tuple[str, str]:
+    """Return class and shortened message of an encoded failure; empty texts if there is none or it is damaged."""
+    if failure is None:
+        return "", ""
+    try:
+        found = decode_failure(failure)
+    except CorruptRecord:
+        return "", ""
+    return _shortened(found.type), _shortened(found.message)
+
+
+def _shortened(text: str) -> str:
+    # A message may hold halves of surrogate pairs, which a database does not accept as text.
+    return text[:LONGEST_ERROR].encode(errors="replace").decode()
+
+
 def _apply(record: ExecutionRecord, op: Append, last: int) -> Write:
     over, again = op.status.terminal, op.next_run is not None
     counts = dict(op.counts)
     if over:
         counts[f"executions_{op.status}"] = counts.get(f"executions_{op.status}", 0) + 1
         counts["execution_seconds"] = counts.get("execution_seconds", 0) + max(0.0, op.at - record.created_at)
+    error_type, error_text = error_of(op.failure)
     written = replace(
         record,
         status=op.status,
@@ -216,6 +237,8 @@ def _apply(record: ExecutionRecord, op: Append, last: int) -> Write:
         deadline=record.deadline if op.deadline is None else op.deadline,
         result=op.result,
         failure=op.failure,
+        error_type=error_type,
+        error_text=error_text,
         waits=record.waits if op.waits is None else op.waits,
         run=record.run + again,
         expires_at=op.expires_at if over else None,
@@ -293,6 +316,8 @@ def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write |
             deadline=op.deadline,
             updated_at=op.at,
             failure=None,
+            error_type="",
+            error_text="",
             waits="",
             expires_at=None,
         ),

@@ -100,6 +100,7 @@ def fresh_record(
         runnable_at=begins,
         singleton=options.singleton or "",
         deadline=deadline,
+        attributes=dict(options.attributes),
     )
 
 

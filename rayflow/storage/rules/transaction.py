@@ -28,6 +28,7 @@ from rayflow.storage.model import (
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    KeyedRecord,
     ScheduleRecord,
     StepNote,
     ValueReference,
@@ -38,11 +39,13 @@ from rayflow.storage.operations import (
     Deliver,
     DeliverTo,
     Done,
+    ExecutionOperation,
     ExpireLeases,
     FailLockWait,
     FireSchedule,
     LeaveLease,
     Operation,
+    PutRecord,
     Rejected,
     ReleaseLock,
     Rewind,
@@ -84,6 +87,9 @@ class Reads(Protocol):
     def schedule(self, name: str) -> ScheduleRecord | None:
         """A schedule."""
 
+    def record(self, kind: str, key: str) -> KeyedRecord | None:
+        """A keyed record."""
+
     def has_value(self, digest: str) -> bool:
         """Whether there is a large value of that digest."""
 
@@ -98,6 +104,7 @@ class Transaction:
         heads: the rows as they are now; None for executions that are not there.
         started, changed: the executions to insert, and to update.
         schedules: those that changed.
+        records: keyed records that changed, by kind and key; None for deleted ones.
     """
 
     def __init__(self, reads: Reads) -> None:
@@ -121,6 +128,7 @@ class Transaction:
         self._locks = LockRules(self, reads)
         self._families = ChildRules(self, reads)
         self.schedules: dict[str, ScheduleRecord] = {}
+        self.records: dict[tuple[str, str], KeyedRecord | None] = {}
         self._touched: dict[str, None] = {}
         self._continuing: str | None = None
 
@@ -132,12 +140,18 @@ class Transaction:
                 return self._of_lock(operation)
             case FireSchedule():
                 return self._fire(operation)
-            case Start():
-                refused = self._refused_start(operation.record)
-                if refused is not None:
-                    return Rejected(refused)
+            case PutRecord():
+                return self._put_record(operation)
             case Rewind():
                 return self._rewind(operation)
+            case _:
+                return self._of_execution(operation)
+
+    def _of_execution(self, operation: ExecutionOperation) -> Answer:
+        if isinstance(operation, Start):
+            refused = self._refused_start(operation.record)
+            if refused is not None:
+                return Rejected(refused)
         name = operation.execution_id
         before = self.head(name)
         known = isinstance(operation, Deliver) and self._had_key(name, operation.row.key)
@@ -150,6 +164,9 @@ class Transaction:
         self._note(name, before, decision)
         if isinstance(operation, Append) and decision.rows:
             self._cross(decision.record, operation)
+            for record in operation.records:
+                self._write_record(record)
+            self.records.update(dict.fromkeys(operation.no_records))
         return self._answer(name, decision.answer)
 
     def _rewind(self, operation: Rewind) -> Answer:
@@ -285,6 +302,29 @@ class Transaction:
         for send in operation.cancels:
             self.deliver(send.execution_id, send.row)
         return Done(0, 0, 0, touched=tuple(self._touched))
+
+    # --- keyed records -------------------------------------------------------------------------------------
+    def _record(self, kind: str, key: str) -> KeyedRecord | None:
+        return self.records[kind, key] if (kind, key) in self.records else self._reads.record(kind, key)
+
+    def _write_record(self, record: KeyedRecord) -> None:
+        known = self._record(record.kind, record.key)
+        self.records[record.kind, record.key] = replace(record, version=1 if known is None else known.version + 1)
+
+    def _put_record(self, operation: PutRecord) -> Answer:
+        record, expected = operation.record, operation.expected
+        known = self._record(record.kind, record.key)
+        version = 0 if known is None else known.version
+        if expected not in (None, version):
+            seen = f"has version {version}" if version else "does not exist"
+            return Rejected(
+                WriterFenced(f"{record.kind} {record.key!r} {seen}; it cannot be written over version {expected}")
+            )
+        if operation.delete:
+            self.records[record.kind, record.key] = None
+        else:
+            self._write_record(record)
+        return Done(0, 0, 0)
 
     # --- crossing ------------------------------------------------------------------------------------------
     def _cross(self, record: ExecutionRecord, operation: Append) -> None:

@@ -15,7 +15,7 @@ import aiosqlite
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.sqlite import statements as sql
-from rayflow.storage.sqlite.migrations import FORMAT, format_of, migrate, shadow
+from rayflow.storage.sqlite.migrations import format_of, migrate, newest_format, shadow
 
 #: Bytes that the log beside a file keeps when what is in it has been carried over.
 LOG_BYTES = 8 << 20
@@ -114,7 +114,7 @@ class SqliteFile:
 
     def _for_reading(self, db: sqlite3.Connection) -> int:
         found = format_of(db, str(self.path))
-        if found < FORMAT:
+        if found < newest_format():
             db.execute("PRAGMA temp_store = MEMORY")
             shadow(db, found)
         else:

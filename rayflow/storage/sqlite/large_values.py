@@ -19,36 +19,37 @@ CHUNK = 1 << 20
 _DELETED = 16
 
 HAS_VALUE = "SELECT 1 FROM large_values WHERE digest = ? AND complete"
-MENTION = "INSERT OR IGNORE INTO mentions (execution_id, place, position, digest) VALUES (?, ?, ?, ?)"
+MENTION = "INSERT OR IGNORE INTO value_references (execution_id, place, position, digest) VALUES (?, ?, ?, ?)"
 #: See :func:`rayflow.storage.rules.large_values.forgotten`.
 FORGET_MENTIONS = (
-    "DELETE FROM mentions WHERE execution_id = :name AND (place = 'journal' AND position < :first"
+    "DELETE FROM value_references WHERE execution_id = :name AND (place = 'journal' AND position < :first"
     " OR place = 'inbox' AND position <= :inbox_done OR place = 'input' AND position < :run)"
 )
 #: The chunks of a complete value.
 CHUNKS = (
-    "SELECT c.data FROM large_values AS v JOIN chunks AS c ON c.digest = v.digest"
+    "SELECT c.data FROM large_values AS v JOIN value_chunks AS c ON c.digest = v.digest"
     " WHERE v.digest = ? AND v.complete ORDER BY c.number"
 )
 
 _BEGIN = (
     "INSERT INTO large_values (digest, size, complete, free_at) VALUES (:digest, :size, 0, :now)"
     " ON CONFLICT (digest) DO UPDATE SET free_at = CASE"
-    " WHEN EXISTS (SELECT 1 FROM mentions AS m WHERE m.digest = excluded.digest) THEN NULL ELSE excluded.free_at END"
+    " WHEN EXISTS (SELECT 1 FROM value_references AS m WHERE m.digest = excluded.digest) THEN NULL"
+    " ELSE excluded.free_at END"
     " RETURNING complete"
 )
-_CHUNK = "INSERT OR REPLACE INTO chunks (digest, number, data) VALUES (?, ?, ?)"
+_CHUNK = "INSERT OR REPLACE INTO value_chunks (digest, number, data) VALUES (?, ?, ?)"
 _COMPLETE = "UPDATE large_values SET complete = 1 WHERE digest = ?"
 _DATE = "UPDATE large_values SET free_at = ? WHERE free_at = 0"
 _OLD = (
     "SELECT digest FROM large_values AS v WHERE free_at <= ?"
-    " AND NOT EXISTS (SELECT 1 FROM mentions AS m WHERE m.digest = v.digest) ORDER BY free_at LIMIT ?"
+    " AND NOT EXISTS (SELECT 1 FROM value_references AS m WHERE m.digest = v.digest) ORDER BY free_at LIMIT ?"
 )
 _UNSEE = (
     "UPDATE large_values SET complete = 0 WHERE digest = ? AND free_at <= ?"
-    " AND NOT EXISTS (SELECT 1 FROM mentions AS m WHERE m.digest = large_values.digest)"
+    " AND NOT EXISTS (SELECT 1 FROM value_references AS m WHERE m.digest = large_values.digest)"
 )
-_DROP_CHUNKS = "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE digest = ? LIMIT ?)"
+_DROP_CHUNKS = "DELETE FROM value_chunks WHERE rowid IN (SELECT rowid FROM value_chunks WHERE digest = ? LIMIT ?)"
 _DROP = "DELETE FROM large_values WHERE digest = ?"
 
 

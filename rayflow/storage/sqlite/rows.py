@@ -7,16 +7,17 @@ whoever decodes them reports.
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rayflow.core.locks.machine import Claim, Lock
 from rayflow.errors import CorruptRecord
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.damage import DamagedRecord
-from rayflow.storage.model import ExecutionRecord
+from rayflow.storage.model import START_FIELDS, Attribute, ExecutionRecord
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ def _allowed(hint: Any) -> tuple[type, ...]:
         return (str,)
     if hint is float:
         return (int, float)
+    if get_origin(hint) is Mapping:  # as JSON
+        return (str,)
     if optional := get_args(hint):
         return tuple(kind for each in optional for kind in _allowed(each))
     return (hint,)
@@ -76,7 +79,9 @@ def _columns(cls: type) -> _Columns:
 
 # --- executions ---------------------------------------------------------------------------------------------
 _STATUSES = {str(status): status for status in ExecutionStatus}
-_STATUS = tuple(each.name for each in fields(ExecutionRecord)).index("status")
+_STATUS, _ATTRIBUTES = (
+    tuple(each.name for each in fields(ExecutionRecord)).index(name) for name in ("status", "attributes")
+)
 _RECORD = _columns(ExecutionRecord)
 
 
@@ -84,20 +89,44 @@ def record(row: Sequence[Any]) -> ExecutionRecord:
     """The record of a row whose columns are the record's fields."""
     wrong = _RECORD.wrong(row)
     status = _STATUSES.get(row[_STATUS])
-    if wrong or status is None:
+    attributes = _attributes(row[_ATTRIBUTES])
+    if wrong or status is None or attributes is None:
         return _damaged(row, wrong)
     made = ExecutionRecord(*row)
+    object.__setattr__(made, "attributes", attributes)
     object.__setattr__(made, "status", status)  # not shared yet; replace() costs 5 µs more
     return made
 
 
+def completed(head: ExecutionRecord, start: Sequence[Any] | None) -> ExecutionRecord:
+    """Return a record that was read without its start fields, with these; a damaged store may have lost them."""
+    if start is None:
+        return head
+    values = dict(zip(START_FIELDS, start, strict=True))
+    return replace(head, **{**values, "attributes": _attributes(values["attributes"]) or {}})
+
+
+def _attributes(text: Any) -> dict[str, Attribute] | None:
+    if text == "{}":
+        return {}
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError):
+        return None
+    whole = isinstance(found, dict) and all(isinstance(value, (str, int, float)) for value in found.values())
+    return found if whole else None
+
+
 def _damaged(row: Sequence[Any], wrong: dict[int, str]) -> DamagedRecord:
     problems = dict(wrong)
+    if _attributes(row[_ATTRIBUTES]) is None:
+        problems[_ATTRIBUTES] = f"column 'attributes' holds {_shown(row[_ATTRIBUTES])}"
     if row[_STATUS] not in _STATUSES:
         problems[_STATUS] = f"column 'status' holds {_shown(row[_STATUS])}"
     values = dict(zip(_RECORD.names, _RECORD.mended(row, wrong), strict=True))
     name = row[0] if isinstance(row[0], str) else f"<damaged id {_shown(row[0])}>"
     # Nobody is to drive it, nor to look after it.
+    values |= {"attributes": _attributes(row[_ATTRIBUTES]) or {}}
     values |= {"id": name, "status": ExecutionStatus.PAUSED, "owner": "", "runnable_at": None, "waits": ""}
     return DamagedRecord(**values, damage=f"its row is damaged: {'; '.join(problems.values())}")
 

@@ -9,33 +9,31 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from rayflow.core.execution.requests import OTHERS
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.storage.base import Filter
-from rayflow.storage.model import DeadLetter, ExecutionRecord, StepNote
+from rayflow.storage.model import FIXED_FIELDS, START_FIELDS, DeadLetter, ExecutionRecord, KeyedRecord, StepNote
+from rayflow.storage.query.comparisons import type_of, waiting_text
 from rayflow.storage.rules.retention import PurgeFilter
 
-_TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
-_UNFINISHED = f"status NOT IN ({_TERMINAL})"
-_SINGLETON = f"singleton <> '' AND {_UNFINISHED}"
+TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.terminal)
+UNFINISHED = f"status NOT IN ({TERMINAL})"
+_SINGLETON = f"singleton <> '' AND {UNFINISHED}"
 
 # --- statements -------------------------------------------------------------------------------------------
-_RECORD = tuple(f.name for f in fields(ExecutionRecord))
-_STATIC = ("input", "code", "options")
-_HEAD = tuple(name for name in _RECORD if name not in _STATIC)
-_FIXED = (
-    "id", "workflow_id", "version", "priority", "created_at", "identity", "start_nonce", "environment", "parent",
-    "parent_step", "singleton", "schedule", "forked_from",
-)  # fmt: skip
-_CHANGING = tuple(name for name in _HEAD if name not in _FIXED)
+RECORD = tuple(f.name for f in fields(ExecutionRecord))
+#: Columns of a row that is inserted, and of one that changes; the last is derived from other fields.
+_HEAD = (*(name for name in RECORD if name not in (*START_FIELDS, "number")), "waiting_for")
+_CHANGING = tuple(name for name in _HEAD if name not in FIXED_FIELDS)
+#: What stands in a row for fields that are not read with it.
+_UNREAD = {"environment": "''", "code_fingerprint": "''", "environment_id": "''", "seed": "0", "trace": "''",
+           "attributes": "'{}'"}  # fmt: skip
 
 # A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
 _HEADS = "SELECT {} FROM executions AS e".format(
-    ", ".join("x''" if name in _STATIC else f"e.{name}" for name in _RECORD)
+    ", ".join(_UNREAD.get(name, "x''") if name in START_FIELDS else f"e.{name}" for name in RECORD)
 )
 HEADS = f"{_HEADS} WHERE e.id IN (SELECT value FROM json_each(?))"
-STATIC = "SELECT id, input, code, options FROM starts WHERE id IN (SELECT value FROM json_each(?))"
+STARTS = f"SELECT id, {', '.join(START_FIELDS)} FROM starts WHERE id IN (SELECT value FROM json_each(?))"
 KEYS = (
     "SELECT i.execution_id, i.key FROM json_each(?) AS j CROSS JOIN inbox AS i"
     " ON i.execution_id = json_extract(j.value, '$[0]') AND i.key = json_extract(j.value, '$[1]')"
@@ -43,32 +41,36 @@ KEYS = (
 KEY = "SELECT 1 FROM inbox WHERE execution_id = ? AND key = ?"
 LOCK = "SELECT name, permits, last_order, last_token FROM locks WHERE name = ?"
 _CLAIM = "name, place, execution_id, step, lease, token, expires_at, at, ttl"
-CLAIMS = f"SELECT {_CLAIM} FROM claims WHERE name = ? ORDER BY place"
-LOCKS_OF = "SELECT DISTINCT name FROM claims WHERE execution_id = ? AND execution_id <> '' ORDER BY name"
-LEASED = "SELECT DISTINCT name FROM claims WHERE lease <> '' ORDER BY name"
-CLAIMED = "SELECT DISTINCT name FROM claims ORDER BY name"
+CLAIMS = f"SELECT {_CLAIM} FROM lock_claims WHERE name = ? ORDER BY place"
+LOCKS_OF = "SELECT DISTINCT name FROM lock_claims WHERE execution_id = ? AND execution_id <> '' ORDER BY name"
+LEASED = "SELECT DISTINCT name FROM lock_claims WHERE lease <> '' ORDER BY name"
+CLAIMED = "SELECT DISTINCT name FROM lock_claims ORDER BY name"
 SAVE_LOCK = "INSERT OR REPLACE INTO locks (name, permits, last_order, last_token) VALUES (?, ?, ?, ?)"
-SAVE_CLAIM = f"INSERT OR REPLACE INTO claims ({_CLAIM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-DELETE_CLAIM = "DELETE FROM claims WHERE name = ? AND place = ?"
+SAVE_CLAIM = f"INSERT OR REPLACE INTO lock_claims ({_CLAIM}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+DELETE_CLAIM = "DELETE FROM lock_claims WHERE name = ? AND place = ?"
 SINGLETON = f"SELECT id FROM executions WHERE singleton = ? AND {_SINGLETON}"
 VERSIONS = (
-    f"SELECT workflow_id, version, count(*) FROM executions WHERE {_UNFINISHED} GROUP BY workflow_id, version"
+    f"SELECT workflow_id, version, count(*) FROM executions WHERE {UNFINISHED} GROUP BY workflow_id, version"
     " ORDER BY workflow_id, version"
 )
-BOUND = f"SELECT id FROM executions WHERE parent = ? AND parent <> '' AND parent_step < 0 AND {_UNFINISHED}"
+BOUND = f"SELECT id FROM executions WHERE parent = ? AND parent <> '' AND parent_step < 0 AND {UNFINISHED}"
 _SCHEDULE = "name, spec, state, version, wake, created_at"
 SAVE_SCHEDULE = f"INSERT OR REPLACE INTO schedules ({_SCHEDULE}) VALUES (?, ?, ?, ?, ?, ?)"
 SCHEDULE = f"SELECT {_SCHEDULE} FROM schedules WHERE name = ?"
 SCHEDULES = f"SELECT {_SCHEDULE} FROM schedules ORDER BY name"
 DELETE_SCHEDULE = "DELETE FROM schedules WHERE name = ?"
 NEXT_RUN = "UPDATE starts SET input = ? WHERE id = ?"
-FORGET_NOTES = "DELETE FROM notes WHERE execution_id = ?"
+FORGET_NOTES = "DELETE FROM step_notes WHERE execution_id = ?"
 FORGET_JOURNAL = "DELETE FROM journal WHERE execution_id = ? AND seq < ?"
 WRITER = "SELECT epoch, nonce, heartbeat FROM writer"
 SET_WRITER = "UPDATE writer SET epoch = ?, nonce = ?, heartbeat = ?"
 
 INSERT_EXECUTION = f"INSERT INTO executions ({', '.join(_HEAD)}) VALUES ({', '.join('?' * len(_HEAD))})"
-INSERT_START = "INSERT INTO starts (id, input, code, options) VALUES (?, ?, ?, ?)"
+INSERT_START = f"INSERT INTO starts (id, {', '.join(START_FIELDS)}) VALUES (?{', ?' * len(START_FIELDS)})"
+INSERT_ATTRIBUTE = (
+    "INSERT INTO attributes (name, type, value, created_at, number)"
+    " SELECT ?, ?, ?, created_at, number FROM executions WHERE id = ?"
+)
 UPDATE_EXECUTION = f"UPDATE executions SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE id = ?"
 INSERT_JOURNAL = "INSERT INTO journal (execution_id, seq, body) VALUES (?, ?, ?)"
 INSERT_INBOX = "INSERT INTO inbox (execution_id, number, key, kind, body, at) VALUES (?, ?, ?, ?, ?, ?)"
@@ -81,10 +83,9 @@ INBOX = (
     "SELECT key, kind, body, at, number FROM inbox WHERE execution_id = ?1"
     " AND number > max(?2, (SELECT inbox_done FROM executions WHERE id = ?1)) ORDER BY number"
 )
-_RECORDS = "SELECT {} FROM executions AS e LEFT JOIN starts AS s ON s.id = e.id".format(
-    ", ".join(f"s.{name}" if name in _STATIC else f"e.{name}" for name in _RECORD)
-)
-EXECUTION = f"{_RECORDS} WHERE e.id = ?"
+#: The columns of a whole record, of ``executions AS e`` and ``starts AS s``.
+COLUMNS = ", ".join(f"s.{name}" if name in START_FIELDS else f"e.{name}" for name in RECORD)
+EXECUTION = f"SELECT {COLUMNS} FROM executions AS e LEFT JOIN starts AS s ON s.id = e.id WHERE e.id = ?"
 
 _DEFINITION = "workflow_id, version, name, description, code, source_sha256, saved_at, environment"
 SAVE_DEFINITION = f"INSERT OR REPLACE INTO definitions ({_DEFINITION}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -100,12 +101,17 @@ DELETE_LETTER = "DELETE FROM dead_letters WHERE execution_id = ? AND step = ?"
 DELETE_LATER_LETTERS = "DELETE FROM dead_letters WHERE execution_id = ? AND seq > ?"
 
 SAVE_NOTE = (
-    "INSERT INTO notes (execution_id, step, attempt, at, kind, body) VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO step_notes (execution_id, step, attempt, at, kind, body) VALUES (?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (execution_id, step)"
     " DO UPDATE SET attempt = excluded.attempt, at = excluded.at, kind = excluded.kind, body = excluded.body"
     " WHERE (excluded.attempt, excluded.at) >= (attempt, at)"
 )
-NOTES = "SELECT step, attempt, at, kind, body FROM notes WHERE execution_id = ? ORDER BY step"
+NOTES = "SELECT step, attempt, at, kind, body FROM step_notes WHERE execution_id = ? ORDER BY step"
+
+_KEYED = tuple(f.name for f in fields(KeyedRecord))
+SAVE_RECORD = f"INSERT OR REPLACE INTO records ({', '.join(_KEYED)}) VALUES ({', '.join('?' * len(_KEYED))})"
+DELETE_RECORD = "DELETE FROM records WHERE kind = ? AND key = ?"
+RECORD_OF_KEY = f"SELECT {', '.join(_KEYED)} FROM records WHERE kind = ? AND key = ?"
 
 SAVE_POOL = "INSERT OR REPLACE INTO pools (name, config, saved_at) VALUES (?, ?, ?)"
 POOLS = "SELECT name, config, saved_at FROM pools ORDER BY name"
@@ -120,8 +126,9 @@ _PARTS = (
     ("journal", "execution_id", "length(body)"),
     ("inbox", "execution_id", "length(body)"),
     ("dead_letters", "execution_id", "length(failure) + length(input)"),
-    ("notes", "execution_id", "length(body)"),
-    ("mentions", "execution_id", "0"),  # the values themselves are counted when they are collected
+    ("step_notes", "execution_id", "length(body)"),
+    ("value_references", "execution_id", "0"),  # the values themselves are counted when they are collected
+    ("records", "execution_id", "length(body)"),
     ("starts", "id", "length(input) + length(code) + length(options)"),
     ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
 )
@@ -130,11 +137,16 @@ _PARTS = (
 PROBES = (
     EXECUTION, HEADS, JOURNAL, INBOX, NOTES, LOCK, CLAIMS, SCHEDULES, DEFINITIONS, POOLS, BLOB, TOTALS, WRITER, KEY,
     SINGLETON, VERSIONS, INSERT_EXECUTION, INSERT_START, UPDATE_EXECUTION, INSERT_JOURNAL, INSERT_INBOX, SAVE_LETTER,
+    INSERT_ATTRIBUTE, SAVE_RECORD,
 )  # fmt: skip
 
 #: Deletes, each with a JSON list of ids; the executions last.
-DELETES = tuple(
-    f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS
+DELETES = (
+    (
+        "DELETE FROM attributes WHERE number IN"
+        " (SELECT number FROM executions WHERE id IN (SELECT value FROM json_each(?)))"
+    ),
+    *(f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS),
 )
 #: Bytes of what they delete, each with the same list.
 SIZES = tuple(
@@ -146,7 +158,7 @@ SIZES = tuple(
 def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
     """The statement that finds executions which are over, without what never changes of them, and its parameters."""
     moment = "updated_at" if over.expired_by is None else "expires_at"
-    terms, values = [f"e.status IN ({_TERMINAL})"], []
+    terms, values = [f"e.status IN ({TERMINAL})"], []
     for term, value in (
         ("e.id IN (SELECT value FROM json_each(?))", None if over.ids is None else as_json(over.ids)),
         ("e.status IN (SELECT value FROM json_each(?))", as_json(over.status) if over.status else None),
@@ -163,36 +175,11 @@ def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
     return f"{_HEADS} WHERE {' AND '.join(terms)} ORDER BY e.{moment}, e.id LIMIT ?", [*values, over.limit]
 
 
-def listing(query: Filter) -> tuple[str, list[Any]]:
-    """The statement of a filter, and its parameters."""
-    terms: list[str] = []
-    values: list[Any] = []
-    if query.ids is not None:
-        terms.append("e.id IN (SELECT value FROM json_each(?))")
-        values.append(as_json(query.ids))
-    if query.status:
-        terms.append(f"e.status IN ({', '.join('?' * len(query.status))})")
-        values.extend(query.status)
-    for column in ("workflow_id", "parent", "schedule"):
-        wanted = getattr(query, column)
-        if wanted is not None:
-            terms.append(f"e.{column} = ?")
-            values.append(wanted)
-    if query.runnable_before is not None:
-        terms.append("e.runnable_at <= ?")
-        values.append(query.runnable_before)
-    if query.unread_inbox:
-        terms.append("e.inbox_last > e.inbox_done AND e.owner <> ''")
-    if query.driven:
-        terms.append("(e.owner <> '' OR e.runnable_at IS NOT NULL)")
-    if query.stuck:
-        terms.append(f"e.owner = '' AND e.runnable_at IS NULL AND e.waits LIKE '{OTHERS}%' AND e.{_UNFINISHED}")
-    where = f" WHERE {' AND '.join(terms)}" if terms else ""
-    newest = "e.created_at DESC, e.number DESC"
-    order = newest if query.runnable_before is None else "e.runnable_at, e.priority DESC, e.number"
-    if query.parent is not None:
-        order = "e.created_at, e.number"
-    return f"{_RECORDS}{where} ORDER BY {order} LIMIT ?", [*values, query.limit]
+def record_listing(kind: str, execution_id: str | None, after: str, limit: int) -> tuple[str, list[Any]]:
+    """Return the statement that lists keyed records, and its parameters."""
+    of = "" if execution_id is None else " AND execution_id = ? AND execution_id <> ''"
+    statement = f"SELECT {', '.join(_KEYED)} FROM records WHERE kind = ? AND key > ?{of} ORDER BY key LIMIT ?"
+    return statement, [kind, after, *(() if execution_id is None else (execution_id,)), limit]
 
 
 def letter_listing(
@@ -208,13 +195,23 @@ def letter_listing(
 
 # --- rows -------------------------------------------------------------------------------------------------
 def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
-    """Parameters of INSERT_EXECUTION."""
-    return tuple(getattr(row, name) for name in _HEAD)
+    """Return the parameters of INSERT_EXECUTION."""
+    return (*(getattr(row, name) for name in _HEAD[:-1]), waiting_text(row))
 
 
 def changing_values(row: ExecutionRecord) -> tuple[Any, ...]:
-    """Parameters of UPDATE_EXECUTION."""
-    return (*(getattr(row, name) for name in _CHANGING), row.id)
+    """Return the parameters of UPDATE_EXECUTION."""
+    return (*(getattr(row, name) for name in _CHANGING[:-1]), waiting_text(row), row.id)
+
+
+def start_values(row: ExecutionRecord) -> tuple[Any, ...]:
+    """Return the parameters of INSERT_START."""
+    return (row.id, *(getattr(row, name) for name in START_FIELDS[:-1]), json.dumps(dict(row.attributes)))
+
+
+def attribute_values(row: ExecutionRecord) -> list[tuple[Any, ...]]:
+    """Return the parameters of INSERT_ATTRIBUTE for each attribute."""
+    return [(name, type_of(value), value, row.id) for name, value in row.attributes.items()]
 
 
 def letter_values(letter: DeadLetter) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from rayflow.storage.model import (
     ExecutionRecord,
     InboxRow,
     JournalRow,
+    KeyedRecord,
     PoolRecord,
     ScheduleRecord,
     StepNote,
@@ -39,7 +40,8 @@ from rayflow.storage.sqlite import large_values as values
 from rayflow.storage.sqlite import rows
 from rayflow.storage.sqlite import statements as sql
 from rayflow.storage.sqlite.connections import SqliteFile, on_thread
-from rayflow.storage.sqlite.migrations import FORMAT, migrate
+from rayflow.storage.sqlite.listing import listing
+from rayflow.storage.sqlite.migrations import migrate, newest_format
 from rayflow.storage.sqlite.transactions import InDoubtError, collect, collected, commit, reclaim, transaction
 from rayflow.storage.writer import Writer, check_writer, next_writer
 
@@ -70,7 +72,7 @@ class SqliteStore:
         self._reader: aiosqlite.Connection | None = None
         self._in_doubt = False
         #: Of the file, as the reader finds it.
-        self._format = FORMAT
+        self._format = newest_format()
         self._epoch: int | None = None
         self._fenced: WriterFenced | None = None
         self._told: set[object] = set()
@@ -138,7 +140,7 @@ class SqliteStore:
             return claimed.epoch
 
         epoch = await self._write(claim, claimed=False)
-        if self._format != FORMAT:
+        if self._format != newest_format():
             await self._read_anew()
         self._epoch = epoch
         return epoch
@@ -224,7 +226,7 @@ class SqliteStore:
 
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
         """See Store."""
-        statement, given = sql.listing(query)
+        statement, given = listing(query)
         return [rows.record(row) for row in await self._read(statement, given)]
 
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
@@ -266,6 +268,13 @@ class SqliteStore:
     async def delete_schedule(self, name: str) -> bool:
         """See Store."""
         return await self._write(lambda db, _: db.execute(sql.DELETE_SCHEDULE, (name,)).rowcount > 0)
+
+    async def records(
+        self, kind: str, *, execution_id: str | None = None, after: str = "", limit: int = 1000
+    ) -> list[KeyedRecord]:
+        """See Store."""
+        statement, given = sql.record_listing(kind, execution_id, after, limit)
+        return [rows.kept(KeyedRecord, row) for row in await self._read(statement, given)]
 
     async def versions(self) -> list[tuple[str, str, int]]:
         """See Store."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from rayflow.core.locks.machine import Lock
 from rayflow.errors import CorruptRecord, RayflowError, StorageError
-from rayflow.storage.model import ExecutionRecord, ScheduleRecord
+from rayflow.storage.model import ExecutionRecord, KeyedRecord, ScheduleRecord
 from rayflow.storage.operations import AlreadyExists, Answer, Deliver, Operation, Rejected
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter, choose
 from rayflow.storage.rules.transaction import Transaction
@@ -163,6 +163,10 @@ class _Reads:
         found = rows.fetch(self._db, sql.SCHEDULE, (name,))
         return rows.kept(ScheduleRecord, found[0]) if found else None
 
+    def record(self, kind: str, key: str) -> KeyedRecord | None:
+        found = rows.fetch(self._db, sql.RECORD_OF_KEY, (kind, key))
+        return rows.kept(KeyedRecord, found[0]) if found else None
+
     def has_value(self, digest: str) -> bool:
         return self._db.execute(values.HAS_VALUE, (digest,)).fetchone() is not None
 
@@ -188,7 +192,8 @@ def _writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
     started = [_head(batch, name) for name in batch.started]
     if started:
         yield (sql.INSERT_EXECUTION, [sql.head_values(row) for row in started])
-        yield (sql.INSERT_START, [(row.id, row.input, row.code, row.options) for row in started])
+        yield (sql.INSERT_START, [sql.start_values(row) for row in started])
+        yield (sql.INSERT_ATTRIBUTE, [values for row in started for values in sql.attribute_values(row)])
     changed = batch.changed.keys() - set(batch.started)
     if changed:
         yield (sql.UPDATE_EXECUTION, [sql.changing_values(_head(batch, name)) for name in changed])
@@ -223,6 +228,9 @@ def _rare_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (values.FORGET_MENTIONS, [about])
     if batch.locks:
         yield from _lock_writes(batch)
+    if batch.records:
+        yield (sql.SAVE_RECORD, [astuple(record) for record in batch.records.values() if record is not None])
+        yield (sql.DELETE_RECORD, [key for key, record in batch.records.items() if record is None])
     if batch.schedules:
         yield (sql.SAVE_SCHEDULE, [astuple(schedule) for schedule in batch.schedules.values()])
 
@@ -250,12 +258,11 @@ def _lock_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
 def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
     """The answers, with what heads are read without put into the rows that a caller sees."""
     ids = sql.as_json({answer.record.id for answer in answers if isinstance(answer, AlreadyExists)})
-    static = {name: rest for name, *rest in db.execute(sql.STATIC, (ids,))}
+    starts = {name: rest for name, *rest in rows.fetch(db, sql.STARTS, (ids,))}
     complete: list[Answer] = []
     for answer in answers:
         if isinstance(answer, AlreadyExists):
-            data, code, options = static.get(answer.record.id, (b"", b"", b""))  # a damaged store may have lost them
-            complete.append(AlreadyExists(replace(answer.record, input=data, code=code, options=options)))
+            complete.append(AlreadyExists(rows.completed(answer.record, starts.get(answer.record.id))))
         else:
             complete.append(answer)
     return complete

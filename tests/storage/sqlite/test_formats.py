@@ -1,4 +1,7 @@
-"""Formats of stores: how a file of an older one becomes a newer one, whatever happens meanwhile."""
+"""Formats of stores: how a file of an older one becomes a newer one, whatever happens during that time.
+
+The newer format of these tests is made up: a column, a table and an index more than the newest real one.
+"""
 
 from __future__ import annotations
 
@@ -15,30 +18,46 @@ from rayflow.storage.base import Filter
 from rayflow.storage.changes import Changes
 from rayflow.storage.objects import segments
 from rayflow.storage.objects.store import ObjectStore
-from rayflow.storage.sqlite.migrations import FORMAT, FORMATS
+from rayflow.storage.sqlite import migrations
+from rayflow.storage.sqlite.migrations import FORMATS, Format, newest_format
 from rayflow.storage.writer import Writer
-from tests.contract.operations import NOW, done, everything, start
+from tests.contract.operations import NOW, append, claim, done, everything, start
 from tests.storage.objects.faults import FaultyBucket, World, close_all, new_store, opened
-from tests.storage.recorded import unpack
 from tests.storage.sqlite.stores import fill, new_faulty_store, run
 from tests.storage.sqlite.stores import new_store as new_file_store
 
-OLDER = unpack.FORMATS
-#: When the recorded stores were written, and a moment at which their writer counts as gone.
-RECORDED, LATER = 1_767_225_600.0, 1_800_000_000.0
+NEWER = (
+    *FORMATS,
+    Format(
+        (
+            "ALTER TABLE executions ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'",
+            "CREATE TABLE rooms (name TEXT PRIMARY KEY)",
+            "CREATE INDEX executions_colour ON executions (colour)",
+        ),
+        {"executions": ("'blue' AS colour",)},
+    ),
+)
+#: When the older file was written, and a moment at which its writer counts as gone.
+WRITTEN, LATER = NOW, NOW + 1000
 
-#: Every statement of the migration from format 1, and what follows; and whether it fails although it is done.
-STEPS = [statement for form in FORMATS[1:] for statement in form.statements] + [
-    "UPDATE meta",
-    "UPDATE writer",
-    "COMMIT",
-]
+#: Every statement of the migration and those that follow; and whether it fails although it is done.
+STEPS = [*NEWER[-1].statements, "UPDATE meta", "UPDATE writer", "COMMIT"]
 CRASHES = [(number, after) for number in range(len(STEPS)) for after in (False, True)]
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return unpack.sqlite_file("format-1", tmp_path)
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of the format before; its writer was killed."""
+    made = tmp_path / "store.db"
+    write_older(made)
+    monkeypatch.setattr(migrations, "FORMATS", NEWER)
+    return made
+
+
+def write_older(file: Path) -> None:
+    fill(file)
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("UPDATE writer SET heartbeat = ?", (WRITTEN,))
 
 
 def schema(file: Path) -> dict[str, Any]:
@@ -55,21 +74,19 @@ async def claimed(file: Path, **given: Any) -> int:
     store = new_file_store(file)
     await store.open()
     epoch = await store.claim_writer("next", now=LATER, fresh_for=60, **given)
-    assert len(await store.executions(Filter())) == 17
+    assert [record.id for record in await store.executions(Filter())] == ["x"]
     await store.close()
     return epoch
 
 
-@pytest.mark.parametrize("form", OLDER)
-def test_an_older_file_becomes_what_a_new_one_is(tmp_path: Path, form: str) -> None:
-    old = unpack.sqlite_file(form, tmp_path)
+def test_an_older_file_becomes_what_a_new_one_is(file: Path, tmp_path: Path) -> None:
     fill(tmp_path / "new.db")
-    assert run(claimed(old)) == 2
-    assert schema(old) == schema(tmp_path / "new.db")
-    before = old.read_bytes()
-    assert run(claimed(old)) == 3
-    assert schema(old)["format"] == (FORMAT,)
-    assert len(old.read_bytes()) == len(before)
+    assert run(claimed(file)) == 2
+    assert schema(file) == schema(tmp_path / "new.db")
+    before = file.read_bytes()
+    assert run(claimed(file)) == 3
+    assert schema(file)["format"] == (newest_format(),) == (len(FORMATS) + 1,)
+    assert len(file.read_bytes()) == len(before)
 
 
 def test_nothing_but_a_claim_makes_it_newer(file: Path) -> None:
@@ -77,22 +94,23 @@ def test_nothing_but_a_claim_makes_it_newer(file: Path) -> None:
         before = schema(file)
         store = new_file_store(file)
         await store.open()
-        assert len(await store.executions(Filter())) == 17
-        with pytest.raises(StorageUnavailable, match="is being written by 'local/"):
-            await store.claim_writer("next", now=RECORDED + 10, fresh_for=60)
+        assert len(await store.executions(Filter())) == 1
+        found = await store._read("SELECT colour FROM executions")
+        assert [tuple(row) for row in found] == [("blue",)]  # what a process that only reads finds in an older file
+        assert await store._read("SELECT * FROM rooms") == []
+        with pytest.raises(StorageUnavailable, match="is being written by 'test'"):
+            await store.claim_writer("next", now=WRITTEN + 10, fresh_for=60)
         assert schema(file) == before
-        assert await store.claim_writer("next", now=RECORDED + 10, fresh_for=60, take_over=True) == 2
+        assert await store.claim_writer("next", now=WRITTEN + 10, fresh_for=60, take_over=True) == 2
         assert schema(file) != before
-        await done(store, start("new", expires_at=7.0))
-        found = {record.id: record.expires_at for record in await store.executions(Filter())}
-        assert found.pop("new") == 7.0
-        assert set(found.values()) == {None}
+        await done(store, start("new"))
+        assert [tuple(row) for row in await store._read("SELECT colour FROM executions")] == [("blue",)] * 2
 
     run(body())
 
 
 @pytest.mark.parametrize(("number", "after"), CRASHES, ids=[f"{n}-{'after' if a else 'before'}" for n, a in CRASHES])
-def test_a_crash_leaves_the_old_file_or_the_new_one(file: Path, number: int, *, after: bool) -> None:
+def test_a_crash_leaves_the_old_file_or_the_new_one(file: Path, tmp_path: Path, number: int, *, after: bool) -> None:
     async def body() -> None:
         store, fault = new_faulty_store(file)
         await store.open()
@@ -103,16 +121,13 @@ def test_a_crash_leaves_the_old_file_or_the_new_one(file: Path, number: int, *, 
         durable = STEPS[number] == "COMMIT" and after
         assert schema(file) == (new if durable else old)
         await store.claim_writer("test", now=LATER, fresh_for=60)  # the same store tries again
-        assert len(await store.executions(Filter())) == 17
-        await done(store, start("new", expires_at=7.0))
-        assert [record.expires_at for record in await store.executions(Filter(ids=("new",)))] == [7.0]
+        await done(store, start("new"))
+        assert len(await store.executions(Filter())) == 2
         assert schema(file) == new
 
     old = schema(file)
-    (file.parent / "other").mkdir()
-    other = unpack.sqlite_file("format-1", file.parent / "other")
-    run(claimed(other))
-    new = schema(other)
+    fill(tmp_path / "other.db")
+    new = schema(tmp_path / "other.db")
     run(body())
 
 
@@ -126,7 +141,7 @@ def test_who_comes_at_the_same_moment_finds_one_of_the_two(file: Path) -> None:
         assert sorted(answer for answer in answers if isinstance(answer, int)) == [2]
         assert all("is being written by" in str(answer) for answer in answers if not isinstance(answer, int))
         for each in [*readers, *stores]:  # those who opened it before, too
-            assert [record.expires_at for record in await each.executions(Filter())] == [None] * 17
+            assert [record.id for record in await each.executions(Filter())] == ["x"]
 
     run(body())
 
@@ -146,20 +161,30 @@ def test_a_file_that_became_newer_than_the_program_is_not_claimed(file: Path) ->
 
 
 # --- objects ------------------------------------------------------------------------------------------------
-def test_older_objects_are_read_and_stay_as_they_are(tmp_path: Path) -> None:
+def test_older_objects_are_read_and_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
-        folder = unpack.objects("format-1", tmp_path)
+        folder = tmp_path / "objects"
+        written = ObjectStore(f"file://{folder}")
+        written.checkpoint_segments = 2
+        await written.open()
+        await written.claim_writer("test", now=WRITTEN, fresh_for=60)
+        await done(written, start(), claim())
+        for number in range(1, 6):
+            await done(written, append(first=number))
+        content = await everything(written)
+        await written.close()
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        forms = {data[8] for path, data in before.items() if path.parent.name in ("log", "state")}
-        assert forms == {1}
+        older = segments.FORMAT
+        assert {data[8] for path, data in before.items() if path.parent.name == "state"} == {older}
+        monkeypatch.setattr(segments, "FORMAT", older + 1)
         store = ObjectStore(f"file://{folder}")
         await store.open()
-        assert [record.expires_at for record in await store.executions(Filter())] == [None] * 17
+        assert await everything(store) == content
         await store.claim_writer("next", now=LATER, fresh_for=60)
-        await done(store, start("new", expires_at=7.0))
+        await done(store, start("new"))
         assert {path: path.read_bytes() for path in before} == before
-        claim, new = sorted(set((folder / "log").iterdir()) - before.keys())
-        assert (claim.read_bytes()[8], new.read_bytes()[8]) == (1, segments.FORMAT)
+        claim_made, new = sorted(set((folder / "log").iterdir()) - before.keys())
+        assert (claim_made.read_bytes()[8], new.read_bytes()[8]) == (1, older + 1)
         other = ObjectStore(f"file://{folder}")
         await other.open(read_only=True)
         assert await everything(other) == await everything(store)
@@ -167,6 +192,16 @@ def test_older_objects_are_read_and_stay_as_they_are(tmp_path: Path) -> None:
         await store.close()
 
     asyncio.run(body())
+
+
+def test_a_row_of_an_older_format_has_defaults_for_newer_fields() -> None:
+    changes = Changes(started=[start(trace="t", number=7).record])
+    whole = segments.decode_segment("here", 1, segments.encode_segment(1, Writer(1, "w"), changes))
+    assert whole.changes == changes
+    assert whole.changes.started[0].number == 7
+    values = [getattr(changes.started[0], name) for name in segments._ROW_FIELDS]
+    older = segments._execution(values[: segments._ROW_FIELDS.index("trace")])
+    assert (older.trace, older.number, older.id) == ("", 0, "x")
 
 
 def test_an_older_program_refuses_newer_objects_and_learns_who_took_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,8 +232,9 @@ def test_an_older_program_refuses_newer_objects_and_learns_who_took_over(monkeyp
     asyncio.run(within())
 
 
-def test_only_what_changes_records_has_the_newest_format() -> None:
+def test_a_claim_keeps_the_first_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "FORMAT", 7)
     writer = Writer(3, "w", 1.0)
     assert segments.encode_segment(1, writer, Changes())[8] == 1
-    assert segments.encode_segment(1, writer, Changes(counts=[("n", 1.0)]))[8] == segments.FORMAT
-    assert segments.encode_checkpoint(1, writer, [1], [])[8] == segments.FORMAT
+    assert segments.encode_segment(1, writer, Changes(counts=[("n", 1.0)]))[8] == 7
+    assert segments.encode_checkpoint(1, writer, [1], [])[8] == 7

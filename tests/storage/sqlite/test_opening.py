@@ -14,7 +14,7 @@ import pytest
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Filter
-from rayflow.storage.sqlite.migrations import FORMAT
+from rayflow.storage.sqlite.migrations import newest_format
 from tests.contract.operations import NOW, claim, done, row, start
 from tests.storage.sqlite.stores import fill, new_faulty_store, new_store, opened, run
 
@@ -56,7 +56,7 @@ def test_a_newer_format_is_refused_and_left_alone(file: Path) -> None:
     before = file.read_bytes()
     for read_only in (False, True):
         said = run(open_error(file, read_only=read_only))
-        assert f"format 99 and was written by a newer rayflow; this one knows formats up to {FORMAT}" in said
+        assert f"format 99 and was written by a newer rayflow; this one knows formats up to {newest_format()}" in said
     assert file.read_bytes() == before
 
 

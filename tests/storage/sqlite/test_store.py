@@ -17,7 +17,8 @@ from rayflow.storage.base import Filter
 from rayflow.storage.model import StepNote
 from rayflow.storage.operations import Done, Operation, Rejected
 from rayflow.storage.sqlite.connections import on_thread
-from rayflow.storage.sqlite.statements import letter_listing, listing
+from rayflow.storage.sqlite.listing import listing
+from rayflow.storage.sqlite.statements import letter_listing
 from tests.contract.operations import NOW, append, claim, deliver, done, fail, letter, note, row, start
 from tests.storage.faults import FaultyConnection
 from tests.storage.sqlite.stores import fill, new_faulty_store, new_store, opened, run

@@ -1,0 +1,1 @@
+"""Queries over executions: comparisons, their text form, and cursors of pages."""
