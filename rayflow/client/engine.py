@@ -265,6 +265,7 @@ class Engine(Control):
             raise DefinitionError(
                 f"cannot start {workflow!r}: it needs a workflow (@rf.workflow or rf.Workflow) or the id of one"
             )
+        nonce = f"{self._nonce}/{uuid.uuid4().hex}"
         record = new_record(
             chosen,
             args,
@@ -272,8 +273,9 @@ class Engine(Control):
             execution_id=execution_id or "",
             options=options or self.config.execution,
             encode=self._keeping.encode,
-            nonce=f"{self._nonce}/{uuid.uuid4().hex}",
+            nonce=nonce,
             now=self.clock.now(),
+            seed=self._new_seed(execution_id or "", nonce),
         )
         return record, returns
 

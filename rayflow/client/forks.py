@@ -30,7 +30,7 @@ from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord, JournalRow
 from rayflow.storage.operations import AlreadyExists, Deliver, Start
-from rayflow.storage.rules.starts import carried_rows, fresh_record, identity_of, signal_row
+from rayflow.storage.rules.starts import carried_rows, derived_seed, fresh_record, identity_of, signal_row
 
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 
@@ -146,16 +146,19 @@ class Control(ExecutionQueries, abc.ABC):
         source, plan = self._fork_plan(execution_id, before, allow_reacquire=allow_reacquire)
         other = self._other_version(source, workflow, version)
         given, identity = self._given(source, args, kwargs)
+        nonce = uuid.uuid4().hex
         made = fresh_record(
             other or source,
             given,
             identity,
             execution_id=id or "",
             options=options or options_of(source).replace(deadline=None, singleton=None),
-            nonce=uuid.uuid4().hex,
+            nonce=nonce,
             now=self.clock.now(),
+            seed=source.seed,  # what was recorded depends on the numbers that the source has drawn
         )
-        return self._start_fork(replace(made, run=source.run, forked_from=source.id), plan, state or {})
+        made = replace(made, run=source.run, forked_from=source.id)
+        return self._start_fork(made, plan, state or {}, self._new_seed(made.id, nonce))
 
     def _fork_plan(
         self, execution_id: str, before: str | int, *, allow_reacquire: bool
@@ -216,11 +219,17 @@ class Control(ExecutionQueries, abc.ABC):
     def handle(self, execution_id: str) -> ExecutionHandle[Any]:
         """A handle on an execution."""
 
-    def _start_fork(self, record: ExecutionRecord, plan: ForkPlan, state: Mapping[str, Any]) -> ExecutionHandle[Any]:
+    def _new_seed(self, execution_id: str, nonce: str) -> int:
+        """Return the seed of the random numbers of a new execution, or of a fork from its first new call on."""
+        return derived_seed(nonce)
+
+    def _start_fork(
+        self, record: ExecutionRecord, plan: ForkPlan, state: Mapping[str, Any], seed: int
+    ) -> ExecutionHandle[Any]:
         encoded = {check_name("state key", key): self._keeping.encode(value) for key, value in state.items()}
         last = len(plan.entries) + 1
         at = max([record.created_at, *(entry.event.at for entry in plan.entries[-1:])])
-        entries = [*plan.entries, Entry(last, Forked(at, record.forked_from, plan.to, encoded))]
+        entries = [*plan.entries, Entry(last, Forked(at, record.forked_from, plan.to, encoded, plan.before, seed))]
         rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
         # Its own signals are numbered after those that it takes over.
         record = replace(record, last_seq=last, inbox_last=plan.inbox, inbox_done=plan.inbox)
@@ -242,7 +251,11 @@ class Control(ExecutionQueries, abc.ABC):
         if found[: len(prefix)] != prefix or len(found) < len(rows):
             return False
         forked, asked_for = (decode_entry(there.id, row.seq, row.body).event for row in (found[len(prefix)], last))
-        return isinstance(forked, Forked) and replace(forked, at=asked_for.at) == asked_for
+        return (
+            isinstance(forked, Forked)
+            and isinstance(asked_for, Forked)
+            and replace(forked, at=asked_for.at, seed=asked_for.seed) == asked_for
+        )
 
     # --- locks ---------------------------------------------------------------------------------------------
     def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:

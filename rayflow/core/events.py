@@ -36,12 +36,14 @@ class Continued:
         run: number of the run, from 2.
         signals: those that the run before did not receive.
         state: what the run before had set.
+        seed: seed of the new run's random numbers.
     """
 
     at: float
     run: int
     signals: tuple[SignalReceived, ...] = ()
     state: dict[str, bytes] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,17 @@ class Forked:
         source: the other execution.
         to: the last position that was taken over.
         state: what was changed of the state, key by key, encoded.
+        before: number of the call from which on everything is done again.
+        seed: seed of the random numbers that are drawn after that call is issued. Those before it are the same as in
+            the other execution, since recorded results may depend on them.
     """
 
     at: float
     source: str
     to: int
     state: dict[str, bytes] = field(default_factory=dict)
+    before: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,10 +104,9 @@ def task_message(record: ExecutionRecord, epoch: int, run: RunAttempt, code: dic
         code: where the worker finds what it calls.
         part: the part of that.
     """
-    # Of execution, number, name and arguments: the same on each try, whoever asks for it.
-    # Another run of an execution that continued as new issues other steps under the same numbers.
-    whose = record.id if record.run == 1 else f"{record.id}\0{record.run}"
-    what = f"{whose}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
+    # The same on each try, by whichever coordinator. An id can be used again once its execution is deleted, so the
+    # start counts; a run that continued as new issues other steps under the same numbers, so the run counts.
+    what = f"{record.id}\0{record.start_nonce}\0{record.run}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
     return TaskMessage(
         record.id,
         record.workflow_id,

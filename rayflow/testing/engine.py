@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -26,6 +27,7 @@ from rayflow.runtime.coordinator.actor import CoordinatorActor
 from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.storage.rules.starts import derived_seed
 from rayflow.storage.urls import resolve
 from rayflow.testing.actors import DeterministicActorSystem
 from rayflow.testing.coordinator import DeterministicCoordinator
@@ -108,6 +110,7 @@ class TestEngine(Engine):
             raise DefinitionError("steps_at_once is at least 1, and patience at least 0 seconds")
         chosen = (config or EngineConfig()).replace(**options)
         self._scripts = Scripts()
+        self._starts: Counter[str] = Counter()
         self._trouble: list[Exception] = []
         self._blocked: dict[str, Exception] = {}
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
@@ -157,6 +160,11 @@ class TestEngine(Engine):
             performer=performer,
         )
         return self._conductor
+
+    def _new_seed(self, execution_id: str, nonce: str) -> int:
+        """The same in every run of a test; another one each time an id is used again."""
+        self._starts[execution_id] += 1
+        return derived_seed(f"{execution_id}/{self._starts[execution_id]}")
 
     def _driver(self, execution_id: str) -> ExecutionDriver | None:
         return self._conductor.driver(execution_id)

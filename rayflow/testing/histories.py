@@ -56,6 +56,7 @@ class History:
         code: where its code was.
         input: its encoded arguments.
         rows: its journal.
+        seed: of the execution's random numbers.
 
     Example:
         >>> history = History.of(engine, "doc-17")  # doctest: +SKIP
@@ -70,6 +71,7 @@ class History:
     code: Mapping[str, Any]
     input: bytes
     rows: tuple[JournalRow, ...]
+    seed: int = 0
 
     # --- from executions -----------------------------------------------------------------------------------
     @classmethod
@@ -125,6 +127,7 @@ class History:
             json.loads(record.code),
             record.input,
             tuple(rows),
+            record.seed,
         )
 
     # --- as a file -----------------------------------------------------------------------------------------
@@ -138,6 +141,7 @@ class History:
             "checkpoints": self.checkpoints,
             "code": dict(self.code),
             "input": self.input,
+            "seed": self.seed,
             "journal": [{"seq": row.seq, "body": row.body} for row in self.rows],
         }
         if Path(path).suffix == ".msgpack":
@@ -165,7 +169,7 @@ class History:
                 raise DefinitionError(f"{path} is {data['format']!r}, and this rayflow reads {FORMAT!r}")
             rows = tuple(JournalRow(row["seq"], _bytes(row["body"])) for row in data["journal"])
             given = {name: data[name] for name in ("execution_id", "workflow_id", "version", "checkpoints", "code")}
-            return cls(**given, input=_bytes(data["input"]), rows=rows)
+            return cls(**given, input=_bytes(data["input"]), rows=rows, seed=data.get("seed", 0))
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, DefinitionError):
                 raise
@@ -207,6 +211,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
         execution_id=history.execution_id,
         workflow_id=history.workflow_id,
         payloads=codec,
+        seed=history.seed,
         check=definition.bind,
     )
     # On a thread of its own, as in a coordinator: here a loop may be running.

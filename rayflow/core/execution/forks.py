@@ -9,7 +9,6 @@ from rayflow.core.events import (
     CancelRequested,
     Continued,
     Entry,
-    Forked,
     Paused,
     RequestCompleted,
     RequestsReissued,
@@ -25,8 +24,8 @@ from rayflow.errors import InvalidTransition
 #: What is applied again by way of the inbox.
 Carried = StepCompleted | StepFailed | RequestCompleted | SignalReceived | CancelRequested
 
-#: What says nothing about another execution.
-_LEFT_OUT = (Paused, Resumed, RequestsReissued, Forked)
+#: Events of the other execution that mean nothing to the fork.
+_LEFT_OUT = (Paused, Resumed, RequestsReissued)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +35,7 @@ class ForkPlan:
     Args:
         entries: the entries that it takes over, numbered anew from 1.
         to: the last position that was taken over.
+        before: the number of the call from which on everything is done again.
         carried: what happened next and is applied again: what led to the call, then recorded results of calls that
             come before it. Timers, and the beginning, come again by themselves.
         issued: how many calls the entries have issued.
@@ -45,6 +45,7 @@ class ForkPlan:
 
     entries: tuple[Entry, ...]
     to: int
+    before: int
     carried: tuple[Carried, ...]
     issued: int
     inbox: int
@@ -85,7 +86,8 @@ def plan_fork(execution_id: str, entries: Sequence[Entry], before: str | int) ->
     carried = (first,) if isinstance(first, Carried) and not _grants(first) else ()
     results = (e.event for e in counted[cut + 1 :] if isinstance(e.event, StepCompleted) and e.event.step < number)
     to = counted[cut - 1].seq if cut else 0
-    return ForkPlan(kept, to, (*carried, *results), issued, _last_signal(kept), _open(kept, names[:issued], carried))
+    carries = (*carried, *results)
+    return ForkPlan(kept, to, number, carries, issued, _last_signal(kept), _open(kept, names[:issued], carried))
 
 
 def _number(names: Sequence[str], before: str | int) -> int | None:

@@ -205,7 +205,8 @@ class ExecutionRun:
         if self.continued:
             self.journal.work.run = outcome.result
             state = self.machine.final_state()
-            self.journal.record(Continued(at, self._run_number + 1, outcome.unconsumed, state))
+            seed = self.machine.next_seed()
+            self.journal.record(Continued(at, self._run_number + 1, outcome.unconsumed, state, seed))
             return
         left = tuple(signal.name for signal in outcome.unconsumed)
         given_up = bool(self._cancelled_by) and "" not in self._cancelled_by

@@ -51,9 +51,10 @@ class Machine:
 
     Args:
         begin: makes the workflow's coroutine; called when ``Started`` is applied.
-        execution_id: seeds the execution's random numbers and names its tasks.
+        execution_id: names its tasks.
         workflow_id: for the code to see.
         payloads: the codec.
+        seed: of the random numbers of the execution's first run.
         check: raises TypeError if arguments do not fit the workflow, for ``continue_as_new``.
         budget: callbacks that one event may cause.
         on_unhandled: told of exceptions that nobody awaited.
@@ -66,6 +67,7 @@ class Machine:
         execution_id: str,
         workflow_id: str,
         payloads: Payloads,
+        seed: int = 0,
         check: Callable[..., object] = lambda *args, **kwargs: None,
         budget: int = CALLBACK_BUDGET,
         on_unhandled: Callable[[str, BaseException | None], None] = lambda message, error: None,
@@ -78,8 +80,11 @@ class Machine:
         self._budget = budget
         self._on_unhandled = on_unhandled
         self._loop = self._new_loop()
-        self._calls = Calls(self._loop, payloads)
-        self._random = random.Random(execution_id)
+        self._calls = Calls(self._loop, payloads, self._issued)
+        self._seed = seed
+        self._random = random.Random(seed)
+        #: In a fork: the call that is done again, and the seed of the random numbers from there on.
+        self._reseed: tuple[int, int] | None = None
         self._effects = Effects()
         self._signals = Signals(payloads, self._reject)
         self._state = ExecutionState(payloads)
@@ -124,6 +129,10 @@ class Machine:
     def final_state(self) -> dict[str, bytes]:
         """What the code has set of its state, for another run."""
         return self._state.encoded()
+
+    def next_seed(self) -> int:
+        """Return the seed of the execution's next run."""
+        return self._random.getrandbits(63) if self._reseed is None else self._reseed[1]
 
     def next_timer(self) -> tuple[float, int] | None:
         """When the earliest timer is due, and its number."""
@@ -179,6 +188,7 @@ class Machine:
             execution_id=self.execution_id,
             workflow_id=self.workflow_id,
             payloads=self._payloads,
+            seed=self._seed,
             check=self._check,
             budget=self._budget,
             on_unhandled=self._on_unhandled,
@@ -285,6 +295,11 @@ class Machine:
             self._unissued = self._unissued or refused
             raise
 
+    def _issued(self, seq: int) -> None:
+        if self._reseed is not None and seq >= self._reseed[0]:
+            self._random.seed(self._reseed[1])
+            self._reseed = None
+
     def _feed(self, event: Event) -> None:
         match event:
             case StepCompleted() | StepFailed() | RequestCompleted():
@@ -298,13 +313,14 @@ class Machine:
                     )
                 self._loop.fire(event.timer)
             case Continued():
-                self._random = random.Random(f"{self.execution_id}/{event.run}")
+                self._random.seed(event.seed)
                 self._state.load(event.state)
                 self._signals.deliver(event.signals)
             case Started():
                 self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
             case Forked():
                 self._calls.disown()
+                self._reseed = event.before, event.seed
                 self._state.load(event.state)
             case CancelRequested():
                 self._cancelled = self._cancelled or event

@@ -146,6 +146,7 @@ class ExecutionDriver:
                 execution_id=self.id,
                 workflow_id=self.record.workflow_id,
                 payloads=self._codec,
+                seed=self.record.seed,
                 check=definition.bind,
                 on_unhandled=self._unhandled,
             )

@@ -32,7 +32,9 @@ def test_a_run_ends_and_the_next_one_begins_with_its_arguments_and_state() -> No
     shell = Shell(counting).begin().complete("one")
     assert CODEC.decode(shell.next_run or b"") == ((1,), {"step": 1})
     state = {"n": CODEC.encode(0), "first": CODEC.encode(0)}
-    assert shell.journal[-1] == Entry(3, Continued(1000.0, 2, (), state))
+    continued = shell.journal[-1].event
+    assert isinstance(continued, Continued)
+    assert shell.journal[-1] == Entry(3, Continued(1000.0, 2, (), state, continued.seed))
     assert shell.execution.take().status is ExecutionStatus.RUNNING
     nxt = shell.run_on()
     assert [type(event) for event in nxt.events] == [Continued, Started]
