@@ -75,7 +75,6 @@ class DurableLoop(RestrictedEventLoop):
         on_unhandled: Callable[[str, BaseException | None], None],
     ) -> None:
         sandbox.install()
-        number_gatherings()
         self.execution = execution
         self.guarded = True
         self.dead = self._quiet = False
@@ -400,22 +399,3 @@ class DurableTimer(asyncio.TimerHandle):
 
     __slots__ = ("number",)
     number: int
-
-
-def number_gatherings() -> None:
-    """Let the futures that ``asyncio.gather`` answers hash by number too, on loops that number.
-
-    gather makes them itself, without asking the loop; so their class is taught to ask when it is first hashed.
-    On any other loop they hash as ever.
-    """
-    gathering = getattr(asyncio.tasks, "_GatheringFuture", None)
-    if gathering is not None and "__hash__" not in vars(gathering):
-        gathering.__hash__ = _hash_gathering
-
-
-def _hash_gathering(future: Any) -> int:
-    known: int | None = getattr(future, "rayflow_number", None)
-    if known is None:
-        numbers = getattr(future.get_loop(), "next_number", None)
-        future.rayflow_number = known = object.__hash__(future) if numbers is None else numbers()
-    return known

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from rayflow.core.interpreter import library_patches
 from rayflow.errors import SideEffectError
 
 P = ParamSpec("P")
@@ -75,6 +76,8 @@ def _refusing() -> bool:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if event == "import" and args[0] == "anyio":
+        library_patches.patch_anyio()
     what = _WATCHED.get(event)
     if what is None or not _refusing():
         return
@@ -137,9 +140,10 @@ def install() -> None:
         if _installed:
             return
         _installed = True
+    library_patches.install()
     sys.addaudithook(_audit)
     if sys.version_info < (3, 13):
-        time.sleep = _guarded(time.sleep, _SLEEP)
+        library_patches.replace_everywhere(time.sleep, _guarded(time.sleep, _SLEEP))
     if sys.version_info < (3, 12):
         threading.Thread.start = _guarded(threading.Thread.start, _THREAD)  # type: ignore[method-assign]
 
