@@ -78,7 +78,9 @@ class DurableLoop(RestrictedEventLoop):
         self.execution = execution
         self.guarded = True
         self.dead = self._quiet = False
-        self._name = name
+        self.name = name
+        #: Why code could not use an object that another execution uses, if it could not.
+        self.conflict: Exception | None = None
         self._budget = budget
         self._on_unhandled = on_unhandled
         self._now = 0.0
@@ -297,7 +299,7 @@ class DurableLoop(RestrictedEventLoop):
         number = self._number
         if self._eager and not self.dead:
             kwargs.setdefault("eager_start", True)
-        label = f"{self._name}/{number}" if name is None else str(name)
+        label = f"{self.name}/{number}" if name is None else str(name)
         task = DurableTask(number, coro, loop=self, name=label, context=context, **kwargs)
         if self.dead:
             task._log_destroy_pending = False  # type: ignore[attr-defined]

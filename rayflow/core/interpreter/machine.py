@@ -176,7 +176,12 @@ class Machine:
                 )
             self._recorded_patches = entry.patches
             effects = self.apply(entry.event)
-            compare(entry, effects)
+            try:
+                compare(entry, effects)
+            except NonDeterminismError as error:
+                if self._loop.conflict is not None:  # which explains the difference
+                    raise self._loop.conflict from error
+                raise
             waiting.update((d.seq, d) for d in effects.dispatches)
         self._calls.answered, self._recorded_patches = frozenset(), None
         return [dispatch for seq, dispatch in waiting.items() if self._calls.is_open(seq)]

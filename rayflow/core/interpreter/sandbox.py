@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from rayflow.core.interpreter import library_patches
+from rayflow.core.interpreter import library_patches, shared_objects
 from rayflow.errors import SideEffectError
 
 P = ParamSpec("P")
@@ -141,6 +141,7 @@ def install() -> None:
             return
         _installed = True
     library_patches.install()
+    shared_objects.install()
     sys.addaudithook(_audit)
     if sys.version_info < (3, 13):
         library_patches.replace_everywhere(time.sleep, _guarded(time.sleep, _SLEEP))
