@@ -25,6 +25,7 @@ from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core.interpreter import sandbox
 from rayflow.core.interpreter.compensation import Generators, end_coroutine
+from rayflow.core.interpreter.effects import ContinueAsNew
 from rayflow.core.interpreter.sandbox import RestrictedEventLoop, refuse_as_completed
 from rayflow.errors import SideEffectError
 
@@ -90,8 +91,9 @@ class DurableLoop(RestrictedEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._heap: list[tuple[float, int]] = []
         self._timers: dict[int, DurableTimer] = {}
-        self._tasks: list[DurableTask] = []
-        self._sweep_tasks_at = _SWEEP
+        #: The tasks that are not done, by number. A finished one is not held, so that asyncio reports its failure at
+        #: once if nothing else refers to the task.
+        self._tasks: dict[int, DurableTask] = {}
         self._generators = Generators()
         self._eager = False
         _alive.add(self)
@@ -111,7 +113,7 @@ class DurableLoop(RestrictedEventLoop):
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
         budget = self._budget
-        ready = self._ready
+        ready, tasks = self._ready, self._tasks
         before = self._enter()
         try:
             while ready:
@@ -127,8 +129,11 @@ class DurableLoop(RestrictedEventLoop):
                     # It must end the workflow, not the process that drives it. A task has recorded it as its outcome.
                     callback = handle._callback  # type: ignore[attr-defined]
                     if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
-                        self._on_unhandled(f"{type(stop).__name__} in a callback of a workflow", stop)
-
+                        self._report(f"{type(stop).__name__} in a callback of a workflow", stop)
+                task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+                if task.__class__ is DurableTask and task.done():
+                    tasks.pop(task.number, None)
+                del task, handle
         finally:
             self._leave(before)
 
@@ -169,8 +174,7 @@ class DurableLoop(RestrictedEventLoop):
 
     def pending_tasks(self) -> list[DurableTask]:
         """The tasks that are not done, oldest first."""
-        self._tasks = [task for task in self._tasks if not task.done()]
-        return list(self._tasks)
+        return [task for task in self._tasks.values() if not task.done()]
 
     def next_number(self) -> int:
         """A number for something that may be put into a set."""
@@ -185,6 +189,10 @@ class DurableLoop(RestrictedEventLoop):
 
     def _tell(self, message: str, error: BaseException | None) -> None:
         if not self.dead:  # in an eviction it is an echo
+            self._report(message, error)
+
+    def _report(self, message: str, error: BaseException | None) -> None:
+        with sandbox.outside():  # the log may write a file
             self._on_unhandled(message, error)
 
     def evict(self, *, quiet: bool = False) -> None:
@@ -214,7 +222,7 @@ class DurableLoop(RestrictedEventLoop):
                 # example of asyncio.timeout(), and might retry for ever.
                 asyncio.tasks._enter_task(self, task)
                 try:
-                    end_coroutine(coroutine, self._on_unhandled)
+                    end_coroutine(coroutine, self._report)
                 finally:
                     asyncio.tasks._leave_task(self, task)
         self.close_generators()
@@ -304,13 +312,8 @@ class DurableLoop(RestrictedEventLoop):
         if self.dead:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         elif not task.done():
-            self._keep_task(task)
+            self._tasks[number] = task
         return task
-
-    def _keep_task(self, task: DurableTask) -> None:
-        if len(self._tasks) >= self._sweep_tasks_at:
-            self._sweep_tasks_at = 2 * len(self.pending_tasks()) + _SWEEP
-        self._tasks.append(task)
 
     def set_task_factory(self, factory: Any) -> None:
         """Only eager tasks (3.12+) and the default can be repeated on replay."""
@@ -325,9 +328,10 @@ class DurableLoop(RestrictedEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Pass on what nobody awaited."""
-        if self._quiet:
-            return
-        self._on_unhandled(str(context.get("message", "unhandled error in a workflow")), context.get("exception"))
+        error = context.get("exception")
+        if not self._quiet and not isinstance(error, ContinueAsNew):
+            message = str(context.get("message", "unhandled error in a workflow"))
+            self._report(message.removeprefix("Durable"), error)  # classes of this module are asyncio's to the reader
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """The same as :meth:`call_exception_handler`."""

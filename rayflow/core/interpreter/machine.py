@@ -35,7 +35,15 @@ from rayflow.core.events import (
 from rayflow.core.failures import failure_of, overdue
 from rayflow.core.interpreter.calls import Calls, LockPermit
 from rayflow.core.interpreter.compensation import Compensations
-from rayflow.core.interpreter.effects import ContinueAsNew, Dispatch, Effects, Outcome, Payloads, RejectedSignal
+from rayflow.core.interpreter.effects import (
+    ContinueAsNew,
+    Dispatch,
+    Effects,
+    Outcome,
+    Payloads,
+    RejectedSignal,
+    continuation_in,
+)
 from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop, WorkflowStalled
 from rayflow.core.interpreter.replay_check import compare, describe
 from rayflow.core.interpreter.signals import Awaited, ExecutionState, Signals
@@ -95,15 +103,18 @@ class Machine:
         self._root: asyncio.Task[Any] | None = None
         self._cancelled: CancelRequested | None = None
         self._overdue: DeadlinePassed | None = None
+        #: A new run that was asked for outside of the workflow's own task, which is cancelled for it.
+        self._continues: ContinueAsNew | None = None
         self._closing = False
-        self._told: set[asyncio.Task[Any]] = set()
+        #: Numbers of the tasks that were cancelled at the workflow's end. The tasks themselves would be held.
+        self._told: set[int] = set()
         self._unissued: RuntimeError | None = None
         self._decided: Outcome | None = None
         self.outcome: Outcome | None = None
 
     def _new_loop(self) -> DurableLoop:
         return DurableLoop(  # type: ignore[abstract]
-            execution=self, name=self.execution_id, budget=self._budget, on_unhandled=self._on_unhandled
+            execution=self, name=self.execution_id, budget=self._budget, on_unhandled=self._report
         )
 
     # --- what its owner calls ------------------------------------------------------------------------------
@@ -244,8 +255,16 @@ class Machine:
                 f"{len(self._undoing)} compensations are registered, which a new run would forget: continue as new "
                 "where nothing has to be undone any more"
             )
+        if self._root is None or self._root.done():
+            raise RuntimeError(
+                "rf.continue_as_new() was called after the workflow's end; call it in the workflow itself"
+            )
         self._check(*args, **kwargs)
-        raise ContinueAsNew(self._payloads.encode((args, dict(kwargs))))
+        continues = ContinueAsNew(self._payloads.encode((args, dict(kwargs))))
+        if asyncio.current_task() is not self._root:
+            self._continues = self._continues or continues
+            self._root.cancel("the workflow continues as new")
+        raise continues
 
     def patched(self, change: str) -> bool:
         """Whether the code is to behave as changed."""
@@ -285,6 +304,10 @@ class Machine:
             return
         encoded = None if result is None else self._payloads.encode(result)
         self._effects.stages.append(StageNote(index, name, status, encoded))
+
+    def _report(self, message: str, error: BaseException | None) -> None:
+        if self._recorded_patches is None:  # a replay repeats what was reported when it was live
+            self._on_unhandled(message, error)
 
     # --- inside --------------------------------------------------------------------------------------------
     def _refuse(self) -> None:
@@ -368,10 +391,11 @@ class Machine:
 
     def _cancel_leftovers(self) -> None:
         # As asyncio.run does: what the workflow left running is cancelled, and may still clean up, durably.
-        while untold := [task for task in self._loop.pending_tasks() if task not in self._told]:
-            self._told.update(untold)
+        while untold := [task for task in self._loop.pending_tasks() if task.number not in self._told]:
+            self._told.update(task.number for task in untold)
             for task in untold:
                 task.cancel("the workflow ended")
+            del untold, task
             self._loop.drain()
 
     def _begin_to_undo(self) -> None:
@@ -404,11 +428,14 @@ class Machine:
         error = asyncio.CancelledError() if root.cancelled() else root.exception()
         if self._overdue is not None:
             return Outcome(ExecutionStatus.FAILED, failure=overdue(self._overdue))
-        if self._cancelled is not None and (error is None or isinstance(error, asyncio.CancelledError | ContinueAsNew)):
+        continues = continuation_in(error)
+        if continues is None and (error is None or isinstance(error, asyncio.CancelledError)):
+            continues = self._continues
+        if self._cancelled is not None and (error is None or continues or isinstance(error, asyncio.CancelledError)):
             reason = Failure(type="ExecutionCancelled", message=self._cancelled.reason, retryable=False)
             return Outcome(ExecutionStatus.CANCELLED, failure=reason)
-        if isinstance(error, ContinueAsNew):
-            return Outcome(ExecutionStatus.RUNNING, result=error.payload)
+        if continues is not None:
+            return Outcome(ExecutionStatus.RUNNING, result=continues.payload)
         if error is not None:
             return Outcome(ExecutionStatus.FAILED, failure=failure_of(error, self._calls.failed))
         try:
