@@ -87,6 +87,7 @@ from rayflow.errors import (
     StorageUnavailable,
     TerminalError,
     WorkflowNotRegistered,
+    WorkflowStalled,
     WriterFenced,
 )
 from rayflow.ids import ExecutionStatus
@@ -177,6 +178,7 @@ __all__ = [
     "Workflow",
     "WorkflowFunction",
     "WorkflowNotRegistered",
+    "WorkflowStalled",
     "WriterFenced",
     "__version__",
     "agent",

@@ -14,6 +14,7 @@
     ├── InvalidTransition                   the execution's status does not allow that
     ├── NonDeterminismError                 replay took another path than the journal
     ├── SideEffectError                     real I/O, a thread or a real clock inside a workflow
+    ├── WorkflowStalled                     the code polls, or swallows its cancellation
     ├── StepFailed                          a step used up its attempts (.failure)
     │   ├── StepTimeout (TimeoutError)      … and the last one ran out of time
     │   ├── ChildFailed                     a child workflow failed, or was cancelled
@@ -231,6 +232,10 @@ class SideEffectError(RayflowError):
             f"{what} inside a workflow: workflow code is replayed after a crash or a long wait, so it must neither act "
             f"on the outside world nor read from it. {instead}"
         )
+
+
+class WorkflowStalled(RayflowError):
+    """The workflow's code never settles: it polls, or swallows its cancellation. Its execution has failed."""
 
 
 class StepFailed(RayflowError):

@@ -24,10 +24,11 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core.interpreter import sandbox
+from rayflow.core.interpreter.cancellation import Position, place_of, position_of
 from rayflow.core.interpreter.compensation import Generators, end_coroutine
 from rayflow.core.interpreter.effects import ContinueAsNew
 from rayflow.core.interpreter.sandbox import RestrictedEventLoop, refuse_as_completed
-from rayflow.errors import SideEffectError
+from rayflow.errors import SideEffectError, WorkflowStalled
 
 Ts = TypeVarTuple("Ts")
 
@@ -45,16 +46,6 @@ _SWEEP = 64
 #: Loops that are not evicted. Whoever drops one without evicting it leaks it, instead of having the garbage
 #: collector, or the interpreter's end, run its clean-up outside every workflow.
 _alive: set[DurableLoop] = set()
-
-
-class WorkflowStalled(Exception):
-    """One event caused more callbacks than the budget allows: the code polls, or refuses to be cancelled."""
-
-    def __init__(self, budget: int) -> None:
-        super().__init__(
-            f"the workflow's code was still busy after {budget:,} callbacks for one event: it polls (for example with "
-            "`await asyncio.sleep(0)`) or swallows its cancellation. Wait for a step, a timer or a signal instead"
-        )
 
 
 class DurableLoop(RestrictedEventLoop):
@@ -94,6 +85,10 @@ class DurableLoop(RestrictedEventLoop):
         #: The tasks that are not done, by number. A finished one is not held, so that asyncio reports its failure at
         #: once if nothing else refers to the task.
         self._tasks: dict[int, DurableTask] = {}
+        #: Whether the code was told to end: its tasks are cancelled, and may only clean up.
+        self.ending = False
+        #: Cancelled tasks that ran in the newest drain.
+        self._cancelled: dict[int, DurableTask] = {}
         self._generators = Generators()
         self._eager = False
         _alive.add(self)
@@ -122,7 +117,11 @@ class DurableLoop(RestrictedEventLoop):
                     continue
                 budget -= 1
                 if budget < 0:
-                    raise WorkflowStalled(self._budget)
+                    raise WorkflowStalled(
+                        f"the workflow's code was still busy after {self._budget:,} callbacks for one event: it polls "
+                        "(for example with `await asyncio.sleep(0)`) or swallows its cancellation. Wait for a step, a "
+                        "timer or a signal instead"
+                    )
                 try:
                     handle._run()
                 except (SystemExit, KeyboardInterrupt) as stop:
@@ -131,8 +130,11 @@ class DurableLoop(RestrictedEventLoop):
                     if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
                         self._report(f"{type(stop).__name__} in a callback of a workflow", stop)
                 task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
-                if task.__class__ is DurableTask and task.done():
-                    tasks.pop(task.number, None)
+                if task.__class__ is DurableTask:
+                    if task.done():
+                        tasks.pop(task.number, None)
+                    elif task.interrupted:
+                        self._cancelled[task.number] = task
                 del task, handle
         finally:
             self._leave(before)
@@ -175,6 +177,17 @@ class DurableLoop(RestrictedEventLoop):
     def pending_tasks(self) -> list[DurableTask]:
         """The tasks that are not done, oldest first."""
         return [task for task in self._tasks.values() if not task.done()]
+
+    def check_cancelled(self) -> None:
+        """Raise WorkflowStalled if a task waits again where its cancellation has reached it."""
+        ran, self._cancelled = self._cancelled, {}
+        for task in ran.values():
+            if task.swallowed():
+                raise WorkflowStalled(
+                    f"the workflow's code swallowed its cancellation and waits at {place_of(task)} again. Let "
+                    "asyncio.CancelledError pass, or raise it again after the clean-up; a bare `except:` and `except "
+                    "BaseException:` catch it"
+                )
 
     def next_number(self) -> int:
         """A number for something that may be put into a set."""
@@ -373,10 +386,28 @@ class DurableTask(asyncio.Task[Any]):
 
     def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> None:
         self.number = number
+        #: Where cancellations reached it while its workflow was ending, each with the number that it was.
+        self.interrupted: list[tuple[int, Position]] = []
         super().__init__(coro, **kwargs)
 
     def __hash__(self) -> int:
         return self.number
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As asyncio's; while the workflow is ending, the place is kept."""
+        ending = getattr(self.get_loop(), "ending", False)
+        position = position_of(self) if ending and not self.done() else None
+        accepted = super().cancel(msg)
+        if accepted and position is not None:
+            self.interrupted.append((self.cancelling(), position))
+        return accepted
+
+    def swallowed(self) -> bool:
+        """Whether it waits where a cancellation reached it. One that was taken back (uncancel) does not count."""
+        if self.done():
+            return False
+        position = position_of(self)
+        return any(level <= self.cancelling() and position == place for level, place in self.interrupted)
 
 
 class DurableHandle(asyncio.Handle):

@@ -44,11 +44,11 @@ from rayflow.core.interpreter.effects import (
     RejectedSignal,
     continuation_in,
 )
-from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop, WorkflowStalled
+from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop
 from rayflow.core.interpreter.replay_check import compare, describe
 from rayflow.core.interpreter.signals import Awaited, ExecutionState, Signals
 from rayflow.definition.context import Call, LockCall, StepCall
-from rayflow.errors import Failure, NonDeterminismError, RayflowError
+from rayflow.errors import Failure, NonDeterminismError, RayflowError, WorkflowStalled
 from rayflow.ids import ExecutionStatus
 
 __all__ = ["Dispatch", "Effects", "Machine", "Outcome", "Payloads", "failure_of"]
@@ -163,6 +163,8 @@ class Machine:
             self._feed(event)
             self._loop.drain()
             self._finish()
+            if self.outcome is None:
+                self._loop.check_cancelled()
         except WorkflowStalled as error:
             self._give_up(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)), event.at)
         effects.state.update(self._state.take())
@@ -362,6 +364,7 @@ class Machine:
     def _cancel(self, message: str) -> None:
         if self._root is None or self._undoing.begun:
             return
+        self._loop.ending = True
         if self._root.done():  # what it left running is still cleaning up, and is asked once more
             for task in self._loop.pending_tasks():
                 task.cancel(message)
@@ -391,6 +394,7 @@ class Machine:
 
     def _cancel_leftovers(self) -> None:
         # As asyncio.run does: what the workflow left running is cancelled, and may still clean up, durably.
+        self._loop.ending = True
         while untold := [task for task in self._loop.pending_tasks() if task.number not in self._told]:
             self._told.update(task.number for task in untold)
             for task in untold:
