@@ -87,7 +87,9 @@ class WorkflowFunction(Definition, Generic[P, R]):
         """
         self.bind(*args, **kwargs)
         if current_execution() is not None:
-            return self.child()(*args, **kwargs)
+            called: Any = self.child()(*args, **kwargs)
+            called.__qualname__ = self.id  # for messages about a coroutine that is never awaited
+            return cast("Coroutine[Any, Any, R]", called)
         return self.begin(args, kwargs)
 
     def child(self, **settings: Unpack[ChildSettings]) -> ChildWorkflow[P, R]:

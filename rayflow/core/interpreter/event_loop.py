@@ -24,10 +24,11 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core.interpreter import sandbox
-from rayflow.core.interpreter.cancellation import Position, place_of, position_of
+from rayflow.core.interpreter.cancellation import Position, position_of
 from rayflow.core.interpreter.compensation import Generators, end_coroutine
 from rayflow.core.interpreter.effects import ContinueAsNew
 from rayflow.core.interpreter.sandbox import RestrictedEventLoop, refuse_as_completed
+from rayflow.core.interpreter.source_lines import origin_of, place_of
 from rayflow.errors import SideEffectError, WorkflowStalled
 
 Ts = TypeVarTuple("Ts")
@@ -39,6 +40,11 @@ CALLBACK_BUDGET = 2_000_000
 #: How often code that is over is told so by an exception. Code that swallows even that, in a loop, is from then on
 #: made to wait instead, since an exception would keep it busy for ever.
 REFUSALS = 100
+
+#: Frames that each coroutine keeps of where it was made: enough to get from a step to the code that called it.
+_ORIGINS = 4
+
+_Before = tuple[asyncio.AbstractEventLoop | None, Any, int]
 
 #: Finished tasks and cancelled timers that are kept at least before they are swept out.
 _SWEEP = 64
@@ -139,13 +145,16 @@ class DurableLoop(RestrictedEventLoop):
         finally:
             self._leave(before)
 
-    def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, Any]:
-        before = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+    def _enter(self) -> _Before:
+        origins = sys.get_coroutine_origin_tracking_depth()
+        before = asyncio._get_running_loop(), sys.get_asyncgen_hooks(), origins
+        sys.set_coroutine_origin_tracking_depth(_ORIGINS)
         sys.set_asyncgen_hooks(self._generators.hold, None)
         events._set_running_loop(self)
         return before
 
-    def _leave(self, before: tuple[asyncio.AbstractEventLoop | None, Any]) -> None:
+    def _leave(self, before: _Before) -> None:
+        sys.set_coroutine_origin_tracking_depth(before[2])
         events._set_running_loop(before[0])
         sys.set_asyncgen_hooks(*before[1])
 
@@ -345,6 +354,11 @@ class DurableLoop(RestrictedEventLoop):
         if not self._quiet and not isinstance(error, ContinueAsNew):
             message = str(context.get("message", "unhandled error in a workflow"))
             self._report(message.removeprefix("Durable"), error)  # classes of this module are asyncio's to the reader
+
+    def report_unawaited(self, coro: Any) -> None:
+        """Report a coroutine that was freed before it has begun: its ``await`` was forgotten."""
+        if not self.dead:
+            self._report(f"{coro.__qualname__!r} was called{origin_of(coro)} and never awaited: it did not run", None)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """The same as :meth:`call_exception_handler`."""

@@ -12,6 +12,7 @@ import asyncio
 import functools
 import importlib
 import sys
+import warnings
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, MutableSet
 from contextlib import suppress
@@ -28,6 +29,8 @@ def install() -> None:
     replace_everywhere(asyncio.Future, _numbered(asyncio.Future, lambda loop, args, kwargs: loop.create_future()))
     replace_everywhere(asyncio.Task, _numbered(asyncio.Task, _create_task))
     replace_everywhere(asyncio.all_tasks, _all_tasks(asyncio.all_tasks))
+    warn: Any = warnings._warn_unawaited_coroutine  # type: ignore[attr-defined]
+    replace_everywhere(warn, _warn_unawaited(warn))
     gathering = getattr(asyncio.tasks, "_GatheringFuture", None)
     if gathering is not None:
         gathering.__hash__ = _hash_by_number
@@ -102,6 +105,19 @@ def _all_tasks(original: Callable[..., set[Any]]) -> Callable[..., set[Any]]:
         return set(durable.pending_tasks())  # of numbers, in the order in which they were made
 
     return all_tasks
+
+
+# --- coroutines that nobody awaits ------------------------------------------------------------------------
+def _warn_unawaited(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    @functools.wraps(original)
+    def warn(coro: Any) -> None:  # called by the interpreter for a coroutine that is freed before it has begun
+        loop = _durable_loop()
+        if loop is None:
+            original(coro)
+        else:
+            loop.report_unawaited(coro)
+
+    return warn
 
 
 # --- anyio ---------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from rayflow.core.interpreter.effects import (
     continuation_in,
 )
 from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop
+from rayflow.core.interpreter.random_numbers import RandomNumbers
 from rayflow.core.interpreter.replay_check import compare, describe
 from rayflow.core.interpreter.signals import Awaited, ExecutionState, Signals
 from rayflow.definition.context import Call, LockCall, StepCall
@@ -80,19 +81,16 @@ class Machine:
         budget: int = CALLBACK_BUDGET,
         on_unhandled: Callable[[str, BaseException | None], None] = lambda message, error: None,
     ) -> None:
-        self.execution_id = execution_id
-        self.workflow_id = workflow_id
+        self.execution_id, self.workflow_id = execution_id, workflow_id
         self._begin = begin
         self._payloads = payloads
         self._check = check
         self._budget = budget
         self._on_unhandled = on_unhandled
         self._loop = self._new_loop()
-        self._calls = Calls(self._loop, payloads, self._issued)
         self._seed = seed
-        self._random = random.Random(seed)
-        #: In a fork: the call that is done again, and the seed of the random numbers from there on.
-        self._reseed: tuple[int, int] | None = None
+        self._random = RandomNumbers(seed)
+        self._calls = Calls(self._loop, payloads, self._random.issued)
         self._effects = Effects()
         self._signals = Signals(payloads, self._reject)
         self._state = ExecutionState(payloads)
@@ -143,7 +141,7 @@ class Machine:
 
     def next_seed(self) -> int:
         """Return the seed of the execution's next run."""
-        return self._random.getrandbits(63) if self._reseed is None else self._reseed[1]
+        return self._random.next_seed()
 
     def next_timer(self) -> tuple[float, int] | None:
         """When the earliest timer is due, and its number."""
@@ -285,11 +283,11 @@ class Machine:
     @property
     def random(self) -> random.Random:
         """The execution's own random numbers."""
-        return self._random
+        return self._random.generator
 
     def uuid4(self) -> uuid.UUID:
         """A random UUID from the execution's own random numbers."""
-        return uuid.UUID(int=self._random.getrandbits(128), version=4)
+        return uuid.UUID(int=self._random.generator.getrandbits(128), version=4)
 
     @property
     def state(self) -> ExecutionState:
@@ -325,11 +323,6 @@ class Machine:
             self._unissued = self._unissued or refused
             raise
 
-    def _issued(self, seq: int) -> None:
-        if self._reseed is not None and seq >= self._reseed[0]:
-            self._random.seed(self._reseed[1])
-            self._reseed = None
-
     def _feed(self, event: Event) -> None:
         match event:
             case StepCompleted() | StepFailed() | RequestCompleted():
@@ -343,14 +336,14 @@ class Machine:
                     )
                 self._loop.fire(event.timer)
             case Continued():
-                self._random.seed(event.seed)
+                self._random.continued(event.seed)
                 self._state.load(event.state)
                 self._signals.deliver(event.signals)
             case Started():
                 self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
             case Forked():
                 self._calls.disown()
-                self._reseed = event.before, event.seed
+                self._random.forked(event.before, event.seed)
                 self._state.load(event.state)
             case CancelRequested():
                 self._cancelled = self._cancelled or event

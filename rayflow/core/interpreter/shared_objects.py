@@ -14,10 +14,10 @@ import weakref
 from asyncio import locks, mixins
 from collections import deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType, FunctionType
 from typing import Any
 
+from rayflow.core.interpreter.source_lines import line_of
 from rayflow.errors import SideEffectError
 
 _OWNER, _FIRST_STATE = "_rayflow_owner", "_rayflow_first_state"
@@ -110,5 +110,5 @@ def _place(shared: Any) -> str:
     if frame is None:
         return ""
     names = [name for name, value in frame.f_globals.items() if value is shared]
-    line = f"at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    line = f"at {line_of(frame)}"
     return f"{names[0]!r} {line}" if names else line
