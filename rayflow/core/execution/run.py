@@ -228,12 +228,14 @@ class JournalWriter:
     Attributes:
         seq: position of the newest entry.
         work: what is gathered since :meth:`take`.
+        complete: whether the journal, replayed, brings the execution back to where it is.
     """
 
     def __init__(self, *, all_events: bool) -> None:
         self.seq = 0
         self.work = Work()
         self._all = all_events
+        self.complete = True
         self._at = 0.0
 
     def resume(self, last: Entry) -> None:
@@ -257,6 +259,7 @@ class JournalWriter:
     def record(self, event: Event, effects: Effects | None = None) -> bool:
         """Make an entry; answers whether there is one."""
         if not self._all and not isinstance(event, _ALWAYS):
+            self.complete = False
             return False
         self.seq += 1
         if effects is None:
