@@ -9,6 +9,7 @@ from typing import Any
 
 from rayflow.client.engine import Engine
 from rayflow.client.pools import QueueBackpressure
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
@@ -28,6 +29,7 @@ _OWN = frozenset({"store", "namespace", "address", "recover"})
 _READY = 120.0
 
 
+@refused_in_workflows("engine", constructor=True)
 class DistributedEngine(Engine):
     """Runs executions on a Ray cluster, where they survive the death of any process, this one included.
 

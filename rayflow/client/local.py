@@ -9,6 +9,7 @@ from typing import Any
 
 from rayflow.client.engine import Engine
 from rayflow.client.pools import QueueBackpressure
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import RequiresCluster
 from rayflow.runtime.actors import actor_names
@@ -23,6 +24,7 @@ from rayflow.storage.urls import resolve
 _NEEDS_CLUSTER = {"address": "join a cluster", "namespace": "keep actors in a namespace"}
 
 
+@refused_in_workflows("engine", constructor=True)
 class LocalEngine(Engine):
     """Runs executions in this process: for tests, laptops and quick looks.
 

@@ -104,10 +104,9 @@ def task_message(record: ExecutionRecord, epoch: int, run: RunAttempt, code: dic
         code: reference to the code that the worker calls.
         part: the part of the code.
     """
-    # The key is made of execution, number, name and arguments, so it is the same for each attempt and coordinator.
-    # After `continue_as_new`, another run issues other steps under the same numbers.
-    whose = record.id if record.run == 1 else f"{record.id}\0{record.run}"
-    what = f"{whose}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
+    # The key is the same for each attempt and coordinator. The start counts, since an id can be used again after its
+    # execution was deleted. The run counts, since a run after `continue_as_new` issues other steps with these numbers.
+    what = f"{record.id}\0{record.start_nonce}\0{record.run}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
     return TaskMessage(
         record.id,
         record.workflow_id,

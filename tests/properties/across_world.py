@@ -108,9 +108,15 @@ class Hand(Engine):
         self._commands = self.commands
         handles = Handles(self._queries, self.commands, self._watcher)
         starter = KnownFlows(
-            backend, handles, config=self.config, codec=codec, encoder=encoder, environment=self._environment
+            backend,
+            handles,
+            config=self.config,
+            codec=codec,
+            encoder=encoder,
+            environment=self._environment,
+            new_seed=self._new_seed,
         )
-        self._forks = Forks(backend, starter, handles, codec, encoder)
+        self._forks = Forks(backend, starter, handles, codec, encoder, new_seed=self._new_seed)
         self.schedules = Schedules(backend, starter, handles, codec, self.config)
         self.dead_letters = DeadLetters(backend, self._queries.decode, self.commands.resume)
 

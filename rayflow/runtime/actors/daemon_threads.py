@@ -30,13 +30,14 @@ class DaemonThreadPool:
         with self._change:
             if self._closed:
                 return False
-            self._jobs.append(job)
-            if len(self._jobs) > self._idle and len(self._threads) < self._limit:
+            if len(self._jobs) >= self._idle and len(self._threads) < self._limit:
                 name = f"{self._name}-{len(self._threads)}"
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                thread.start()  # first: a thread that cannot start must leave neither a job nor a thread to join
                 self._threads.append(thread)
-                thread.start()
+                self._jobs.append(job)
             else:
+                self._jobs.append(job)
                 self._change.notify()
             return True
 

@@ -70,8 +70,9 @@ class Mailbox:
         """Start the thread. Further calls have no effect."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def submit(self, action: Callable[[], None]) -> None:
         """Run the action in a turn. Any thread may call this."""

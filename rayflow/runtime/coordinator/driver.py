@@ -142,6 +142,7 @@ class ExecutionDriver:
                 execution_id=self.id,
                 workflow_id=self.record.workflow_id,
                 payloads=self._codec,
+                seed=self.record.seed,
                 check=definition.bind,
                 on_unhandled=self._unhandled,
             )
@@ -321,7 +322,7 @@ class ExecutionDriver:
         execution = self._execution
         if execution is None:
             return self._blocked is not None
-        if work.actions or not execution.idle:
+        if work.actions or not execution.idle or not execution.recorded:
             return False
         return execution.paused or parked_at(execution, self._active_at + self._park_after) <= now
 
@@ -420,7 +421,7 @@ def parked_at(execution: Execution, quiet: float) -> float:
         execution: the machine.
         quiet: when it has been idle for long enough.
     """
-    if not execution.idle or execution.outcome is not None:
+    if not execution.idle or not execution.recorded or execution.outcome is not None:
         return math.inf
     wake = execution.next_wake()
     return quiet if wake is None or wake > quiet + PARK_AHEAD else math.inf

@@ -24,7 +24,7 @@ from rayflow.runtime.large_values import CodeValues
 from rayflow.storage.codec.journal import append_digest, encode_entry, encode_failure
 from rayflow.storage.model import DeadLetter, DefinitionRecord, ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.operations import Append, CrossOperation, Deliver, DeliverTo, ReleaseLock, StartChild, TakeLock
-from rayflow.storage.rules.starts import call_nonce, cancel_row, child_id, new_record, signal_row
+from rayflow.storage.rules.starts import call_nonce, cancel_row, child_id, child_seed, new_record, signal_row
 
 #: Makes a reference to a workflow's code, and stores the code if needed.
 Refer = Callable[[WorkflowDefinition], CodeRef]
@@ -193,6 +193,7 @@ class OperationBuilder:
             encode=self._values.encode,
             nonce=call_nonce(self.record, request.seq, request.rewinds),
             now=now,
+            seed=child_seed(self.record, request.seq, request.rewinds),
         )
         step = request.seq if call.waits else -request.seq if call.on_parent_end == "cancel" else 0
         return replace(record, parent=self.record.id, parent_step=step)

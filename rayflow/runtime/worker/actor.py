@@ -283,8 +283,8 @@ class Worker:
         if len(self._threads) < len(self._slots.active):
             name = f"{self._name}/slot-{len(self._threads)}"
             thread = threading.Thread(target=self._serve, name=name, daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
         self._reporter.resume()
         self._queue.put(batch)
         return batch
