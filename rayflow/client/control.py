@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from rayflow.client.code import ClientCode
 from rayflow.client.rewind import RewindPlanner, UnsettledError
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed
 from rayflow.core.locks.machine import Lock
@@ -36,6 +37,8 @@ class ExecutionCommands:
         clock: the time that executions go by.
     """
 
+    #: The engine's.
+    _code: ClientCode
     #: Seconds that resume() waits for children that were given up to end.
     _settle_patience = 30.0
 
@@ -91,7 +94,7 @@ class ExecutionCommands:
         self._check_whole(record)
         match record.status:
             case ExecutionStatus.PAUSED:
-                self._deliver(execution_id, "resume", Resumed(self.clock.now()))
+                self._deliver(execution_id, "resume", Resumed(self.clock.now()), self._code.fingerprint_now(record))
             case ExecutionStatus.FAILED:
                 self._rewind(record)
             case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
@@ -124,16 +127,16 @@ class ExecutionCommands:
         """
         self._deliver(execution_id, "cancel", CancelRequested(self.clock.now(), reason))
 
-    def _deliver(self, execution_id: str, kind: str, event: Event) -> int:
+    def _deliver(self, execution_id: str, kind: str, event: Event, code: str = "") -> int:
         row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
         [answer] = self._write([Deliver(execution_id, row)])
-        self._supervisor().send("nudge", (execution_id,))
+        self._supervisor().send("nudge", (execution_id,), code)
         return answer.inbox_last if isinstance(answer, Done) else 0
 
     def _rewind(self, record: ExecutionRecord) -> None:
         operation = self._planned(record)
         self._write([operation])
-        self._supervisor().send("submit", [self.record(record.id)])
+        self._supervisor().send("submit", [self.record(record.id)], self._code.fingerprint_now(record))
         self.nudge([child.execution_id for child in operation.children])
 
     def _planned(self, record: ExecutionRecord) -> Rewind:

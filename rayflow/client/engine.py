@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
+from rayflow.client.code import ClientCode
 from rayflow.client.forks import Control
 from rayflow.client.handle import ExecutionHandle, Watcher
 from rayflow.client.pools import QueueBackpressure, portable
 from rayflow.client.retention import PurgePasses, PurgeResult, meant
 from rayflow.client.views import WorkflowInfo, workflow_infos
-from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
@@ -41,6 +41,16 @@ from rayflow.storage.operations import AlreadyExists, Start
 from rayflow.storage.rules.starts import check_same_start, new_record
 
 log = logging.getLogger(__name__)
+
+
+class _Chosen(NamedTuple):
+    """The workflow that is started, the annotation of its result, and the fingerprint of its code."""
+
+    definition: DefinitionRecord
+    returns: Any
+    fingerprint: str
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,8 +77,8 @@ class Engine(Control):
         self.watcher = Watcher(system)
         self._env = env
         self._nonce = uuid.uuid4().hex
-        # With a declared workflow's steps as they were: more can be added until it is registered again.
-        self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
+        self._code = ClientCode(env, self._persistence)
+        self._registered: dict[tuple[str, str], DefinitionRecord] = {}
         self._room: QueueBackpressure
 
     def __enter__(self) -> Self:
@@ -95,31 +105,28 @@ class Engine(Control):
     def register(self, workflow: WorkflowFunction[..., Any] | Workflow) -> DefinitionRecord:
         """Save a workflow, so that it can be run by its id alone, from any process.
 
-        What can be imported is saved as a reference, anything else by value, with its steps and lambdas.
+        What can be imported is saved as a reference, anything else by value, as it is now, with its steps and lambdas.
 
         Raises:
             DefinitionError: it can be neither imported nor pickled, or is to be pickled where that is not allowed.
         """
-        steps = workflow.steps if isinstance(workflow, Workflow) else None
-        known = self._registered.get(workflow)
-        if known is not None and known[0] is steps:
-            return known[1]
-        code = reference(workflow)
-        if code is None:
-            code, blob = by_value(workflow, allow_pickle=self._codec.allow_pickle)
-            self._persistence().call("put_blob", code.digest, blob)
+        code = self._code.record(workflow, allow_pickle=self._codec.allow_pickle)
+        known = self._registered.get((workflow.id, workflow.version))
+        encoded = json.dumps(code.to_dict(), sort_keys=True).encode()
+        if known is not None and known.code == encoded:
+            return known
         record = DefinitionRecord(
             workflow_id=workflow.id,
             version=workflow.version,
             name=getattr(workflow, "name", "") or workflow.id,
             description=workflow.description,
-            code=json.dumps(code.to_dict(), sort_keys=True).encode(),
+            code=encoded,
             source_sha256=code.source_sha256,
             saved_at=self.clock.now(),
             environment=self._env.to_json(),
         )
         self._persistence().call("save_definition", record)
-        self._registered[workflow] = (steps, record)
+        self._registered[workflow.id, workflow.version] = record
         return record
 
     def workflows(self) -> list[WorkflowInfo]:
@@ -194,9 +201,10 @@ class Engine(Control):
         Example:
             >>> handle = engine.start(analyse, "…", id="doc-17")  # doctest: +SKIP
         """
-        record, returns = self._record(workflow, args, kwargs, id, options)
+        chosen = self._chosen(workflow, [(args, kwargs)])
+        record = self._record(chosen, args, kwargs, id, options)
         self._room.make(wait=wait)
-        [handle] = self._start([record], returns)
+        [handle] = self._start([record], chosen.returns)
         return handle
 
     def start_many(
@@ -224,13 +232,15 @@ class Engine(Control):
         arguments = [value if isinstance(value, tuple) else (value,) for value in inputs]
         if ids is not None and len(ids) != len(arguments):
             raise ValueError(f"start_many got {len(arguments)} inputs and {len(ids)} ids")
-        records: list[ExecutionRecord] = []
-        returns = None
-        for position, args in enumerate(arguments):
-            record, returns = self._record(workflow, args, {}, None if ids is None else ids[position], options)
-            records.append(record)
+        if not arguments:
+            return []
+        chosen = self._chosen(workflow, [(args, {}) for args in arguments])
+        records = [
+            self._record(chosen, args, {}, None if ids is None else ids[position], options)
+            for position, args in enumerate(arguments)
+        ]
         self._room.make(wait=wait)
-        return self._start(records, returns)
+        return self._start(records, chosen.returns)
 
     def execute(
         self,
@@ -244,27 +254,34 @@ class Engine(Control):
         """Start an execution and wait for its result: :meth:`start` and ``handle.result(timeout)`` in one."""
         return self.start(workflow, *args, id=id, options=options, **kwargs).result(timeout)
 
-    def _record(
+    def _chosen(
         self,
         workflow: WorkflowFunction[..., Any] | Workflow | str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        execution_id: str | None,
-        options: ExecutionOptions | None,
-    ) -> tuple[ExecutionRecord, Any]:
+        arguments: Sequence[tuple[tuple[Any, ...], dict[str, Any]]],
+    ) -> _Chosen:
         returns = None
         if isinstance(workflow, str):
-            chosen = self.saved(workflow)
+            definition = self.saved(workflow)
         elif isinstance(workflow, WorkflowFunction | Workflow):
-            workflow.bind(*args, **kwargs)
-            self.register(workflow)
-            chosen, returns = self._registered[workflow][1], workflow.returns
+            for args, kwargs in arguments:
+                workflow.bind(*args, **kwargs)
+            definition, returns = self.register(workflow), workflow.returns
         else:
             raise DefinitionError(
                 f"cannot start {workflow!r}: it needs a workflow (@rf.workflow or rf.Workflow) or the id of one"
             )
+        return _Chosen(definition, returns, self._code.fingerprint(definition))
+
+    def _record(
+        self,
+        chosen: _Chosen,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        execution_id: str | None,
+        options: ExecutionOptions | None,
+    ) -> ExecutionRecord:
         record = new_record(
-            chosen,
+            chosen.definition,
             args,
             kwargs,
             execution_id=execution_id or "",
@@ -273,7 +290,7 @@ class Engine(Control):
             nonce=f"{self._nonce}/{uuid.uuid4().hex}",
             now=self.clock.now(),
         )
-        return record, returns
+        return replace(record, code_fingerprint=chosen.fingerprint, environment_id=self._env.id)
 
     def saved(self, workflow_id: str, version: str | None = None) -> DefinitionRecord:
         """A saved workflow: that version, or the one that was saved last. Raises WorkflowNotRegistered."""

@@ -24,6 +24,7 @@ from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import CodecError, CorruptRecord, ExecutionAlreadyExists, InvalidTransition
 from rayflow.runtime.actors.base import ActorSystem
+from rayflow.runtime.code.environment import Environment
 from rayflow.storage.codec.journal import decode_entry, encode_entry
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
@@ -50,6 +51,8 @@ class Control(ExecutionQueries, abc.ABC):
     config: EngineConfig
     #: Writes what is recorded.
     _keeping: LargeValueEncoder
+    #: The code environment of this process.
+    _env: Environment
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system, codec)
@@ -80,7 +83,7 @@ class Control(ExecutionQueries, abc.ABC):
         self._check_fits(record, check_name("signal name", name), self._codec.encode(payload))
         row = signal_row(name, self._keeping.encode(payload), f"signal/{key or uuid.uuid4().hex}", self.clock.now())
         self._write([Deliver(execution_id, row)])
-        self._supervisor().send("nudge", (execution_id,))
+        self._supervisor().send("nudge", (execution_id,), self._code.fingerprint_now(record))
 
     def _check_fits(self, record: ExecutionRecord, name: str, data: bytes) -> None:
         """Whether a payload is what the execution waits for, as far as that can be told here."""
@@ -153,7 +156,14 @@ class Control(ExecutionQueries, abc.ABC):
             nonce=uuid.uuid4().hex,
             now=self.clock.now(),
         )
-        return self._start_fork(replace(made, run=source.run, forked_from=source.id), plan, state or {})
+        made = replace(
+            made,
+            run=source.run,
+            forked_from=source.id,
+            code_fingerprint=self._code.fingerprint(other or source),
+            environment_id=source.environment_id if other is None else self._env.id,
+        )
+        return self._start_fork(made, plan, state or {})
 
     def _fork_plan(
         self, execution_id: str, before: str | int, *, allow_reacquire: bool

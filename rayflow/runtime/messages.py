@@ -43,8 +43,8 @@ class BatchMessage(NamedTuple):
 
     ``patience`` is the time in seconds after which the worker answers although tasks are left: what is done,
     which one is under way, and those that it gives back without having begun them. A single task is waited for to
-    its end all the same, unless ``tell_begin``: then the early answer says when it began. ``code_as_of`` is when the
-    coordinator last saw that its code is what is on the disk, in seconds since the epoch.
+    its end all the same, unless ``tell_begin``: then the early answer says when it began. ``code`` has the fingerprints
+    of the code that their executions run: what the worker has loaded must not be older.
     """
 
     id: str
@@ -54,7 +54,7 @@ class BatchMessage(NamedTuple):
     tasks: tuple[TaskMessage, ...]
     patience: float
     tell_begin: bool = False
-    code_as_of: float = 0.0
+    code: tuple[str, ...] = ()
 
 
 class TaskOutcome(NamedTuple):

@@ -71,7 +71,7 @@ class DeterministicSupervisor:
         self.pools.pop(name, None)
         self._stage.kill(actor_names.pool(name))
 
-    def submit(self, records: Sequence[ExecutionRecord]) -> None:
+    def submit(self, records: Sequence[ExecutionRecord], code: str = "") -> None:
         """Have these executions driven, as far as they are due."""
         now = self._stage.clock.now()
         due = [r for r in records if r.id not in self._owned and (r.runnable_at is None or r.runnable_at <= now)]
@@ -79,7 +79,7 @@ class DeterministicSupervisor:
             self._owned.update(record.id for record in due)
             self._stage.send(self._coordinator, "assign", (due,), None)
 
-    def nudge(self, ids: Sequence[str]) -> None:
+    def nudge(self, ids: Sequence[str], code: str = "") -> None:
         """Something was put into the inboxes of these executions, or they were started."""
         mine = tuple(name for name in ids if name in self._owned)
         if mine:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
+from rayflow.client.code import ClientCode
 from rayflow.client.forks import AnyWorkflow, Control
 from rayflow.client.handle import ExecutionHandle
 from rayflow.core.execution.actions import Action, RunAttempt
@@ -24,6 +25,9 @@ from rayflow.errors import RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem
 from rayflow.runtime.actors.clock import SystemClock
+from rayflow.runtime.code.change_detector import CodeChangeDetector
+from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.loader import CodeSource
 from rayflow.runtime.coordinator.driver import ExecutionDriver, is_fresh
 from rayflow.runtime.supervisor.maintenance import MaintenanceLoop
 from rayflow.storage.changes import Changes, apply
@@ -87,11 +91,13 @@ class Hand(Control):
     """The hand of an engine."""
 
     config = EngineConfig()
+    _env = Environment()
     _settle_patience = 0.0  # nothing goes on while it waits
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
         super().__init__(system, codec)
         self._keeping = LargeValueEncoder(codec, _keep_nothing, threshold=sys.maxsize)
+        self._code = ClientCode(self._env, self._persistence)
 
     def register(self, workflow: AnyWorkflow) -> DefinitionRecord:
         return saved(workflow)
@@ -245,10 +251,14 @@ class World:
             nonce=f"coordinator {self.number()}",
             coordinator="here",
             codec=CODEC,
-            cache=CACHE,
-            fetch=lambda digest: b"",
-            refer=cast("Callable[[WorkflowDefinition], CodeRef]", referred),
-            read=lambda reference, execution_id: b"",
+            source=CodeSource(
+                cache=CACHE,
+                fetch=lambda digest: b"",
+                detector=CodeChangeDetector(lambda digest: b"", enabled=False),
+                refer=cast("Callable[[WorkflowDefinition], CodeRef]", referred),
+                fingerprint=lambda wanted, code: wanted,
+                read=lambda reference, execution_id: b"",
+            ),
             config=EngineConfig().model_copy(update={"park_idle_after": 0.0}),  # at once, which nobody else needs
         )
         if is_fresh(record):

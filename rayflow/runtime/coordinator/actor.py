@@ -59,9 +59,14 @@ class CoordinatorActor:
                 self._conductor.start()
         return self._name
 
-    def assign(self, records: Sequence[ExecutionRecord]) -> None:
-        """Drive these executions, if their epochs still are those of the records."""
-        self._conductor.turns.post(lambda: self._conductor.assign(records))
+    def assign(self, records: Sequence[ExecutionRecord], asked: Sequence[str] = ()) -> None:
+        """Drive these executions, if their epochs still are those of the records.
+
+        Args:
+            records: their rows.
+            asked: fingerprints of the code that clients have now; the loaded code must not be older.
+        """
+        self._conductor.turns.post(lambda: self._conductor.assign(records, asked))
 
     def nudge(self, ids: Sequence[str]) -> None:
         """Look into the inboxes of these executions."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,7 +36,7 @@ from rayflow.errors import (
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorChannel, ActorSystem
 from rayflow.runtime.actors.mailbox import Mailbox
-from rayflow.runtime.code.change_detector import CodeChangeDetector
+from rayflow.runtime.code.change_detector import record_imports
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.code_registry import CodeRegistry
 from rayflow.runtime.coordinator.driver import ExecutionDriver
@@ -94,9 +93,6 @@ class Coordinator:
         self._nonce = uuid.uuid4().hex
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._codes = CodeRegistry(system, allow_pickle=settings.allow_pickle)
-        self._loaded = CodeChangeDetector(env.paths if system.separate else ())
-        #: When the code that is loaded was last seen to be what is on the disk, in seconds since the epoch.
-        self.code_as_of = 0.0
         self._drivers: dict[str, ExecutionDriver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
@@ -111,6 +107,8 @@ class Coordinator:
 
     def start(self) -> None:
         """Begin."""
+        if self._system.separate:
+            record_imports()
         line, put = ActorChannel(self._system.find(actor_names.PERSISTENCE), "commit"), self._codes.put_value
         self._commits = CommitQueue(line, put, self.post, self.later, finish=self._finish, fenced=self._fenced)
         self.turns.every(REFRESH, self._refresh)
@@ -162,27 +160,26 @@ class Coordinator:
             self._dispatchers.begun(key, at)
             self._remarks.begun(key, at)
 
-    def assign(self, records: Sequence[ExecutionRecord]) -> None:
-        """Drive these executions."""
+    def assign(self, records: Sequence[ExecutionRecord], asked: Sequence[str] = ()) -> None:
+        """Drive these executions, with code that is at least as new as these fingerprints say."""
         known = {record.id: held for record in records if (held := self._drivers.get(record.id)) is not None}
         records = [r for r in records if r.id not in known or known[r.id].epoch <= r.epoch]  # or it is told twice
-        if self._loaded.changed():
+        codes = self._codes
+        if codes.detector.outdated({*asked, *(record.code_fingerprint for record in records)}):
             self._reports.outdated(records)
             return
-        self.code_as_of = time.time()
         for record in records:
             if (held := known.get(record.id)) is not None:
                 self._let_go(held)
             driver = self._driver(
-                record, nonce=self._nonce, coordinator=self.name, codec=self._codec, cache=self._codes.cache,
-                fetch=self._codes.fetch, refer=self._codes.workflow, read=self._codes.value,
+                record, nonce=self._nonce, coordinator=self.name, codec=self._codec, source=codes.source,
                 config=self._settings.config,
             )  # fmt: skip
             self._drivers[record.id] = driver
             self._takeups.begin(driver)
 
     def _taken_up(self, driver: ExecutionDriver) -> None:
-        if driver.blocked and self._loaded.changed():  # by the code that it has been mended from, perhaps
+        if driver.blocked and self._codes.detector.edited():  # by the code that it has been mended from, perhaps
             self._let_go(driver)
             self._reports.declined(driver)
         else:
@@ -239,6 +236,17 @@ class Coordinator:
             self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
             return None
         return task_message(driver.record, driver.epoch, run, code, part)
+
+    def code_fingerprint(self, execution_id: str) -> str:
+        """The fingerprint of the code that an execution runs here; "" if it cannot be told now."""
+        driver = self._drivers.get(execution_id)
+        if driver is None:
+            return ""
+        try:
+            return self._codes.fingerprint(driver.record.code_fingerprint, driver.code)
+        except RayflowError as error:
+            driver.log.warning("the fingerprint of the code of execution %s cannot be stored now: %s", driver.id, error)
+            return ""
 
     def refused(self, key: Key, error: BaseException) -> None:
         """An attempt cannot be made, and but for a full queue another could not either."""

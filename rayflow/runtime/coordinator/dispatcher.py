@@ -246,7 +246,9 @@ class Dispatcher:
         tasks = tuple(batch.tasks.values())
         host = self._host
         about = (batch.id, send.token, self._slots.epoch, host.name)
-        request = self._lines.parcel(pack(BatchMessage(*about, tasks, PATIENCE, send.rated, host.code_as_of)), tasks)
+        # A Ray task looks at the disk itself, in a process that no other task uses at that time.
+        code = () if batch.own else tuple({host.code_fingerprint(name) for name in {key[0] for key in batch.tasks}})
+        request = self._lines.parcel(pack(BatchMessage(*about, tasks, PATIENCE, send.rated, code)), tasks)
         label = tasks[0].step if len(tasks) == 1 else f"{tasks[0].step} and {len(tasks) - 1} more"
         if batch.own:
             self._run_own(batch, runs[0][0], request, label)

@@ -50,6 +50,7 @@ class OperationBuilder:
         values: the large values among what it writes.
         refer: for children's code.
         options: how the execution runs, and its children where they have none of their own.
+        fingerprint: returns that of a child's code.
         retention: how long what is over is kept, where neither its options nor its workflow say.
 
     Attributes:
@@ -64,6 +65,7 @@ class OperationBuilder:
         refer: Refer,
         options: ExecutionOptions,
         *,
+        fingerprint: Callable[[CodeRef], str],
         retention: Retention,
     ) -> None:
         self.record = record
@@ -71,6 +73,7 @@ class OperationBuilder:
         self._values = values
         self._refer = refer
         self._options = options
+        self._fingerprint = fingerprint
         self._default_retention = retention
         self.workflow_retention: Retention | None = None
 
@@ -197,4 +200,10 @@ class OperationBuilder:
             now=now,
         )
         step = ask.seq if call.waits else -ask.seq if call.on_parent_end == "cancel" else 0
-        return replace(record, parent=self.record.id, parent_step=step)
+        return replace(
+            record,
+            parent=self.record.id,
+            parent_step=step,
+            code_fingerprint=self._fingerprint(ref),
+            environment_id=self.record.environment_id,
+        )

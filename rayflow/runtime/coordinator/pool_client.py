@@ -101,8 +101,6 @@ class AttemptCallbacks(Protocol):
     """A coordinator, as dispatchers and local runs see it."""
 
     name: str
-    #: When the coordinator last saw that its code is what is on the disk, in seconds since the epoch.
-    code_as_of: float
 
     def post(self, action: Callable[[], None]) -> None:
         """Run the action on the coordinator's thread."""
@@ -115,6 +113,9 @@ class AttemptCallbacks(Protocol):
 
     def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
         """The task as a worker gets it; None if nobody wants it any more."""
+
+    def code_fingerprint(self, execution_id: str) -> str:
+        """The fingerprint of the code that an execution runs; "" if it cannot be told now."""
 
     def sent(self, key: Key, at: float) -> None:
         """The attempt began, or went out to where it begins at once."""

@@ -55,13 +55,23 @@ class SupervisorActor:
         """Delete a pool and its workers. Raises DefinitionError."""
         self._overseer.turns.ask(lambda: self._overseer.pools.delete(name))
 
-    def submit(self, records: Sequence[ExecutionRecord]) -> None:
-        """These executions were started: have them driven."""
-        self._overseer.turns.post(lambda: self._overseer.submit(records))
+    def submit(self, records: Sequence[ExecutionRecord], code: str = "") -> None:
+        """These executions were started: have them driven.
 
-    def nudge(self, ids: Sequence[str]) -> None:
-        """Something was put into the inboxes of these executions."""
-        self._overseer.turns.post(lambda: self._overseer.nudge(ids))
+        Args:
+            records: their rows.
+            code: fingerprint of the code that the client has now; "" for that of the rows.
+        """
+        self._overseer.turns.post(lambda: self._overseer.submit(records, code=code))
+
+    def nudge(self, ids: Sequence[str], code: str = "") -> None:
+        """Something was put into the inboxes of these executions.
+
+        Args:
+            ids: the executions.
+            code: fingerprint of the code that the client has now, for those that are not driven; "" if it has none.
+        """
+        self._overseer.turns.post(lambda: self._overseer.nudge(ids, code))
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """A coordinator does not drive these executions, given with its epochs of them, any more."""

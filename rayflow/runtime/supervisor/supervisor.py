@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,8 @@ class Supervisor:
         # Who drives what, and since which epoch.
         self._owners: dict[str, tuple[str, int]] = {}
         self._wanting: dict[str, tuple[PendingExecution, ExecutionRecord]] = {}
+        #: Fingerprints of the code that clients had when they woke executions, as long as these wait.
+        self._asked: dict[str, str] = {}
         self._begun = False
         self._next_look: float | None = None
         self._next_time: float | None = None
@@ -112,11 +114,13 @@ class Supervisor:
         self.fleet.keep_standbys(env.id)
         self.pools.want(env)
 
-    def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False) -> None:
-        """Have these executions driven."""
+    def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False, code: str = "") -> None:
+        """Have these executions driven, by code that is not older than that fingerprint."""
         for record in records:
             if record.id in self._owners:
                 continue
+            if code:
+                self._asked[record.id] = code
             if record.runnable_at is not None and record.runnable_at > self.turns.now():
                 self._look_at(record.runnable_at)
                 continue
@@ -128,7 +132,7 @@ class Supervisor:
             want = PendingExecution(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
             self._wanting[record.id] = (want, record)
 
-    def nudge(self, ids: Sequence[str]) -> None:
+    def nudge(self, ids: Sequence[str], code: str = "") -> None:
         """Something was put into the inboxes of these executions."""
         owned: dict[str, list[str]] = {}
         others: list[str] = []
@@ -139,10 +143,11 @@ class Supervisor:
             send_to(self._system, owner, "nudge", tuple(mine))
         if others:
             records = self._ask("executions", Filter(ids=tuple(others), limit=len(others)))
-            self.submit([record for record in records if record.runnable_at is not None])
+            self.submit([record for record in records if record.runnable_at is not None], code=code)
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """A coordinator does not drive these executions any more."""
+        self._forget_asked(epochs)
         self.recovering.forget(self._let_go(coordinator, epochs))
 
     def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
@@ -150,8 +155,13 @@ class Supervisor:
 
         The claim of two who were given the same one is decided there, and whoever loses says so afterwards.
         """
+        self._forget_asked(epochs)
         self._let_go(coordinator, epochs)
         self._look_who(tuple(epochs))
+
+    def _forget_asked(self, ids: Iterable[str]) -> None:
+        for execution_id in ids:
+            self._asked.pop(execution_id, None)
 
     def _look_who(self, ids: tuple[str, ...]) -> None:
         try:
@@ -222,18 +232,20 @@ class Supervisor:
             self._owners[want.id] = (place.name, record.epoch + 1)
             batches.setdefault(place.name, []).append(record)
         for name, records in batches.items():
-            label = f"drive {records[0].id}" + (f" and {len(records) - 1} more" if len(records) > 1 else "")
-            send_to(self._system, name, "assign", records, then=partial(self._assigned, name, records), label=label)
+            self._assign(name, records)
 
-    def _assigned(self, name: str, records: Sequence[ExecutionRecord], reply: Reply) -> None:
-        if reply.error is not None:
-            again = partial(self._assign_again, name, records)
-            self.turns.post(lambda: self.turns.later(AGAIN, again))
+    def _assign(self, name: str, records: Sequence[ExecutionRecord]) -> None:
+        if name not in self.fleet.places:
+            return
+        label = f"drive {records[0].id}" + (f" and {len(records) - 1} more" if len(records) > 1 else "")
+        asked = tuple({code for record in records if (code := self._asked.get(record.id))})
 
-    def _assign_again(self, name: str, records: Sequence[ExecutionRecord]) -> None:
-        """An assignment may not have arrived: claims are by compare-and-set, so it does no harm twice."""
-        if name in self.fleet.places:
-            send_to(self._system, name, "assign", records, then=partial(self._assigned, name, records))
+        def reply(answer: Reply) -> None:
+            # It may not have arrived: claims are by compare-and-set, so an assignment does no harm twice.
+            if answer.error is not None:
+                self.turns.post(lambda: self.turns.later(AGAIN, partial(self._assign, name, records)))
+
+        send_to(self._system, name, "assign", records, asked, then=reply, label=label)
 
     def _sweep(self) -> None:
         self._look_at_runnable()
@@ -304,4 +316,5 @@ class Supervisor:
         self.fleet.give_up_all()
         self._owners.clear()
         self._wanting.clear()
+        self._asked.clear()
         self.recovering.forget(self.recovering.takeovers.counted())

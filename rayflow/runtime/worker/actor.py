@@ -25,7 +25,7 @@ from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.errors import LeaseLost, StorageError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, opened, send_to
-from rayflow.runtime.code.change_detector import CodeChangeDetector
+from rayflow.runtime.code.change_detector import CodeChangeDetector, record_imports
 from rayflow.runtime.code.environment import Environment, apply
 from rayflow.runtime.large_values import Values, retry_until
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
@@ -98,10 +98,7 @@ class Worker:
         self._environment = environment
         self._settings = settings
         self._cache = CodeCache(allow_pickle=settings.allow_pickle)
-        folders = environment.paths if isinstance(environment, Environment) else environment.get("paths", ())
-        self._loaded = CodeChangeDetector(folders if system.separate else ())
-        self._looked = 0.0
-        self._resolved: CodeRef | None = None
+        self._detector = CodeChangeDetector(self._fetch, enabled=system.separate)
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._runner = Runner(self._resolve, self._loop)
@@ -160,7 +157,7 @@ class Worker:
         data, held = opened(request)
         message: BatchMessage = unpack(data)
         self._start()
-        outdated = self._outdated(message.code_as_of)
+        outdated = bool(message.code) and self._detector.outdated(message.code)
         with self._lock:
             if outdated:
                 self._batches.wear_out()
@@ -281,6 +278,8 @@ class Worker:
         with self._opening:
             if not self._open:
                 apply(self._environment)
+                if self._system.separate:
+                    record_imports()
                 output.install()
                 self._news.start(f"{self._name}/news")
                 self._open = True
@@ -352,22 +351,7 @@ class Worker:
 
     # --- code ----------------------------------------------------------------------------------------------
     def _resolve(self, code: Mapping[str, Any], part: str) -> Any:
-        reference = _reference(tuple(code.items()))
-        found = self._cache.resolve(reference, part, self._fetch)
-        if reference is not self._resolved:  # its module may have been imported just now
-            self._loaded.note()
-            self._resolved = reference
-        return found
-
-    def _outdated(self, moment: float) -> bool:
-        """Whether the code that is loaded here was edited before that moment, as far as is not known already."""
-        if moment <= self._looked:
-            return False
-        now = time.time()
-        if self._loaded.changed():
-            return True
-        self._looked = now
-        return False
+        return self._cache.resolve(_reference(tuple(code.items())), part, self._fetch)
 
     def _fetch(self, digest: str) -> bytes:
         def get() -> Any:

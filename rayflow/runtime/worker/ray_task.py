@@ -12,7 +12,7 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from rayflow.runtime.actors.base import ActorSystem, Envelope, opened, send_to
-from rayflow.runtime.code.change_detector import CodeChangeDetector
+from rayflow.runtime.code.change_detector import refresh
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
@@ -51,7 +51,7 @@ def run_own_task(
     """
     _hear_interrupts()
     if system.separate:
-        CodeChangeDetector(environment.paths).refresh()  # Ray may give it a process that has run another one
+        refresh()  # Ray may give it a process that has run another one
     data, held = opened(given)
     message: BatchMessage = unpack(data)
     [task] = message.tasks
