@@ -74,7 +74,7 @@ class ClientCode:
             code = CodeRef.from_dict(json.loads(definition.code))
         except (RayflowError, ValueError, TypeError, KeyError, AttributeError):
             return ""
-        if (environment.paths, environment.working_dir) != (self._env.paths, self._env.working_dir):
+        if not self._env.has_code_of(environment):
             return ""
         try:
             found = self._fingerprinter.of(code, lambda: self._blob(code.digest))

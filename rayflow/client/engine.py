@@ -31,7 +31,7 @@ from rayflow.errors import (
 )
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import ActorSystem
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, environment_id
 from rayflow.runtime.large_values import put_value
 from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
@@ -261,7 +261,7 @@ class Engine(Control):
     ) -> _Chosen:
         returns = None
         if isinstance(workflow, str):
-            definition = self.saved(workflow)
+            definition = self._in_own_environment(self.saved(workflow))
         elif isinstance(workflow, WorkflowFunction | Workflow):
             for args, kwargs in arguments:
                 workflow.bind(*args, **kwargs)
@@ -271,6 +271,14 @@ class Engine(Control):
                 f"cannot start {workflow!r}: it needs a workflow (@rf.workflow or rf.Workflow) or the id of one"
             )
         return _Chosen(definition, returns, self._code.fingerprint(definition))
+
+    def _in_own_environment(self, definition: DefinitionRecord) -> DefinitionRecord:
+        """A saved workflow, with this process's variables and packages where its code is in the same place."""
+        try:
+            saved = Environment.from_json(definition.environment)
+        except (ValueError, TypeError, KeyError):
+            return definition  # whoever drives the execution says what is wrong with it
+        return replace(definition, environment=self._env.to_json()) if self._env.has_code_of(saved) else definition
 
     def _record(
         self,
@@ -290,7 +298,7 @@ class Engine(Control):
             nonce=f"{self._nonce}/{uuid.uuid4().hex}",
             now=self.clock.now(),
         )
-        return replace(record, code_fingerprint=chosen.fingerprint, environment_id=self._env.id)
+        return replace(record, code_fingerprint=chosen.fingerprint, environment_id=environment_id(record.environment))
 
     def saved(self, workflow_id: str, version: str | None = None) -> DefinitionRecord:
         """A saved workflow: that version, or the one that was saved last. Raises WorkflowNotRegistered."""

@@ -24,7 +24,7 @@ from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import CodecError, CorruptRecord, ExecutionAlreadyExists, InvalidTransition
 from rayflow.runtime.actors.base import ActorSystem
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, environment_id
 from rayflow.storage.codec.journal import decode_entry, encode_entry
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
@@ -161,7 +161,7 @@ class Control(ExecutionQueries, abc.ABC):
             run=source.run,
             forked_from=source.id,
             code_fingerprint=self._code.fingerprint(other or source),
-            environment_id=source.environment_id if other is None else self._env.id,
+            environment_id=environment_id(made.environment),
         )
         return self._start_fork(made, plan, state or {})
 

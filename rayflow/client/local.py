@@ -13,7 +13,7 @@ from rayflow.definition.options import EngineConfig
 from rayflow.errors import RequiresCluster
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.thread_system import ThreadSystem
-from rayflow.runtime.code.environment import capture
+from rayflow.runtime.code.environment import Variables, capture
 from rayflow.runtime.supervisor.actor import supervisor_spec
 from rayflow.runtime.supervisor.actor_specs import persistence_spec
 from rayflow.storage.base import Filter
@@ -64,7 +64,7 @@ class LocalEngine(Engine):
         url = resolve(store, environ=os.environ)
         # Its own, so that it is told from another process that writes the same store.
         self._threads = ThreadSystem(f"LocalEngine {uuid.uuid4().hex[:12]}")
-        super().__init__(self._threads, chosen, url, capture())
+        super().__init__(self._threads, chosen, url, capture()[0])
         try:
             self._open(take_over=take_over)
         except BaseException:
@@ -76,7 +76,7 @@ class LocalEngine(Engine):
         settings = self._settings()
         self._threads.spawn(supervisor_spec(settings)).call("ready")
         self._room = QueueBackpressure(self.pools, settings.config.pool)
-        self._supervisor().call("environment", self._env.to_json())
+        self._supervisor().call("environment", self._env.to_json(), Variables())
         self.recovered: list[str] = []
         if self.config.recover:
             self.recovered = self._supervisor().call("recover")

@@ -110,7 +110,7 @@ class TestEngine(Engine):
         self._blocked: dict[str, Exception] = {}
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
         self._stage = DeterministicActorSystem(_moment(start), patience)
-        super().__init__(self._stage, chosen, resolve(store, environ=os.environ), capture())
+        super().__init__(self._stage, chosen, resolve(store, environ=os.environ), capture()[0])
         self._conductor: DeterministicCoordinator
         self._watching = DeterministicWatcher(
             self._stage, self._driver, blocked=self._blocked, trouble=self._trouble, auto_skip=auto_skip

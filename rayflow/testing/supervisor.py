@@ -19,6 +19,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import DefinitionError, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
+from rayflow.runtime.code.environment import Variables
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.maintenance import MaintenanceLoop, RetentionSweeper
 from rayflow.runtime.supervisor.recovery import DRIVEN
@@ -55,7 +56,7 @@ class DeterministicSupervisor:
             self._open(PoolConfig.model_validate_json(record.config))
 
     # --- what engines and the coordinator call -------------------------------------------------------------
-    def environment(self, text: str) -> None:
+    def environment(self, text: str, variables: Variables) -> None:
         """Nothing: all code is in this process."""
 
     def save_pool(self, config: str) -> None:

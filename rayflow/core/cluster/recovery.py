@@ -252,6 +252,8 @@ class RecoveryStatus:
         waiting: ids of those that are to get one as soon as there is one.
         stale: ids of those that need one, and that nobody has seen to yet.
         takeovers: how often in a row an execution lost its coordinator without getting any further.
+        needs_environment: of each that waits for an engine with its runtime environment: that environment, with the
+            names of its variables.
         set_aside: ids of those that are paused because their coordinators died again and again, or because a record of
             them is damaged.
     """
@@ -261,4 +263,5 @@ class RecoveryStatus:
     waiting: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     takeovers: Mapping[str, int] = field(default_factory=dict)
+    needs_environment: Mapping[str, str] = field(default_factory=dict)
     set_aside: tuple[str, ...] = ()

@@ -45,19 +45,31 @@ class CoordinatorActor:
         self._env = env
         self._conductor = conductor(system, name, env, settings)
         self._begun = threading.Lock()
-        self._applied = False
+        self._variables: environment.Variables | None = None
 
     def __repr__(self) -> str:
         return self._name
 
-    def ready(self) -> str:
-        """Load what it needs and begin; answers its name."""
+    def ready(self, variables: environment.Variables | None = None) -> str:
+        """Load what it needs and begin; answers its name.
+
+        Args:
+            variables: those of its code environment; None if they are not known, which is enough once it has begun.
+
+        Raises:
+            ClusterError: it has not begun, and needs variables that are not known.
+        """
         with self._begun:
-            if not self._applied:
+            if self._variables is None:
+                self._variables = environment.supplied(self._env, variables)
+                self._variables.apply()
                 environment.apply(self._env)
-                self._applied = True
                 self._conductor.start()
         return self._name
+
+    def environment(self) -> tuple[environment.Environment, environment.Variables | None]:
+        """Its code environment with the variables; None for those as long as it has not begun."""
+        return self._env, self._variables
 
     def assign(self, records: Sequence[ExecutionRecord], asked: Sequence[str] = ()) -> None:
         """Drive these executions, if their epochs still are those of the records.

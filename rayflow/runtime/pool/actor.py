@@ -37,7 +37,7 @@ from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, send_to
 from rayflow.runtime.actors.health import keeping_alive
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables
 from rayflow.runtime.logs import ThrottledWarning
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.pool.workers import WorkerGroup
@@ -111,11 +111,11 @@ class PoolActor:
             full = self._is_full(machine)
         return pack((self._epoch, mine, full))
 
-    def want(self, environment: str) -> None:
+    def want(self, environment: str, variables: Variables) -> None:
         """An engine of this code environment is at work: have its workers ready."""
         env = Environment.from_json(environment)
         with self._lock:
-            self._ready_crew().environments[env.id] = env
+            self._ready_crew().environments[env.id] = env, variables
             self._changed(lambda machine, now: machine.want(env.id, now))
 
     def configure(self) -> None:

@@ -18,7 +18,7 @@ from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_async, send_to
 from rayflow.runtime.actors.health import HealthMonitor
-from rayflow.runtime.code.environment import Environment, make_available, merged
+from rayflow.runtime.code.environment import Environment, Variables, make_available, merged
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
 
@@ -68,7 +68,7 @@ class WorkerGroup:
         post: Callable[[Callable[[], None]], None],
     ) -> None:
         self.config = config
-        self.environments: dict[str, Environment] = {}
+        self.environments: dict[str, tuple[Environment, Variables]] = {}
         self._system = system
         self._settings = settings
         self._told = told
@@ -85,11 +85,11 @@ class WorkerGroup:
     def start(self, name: str, environment: str) -> None:
         """Start a worker."""
         try:
-            self._spawn(name, self.environments.get(environment) or self._learn(environment))
+            self._spawn(name, *(self.environments.get(environment) or self._learn(environment)))
         except (RayflowError, OSError) as error:
             self._down(name, error)  # the machine has another one started, after a while
 
-    def _spawn(self, name: str, env: Environment) -> None:
+    def _spawn(self, name: str, env: Environment, variables: Variables) -> None:
         make_available(self._system, env)
         config = self.config
         actor = actor_names.worker(config.name, name)
@@ -102,6 +102,7 @@ class WorkerGroup:
             setup=str(config.setup or ""),
             max_tasks=config.max_tasks_per_worker,
             pool_actor=actor_names.pool(config.name),
+            own_variables=tuple(config.runtime_env.get("env_vars") or ()),
         )
         spec = ActorSpec(
             cls=Worker,
@@ -117,12 +118,12 @@ class WorkerGroup:
         )
         self._starting[name] = time.monotonic()
         self._system.spawn(spec)
-        self._ask(name, "ready", partial(self._came_up, name), group="")
+        self._ask(name, "ready", partial(self._came_up, name), variables, group="")
 
-    def _learn(self, environment: str) -> Environment:
-        """The environment of that id, from the supervisor: the pool was restarted."""
-        text: str = self._system.find(actor_names.SUPERVISOR).call("environment_text", environment, timeout=10)
-        self.environments[environment] = Environment.from_json(text)
+    def _learn(self, environment: str) -> tuple[Environment, Variables]:
+        """The environment of that id, from the supervisor: the pool was restarted, or is not the default one."""
+        supervisor = self._system.find(actor_names.SUPERVISOR)
+        self.environments[environment] = supervisor.call("known_environment", environment, timeout=10)
         return self.environments[environment]
 
     def adopt(self, name: str, epoch: int) -> None:
@@ -146,16 +147,16 @@ class WorkerGroup:
         elif name in self._starting:
             self._ask(name, "census", counted)
 
-    def _ask(self, name: str, method: str, then: Callable[[Reply], None], *, group: str = "control") -> None:
+    def _ask(self, name: str, method: str, then: Callable[[Reply], None], *args: Any, group: str = "control") -> None:
         """Ask one that is starting; again if only the call fails."""
 
         def reply(answer: Reply) -> None:
             if isinstance(answer.error, ActorUnavailable) and name in self._starting:
-                self._ask(name, method, then, group=group)
+                self._ask(name, method, then, *args, group=group)
             else:
                 then(answer)
 
-        self._send(name, method, then=lambda answer: self._post(partial(reply, answer)), group=group)
+        self._send(name, method, *args, then=lambda answer: self._post(partial(reply, answer)), group=group)
 
     def _came_up(self, name: str, reply: Reply, busy: Sequence[str] = ()) -> None:
         if name not in self._starting:

@@ -10,7 +10,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec, ActorSystem
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables, supplied
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.supervisor import Supervisor
 from rayflow.storage.model import ExecutionRecord
@@ -34,17 +34,17 @@ class SupervisorActor:
         """The settings that it was made with."""
         return self._settings
 
-    def environment(self, text: str) -> None:
+    def environment(self, text: str, variables: Variables) -> None:
         """An engine of this code environment is at work: have a coordinator and workers ready."""
         env = Environment.from_json(text)
-        self._overseer.turns.post(lambda: self._overseer.want_environment(env))
+        self._overseer.turns.post(lambda: self._overseer.want_environment(env, variables))
 
-    def environment_text(self, environment: str) -> str:
-        """The code environment of that id, as text, for a pool that was restarted. Raises ClusterError."""
+    def known_environment(self, environment: str) -> tuple[Environment, Variables]:
+        """The code environment of that id with its variables, for a pool that was restarted. Raises ClusterError."""
         known = self._overseer.fleet.environments.get(environment)
         if known is None:
             raise ClusterError(f"the supervisor knows no code environment {environment!r} yet")
-        return known.to_json()
+        return known, supplied(known, self._overseer.fleet.variables.get(environment))
 
     def save_pool(self, config: str) -> None:
         """Make a pool, or change it: its configuration as JSON. Raises StorageUnavailable."""

@@ -17,7 +17,7 @@ from rayflow.core.cluster.recovery import CoordinatorStatus
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, ActorUnavailable, Reply, ask_all, kill_async, send_to
 from rayflow.runtime.actors.health import HealthMonitor
-from rayflow.runtime.code.environment import Environment, make_available
+from rayflow.runtime.code.environment import Environment, Variables, make_available
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import coordinator_spec
 
@@ -54,6 +54,8 @@ class CoordinatorRegistry:
     ) -> None:
         self.places: dict[str, CoordinatorSlot] = {}
         self.environments: dict[str, Environment] = {}
+        #: The variables that engines have supplied, by the ids of environments.
+        self.variables: dict[str, Variables] = {}
         self._system = system
         self._settings = settings
         self._config = settings.config
@@ -79,6 +81,7 @@ class CoordinatorRegistry:
         answers = self._census(names)
         # That a call fails does not mean that the process did.
         answers |= self._census([name for name in answers if isinstance(answers[name].error, ActorUnavailable)])
+        self._learn([name for name, answer in answers.items() if answer.error is None])
         for name in names:
             answer = answers.get(name)
             if answer is None or answer.error is not None:
@@ -93,11 +96,26 @@ class CoordinatorRegistry:
             self._begin(name)
         return owners
 
+    def _learn(self, names: Sequence[str]) -> None:
+        """Read back from coordinators what their environments are."""
+        replies = ask_all(self._system, names, "environment", timeout=self._config.ping_timeout, group="control")
+        for env, variables in (reply.value for reply in replies.values() if reply.error is None):
+            self.environments.setdefault(env.id, env)
+            if variables is not None:
+                self.variables.setdefault(env.id, variables)
+
+    def is_supplied(self, env: Environment) -> bool:
+        """Whether processes of an environment can be started: its variables are known, or it has none."""
+        return not env.variables or env.id in self.variables
+
     def _census(self, names: Sequence[str]) -> dict[str, Reply]:
         return ask_all(self._system, names, "census", timeout=self._config.ping_timeout, group="control")
 
     def _begin(self, name: str) -> None:
-        send_to(self._system, name, "ready", then=lambda reply: self._post(partial(self._started, name, reply)))
+        variables = self.variables.get(actor_names.environment_of(name))
+        send_to(
+            self._system, name, "ready", variables, then=lambda reply: self._post(partial(self._started, name, reply))
+        )
 
     def use(self, env: Environment) -> None:
         """There is work for this code environment."""
@@ -106,6 +124,8 @@ class CoordinatorRegistry:
 
     def keep_standbys(self, environment: str) -> None:
         """Have as many idle coordinators ready ahead as the configuration says."""
+        if environment in self.environments and not self.is_supplied(self.environments[environment]):
+            return
         current = [place for place in self.places.values() if not place.outdated]
         idle = [place for place in current if place.environment == environment and not place.executions]
         for _ in range(self._config.standby_coordinators - len(idle)):

@@ -14,7 +14,7 @@ from rayflow.errors import CorruptRecord, DefinitionError, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem, send_to
 from rayflow.runtime.actors.health import keeping_alive
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import pool_spec
 from rayflow.storage.codec.schedules import pool_config
@@ -84,9 +84,9 @@ class PoolRegistry:
             if actor_names.is_worker(actor, name):
                 self._system.kill(actor)
 
-    def want(self, env: Environment) -> None:
+    def want(self, env: Environment, variables: Variables) -> None:
         """An engine of this code environment is at work: have the default pool's workers ready."""
-        send_to(self._system, actor_names.pool(self._default.name), "want", env.to_json())
+        send_to(self._system, actor_names.pool(self._default.name), "want", env.to_json(), variables)
 
     def forget(self, coordinator: str) -> None:
         """A coordinator died."""

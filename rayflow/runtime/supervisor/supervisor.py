@@ -19,7 +19,7 @@ from rayflow.errors import RayflowError, WriterFenced
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Reply, send_to
 from rayflow.runtime.actors.mailbox import Mailbox
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.coordinators import CoordinatorRegistry
 from rayflow.runtime.supervisor.maintenance import Collecting, MaintenanceLoop
@@ -67,6 +67,8 @@ class Supervisor:
         self._wanting: dict[str, tuple[PendingExecution, ExecutionRecord]] = {}
         #: Fingerprints of the code that clients had when they woke executions, as long as these wait.
         self._asked: dict[str, str] = {}
+        #: Executions that wait for variables that no engine has supplied, with their environments.
+        self._unsupplied: dict[str, Environment] = {}
         self._begun = False
         self._next_look: float | None = None
         self._next_time: float | None = None
@@ -108,11 +110,14 @@ class Supervisor:
         self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
 
     # --- posted --------------------------------------------------------------------------------------------
-    def want_environment(self, env: Environment) -> None:
+    def want_environment(self, env: Environment, variables: Variables) -> None:
         """An engine of this code environment is at work: have a coordinator and workers ready."""
+        if env.variables:
+            self.fleet.variables[env.id] = variables
         self.fleet.use(env)
         self.fleet.keep_standbys(env.id)
-        self.pools.want(env)
+        self.pools.want(env, variables)
+        self.recovering.submit_again([name for name, needed in self._unsupplied.items() if needed.id == env.id])
 
     def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False, code: str = "") -> None:
         """Have these executions driven, by code that is not older than that fingerprint."""
@@ -125,12 +130,25 @@ class Supervisor:
                 self._look_at(record.runnable_at)
                 continue
             env = self._asides.environment(record)
-            if env is None:
+            if env is None or not self._is_supplied(record, env):
                 continue
             self.fleet.use(env)
             interrupted = bool(record.owner)
             want = PendingExecution(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
             self._wanting[record.id] = (want, record)
+
+    def _is_supplied(self, record: ExecutionRecord, env: Environment) -> bool:
+        """Whether an execution's environment can be had; else it waits for an engine that supplies it."""
+        if self.fleet.is_supplied(env):
+            self._unsupplied.pop(record.id, None)
+            return True
+        if env not in self._unsupplied.values():
+            log.warning(
+                "execution %s and others of its kind wait: needs environment %s; open an engine with the same runtime "
+                "environment, which supplies it", record.id, env.title,
+            )  # fmt: skip
+        self._unsupplied[record.id] = env
+        return False
 
     def nudge(self, ids: Sequence[str], code: str = "") -> None:
         """Something was put into the inboxes of these executions."""
@@ -288,7 +306,7 @@ class Supervisor:
 
     def _driven(self) -> set[str]:
         """Who has a coordinator, or waits for one."""
-        return {*self._owners, *self._wanting}
+        return {*self._owners, *self._wanting, *self._unsupplied}
 
     def recovery(self) -> RecoveryStatus:
         """What the recovery knows and does now."""
@@ -296,6 +314,7 @@ class Supervisor:
             coordinators=self.fleet.status(),
             driven=len(self._owners),
             waiting=tuple(self._wanting),
+            needs_environment={name: env.title for name, env in self._unsupplied.items()},
             stale=tuple(record.id for record in self.recovering.stale()),
             takeovers=self.recovering.takeovers.counted(),
         )
@@ -317,4 +336,5 @@ class Supervisor:
         self._owners.clear()
         self._wanting.clear()
         self._asked.clear()
+        self._unsupplied.clear()
         self.recovering.forget(self.recovering.takeovers.counted())

@@ -26,7 +26,7 @@ from rayflow.errors import LeaseLost, StorageError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, opened, send_to
 from rayflow.runtime.code.change_detector import CodeChangeDetector, record_imports
-from rayflow.runtime.code.environment import Environment, apply
+from rayflow.runtime.code.environment import Environment, Variables, apply, supplied
 from rayflow.runtime.large_values import Values, retry_until
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
 from rayflow.runtime.worker import output
@@ -61,6 +61,8 @@ class WorkerSettings:
         setup: its pool's setup, as :func:`~rayflow.definition.setup.setup_reference` answers it; "" for none.
         max_tasks: tasks that it begins, after which it is to be replaced; None for any number.
         pool_actor: name of the actor that is told so, by ``worn(worker)``.
+        own_variables: environment variables that the pool or the step sets itself; they count for more than those of
+            the code environment.
     """
 
     concurrency: int
@@ -71,6 +73,7 @@ class WorkerSettings:
     setup: str = ""
     max_tasks: int | None = None
     pool_actor: str = ""
+    own_variables: tuple[str, ...] = ()
 
 
 class Worker:
@@ -118,12 +121,17 @@ class Worker:
         self._stopped = threading.Event()
 
     # --- about itself --------------------------------------------------------------------------------------
-    def ready(self) -> dict[str, Any]:
+    def ready(self, variables: Variables | None = None) -> dict[str, Any]:
         """Make the code environment usable and run the pool's setup; answers pid, Python version, node and pool.
 
+        Args:
+            variables: those of the code environment; None if they are not known, which is enough once it has begun.
+
         Raises:
-            ClusterError: the setup failed. It is not tried again in this worker.
+            ClusterError: the setup failed, which is not tried again in this worker; or variables are not known.
         """
+        if not self._open and isinstance(self._environment, Environment):
+            supplied(self._environment, variables).without(self._settings.own_variables).apply()
         self._start()
         self._prepared.begin()
         return {

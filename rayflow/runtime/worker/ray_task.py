@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from rayflow.runtime.actors.base import ActorSystem, Envelope, opened, send_to
 from rayflow.runtime.code.change_detector import refresh
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, supplied
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
 from rayflow.runtime.worker.attempt import Attempt
@@ -22,6 +22,9 @@ from rayflow.runtime.worker.slots import key_of
 #: Seconds between two looks at whether the task was cancelled. Ray interrupts the main thread, but does not wake it:
 #: it is not to wait for longer than this at once.
 LOOK = 0.05
+
+#: Seconds that the coordinator may take to say what the variables of its environment are.
+_ANSWER = 30.0
 
 
 def run_own_task(
@@ -55,6 +58,9 @@ def run_own_task(
     data, held = opened(given)
     message: BatchMessage = unpack(data)
     [task] = message.tasks
+    if environment.variables:
+        _, variables = system.find(message.coordinator).call("environment", group="control", timeout=_ANSWER)
+        supplied(environment, variables).without(settings.own_variables).apply()
 
     def begun(attempt: Attempt) -> None:
         arguments = (task.execution_id, task.seq, task.attempt, task.epoch, attempt.began)

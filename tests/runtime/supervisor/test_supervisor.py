@@ -163,7 +163,7 @@ def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
     system = Answering()
     made = overseer(system)
     assert made.fleet.adopt() == {"x": (FIRST, 3)}
-    assert [method for method, _ in system.sent[FIRST]] == ["census", "census", "ready"]
+    assert [method for method, _ in system.sent[FIRST]] == ["census", "census", "environment", "ready"]
 
 
 # --- a coordinator's words ----------------------------------------------------------------------------------

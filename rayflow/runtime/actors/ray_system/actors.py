@@ -22,6 +22,7 @@ from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, CallTimeout
 from rayflow.runtime.actors.clock import REAL, SystemClock
 from rayflow.runtime.actors.ray_system.cluster import (
     api,
+    drop_variables,
     environment_of,
     psutil,
     replies,
@@ -271,6 +272,7 @@ class RaySystem:
 def _arrived(namespace: str) -> RaySystem:
     """The system in an actor's process, whose log is ours to arrange."""
     logs.configure()
+    drop_variables()
     return RaySystem(namespace)
 
 

@@ -125,12 +125,28 @@ class Exactly(RuntimeEnv):
         return json.dumps({**dict.fromkeys(self.without), **json.loads(super().serialize())}, sort_keys=True)
 
 
+#: Variables that are settings of Ray's, and stay with whom they were given to.
+_RAYS = ("RAY_", "__RAY_")
+
+
+def drop_variables() -> None:
+    """Take away the variables that this process has from its creator's environment: :func:`environment_of`."""
+    for name, value in (job_runtime_env().get("env_vars") or {}).items():
+        if not value:
+            os.environ.pop(name, None)
+
+
 def environment_of(wanted: Mapping[str, Any]) -> RuntimeEnv | None:
     """What Ray is told, so that an actor gets the wanted environment and nothing of its creator's.
 
-    Environment variables are the exception: Ray merges them, and none can be taken away.
+    Ray merges environment variables, and none can be taken away: those of the creator are made empty here, and
+    :func:`drop_variables` takes them away in the actor's process.
     """
-    inherited = {key for key, value in job_runtime_env().items() if value} - {"env_vars", "config", *wanted}
+    own = job_runtime_env()
+    emptied = {name: "" for name in own.get("env_vars") or {} if not name.startswith(_RAYS)}
+    if emptied:
+        wanted = {**wanted, "env_vars": {**emptied, **wanted.get("env_vars", {})}}
+    inherited = {key for key, value in own.items() if value} - {"env_vars", "config", *wanted}
     # Where rayflow itself came with the creator's environment, an actor without it could not be made at all.
     if not inherited or "runtime_resources" in Path(__file__).parts:
         return RuntimeEnv(**wanted) if wanted else None
