@@ -111,3 +111,13 @@ class ClientCode:
         self._blobs[digest] = blob
         if len(self._blobs) > _MOST:
             self._blobs.popitem(last=False)
+
+
+def reference_in(definition: DefinitionRecord | None) -> CodeRef | None:
+    """Where a saved workflow is found; None if there is none, or its record is damaged."""
+    if definition is None:
+        return None
+    try:
+        return CodeRef.from_dict(json.loads(definition.code))
+    except (RayflowError, ValueError, TypeError, AttributeError):
+        return None

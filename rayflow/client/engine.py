@@ -10,12 +10,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, overload
 
-from rayflow.client.code import ClientCode
+from rayflow.client.code import ClientCode, reference_in
 from rayflow.client.forks import Control
 from rayflow.client.handle import ExecutionHandle, Watcher
 from rayflow.client.pools import QueueBackpressure, portable
 from rayflow.client.retention import PurgePasses, PurgeResult, meant
 from rayflow.client.views import WorkflowInfo, workflow_infos
+from rayflow.client.workflow_ids import WorkflowIds
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.workflow import Workflow
@@ -78,6 +79,7 @@ class Engine(Control):
         self._env = env
         self._nonce = uuid.uuid4().hex
         self._code = ClientCode(env, self._persistence)
+        self._ids = WorkflowIds()
         self._registered: dict[tuple[str, str], DefinitionRecord] = {}
         self._room: QueueBackpressure
 
@@ -108,13 +110,17 @@ class Engine(Control):
         What can be imported is saved as a reference, anything else by value, as it is now, with its steps and lambdas.
 
         Raises:
-            DefinitionError: it can be neither imported nor pickled, or is to be pickled where that is not allowed.
+            DefinitionError: it can be neither imported nor pickled, or is to be pickled where that is not allowed; or
+                another workflow has its id and version.
         """
         code = self._code.record(workflow, allow_pickle=self._codec.allow_pickle)
         known = self._registered.get((workflow.id, workflow.version))
         encoded = json.dumps(code.to_dict(), sort_keys=True).encode()
         if known is not None and known.code == encoded:
             return known
+        if known is None:
+            known = self._persistence().call("definition", workflow.id, workflow.version)
+        self._ids.check(workflow, code, reference_in(known))
         record = DefinitionRecord(
             workflow_id=workflow.id,
             version=workflow.version,
@@ -136,6 +142,7 @@ class Engine(Control):
     def delete_workflow(self, workflow_id: str) -> bool:
         """Forget a saved workflow; its executions keep what they need. Answers whether there was one."""
         self._registered.clear()
+        self._ids.forget(workflow_id)
         gone: bool = self.ask_once("delete_definition", workflow_id)
         return gone
 
@@ -194,6 +201,7 @@ class Engine(Control):
             QueueFull: see ``wait``; nothing was started.
             ExecutionAlreadyExists: the id belongs to another workflow or input.
             WorkflowNotRegistered: no workflow has that id.
+            DefinitionError: the workflow cannot be registered.
             TypeError: the arguments do not fit.
             StorageUnavailable: the store cannot be written now. If it failed half way, the start may yet have been
                 recorded: the same start under the same id is safe in any case.
