@@ -101,11 +101,6 @@ def load_definition(
     Raises:
         IncompatibleVersion: the code is gone, is another version's, or needs another Python; it says what differs.
     """
-    if code.python != PYTHON:
-        raise IncompatibleVersion(
-            f"execution {record.id!r} was started with Python {code.python}, and this is Python {PYTHON}, where "
-            f"asyncio may order things differently; run a cluster with Python {code.python}"
-        )
     definition: WorkflowDefinition = source.cache.load(code, source.fetch)
     found = getattr(definition, "id", None)
     if found != record.workflow_id or definition.version != record.version:
@@ -126,6 +121,14 @@ def _check_source(
 ) -> None:
     """Compare the code with what it was at the start. Raises IncompatibleVersion if it must not differ, and does."""
     strict = options_of(record).strict_versions
+    if code.python != PYTHON:  # of code by reference: code by value was refused before it was read
+        message = f"execution {record.id!r} was started with Python {code.python}, and this is Python {PYTHON}"
+        if strict:
+            raise IncompatibleVersion(
+                f"{message}. With strict_versions it does not continue: run a cluster with Python {code.python}, or "
+                "fork the execution"
+            )
+        log.warning("%s; it continues, and is paused if its replay differs from its journal", message)
     if record.code_fingerprint:
         changed = ", ".join(detector.changes(record.code_fingerprint, unloaded=strict))
     else:  # an earlier rayflow started it, or a schedule
