@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rayflow.client.backend import Backend
+from rayflow.client.code import ClientCode
 from rayflow.client.handle import ExecutionHandle, Handles
 from rayflow.client.starts import Starter
 from rayflow.core.events import Entry, Forked
@@ -17,6 +18,7 @@ from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.start_options import SavedWorkflow
 from rayflow.definition.workflow import AnyWorkflow
 from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, InvalidTransition
+from rayflow.runtime.code.environment import environment_id
 from rayflow.storage.codec.journal import decode_entry, encode_entry
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
@@ -34,16 +36,25 @@ class Forks:
         handles: makes handles.
         codec: decodes inputs.
         encoder: encodes inputs and state.
+        code: fingerprints the code that a fork runs.
     """
 
     def __init__(
-        self, backend: Backend, starter: Starter, handles: Handles, codec: MsgpackCodec, encoder: LargeValueEncoder
+        self,
+        backend: Backend,
+        starter: Starter,
+        handles: Handles,
+        *,
+        codec: MsgpackCodec,
+        encoder: LargeValueEncoder,
+        code: ClientCode,
     ) -> None:
         self._backend = backend
         self._starter = starter
         self._handles = handles
         self._codec = codec
         self._encoder = encoder
+        self._code = code
 
     def fork(
         self,
@@ -71,7 +82,14 @@ class Forks:
             nonce=uuid.uuid4().hex,
             now=self._backend.clock.now(),
         )
-        return self._start(replace(made, run=source.run, forked_from=source.id), plan, state or {})
+        made = replace(
+            made,
+            run=source.run,
+            forked_from=source.id,
+            code_fingerprint=self._code.fingerprint(other or source),
+            environment_id=environment_id(made.environment),
+        )
+        return self._start(made, plan, state or {})
 
     def _plan(self, execution_id: str, before: str | int, *, allow_reacquire: bool) -> tuple[ExecutionRecord, ForkPlan]:
         source = self._backend.record(execution_id)
