@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from rayflow.client.backend import Backend
+from rayflow.client.code import ClientCode
 from rayflow.client.control import ExecutionCommands
 from rayflow.client.dead_letters import DeadLetters
 from rayflow.client.forks import Forks
@@ -69,7 +70,8 @@ class Engine:
         encoder = LargeValueEncoder(codec, backend.put_value, config.large_value_bytes)
         self._watcher = self._make_watcher()
         self._queries = ExecutionQueries(backend, codec)
-        self._commands = ExecutionCommands(backend, codec, encoder)
+        code = ClientCode(environment, backend)
+        self._commands = ExecutionCommands(backend, codec, encoder, code)
         self._handles = Handles(self._queries, self._commands, self._watcher)
         self._starter = Starter(
             backend,
@@ -77,10 +79,13 @@ class Engine:
             config=config,
             codec=codec,
             encoder=encoder,
+            code=code,
             environment=environment,
             new_seed=self._new_seed,
         )
-        self._forks = Forks(backend, self._starter, self._handles, codec, encoder, new_seed=self._new_seed)
+        self._forks = Forks(
+            backend, self._starter, self._handles, codec=codec, encoder=encoder, code=code, new_seed=self._new_seed
+        )
         self._backpressure: QueueBackpressure
         self.pools = Pools(backend, codec)
         self.schedules = Schedules(backend, self._starter, self._handles, codec, config)
@@ -107,6 +112,10 @@ class Engine:
 
     def _make_watcher(self) -> Watcher:
         return Watcher(self._backend)
+
+    def _use_environment(self, environment: Environment) -> None:
+        """Replace the code environment, once the digest of its variables is known."""
+        self._environment = self._starter.environment = environment
 
     def _settings(self) -> Settings:
         """Return the settings of the actors. The store must be open: code of a pool's setup is kept there."""
@@ -141,6 +150,7 @@ class Engine:
             QueueFull: the queue of the default pool is full and ``when_full="raise"`` was given. Nothing was started.
             ExecutionAlreadyExists: the id belongs to another workflow or input.
             WorkflowNotRegistered: there is no such saved workflow.
+            DefinitionError: the workflow cannot be registered, see :meth:`register`.
             StorageUnavailable: the store cannot be written now. The start may have been recorded nevertheless: the
                 same start under the same id is safe to repeat.
 
@@ -192,10 +202,12 @@ class Engine:
     def register(self, workflow: AnyWorkflow) -> WorkflowInfo:
         """Save a workflow, so that any process can start it by its id.
 
-        A workflow that can be imported is saved as a reference, any other by value, with its steps and lambdas.
+        A workflow that can be imported is saved as a reference, any other by value as it is now, with its steps and
+        lambdas.
 
         Raises:
-            DefinitionError: the workflow can be neither imported nor pickled, or pickling is not allowed.
+            DefinitionError: the workflow can be neither imported nor pickled, or pickling is not allowed; or another
+                workflow has the same id and version.
         """
         record = self._starter.register(workflow)
         key = (record.workflow_id, record.version)

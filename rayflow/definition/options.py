@@ -196,7 +196,8 @@ class ExecutionOptions(Options):
             ``"off"``: only start and end are recorded; the execution is not parked while it waits.
         priority: 0 to 9; higher goes first in every pool.
         distributed: False runs all steps in the execution's coordinator.
-        strict_versions: refuse to go on when the workflow's source changed under the same version.
+        strict_versions: pause the execution, before it continues, when its code changed since the start: the workflow,
+            its steps, or a module of the user's that they import.
         start_at: begin at this moment, in seconds since the epoch, and not before.
         delay: the same, in seconds from the start.
         singleton: a key of which there is at most one unfinished execution in the store; a start that finds another

@@ -43,8 +43,8 @@ class BatchMessage(NamedTuple):
 
     After ``patience`` seconds the worker replies although tasks are left: with the outcomes so far, the task that runs,
     and the tasks that it returns without having begun them. The reply to a single task comes at its end, unless
-    ``tell_begin`` is set: then an early reply says when the task began. ``code_as_of`` is when the coordinator last
-    checked that its code equals the files on disk, in seconds since the epoch.
+    ``tell_begin`` is set: then an early reply says when the task began. ``code`` has the fingerprints of the code that
+    their executions run: the code that the worker has loaded must not be older.
     """
 
     id: str
@@ -54,7 +54,7 @@ class BatchMessage(NamedTuple):
     tasks: tuple[TaskMessage, ...]
     patience: float
     tell_begin: bool = False
-    code_as_of: float = 0.0
+    code: tuple[str, ...] = ()
 
 
 class TaskOutcome(NamedTuple):

@@ -119,7 +119,7 @@ class TestEngine(Engine):
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
         self._auto_skip = auto_skip
         self._actor_system = DeterministicActorSystem(_moment(start), patience)
-        super().__init__(self._actor_system, chosen, resolve(store, environ=os.environ), capture())
+        super().__init__(self._actor_system, chosen, resolve(store, environ=os.environ), capture()[0])
         self._coordinator: DeterministicCoordinator
         try:
             self._open()

@@ -10,22 +10,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from rayflow.core.events import Entry, Paused, StepCompleted
 from rayflow.core.execution.execution import Action, Execution, InboxItem, Work
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.core.interpreter.machine import Machine, failure_of
-from rayflow.definition.code import CodeCache
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError, CorruptRecord, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.code.loader import Fetch, load_definition, named, read_input, read_row
-from rayflow.runtime.coordinator.operation_builder import OperationBuilder, Refer
+from rayflow.runtime.code.loader import CodeSource, load_definition, named, read_input, read_row
+from rayflow.runtime.coordinator.operation_builder import OperationBuilder
 from rayflow.runtime.large_values import CodeValues
 from rayflow.runtime.messages import TaskOutcome
 from rayflow.storage.codec.journal import decode_entry
-from rayflow.storage.codec.large_values import Reference
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.damage import damage_failure, entries_of, failure_or_damage, remedy
 from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow, StepNote
@@ -44,8 +43,7 @@ class ExecutionDriver:
         record: the execution's row at the time of the assignment.
         nonce: the coordinator's nonce for claims.
         coordinator: the coordinator's name, for messages.
-        refer: makes references to the code of children.
-        read: returns the payload of a large value of an execution.
+        source: loads code, and what that reads.
         config: `park_idle_after` and `retention` of the engine.
     """
 
@@ -56,10 +54,7 @@ class ExecutionDriver:
         nonce: str,
         coordinator: str,
         codec: MsgpackCodec,
-        cache: CodeCache,
-        fetch: Fetch,
-        refer: Refer,
-        read: Callable[[Reference, str], bytes],
+        source: CodeSource,
         config: EngineConfig,
     ) -> None:
         self._reset_to(record)
@@ -71,11 +66,14 @@ class ExecutionDriver:
         self.wake: float | None = None
         self.log = logging.LoggerAdapter(log, {"execution": record.id})
         self._nonce, self._coordinator = nonce, coordinator
-        self.values = CodeValues(codec, read, record.id, config.large_value_bytes)
+        self.values = CodeValues(codec, source.read, record.id, config.large_value_bytes)
         self._codec = self.values.codec
-        self._cache, self._fetch = cache, fetch
+        self._source = source
         options = self.options
-        self._builder = OperationBuilder(record, self.epoch, self.values, refer, options, retention=config.retention)
+        self._builder = OperationBuilder(
+            record, self.epoch, self.values, source.refer, options,
+            fingerprint=partial(source.fingerprint, record.code_fingerprint), retention=config.retention,
+        )  # fmt: skip
         self._park_after, self._active_at = config.park_idle_after, 0.0
         self._waits = record.waits
         self._execution: Execution | None = None
@@ -134,7 +132,7 @@ class ExecutionDriver:
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         try:
             self._row.check()
-            definition = load_definition(self.record, self.code, self._cache, self._fetch, self.log)
+            definition = load_definition(self.record, self.code, self._source, self.log)
             self._builder.workflow_retention = definition.retention
             machine = Machine(
                 # Read at each start: the code may change the objects that it receives.

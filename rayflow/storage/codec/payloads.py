@@ -85,6 +85,11 @@ class Codec(Protocol):
         """Return the value as plain data for display; no user code is imported or run."""
 
 
+#: What cloudpickle makes functions from, and methods of classes that cannot be imported: bytecode is read by the Python
+#: that wrote it alone.
+_CODE = b"CodeType"
+
+
 class MsgpackCodec:
     """Codec of rayflow: msgpack, and cloudpickle for values that msgpack cannot express.
 
@@ -203,10 +208,15 @@ class MsgpackCodec:
     def _unpickle(self, payload: bytes) -> Any:
         if not self.allow_pickle:
             raise _PickleFoundError
+        written, here = f"{payload[0]}.{payload[1]}", f"{sys.version_info[0]}.{sys.version_info[1]}"
+        if written != here and _CODE in payload:
+            raise CodecError(
+                f"cannot read a pickled part of the value: it holds code of Python {written}, and this is Python "
+                f"{here}. Read it with Python {written}"
+            )
         try:
             return pickle.loads(payload[2:])  # noqa: S301 - allow_pickle is what decides on this
         except Exception as error:  # what is unpickled runs code of the user
-            written, here = f"{payload[0]}.{payload[1]}", f"{sys.version_info[0]}.{sys.version_info[1]}"
             versions = f"written by Python {written}, read by {here}; " if written != here else ""
             raise CodecError(
                 f"cannot read a pickled part of the value ({versions}{type(error).__name__}: {error}). "

@@ -22,6 +22,7 @@ from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, CallTimeout
 from rayflow.runtime.actors.clock import REAL, SystemClock
 from rayflow.runtime.actors.ray_system.cluster import (
     api,
+    drop_variables,
     environment_of,
     psutil,
     replies,
@@ -269,6 +270,7 @@ class RaySystem:
 def _unpickled(namespace: str) -> RaySystem:
     """Return the system in an actor's process, and configure the logs of that process."""
     logs.configure()
+    drop_variables()
     return RaySystem(namespace)
 
 
