@@ -141,7 +141,7 @@ def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.Loc
     engine.pools.get("nowhere").delete()
     with pytest.raises(rf.PoolNotFound, match="there is no worker pool 'nowhere'; there are: default"):
         engine.pools.get("nowhere")
-    with pytest.raises(rf.DefinitionError, match="the default pool 'default' cannot be deleted"):
+    with pytest.raises(rf.InvalidArgument, match="the default pool 'default' cannot be deleted"):
         engine.pools.get().delete(force=True)
 
 
