@@ -15,7 +15,7 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.cluster import connection
 from rayflow.runtime.code.environment import capture
 from rayflow.runtime.supervisor.actor import supervisor_spec
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.codec.payloads import digest
 from rayflow.storage.urls import namespace_of, resolve
 
@@ -86,7 +86,7 @@ class DistributedEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        self._system.spawn(persistence_spec(self.store))
+        self._system.spawn(store_spec(self.store))
         bound = self._backend.open_store(take_over=take_over, timeout=_READY)
         if bound != self.store:
             raise ClusterError(

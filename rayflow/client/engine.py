@@ -146,7 +146,7 @@ class Engine:
 
         Raises:
             QueueFull: as :meth:`start`; nothing was started.
-            ExecutionAlreadyExists: as :meth:`start`.
+            ExecutionAlreadyExists: an id belongs to another workflow or input. The other calls were started.
 
         Example:
             >>> engine.start_many(analyse.call(document) for document in documents)  # doctest: +SKIP

@@ -15,7 +15,7 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.code.environment import capture
 from rayflow.runtime.supervisor.actor import supervisor_spec
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.base import Filter
 from rayflow.storage.urls import resolve
 
@@ -71,7 +71,7 @@ class LocalEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        self._threads.spawn(persistence_spec(self.store))
+        self._threads.spawn(store_spec(self.store))
         self._backend.open_store(take_over=take_over)
         settings = self._settings()
         self._threads.spawn(supervisor_spec(settings))
@@ -116,5 +116,5 @@ def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None
 
 def _closing_order(name: str) -> int:
     """Return the order of closing: actors that start others first, the store last."""
-    first = [actor_names.SUPERVISOR, "rayflow:coordinator", "rayflow:pool", "rayflow:worker", actor_names.PERSISTENCE]
+    first = [actor_names.SUPERVISOR, "rayflow:coordinator", "rayflow:pool", "rayflow:worker", actor_names.STORE]
     return next(i for i, prefix in enumerate(first) if name.startswith(prefix))

@@ -96,13 +96,12 @@ class Starter:
     def start(self, calls: Sequence[WorkflowCall[Any]]) -> list[ExecutionHandle[Any]]:
         """Start an execution for each call, in one transaction, and return their handles."""
         records = [self._record(call) for call in calls]
-        fresh = []
-        for record, answer in zip(records, self._backend.write([Start(each) for each in records]), strict=True):
+        answers = self._backend.write([Start(each) for each in records])
+        pairs = list(zip(records, answers, strict=True))
+        self._backend.submit([record for record, answer in pairs if not isinstance(answer, AlreadyExists)])
+        for record, answer in pairs:
             if isinstance(answer, AlreadyExists):
                 check_same_start(record, answer.record)
-            else:
-                fresh.append(record)
-        self._backend.submit(fresh)
         returns = [getattr(call.configured.workflow, "returns", None) for call in calls]
         return [self._handles.of(record.id, kind) for record, kind in zip(records, returns, strict=True)]
 

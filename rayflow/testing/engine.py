@@ -24,7 +24,7 @@ from rayflow.runtime.code.environment import capture
 from rayflow.runtime.coordinator.actor import CoordinatorActor
 from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.urls import resolve
 from rayflow.testing.actors import DeterministicActorSystem
 from rayflow.testing.coordinator import DeterministicCoordinator
@@ -134,7 +134,7 @@ class TestEngine(Engine):
         return self._watching
 
     def _open(self) -> None:
-        self._actor_system.spawn(persistence_spec(self.store)).call("ready")
+        self._actor_system.spawn(store_spec(self.store)).call("ready")
         settings, name = self._settings(), actor_names.coordinator(self._environment.id, "test")
         self._actor_system.spawn(ActorSpec(DeterministicSupervisor, actor_names.SUPERVISOR, (settings, name)))
         coordinator = ActorSpec(CoordinatorActor, name, (name, self._environment, settings, self._make_coordinator))
@@ -186,7 +186,7 @@ class TestEngine(Engine):
         self._actor_system.close(self._stop)
 
     def _stop(self) -> None:
-        for name in sorted(self._actor_system.names(), key=lambda name: name == actor_names.PERSISTENCE):
+        for name in sorted(self._actor_system.names(), key=lambda name: name == actor_names.STORE):
             stop = getattr(self._actor_system.actor(name), "stop", None)
             if stop is not None:
                 stop()

@@ -17,6 +17,8 @@ _PARTICIPLE = re.compile(r"ing$|ed$|^(?:begun|built|done|driven|given|held|kept|
 PARTICIPLES = {
     "rayflow.cli.blocked": "the word of `rayflow list` for executions that only wait: nothing is blocking",
     "rayflow.client.distributed": "named for the public `DistributedEngine`",
+    "rayflow.display.formatting": "the noun for what the module does to values",
+    "rayflow.storage.sqlite.listing": "the noun: a filtered list of executions",
     "rayflow.testing": "public: users import it",
 }
 
@@ -27,11 +29,11 @@ SHARED = {
     "base": "the contract that the other modules of the folder implement",
     "cluster": "the nodes as one: placement and recovery rules in core/, joining and starting in runtime/",
     "code": "references to code: their form in definition/, loading in runtime/",
-    "control": "pause, resume and cancel",
     "coordinator": "the actor that drives executions",
     "dead_letters": "steps that failed permanently",
     "engine": "the object through which a program uses rayflow",
     "errors": "exception classes, and errors of Ray turned into them",
+    "executions": "runs of workflows: their commands, their views, their rules in the store",
     "forks": "executions that begin with a recorded prefix of another one",
     "journal": "the record of an execution: its events in core/, their encoding in storage/",
     "large_values": "values that are stored once, by content",
@@ -43,8 +45,8 @@ SHARED = {
     "retention": "purging finished executions",
     "schedules": "starts by the calendar",
     "setup": "the setup function of a pool's workers",
-    "signals": "durable messages to an execution",
     "slots": "places for one attempt: a coordinator's leases in core/, a worker's in runtime/",
+    "starts": "new executions: the engine's side, and the store's rules",
     "store": "where executions are kept",
     "supervisor": "the actor that assigns executions to coordinators and repairs",
 }
@@ -53,12 +55,10 @@ SHARED = {
 TWO_THINGS = {
     "local": "the engine without a cluster in client/, a Ray cluster on this machine in runtime/cluster/",
     "options": "options of workflows and steps in definition/, options of the command line in cli/",
-    "run": "one run of an execution's code in core/, the command `run` in cli/",
-    "tasks": "attempts in cli/ and display/, Ray tasks in ray_system/",
 }
 
 #: Folders whose README.md does not name each module yet.
-NOT_YET = ("cli", "client", "core", "definition", "display", "runtime", "testing")
+NOT_YET = ("client", "core", "definition")
 
 
 def participles(known: Iterable[str]) -> list[str]:

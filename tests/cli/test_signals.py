@@ -63,7 +63,7 @@ VERDICT = '{"ok": true, "by": "ada"}'
 @pytest.fixture
 def waiting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose executions are parked early, with "one" waiting for a review."""
-    monkeypatch.setenv("RAYFLOW_PARK_AFTER", "0.05")
+    monkeypatch.setenv("RAYFLOW_PARK_IDLE_AFTER", "0.05")
     project.file.write_text(project.file.read_text() + _FLOWS)
     assert project.run("reviewed", "--input", '"hello"', "--id", "one").code == exit_codes.STOPPED_WAITING
     return project

@@ -121,5 +121,5 @@ def test_what_cannot_be_a_workflow_is_refused(fn: Any, message: str) -> None:
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         rf.workflow(**options)(twice.fn)

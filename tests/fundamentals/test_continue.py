@@ -178,7 +178,7 @@ def test_the_same_fork_under_the_same_id_is_the_same_execution(env: TestEngine) 
     assert env.fork("page", before=2, id="fork").result() == first.result() == "a-1a-2"
     assert env.fork("page", before=2, id="fork").id == "fork"
     for change in ({"before": 1}, {"state": {"by": "ada"}}, {"args": ("x",)}):
-        with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id of its own"):
+        with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id that no execution has"):
             env.fork("page", id="fork", **{"before": 2, **change})  # type: ignore[arg-type]
     assert len(env.calls(spend)) == 3
 

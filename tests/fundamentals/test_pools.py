@@ -109,7 +109,7 @@ def test_what_is_not_to_wait_fails_while_the_queue_is_full_and_not_afterwards(ga
     with rf.LocalEngine(pool=rf.PoolConfig(workers=1, concurrency=1, queue_limit=2)) as engine:
         handle = engine.start(crowding)
         eventually(lambda: handle.status().state.get("refused"), "a step was refused")
-        with pytest.raises(rf.QueueFull, match="limit of 2 tasks, and wait=False was given"):
+        with pytest.raises(rf.QueueFull, match='limit of 2 tasks, and when_full="raise" was given'):
             engine.start(crowding.options(id="other", when_full="raise"))
         with pytest.raises(rf.ExecutionNotFound):
             engine.status("other")
@@ -147,5 +147,5 @@ def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.Loc
 
 @pytest.mark.parametrize("given", [{}, {"workers": 2, "max_workers": 3}])
 def test_scaling_needs_a_size_or_bounds(engine: rf.LocalEngine, given: dict[str, int]) -> None:
-    with pytest.raises(rf.InvalidArgument, match="needs a number of workers, or min_workers and max_workers"):
+    with pytest.raises(rf.InvalidArgument, match="takes either a number of workers, or min_workers and max_workers"):
         engine.pools.get().scale(**given)

@@ -72,7 +72,7 @@ def test_a_failed_execution_is_recovered_and_no_other(engine: rf.LocalEngine, le
         engine.recovery.recover("one")
     engine.start(held.options(id="two"), ledger.path)
     gate.wait_until_reached()
-    with pytest.raises(rf.InvalidTransition, match=r"it is running. It is not in failed state. What was interrupted"):
+    with pytest.raises(rf.InvalidTransition, match=r"it is running. It is not in failed state. Interrupted"):
         engine.recovery.recover("two")
     with pytest.raises(rf.ExecutionNotFound):
         engine.recovery.recover("three")
@@ -122,7 +122,7 @@ def test_what_is_overdue_with_nobody_driving_it_is_told_and_ended(store: str, le
 
 
 def test_times_that_are_none_are_refused(engine: rf.LocalEngine) -> None:
-    with pytest.raises(rf.InvalidArgument, match="older_than must be a number of seconds that is not negative, not -1"):
+    with pytest.raises(rf.InvalidArgument, match="older_than must be a number of seconds, 0 or more, not -1"):
         engine.recovery.recover_stale(older_than=-1)
     with pytest.raises(rf.InvalidArgument, match=r"grace must be .*, not nan"):
         engine.recovery.monitor_timeouts(grace=float("nan"))

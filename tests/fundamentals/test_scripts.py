@@ -123,7 +123,7 @@ def test_a_script_that_makes_no_sense_is_refused(env: TestEngine) -> None:
         {"side_effect": 1},
         {"returns": 1, "takes": -1},
     ):
-        with pytest.raises(rf.DefinitionError, match="script of step 'ask'"):
+        with pytest.raises(rf.InvalidArgument, match="script of step 'ask'"):
             env.script(ask, **wrong)
-    with pytest.raises(rf.DefinitionError, match="cannot be scripted"):
+    with pytest.raises(rf.InvalidArgument, match="cannot be scripted"):
         env.script(month, returns=1)

@@ -81,13 +81,14 @@ def test_start_many_of_nothing_starts_nothing(engine: rf.LocalEngine) -> None:
     assert engine.list() == []
 
 
-def test_start_many_starts_different_workflows_all_or_nothing(engine: rf.LocalEngine, ledger: Ledger) -> None:
+def test_start_many_starts_the_others_where_one_id_is_taken(engine: rf.LocalEngine, ledger: Ledger) -> None:
     calls: list[rf.WorkflowCall[Any]] = [total.call(1, 2), written.options(priority=9).call(ledger.path, "x")]
     first, second = engine.start_many(calls)
     assert (first.result(timeout=20), second.result(timeout=20)) == (3, "x")
     with pytest.raises(rf.ExecutionAlreadyExists):
         engine.start_many([total.options(id="fresh").call(1), total.options(id=first.id).call(7)])
-    assert {each.execution_id for each in engine.list()} == {first.id, second.id}
+    assert {each.execution_id for each in engine.list()} == {first.id, second.id, "fresh"}
+    assert engine.handle("fresh").result(timeout=20) == 1
 
 
 def test_arguments_are_checked_before_anything_is_written(engine: rf.LocalEngine, ledger: Ledger) -> None:

@@ -263,7 +263,7 @@ def test_pools_are_known_by_name_and_their_setup_is_run() -> None:
         pool.delete()
         with pytest.raises(rf.PoolNotFound):
             env.pools.get("models")
-        with pytest.raises(rf.DefinitionError, match="cannot be deleted"):
+        with pytest.raises(rf.InvalidArgument, match="cannot be deleted"):
             env.pools.get().delete()
 
 
@@ -366,7 +366,7 @@ def test_a_defect_is_raised_where_the_test_waits_and_from_then_on() -> None:
 def test_what_needs_a_cluster_or_makes_no_sense_is_refused() -> None:
     with pytest.raises(rf.RequiresCluster):
         TestEngine(address="ray://head")
-    with pytest.raises(rf.DefinitionError, match="steps_at_once"):
+    with pytest.raises(rf.InvalidArgument, match="steps_at_once"):
         TestEngine(steps_at_once=0)
-    with TestEngine() as env, pytest.raises(rf.DefinitionError, match="one of by= and to="):
+    with TestEngine() as env, pytest.raises(rf.InvalidArgument, match="one of by= and to="):
         env.advance()

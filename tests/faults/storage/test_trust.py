@@ -21,7 +21,7 @@ import pytest
 import rayflow as rf
 from rayflow.cli import main
 from rayflow.client.engine import backend_of
-from rayflow.errors import CodecError, DefinitionError, IncompatibleVersion
+from rayflow.errors import CodecError, IncompatibleVersion, InvalidArgument
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.operations import Deliver
 from rayflow.storage.rules.starts import signal_row
@@ -191,7 +191,7 @@ def test_what_callers_write_is_refused_with_its_place(call: str, strict: rf.Loca
     strict.start(in_plain.options(id="done")).result(30)
     before = len(strict.list())
     ask, where = _calls(strict)[call]
-    with pytest.raises((CodecError, DefinitionError), match="allow_pickle is off") as refused:
+    with pytest.raises((CodecError, InvalidArgument), match="allow_pickle is off") as refused:
         ask()
     assert where in str(refused.value)
     assert len(strict.list()) == before
