@@ -46,6 +46,8 @@ class StepCall:
     options: StepOptions = StepOptions()
     #: The annotation of the result, to rebuild it; None where there is none.
     returns: Any = None
+    #: Context variables that the code has set, as ``module:name``, with their encoded values.
+    context: tuple[tuple[str, bytes], ...] = ()
     kind: ClassVar[str] = "step"
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from rayflow.core.events import RequestCompleted, StepCompleted, StepFailed
 from rayflow.core.failures import answer_error, failure_of, step_error
+from rayflow.core.interpreter.context_variables import ContextVariables
 from rayflow.core.interpreter.effects import Dispatch, Effects, Payloads
 from rayflow.core.interpreter.event_loop import DurableLoop
 from rayflow.core.interpreter.replay_check import named
@@ -24,6 +26,7 @@ class Calls:
     Args:
         loop: on which the code runs.
         payloads: the codec.
+        variables: encodes the context variables of the code for steps.
         on_issued: receives the number of each call as soon as it is issued.
 
     Attributes:
@@ -33,13 +36,20 @@ class Calls:
         failed: the order in which calls failed, by their numbers.
     """
 
-    def __init__(self, loop: DurableLoop, payloads: Payloads, on_issued: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        loop: DurableLoop,
+        payloads: Payloads,
+        variables: ContextVariables,
+        on_issued: Callable[[int], None],
+    ) -> None:
         self.loop = loop
         self.effects = Effects()
         self.issued = 0
         self.answered: Collection[int] = frozenset()
         self.failed: dict[int, int] = {}
         self._payloads = payloads
+        self._variables = variables
         self._on_issued = on_issued
         self._open: dict[int, tuple[str, Call, asyncio.Future[Any]]] = {}
         self._held: dict[int, LockPermit] = {}
@@ -80,6 +90,8 @@ class Calls:
             # Encoded now, not when it is sent: the code may change its arguments afterwards.
             try:
                 payload = self._encoded(call)
+                if isinstance(call, StepCall) and (context := self._variables.encoded()):
+                    call = replace(call, context=context)
             except BaseException:
                 # Its number is used up all the same. Were it given to the next step, a replay that finds that one
                 # answered would not encode these arguments, and so would not fail here.

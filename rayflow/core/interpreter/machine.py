@@ -35,6 +35,7 @@ from rayflow.core.events import (
 from rayflow.core.failures import failure_of, overdue
 from rayflow.core.interpreter.calls import Calls, LockPermit
 from rayflow.core.interpreter.compensation import Compensations
+from rayflow.core.interpreter.context_variables import ContextVariables
 from rayflow.core.interpreter.effects import (
     ContinueAsNew,
     Dispatch,
@@ -83,14 +84,14 @@ class Machine:
     ) -> None:
         self.execution_id, self.workflow_id = execution_id, workflow_id
         self._begin = begin
-        self._payloads = payloads
-        self._check = check
+        self._payloads, self._check = payloads, check
         self._budget = budget
         self._on_unhandled = on_unhandled
         self._loop = self._new_loop()
         self._seed = seed
         self._random = RandomNumbers(seed)
-        self._calls = Calls(self._loop, payloads, self._random.issued)
+        self._variables = ContextVariables(payloads, self._report)
+        self._calls = Calls(self._loop, payloads, self._variables, self._random.issued)
         self._effects = Effects()
         self._signals = Signals(payloads, self._reject)
         self._state = ExecutionState(payloads)
@@ -245,6 +246,7 @@ class Machine:
         if self._loop.dead or self._closing or self._undoing.begun:
             self._refuse()
             return
+        call = replace(call, context=self._variables.encoded())
         self._undoing.add(call, self._payloads.encode([list(call.args), dict(call.kwargs)]))
         self._effects.undos.append(call.name)
 
