@@ -26,6 +26,7 @@ from pathlib import Path
 import rayflow as rf
 from benchmarks import recovery, waiting, workloads
 from benchmarks.raw import RawRay
+from rayflow.definition.options import Checkpoints
 from rayflow.runtime.cluster import connection
 
 
@@ -57,7 +58,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int, length: int) -> list[Figure]:
     """The first figures: fan-out, chain, one step; each beside the raw call."""
-    modes = {mode: rf.ExecutionOptions(checkpoints=mode) for mode in ("sync", "async")}
+    modes: tuple[Checkpoints, ...] = ("sync", "async")
     return [
         measured("raw Ray actor call, round trip", "ms", runs, lambda: 1e3 * raw.round_trip(200)),
         measured("raw Ray: no-op calls to 4 actors, one each", "calls/s", runs, lambda: raw.fan_out(width)),
@@ -65,16 +66,16 @@ def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int,
             f"fan-out of {width} durable no-op steps, 4 workers",
             "steps/s",
             runs,
-            lambda: width / seconds(lambda: engine.execute(workloads.fan_out, width, timeout=300)),
+            lambda: width / seconds(lambda: engine.start(workloads.fan_out, width).result(300)),
         ),
         *(
             measured(
                 f"chain of {length} steps, checkpoints={mode}",
                 "ms/step",
                 runs,
-                partial(_chain, engine, length, options),
+                partial(_chain, engine, length, mode),
             )
-            for mode, options in modes.items()
+            for mode in modes
         ),
         *(
             measured(
@@ -89,7 +90,7 @@ def measure(engine: rf.DistributedEngine, raw: RawRay, *, runs: int, width: int,
             "one-step execution, start to result",
             "ms",
             max(runs, 15),
-            lambda: 1e3 * seconds(lambda: engine.execute(workloads.single, 1, timeout=60)),
+            lambda: 1e3 * seconds(lambda: engine.start(workloads.single, 1).result(60)),
         ),
     ]
 
@@ -108,9 +109,10 @@ def measure_waiting(engine: rf.DistributedEngine, *, runs: int, many: int) -> li
     return rows
 
 
-def _chain(engine: rf.DistributedEngine, length: int, options: rf.ExecutionOptions) -> float:
+def _chain(engine: rf.DistributedEngine, length: int, checkpoints: Checkpoints) -> float:
     """Milliseconds of one step of a chain."""
-    return 1e3 * seconds(lambda: engine.execute(workloads.chain, length, options=options, timeout=300)) / length
+    chain = workloads.chain.options(checkpoints=checkpoints)
+    return 1e3 * seconds(lambda: engine.start(chain, length).result(300)) / length
 
 
 def _dispatch(engine: rf.DistributedEngine, length: int, share: float) -> float:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.cluster import connection
 
@@ -69,8 +70,8 @@ def looks(engine: rf.DistributedEngine, handle: rf.ExecutionHandle[Any]) -> Iter
     while not (snapshot := handle.status()).status.terminal:
         coordinator = coordinator or snapshot.coordinator
         if coordinator:
-            names = {"coordinator": coordinator, "persistence": actor_names.PERSISTENCE}
-            yield {role: memory(engine.pid_of(name)) for role, name in names.items()}
+            names = {"coordinator": coordinator, "persistence": actor_names.STORE}
+            yield {role: memory(backend_of(engine).pid_of(name)) for role, name in names.items()}
         time.sleep(LOOK)
 
 

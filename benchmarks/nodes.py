@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ask_all
+from rayflow.runtime.actors.base import call_all
 from rayflow.runtime.cluster import processes
 from tests.clusters import ManyNodes, Node, lasting_gcs
 from tests.faults.nodes.node_flows import noted_chain, read, stop_file
@@ -73,7 +74,7 @@ class Bench:
     def pids(self) -> dict[str, int]:
         """The processes of the actors that say."""
         system = self.engine._system
-        found = ask_all(system, system.names(), "pid", timeout=3.0, group="control")
+        found = call_all(system, system.names(), "pid", timeout=3.0, group="control")
         return {name: reply.value for name, reply in found.items() if reply.error is None}
 
     def workers(self) -> int:
@@ -89,7 +90,7 @@ class Bench:
         for _ in range(CHAINS):
             name = uuid.uuid4().hex[:8]
             self.ledgers[name] = self.folder / name
-            self.engine.start(noted_chain, str(self.ledgers[name]), PAUSE, id=name)
+            self.engine.start(noted_chain.options(id=name), str(self.ledgers[name]), PAUSE)
         waiting(lambda: all(len(read(ledger)) > STEPS for ledger in self.ledgers.values()))
 
     def struck_node(self) -> tuple[Node, list[str]]:
@@ -161,7 +162,7 @@ def coordinator_hangs(bench: Bench) -> list[str]:
     name = next(iter(bench.ledgers))
     coordinator = bench.engine.status(name).coordinator
     struck = [other for other in bench.ledgers if bench.engine.status(other).coordinator == coordinator]
-    os.kill(bench.engine.pid_of(coordinator), signal.SIGSTOP)
+    os.kill(backend_of(bench.engine).pid_of(coordinator), signal.SIGSTOP)
     return struck
 
 
@@ -169,7 +170,7 @@ def hangs(actor: str) -> Callable[[Bench], list[str]]:
     """A singleton is stopped; all chains may have to do with it."""
 
     def strike(bench: Bench) -> list[str]:
-        os.kill(bench.engine.pid_of(actor), signal.SIGSTOP)
+        os.kill(backend_of(bench.engine).pid_of(actor), signal.SIGSTOP)
         return list(bench.ledgers)
 
     return strike
@@ -188,7 +189,7 @@ ROWS: dict[str, Callable[[Bench], list[str]]] = {
     "all processes of a node killed": node_lost,
     "all processes of a node stopped": node_hangs,
     "coordinator stopped": coordinator_hangs,
-    "persistence actor stopped": hangs(actor_names.PERSISTENCE),
+    "persistence actor stopped": hangs(actor_names.STORE),
     "supervisor stopped": hangs(actor_names.SUPERVISOR),
     "pool stopped": hangs(POOL),
     "GCS killed, started again after 2 s": gcs_killed,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import rayflow as rf
 from benchmarks.workloads import ledger_chain
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 
 #: What is killed, with SIGKILL, in the middle of a chain of steps.
@@ -35,7 +36,7 @@ def _once(engine: rf.DistributedEngine, row: str, folder: Path) -> float:
     handle = engine.start(ledger_chain, str(ledger), 60)
     while len(lines(ledger)) < 20:
         time.sleep(0.01)
-    victim = lines(ledger)[-1][2] if row == "worker" else engine.pid_of(actor_name(engine, row, handle.id))
+    victim = lines(ledger)[-1][2] if row == "worker" else backend_of(engine).pid_of(actor_name(engine, row, handle.id))
     killed = time.time()
     os.kill(victim, signal.SIGKILL)
     handle.result(timeout=120)
@@ -47,7 +48,7 @@ def _once(engine: rf.DistributedEngine, row: str, folder: Path) -> float:
 def actor_name(engine: rf.DistributedEngine, row: str, execution_id: str) -> str:
     """The name of the actor of that kind that has to do with the execution."""
     names = {
-        "persistence": actor_names.PERSISTENCE,
+        "persistence": actor_names.STORE,
         "supervisor": actor_names.SUPERVISOR,
         "pool": actor_names.pool(engine.config.pool.name),
     }

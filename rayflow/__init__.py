@@ -39,7 +39,7 @@ from rayflow.definition.declared_steps import (
     SequentialStep,
     StepResult,
 )
-from rayflow.definition.function import ChildWorkflow, WorkflowFunction, workflow
+from rayflow.definition.function import WorkflowFunction, workflow
 from rayflow.definition.options import (
     EngineConfig,
     ExecutionOptions,
@@ -50,6 +50,7 @@ from rayflow.definition.options import (
     StepOptions,
 )
 from rayflow.definition.schedule import Schedule
+from rayflow.definition.start_options import ConfiguredWorkflow, SavedWorkflow, WorkflowCall
 from rayflow.definition.step import Step, step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import (
@@ -67,17 +68,21 @@ from rayflow.errors import (
     ExecutionTimeout,
     Failure,
     IncompatibleVersion,
+    InvalidArgument,
+    InvalidInput,
     InvalidTransition,
-    LeaseLost,
     LockLost,
     LockPermitsMismatch,
     LockUnavailable,
     NonDeterminismError,
+    PoolExists,
+    PoolInUse,
     PoolNotFound,
     QueueFull,
     RayflowError,
     RequiresCluster,
     ResultTimeout,
+    ScheduleExists,
     ScheduleNotFound,
     SideEffectError,
     SingletonConflict,
@@ -93,15 +98,19 @@ from rayflow.errors import (
 from rayflow.ids import ExecutionStatus
 
 if TYPE_CHECKING:
-    from rayflow.client.dead_letters import DeadLetterInfo
+    from rayflow.client.dead_letters import DeadLetterInfo, FailedAttempt
     from rayflow.client.distributed import DistributedEngine
     from rayflow.client.handle import ExecutionHandle
     from rayflow.client.local import LocalEngine
+    from rayflow.client.locks import Lease, LockInfo
     from rayflow.client.pools import WorkerPool
     from rayflow.client.recovery import RecoveryManager
+    from rayflow.client.retention import PurgeResult
+    from rayflow.client.schedules import ScheduleInfo
+    from rayflow.client.views import Output, WorkflowInfo
     from rayflow.core.cluster.metrics import DistributedMetrics, PoolStatus
-    from rayflow.core.cluster.recovery import OverdueItem, RecoveryStatus
-    from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus
+    from rayflow.core.cluster.recovery import CoordinatorStatus, OverdueItem, RecoveryStatus
+    from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot, TaskState, TaskStatus
     from rayflow.storage.codec.large_values import materialize
 
 __all__ = [
@@ -109,10 +118,12 @@ __all__ = [
     "AgentOutput",
     "AgentResult",
     "ChildFailed",
-    "ChildWorkflow",
+    "ChildSnapshot",
     "ClusterError",
     "CodecError",
     "ConditionalStep",
+    "ConfiguredWorkflow",
+    "CoordinatorStatus",
     "CorruptRecord",
     "DeadLetterInfo",
     "DeadLetterNotFound",
@@ -131,22 +142,30 @@ __all__ = [
     "ExecutionSnapshot",
     "ExecutionStatus",
     "ExecutionTimeout",
+    "FailedAttempt",
     "Failure",
     "IncompatibleVersion",
+    "InvalidArgument",
+    "InvalidInput",
     "InvalidTransition",
-    "LeaseLost",
+    "Lease",
     "LocalEngine",
     "Lock",
+    "LockInfo",
     "LockLost",
     "LockPermitsMismatch",
     "LockUnavailable",
     "MapStep",
     "NonDeterminismError",
+    "Output",
     "OverdueItem",
     "ParallelStep",
     "PoolConfig",
+    "PoolExists",
+    "PoolInUse",
     "PoolNotFound",
     "PoolStatus",
+    "PurgeResult",
     "QueueFull",
     "RateLimit",
     "RayflowError",
@@ -158,7 +177,10 @@ __all__ = [
     "Retention",
     "RetryPolicy",
     "RetryStep",
+    "SavedWorkflow",
     "Schedule",
+    "ScheduleExists",
+    "ScheduleInfo",
     "ScheduleNotFound",
     "SequentialStep",
     "SideEffectError",
@@ -168,15 +190,19 @@ __all__ = [
     "StepFailed",
     "StepOptions",
     "StepResult",
+    "StepSnapshot",
     "StepTimeout",
     "StorageError",
     "StorageUnavailable",
+    "TaskState",
     "TaskStatus",
     "TerminalError",
     "TokenUsage",
     "WorkerPool",
     "Workflow",
+    "WorkflowCall",
     "WorkflowFunction",
+    "WorkflowInfo",
     "WorkflowNotRegistered",
     "WorkflowStalled",
     "WriterFenced",
@@ -202,18 +228,29 @@ __all__ = [
 
 #: What is loaded when it is first used, and from where.
 _LAZY = {
+    "ChildSnapshot": "rayflow.core.execution.snapshot",
+    "CoordinatorStatus": "rayflow.core.cluster.recovery",
     "DeadLetterInfo": "rayflow.client.dead_letters",
     "DistributedEngine": "rayflow.client.distributed",
     "DistributedMetrics": "rayflow.core.cluster.metrics",
     "ExecutionHandle": "rayflow.client.handle",
     "ExecutionSnapshot": "rayflow.core.execution.snapshot",
+    "FailedAttempt": "rayflow.client.dead_letters",
+    "Lease": "rayflow.client.locks",
     "LocalEngine": "rayflow.client.local",
+    "LockInfo": "rayflow.client.locks",
+    "Output": "rayflow.client.views",
     "OverdueItem": "rayflow.core.cluster.recovery",
     "PoolStatus": "rayflow.core.cluster.metrics",
+    "PurgeResult": "rayflow.client.retention",
     "RecoveryManager": "rayflow.client.recovery",
     "RecoveryStatus": "rayflow.core.cluster.recovery",
+    "ScheduleInfo": "rayflow.client.schedules",
+    "StepSnapshot": "rayflow.core.execution.snapshot",
+    "TaskState": "rayflow.core.execution.snapshot",
     "TaskStatus": "rayflow.core.execution.snapshot",
     "WorkerPool": "rayflow.client.pools",
+    "WorkflowInfo": "rayflow.client.views",
     "materialize": "rayflow.storage.codec.large_values",
 }
 

@@ -1,40 +1,45 @@
 """Every exception that rayflow raises on purpose.
 
     RayflowError
-    ├── DefinitionError (ValueError)        a workflow, step or option is wrong as written
-    ├── WorkflowNotRegistered               (LookupError)no workflow has that id in this store
-    ├── IncompatibleVersion                 the code or Python of an execution is not the one at hand
-    ├── ExecutionNotFound (LookupError)     no execution has that id in this store
-    ├── ExecutionAlreadyExists              that id belongs to another workflow or input
-    ├── SingletonConflict                   an execution with that key is not over yet
-    ├── ExecutionFailed                     the workflow ended with a failure (.failure)
-    │   └── ExecutionTimeout                (TimeoutError)… because its own deadline passed
-    ├── ExecutionCancelled                  the workflow was cancelled
-    ├── ResultTimeout (TimeoutError)        you stopped waiting; the execution goes on
-    ├── InvalidTransition                   the execution's status does not allow that
-    ├── NonDeterminismError                 replay took another path than the journal
-    ├── SideEffectError                     real I/O, a thread or a real clock inside a workflow
-    ├── WorkflowStalled                     the code polls, or swallows its cancellation
-    ├── StepFailed                          a step used up its attempts (.failure)
-    │   ├── StepTimeout (TimeoutError)      … and the last one ran out of time
-    │   ├── ChildFailed                     a child workflow failed, or was cancelled
-    │   └── Deadlock                        executions wait for each other's locks, and none can go on
-    ├── TerminalError                       raise it in a step: do not retry
-    ├── LeaseLost                           the slot or attempt belongs to somebody newer
-    ├── DeadLetterNotFound (LookupError)    no dead letter of that step in this store
-    ├── PoolNotFound (LookupError)          there is no worker pool of that name
-    ├── ScheduleNotFound (LookupError)      there is no schedule of that name
-    ├── QueueFull                           the queue is at its limit and the caller asked not to wait
-    ├── LockUnavailable                     all its permits are taken and the caller did not wait for one
-    ├── LockPermitsMismatch                 a lock in use has another limit than the one asked for
-    ├── LockLost                            the lease of a lock is over: somebody else may hold it
-    ├── CodecError (TypeError)              a value cannot be written, or a payload not be read
+    ├── InvalidArgument (ValueError)          an argument or option has a value that is not allowed
+    │   ├── DefinitionError                   a workflow, step or agent is wrong as written
+    │   └── InvalidInput (TypeError)          the arguments of a workflow do not fit its parameters
+    ├── WorkflowNotRegistered (LookupError)   no workflow has that id in this store
+    ├── IncompatibleVersion                   the code or Python of an execution is not the one at hand
+    ├── ExecutionNotFound (LookupError)       no execution has that id in this store
+    ├── ExecutionAlreadyExists                that id belongs to another workflow or input
+    ├── SingletonConflict                     an execution with that key is not over yet
+    ├── ExecutionFailed                       the workflow ended with a failure (.failure)
+    │   └── ExecutionTimeout (TimeoutError)   … because its own deadline passed
+    ├── ExecutionCancelled                    the workflow was cancelled
+    ├── ResultTimeout (TimeoutError)          you stopped waiting; the execution goes on
+    ├── InvalidTransition                     the execution's status does not allow that
+    ├── NonDeterminismError                   replay took another path than the journal
+    ├── SideEffectError                       real I/O, a thread or a real clock inside a workflow
+    ├── WorkflowStalled                       the code polls, or swallows its cancellation
+    ├── StepFailed                            a step used up its attempts (.failure)
+    │   ├── StepTimeout (TimeoutError)        … and the last one ran out of time
+    │   ├── ChildFailed                       a child workflow failed, or was cancelled
+    │   └── Deadlock                          executions wait for each other's locks, and none can go on
+    ├── TerminalError                         raise it in a step: do not retry
+    ├── LeaseLost                             the slot or attempt belongs to somebody newer
+    ├── DeadLetterNotFound (LookupError)      no dead letter of that step in this store
+    ├── PoolNotFound (LookupError)            there is no worker pool of that name
+    ├── PoolExists                            there is a worker pool of that name
+    ├── PoolInUse                             unfinished executions still need the worker pool
+    ├── ScheduleNotFound (LookupError)        there is no schedule of that name
+    ├── ScheduleExists                        there is a schedule of that name
+    ├── QueueFull                             the queue is at its limit and the caller asked not to wait
+    ├── LockUnavailable                       all its permits are taken and the caller did not wait for one
+    ├── LockPermitsMismatch                   a lock in use has another limit than the one asked for
+    ├── LockLost                              the lease of a lock is over: somebody else may hold it
+    ├── CodecError (TypeError)                a value cannot be written, or a payload not be read
     ├── StorageError
-    │   ├── WriterFenced                    a newer owner exists: stop
-    │   ├── StorageUnavailable              the store cannot be reached or written now
-    │   └── CorruptRecord                   a record is not what was written
-    ├── ClusterError                        the Ray cluster cannot do what was asked
-    └── RequiresCluster                     LocalEngine cannot do that; it says what can
+    │   ├── WriterFenced                      a newer owner exists: stop
+    │   ├── StorageUnavailable                the store cannot be reached or written now
+    │   └── CorruptRecord                     a record is not what was written
+    ├── ClusterError                          the Ray cluster cannot do what was asked
+    └── RequiresCluster                       LocalEngine cannot do that; it says what can
 
 All of them survive pickling with their fields: an exception crosses process borders here.
 """
@@ -107,8 +112,16 @@ def _rebuild(cls: type[RayflowError], args: tuple[Any, ...], fields: dict[str, A
     return error
 
 
-class DefinitionError(RayflowError, ValueError):
-    """A workflow, step, agent or option is wrong as it is written."""
+class InvalidArgument(RayflowError, ValueError):
+    """An argument or option has a value that is not allowed."""
+
+
+class DefinitionError(InvalidArgument):
+    """A workflow, step or agent is wrong as written."""
+
+
+class InvalidInput(InvalidArgument, TypeError):
+    """The arguments of a workflow do not fit its parameters."""
 
 
 class WorkflowNotRegistered(RayflowError, LookupError):
@@ -309,12 +322,44 @@ class PoolNotFound(RayflowError, LookupError):
         )
 
 
+class PoolExists(RayflowError):
+    """There is a worker pool of that name with another configuration."""
+
+    def __init__(self, pool: str, *, differences: str) -> None:
+        self.pool = pool
+        self.differences = differences
+        super().__init__(
+            f"a pool {pool!r} exists with other settings: {differences}. Delete it first, or use another name"
+        )
+
+
+class PoolInUse(RayflowError):
+    """Tasks wait for the worker pool or run on it."""
+
+    def __init__(self, pool: str, *, queued: int, busy: int) -> None:
+        self.pool = pool
+        self.queued = queued
+        self.busy = busy
+        super().__init__(
+            f"pool {pool!r} is in use: {queued} tasks wait and {busy} slots are busy. Wait, cancel the executions that "
+            "use it, or pass force=True (--force)"
+        )
+
+
 class ScheduleNotFound(RayflowError, LookupError):
     """There is no schedule of that name in this store."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         super().__init__(f"no schedule {name!r} in this store; `rayflow schedule list` shows those that there are")
+
+
+class ScheduleExists(RayflowError):
+    """There is a schedule of that name in this store."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"a schedule {name!r} exists: change it with replace=True (--replace), or delete it")
 
 
 class QueueFull(RayflowError):

@@ -1,4 +1,4 @@
-"""Ids and the small types that every floor shares."""
+"""Ids, the execution status and the clock type, shared by all floors."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import enum
 import re
 from collections.abc import Callable
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import DefinitionError, InvalidArgument
 
-LONGEST_ID = 200
+MAX_ID_LENGTH = 200
 
-#: What an id may look like: it appears in URLs, file names, actor names and command lines.
-_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:@+=-]{{0,{LONGEST_ID - 1}}}")
+#: Ids appear in URLs, file names, actor names and command lines.
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._:@+=-]{{0,{MAX_ID_LENGTH - 1}}}")
 
 Clock = Callable[[], float]
-"""Seconds since the epoch. Floors below the runtime get one as an argument and never read it themselves."""
+"""Seconds since the epoch. Floors below the runtime receive the time as an argument."""
 
 
 class ExecutionStatus(enum.StrEnum):
-    """Where an execution is."""
+    """Status of an execution."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -29,7 +29,7 @@ class ExecutionStatus(enum.StrEnum):
 
     @property
     def terminal(self) -> bool:
-        """Whether nothing more will happen by itself."""
+        """Whether the status is final: completed, failed or cancelled."""
         return self in _TERMINAL
 
 
@@ -37,22 +37,29 @@ _TERMINAL = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, Execut
 
 
 def check_id(kind: str, value: object) -> str:
-    """Return ``value`` if it can be an id.
+    """Return ``value`` if it is a valid id.
 
     Args:
-        kind: what the id names, for the message: "execution", "workflow", "step".
+        kind: kind of the named object, for the message: "execution", "workflow", "step".
         value: the id.
 
     Raises:
-        DefinitionError: it is not a string, empty, too long, or has characters that do not fit.
+        InvalidArgument: it is not a string, empty, too long, or has characters that are not allowed. DefinitionError
+            for the id of a workflow, step or agent.
     """
+    wrong = argument_error(kind)
     if not isinstance(value, str):
-        raise DefinitionError(f"{kind} id must be a string, not {type(value).__name__}")
+        raise wrong(f"{kind} id must be a string, not {type(value).__name__}")
     if not value.strip():
-        raise DefinitionError(f"{kind} id must not be empty")
+        raise wrong(f"{kind} id must not be empty")
     if _ID.fullmatch(value) is None:
-        raise DefinitionError(
-            f"{kind} id {value!r} does not fit: 1 to 200 letters, digits and . _ : @ + = -, beginning with a "
+        raise wrong(
+            f"{kind} id {value!r} is not valid: use 1 to 200 letters, digits and . _ : @ + = -, starting with a "
             "letter or digit"
         )
     return value
+
+
+def argument_error(kind: str) -> type[InvalidArgument]:
+    """Return the class of error for a wrong value of a kind: its own for what belongs to a definition."""
+    return DefinitionError if kind.partition(" ")[0] in {"workflow", "step", "agent"} else InvalidArgument

@@ -1,8 +1,8 @@
-"""Metrics for Prometheus.
+"""Prometheus exporter for an engine's metrics.
 
-Totals become counters, present states gauges, and durations what the totals allow: sum and count of executions, the
-mean of attempts. Worker pools have gauges of their own, with the label ``pool``. ``rayflow_up`` is 0, and everything
-else left out, while the metrics cannot be read.
+Totals are counters and current states are gauges. Durations are exported as far as the totals allow: sum and count of
+executions, mean of attempts. Gauges of worker pools have the label ``pool``. While the metrics cannot be read,
+``rayflow_up`` is 0 and all other metrics are missing.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ from rayflow.core.cluster.metrics import DistributedMetrics, PoolStatus
 
 log = logging.getLogger(__name__)
 
-#: Field of DistributedMetrics, name of the counter without "_total", what it counts.
+#: Field of DistributedMetrics, name of the counter without "_total", help text.
 _COUNTERS = (
     ("executions_started", "rayflow_executions_started", "Accepted starts of executions."),
     ("executions_completed", "rayflow_executions_completed", "Executions that completed."),
     ("executions_failed", "rayflow_executions_failed", "Executions that failed."),
     ("executions_cancelled", "rayflow_executions_cancelled", "Executions that were cancelled."),
-    ("tasks_enqueued", "rayflow_tasks_enqueued", "Attempts at steps that were begun."),
-    ("tasks_completed", "rayflow_tasks_completed", "Steps whose result was recorded."),
+    ("tasks_enqueued", "rayflow_tasks_enqueued", "Started attempts at steps."),
+    ("tasks_completed", "rayflow_tasks_completed", "Steps with a recorded result."),
     ("tasks_failed", "rayflow_tasks_failed", "Steps that used up their attempts."),
-    ("attempts_failed", "rayflow_attempts_failed", "Attempts that the steps themselves failed."),
+    ("attempts_failed", "rayflow_attempts_failed", "Attempts that failed in the step's code."),
     ("attempts_lost", "rayflow_attempts_lost", "Attempts lost to infrastructure."),
-    ("late_results", "rayflow_late_results", "Answers of abandoned attempts, dropped."),
+    ("late_results", "rayflow_late_results", "Results of abandoned attempts, dropped."),
 )
 
-#: Field of DistributedMetrics, name of the gauge, what it shows.
+#: Field of DistributedMetrics, name of the gauge, help text.
 _GAUGES = (
     ("queue_depth", "rayflow_queue_depth", "Tasks that wait for a slot."),
-    ("oldest_waiting", "rayflow_queue_oldest_waiting_seconds", "How long the oldest waiting task has waited."),
+    ("oldest_waiting", "rayflow_queue_oldest_waiting_seconds", "Age of the oldest waiting task."),
     ("active_workers", "rayflow_active_workers", "Workers that are up."),
     ("tasks_processing", "rayflow_tasks_processing", "Slots in use."),
-    ("avg_task_duration", "rayflow_task_duration_mean_seconds", "Mean duration of all attempts that were timed."),
+    ("avg_task_duration", "rayflow_task_duration_mean_seconds", "Mean duration of all timed attempts."),
 )
 
-#: What a gauge of a pool shows, by the values of its label "state"; "" where it has none.
+#: Values of a pool's gauge by the label "state"; the key "" stands for no such label.
 _States = Mapping[str, Callable[[PoolStatus], float]]
 
-#: Name of the gauge, what it shows, and where that is.
+#: Name of the gauge, help text, values.
 _POOL_GAUGES: Sequence[tuple[str, str, _States]] = (
     ("rayflow_pool_queued_tasks", "Tasks that wait for a slot of the pool.", {"": lambda pool: pool.queued}),
     (
         "rayflow_pool_oldest_waiting_seconds",
-        "How long the pool's oldest waiting task has waited.",
+        "Age of the pool's oldest waiting task.",
         {"": lambda pool: pool.oldest_waiting},
     ),
     (
         "rayflow_pool_workers",
-        "Workers of the pool: up to stay, starting, or leaving once their tasks are done.",
+        "Workers of the pool: up, starting, or leaving once their tasks are done.",
         {
-            "up": lambda pool: max(0, pool.workers - pool.leaving),  # each counts once, so that they can be summed
+            "up": lambda pool: max(0, pool.workers - pool.leaving),  # so that each worker counts once in the sum
             "starting": lambda pool: pool.starting,
             "leaving": lambda pool: pool.leaving,
         },
@@ -72,40 +72,38 @@ _POOL_GAUGES: Sequence[tuple[str, str, _States]] = (
     ),
 )
 
-_EXECUTION = ("rayflow_execution_duration_seconds", "From start to end, of executions that ended.")
+_EXECUTION = ("rayflow_execution_duration_seconds", "Time from start to end of ended executions.")
 _UP = ("rayflow_up", "Whether the metrics could be read: 1 or 0.")
 
 
 class Measured(Protocol):
-    """What metrics are read from: an engine."""
+    """Source of metrics: an engine."""
 
     def metrics(self) -> DistributedMetrics:
-        """The metrics now."""
+        """Return the current metrics."""
 
 
-class _Listed(Protocol):
-    """Worker pools."""
-
+class _Pools(Protocol):
     def list(self) -> Sequence[PoolStatus]:
-        """What each pool does now."""
+        """Return the status of each pool."""
 
 
 @runtime_checkable
-class _Pooled(Protocol):
-    """An engine, as far as its worker pools go; totals alone have none."""
+class _WithPools(Protocol):
+    """An engine with worker pools."""
 
     @property
-    def pools(self) -> _Listed:
-        """Its worker pools."""
+    def pools(self) -> _Pools:
+        """The engine's worker pools."""
 
 
 class MetricsCollector(Collector):
-    """Turns metrics into Prometheus' families, anew for each scrape.
+    """Collector that converts an engine's metrics on each scrape.
 
     Args:
-        read: answers the metrics; called once a scrape, on the scrape's thread. What it raises is logged, and the
-            scrape says ``rayflow_up 0``.
-        pools: answers what the worker pools do now; the same goes for it. There are none if it is left out.
+        read: returns the metrics; called once per scrape, on its thread. If it raises, the error is logged, and the
+            scrape returns ``rayflow_up 0``.
+        pools: returns the status of the worker pools, in the same way; no pools by default.
 
     Example:
         >>> registry = CollectorRegistry()
@@ -121,16 +119,16 @@ class MetricsCollector(Collector):
         self._pools = pools
 
     def describe(self) -> Iterator[Metric]:
-        """The families without their samples, so that registering reads nothing."""
+        """Yield the families without samples, so that registering reads no metrics."""
         yield from _families(None)
         yield from _pool_families(())
 
     def collect(self) -> Iterator[Metric]:
-        """The families now."""
+        """Yield the families with their current samples."""
         try:
             metrics, pools = self._read(), self._pools()
-        except Exception as error:  # noqa: BLE001 - whatever it is, a scrape is answered
-            log.warning("the metrics cannot be read now: %s", error)
+        except Exception as error:  # noqa: BLE001 - any error becomes rayflow_up 0
+            log.warning("reading metrics failed, returning rayflow_up 0: %s", error)
             yield GaugeMetricFamily(*_UP, value=0)
             return
         yield from _families(metrics)
@@ -147,7 +145,7 @@ def _families(metrics: DistributedMetrics | None) -> Iterator[Metric]:
         yield SummaryMetricFamily(*_EXECUTION)
         return
     ended = metrics.executions_completed + metrics.executions_failed + metrics.executions_cancelled
-    # Rounded, since a sum that went down by a rounding error would look like a restart to Prometheus.
+    # Rounded, because Prometheus would take a sum that decreased by a rounding error for a restart.
     yield SummaryMetricFamily(*_EXECUTION, ended, round(metrics.avg_execution_time * ended, 6))
 
 
@@ -161,7 +159,7 @@ def _pool_families(pools: Sequence[PoolStatus]) -> Iterator[Metric]:
 
 
 class MetricsServer:
-    """A server of the metrics page, on a thread of its own, until it is closed. Made by :func:`serve`."""
+    """Server of the metrics page, on a separate thread, until :meth:`close`. Made by :func:`serve`."""
 
     def __init__(self, server: WSGIServer, thread: Thread) -> None:
         self._server = server
@@ -169,17 +167,17 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Port that the server listens on."""
         return self._server.server_port
 
     @property
     def url(self) -> str:
-        """The page's URL."""
+        """URL of the page."""
         host = str(self._server.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/metrics"
 
     def close(self) -> None:
-        """Stop listening, and wait for the thread. Idempotent."""
+        """Stop the server and wait for its thread. Idempotent."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -197,19 +195,19 @@ def serve(engine: Measured, port: int, addr: str = "127.0.0.1") -> MetricsServer
     """Serve an engine's metrics for Prometheus.
 
     Args:
-        engine: whose metrics, and whose worker pools if it has any.
-        port: the port; 0 for any that is free.
-        addr: the address to listen on; the default is not reachable from other machines.
+        engine: source of the metrics, and of the worker pools if it has any.
+        port: port to listen on; 0 for any free port.
+        addr: address to listen on; the default is not reachable from other machines.
 
     Raises:
-        OSError: the address cannot be listened on, mostly because the port is taken.
+        OSError: the server cannot listen on the address; most often the port is in use.
 
     Example:
         >>> server = serve(engine, 9464)  # doctest: +SKIP
         >>> server.close()  # doctest: +SKIP
     """
     registry = CollectorRegistry()
-    pools = engine.pools.list if isinstance(engine, _Pooled) else tuple
+    pools = engine.pools.list if isinstance(engine, _WithPools) else tuple
     registry.register(MetricsCollector(engine.metrics, pools))
     server, thread = start_http_server(port, addr, registry)
     return MetricsServer(server, thread)

@@ -1,4 +1,4 @@
-"""Executions that stand still until a person does something: sends a signal, or lets a paused child go on."""
+"""Blocked executions: those that continue only after a person sends a signal or resumes a paused child."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rayflow.cli.open_engine import command
-from rayflow.client.engine import Engine
+from rayflow.cli.open_engine import command_line
+from rayflow.client.engine import Engine, backend_of
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.model import ExecutionRecord
 
-#: Of those that are awaited, how many a message names.
+#: Actions that a message names.
 _NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Awaited:
-    """What a person can do for an execution.
+class UserAction:
+    """Action of a person that lets an execution continue.
 
     Args:
-        execution_id: the execution, or another one that it waits for.
-        signal: the name of a signal to send it; "" for one that is paused.
+        execution_id: the execution, or one that it waits for.
+        signal: the name of the signal to send; "" to resume a paused execution.
     """
 
     execution_id: str
@@ -32,96 +32,89 @@ class Awaited:
 
 @dataclass(frozen=True, slots=True)
 class BlockedState:
-    """How an execution rests; one that is driven, or over, does not.
+    """Whether and how an execution is blocked; an execution that is driven or has finished is not.
 
     Args:
-        awaited: what can be done for it, and for the children and the holders of locks that it waits for.
-        still: whether nothing else lets it go on: no timer, no lease, none of those others that is under way.
+        actions: what a person can do for the execution, its children, and the holders of locks that it waits for.
+        stuck: whether nothing else lets it continue: no timer, no lease, no running child or holder.
     """
 
-    awaited: tuple[Awaited, ...] = ()
-    still: bool = False
+    actions: tuple[UserAction, ...] = ()
+    stuck: bool = False
 
 
-#: Of what is driven, or over.
-NO_REST = BlockedState()
+NOT_BLOCKED = BlockedState()
 
 
-def rest_of(engine: Engine, record: ExecutionRecord, seen: frozenset[str] = frozenset()) -> BlockedState:
-    """How an execution rests.
-
-    Args:
-        engine: where it is.
-        record: its row.
-        seen: executions that wait for this one.
-    """
+def blocked_by(engine: Engine, record: ExecutionRecord, seen: frozenset[str] = frozenset()) -> BlockedState:
+    """Return how an execution is blocked; ``seen`` are the executions that wait for it."""
     if stays_paused(record):
-        return BlockedState((Awaited(record.id),), still=record.runnable_at is None)
+        return BlockedState((UserAction(record.id),), stuck=record.runnable_at is None)
     if record.status is not ExecutionStatus.RUNNING or record.owner or record.inbox_done < record.inbox_last:
-        return NO_REST
-    if record.id in seen:  # a circle: a deadlock, which the supervisor breaks
-        return NO_REST
+        return NOT_BLOCKED
+    if record.id in seen:  # a cycle: a deadlock, which the supervisor breaks
+        return NOT_BLOCKED
     waits = WaitsFor.from_text(record.waits)
-    awaited = tuple(Awaited(record.id, name) for name, _ in waits.signals)
+    actions = tuple(UserAction(record.id, name) for name, _ in waits.signals)
     others = [*waits.children, *_holders(engine, waits.locks)]
-    still = record.runnable_at is None and bool(waits.signals or others)
+    stuck = record.runnable_at is None and bool(waits.signals or others)
     for other in _records(engine, others):
-        rest = NO_REST if other is None else rest_of(engine, other, seen | {record.id})
-        awaited, still = (*awaited, *rest.awaited), still and rest.still
-        if not still:  # one of ten thousand that goes on is enough
+        state = NOT_BLOCKED if other is None else blocked_by(engine, other, seen | {record.id})
+        actions, stuck = (*actions, *state.actions), stuck and state.stuck
+        if not stuck:  # one running child of ten thousand is enough
             break
-    return BlockedState(tuple(dict.fromkeys(awaited)), still)
+    return BlockedState(tuple(dict.fromkeys(actions)), stuck)
 
 
 def stays_paused(record: ExecutionRecord) -> bool:
-    """Whether an execution is paused until it is told to go on."""
-    # What is not read yet may be the very request; what nobody owns was seen, and is kept for later.
+    """Return whether an execution is paused until a person resumes it."""
+    # An unread message may be the request to resume. One that is read without an owner was kept for later.
     read = record.inbox_done >= record.inbox_last
     return record.status is ExecutionStatus.PAUSED and (read or not (record.owner or record.runnable_at))
 
 
 def _holders(engine: Engine, locks: Sequence[str]) -> list[str]:
-    """The executions that hold locks; "" for the lease of a script."""
-    return [claim.execution_id for lock in engine.read_locks(locks) for claim in lock.holders] if locks else []
+    """Return the executions that hold locks; "" for the lease of a script."""
+    return [claim.execution_id for lock in backend_of(engine).locks(locks) for claim in lock.holders] if locks else []
 
 
 def _records(engine: Engine, ids: Sequence[str]) -> list[ExecutionRecord | None]:
-    """The rows of executions, in one call however many they are; None for what is none."""
+    """Return the records of executions with one query; None for an unknown id."""
     if not ids:
         return []
-    found: Sequence[ExecutionRecord] = engine.ask("executions", Filter(ids=tuple(ids), limit=len(ids)))
+    found = backend_of(engine).executions(Filter(ids=tuple(ids), limit=len(ids)))
     known = {record.id: record for record in found}
     return [known.get(name) for name in ids]
 
 
-def stands_still(engine: Engine, rest: BlockedState) -> bool:
-    """Whether an execution of an engine in this process goes on only once somebody else has the store."""
+def is_stuck(engine: Engine, state: BlockedState) -> bool:
+    """Return whether an execution of a local engine cannot continue while this process holds the store."""
     from rayflow.client.local import LocalEngine
 
-    return rest.still and isinstance(engine, LocalEngine) and not engine.driving()
+    return state.stuck and isinstance(engine, LocalEngine) and not engine.driving()
 
 
-def words_of(execution_id: str, awaited: Sequence[Awaited]) -> str:
-    """What is awaited, for people.
+def describe_actions(execution_id: str, actions: Sequence[UserAction]) -> str:
+    """Return what an execution waits for, for people.
 
     Example:
-        >>> words_of("book", [Awaited("book", "go"), Awaited("book.1", "review"), Awaited("book.2")])
+        >>> describe_actions("book", [UserAction("book", "go"), UserAction("book.1", "review"), UserAction("book.2")])
         'signal go, signal review of book.1 and book.2, which is paused'
     """
-    said = []
-    for one in awaited[:_NAMED]:
-        whose = "" if one.execution_id == execution_id else f" of {one.execution_id}"
-        said.append(f"signal {one.signal}{whose}" if one.signal else f"{one.execution_id}, which is paused")
-    more = len(awaited) - _NAMED
-    *first, last = [*said, f"{more} more"] if more > 0 else said
+    shown = []
+    for action in actions[:_NAMED]:
+        owner = "" if action.execution_id == execution_id else f" of {action.execution_id}"
+        shown.append(f"signal {action.signal}{owner}" if action.signal else f"{action.execution_id}, which is paused")
+    more = len(actions) - _NAMED
+    *first, last = [*shown, f"{more} more"] if more > 0 else shown
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def commands_of(args: argparse.Namespace, awaited: Sequence[Awaited]) -> str:
-    """The commands that do what is awaited."""
+def action_commands(args: argparse.Namespace, actions: Sequence[UserAction]) -> str:
+    """Return the commands that perform the first actions."""
     return "; ".join(
-        command(args, "signal", one.execution_id, one.signal, "--payload", "JSON")
-        if one.signal
-        else command(args, "resume", one.execution_id)
-        for one in awaited[:_NAMED]
+        command_line(args, "signal", action.execution_id, action.signal, "--payload", "JSON")
+        if action.signal
+        else command_line(args, "resume", action.execution_id)
+        for action in actions[:_NAMED]
     )

@@ -1,16 +1,19 @@
-"""Exit codes, and which one an error or an ended execution comes to."""
+"""Exit codes of errors and of execution statuses."""
 
 from __future__ import annotations
 
 from rayflow.errors import (
     DeadLetterNotFound,
-    DefinitionError,
     ExecutionAlreadyExists,
     ExecutionNotFound,
+    InvalidArgument,
     InvalidTransition,
+    PoolExists,
+    PoolInUse,
     PoolNotFound,
     RayflowError,
     RequiresCluster,
+    ScheduleExists,
     ScheduleNotFound,
     SingletonConflict,
     WorkflowNotRegistered,
@@ -23,27 +26,30 @@ USAGE = 2
 CANCELLED = 3
 STOPPED_WAITING = 4
 INTERRUPTED = 130
-#: The reader of our output went away: what a shell reports for a program that SIGPIPE ended.
+#: The reader of stdout closed it: the code that a shell reports for a program ended by SIGPIPE.
 READER_GONE = 141
 
 
 class UsageError(RayflowError):
-    """The command cannot be meant like that; the message says what would be right."""
+    """The command line is wrong; the message says what is allowed."""
 
 
 class StoppedWaiting(RayflowError):
-    """Nobody knows any more how the execution does; it may well go on."""
+    """The engine stopped responding; the execution may continue."""
 
 
 _WRONG_USAGE = (
     UsageError,
     DeadLetterNotFound,
-    DefinitionError,
     ExecutionAlreadyExists,
     ExecutionNotFound,
+    InvalidArgument,
     InvalidTransition,
-    RequiresCluster,
+    PoolExists,
+    PoolInUse,
     PoolNotFound,
+    RequiresCluster,
+    ScheduleExists,
     ScheduleNotFound,
     SingletonConflict,
     WorkflowNotRegistered,
@@ -51,14 +57,14 @@ _WRONG_USAGE = (
 
 
 def code_of(error: RayflowError) -> int:
-    """The exit code of an error."""
+    """Return the exit code of an error."""
     if isinstance(error, StoppedWaiting):
         return STOPPED_WAITING
     return USAGE if isinstance(error, _WRONG_USAGE) else FAILED
 
 
 def code_for(status: ExecutionStatus) -> int:
-    """The exit code of an execution in that status; of one that is not over, that nobody waits for it any more."""
+    """Return the exit code of an execution's status; STOPPED_WAITING if the execution has not finished."""
     codes = {
         ExecutionStatus.COMPLETED: COMPLETED,
         ExecutionStatus.FAILED: FAILED,

@@ -1,4 +1,4 @@
-"""JSON on the command line, and the arguments of a workflow that it stands for."""
+"""JSON input on the command line, and its conversion to the arguments of a workflow."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from rayflow.cli.exit_codes import UsageError
 from rayflow.definition.checks import misfits
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.workflow import Workflow
+from rayflow.errors import InvalidInput
 from rayflow.runtime.worker.attempt import resolved
 from rayflow.storage.codec.annotations import rebuild
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
-#: No input was given; JSON's null is one.
+#: Stands for an input that was not given; JSON's null is an input.
 MISSING: Any = object()
 
 _ALONE = (
@@ -31,14 +32,14 @@ _ALONE = (
 
 
 def read_input(text: str | None, option: str = "--input") -> Any:
-    """The JSON value that was given: as it is, in a file (``@file``) or on stdin (``@-``).
+    """Return the JSON value of an option: the text itself, of a file (``@file``) or of stdin (``@-``).
 
     Args:
-        text: as given on the command line; None for MISSING.
-        option: by which option, for the message.
+        text: the option's value; None for MISSING.
+        option: the option, for the message.
 
     Raises:
-        UsageError: it is not JSON, or the file cannot be read.
+        UsageError: if it is not JSON, or if the file cannot be read.
     """
     if text is None:
         return MISSING
@@ -53,18 +54,18 @@ def read_input(text: str | None, option: str = "--input") -> Any:
             f"{source} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}, {found}{hint}"
         ) from error
     except RecursionError as error:
-        raise UsageError(f"{source} is nested too deep") from error
+        raise UsageError(f"{source} is nested too deeply") from error
 
 
 def read_pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
-    """Names with JSON values, each given as ``KEY=JSON``, ``KEY=@file`` or ``KEY=@-``.
+    """Return names with JSON values, each given as ``KEY=JSON``, ``KEY=@file`` or ``KEY=@-``.
 
     Args:
-        texts: as given on the command line.
-        option: by which option, for the message.
+        texts: the option's values.
+        option: the option, for the message.
 
     Raises:
-        UsageError: one of them is not that, or a key is given twice.
+        UsageError: if a value has another form, or if a key is given twice.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -89,38 +90,39 @@ def _from_file(option: str, name: str) -> tuple[str, str]:
 
 
 def arguments(definition: WorkflowFunction[..., Any] | Workflow | None, value: Any) -> Arguments:
-    """The arguments that a JSON value stands for.
+    """Return the arguments of a workflow for a JSON value, converted to the types of its annotations.
 
-    No value: none. A declared workflow's state is the value. The only parameter of a function is the value; for
-    several, an object holds them by name and an array in their order. What their annotations say is made of them.
+    For a declared workflow, the value is the initial state. For a function with one parameter, the value is the
+    argument; for several parameters, an object holds them by name and an array in their order.
 
     Args:
-        definition: the workflow; None where its code is not at hand: then an array holds the arguments, and
-            anything else is the only one.
-        value: the JSON value, or MISSING.
+        definition: the workflow; None if its code cannot be loaded here. Then an array holds the arguments, and any
+            other value is the only argument.
+        value: the JSON value, or MISSING for no arguments.
 
     Raises:
-        UsageError: the value does not fit; it names the parameter.
+        UsageError: if the value does not fit; the message names the parameter.
     """
     if definition is None:
         if value is MISSING:
             return (), {}
         return (tuple(value) if isinstance(value, list) else (value,)), {}
-    args, kwargs = _placed(definition, value)
-    try:
-        bound = definition.bind(*args, **kwargs)
-    except TypeError as error:
-        raise UsageError(_explain(error, value)) from error
+    args, kwargs = _positioned(definition, value)
     if isinstance(definition, Workflow):
+        try:
+            definition.bind(*args, **kwargs)
+        except InvalidInput as error:
+            raise UsageError(f"--input: {error}") from error
         return args, kwargs
-    return _rebuilt(definition, bound)
+    try:
+        bound = definition.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        problem = f"workflow {definition.id!r}: {error}; it takes {definition.signature}"
+        raise UsageError(f"{problem}; set it with --input" if value is MISSING else f"--input: {problem}") from error
+    return _converted(definition, bound)
 
 
-def _explain(error: TypeError, value: Any) -> str:
-    return f"{error}; give it by --input" if value is MISSING else f"--input: {error}"
-
-
-def _placed(definition: WorkflowFunction[..., Any] | Workflow, value: Any) -> Arguments:
+def _positioned(definition: WorkflowFunction[..., Any] | Workflow, value: Any) -> Arguments:
     if value is MISSING:
         return (), {}
     if isinstance(definition, Workflow):
@@ -136,35 +138,35 @@ def _placed(definition: WorkflowFunction[..., Any] | Workflow, value: Any) -> Ar
     if isinstance(value, dict):
         return (), value
     raise UsageError(
-        f"--input: workflow {definition.id!r} takes {definition.signature}: give an object with these names, or an "
+        f"--input: workflow {definition.id!r} takes {definition.signature}: pass an object with these names, or an "
         f"array in this order, not {json.dumps(value)}"
     )
 
 
-def _rebuilt(definition: WorkflowFunction[..., Any], bound: inspect.BoundArguments) -> Arguments:
+def _converted(definition: WorkflowFunction[..., Any], bound: inspect.BoundArguments) -> Arguments:
     for name, parameter in definition.signature.parameters.items():
         if name not in bound.arguments or parameter.annotation is parameter.empty:
             continue
         value, annotation = bound.arguments[name], resolved(parameter.annotation, definition.fn)
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            made: Any = tuple(_made(name, member, annotation) for member in value)
+            converted: Any = tuple(_convert(name, member, annotation) for member in value)
         elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            made = {key: _made(key, member, annotation) for key, member in value.items()}
+            converted = {key: _convert(key, member, annotation) for key, member in value.items()}
         else:
-            made = _made(name, value, annotation, alone=len(definition.signature.parameters) == 1)
-        bound.arguments[name] = made
+            converted = _convert(name, value, annotation, alone=len(definition.signature.parameters) == 1)
+        bound.arguments[name] = converted
     return bound.args, bound.kwargs
 
 
-def _made(name: str, value: Any, annotation: Any, *, alone: bool = False) -> Any:
-    if annotation is None:  # it cannot be resolved: the workflow gets the value as it is
+def _convert(name: str, value: Any, annotation: Any, *, alone: bool = False) -> Any:
+    if annotation is None:  # an unresolvable annotation: the workflow receives the value itself
         return value
     try:
         return rebuild(value, annotation)
     except ValidationError as error:
         hint = ""
         if alone and isinstance(value, Mapping) and list(value) == [name]:
-            hint = f"; {name!r} is the only parameter, so the input is its value itself"
-        raise UsageError(f"--input: parameter {name!r} does not fit: {misfits(error)}{hint}") from error
-    except Exception as error:  # pydantic cannot make what the annotation says from anything
-        raise UsageError(f"--input: parameter {name!r} cannot be made from JSON: {error}") from error
+            hint = f"; {name!r} is the only parameter, so the input must be its value alone"
+        raise UsageError(f"--input: parameter {name!r} does not fit: {misfits(error.errors())}{hint}") from error
+    except Exception as error:  # pydantic supports no such annotation
+        raise UsageError(f"--input: parameter {name!r} cannot be converted from JSON: {error}") from error

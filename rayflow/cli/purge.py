@@ -1,4 +1,4 @@
-"""``purge``: delete executions that are over."""
+"""Command ``purge``: delete finished executions."""
 
 from __future__ import annotations
 
@@ -6,72 +6,86 @@ import argparse
 import asyncio
 import time
 import uuid
-from dataclasses import asdict
 
 from rayflow.cli.exit_codes import COMPLETED
-from rayflow.cli.open_engine import has_cluster, open_engine
-from rayflow.cli.reader import read, store_url
+from rayflow.cli.open_engine import has_cluster, open_engine, read_store, store_url
+from rayflow.cli.options import Commands, add_command, add_workflow, duration
 from rayflow.cli.screen import Screen
-from rayflow.client.retention import PurgePasses, PurgeResult, meant
-from rayflow.display import size_text
+from rayflow.client.retention import PurgePasses, PurgeResult, select
+from rayflow.display import size_text, to_json
+from rayflow.display.formatting import plural
 from rayflow.errors import StorageUnavailable
+from rayflow.ids import ExecutionStatus
 from rayflow.runtime.store.actor import FRESH_FOR
 from rayflow.storage.base import Store
 from rayflow.storage.rules.large_values import GRACE
 from rayflow.storage.rules.retention import PurgeFilter
 from rayflow.storage.urls import open_store
 
-#: Large values that are deleted between two signs of life.
+#: Large values that are deleted between two heartbeats.
 _VALUES = 20
 
 
+def add_commands(commands: Commands) -> None:
+    """Add ``purge``."""
+    about = "delete finished executions: those whose retention has expired, or those older than an age"
+    parser = add_command(commands, "purge", purge, about, engine=True)
+    age = "only executions that ended at least AGE ago: seconds, or with a unit such as 12h, 30d, 4w"
+    parser.add_argument("--older-than", type=duration, metavar="AGE", help=age)
+    finished = [str(status) for status in ExecutionStatus if status.terminal]
+    parser.add_argument(
+        "--status", action="append", default=[], choices=finished, help="only this status; may be repeated"
+    )
+    add_workflow(parser)
+    parser.add_argument("--dry-run", action="store_true", help="count what would be deleted; opens no engine")
+
+
 def purge(args: argparse.Namespace, screen: Screen) -> int:
-    """Delete what is meant: in the store itself, or through the cluster that writes it."""
+    """Delete executions: in the store itself, or through the cluster that writes the store."""
     url = store_url(args.store)
-    over = meant(args.older_than, args.status, args.workflow, time.time())
+    selected = select(args.older_than, args.status, args.workflow, time.time())
     if args.dry_run:
-        deleted = read(url, lambda store: _go_through(store, PurgePasses(over, dry_run=True)))
+        deleted = read_store(url, lambda store: _delete(store, PurgePasses(selected, dry_run=True)))
     else:
-        deleted = _deleted(args, url, over)
-    what = "execution" if deleted.executions == 1 else "executions"
+        deleted = _purge(args, url, selected)
     done = "would be deleted" if deleted.dry_run else "deleted"
-    screen.answer(f"{deleted.executions} {what} {done} ({size_text(deleted.bytes)})", asdict(deleted))
+    screen.result(f"{plural(deleted.executions, 'execution')} {done} ({size_text(deleted.bytes)})", to_json(deleted))
     return COMPLETED
 
 
-def _deleted(args: argparse.Namespace, url: str, over: PurgeFilter) -> PurgeResult:
-    read(url, _is_there)
+def _purge(args: argparse.Namespace, url: str, selected: PurgeFilter) -> PurgeResult:
+    read_store(url, _exists)
     try:
-        return asyncio.run(_written(url, PurgePasses(over, dry_run=False)))
-    except _TakenError as taken:
-        # A cluster that runs is only asked if the store is somebody's: to delete, none needs actors for it.
+        return asyncio.run(_purge_store(url, PurgePasses(selected, dry_run=False)))
+    except _StoreInUseError as in_use:
+        # Deleting starts no actors: a running cluster is asked only if another process writes the store.
         if not has_cluster(args):
-            raise taken.error from None
+            raise in_use.error from None
     with open_engine(args) as engine:
         return engine.purge(args.older_than, status=args.status, workflow=args.workflow)
 
 
-class _TakenError(Exception):
-    """Somebody else writes the store."""
+class _StoreInUseError(Exception):
+    """Another process writes the store."""
 
     def __init__(self, error: StorageUnavailable) -> None:
         super().__init__(str(error))
         self.error = error
 
 
-async def _is_there(store: Store) -> None:
-    """Nothing: who deletes makes no store."""
+async def _exists(store: Store) -> None:
+    """Do nothing: opening the store for reading has shown that it exists."""
 
 
-async def _written(url: str, rounds: PurgePasses) -> PurgeResult:
+async def _purge_store(url: str, passes: PurgePasses) -> PurgeResult:
     store = open_store(url)
     await store.open()
     try:
         try:
             await store.claim_writer(f"purge/{uuid.uuid4().hex}", now=time.time(), fresh_for=FRESH_FOR)
         except StorageUnavailable as error:
-            raise _TakenError(error) from error
-        deleted = await _go_through(store, rounds)
+            raise _StoreInUseError(error) from error
+        deleted = await _delete(store, passes)
         values = 0
         while count := await store.collect_values(now=time.time(), grace=GRACE, limit=_VALUES):
             values += count
@@ -83,9 +97,9 @@ async def _written(url: str, rounds: PurgePasses) -> PurgeResult:
         await store.close()
 
 
-async def _go_through(store: Store, rounds: PurgePasses) -> PurgeResult:
-    while rounds.next is not None:
-        rounds.add(await store.collect(rounds.next, dry_run=rounds.dry_run))
-        if not rounds.dry_run:
+async def _delete(store: Store, passes: PurgePasses) -> PurgeResult:
+    while passes.next is not None:
+        passes.add(await store.collect(passes.next, dry_run=passes.dry_run))
+        if not passes.dry_run:
             await store.heartbeat(now=time.time())
-    return rounds.deleted
+    return passes.result

@@ -1,7 +1,7 @@
-"""What goes to stdout, what to stderr, and the line that shows progress.
+"""Output of a command: stdout, stderr, and the progress line.
 
-A program that reads stdout gets one document and nothing else: with ``--json``, and with ``--quiet``, whatever the
-user's code prints is led away from it, also by processes that the steps start.
+A program that reads stdout gets one document and nothing else. With ``--json`` and ``--quiet``, stdout of the user's
+code is redirected, including that of processes that steps start.
 """
 
 from __future__ import annotations
@@ -17,67 +17,67 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rayflow.display import Style
-from rayflow.display.tables import clip
+from rayflow.display.formatting import clip
 
 _ERASE = "\r\x1b[K"
 
 
 class Screen:
-    """Where a command writes.
+    """Output of one command.
 
     Args:
         as_json: stdout gets one JSON document, everything else goes to stderr.
-        quiet: stdout gets only the result; what steps print is dropped, and nothing is told on the way.
+        quiet: stdout gets only the result; output of steps and progress messages are dropped.
 
     Attributes:
-        told: whether an error was told.
+        has_error: whether an error was printed.
     """
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json = as_json
         self.quiet = quiet
-        self.told = False
-        self._final: str | None = None
+        self.has_error = False
+        self._result: str | None = None
 
-    def say(self, text: str) -> None:
-        """Tell the person something on stderr, unless it is to be quiet."""
+    def note(self, text: str) -> None:
+        """Print a message on stderr, unless the command is quiet."""
         if not self.quiet:
             _write(sys.stderr, text + "\n")
 
     def error(self, text: str) -> None:
-        """Tell what went wrong, on stderr."""
-        self.told = True
+        """Print an error on stderr."""
+        self.has_error = True
         _write(sys.stderr, f"rayflow: {text}\n")
 
     def line(self, text: str) -> None:
-        """A line that a step printed."""
+        """Print a line of a step's output."""
         _write(sys.stdout, text + "\n")
 
-    def answer(self, text: str, document: Any) -> None:
-        """What the command answers: the text for a person, the document with ``--json``; written at its end."""
-        self._final = json.dumps(document, indent=2) if self.as_json else text
+    def result(self, text: str, document: Any) -> None:
+        """Set the command's result, as text and as a document for ``--json``; it is printed at the end."""
+        self._result = json.dumps(document, indent=2) if self.as_json else text
 
     def style(self, now: float | None = None) -> Style:
-        """How text is shown on this terminal."""
+        """Return the style of text on this terminal."""
         plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
         return Style(width=_columns(), colour=_is_terminal(sys.stdout) and not plain, now=now)
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Keep stdout free for the answer while user code may run, then write the answer."""
+    def protected_stdout(self) -> Iterator[None]:
+        """Keep stdout free for the result while user code may run, then print the result."""
         if self.as_json or self.quiet:
-            with Path(os.devnull).open("w") as nowhere, _led_to(nowhere if self.quiet else sys.stderr):
+            with Path(os.devnull).open("w") as nowhere, _redirected(nowhere if self.quiet else sys.stderr):
                 yield
         else:
             yield
-        if self._final is not None:
-            _write(sys.stdout, self._final + "\n")
+        if self._result is not None:
+            _write(sys.stdout, self._result + "\n")
             sys.stdout.flush()
 
 
 @contextlib.contextmanager
-def _led_to(target: TextIO) -> Iterator[None]:
-    """Lead stdout elsewhere: the stream, and the descriptor that child processes inherit."""
+def _redirected(target: TextIO) -> Iterator[None]:
+    """Redirect stdout: the stream, and the descriptor that child processes inherit."""
     stream, saved = sys.stdout, None
     stream.flush()
     if _descriptor(stream) == 1 and _descriptor(target) is not None:
@@ -102,7 +102,7 @@ def _descriptor(stream: TextIO) -> int | None:
 def _write(stream: TextIO, text: str) -> None:
     try:
         stream.write(text)
-    except UnicodeEncodeError:  # the terminal's encoding has no such characters
+    except UnicodeEncodeError:  # the terminal's encoding lacks some of the characters
         encoding = stream.encoding or "ascii"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
@@ -115,39 +115,34 @@ def _columns() -> int:
     return max(40, shutil.get_terminal_size((100, 24)).columns)
 
 
-# --- the line that shows progress -----------------------------------------------------------------------------
-class LiveLine:
-    """One line at the bottom of a terminal, rewritten in place. Where stderr is no terminal it does nothing.
+class ProgressLine:
+    """One line at the bottom of a terminal, rewritten in place; does nothing if stderr is not a terminal."""
 
-    Args:
-        wanted: whether it is to be shown at all.
-    """
-
-    def __init__(self, *, wanted: bool = True) -> None:
+    def __init__(self, *, enabled: bool = True) -> None:
         self._stream = sys.stderr
-        self.active = wanted and _is_terminal(self._stream)
+        self.active = enabled and _is_terminal(self._stream)
         self._lock = threading.RLock()
         self._shown = False
         self._at_start = True
 
     def show(self, text: str) -> None:
-        """Show this now."""
+        """Show a text in place of the previous one."""
         with self._lock:
-            if self.active and self._at_start:  # never over a line that somebody has not ended yet
+            if self.active and self._at_start:  # never over a line of output that is not finished
                 self._stream.write(_ERASE + clip(text, _columns() - 1))
                 self._stream.flush()
                 self._shown = True
 
     def clear(self) -> None:
-        """Take it away, until it is shown again."""
+        """Remove the line until the next text."""
         with self._lock:
             if self._shown:
                 self._stream.write(_ERASE)
                 self._stream.flush()
                 self._shown = False
 
-    def pass_on(self, stream: TextIO, text: str) -> int:
-        """Write somebody's text above the line."""
+    def write_above(self, stream: TextIO, text: str) -> int:
+        """Write output above the line."""
         with self._lock:
             self.clear()
             written = stream.write(text)
@@ -158,12 +153,12 @@ class LiveLine:
 
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:
-        """Whatever is printed inside this block goes above the line."""
+        """Print all output of the block above the line."""
         if not self.active:
             yield
             return
         streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (_Above(stream, self) for stream in streams)
+        sys.stdout, sys.stderr = (_StreamAbove(stream, self) for stream in streams)
         try:
             yield
         finally:
@@ -171,15 +166,15 @@ class LiveLine:
             sys.stdout, sys.stderr = streams
 
 
-class _Above:
-    """A stream that makes room for the live line; all but writing is the original's."""
+class _StreamAbove:
+    """Stream that writes above the progress line; everything else is delegated to the original stream."""
 
-    def __init__(self, stream: TextIO, live: LiveLine) -> None:
+    def __init__(self, stream: TextIO, progress: ProgressLine) -> None:
         self._stream = stream
-        self._live = live
+        self._progress = progress
 
     def write(self, text: str) -> int:
-        return self._live.pass_on(self._stream, text)
+        return self._progress.write_above(self._stream, text)
 
     def writelines(self, lines: list[str]) -> None:
         self.write("".join(lines))

@@ -1,61 +1,90 @@
-"""``list``, ``show`` and ``workflows``: they read the store and nothing else.
+"""Commands that read executions and workflows from the store: ``list``, ``show``, ``tasks`` and ``workflows``.
 
-Payloads are only described: no class of the user's is imported, and nothing is unpickled.
+Payloads are described, not decoded: no class of the user is imported, and nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from rayflow.cli.exit_codes import COMPLETED
-from rayflow.cli.open_engine import command
-from rayflow.cli.reader import read, store_url
+from rayflow.cli.open_engine import command_line, has_cluster, open_engine, read_store, store_url
+from rayflow.cli.options import Commands, add_command, add_limit, add_workflow
 from rayflow.cli.screen import Screen
-from rayflow.client.views import ExecutionTree, WorkflowInfo, children_of, snapshot, summary, workflow_infos
-from rayflow.core.execution.snapshot import ExecutionSnapshot
+from rayflow.client.views import (
+    ExecutionTree,
+    WorkflowInfo,
+    children_of,
+    list_query,
+    page_of,
+    snapshot,
+    summary,
+    workflow_infos,
+)
+from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskState, TaskStatus, tasks_of
 from rayflow.display import (
     Detail,
+    duration_text,
+    failure_text,
     list_text,
     snapshot_text,
     summary_json,
+    time_text,
     to_json,
-    tree_json,
     tree_text,
-    workflow_json,
-    workflows_text,
 )
+from rayflow.display.as_json import task_elapsed
+from rayflow.display.formatting import PLAIN, Column, Style, one_line, table, worker_text
 from rayflow.errors import ExecutionNotFound
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.codec.payloads import MsgpackCodec
+from rayflow.storage.damage import entries_of
 from rayflow.storage.model import ExecutionRecord
 
-#: Descendants that a tree shows at most, and generations of them.
+#: Descendants and generations that a tree shows at most.
 TREE_MOST, TREE_DEPTH = 500, 20
 
 
+def add_commands(commands: Commands) -> None:
+    """Add the commands of this module."""
+    parser = add_command(commands, "list", list_executions, "list executions, newest first")
+    parser.add_argument("--status", choices=[str(status) for status in ExecutionStatus])
+    add_workflow(parser)
+    parser.add_argument("--parent", metavar="ID", help="only the children of this execution, in the order of its calls")
+    parser.add_argument("--schedule", metavar="NAME", help="only executions that this schedule started")
+    condition = "only executions that meet it, such as \"attr.customer = 'acme'\" (fields: docs/storage.md)"
+    parser.add_argument("--where", metavar="CONDITION", help=condition)
+    parser.add_argument("--after", metavar="CURSOR", help="the page after this cursor, which ended the page before")
+    add_limit(parser)
+    parser = add_command(commands, "show", show, "show one execution", "id")
+    parser.add_argument("--tree", action="store_true", help="show all descendants as a tree")
+    detail = parser.add_mutually_exclusive_group()
+    detail.add_argument("--steps", action="store_true", help="all steps, not only the last ones")
+    detail.add_argument("--full", action="store_true", help="all steps with their results and tracebacks")
+    add_command(commands, "tasks", tasks, "show every attempt at an execution's steps", "id", engine=True)
+    about = "list workflows and their versions, with the number of unfinished executions"
+    add_command(commands, "workflows", workflows, about)
+
+
 def list_executions(args: argparse.Namespace, screen: Screen) -> int:
-    """The store's executions, newest first."""
-    wanted = () if args.status is None else (ExecutionStatus(args.status),)
-
-    query = Filter(
-        status=wanted, workflow_id=args.workflow, parent=args.parent, schedule=args.schedule, limit=args.limit
-    )
-
-    async def look(store: Store) -> list[ExecutionRecord]:
-        return await store.executions(query)
-
-    found = [summary(record) for record in read(store_url(args.store), look)]
-    screen.answer(list_text(found, screen.style(time.time())), [summary_json(one) for one in found])
+    """List the executions of the store, newest first."""
+    given = ("status", "workflow", "parent", "schedule", "where", "after", "limit")
+    query = list_query(**{name: getattr(args, name) for name in given})
+    page = page_of(read_store(store_url(args.store), lambda store: store.executions(query)), query)
+    document = {"executions": [summary_json(one) for one in page], "next": page.next}
+    screen.result(list_text(page, screen.style(time.time())), document)
+    if page.next is not None and not screen.as_json:
+        screen.note(f"more with --after {page.next}")
     return COMPLETED
 
 
 def show(args: argparse.Namespace, screen: Screen) -> int:
-    """One execution, with its children or, where it is asked for, all that came of them."""
+    """Show one execution, with its children or all its descendants."""
 
-    async def look(store: Store) -> tuple[ExecutionSnapshot, ExecutionTree | None]:
+    async def query(store: Store) -> tuple[ExecutionSnapshot, ExecutionTree | None]:
         record = await store.execution(args.id)
         if record is None:
             raise ExecutionNotFound(args.id)
@@ -64,23 +93,23 @@ def show(args: argparse.Namespace, screen: Screen) -> int:
         found = snapshot(record, journal, notes, children, MsgpackCodec().describe)
         return found, (await tree_of(store, record) if args.tree else None)
 
-    found, tree = read(store_url(args.store), look)
+    found, tree = read_store(store_url(args.store), query)
     style = screen.style(time.time())
     detail: Detail = "full" if args.full else "steps" if args.steps else "brief"
     text = snapshot_text(found, style, detail=detail, children=tree is None)
     document = to_json(found)
     if tree is not None:
-        text, document = f"{text}\n\n{tree_text(tree, style)}", {**document, "tree": tree_json(tree)}
-    screen.answer(text, document)
+        text, document = f"{text}\n\n{tree_text(tree, style)}", {**document, "tree": to_json(tree)}
+    screen.result(text, document)
     for awaited in () if screen.as_json else found.waiting_for:
         kind, _, name = awaited.partition(" ")
         if kind == "signal":
-            screen.say(f"to send {awaited}: {command(args, 'signal', args.id, name, '--payload', 'JSON')}")
+            screen.note(f"to send {awaited}: {command_line(args, 'signal', args.id, name, '--payload', 'JSON')}")
     return COMPLETED
 
 
 async def tree_of(store: Store, root: ExecutionRecord) -> ExecutionTree:
-    """An execution and its descendants, level by level until there are enough."""
+    """Return an execution and its descendants, read level by level up to the limits."""
     children: dict[str, list[ExecutionRecord]] = {}
     cut: set[str] = set()
     level, room = [root], TREE_MOST
@@ -101,16 +130,81 @@ async def tree_of(store: Store, root: ExecutionRecord) -> ExecutionTree:
 def _branch(
     record: ExecutionRecord, children: Mapping[str, list[ExecutionRecord]], cut: Collection[str]
 ) -> ExecutionTree:
-    grown = tuple(_branch(child, children, cut) for child in children.get(record.id, ()))
-    return ExecutionTree(summary(record), record.waiting_call, grown, record.id in cut)
+    below = tuple(_branch(child, children, cut) for child in children.get(record.id, ()))
+    return ExecutionTree(summary(record), record.waiting_call, below, record.id in cut)
+
+
+def tasks(args: argparse.Namespace, screen: Screen) -> int:
+    """Show every attempt: from a running cluster with current workers, else from the store alone."""
+    url = store_url(args.store)
+    if has_cluster(args):
+        with open_engine(args, recover=False) as engine:
+            found = engine.tasks(args.id)
+    else:
+        found = _stored_tasks(url, args.id)
+    screen.result(tasks_text(found, screen.style(time.time())), to_json(found))
+    return COMPLETED
+
+
+def _stored_tasks(url: str, execution_id: str) -> list[TaskStatus]:
+    async def query(store: Store) -> list[TaskStatus]:
+        record = await store.execution(execution_id)
+        if record is None:
+            raise ExecutionNotFound(execution_id)
+        return tasks_of(entries_of(record, await store.journal(execution_id)), {})
+
+    return read_store(url, query)
+
+
+def tasks_text(tasks: Sequence[TaskStatus], style: Style = PLAIN) -> str:
+    """Return attempts as a table, in the order given."""
+    return table(_TASKS, tasks, style) if tasks else "no steps so far"
+
+
+def _task_error(task: TaskStatus) -> str:
+    # The failure of an earlier attempt does not belong to one that succeeded.
+    return "" if task.status is TaskState.COMPLETED else failure_text(task.last_error)
 
 
 def workflows(args: argparse.Namespace, screen: Screen) -> int:
-    """The saved workflows, and how many executions run each of their versions."""
+    """List the saved workflows, and the number of unfinished executions of each version."""
 
-    async def look(store: Store) -> list[WorkflowInfo]:
+    async def query(store: Store) -> list[WorkflowInfo]:
         return workflow_infos(await store.definitions(), await store.versions())
 
-    found = read(store_url(args.store), look)
-    screen.answer(workflows_text(found, screen.style()), [workflow_json(info) for info in found])
+    found = read_store(store_url(args.store), query)
+    screen.result(workflows_text(found, screen.style()), to_json(found))
     return COMPLETED
+
+
+def workflows_text(infos: Sequence[WorkflowInfo], style: Style = PLAIN) -> str:
+    """Return versions of workflows as a table."""
+    return table(_WORKFLOWS, infos, style) if infos else "no workflows"
+
+
+def _code(info: WorkflowInfo) -> str:
+    if not info.code:
+        return ""
+    return f"{info.code['module']}:{info.code['qualname']}" + (" (by value)" if info.code["kind"] == "value" else "")
+
+
+_TASKS: Sequence[Column[TaskStatus]] = (
+    Column("STEP", lambda task, style: str(task.step), right=True),
+    Column("NAME", lambda task, style: task.name, least=8),
+    Column("ATTEMPT", lambda task, style: str(task.attempt), right=True),
+    Column("STATUS", lambda task, style: str(task.status)),
+    Column("WORKER", lambda task, style: worker_text(task.worker), least=8),
+    Column("STARTED", lambda task, style: time_text(task.started_at, style)),
+    Column("DURATION", lambda task, style: duration_text(task_elapsed(task, style.now)), right=True),
+    Column("RETRIES", lambda task, style: str(task.retries), right=True),
+    Column("ERROR", lambda task, style: _task_error(task), least=12),
+)
+
+_WORKFLOWS: Sequence[Column[WorkflowInfo]] = (
+    Column("ID", lambda info, style: info.workflow_id, least=12),
+    Column("VERSION", lambda info, style: info.version),
+    Column("UNFINISHED", lambda info, style: str(info.unfinished), right=True),
+    Column("SAVED", lambda info, style: "no" if info.saved_at is None else time_text(info.saved_at, style)),
+    Column("CODE", lambda info, style: _code(info), least=12),
+    Column("ABOUT", lambda info, style: one_line(info.description), least=12),
+)

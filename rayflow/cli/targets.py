@@ -1,4 +1,4 @@
-"""What ``rayflow run`` is told to run: a workflow in a module or a file, or one that was saved."""
+"""Target of ``rayflow run``: a workflow in a module or a file, or a saved workflow."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from types import ModuleType
 from typing import Any
 
 from rayflow.cli.exit_codes import UsageError
-from rayflow.cli.reader import read
+from rayflow.cli.open_engine import read_store
 from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig
+from rayflow.definition.start_options import SavedWorkflow
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import IncompatibleVersion, RayflowError, WorkflowNotRegistered
@@ -29,51 +30,53 @@ from rayflow.storage.model import DefinitionRecord
 
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 
-_FORMS = "module:object, path/file.py:object, or the id of a saved workflow"
+#: Forms of a target, for help and messages.
+TARGET_FORMS = "module:object, path/file.py:object, or the id of a saved workflow"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to run.
+    """Workflow to run.
 
     Args:
-        start: what the engine is told to start.
-        definition: what the input has to fit; None where the code of a saved workflow is not at hand.
+        start: what to pass to the engine.
+        definition: the workflow that the input must fit; None if the code of a saved workflow cannot be loaded here.
     """
 
-    start: AnyWorkflow | str
+    start: AnyWorkflow | SavedWorkflow
     definition: AnyWorkflow | None
 
 
 def find_target(text: str, url: str) -> Target:
-    """The workflow that is meant.
+    """Return the workflow that a command line names.
 
     Args:
-        text: as given on the command line.
+        text: the target on the command line.
         url: the store, for the id of a saved workflow.
 
     Raises:
-        UsageError: there is no such module, file or object, or it is no workflow.
-        WorkflowNotRegistered: no saved workflow has that id.
+        UsageError: if there is no such module, file or object, or if it is not a workflow.
+        WorkflowNotRegistered: if no saved workflow has that id.
     """
     place, colon, name = text.rpartition(":")
     if not colon:
         if text.endswith(".py") or os.sep in text:
-            raise UsageError(f"say which object of {text} to run: {text}:NAME{_workflows_in(_import_file(Path(text)))}")
+            raise UsageError(
+                f"{text} needs the name of a workflow: {text}:NAME{_workflows_in(_import_file(Path(text)))}"
+            )
         return _saved(text, url)
     if not place:
-        raise UsageError(f"{text!r} names no module or file: TARGET is {_FORMS}")
+        raise UsageError(f"{text!r} does not name a module or file: TARGET is {TARGET_FORMS}")
     is_file = place.endswith(".py") or os.sep in place
     module = _import_file(Path(place)) if is_file else _import_module(place)
     found = _object(module, place, name)
     return Target(found, found)
 
 
-# --- modules ----------------------------------------------------------------------------------------------
 def _import_module(name: str) -> ModuleType:
     _put_first(str(Path.cwd()))
     if not all(part.isidentifier() for part in name.split(".")):
-        raise UsageError(f"{name!r} is no module's name: TARGET is {_FORMS}")
+        raise UsageError(f"{name!r} is not the name of a module: TARGET is {TARGET_FORMS}")
     try:
         return _running(name, lambda: importlib.import_module(name))
     except UsageError as error:
@@ -92,7 +95,7 @@ def _import_file(path: Path) -> ModuleType:
         raise UsageError(f"there is no file {path} in {Path.cwd()}")
     name = file.stem
     if file.suffix != ".py" or "." in name or name.startswith("__"):
-        raise UsageError(f"{path} cannot be imported under its own name: TARGET is {_FORMS}")
+        raise UsageError(f"{path} cannot be imported under its own name: TARGET is {TARGET_FORMS}")
     known = sys.modules.get(name)
     if known is not None and _is_at(known, file):
         return known
@@ -100,12 +103,12 @@ def _import_file(path: Path) -> ModuleType:
     _put_first(str(file.parent))
     module = _running(str(path), lambda: importlib.import_module(name))
     if not _is_at(module, file):
-        raise UsageError(f"{path} was to be imported as {name!r}, but that is {module.__file__}: rename the file")
+        raise UsageError(f"{path} must be importable as {name!r}, but that is {module.__file__}: rename the file")
     return module
 
 
 def _check_free(name: str, path: Path) -> None:
-    """The module will be known by its file's name here and in every worker, so that has to mean this file only."""
+    """Refuse a file whose name is taken: the name must mean this file here and in every worker."""
     if name in sys.stdlib_module_names:
         raise UsageError(f"{path} has the name of Python's own module {name!r} and would hide it: rename the file")
     known = sys.modules.get(name)
@@ -137,12 +140,12 @@ def _put_first(folder: str) -> None:
 
 
 def _running(what: str, load: Callable[[], ModuleType]) -> ModuleType:
-    """Import, and tell what the module's own code raised, with its place."""
+    """Import a module, and report an error of its own code with the place."""
     try:
         return load()
     except SystemExit as error:
         raise UsageError(
-            f"{what} ended the program while it was imported (exit {error.code}): put what it does when it is run "
+            f"{what} ended the program during its import (exit {error.code}): put the code that runs it as a program "
             'under `if __name__ == "__main__":`'
         ) from error
     except Exception as error:
@@ -156,7 +159,6 @@ def _where(error: Exception) -> str:
     return f" ({own[-1].filename}, line {own[-1].lineno})" if own and not isinstance(error, SyntaxError) else ""
 
 
-# --- objects ----------------------------------------------------------------------------------------------
 def _object(module: ModuleType, place: str, name: str) -> AnyWorkflow:
     found: object = module
     for part in name.split("."):
@@ -165,18 +167,20 @@ def _object(module: ModuleType, place: str, name: str) -> AnyWorkflow:
         found = getattr(found, part)
     if isinstance(found, (WorkflowFunction, Workflow)):
         return found
-    what = "a step" if isinstance(found, Step) else f"a {type(found).__name__}"
-    raise UsageError(f"{place}:{name} is {what}, and no workflow (@rf.workflow or rf.Workflow){_workflows_in(module)}")
+    kind = "step" if isinstance(found, Step) else type(found).__name__
+    article = "an" if kind[0] in "aeiouAEIOU" else "a"
+    raise UsageError(
+        f"{place}:{name} is {article} {kind}, not a workflow (@rf.workflow or rf.Workflow){_workflows_in(module)}"
+    )
 
 
 def _workflows_in(module: ModuleType) -> str:
     names = [name for name, value in vars(module).items() if isinstance(value, (WorkflowFunction, Workflow))]
-    return f"; workflows in it: {', '.join(names)}" if names else "; there is no workflow in it"
+    return f"; workflows in it: {', '.join(names)}" if names else "; it has no workflows"
 
 
-# --- saved ones -------------------------------------------------------------------------------------------
 def _saved(workflow_id: str, url: str) -> Target:
-    async def look(store: Store) -> tuple[DefinitionRecord | None, bytes, tuple[str, ...]]:
+    async def query(store: Store) -> tuple[DefinitionRecord | None, bytes, tuple[str, ...]]:
         record = await store.definition(workflow_id)
         if record is None:
             return None, b"", tuple(sorted({known.workflow_id for known in await store.definitions()}))
@@ -184,28 +188,28 @@ def _saved(workflow_id: str, url: str) -> Target:
         return record, (await store.blob(digest) or b"") if digest else b"", ()
 
     try:
-        record, blob, known = read(url, look)
+        record, blob, known = read_store(url, query)
     except RayflowError as error:
         raise UsageError(
             f"{workflow_id!r} is neither module:object nor file.py:object, and as an id: {error}"
         ) from error
     if record is None:
         raise WorkflowNotRegistered(workflow_id, known=known)
-    return Target(workflow_id, load_saved(record.code, record.environment, blob))
+    return Target(SavedWorkflow(workflow_id), load_saved(record.code, record.environment, blob))
 
 
 def load_saved(code: bytes, found_in: str, blob: bytes) -> AnyWorkflow | None:
-    """A workflow as a store has it; None where its code is not at hand.
+    """Load a saved workflow; return None if its code cannot be loaded here.
 
     Args:
-        code: the reference to its code.
-        found_in: the environment in which that is found.
-        blob: the code itself, where it is kept by value.
+        code: the reference to the code.
+        found_in: the code environment of the reference.
+        blob: the code itself, if the store has it by value.
     """
     environment.apply(environment.Environment.from_json(found_in))
     try:
         cache = CodeCache(allow_pickle=EngineConfig.load().allow_pickle)
         loaded: AnyWorkflow = cache.load(CodeRef.from_dict(json.loads(code)), lambda digest: blob)
     except IncompatibleVersion:
-        return None  # it may well be found where it runs: on the cluster, or by another Python
+        return None  # workers may be able to load it: on the cluster, or with another Python
     return loaded

@@ -1,205 +1,174 @@
-"""Steering executions: pause, resume, cancel. The part of an engine that writes into inboxes."""
+"""Control of executions: pause, resume, cancel, signal. Everything goes through inboxes of the store."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
+from rayflow.client.backend import Backend
 from rayflow.client.rewind import RewindPlanner, UnsettledError
-from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed
-from rayflow.core.locks.machine import Lock
-from rayflow.errors import CorruptRecord, ExecutionNotFound, InvalidTransition
+from rayflow.core.execution.requests import WaitsFor
+from rayflow.definition.checks import check_name, fitted, misfits
+from rayflow.errors import CodecError, CorruptRecord, InvalidTransition
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import Actor, ActorSystem, RetryingActor
 from rayflow.storage.codec.journal import encode_entry
+from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import blob_damage, code_of, failure_or_damage, find_damage, remedy
-from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
-from rayflow.storage.operations import Answer, Deliver, Done, Operation, Rejected, Rewind
+from rayflow.storage.model import ExecutionRecord, InboxRow
+from rayflow.storage.operations import Deliver, Done, Rewind
+from rayflow.storage.rules.starts import signal_row
 
 log = logging.getLogger(__name__)
 
-#: Seconds that pause() waits for the coordinator to have heard of it.
-_PAUSE_PATIENCE = 30.0
+#: Seconds that pause() waits until the coordinator has applied it.
+_PAUSE_TIMEOUT = 30.0
+
+#: Seconds that resume() waits for cancelled children to end.
+SETTLE_TIMEOUT = 30.0
 
 
-@refused_in_workflows("engine")
 class ExecutionCommands:
-    """Looks at executions and steers them; the base of both engines.
+    """Controls executions for an engine; ``engine`` documents each method.
 
     Args:
-        system: where the actors are.
-
-    Attributes:
-        clock: the time that executions go by.
+        backend: where operations are written.
+        codec: decodes payloads, to check what a signal carries.
+        encoder: encodes what is recorded.
+        settle_timeout: seconds that resume() waits for cancelled children to end.
     """
 
-    #: Seconds that resume() waits for children that were given up to end.
-    _settle_patience = 30.0
-
-    def __init__(self, system: ActorSystem) -> None:
-        self._system = system
-        self._closed = False
-        self.clock = system.clock
-
-    def record(self, execution_id: str) -> ExecutionRecord:
-        """The execution's row. Raises ExecutionNotFound."""
-        record: ExecutionRecord | None = self._persistence().call("execution", execution_id)
-        if record is None:
-            raise ExecutionNotFound(execution_id)
-        return record
+    def __init__(
+        self,
+        backend: Backend,
+        codec: MsgpackCodec,
+        encoder: LargeValueEncoder,
+        *,
+        settle_timeout: float = SETTLE_TIMEOUT,
+    ) -> None:
+        self._backend = backend
+        self._codec = codec
+        self._encoder = encoder
+        self._settle_timeout = settle_timeout
 
     def pause(self, execution_id: str, *, reason: str = "") -> None:
-        """Pause: running steps finish and are recorded, no new one starts, until :meth:`resume`.
-
-        Returns once no new step can start any more.
-
-        Raises:
-            ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is over.
-        """
-        record = self.record(execution_id)
+        """Pause an execution, and wait until no new step can start."""
+        record = self._backend.record(execution_id)
         if record.status is ExecutionStatus.PAUSED and record.inbox_done == record.inbox_last:
             return
-        number = self._deliver(execution_id, "pause", Paused(self.clock.now(), reason))
-        give_up = time.monotonic() + _PAUSE_PATIENCE
+        number = self._deliver(execution_id, "pause", Paused(self._backend.clock.now(), reason))
+        give_up = time.monotonic() + _PAUSE_TIMEOUT
         while time.monotonic() < give_up:
-            record = self.record(execution_id)
+            record = self._backend.record(execution_id)
             if record.status is ExecutionStatus.PAUSED and (record.inbox_done >= number or record.owner == ""):
                 return
             if record.status.terminal:
                 raise InvalidTransition(execution_id, status=record.status, action="pause")
             time.sleep(0.01)
-        log.warning("execution %s is not paused yet; it will be as soon as a coordinator drives it", execution_id)
+        log.warning("execution %s: not paused yet; it pauses as soon as a coordinator drives it", execution_id)
 
     def resume(self, execution_id: str) -> None:
-        """Let an execution go on: a paused one, an interrupted one, or a failed one from its failure.
-
-        A failed execution goes on before the failure that ended it: that step is tried again with fresh
-        retries, everything recorded before it stays as it is. Children that it gave up because of that failure go on
-        with it, as do those that failed themselves.
-
-        Raises:
-            ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is completed or cancelled, or what it or a child had done was undone.
-            CorruptRecord: it is set aside because a record of it is damaged, which still is so; it says which one, and
-                what can be done.
-        """
-        record = self.record(execution_id)
-        self._check_whole(record)
+        """Continue an execution that is paused, interrupted or failed."""
+        record = self._backend.record(execution_id)
+        self._check_intact(record)
         match record.status:
             case ExecutionStatus.PAUSED:
-                self._deliver(execution_id, "resume", Resumed(self.clock.now()))
+                self._deliver(execution_id, "resume", Resumed(self._backend.clock.now()))
             case ExecutionStatus.FAILED:
                 self._rewind(record)
             case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
                 if record.inbox_done < record.inbox_last:  # a pause may be on its way
-                    self._deliver(execution_id, "resume", Resumed(self.clock.now()))
-                self._supervisor().call("recover", [execution_id])
+                    self._deliver(execution_id, "resume", Resumed(self._backend.clock.now()))
+                self._backend.recover([execution_id])
             case _:
                 raise InvalidTransition(
-                    execution_id, status=record.status, action="resume", hint="Start it anew under another id"
+                    execution_id, status=record.status, action="resume", hint="Start it again under another id"
                 )
 
-    def _check_whole(self, record: ExecutionRecord) -> None:
-        """Check that an execution is not set aside for damage that is still there. Raises CorruptRecord."""
+    def _check_intact(self, record: ExecutionRecord) -> None:
+        """Raise CorruptRecord if the execution is quarantined for damage that is still there."""
         reason = failure_or_damage(record) if record.status is ExecutionStatus.PAUSED else None
         if reason is None or not reason.matches(CorruptRecord):
             return
-        rows: list[JournalRow] = self._persistence().call("journal", record.id)
-        damage = find_damage(record, rows, self._persistence().call("inbox", record.id))
+        rows = self._backend.journal(record.id)
+        damage = find_damage(record, rows, self._backend.inbox(record.id))
         if damage is None and (code := code_of(record)).digest:
-            damage = blob_damage(record.id, code.digest, self._persistence().call("blob", code.digest))
+            damage = blob_damage(record.id, code.digest, self._backend.blob(code.digest))
         if damage is not None:
             raise CorruptRecord(record.id, f"{damage.detail}. {remedy(record, rows)}")
 
     def cancel(self, execution_id: str, *, reason: str = "") -> None:
-        """Cancel: the workflow's code gets a CancelledError, may clean up, and ends as cancelled.
+        """Cancel an execution."""
+        self._deliver(execution_id, "cancel", CancelRequested(self._backend.clock.now(), reason))
 
-        Raises:
-            ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is over.
-        """
-        self._deliver(execution_id, "cancel", CancelRequested(self.clock.now(), reason))
+    def signal(self, execution_id: str, name: str, payload: Any = None, *, key: str | None = None) -> None:
+        """Send a signal."""
+        record = self._backend.record(execution_id)
+        self._check_fits(record, check_name("signal name", name), self._codec.encode(payload))
+        nonce = uuid.uuid4().hex if key is None else check_name("signal key", key)
+        row = signal_row(name, self._encoder.encode(payload), f"signal/{nonce}", self._backend.clock.now())
+        self._backend.write([Deliver(execution_id, row)])
+        self._backend.notify([execution_id])
+
+    def _check_fits(self, record: ExecutionRecord, name: str, data: bytes) -> None:
+        """Raise CodecError if the payload does not fit what the execution waits for, as far as known here."""
+        for awaited, place in WaitsFor.from_text(record.waits).signals:
+            cls = _class_at(place) if awaited == name else None
+            if cls is None:
+                continue
+            try:
+                fitted(self._codec.decode(data, cls), cls)
+            except Exception as error:
+                why = misfits(error.errors()) if isinstance(error, ValidationError) else error
+                raise CodecError(
+                    f"execution {record.id!r} waits for a signal {name!r} with a {place}; "
+                    f"the payload does not fit: {why}"
+                ) from error
 
     def _deliver(self, execution_id: str, kind: str, event: Event) -> int:
         row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
-        [answer] = self._write([Deliver(execution_id, row)])
-        self._supervisor().send("nudge", (execution_id,))
+        [answer] = self._backend.write([Deliver(execution_id, row)])
+        self._backend.notify([execution_id])
         return answer.inbox_last if isinstance(answer, Done) else 0
 
     def _rewind(self, record: ExecutionRecord) -> None:
-        operation = self._planned(record)
-        self._write([operation])
-        self._supervisor().send("submit", [self.record(record.id)])
-        self.nudge([child.execution_id for child in operation.children])
+        operation = self._plan_rewind(record)
+        self._backend.write([operation])
+        self._backend.submit([self._backend.record(record.id)])
+        self._backend.notify([child.execution_id for child in operation.children])
 
-    def _planned(self, record: ExecutionRecord) -> Rewind:
-        """How it goes on; waits until the children that it has given up have ended."""
-        give_up = self.clock.monotonic() + self._settle_patience
+    def _plan_rewind(self, record: ExecutionRecord) -> Rewind:
+        """Return the rewind; wait until the children that the execution cancelled have ended."""
+        clock = self._backend.clock
+        give_up = clock.monotonic() + self._settle_timeout
         while True:
             try:
-                return RewindPlanner(self.ask, record, self.clock.now()).plan()
+                return RewindPlanner(self._backend, record, clock.now()).plan()
             except UnsettledError as child:
-                if self.clock.monotonic() >= give_up:
+                if clock.monotonic() >= give_up:
                     raise InvalidTransition(
                         record.id,
-                        status=f"failed, and its child {str(child)!r}, which it has given up, has not ended yet",
+                        status=f"failed, and its cancelled child {str(child)!r} has not ended yet",
                         action="resume",
-                        hint="Resume it when that has ended",
+                        hint="Resume it when the child has ended",
                     ) from None
-            self.clock.sleep(0.02)
+            clock.sleep(0.02)
 
-    # --- for the other parts of an engine --------------------------------------------------------------------
-    def write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        """Have operations written. Raises the error of one that is refused."""
-        return self._write(operations)
 
-    def send(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        """Have operations written; answers also what was refused. What was applied already is recognised."""
-        answers: Sequence[Answer] = self._persistence().call("start", list(operations))
-        return answers
-
-    def ask(self, method: str, *args: object) -> Any:
-        """Call a method of the store's actor that may be called twice: again while that restarts."""
-        return self._persistence().call(method, *args)
-
-    def ask_once(self, method: str, *args: object) -> Any:
-        """The same of a method that must not be called twice: that the store's actor restarts is an error."""
-        return self._system.find(actor_names.PERSISTENCE).call(method, *args)
-
-    def supervise(self, method: str, *args: object) -> Any:
-        """Call a method of the supervisor."""
-        return self._supervisor().call(method, *args)
-
-    def actor(self, name: str) -> Actor:
-        """An actor of the engine's namespace, by its name. Raises ActorLost."""
-        return self._system.find(name)
-
-    def nudge(self, ids: Sequence[str]) -> None:
-        """These executions have something new: have it read."""
-        if ids:
-            self._supervisor().send("nudge", tuple(ids))
-
-    def read_locks(self, names: Sequence[str] | None) -> list[Lock]:
-        """The locks of these names; None for all that somebody has or waits for."""
-        found: list[Lock] = self._persistence().call("locks", names)
-        return found
-
-    # --- actors --------------------------------------------------------------------------------------------
-    def _write(self, operations: Sequence[Operation]) -> Sequence[Answer]:
-        answers = self.send(operations)
-        for answer in answers:
-            if isinstance(answer, Rejected):
-                raise answer.error
-        return answers
-
-    def _persistence(self) -> Actor:
-        return RetryingActor(self._system, actor_names.PERSISTENCE, lambda: self._closed)
-
-    def _supervisor(self) -> Actor:
-        return RetryingActor(self._system, actor_names.SUPERVISOR, lambda: self._closed)
+def _class_at(place: str) -> type | None:
+    """Return a class by ``module:qualname``; None if it cannot be imported here."""
+    module, _, qualname = place.partition(":")
+    if not qualname:
+        return None
+    try:
+        found: Any = importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except Exception:  # noqa: BLE001 - a module may raise anything; the receiver checks the payload then
+        return None
+    return found if isinstance(found, type) else None

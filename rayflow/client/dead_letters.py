@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rayflow.client.views import forgiving
+from rayflow.client.backend import Backend
+from rayflow.client.views import decode_or_placeholder
 from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.events import AttemptFailed, Entry, StepFailed, kind_and_name
 from rayflow.errors import CorruptRecord, DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.codec.journal import decode_failure
 from rayflow.storage.damage import damage_failure, failure_or_damage, readable
-from rayflow.storage.model import DeadLetter, ExecutionRecord, JournalRow
-
-if TYPE_CHECKING:
-    from rayflow.client.control import ExecutionCommands
+from rayflow.storage.model import DeadLetter, ExecutionRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +86,9 @@ class DeadLetters:
     """The dead letters of an engine's store: ``engine.dead_letters``.
 
     Args:
-        engine: the engine.
-        decode: reads payloads.
+        backend: where dead letters are read and deleted.
+        decode: decodes payloads.
+        resume: resumes an execution, by its id.
 
     Example:
         >>> for letter in engine.dead_letters.list(workflow="analyse"):  # doctest: +SKIP
@@ -97,14 +96,15 @@ class DeadLetters:
         ...         engine.dead_letters.requeue(letter.execution_id, letter.step)
     """
 
-    def __init__(self, engine: ExecutionCommands, decode: Callable[[bytes], Any]) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend, decode: Callable[[bytes], Any], resume: Callable[[str], None]) -> None:
+        self._backend = backend
         self._decode = decode
+        self._resume = resume
 
     def show(self, execution_id: str, step: int) -> DeadLetterInfo:
         """One dead letter with the history of its attempts. Raises DeadLetterNotFound."""
         letter, record = self._find(execution_id, step)
-        rows: list[JournalRow] = self._ask("journal", execution_id)
+        rows = self._backend.journal(execution_id)
         return letter_info(letter, record, self._decode, readable(execution_id, rows, record.last_seq)[0])
 
     def requeue(self, execution_id: str, step: int) -> None:
@@ -124,12 +124,11 @@ class DeadLetters:
             if not record.status.terminal:
                 hint = "It may fail because of this step yet, and can be requeued then; until then, only discarded"
             raise InvalidTransition(execution_id, status=record.status, action=f"requeue step {step} of", hint=hint)
-        self._engine.resume(execution_id)
+        self._resume(execution_id)
 
     def discard(self, execution_id: str, step: int) -> None:
         """Delete a dead letter; its execution stays as it is. Raises DeadLetterNotFound."""
-        deleted: int = self._engine.ask_once("delete_dead_letters", [(execution_id, step)])
-        if not deleted:
+        if not self._backend.delete_dead_letter(execution_id, step):
             raise DeadLetterNotFound(execution_id, step)
 
     def list(
@@ -142,19 +141,16 @@ class DeadLetters:
             execution: only those of that execution.
             limit: at most so many.
         """
-        letters: list[DeadLetter] = self._ask("dead_letters", execution, workflow, limit)
+        letters = self._backend.dead_letters(execution, workflow, limit)
         ids = dict.fromkeys(letter.execution_id for letter in letters)
-        return infos(letters, (self._ask("execution", name) for name in ids), self._decode)
+        return infos(letters, (self._backend.execution(name) for name in ids), self._decode)
 
     def _find(self, execution_id: str, step: int) -> tuple[DeadLetter, ExecutionRecord]:
-        found: list[DeadLetter] = self._ask("dead_letters", execution_id, None, 1, step)
-        record: ExecutionRecord | None = self._ask("execution", execution_id)
+        found = self._backend.dead_letters(execution_id, None, 1, step)
+        record = self._backend.execution(execution_id)
         if not found or record is None:
             raise DeadLetterNotFound(execution_id, step)
         return found[0], record
-
-    def _ask(self, question: str, *args: Any) -> Any:
-        return self._engine.ask(question, *args)
 
 
 # --- from records to what a person sees -------------------------------------------------------------------
@@ -176,7 +172,7 @@ def letter_info(
         entries: the execution's journal, as far as it can be read, for the history; None leaves that out.
     """
     kind, name = kind_and_name(letter.name)
-    said = forgiving(decode)(letter.input)
+    said = decode_or_placeholder(decode)(letter.input)
     args, kwargs = ((said,), {}) if kind == "signal" or isinstance(said, str) else said
     return DeadLetterInfo(
         execution_id=letter.execution_id,

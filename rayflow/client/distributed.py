@@ -15,9 +15,8 @@ from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.cluster import connection
 from rayflow.runtime.code.environment import capture
-from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor import supervisor_spec
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.codec.payloads import digest
 from rayflow.storage.urls import namespace_of, resolve
 
@@ -34,15 +33,15 @@ _READY = 120.0
 class DistributedEngine(Engine):
     """Runs executions on a Ray cluster, where they survive the death of any process, this one included.
 
-    It joins the cluster at ``address`` or ``RAY_ADDRESS``, or the one that runs on this machine; where there is
-    none, it starts an independent local one, which stays when this process ends (``rayflow down`` stops it).
+    The engine joins the cluster at ``address`` or ``RAY_ADDRESS``, or the one that runs on this machine. Without one it
+    starts an independent local cluster, which keeps running when this process ends (``rayflow down`` stops it).
 
     Args:
         store: the store's URL; None takes ``RAYFLOW_STORE``, then a file in the user's data folder.
-        address: the Ray cluster's address; None looks for one as said above.
+        address: the Ray cluster's address; None looks for one as described above.
         namespace: Ray namespace of the actors; None derives it from the store's URL.
         config: the whole configuration; ``options`` are set on top of it.
-        take_over: take the store from another writer that is still alive; that one is fenced, and stops.
+        take_over: take over the store from another writer that is still alive; that writer is fenced and stops.
         options: fields of :class:`EngineConfig`.
 
     Raises:
@@ -52,7 +51,6 @@ class DistributedEngine(Engine):
     Attributes:
         address: the address of the cluster.
         namespace: the Ray namespace of the actors.
-        recovered: ids of the unfinished executions that opening this engine took up.
 
     Example:
         >>> with rf.DistributedEngine(store="sqlite:///flows.db") as engine:  # doctest: +SKIP
@@ -80,9 +78,9 @@ class DistributedEngine(Engine):
         self.namespace = chosen.namespace or namespace_of(url)
         self._package = get_package(working_dir) if working_dir else None
         env = capture(working_dir=working_dir, package=digest(self._package) if self._package else "")
-        super().__init__(RaySystem(self.namespace), chosen, url, env)
+        self._system = RaySystem(self.namespace)
+        super().__init__(self._system, chosen, url, env)
         self.address = self._connection.address
-        self.recovered: list[str] = []
         try:
             self._open(take_over=take_over)
         except BaseException:
@@ -90,25 +88,27 @@ class DistributedEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        bound = self._system.spawn(persistence_spec(self.store)).call("ready", take_over, timeout=_READY)
+        self._system.spawn(store_spec(self.store))
+        bound = self._backend.open_store(take_over=take_over, timeout=_READY)
         if bound != self.store:
             raise ClusterError(
                 f"namespace {self.namespace!r} of this cluster is bound to the store {bound!r}, not to "
-                f"{self.store!r}; use that store, or give this engine a namespace of its own"
+                f"{self.store!r}; use that store, or give this engine a separate namespace"
             )
         settings = self._settings()
-        running: Settings = self._system.spawn(supervisor_spec(settings)).call("ready", timeout=_READY)
+        self._system.spawn(supervisor_spec(settings))
+        running = self._backend.settings(timeout=_READY)
         self._check_settings(settings.config, running.config)
-        # What the namespace refuses, no engine of it writes.
+        # An engine writes no pickle where the namespace refuses to read one.
         self._codec.allow_pickle &= running.allow_pickle
-        self._room = QueueBackpressure(self.pools, running.config.pool)
+        self._backpressure = QueueBackpressure(self.pools, running.config.pool)
         if self._package is not None:
-            self._persistence().call("put_blob", self._env.package, self._package)
-        self._supervisor().call("environment", self._env.to_json())
+            self._backend.put_blob(self._environment.package, self._package)
+        self._backend.announce_environment(self._environment.to_json())
         if self.config.recover:
-            self.recovered = self._supervisor().call("recover", timeout=_READY)
+            self.recovered = self._backend.recover(timeout=_READY)
             if self.recovered:
-                log.info("taken up: %s", ", ".join(self.recovered))
+                log.info("resumed on opening: %s", ", ".join(self.recovered))
 
     def _check_settings(self, ours: EngineConfig, running: EngineConfig) -> None:
         differ = [
@@ -123,14 +123,14 @@ class DistributedEngine(Engine):
             )
 
     def close(self) -> None:
-        """Let go of the cluster. Executions go on; ``engine.handle(id)`` of another engine finds them again."""
-        if self._closed:
+        """Close the engine. Executions continue; ``engine.handle(id)`` of another engine finds them."""
+        if self._backend.closed:
             return
         super().close()
         self._connection.close()
 
     def shutdown(self) -> None:
-        """Stop all actors of this namespace, then close. Unfinished executions go on with the next engine."""
+        """Stop all actors of this namespace, then close. Unfinished executions continue with the next engine."""
         names = sorted(self._system.names(), key=lambda name: name != actor_names.SUPERVISOR)
         for name in names:
             self._system.kill(name)

@@ -1,77 +1,92 @@
-"""What both engines have in common: everything but where the actors run."""
+"""Public interface of both engines: starts, queries, control. Only where the actors run differs."""
 
 from __future__ import annotations
 
-import json
-import logging
-import uuid
-import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
-from rayflow.client.forks import Control
-from rayflow.client.handle import ExecutionHandle, Watcher
-from rayflow.client.pools import QueueBackpressure, portable
-from rayflow.client.retention import PurgePasses, PurgeResult, meant
-from rayflow.client.views import WorkflowInfo, workflow_infos
+from rayflow.client.backend import Backend
+from rayflow.client.control import ExecutionCommands
+from rayflow.client.dead_letters import DeadLetters
+from rayflow.client.forks import Forks
+from rayflow.client.handle import ExecutionHandle, Handles
+from rayflow.client.locks import Lease, Locks
+from rayflow.client.pools import Pools, QueueBackpressure, resolve_setup
+from rayflow.client.queries import ExecutionQueries
+from rayflow.client.recovery import RecoveryManager
+from rayflow.client.retention import PurgeResult, purge, select
+from rayflow.client.schedules import Schedules
+from rayflow.client.starts import Starter
+from rayflow.client.views import ExecutionPage, Output, WorkflowInfo, list_query, workflow_infos
+from rayflow.client.watcher import Watcher
 from rayflow.client.workflow_guard import refused_in_workflows
-from rayflow.definition.code import by_value, reference
+from rayflow.core.cluster.metrics import DistributedMetrics
+from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig, ExecutionOptions
-from rayflow.definition.workflow import Workflow
-from rayflow.errors import (
-    CodecError,
-    CorruptRecord,
-    DefinitionError,
-    ExecutionCancelled,
-    ExecutionFailed,
-    ExecutionTimeout,
-    Failure,
-    WorkflowNotRegistered,
-)
+from rayflow.definition.start_options import ConfiguredWorkflow, SavedWorkflow, WorkflowCall
+from rayflow.definition.workflow import AnyWorkflow, Workflow, configured
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import ActorSystem
 from rayflow.runtime.code.environment import Environment
-from rayflow.runtime.large_values import put_value
 from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
-from rayflow.storage.damage import check_payload, failure_or_damage
-from rayflow.storage.model import DefinitionRecord, ExecutionRecord
-from rayflow.storage.operations import AlreadyExists, Start
-from rayflow.storage.rules.starts import check_same_start, new_record
+from rayflow.storage.rules.starts import seed_of_start
 
-log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 @refused_in_workflows("engine")
-class Engine(Control):
-    """Starts executions and steers them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
+class Engine:
+    """Starts executions and controls them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
 
     Args:
         system: where the actors are.
         config: the configuration.
         url: the store's URL.
-        env: the code environment of this process.
+        environment: the code environment of this process.
+
+    Attributes:
+        config: the configuration.
+        store: the store's URL.
+        recovered: ids of the unfinished executions that opening this engine claimed.
+        pools: the worker pools.
+        schedules: workflows that are started at set times.
+        locks: locks and semaphores, and who holds them.
+        dead_letters: steps that failed permanently.
+        recovery: status of recovery, and its watchdog.
     """
 
-    def __init__(self, system: ActorSystem, config: EngineConfig, url: str, env: Environment) -> None:
-        super().__init__(system, MsgpackCodec(allow_pickle=config.allow_pickle))
+    def __init__(self, system: ActorSystem, config: EngineConfig, url: str, environment: Environment) -> None:
         self.config = config
-        self._keeping = LargeValueEncoder(
-            self._codec,
-            lambda reference, data: put_value(self._persistence(), reference, data),
-            config.large_value_bytes,
-        )
         self.store = url
-        self.watcher = Watcher(system)
-        self._env = env
-        self._nonce = uuid.uuid4().hex
-        # With a declared workflow's steps as they were: more can be added until it is registered again.
-        self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
-        self._room: QueueBackpressure
+        self.recovered: list[str] = []
+        self._environment = environment
+        backend = self._backend = Backend(system)
+        codec = self._codec = MsgpackCodec(allow_pickle=config.allow_pickle).reading(backend.read_value)
+        encoder = LargeValueEncoder(codec, backend.put_value, config.large_value_bytes)
+        self._watcher = self._make_watcher()
+        self._queries = ExecutionQueries(backend, codec)
+        self._commands = ExecutionCommands(backend, codec, encoder)
+        self._handles = Handles(self._queries, self._commands, self._watcher)
+        self._starter = Starter(
+            backend,
+            self._handles,
+            config=config,
+            codec=codec,
+            encoder=encoder,
+            environment=environment,
+            new_seed=self._new_seed,
+        )
+        self._forks = Forks(backend, self._starter, self._handles, codec, encoder)
+        self._backpressure: QueueBackpressure
+        self.pools = Pools(backend, codec)
+        self.schedules = Schedules(backend, self._starter, self._handles, codec, config)
+        self.locks = Locks(backend)
+        self.dead_letters = DeadLetters(backend, self._queries.decode, self._commands.resume)
+        self.recovery = RecoveryManager(backend, self._commands.resume)
 
     def __enter__(self) -> Self:
         return self
@@ -82,226 +97,308 @@ class Engine(Control):
         self.close()
 
     def close(self) -> None:
-        """Let go. Executions go on where their actors outlive this process; LocalEngine stops with it."""
-        self._closed = True
-        self.watcher.close()
+        """Close the engine. Executions continue where their actors outlive this process; LocalEngine stops them."""
+        self._backend.closed = True
+        self._watcher.close()
+
+    def _new_seed(self, execution_id: str, nonce: str) -> int:
+        """Return the seed of the random numbers of a new execution."""
+        return seed_of_start(execution_id, nonce)
+
+    def _make_watcher(self) -> Watcher:
+        return Watcher(self._backend)
 
     def _settings(self) -> Settings:
-        """What the actors are made with; the store has to be there."""
+        """Return the settings of the actors. The store must be open: code of a pool's setup is kept there."""
         config = self.config
         if config.pool.setup is not None:
-            config = config.replace(pool=portable(config.pool, self._system, allow_pickle=config.allow_pickle))
+            config = config.replace(pool=resolve_setup(config.pool, self._backend, allow_pickle=config.allow_pickle))
         return Settings(url=self.store, config=config)
 
-    # --- definitions ---------------------------------------------------------------------------------------
-    def register(self, workflow: WorkflowFunction[..., Any] | Workflow) -> DefinitionRecord:
-        """Save a workflow, so that it can be run by its id alone, from any process.
-
-        What can be imported is saved as a reference, anything else by value, with its steps and lambdas.
-
-        Raises:
-            DefinitionError: it can be neither imported nor pickled, or is to be pickled where that is not allowed.
-        """
-        steps = workflow.steps if isinstance(workflow, Workflow) else None
-        known = self._registered.get(workflow)
-        if known is not None and known[0] is steps:
-            return known[1]
-        code = reference(workflow)
-        if code is None:
-            code, blob = by_value(workflow, allow_pickle=self._codec.allow_pickle)
-            self._persistence().call("put_blob", code.digest, blob)
-        record = DefinitionRecord(
-            workflow_id=workflow.id,
-            version=workflow.version,
-            name=getattr(workflow, "name", "") or workflow.id,
-            description=workflow.description,
-            code=json.dumps(code.to_dict(), sort_keys=True).encode(),
-            source_sha256=code.source_sha256,
-            saved_at=self.clock.now(),
-            environment=self._env.to_json(),
-        )
-        self._persistence().call("save_definition", record)
-        self._registered[workflow] = (steps, record)
-        return record
-
-    def workflows(self) -> list[WorkflowInfo]:
-        """The versions of workflows, by id, newest first, each with the number of its unfinished executions."""
-        return workflow_infos(self._persistence().call("definitions"), self._persistence().call("versions"))
-
-    def delete_workflow(self, workflow_id: str) -> bool:
-        """Forget a saved workflow; its executions keep what they need. Answers whether there was one."""
-        self._registered.clear()
-        gone: bool = self.ask_once("delete_definition", workflow_id)
-        return gone
-
-    # --- starting ------------------------------------------------------------------------------------------
+    # --- starts ----------------------------------------------------------------------------------------------
     @overload
     def start(
-        self,
-        workflow: WorkflowFunction[P, R],
-        *args: Any,
-        id: str | None = None,
-        options: ExecutionOptions | None = None,
-        wait: bool = True,
-        **kwargs: Any,
+        self, workflow: WorkflowFunction[P, R] | ConfiguredWorkflow[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> ExecutionHandle[R]: ...
     @overload
     def start(
-        self,
-        workflow: Workflow,
-        *args: Any,
-        id: str | None = None,
-        options: ExecutionOptions | None = None,
-        wait: bool = True,
-        **kwargs: Any,
+        self, workflow: Workflow, state: Mapping[str, Any] | None = None, /
     ) -> ExecutionHandle[dict[str, Any]]: ...
     @overload
+    def start(self, workflow: SavedWorkflow, /, *args: Any, **kwargs: Any) -> ExecutionHandle[Any]: ...
     def start(
-        self,
-        workflow: str,
-        *args: Any,
-        id: str | None = None,
-        options: ExecutionOptions | None = None,
-        wait: bool = True,
-        **kwargs: Any,
-    ) -> ExecutionHandle[Any]: ...
-    def start(
-        self,
-        workflow: WorkflowFunction[..., Any] | Workflow | str,
-        *args: Any,
-        id: str | None = None,
-        options: ExecutionOptions | None = None,
-        wait: bool = True,
-        **kwargs: Any,
+        self, workflow: AnyWorkflow | SavedWorkflow | ConfiguredWorkflow[..., Any], /, *args: Any, **kwargs: Any
     ) -> ExecutionHandle[Any]:
-        """Start an execution. It is durable once this returns.
+        """Start an execution. It is durable when this returns.
 
         Args:
-            workflow: the workflow, or the id of one that was registered or started before.
-            args: the workflow's arguments.
-            id: the execution's id; starting it again with the same workflow and input answers the same
-                execution. None for a new one.
-            options: how it runs; None takes ``config.execution``.
-            wait: wait while the queue of the default pool is at its ``queue_limit``; False raises QueueFull.
-            kwargs: the workflow's keyword arguments.
+            workflow: the workflow, alone or with options: ``research.options(id="rivers-1", priority=3)``.
+            args: the workflow's positional arguments.
+            kwargs: its keyword arguments.
 
         Raises:
-            QueueFull: see ``wait``; nothing was started.
+            InvalidInput: the arguments do not fit the workflow's parameters.
+            QueueFull: the queue of the default pool is full and ``when_full="raise"`` was given. Nothing was started.
             ExecutionAlreadyExists: the id belongs to another workflow or input.
-            WorkflowNotRegistered: no workflow has that id.
-            TypeError: the arguments do not fit.
-            StorageUnavailable: the store cannot be written now. If it failed half way, the start may yet have been
-                recorded: the same start under the same id is safe in any case.
+            WorkflowNotRegistered: there is no such saved workflow.
+            StorageUnavailable: the store cannot be written now. The start may have been recorded nevertheless: the
+                same start under the same id is safe to repeat.
 
         Example:
-            >>> handle = engine.start(analyse, "…", id="doc-17")  # doctest: +SKIP
+            >>> handle = engine.start(analyse.options(id="doc-17"), "…")  # doctest: +SKIP
         """
-        record, returns = self._record(workflow, args, kwargs, id, options)
-        self._room.make(wait=wait)
-        [handle] = self._start([record], returns)
+        [handle] = self.start_many([configured(workflow).call(*args, **kwargs)])
         return handle
 
-    def start_many(
-        self,
-        workflow: WorkflowFunction[..., R] | Workflow | str,
-        inputs: Iterable[Any],
-        *,
-        ids: Sequence[str] | None = None,
-        options: ExecutionOptions | None = None,
-        wait: bool = True,
-    ) -> list[ExecutionHandle[Any]]:
-        """Start one execution for each input, in one transaction.
+    def start_many(self, calls: Iterable[WorkflowCall[R]]) -> list[ExecutionHandle[R]]:
+        """Start one execution for each call, in one transaction.
 
         Args:
-            workflow: as for :meth:`start`.
-            inputs: one tuple of arguments each; anything but a tuple is the only argument.
-            ids: as many ids, or None.
-            options: how they run.
-            wait: as for :meth:`start`, once for all of them.
+            calls: workflows with their arguments, as ``workflow.call(...)`` and ``workflow.options(...).call(...)``
+                return them.
 
         Raises:
-            QueueFull: see ``wait``; nothing was started.
-            ValueError: there are not as many ids as inputs.
+            QueueFull: as :meth:`start`; nothing was started.
+            ExecutionAlreadyExists: an id belongs to another workflow or input. The other calls were started.
+
+        Example:
+            >>> engine.start_many(analyse.call(document) for document in documents)  # doctest: +SKIP
         """
-        arguments = [value if isinstance(value, tuple) else (value,) for value in inputs]
-        if ids is not None and len(ids) != len(arguments):
-            raise ValueError(f"start_many got {len(arguments)} inputs and {len(ids)} ids")
-        records: list[ExecutionRecord] = []
-        returns = None
-        for position, args in enumerate(arguments):
-            record, returns = self._record(workflow, args, {}, None if ids is None else ids[position], options)
-            records.append(record)
-        self._room.make(wait=wait)
-        return self._start(records, returns)
+        wanted = list(calls)
+        raises = any(call.configured.when_full == "raise" for call in wanted)
+        if wanted:
+            self._backpressure.wait(when_full="raise" if raises else "wait")
+        return self._starter.start(wanted)
 
+    @overload
     def execute(
-        self,
-        workflow: WorkflowFunction[..., R] | Workflow | str,
-        *args: Any,
-        id: str | None = None,
-        options: ExecutionOptions | None = None,
-        timeout: float | None = None,
-        **kwargs: Any,
+        self, workflow: WorkflowFunction[P, R] | ConfiguredWorkflow[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R: ...
+    @overload
+    def execute(self, workflow: Workflow, state: Mapping[str, Any] | None = None, /) -> dict[str, Any]: ...
+    @overload
+    def execute(self, workflow: SavedWorkflow, /, *args: Any, **kwargs: Any) -> Any: ...
+    def execute(
+        self, workflow: AnyWorkflow | SavedWorkflow | ConfiguredWorkflow[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        """Start an execution and wait for its result: :meth:`start` and ``handle.result(timeout)`` in one."""
-        return self.start(workflow, *args, id=id, options=options, **kwargs).result(timeout)
+        """Start an execution, wait for its end and return its result.
 
-    def _record(
+        The same as ``engine.start(...).result()``; to wait for a limited time, use ``result(timeout)``.
+        """
+        [handle] = self.start_many([configured(workflow).call(*args, **kwargs)])
+        return handle.result()
+
+    # --- workflows -------------------------------------------------------------------------------------------
+    def register(self, workflow: AnyWorkflow) -> WorkflowInfo:
+        """Save a workflow, so that any process can start it by its id.
+
+        A workflow that can be imported is saved as a reference, any other by value, with its steps and lambdas.
+
+        Raises:
+            DefinitionError: the workflow can be neither imported nor pickled, or pickling is not allowed.
+        """
+        record = self._starter.register(workflow)
+        key = (record.workflow_id, record.version)
+        return next(info for info in self.workflows() if (info.workflow_id, info.version) == key)
+
+    def workflows(self) -> list[WorkflowInfo]:
+        """Return the versions of workflows, by id, newest first, with their numbers of unfinished executions."""
+        return workflow_infos(self._backend.definitions(), self._backend.versions())
+
+    def delete_workflow(self, workflow_id: str) -> bool:
+        """Delete a saved workflow and return whether there was one. Its executions are not affected."""
+        return self._starter.delete(workflow_id)
+
+    # --- queries ---------------------------------------------------------------------------------------------
+    def handle(self, execution_id: str) -> ExecutionHandle[Any]:
+        """Return a handle on an execution, whoever started it. Raises ExecutionNotFound."""
+        self._backend.record(execution_id)
+        return self._handles.of(execution_id)
+
+    def status(self, execution_id: str) -> ExecutionSnapshot:
+        """Return the execution's snapshot: status, steps, state, results. Raises ExecutionNotFound.
+
+        Large values in it are read when they are used, which needs the engine to be open.
+        """
+        return self._queries.status(execution_id)
+
+    def tasks(self, execution_id: str) -> list[TaskStatus]:
+        """Return every attempt of an execution: where it is, its worker, since when, and how it failed.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            CorruptRecord: its journal is damaged; :meth:`status` shows the part that can be read.
+        """
+        return self._queries.tasks(execution_id)
+
+    def output(self, execution_id: str, cursor: str = "") -> Output:
+        """Return what an execution's steps have printed: the last lines since its coordinator began.
+
+        Args:
+            execution_id: the execution's id.
+            cursor: the cursor of the previous answer; "" for all lines that are kept.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+        """
+        return self._queries.output(execution_id, cursor)
+
+    def list(
         self,
-        workflow: WorkflowFunction[..., Any] | Workflow | str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        execution_id: str | None,
-        options: ExecutionOptions | None,
-    ) -> tuple[ExecutionRecord, Any]:
-        returns = None
-        if isinstance(workflow, str):
-            chosen = self.saved(workflow)
-        elif isinstance(workflow, WorkflowFunction | Workflow):
-            workflow.bind(*args, **kwargs)
-            self.register(workflow)
-            chosen, returns = self._registered[workflow][1], workflow.returns
-        else:
-            raise DefinitionError(
-                f"cannot start {workflow!r}: it needs a workflow (@rf.workflow or rf.Workflow) or the id of one"
+        *,
+        status: ExecutionStatus | str | None = None,
+        workflow: str | None = None,
+        parent: str | None = None,
+        schedule: str | None = None,
+        where: str | None = None,
+        after: str | None = None,
+        limit: int = 100,
+    ) -> ExecutionPage:
+        """Return a page of executions, newest first, without their steps and state.
+
+        Args:
+            status: only executions with this status.
+            workflow: only executions of this workflow id.
+            parent: only children of this execution, in the order of their starts.
+            schedule: only executions that this schedule started.
+            where: only executions that meet this condition, such as
+                ``"attr.customer = 'acme' and started > '2026-11-01'"`` (docs/storage.md lists the fields).
+            after: the ``next`` of the page before; None for the first page.
+            limit: maximum number of executions of a page.
+
+        Raises:
+            InvalidArgument: ``where`` is not a condition, or ``after`` is not a cursor.
+
+        Example:
+            >>> page = engine.list(where="status = 'failed'", limit=50)  # doctest: +SKIP
+            >>> rest = engine.list(where="status = 'failed'", limit=50, after=page.next)  # doctest: +SKIP
+        """
+        return self._queries.list(
+            list_query(
+                status=status,
+                workflow=workflow,
+                parent=parent,
+                schedule=schedule,
+                where=where,
+                after=after,
+                limit=limit,
             )
-        nonce = f"{self._nonce}/{uuid.uuid4().hex}"
-        record = new_record(
-            chosen,
-            args,
-            kwargs,
-            execution_id=execution_id or "",
-            options=options or self.config.execution,
-            encode=self._keeping.encode,
-            nonce=nonce,
-            now=self.clock.now(),
-            seed=self._new_seed(execution_id or "", nonce),
         )
-        return record, returns
 
-    def saved(self, workflow_id: str, version: str | None = None) -> DefinitionRecord:
-        """A saved workflow: that version, or the one that was saved last. Raises WorkflowNotRegistered."""
-        saved: DefinitionRecord | None = self._persistence().call("definition", workflow_id, version)
-        if saved is None:
-            infos = (info for info in self.workflows() if info.saved_at is not None)
-            known = sorted({f"{info.workflow_id} (version {info.version})" for info in infos})
-            what = workflow_id if version is None else f"{workflow_id} (version {version})"
-            raise WorkflowNotRegistered(what, known=tuple(known))
-        return saved
+    def metrics(self) -> DistributedMetrics:
+        """Return the store's totals and the status of the pools."""
+        return DistributedMetrics.of(self._backend.totals(), self.pools.list())
 
-    def _start(self, records: Sequence[ExecutionRecord], returns: Any) -> list[ExecutionHandle[Any]]:
-        answers = self._write([Start(record) for record in records])
-        fresh = []
-        for record, answer in zip(records, answers, strict=True):
-            if isinstance(answer, AlreadyExists):
-                check_same_start(record, answer.record)
-            else:
-                fresh.append(record)
-        if fresh:
-            self._supervisor().send("submit", fresh)
-        return [ExecutionHandle(self, record.id, returns) for record in records]
+    # --- control ---------------------------------------------------------------------------------------------
+    def pause(self, execution_id: str, *, reason: str = "") -> None:
+        """Pause an execution: running steps finish and are recorded, no new step starts, until :meth:`resume`.
 
-    # --- deleting ------------------------------------------------------------------------------------------
+        Returns when no new step can start.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: the execution has finished.
+        """
+        self._commands.pause(execution_id, reason=reason)
+
+    def resume(self, execution_id: str) -> None:
+        """Continue a paused execution, an interrupted one, or a failed one from its failure.
+
+        A failed execution continues before the failure that ended it: that step is tried again with fresh retries, and
+        everything recorded before it is kept. Children that it cancelled because of that failure continue with it, as
+        do children that failed.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: the execution is completed or cancelled, or its compensations (or a child's) have run.
+            CorruptRecord: the execution is quarantined for a damaged record, and the damage is still there; the error
+                names the record and the remedy.
+        """
+        self._commands.resume(execution_id)
+
+    def cancel(self, execution_id: str, *, reason: str = "") -> None:
+        """Cancel an execution: its code gets a CancelledError, may clean up, and ends as cancelled.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: the execution has finished.
+        """
+        self._commands.cancel(execution_id, reason=reason)
+
+    def signal(self, execution_id: str, name: str, payload: Any = None, *, key: str | None = None) -> None:
+        """Send a signal. It is durable when this returns; the execution receives it exactly once, in order.
+
+        A signal may be sent before the execution waits for it, and while the execution is parked or paused.
+
+        Args:
+            execution_id: the execution's id.
+            name: the signal's name.
+            payload: any value that the codec can encode.
+            key: an idempotency key: another signal with the same key is not received again; None for a new one.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: the execution has finished.
+            CodecError: the payload cannot be encoded, or does not fit what the execution waits for.
+
+        Example:
+            >>> engine.signal("doc-17", "review", Verdict(ok=True), key="review-17")  # doctest: +SKIP
+        """
+        self._commands.signal(execution_id, name, payload, key=key)
+
+    def fork(
+        self,
+        execution_id: str,
+        *,
+        before: str | int,
+        id: str | None = None,
+        args: tuple[Any, ...] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+        workflow: AnyWorkflow | SavedWorkflow | None = None,
+        options: ExecutionOptions | None = None,
+        allow_reacquire: bool = False,
+    ) -> ExecutionHandle[Any]:
+        """Start an execution that takes over what another one recorded before a step, and runs the rest again.
+
+        Results of earlier steps that were recorded later are taken over as well; signals that arrived later are not.
+
+        Args:
+            execution_id: the other execution, in any status; it is not changed.
+            before: the first step to run again: its name (the first step of that name) or its number.
+            id: the new execution's id; None for a new one. The same fork under the same id is the same execution.
+            args: other positional arguments of the workflow; None keeps them.
+            kwargs: other keyword arguments; None keeps them.
+            state: keys of ``rf.state`` to set.
+            workflow: another version of the workflow: a workflow, or ``rf.SavedWorkflow(id, version)``.
+            options: how the fork runs; None takes the other execution's, with its time counted from now.
+            allow_reacquire: fork also where locks are held, children run or compensations are registered at that
+                point: locks are acquired again, children are started again as the fork's own, and the fork runs the
+                compensations.
+
+        Raises:
+            ExecutionNotFound: there is no such execution.
+            InvalidTransition: the execution has not reached that step, or something is open there (see
+                ``allow_reacquire``).
+            CorruptRecord: the journal is damaged before that step; the error names the steps before the damage.
+            WorkflowNotRegistered: there is no such version.
+            ExecutionAlreadyExists: the id belongs to another execution.
+
+        Example:
+            >>> engine.fork("doc-17", before="review", state={"reviewer": "ada"}).result()  # doctest: +SKIP
+        """
+        return self._forks.fork(
+            execution_id,
+            before=before,
+            id=id,
+            args=args,
+            kwargs=kwargs,
+            state=state,
+            workflow=workflow,
+            options=options,
+            allow_reacquire=allow_reacquire,
+        )
+
     def purge(
         self,
         older_than: float | None = None,
@@ -310,52 +407,59 @@ class Engine(Control):
         workflow: str | None = None,
         dry_run: bool = False,
     ) -> PurgeResult:
-        """Delete executions that are over, with all that belongs to them. Totals and definitions stay.
+        """Delete finished executions with all their records. Totals and saved workflows are kept.
 
-        What is not over is never deleted, nor is a child of an execution that is under way or can be resumed.
-        It happens in short transactions, beside whatever else goes on.
+        Unfinished executions are never deleted, nor are children of an execution that is unfinished or can be resumed.
+        Deletion runs in short transactions and does not block other work.
 
         Args:
-            older_than: those that ended so many seconds ago, or earlier, whatever their retention; None for those
-                whose own retention is over, which are deleted in the background anyway.
+            older_than: delete executions that ended at least this number of seconds ago, whatever their retention;
+                None deletes executions whose retention has passed, which also happens in the background.
             status: only ``completed``, ``failed`` or ``cancelled`` ones, or several of these.
-            workflow: only those of this workflow id.
-            dry_run: delete nothing, and say what would be.
+            workflow: only executions of this workflow id.
+            dry_run: delete nothing, and return what would be deleted.
 
         Raises:
-            DefinitionError: ``older_than`` is no number of seconds, or a status is none of something that is over.
-            StorageUnavailable: the store cannot be written now; what was deleted by then is.
+            InvalidArgument: ``older_than`` is not a number of seconds, or ``status`` is not one of these.
+            StorageUnavailable: the store cannot be written now; batches deleted before are deleted.
 
         Example:
             >>> engine.purge(older_than=30 * 86_400, status="completed").executions  # doctest: +SKIP
             1204
         """
-        rounds = PurgePasses(meant(older_than, status, workflow, self.clock.now()), dry_run=dry_run)
-        while rounds.next is not None:
-            rounds.add(self.ask_once("collect", rounds.next, dry_run))  # else what it deletes might not be counted
-        while rounds.deleted.executions and not dry_run and self._persistence().call("reclaim"):
-            pass
-        return rounds.deleted
+        selected = select(older_than, status, workflow, self._backend.clock.now())
+        return purge(self._backend, selected, dry_run=dry_run)
 
-    # --- looking -------------------------------------------------------------------------------------------
-    def handle(self, execution_id: str) -> ExecutionHandle[Any]:
-        """A handle on an execution, whoever started it. Raises ExecutionNotFound."""
-        self.record(execution_id)
-        return ExecutionHandle(self, execution_id)
+    # --- locks -----------------------------------------------------------------------------------------------
+    def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
+        """Return a lock for scripts, shared with workflows that use ``rf.lock(name)``: ``with engine.lock("x"):``.
 
-    def outcome(self, record: ExecutionRecord, returns: Any = None) -> Any:
-        """The result of an execution that is over, or its exception. Raises CorruptRecord where that is damaged."""
-        if record.status is ExecutionStatus.COMPLETED:
-            if record.result is None:
-                raise CorruptRecord(record.id, "the result in its row is missing")
-            try:
-                return self._codec.decode(record.result, returns)
-            except CodecError:
-                check_payload(record.id, "the result in its row", record.result)
-                raise
-        failure = failure_or_damage(record) or Failure(type="unknown", message="")
-        if record.status is ExecutionStatus.CANCELLED:
-            raise ExecutionCancelled(record.id, reason=failure.message)
-        if failure.matches(ExecutionTimeout):
-            raise ExecutionTimeout(record.id, failure)
-        raise ExecutionFailed(record.id, failure)
+        The lock is a lease: renewed while this process lives, and free ``ttl`` seconds after the process died.
+
+        Args:
+            name: the lock's name.
+            ttl: seconds that the lease lasts without being renewed.
+            timeout: seconds to wait for it at most; None waits without a limit, 0 does not wait.
+
+        Raises:
+            LockUnavailable: in ``with``: the lock was not free in that time.
+
+        Example:
+            >>> with engine.lock("ledger") as lease:  # doctest: +SKIP
+            ...     book(entry, token=lease.token)
+        """
+        return self.semaphore(name, 1, ttl=ttl, timeout=timeout)
+
+    def semaphore(self, name: str, permits: int, *, ttl: float = 30.0, timeout: float | None = None) -> Lease:
+        """Return a semaphore with a number of permits, for scripts; otherwise as :meth:`lock`."""
+        return Lease(self._backend, name, permits, ttl, timeout)
+
+
+def backend_of(engine: Engine) -> Backend:
+    """Return an engine's backend, for the command line and for tests: users have the engine's methods."""
+    return engine._backend  # noqa: SLF001 - kept out of the public interface
+
+
+def watcher_of(engine: Engine) -> Watcher:
+    """Return an engine's watcher, for the command line."""
+    return engine._watcher  # noqa: SLF001 - kept out of the public interface

@@ -1,4 +1,4 @@
-"""The engine without Ray: the same machines, stores and actors, as threads of this process."""
+"""The engine without Ray: the same machines, stores and actors, on threads of this process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.code.environment import capture
 from rayflow.runtime.supervisor.actor import supervisor_spec
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.base import Filter
-from rayflow.storage.model import ExecutionRecord
 from rayflow.storage.urls import resolve
 
 #: What only a cluster can do, and what it is called in a message.
@@ -29,13 +28,13 @@ _NEEDS_CLUSTER = {"address": "join a cluster", "namespace": "keep actors in a na
 class LocalEngine(Engine):
     """Runs executions in this process: for tests, laptops and quick looks.
 
-    It records as durably as the store does, and takes up unfinished executions when it is opened again on the
-    same store; but when this process ends, they stop. CPU-bound steps share one interpreter.
+    Executions are as durable as the store, and unfinished ones continue when the engine is opened again on the same
+    store. They stop when this process ends. CPU-bound steps share one interpreter.
 
     Args:
-        store: the store's URL; the default keeps nothing beyond this process.
+        store: the store's URL; the default store ends with this process.
         config: the whole configuration; ``options`` are set on top of it.
-        take_over: take the store from another writer that is still alive; that one is fenced, and stops.
+        take_over: take over the store from another writer that is still alive; that writer is fenced and stops.
         options: fields of :class:`EngineConfig`.
 
     Raises:
@@ -64,7 +63,7 @@ class LocalEngine(Engine):
         base = config or EngineConfig.load()
         chosen = base.replace(**{"max_coordinators": 1, "standby_coordinators": 1, **options})
         url = resolve(store, environ=os.environ)
-        # Its own, so that it is told from another process that writes the same store.
+        # An identity of its own: two processes that write the same store must differ.
         self._threads = ThreadSystem(f"LocalEngine {uuid.uuid4().hex[:12]}")
         super().__init__(self._threads, chosen, url, capture())
         try:
@@ -74,19 +73,20 @@ class LocalEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        self._threads.spawn(persistence_spec(self.store)).call("ready", take_over)
+        self._threads.spawn(store_spec(self.store))
+        self._backend.open_store(take_over=take_over)
         settings = self._settings()
-        self._threads.spawn(supervisor_spec(settings)).call("ready")
-        self._room = QueueBackpressure(self.pools, settings.config.pool)
-        self._supervisor().call("environment", self._env.to_json())
-        self.recovered: list[str] = []
+        self._threads.spawn(supervisor_spec(settings))
+        self._backend.settings()
+        self._backpressure = QueueBackpressure(self.pools, settings.config.pool)
+        self._backend.announce_environment(self._environment.to_json())
         if self.config.recover:
-            self.recovered = self._supervisor().call("recover")
+            self.recovered = self._backend.recover()
 
     def driving(self) -> bool:
-        """Whether any execution is under way in this process, or is about to be."""
-        names, now = set(self._threads.names()), self.clock.now()
-        driven: list[ExecutionRecord] = self._persistence().call("executions", Filter(driven=True, limit=10_000))
+        """Return whether an execution runs in this process, or is about to."""
+        names, now = set(self._threads.names()), self._backend.clock.now()
+        driven = self._backend.executions(Filter(driven=True, limit=10_000))
         return any(
             record.coordinator in names
             if record.owner
@@ -95,8 +95,8 @@ class LocalEngine(Engine):
         )
 
     def close(self) -> None:
-        """Stop. Unfinished executions go on when an engine opens the same store again."""
-        if self._closed:
+        """Stop all actors. Unfinished executions continue when an engine opens the same store again."""
+        if self._backend.closed:
             return
         super().close()
         for name in sorted(self._threads.names(), key=_closing_order):
@@ -117,6 +117,6 @@ def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None
 
 
 def _closing_order(name: str) -> int:
-    """Those that start others first, the store last."""
-    first = [actor_names.SUPERVISOR, "rayflow:coordinator", "rayflow:pool", "rayflow:worker", actor_names.PERSISTENCE]
+    """Return the order of closing: actors that start others first, the store last."""
+    first = [actor_names.SUPERVISOR, "rayflow:coordinator", "rayflow:pool", "rayflow:worker", actor_names.STORE]
     return next(i for i, prefix in enumerate(first) if name.startswith(prefix))

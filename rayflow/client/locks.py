@@ -1,4 +1,4 @@
-"""Locks and semaphores from outside: leases for scripts, and who has what."""
+"""Locks and semaphores for scripts, and the list of who holds them."""
 
 from __future__ import annotations
 
@@ -10,43 +10,41 @@ import time
 import uuid
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+from rayflow.client.backend import Backend
 from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.locks import machine
 from rayflow.core.locks.machine import Claim, Lock
 from rayflow.errors import LockLost, LockUnavailable, RayflowError
 from rayflow.storage.operations import Done, LeaveLease, TakeLease
 
-if TYPE_CHECKING:
-    from rayflow.client.control import ExecutionCommands
-
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at whether a lease was granted: the first, and at most.
-_LOOK_FIRST, _LOOK_MOST = 0.01, 0.25
+#: Seconds between two checks of whether a lease was granted: the first, and at most.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 
 
 @refused_in_workflows("lease")
 class Lease:
-    """A permit of a lock or semaphore that a script has, for ``with``. Made by ``engine.lock()``.
+    """A permit of a lock or semaphore held by a script, for ``with``. Made by ``engine.lock()``.
 
     Args:
-        engine: the engine.
+        backend: where locks are read and written.
         name: the lock's name.
         permits: how many permits it has.
         ttl: seconds that the lease lasts without being renewed.
-        timeout: seconds to wait for it at most; None for as long as it takes.
+        timeout: seconds to wait for the permit at most; None waits without a limit.
 
     Attributes:
         name: the lock's name.
         token: the fencing token: it rises with each grant of this lock; 0 while it is not held.
     """
 
-    def __init__(self, engine: ExecutionCommands, name: str, permits: int, ttl: float, timeout: float | None) -> None:
+    def __init__(self, backend: Backend, name: str, permits: int, ttl: float, timeout: float | None) -> None:
         self.name = name
         self.token = 0
-        self._engine = engine
+        self._backend = backend
         self._permits = permits
         self._ttl = ttl
         self._timeout = timeout
@@ -57,37 +55,37 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether the lease is over although this script did not give it back: somebody else may have the lock."""
+        """Whether the lease ended although this script did not release it: another holder may have the lock."""
         return self._lost.is_set()
 
     def check(self) -> None:
-        """Raise LockLost if the lease is over."""
+        """Raise LockLost if the lease has ended."""
         if self.lost or not self._id:
             raise LockLost(self.name, lease=self._id)
 
     def acquire(self) -> Self:
-        """Wait for the permit.
+        """Wait for the permit and return the lease.
 
         Raises:
-            LockUnavailable: it was not free in time.
-            LockLimitMismatch: the lock is in use with another number of permits.
+            LockUnavailable: no permit was free in time.
+            LockPermitsMismatch: the lock is in use with another number of permits.
         """
-        # For those who look at what holds a lock; the last part makes it unique.
+        # Shown in lists of holders; the last part makes the id unique.
         self._id = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}"
         self._lost.clear()
         self._ended.clear()
-        clock = self._engine.clock
+        clock = self._backend.clock
         began = clock.monotonic()
         self.token = self._ask(wait=self._timeout != 0)
-        pause = _LOOK_FIRST
+        pause = _FIRST_PAUSE
         while not self.token:
             waited = clock.monotonic() - began
             if self._timeout is not None and waited >= self._timeout:
                 self._leave()
-                holders = [str(claim.claimant) for claim in self._engine.read_locks((self.name,))[0].holders]
+                holders = [str(claim.claimant) for claim in self._backend.locks((self.name,))[0].holders]
                 raise LockUnavailable(self.name, limit=self._permits, holders=tuple(holders), waited=waited)
             self._pause(pause)
-            pause = min(pause * 2, _LOOK_MOST)
+            pause = min(pause * 2, _LONGEST_PAUSE)
             self.token = self._ask(renew=True)
         renewing = threading.Thread(target=self._renew, name=f"lease of {self.name}", daemon=True)
         renewing.start()
@@ -95,7 +93,7 @@ class Lease:
         return self
 
     def release(self) -> None:
-        """Give the permit back. Nothing happens if it is not held any more."""
+        """Release the permit. Does nothing if the permit is no longer held."""
         if not self._id:
             return
         self._ended.set()
@@ -112,20 +110,20 @@ class Lease:
         self.release()
 
     def _ask(self, *, wait: bool = True, renew: bool = False) -> int:
-        asked = TakeLease(self.name, self._permits, self._id, self._ttl, self._engine.clock.now(), wait, renew)
-        [answer] = self._engine.write([asked])
+        asked = TakeLease(self.name, self._permits, self._id, self._ttl, self._backend.clock.now(), wait, renew)
+        [answer] = self._backend.write([asked])
         assert isinstance(answer, Done)
         return answer.token
 
     def _pause(self, seconds: float) -> None:
-        """Between two looks at whether it was granted."""
-        self._engine.clock.sleep(seconds)
+        """Wait between two checks of whether the permit was granted."""
+        self._backend.clock.sleep(seconds)
 
     def _leave(self) -> None:
-        [answer] = self._engine.write([LeaveLease(self.name, self._id, self._engine.clock.now())])
+        [answer] = self._backend.write([LeaveLease(self.name, self._id, self._backend.clock.now())])
         self._id, self.token = "", 0
         assert isinstance(answer, Done)
-        self._engine.nudge(answer.touched)
+        self._backend.notify(answer.touched)
 
     def _renew(self) -> None:
         renewed = time.monotonic()
@@ -134,10 +132,10 @@ class Lease:
                 self._ask(renew=True)
             except LockLost:
                 self._lost.set()
-                log.error("the lease of lock %r is over: somebody else may have the lock now", self.name)  # noqa: TRY400
+                log.error("lease of lock %r lost: another holder may have the lock now", self.name)  # noqa: TRY400
                 return
             except RayflowError as error:
-                log.warning("the lease of lock %r cannot be renewed now: %s", self.name, error)
+                log.warning("lease of lock %r not renewed, trying again: %s", self.name, error)
                 if time.monotonic() - renewed > self._ttl:
                     self._lost.set()
             else:
@@ -151,9 +149,9 @@ class LockInfo:
 
     Args:
         name: its name.
-        permits: how many may have it at a time.
-        holders: who has it, in the order in which they got it.
-        waiting: who waits for it, the next one first.
+        permits: how many claims may hold it at a time.
+        holders: claims that hold it, in the order of their grants.
+        waiting: claims that wait, the next one first.
     """
 
     name: str
@@ -167,36 +165,36 @@ class Locks:
     """The locks of an engine's store: ``engine.locks``.
 
     Args:
-        engine: the engine.
+        backend: where locks are read and written.
 
     Example:
         >>> [(lock.name, len(lock.waiting)) for lock in engine.locks.list()]  # doctest: +SKIP
     """
 
-    def __init__(self, engine: ExecutionCommands) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def list(self) -> list[LockInfo]:
-        """The locks that somebody has or waits for, by name."""
-        return [lock_info(lock) for lock in self._engine.read_locks(None)]
+        """Return the locks that are held or waited for, by name."""
+        return [lock_info(lock) for lock in self._backend.locks()]
 
     def check(self, name: str, token: int) -> None:
-        """Whether a fencing token is good: nobody else was granted that permit since.
+        """Check that a fencing token is valid: no other claim was granted that permit since.
 
         Raises:
-            LockLost: its holder has given it back, or has lost it.
+            LockLost: the holder released the permit or lost it.
         """
-        found = self._engine.read_locks((name,))
+        found = self._backend.locks((name,))
         if not found or not machine.check(found[0], token):
             raise LockLost(name, lease=f"token {token}")
 
     def release(self, name: str, lease: str) -> None:
-        """Take a script's lease away, by its id as :meth:`list` shows it."""
-        [answer] = self._engine.write([LeaveLease(name, lease, self._engine.clock.now())])
+        """Revoke a script's lease, by its id as :meth:`list` shows it."""
+        [answer] = self._backend.write([LeaveLease(name, lease, self._backend.clock.now())])
         assert isinstance(answer, Done)
-        self._engine.nudge(answer.touched)
+        self._backend.notify(answer.touched)
 
 
 def lock_info(lock: Lock) -> LockInfo:
-    """A lock as people see it."""
+    """Return a lock as it is shown."""
     return LockInfo(lock.name, lock.limit, lock.holders, lock.waiting)

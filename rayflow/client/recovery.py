@@ -1,134 +1,124 @@
-"""The recovery, as an engine shows it: what nobody drives, what is overdue, and having it go on."""
+"""Recovery of executions: status, watchdog, and claiming what has no live coordinator."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
+from rayflow.client.backend import Backend
 from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.cluster.recovery import CRASH_LOOP, OverdueItem, RecoveryStatus
-from rayflow.errors import ClusterError, CorruptRecord, DefinitionError, Failure, InvalidTransition
+from rayflow.errors import ClusterError, CorruptRecord, Failure, InvalidArgument, InvalidTransition
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.damage import failure_or_damage
-from rayflow.storage.model import ExecutionRecord
 
-if TYPE_CHECKING:
-    from rayflow.client.control import ExecutionCommands
-
-#: Seconds that a coordinator may take to tell what is overdue there; one that hangs is seen by its pings.
-_PATIENCE = 5.0
-
-#: Executions that are looked through for those that were set aside.
-_MOST = 10_000
+#: Paused executions that are read to find the quarantined ones.
+_LIMIT = 10_000
 
 
 @refused_in_workflows("engine.recovery")
 class RecoveryManager:
-    """Looks at what recovers an engine's executions, and sets it going.
+    """Shows what recovery does for an engine's executions, and starts it by hand.
 
-    None of it has to be called: the supervisor finds executions without a live coordinator by itself, at once where
-    Ray tells of a death and by pings where nobody does; coordinators enforce deadlines and timeouts, pools replace
-    workers. This is for those who look, and for engines that were opened with ``recover=False``.
+    Recovery is automatic: the supervisor finds executions without a live coordinator, at once when Ray reports a
+    death and otherwise by pings; coordinators enforce deadlines and timeouts; pools replace workers. These methods are
+    for operators, and for engines that were opened with ``recover=False``.
 
     Args:
-        engine: a :class:`DistributedEngine` or :class:`LocalEngine`; its own is ``engine.recovery``.
+        backend: the supervisor's and coordinators' side.
+        resume: resumes an execution, by its id.
 
     Example:
         >>> engine.recovery.recover_stale(older_than=60)  # doctest: +SKIP
         ['doc-17']
     """
 
-    def __init__(self, engine: ExecutionCommands) -> None:
-        self._engine = engine
+    def __init__(self, backend: Backend, resume: Callable[[str], None]) -> None:
+        self._backend = backend
+        self._resume = resume
 
     def recover_stale(self, *, older_than: float = 0.0) -> list[str]:
-        """Have all unfinished executions go on that need a coordinator and have none.
+        """Claim all unfinished executions that need a coordinator and have none.
 
-        A task is never without its execution: it goes on with it, and one whose worker is gone is given to another
-        by its coordinator.
+        The tasks of an execution are recovered with it: its coordinator gives the tasks of a lost worker to another
+        worker.
 
         Args:
-            older_than: only those for which nothing was recorded for so many seconds.
+            older_than: claim only executions for which nothing was recorded for this number of seconds.
 
         Returns:
-            The ids of what was taken up now.
+            The ids of the claimed executions.
 
         Raises:
-            DefinitionError: ``older_than`` is negative.
+            InvalidArgument: ``older_than`` is negative.
             StorageUnavailable: the store cannot be read now.
         """
         _check_seconds("older_than", older_than)
-        taken: list[str] = self._supervisor("recover", None, older_than)
-        return taken
+        return self._backend.recover(None, older_than)
 
     def recover(self, execution_id: str) -> None:
-        """Let a failed execution go on from its failure, as :meth:`Engine.resume` does, and only a failed one.
+        """Continue a failed execution from its failure, as ``engine.resume()`` does, and only a failed one.
 
         Args:
-            execution_id: the execution.
+            execution_id: the execution's id.
 
         Raises:
             ExecutionNotFound: there is no such execution.
-            InvalidTransition: it is not failed, or failed after its compensations ran.
+            InvalidTransition: the execution is not failed, or its compensations have run.
         """
-        status = self._engine.record(execution_id).status
+        status = self._backend.record(execution_id).status
         if status is not ExecutionStatus.FAILED:
             raise InvalidTransition(
                 execution_id, status=status, action="recover",
-                hint="It is not in failed state. What was interrupted goes on by itself; resume() what is paused",
+                hint="It is not in failed state. Interrupted executions recover automatically; resume() a paused one",
             )  # fmt: skip
-        self._engine.resume(execution_id)
+        self._resume(execution_id)
 
     def monitor_timeouts(self, *, grace: float = 5.0) -> list[OverdueItem]:
-        """One pass of the watchdog over the whole store: what is overdue, and that somebody sees to it.
+        """Run one pass of the watchdog over the whole store.
 
-        Time that is up is noticed by whoever drives the execution, within milliseconds; so a healthy engine answers
-        an empty list. What is overdue with nobody driving it is taken up, and then ends or goes on by its own rules.
+        A coordinator notices a deadline within milliseconds, so a healthy engine returns an empty list. An overdue
+        execution without a coordinator is claimed and then ends or continues by its own rules.
 
         Args:
             grace: seconds after which something counts as overdue.
 
         Returns:
-            Executions past their deadline, executions that should have been woken, and attempts at steps past their
-            timeout; the latest first.
+            Executions past their deadline, executions that should have been woken, and attempts past their timeout;
+            the latest first.
 
         Raises:
-            DefinitionError: ``grace`` is negative.
+            InvalidArgument: ``grace`` is negative.
             StorageUnavailable: the store cannot be read now.
         """
         _check_seconds("grace", grace)
-        found: list[OverdueItem] = self._supervisor("overdue", grace)
-        for name in self._supervisor("coordinators"):
+        found = self._backend.overdue(grace)
+        for name in self._backend.coordinators():
             try:
-                found += self._engine.actor(name).call("overdue", grace, timeout=_PATIENCE, group="control")
-            except ClusterError:  # gone or hung: then what it drives is taken over, and seen to by its successor
+                found += self._backend.overdue_attempts(name, grace)
+            except ClusterError:  # gone or hung: its executions are taken over, and checked by its successor
                 continue
         return sorted(found, key=lambda one: -one.late)
 
     def status(self) -> RecoveryStatus:
-        """What the recovery knows and does now: coordinators, and executions that wait, are stale, or set aside.
+        """Return coordinators, and executions that wait, are stale or quarantined.
 
         Raises:
             StorageUnavailable: the store cannot be read now.
         """
-        known: RecoveryStatus = self._supervisor("recovery")
-        paused: list[ExecutionRecord] = self._engine.ask(
-            "executions", Filter(status=(ExecutionStatus.PAUSED,), limit=_MOST)
-        )
+        known = self._backend.recovery_status()
+        paused = self._backend.executions(Filter(status=(ExecutionStatus.PAUSED,), limit=_LIMIT))
         failures = [(record.id, failure_or_damage(record)) for record in paused]
-        aside = tuple(name for name, failure in failures if failure is not None and _sets_aside(failure))
-        return replace(known, set_aside=aside)
-
-    def _supervisor(self, method: str, *args: Any) -> Any:
-        return self._engine.supervise(method, *args)
+        quarantined = tuple(name for name, failure in failures if failure is not None and _quarantines(failure))
+        return replace(known, quarantined=quarantined)
 
 
-def _sets_aside(reason: Failure) -> bool:
-    """Whether a pause for that reason is one that nobody asked for."""
+def _quarantines(reason: Failure) -> bool:
+    """Return whether a pause for that reason was not requested by a caller."""
     return reason.type == CRASH_LOOP or reason.matches(CorruptRecord)
 
 
 def _check_seconds(name: str, value: float) -> None:
-    if not value >= 0:  # also for what is no number
-        raise DefinitionError(f"{name} must be a number of seconds that is not negative, not {value!r}")
+    if not value >= 0:  # also false for NaN
+        raise InvalidArgument(f"{name} must be a number of seconds, 0 or more, not {value!r}")

@@ -1,4 +1,4 @@
-"""Deleting what is over: which executions are meant, and asking the store until there is nothing more."""
+"""Purge finished executions: selection and batched deletion."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rayflow.errors import DefinitionError
+from rayflow.client.backend import Backend
+from rayflow.errors import InvalidArgument
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 
-_OVER = tuple(status for status in ExecutionStatus if status.terminal)
+_FINISHED = tuple(status for status in ExecutionStatus if status.terminal)
 
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """What ``engine.purge`` has deleted, or would.
+    """What ``engine.purge`` deleted, or would delete.
 
     Args:
-        executions: how many.
-        bytes: about how many bytes their records took. They are given back to the disk a little later.
+        executions: number of executions.
+        bytes: approximate number of bytes of their records. The disk space is released a little later.
         dry_run: whether nothing was deleted.
     """
 
@@ -28,69 +29,80 @@ class PurgeResult:
     dry_run: bool = False
 
 
-def meant(
+def purge(backend: Backend, selected: PurgeFilter, *, dry_run: bool) -> PurgeResult:
+    """Delete the selected executions batch by batch, and return the totals."""
+    passes = PurgePasses(selected, dry_run=dry_run)
+    while passes.next is not None:
+        passes.add(backend.purge(passes.next, dry_run=dry_run))
+    while passes.result.executions and not dry_run and backend.reclaim():
+        pass
+    return passes.result
+
+
+def select(
     older_than: float | None,
     status: ExecutionStatus | str | Sequence[ExecutionStatus | str],
     workflow: str | None,
     now: float,
 ) -> PurgeFilter:
-    """The executions that a person means.
+    """Return the filter for ``engine.purge``'s arguments.
 
     Args:
-        older_than: seconds since their end, at least; None for those whose own time to live is over.
+        older_than: seconds since the end, at least; None selects executions whose retention has passed.
         status: one of ``completed``, ``failed`` and ``cancelled``, or several; empty for all.
         workflow: the workflow's id; None for all.
         now: seconds since the epoch.
 
     Raises:
-        DefinitionError: it is no number of seconds, or no status of an execution that is over.
+        InvalidArgument: ``older_than`` is not a number of seconds, or a status is not one of a finished execution.
     """
     given = [status] if isinstance(status, str) else list(status)
-    wanted = tuple(known for known in _OVER if known in given)
-    unknown = [each for each in given if each not in _OVER]
+    wanted = tuple(known for known in _FINISHED if known in given)
+    unknown = [each for each in given if each not in _FINISHED]
     if unknown:
-        raise DefinitionError(
-            f"only what is over can be deleted: completed, failed or cancelled executions, not {', '.join(unknown)}"
+        raise InvalidArgument(
+            f"cannot purge executions with status {', '.join(map(repr, map(str, unknown)))}; status must be completed, "
+            "failed or cancelled"
         )
     if older_than is None:
         return PurgeFilter(status=wanted, workflow_id=workflow, expired_by=now)
-    given_as: object = older_than  # by a person, who may pass anything
+    given_as: object = older_than  # a caller may pass anything
     if isinstance(given_as, bool) or not isinstance(given_as, int | float) or not 0 <= given_as < math.inf:
-        raise DefinitionError(f"older_than needs seconds since the end, 0 or more, not {older_than!r}")
+        raise InvalidArgument(f"older_than must be a number of seconds, 0 or more, not {older_than!r}")
     return PurgeFilter(status=wanted, workflow_id=workflow, ended_before=now - older_than)
 
 
 class PurgePasses:
-    """Goes through what is meant, batch after batch, and once more as long as anything was deleted.
+    """Passes over the selected executions, one batch after another, until a pass deletes nothing.
 
-    What was needed by something that has been deleted is found then.
+    A further pass finds executions that an execution deleted before had needed.
 
     Args:
-        over: what is meant.
-        dry_run: whether nothing is deleted, so that one round tells all.
+        selected: the filter.
+        dry_run: whether nothing is deleted; one pass then finds all.
 
     Attributes:
-        next: what the store is to be asked next; None at the end.
+        next: the filter of the next batch; None at the end.
     """
 
-    def __init__(self, over: PurgeFilter, *, dry_run: bool) -> None:
-        self.next: PurgeFilter | None = over
+    def __init__(self, selected: PurgeFilter, *, dry_run: bool) -> None:
+        self.next: PurgeFilter | None = selected
         self.dry_run = dry_run
-        self._over = over
+        self._selected = selected
         self._before = self._executions = self._bytes = 0
 
     def add(self, found: PurgeBatch) -> None:
-        """Note what a batch has come to, and go on."""
+        """Count a batch and choose the next one."""
         self._executions += len(found.ids)
         self._bytes += found.size
         if found.after is not None:
-            self.next = replace(self._over, after=found.after)
+            self.next = replace(self._selected, after=found.after)
         elif self.dry_run or self._executions == self._before:
             self.next = None
         else:
-            self.next, self._before = self._over, self._executions
+            self.next, self._before = self._selected, self._executions
 
     @property
-    def deleted(self) -> PurgeResult:
-        """What there was so far."""
+    def result(self) -> PurgeResult:
+        """The totals so far."""
         return PurgeResult(self._executions, self._bytes, self.dry_run)

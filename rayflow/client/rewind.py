@@ -1,17 +1,17 @@
-"""How a failed execution goes on, together with the children that it had given up because of that failure.
+"""Plan of a rewind: how a failed execution continues, together with the children that it cancelled by failing.
 
-All of it is one transaction. A child that its parent gave up ended as cancelled, as did its own children; if the parent
-goes on from before that, it believes to wait for the child, so they go on, too, from before they were given up. So do
-children that failed, if the parent has not reacted to it, or failed by that. What somebody else has cancelled stays
-cancelled, and what a child's compensations have undone stays undone.
+A rewind is one transaction. A child that its parent cancelled has ended as cancelled, as have that child's own
+children. If the parent continues from before the cancellation, it waits for the child, so these children continue from
+before their cancellation as well. So do children that failed, if the parent has not reacted to the failure or failed
+because of it. A child that another caller cancelled stays cancelled; a child whose compensations have run stays ended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
+from rayflow.client.backend import Backend
 from rayflow.core.events import CancelRequested, Ended, Entry, Rewound
 from rayflow.core.execution.journal import RewindPlan, effective, plan_rewind
 from rayflow.errors import InvalidTransition
@@ -23,9 +23,6 @@ from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.operations import Rewind
 from rayflow.storage.rules.starts import call_nonce, carried_rows
 
-#: Calls a method of the store's actor.
-Ask = Callable[..., Any]
-
 _NOT_COMPLETED = tuple(status for status in ExecutionStatus if status is not ExecutionStatus.COMPLETED)
 
 #: More children than any execution has.
@@ -33,30 +30,30 @@ _CHILDREN = 10_000_000
 
 
 class UnsettledError(Exception):
-    """A child that was given up has not ended yet. Args: its id."""
+    """A cancelled child, named by its id, has not ended yet."""
 
 
 class RewindPlanner:
-    """Plans how one failed execution goes on.
+    """Plans how one failed execution continues.
 
     Args:
-        ask: calls a method of the store's actor.
+        backend: where records are read.
         root: the execution.
         now: seconds since the epoch.
     """
 
-    def __init__(self, ask: Ask, root: ExecutionRecord, now: float) -> None:
-        self._ask = ask
+    def __init__(self, backend: Backend, root: ExecutionRecord, now: float) -> None:
+        self._backend = backend
         self._root = root
         self._now = now
 
     def plan(self) -> Rewind:
-        """The operation that lets it go on, all or nothing.
+        """Return the one operation that makes the execution and its children continue.
 
         Raises:
-            InvalidTransition: it did not fail, or what it or a child of it had done is undone, or somebody else has
-                cancelled the child by which it failed.
-            UnsettledError: a child of it has not ended yet.
+            InvalidTransition: the execution did not fail, compensations of the execution or of a child have run, or
+                another caller cancelled the child because of which it failed.
+            UnsettledError: a child has not ended yet.
         """
         entries = self._journal(self._root)
         plan = plan_rewind(self._root.id, entries)
@@ -78,11 +75,9 @@ class RewindPlanner:
 
     # --- children ------------------------------------------------------------------------------------------
     def _children(self, parent: ExecutionRecord, plan: RewindPlan) -> Iterator[Rewind]:
-        """What lets the children go on that the parent will believe to have."""
+        """Yield the rewinds of the children that the rewound parent waits for."""
         calls = {call_nonce(parent, number, rewinds): number for number, rewinds in enumerate(plan.calls, start=1)}
-        found: list[ExecutionRecord] = self._ask(
-            "executions", Filter(parent=parent.id, status=_NOT_COMPLETED, limit=_CHILDREN)
-        )
+        found = self._backend.executions(Filter(parent=parent.id, status=_NOT_COMPLETED, limit=_CHILDREN))
         for child in found:
             number = calls.get(child.start_nonce)
             if child.waited_for:
@@ -105,16 +100,16 @@ class RewindPlanner:
                 raise UnsettledError(child.id)
             return
         ended = entries[-1].event
-        given_up = isinstance(ended, Ended) and ended.given_up and all(event.by for event in asked)
+        given_up = isinstance(ended, Ended) and ended.cancelled_by_parent and all(event.by for event in asked)
         if not given_up and (child.status is ExecutionStatus.CANCELLED or not child.waited_for):
             if cause:
                 raise self._stays(child, "was cancelled")
             return  # its parent hears of that, if it waits for it
         try:
-            plan = plan_rewind(child.id, entries, given_up=given_up)
+            plan = plan_rewind(child.id, entries, cancelled_by_parent=given_up)
         except InvalidTransition as error:
             if cause or given_up:
-                raise self._stays(child, "has undone what it did") from error
+                raise self._stays(child, "has run its compensations") from error
             return
         yield from self._children(child, plan)
         yield self._operation(child, plan)
@@ -122,16 +117,15 @@ class RewindPlanner:
     def _stays(self, child: ExecutionRecord, what: str) -> InvalidTransition:
         return InvalidTransition(
             self._root.id,
-            status=f"failed, and its child {child.id!r} {what}, so it cannot go on",
+            status=f"failed, and its child {child.id!r} {what}, so it cannot continue",
             action="resume",
-            hint=f"Fork {child.parent!r} before the call that starts it, with again=True (--again): the fork starts a "
-            "child of its own",
+            hint=f"Fork {child.parent!r} before the call that starts it, with allow_reacquire=True "
+            "(--allow-reacquire): the fork starts its own child",
         )
 
     # --- reading -------------------------------------------------------------------------------------------
     def _journal(self, record: ExecutionRecord) -> list[Entry]:
-        return entries_of(record, self._ask("journal", record.id))
+        return entries_of(record, self._backend.journal(record.id))
 
     def _unread(self, execution_id: str) -> list[InboxRow]:
-        rows: list[InboxRow] = self._ask("inbox", execution_id)
-        return rows
+        return self._backend.inbox(execution_id)

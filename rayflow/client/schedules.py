@@ -1,31 +1,32 @@
-"""Schedules: workflows that are started by themselves, at the times of a cron expression or at an interval."""
+"""Schedules: workflows that are started at the times of a cron expression or at an interval."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rayflow.client.views import tolerant
+from rayflow.client.backend import Backend
+from rayflow.client.handle import ExecutionHandle, Handles
+from rayflow.client.starts import Starter
+from rayflow.client.views import decode_or_describe
 from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.schedules import machine
 from rayflow.core.schedules.due_times import check_name
 from rayflow.core.schedules.machine import DueStart, ScheduleState
-from rayflow.definition.options import ExecutionOptions
+from rayflow.definition.options import EngineConfig, ExecutionOptions
 from rayflow.definition.schedule import Moment, Schedule
-from rayflow.errors import CodecError, CorruptRecord, DefinitionError, ScheduleNotFound, WriterFenced
+from rayflow.definition.start_options import ConfiguredWorkflow, SavedWorkflow, WorkflowCall
+from rayflow.definition.workflow import AnyWorkflow, configured
+from rayflow.errors import CodecError, CorruptRecord, InvalidArgument, ScheduleExists, ScheduleNotFound, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.codec.schedules import ScheduleSpec, decode_plan, decode_state, encode_plan, encode_state
 from rayflow.storage.model import ExecutionRecord, ScheduleRecord
 from rayflow.storage.operations import Done, Rejected
-from rayflow.storage.rules.starts import fired
-
-if TYPE_CHECKING:
-    from rayflow.client.forks import AnyWorkflow, Control
-    from rayflow.client.handle import ExecutionHandle
+from rayflow.storage.rules.starts import schedule_transaction
 
 #: How often a change is tried again because the supervisor, or somebody else, changed the schedule meanwhile.
 _TRIES = 20
@@ -81,115 +82,117 @@ class ScheduleInfo:
 
 @refused_in_workflows("engine.schedules")
 class Schedules:
-    """The schedules of an engine's store: ``engine.schedules``. They are kept in the store, and outlive the engine.
+    """The schedules of an engine's store: ``engine.schedules``. They outlive the engine.
 
     Args:
-        engine: the engine.
-        codec: writes inputs.
+        backend: where schedules are read and written.
+        starter: saves workflows.
+        handles: makes handles.
+        codec: encodes inputs.
+        config: the engine's configuration.
 
     Example:
         >>> engine.schedules.create("nightly", report, rf.Schedule(cron="0 2 * * *"))  # doctest: +SKIP
     """
 
-    def __init__(self, engine: Control, codec: MsgpackCodec) -> None:
-        self._engine = engine
+    def __init__(
+        self, backend: Backend, starter: Starter, handles: Handles, codec: MsgpackCodec, config: EngineConfig
+    ) -> None:
+        self._backend = backend
+        self._starter = starter
+        self._handles = handles
         self._codec = codec
+        self._config = config
 
     def create(
         self,
         name: str,
-        workflow: AnyWorkflow | str,
+        workflow: AnyWorkflow | SavedWorkflow | ConfiguredWorkflow[..., Any] | WorkflowCall[Any],
         schedule: Schedule,
         *,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        options: ExecutionOptions | None = None,
-        version: str = "",
         replace: bool = False,
     ) -> ScheduleInfo:
-        """Make a schedule.
+        """Create a schedule.
 
         Args:
-            name: its name; its executions are called ``<name>@<due time>``.
-            workflow: the workflow, or the id of a saved one.
-            schedule: when it is started.
-            args: the workflow's arguments.
-            kwargs: its keyword arguments.
-            options: how its executions run.
-            version: the version of the workflow; "" for the one that was saved last by then.
-            replace: change the schedule if there is one of that name; what it has decided on stays.
+            name: its name; its executions get the ids ``<name>@<due time>``.
+            workflow: what is started: a workflow, one with options, or a call of one with arguments. Every due time
+                starts the version that is saved then, or the version of a :class:`rayflow.SavedWorkflow`.
+            schedule: the times.
+            replace: change the schedule of that name if there is one; its past decisions are kept.
 
         Raises:
-            DefinitionError: the name does not fit, or is taken.
-            WorkflowNotRegistered: there is no such workflow.
-            TypeError: the arguments do not fit.
+            InvalidArgument: the name is not valid, or an option does not apply to schedules.
+            ScheduleExists: there is a schedule of that name, and ``replace`` is False.
+            WorkflowNotRegistered: there is no such saved workflow.
+            InvalidInput: the arguments do not fit.
+
+        Example:
+            >>> engine.schedules.create("nightly", report.call("eu"), rf.Schedule(cron="0 2 * * *"))  # doctest: +SKIP
         """
         check_name(name)
-        if isinstance(workflow, str):
-            workflow_id = self._engine.saved(workflow, version or None).workflow_id
-        else:
-            workflow.bind(*args, **(kwargs or {}))
-            workflow_id = self._engine.register(workflow).workflow_id
-            if version:
-                self._engine.saved(workflow_id, version)
-        data = self._codec.encode((args, dict(kwargs or {})))
-        plan = ScheduleSpec(schedule, workflow_id, version, data, options or self._engine.config.execution)
-        now = self._engine.clock.now()
+        call = workflow if isinstance(workflow, WorkflowCall) else configured(workflow).call()
+        chosen = call.configured
+        if chosen.id is not None or chosen.on_parent_end is not None or chosen.when_full is not None:
+            raise InvalidArgument(f"schedule {name!r}: id, on_parent_end and when_full do not apply to schedules")
+        workflow_id = self._starter.definition(chosen.workflow).workflow_id
+        version = (isinstance(chosen.workflow, SavedWorkflow) and chosen.workflow.version) or ""
+        options = self._config.execution.replace(**chosen.changes)
+        spec = ScheduleSpec(schedule, workflow_id, version, self._codec.encode((call.args, dict(call.kwargs))), options)
+        now = self._backend.clock.now()
         there = self._find(name)
         if there is not None and not replace:
-            raise DefinitionError(
-                f"there is a schedule {name!r} already: change it with replace=True (--replace), or delete it"
-            )
+            raise ScheduleExists(name)
         if there is None or self._is_damaged(there):
             state = machine.begin(schedule, now)
             wake = machine.decide(name, schedule, state, now).wake
             number = 1 if there is None else there.version + 1
-            record = ScheduleRecord(name, encode_plan(plan), encode_state(state), number, wake, now)
-            self._engine.ask_once("save_schedule", record)
+            record = ScheduleRecord(name, encode_plan(spec), encode_state(state), number, wake, now)
+            self._backend.save_schedule(record)
         else:
-            self._change(name, lambda known, state: machine.changed(known.schedule, schedule, state, now), plan=plan)
+            self._change(name, lambda known, state: machine.changed(known.schedule, schedule, state, now), spec=spec)
         return self.get(name)
 
     def get(self, name: str) -> ScheduleInfo:
-        """One schedule. Raises ScheduleNotFound."""
+        """Return one schedule. Raises ScheduleNotFound."""
         return self._infos([self._record(name)])[0]
 
     def list(self) -> list[ScheduleInfo]:
-        """All schedules, by name."""
+        """Return all schedules, by name."""
         return [*self._infos(self._records())]
 
     def pause(self, name: str) -> None:
-        """Start nothing any more, until :meth:`resume`. Due times that pass meanwhile are skipped."""
+        """Pause a schedule until :meth:`resume`. Due times that pass in between are skipped."""
         self._change(name, lambda plan, state: machine.paused(state))
 
     def resume(self, name: str) -> None:
-        """Go on with the next due time."""
-        self._change(name, lambda plan, state: machine.resumed(state, self._engine.clock.now()))
+        """Continue with the next due time."""
+        self._change(name, lambda plan, state: machine.resumed(state, self._backend.clock.now()))
 
     def delete(self, name: str) -> None:
-        """Forget a schedule; its executions stay as they are. Raises ScheduleNotFound."""
-        if not self._engine.ask_once("delete_schedule", name):
+        """Delete a schedule; its executions are not changed. Raises ScheduleNotFound."""
+        if not self._backend.delete_schedule(name):
             raise ScheduleNotFound(name)
 
     def trigger(self, name: str) -> ExecutionHandle[Any]:
-        """Start its workflow now, whatever its times; answers a handle on the execution."""
+        """Start the schedule's workflow now, and return a handle on the execution."""
         execution_id = machine.manual_id(name, uuid.uuid4().hex[:12])
-        start = DueStart(execution_id, self._engine.clock.now())
+        start = DueStart(execution_id, self._backend.clock.now())
         self._change(name, lambda plan, state: machine.started(state, execution_id), starts=lambda *_: (start,))
-        return self._engine.handle(execution_id)
+        return self._handles.of(execution_id)
 
     def backfill(self, name: str, start: Moment, end: Moment, *, limit: int = 1000) -> Sequence[ExecutionHandle[Any]]:
-        """Start an execution for each due time of a range that has passed; those that there are already stay.
+        """Start an execution for each past due time of a range; existing executions are not started again.
 
         Args:
             name: the schedule's name.
             start: the range's beginning, in seconds since the epoch or as a datetime with a time zone.
             end: its end, which does not belong to it.
-            limit: due times at most.
+            limit: maximum number of due times.
 
         Raises:
             ScheduleNotFound: there is no such schedule.
-            DefinitionError: the range holds more due times than that.
+            InvalidArgument: the range holds more due times than ``limit``.
         """
         span = Schedule(every=1, start_at=start, end_at=end)  # checks the moments, and makes numbers of them
         assert span.start_at is not None
@@ -198,13 +201,12 @@ class Schedules:
 
         def starts(plan: ScheduleSpec, state: ScheduleState) -> tuple[DueStart, ...]:
             return machine.backfill(
-                name, plan.schedule, state, self._engine.clock.now(), start=first, end=last, limit=limit
+                name, plan.schedule, state, self._backend.clock.now(), start=first, end=last, limit=limit
             )
 
         done = self._change(name, lambda plan, state: state, starts=starts)
-        return [self._engine.handle(start.execution_id) for start in done]
+        return [self._handles.of(start.execution_id) for start in done]
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _is_damaged(self, record: ScheduleRecord) -> bool:
         try:
             decode_plan(record)
@@ -218,23 +220,25 @@ class Schedules:
         name: str,
         change: Callable[[ScheduleSpec, ScheduleState], ScheduleState],
         *,
-        plan: ScheduleSpec | None = None,
+        spec: ScheduleSpec | None = None,
         starts: Callable[[ScheduleSpec, ScheduleState], Sequence[DueStart]] = lambda plan, state: (),
     ) -> Sequence[DueStart]:
-        """Change a schedule by compare-and-set; answers what was started."""
+        """Change a schedule by compare-and-set; return what was started."""
         for _ in range(_TRIES):
             record = self._record(name)
-            known, now = decode_plan(record), self._engine.clock.now()
+            known, now = decode_plan(record), self._backend.clock.now()
             state = decode_state(record)
             starting = starts(known, state)
-            state, used = change(known, state), plan or known
-            if plan is not None:
-                record = ScheduleRecord(name, encode_plan(plan), record.state, record.version, None, record.created_at)
-            definition = self._engine.saved(used.workflow_id, used.version or None) if starting else None
-            operation = fired(record, used, definition, state, starts=starting, wake=now, now=now, codec=self._codec)
-            [answer] = self._engine.send([operation])
+            state, used = change(known, state), spec or known
+            if spec is not None:
+                record = ScheduleRecord(name, encode_plan(spec), record.state, record.version, None, record.created_at)
+            definition = self._backend.definition(used.workflow_id, used.version or None) if starting else None
+            operation = schedule_transaction(
+                record, used, definition, state, starts=starting, wake=now, now=now, codec=self._codec
+            )
+            [answer] = self._backend.apply([operation])
             if isinstance(answer, Done):
-                self._engine.nudge(answer.touched)
+                self._backend.notify(answer.touched)
                 return starting
             assert isinstance(answer, Rejected)
             if not isinstance(answer.error, WriterFenced):
@@ -242,12 +246,12 @@ class Schedules:
         raise WriterFenced(f"schedule {name!r} was changed by others {_TRIES} times in a row; try again")
 
     def _records(self) -> Sequence[ScheduleRecord]:
-        found: Sequence[ScheduleRecord] = self._engine.ask("schedules")
-        return found
+        return self._backend.schedules()
 
     def _infos(self, records: Sequence[ScheduleRecord]) -> Sequence[ScheduleInfo]:
-        found: Sequence[ExecutionRecord] = self._engine.ask("executions", unfinished_of(records))
-        return schedule_infos(records, found, tolerant(self._codec))
+        return schedule_infos(
+            records, self._backend.executions(unfinished_of(records)), decode_or_describe(self._codec)
+        )
 
     def _find(self, name: str) -> ScheduleRecord | None:
         return next((record for record in self._records() if record.name == name), None)
@@ -260,7 +264,7 @@ class Schedules:
 
 
 def unfinished_of(records: Sequence[ScheduleRecord]) -> Filter:
-    """The executions that schedules take for running, as far as they are not over."""
+    """Return the unfinished ones of the executions that schedules believe to run."""
     ids = tuple(name for record in records for name in _running(record))
     return Filter(ids=ids, status=_UNFINISHED, limit=max(1, len(ids)))
 
@@ -269,19 +273,19 @@ def _running(record: ScheduleRecord) -> tuple[str, ...]:
     try:
         return decode_state(record).running
     except CorruptRecord:
-        return ()  # whoever lists it says so
+        return ()  # the list reports the damage
 
 
 def schedule_infos(
     records: Sequence[ScheduleRecord], unfinished: Sequence[ExecutionRecord], decode: Callable[[bytes], Any]
 ) -> list[ScheduleInfo]:
-    """Schedules as people see them.
+    """Return schedules as they are shown.
 
     Args:
         records: the schedules.
-        unfinished: their executions that are not over (:func:`unfinished_of`): a schedule hears of an end only when
-            it decides the next time.
-        decode: reads inputs.
+        unfinished: their unfinished executions (:func:`unfinished_of`): a schedule learns of an end only at its next
+            decision.
+        decode: decodes inputs.
     """
     ids = {record.id for record in unfinished}
     return [_info(record, ids, decode) for record in records]

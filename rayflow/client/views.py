@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from rayflow.storage.base import Filter
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, damage_failure, failure_or_damage, readable, remedy
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord, JournalRow, StepNote
+from rayflow.storage.query.cursor import decode_cursor, encode_cursor
+from rayflow.storage.query.where import parse_where
 
 #: Children that a snapshot names.
 _CHILDREN = 10_000
@@ -36,6 +38,53 @@ class Output:
     cursor: str
     issued: int = 0
     completed: int = 0
+
+
+class ExecutionPage(list[ExecutionSnapshot]):
+    """Page of a list of executions.
+
+    Attributes:
+        next: cursor of the next page, for ``after=``; None on the last page.
+    """
+
+    def __init__(self, executions: Iterable[ExecutionSnapshot] = (), next: str | None = None) -> None:
+        super().__init__(executions)
+        self.next = next
+
+
+def list_query(
+    *,
+    status: ExecutionStatus | str | None = None,
+    workflow: str | None = None,
+    parent: str | None = None,
+    schedule: str | None = None,
+    where: str | None = None,
+    after: str | None = None,
+    limit: int = 100,
+) -> Filter:
+    """Return the query of a page, with one execution more by which :func:`page_of` knows whether another page follows.
+
+    Raises:
+        InvalidArgument: ``where`` is not a condition, or ``after`` is not a cursor.
+    """
+    return Filter(
+        status=() if status is None else (ExecutionStatus(status),),
+        workflow_id=workflow,
+        parent=parent,
+        schedule=schedule,
+        where=() if where is None else parse_where(where),
+        after=None if after is None else decode_cursor(after),
+        limit=limit + 1,
+    )
+
+
+def page_of(records: Sequence[ExecutionRecord], query: Filter) -> ExecutionPage:
+    """Return the page of what a store returned for a query of :func:`list_query`."""
+    shown = records[: query.limit - 1]
+    # The row of a damaged execution may have lost its place in the order.
+    sound = [record for record in shown if not isinstance(record, DamagedRecord)]
+    more = len(records) == query.limit and sound
+    return ExecutionPage(map(summary, shown), encode_cursor((sound[-1].created_at, sound[-1].number)) if more else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +183,8 @@ def summary(record: ExecutionRecord) -> ExecutionSnapshot:
         forked_from=record.forked_from,
         parked=not record.owner and record.status in {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED},
         wakes_at=None if record.status.terminal else record.runnable_at,
-        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).words(),
+        waiting_for=[] if record.status.terminal else WaitsFor.from_text(record.waits).describe(),
+        attributes=dict(record.attributes),
     )
 
 
@@ -156,7 +206,7 @@ def snapshot(
         children: the executions that it started.
         decode: reads payloads.
     """
-    decode = forgiving(decode)
+    decode = decode_or_placeholder(decode)
     entries, damage = readable(record.id, rows, record.last_seq)
     made = fold(summary(record), entries, decode)
     if damage is not None and not isinstance(record, DamagedRecord):
@@ -181,7 +231,7 @@ def children_of(execution_id: str) -> Filter:
     return Filter(parent=execution_id, limit=_CHILDREN)
 
 
-def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def decode_or_placeholder(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """The same for those who look; of a payload that is damaged it answers a text that says so."""
 
     def read(data: bytes) -> Any:
@@ -193,7 +243,7 @@ def forgiving(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return read
 
 
-def tolerant(codec: MsgpackCodec) -> Callable[[bytes], Any]:
+def decode_or_describe(codec: MsgpackCodec) -> Callable[[bytes], Any]:
     """Decodes payloads; one whose classes are not at hand is described as plain data instead."""
 
     def decode(data: bytes) -> Any:

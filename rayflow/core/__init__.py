@@ -1,1 +1,1 @@
-"""Floor 2: the machines. Pure: no Ray, no clock, no randomness, no I/O; ``now`` and ``rng`` are arguments."""
+"""Pure machines and rules: no Ray, no clock, no random numbers, no I/O. Time and ``rng`` are arguments."""

@@ -1,17 +1,17 @@
-"""What can happen to an execution, and the journal entry that records it.
+"""Events of an execution, and the journal entries that record them.
 
-An *event* is what happened; an *entry* is one row of the journal: the event, and what the workflow's code
-did when the event was applied (the steps it issued, the steps it gave up, the state that it set). The
-effects are recorded beside the event for two reasons: a snapshot can be folded from the journal without
-the workflow's code, and replay can be compared with them, name by name, to find code that does not repeat
-itself.
+An *event* is something that happened to an execution. An *entry* is one row of the journal: the event, and what the
+workflow's code did when the event was applied (calls issued, calls dropped, state set). The entry records both, so that
+a snapshot folds from the journal without the workflow's code, and a replay can be compared with the journal.
 
-Times are seconds since the epoch. Payloads are bytes written by the codec; nothing here reads them.
+Times are seconds since the epoch. Payloads are bytes written by the codec; this module does not read them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
@@ -19,7 +19,7 @@ from rayflow.ids import ExecutionStatus
 
 @dataclass(frozen=True, slots=True)
 class SignalReceived:
-    """A signal was accepted. ``number`` is its inbox row's, and tells signals of one name apart."""
+    """A signal was accepted. ``number`` is its inbox row's number, which distinguishes signals of one name."""
 
     at: float
     name: str
@@ -29,14 +29,14 @@ class SignalReceived:
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """Another run of the execution begins: the first entry of its journal, before ``Started``.
+    """The execution continues as new: first entry of the next run's journal, before ``Started``.
 
     Args:
-        at: when.
-        run: number of the run, from 2.
-        signals: those that the run before did not receive.
-        state: what the run before had set.
-        seed: seed of the new run's random numbers.
+        at: time of the event.
+        run: number of the next run, from 2.
+        signals: signals that the previous run did not receive.
+        state: the previous run's state, encoded.
+        seed: seed of the next run's random numbers.
     """
 
     at: float
@@ -48,14 +48,14 @@ class Continued:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The workflow's code begins: entry 1, or 2 after ``Continued``."""
+    """The workflow's code starts: entry 1, or entry 2 after ``Continued``."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class StepCompleted:
-    """A step's result is recorded: from here on it is never run again."""
+    """A step's result is recorded; the step never runs again."""
 
     at: float
     step: int
@@ -68,7 +68,7 @@ class StepCompleted:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """A step used up its attempts. ``issued`` is the number of steps that had been issued before this."""
+    """A step used up its attempts. ``issued`` is the number of calls that were issued before this event."""
 
     at: float
     step: int
@@ -82,10 +82,10 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """One attempt failed and another follows at ``retry_at``.
+    """An attempt failed, and the next attempt begins at ``retry_at``.
 
-    ``counts`` tells the step's own failures, which use up its retries, from attempts that were lost to
-    infrastructure, which have a limit of their own. The workflow's code does not see this event.
+    ``counts`` is True for the step's own failures, which use up its retries. It is False for attempts lost to
+    infrastructure, which have a separate limit.
     """
 
     at: float
@@ -101,20 +101,20 @@ class AttemptFailed:
 
 @dataclass(frozen=True, slots=True)
 class RequestCompleted:
-    """What the workflow asked of the store or of another execution is answered: a child, a signal, a lock.
+    """A request to the store or to another execution (child, signal, lock) completed or failed.
 
     Args:
-        at: when.
-        step: the call's number.
-        name: its label (:func:`label`).
+        at: time of the event.
+        step: number of the call.
+        name: label of the call (:func:`label`).
         value: a lock's fencing token, or a started child's id.
         result: a child's encoded result.
-        failure: why it is not what was asked for.
-        began: when a child was started.
-        worker: the child's id.
-        run: number of the run that asked; 0 if that is not known. The numbers of calls begin anew with each run.
-        rewinds: how often that run had been rewound when it asked; None if that is not known. A rewind gives the
-            numbers of the calls that it supersedes to others.
+        failure: why the request failed; None if it did not.
+        began: start time of a child.
+        worker: id of the child.
+        run: number of the run that issued the call; 0 if unknown. Call numbers restart with each run.
+        rewinds: number of rewinds before the call was issued; None if unknown. A rewind reuses the numbers of the
+            calls that it supersedes.
     """
 
     at: float
@@ -131,10 +131,7 @@ class RequestCompleted:
 
 @dataclass(frozen=True, slots=True)
 class RequestsReissued:
-    """What is still unanswered of what the workflow asked for is asked again: after a rewind, or in a fork.
-
-    The workflow's code does not see this event.
-    """
+    """Open requests are sent again, after a rewind or in a fork."""
 
     at: float
     steps: tuple[int, ...] = ()
@@ -142,16 +139,16 @@ class RequestsReissued:
 
 @dataclass(frozen=True, slots=True)
 class Forked:
-    """The execution goes on as a fork of another one, whose journal it took over up to here.
+    """The execution continues as a fork of another execution, whose journal it copied up to here.
 
     Args:
-        at: when.
-        source: the other execution.
-        to: the last position that was taken over.
-        state: what was changed of the state, key by key, encoded.
-        before: number of the call from which on everything is done again.
-        seed: seed of the random numbers that are drawn after that call is issued. Those before it are the same as in
-            the other execution, since recorded results may depend on them.
+        at: time of the event.
+        source: id of the other execution.
+        to: last position that was copied.
+        state: values that the fork changes in the state, by key, encoded.
+        before: number of the first call that runs again.
+        seed: seed of the random numbers after that call. Those before it are the source's, since recorded results may
+            depend on them.
     """
 
     at: float
@@ -164,7 +161,7 @@ class Forked:
 
 @dataclass(frozen=True, slots=True)
 class TimerFired:
-    """A timer that the code made is due. Timers are numbered in the order in which they were made."""
+    """A timer of the workflow's code is due. Timers are numbered in the order of their creation."""
 
     at: float
     timer: int
@@ -172,12 +169,12 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class CancelRequested:
-    """Somebody asked for the execution to be cancelled.
+    """A person or the parent execution requested a cancellation.
 
     Args:
-        at: when.
-        reason: why.
-        by: id of its parent, if that gave it up or ended; "" if anybody else asked.
+        at: time of the event.
+        reason: text for people.
+        by: id of the parent, if the parent dropped this execution or ended; "" for any other requester.
     """
 
     at: float
@@ -195,7 +192,7 @@ class DeadlinePassed:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """Nothing new is applied from here on, until ``Resumed``."""
+    """The execution is paused: outcomes are kept in the inbox until ``Resumed``."""
 
     at: float
     reason: str = ""
@@ -203,14 +200,14 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A paused execution goes on."""
+    """A paused execution resumes."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class Rewound:
-    """A failed execution goes on from its failure: the entries after ``to`` are superseded (kept, marked)."""
+    """A failed execution continues from its failure: the entries after ``to`` are superseded, not deleted."""
 
     at: float
     to: int
@@ -219,16 +216,16 @@ class Rewound:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The execution is over.
+    """The execution finished.
 
     Args:
-        at: when.
-        status: how.
-        result: the encoded result, if it completed.
-        failure: why it did not.
-        unconsumed: names of the signals that were applied and that nobody received, in order.
-        compensated: whether compensations were run.
-        given_up: whether it had been cancelled by its parent, and by nobody else.
+        at: time of the event.
+        status: final status.
+        result: encoded result of a completed execution.
+        failure: reason if the execution did not complete.
+        unconsumed: names of the signals that were applied and never received, in order.
+        compensated: whether compensations ran.
+        cancelled_by_parent: whether only the parent had cancelled the execution.
     """
 
     at: float
@@ -237,7 +234,7 @@ class Ended:
     failure: Failure | None = None
     unconsumed: tuple[str, ...] = ()
     compensated: bool = False
-    given_up: bool = False
+    cancelled_by_parent: bool = False
 
 
 Event = (
@@ -259,36 +256,59 @@ Event = (
     | Ended
 )
 
-#: Events that the workflow's code sees; the others only change what the shell and the snapshot know.
-APPLIED = (
-    Continued,
-    Started,
-    StepCompleted,
-    StepFailed,
-    TimerFired,
-    CancelRequested,
-    DeadlinePassed,
-    SignalReceived,
-    RequestCompleted,
-    Forked,
-)
 
-#: Between the kind of a call and its name. No name has it: names are printable.
+class EventTraits(NamedTuple):
+    """Treatment of one kind of event.
+
+    Args:
+        kind: number of the kind in the journal's format. A number is never reused.
+        applied: whether the workflow's code sees the event; the others change only the shell and the snapshot.
+        always: whether the event is recorded even with ``checkpoints="off"``.
+        copied: whether a fork copies the event together with the entries before the fork.
+    """
+
+    kind: int
+    applied: bool = True
+    always: bool = False
+    copied: bool = True
+
+
+#: Registry of all events: a new event needs one row here, and its place in ``Event``.
+EVENT_TRAITS: Mapping[type[Event], EventTraits] = {
+    Started: EventTraits(1, always=True),
+    StepCompleted: EventTraits(2),
+    StepFailed: EventTraits(3),
+    AttemptFailed: EventTraits(4, applied=False),
+    TimerFired: EventTraits(5),
+    CancelRequested: EventTraits(6),
+    DeadlinePassed: EventTraits(7),
+    Paused: EventTraits(8, applied=False, always=True, copied=False),
+    Resumed: EventTraits(9, applied=False, always=True, copied=False),
+    Rewound: EventTraits(10, applied=False, copied=False),
+    Ended: EventTraits(11, applied=False, always=True),
+    SignalReceived: EventTraits(12),
+    RequestCompleted: EventTraits(13),
+    RequestsReissued: EventTraits(14, applied=False, always=True, copied=False),
+    Forked: EventTraits(15),
+    Continued: EventTraits(16, always=True),
+}
+
+#: Separates the kind of a call from its name in a label. Names are printable, so none contains a tab.
 _SEPARATOR = "\t"
 
 
 def label(kind: str, name: str) -> str:
-    """What a journal calls a call: the name of a step, and the kind as well of anything else.
+    """Return a call's label in the journal: the name of a step, and kind and name of any other call.
 
     Args:
         kind: "step", "undo" (a compensation), "child", "signal" or "lock".
-        name: the step's name, the workflow's id, the name of the signal or lock.
+        name: the step's name, the workflow's id, or the name of the signal or lock.
     """
     return name if kind == "step" else f"{kind}{_SEPARATOR}{name}"
 
 
 def kind_and_name(labelled: str) -> tuple[str, str]:
-    """The kind and the name of a label."""
+    """Return the kind and the name of a label."""
     kind, separator, name = labelled.partition(_SEPARATOR)
     return (kind, name) if separator else ("step", labelled)
 
@@ -305,19 +325,18 @@ class StageNote:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the journal: an event and what the code did when it was applied.
+    """One row of the journal: an event, and what the workflow's code did when it was applied.
 
     Args:
         seq: position in the journal, from 1, without gaps.
-        event: what happened.
-        issued: labels (:func:`label`) of the calls that the code issued, in order: steps, and whatever else is
-            asked of the outside. They are numbered over the whole run from 1, so their numbers follow from the
-            entries before.
-        dropped: numbers of the calls that the code stopped waiting for, and of the locks that it gave back.
-        state: what the code set of its state, key by key, encoded; None for what it deleted.
+        event: the event.
+        issued: labels (:func:`label`) of the calls that the code issued, in order. Calls are numbered from 1 over the
+            whole run, so their numbers follow from the entries before.
+        dropped: numbers of the calls that the code stopped waiting for, and of the locks that it released.
+        state: changes of the state, by key, encoded; None for a deleted key.
         stages: what happened to declared steps.
-        patches: ids of the changes that the code was told to follow (``rf.patched``).
-        undos: names of the steps that the code registered as compensations.
+        patches: ids of the changes that the code follows (``rf.patched``).
+        compensations: names of the steps that the code registered as compensations.
     """
 
     seq: int
@@ -327,4 +346,4 @@ class Entry:
     state: dict[str, bytes | None] = field(default_factory=dict)
     stages: tuple[StageNote, ...] = ()
     patches: tuple[str, ...] = ()
-    undos: tuple[str, ...] = ()
+    compensations: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Exceptions as data, and data as the exceptions that workflow code sees."""
+"""Conversion between exceptions and recorded failures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MEMBERS = 3
 
 
 def step_error(event: StepFailed) -> StepFailedError:
-    """The exception that the workflow's code sees for a recorded failure."""
+    """Return the exception that the workflow's code sees for a failed step."""
     timed_out = event.failure.matches("rayflow.errors.StepTimeout")
     cls = StepTimeout if timed_out else StepFailedError
     return cls(event.name, event.failure, attempts=event.attempt, seq=event.step)
 
 
-def answer_error(event: RequestCompleted, failure: Failure) -> StepFailedError:
-    """The exception that the workflow's code sees where what it asked for failed."""
+def request_error(event: RequestCompleted, failure: Failure) -> StepFailedError:
+    """Return the exception that the workflow's code sees for a failed child, signal or lock call."""
     kind, name = kind_and_name(event.name)
     if kind == "child":
         return ChildFailed(name, failure, attempts=1, seq=event.step, execution_id=event.worker)
@@ -31,16 +31,16 @@ def answer_error(event: RequestCompleted, failure: Failure) -> StepFailedError:
 
 
 def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyType({})) -> Failure:
-    """An exception as data, with the step whose failure caused it, if one's did.
+    """Return an exception as data, with the number of the failed step that caused it, if there is one.
 
     Args:
         error: the exception.
-        failed: the order in which steps failed, by their numbers: of several that caused it, the first is named.
+        failed: rank of each failed step in the order of failures; of several causes, the first failure is named.
     """
     causes = _step_failures_in(error)
     try:
         message, trace = _message(error), "".join(traceback.format_exception(error))
-        # Whatever the exception's author put there; what goes into the journal is a bool.
+        # User code may set any value; the journal records a bool.
         retryable = bool(getattr(error, "retryable", True))
     except Exception as broken:  # noqa: BLE001 - the exception's own __str__ may raise anything
         message, trace, retryable = f"<no message: its __str__ raised {type(broken).__name__}>", "", True
@@ -55,7 +55,7 @@ def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyTyp
 
 
 def _message(error: BaseException) -> str:
-    """The exception's own text; of a group, its first members as well."""
+    """Return the exception's own text; of a group, with its first members."""
     if not isinstance(error, BaseExceptionGroup):
         return str(error)
     members = [f"{class_name(type(member))}: {_message(member)}" for member in error.exceptions[:_MEMBERS]]
@@ -76,13 +76,13 @@ def _step_failures_in(error: BaseException | None, depth: int = 0) -> list[int]:
 
 
 def deadlock_failure(message: str) -> Failure:
-    """The failure of a claim that would have waited for ever."""
+    """Return the failure of a lock claim that was chosen to resolve a deadlock."""
     name = class_name(Deadlock)
     return Failure(type=name, message=message, retryable=False, mro=tuple(class_name(c) for c in Deadlock.__mro__[:-1]))
 
 
-def overdue(event: DeadlinePassed) -> Failure:
-    """The failure of an execution whose time is up."""
+def deadline_failure(event: DeadlinePassed) -> Failure:
+    """Return the failure of an execution whose timeout or deadline passed."""
     return Failure(
         type="rayflow.errors.ExecutionTimeout",
         message=f"the execution's {event.limit or 'time'} is up",

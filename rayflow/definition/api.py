@@ -7,7 +7,7 @@ import contextlib
 import random as random_module
 import threading
 import uuid
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,9 +23,11 @@ from rayflow.definition.context import (
     Target,
     current_execution,
 )
-from rayflow.definition.function import ChildWorkflow, WorkflowFunction
+from rayflow.definition.function import WorkflowFunction
+from rayflow.definition.start_options import ConfiguredWorkflow
 from rayflow.definition.step import Step
-from rayflow.errors import DefinitionError
+from rayflow.definition.workflow import AnyWorkflow, Workflow, configured
+from rayflow.errors import InvalidArgument
 from rayflow.ids import check_id
 
 
@@ -258,30 +260,34 @@ async def send_signal(execution_id: str, name: str, payload: Any = None) -> None
 
 
 # --- children ---------------------------------------------------------------------------------------------
+@overload
 async def start_child(
-    workflow: WorkflowFunction[P, Any] | ChildWorkflow[P, Any], *args: P.args, **kwargs: P.kwargs
-) -> str:
-    """Start a workflow as an execution of its own and go on; answers its id once the start is durable.
+    workflow: WorkflowFunction[P, Any] | ConfiguredWorkflow[P, Any], /, *args: P.args, **kwargs: P.kwargs
+) -> str: ...
+@overload
+async def start_child(workflow: Workflow, state: Mapping[str, Any] | None = None, /) -> str: ...
+async def start_child(workflow: AnyWorkflow | ConfiguredWorkflow[..., Any], /, *args: Any, **kwargs: Any) -> str:
+    """Start a workflow as an execution of its own and return its id once the start is durable.
 
-    It outlives this execution, unless it is to be cancelled by its end: ``analyse.child(on_parent_end="cancel")``. To
-    wait for it instead, await the workflow itself: ``await analyse(document)``.
+    The child outlives this execution unless it is started with ``analyse.options(on_parent_end="cancel")``. To wait
+    for the child instead, await the workflow itself: ``await analyse(document)``.
 
     Args:
-        workflow: the workflow, or one with settings: ``analyse.child(id="doc-17", options=…)``.
+        workflow: the workflow, or one with options: ``analyse.options(id="doc-17", priority=3)``.
         args: its arguments.
         kwargs: its keyword arguments.
 
     Raises:
-        StepFailed: its id belongs to another execution.
-        TypeError: the arguments do not fit.
-        RuntimeError: outside a workflow; use ``engine.start()`` there.
+        StepFailed: the id belongs to another execution.
+        InvalidInput: the arguments do not fit.
+        RuntimeError: the call is outside a workflow; use ``engine.start()`` there.
 
     Example:
         ``child = await rf.start_child(analyse, document)``, then ``await rf.send_signal(child, "go")`` in a workflow.
     """
-    chosen = workflow if isinstance(workflow, ChildWorkflow) else workflow.child()
+    chosen = configured(workflow)
     started: str = await _workflow("rf.start_child()", "use engine.start()").call(
-        chosen.call(args, kwargs, waits=False)
+        chosen.child(args, kwargs, waits=False)
     )
     return started
 
@@ -297,7 +303,7 @@ class Lock:
     def __init__(self, name: str, limit: int) -> None:
         self.name = check_name("lock name", name)
         if type(limit) is not int or limit < 1:
-            raise DefinitionError(f"semaphore {name!r} must have a whole number of permits from 1, not {limit!r}")
+            raise InvalidArgument(f"semaphore {name!r} must have a whole number of permits from 1, not {limit!r}")
         self._call = LockCall(self.name, limit)
         self._held: HeldPermit | None = None
 
@@ -375,9 +381,9 @@ def compensate(step: Step[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
         ``order = await book(trip)``, then ``rf.compensate(cancel_booking, order)`` in a workflow.
     """
     if not isinstance(step, Step):
-        raise DefinitionError(f"rf.compensate() takes a step and its arguments, not {step!r}")
+        raise InvalidArgument(f"rf.compensate() takes a step and its arguments, not {step!r}")
     step.check_arguments(args, kwargs)
-    call = StepCall(step.name, Target(step), args, kwargs, step.options, step.returns)
+    call = StepCall(step.name, Target(step), args, kwargs, step.settings, step.returns)
     _workflow("rf.compensate()", "call the step").compensate(call)
 
 

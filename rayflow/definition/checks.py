@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import DefinitionError, InvalidInput
+from rayflow.ids import argument_error
 
 #: The longest name: it becomes a label of metrics and a column on a screen.
 LONGEST_NAME = 200
@@ -26,17 +29,18 @@ def check_name(kind: str, value: object, *, forbidden: str = "") -> str:
         forbidden: characters that it must not have.
 
     Raises:
-        DefinitionError: it is not a string, empty, too long, unprintable, or has a forbidden character.
+        InvalidArgument: it is not a string, empty, too long, unprintable, or has a forbidden character.
+            DefinitionError for the name of a workflow, step or agent.
     """
     if not isinstance(value, str):
-        raise DefinitionError(f"{kind} must be a string, not {type(value).__name__}")
+        raise argument_error(kind)(f"{kind} must be a string, not {type(value).__name__}")
     if not value.strip():
-        raise DefinitionError(f"{kind} must not be empty")
+        raise argument_error(kind)(f"{kind} must not be empty")
     if len(value) > LONGEST_NAME or not value.isprintable():
-        raise DefinitionError(f"{kind} {value!r} does not fit: 1 to {LONGEST_NAME} printable characters")
+        raise argument_error(kind)(f"{kind} {value!r} does not fit: 1 to {LONGEST_NAME} printable characters")
     for character in forbidden:
         if character in value:
-            raise DefinitionError(f"{kind} {value!r} must not contain {character!r}")
+            raise argument_error(kind)(f"{kind} {value!r} must not contain {character!r}")
     return value
 
 
@@ -108,26 +112,71 @@ def is_async(fn: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
-def return_annotation(fn: Callable[..., Any]) -> Any:
-    """The annotation of the function's result, with names resolved; None if it has none or they cannot be.
+def annotations_of(fn: Callable[..., Any]) -> Mapping[str, Any]:
+    """Return the resolved annotations of the function's parameters and of its result ("return"), by name.
 
-    Names are looked up in the function's module and in what it closes over, so that a class made beside a
-    nested function is found. Only the result's annotation is resolved: another one that cannot be is no matter.
+    Names are looked up in the function's module and in what it closes over, so that a class made next to a nested
+    function is found. An annotation that cannot be resolved is left out, and the others are not affected.
     """
     while isinstance(fn, functools.partial):
         fn = fn.func
     try:
         annotations = inspect.get_annotations(fn)
     except (NameError, ValueError):  # evaluated only now (3.14), or no dict at all
-        return None
-    if "return" not in annotations:
-        return None
-    carrier = types.SimpleNamespace(__annotations__={"return": annotations["return"]})
+        return {}
+    found = {}
+    for name, annotation in annotations.items():
+        carrier = types.SimpleNamespace(__annotations__={name: annotation})
+        with contextlib.suppress(Exception):  # a string annotation is any expression, and may raise anything
+            hints = typing.get_type_hints(carrier, getattr(fn, "__globals__", {}), _closure(fn), include_extras=True)
+            found[name] = hints[name]
+    return found
+
+
+def return_annotation(fn: Callable[..., Any]) -> Any:
+    """Return the annotation of the function's result, resolved; None if there is none or it cannot be resolved."""
+    return annotations_of(fn).get("return")
+
+
+def check_input(what: str, bound: inspect.BoundArguments, annotations: Mapping[str, Any]) -> None:
+    """Check bound arguments against annotations, strictly: no value is converted to fit.
+
+    Args:
+        what: whose arguments these are, for the message: "workflow 'research'".
+        bound: the arguments.
+        annotations: resolved annotations, by parameter. A parameter without one takes anything.
+
+    Raises:
+        InvalidInput: a value does not fit; the message names the parameter, what it takes and what was given.
+    """
+    for name, value in bound.arguments.items():
+        annotation = annotations.get(name)
+        if annotation is None:
+            continue
+        match bound.signature.parameters[name].kind:
+            case inspect.Parameter.VAR_POSITIONAL:
+                values = {f"{name}[{index}]": item for index, item in enumerate(value)}
+            case inspect.Parameter.VAR_KEYWORD:
+                values = dict(value)
+            case _:
+                values = {name: value}
+        for where, given in values.items():
+            problem = _strict_problem(given, annotation)
+            if problem:
+                takes = inspect.formatannotation(annotation)
+                raise InvalidInput(f"{what}: argument {where} takes {takes}: {problem}")
+
+
+def _strict_problem(value: Any, annotation: Any) -> str:
     try:
-        hints = typing.get_type_hints(carrier, getattr(fn, "__globals__", {}), _closure(fn), include_extras=True)
-    except Exception:  # noqa: BLE001 - a string annotation is any expression, and may raise anything
-        return None
-    return hints["return"]
+        _adapter(annotation).validate_python(value, strict=True)
+    except ValidationError as error:
+        # A stand-in for a large value claims another class than its own; it is checked where it is read.
+        real = [one for one in error.errors() if type(one["input"]) is one["input"].__class__]
+        return misfits(real) if real else ""
+    except (PydanticUserError, TypeError, NameError):  # an annotation that pydantic cannot check takes anything
+        return ""
+    return ""
 
 
 def _closure(fn: Callable[..., Any]) -> dict[str, Any]:
@@ -166,10 +215,10 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def misfits(error: ValidationError) -> str:
-    """Where and why a value does not fit, in one line."""
+def misfits(errors: Sequence[ErrorDetails]) -> str:
+    """Return where and why a value does not fit, in one line."""
     parts = []
-    for detail in error.errors(include_url=False, include_context=False):
+    for detail in errors:
         where = ".".join(str(part) for part in detail["loc"])
         shown = repr(detail["input"])
         given = "" if detail["type"] == "missing" else f" (given: {shown if len(shown) < 80 else shown[:79] + '…'})"

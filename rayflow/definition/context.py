@@ -13,7 +13,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol
 
-from rayflow.definition.options import ExecutionOptions, StepOptions
+from rayflow.definition.options import StepOptions
 from rayflow.errors import SideEffectError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ChildCall:
         args: positional arguments.
         kwargs: keyword arguments.
         id: id of the execution; None derives one from the parent's id and the number of the call.
-        options: options of the execution; None takes the parent's, without a limit on the time.
+        changes: fields of the execution's options; the others are the parent's, without a limit on the time.
         on_parent_end: "cancel" or "abandon": what happens when the parent ends, or stops waiting.
         waits: whether the outcome of the call is the child's result; otherwise it is the child's id, once started.
     """
@@ -71,7 +71,7 @@ class ChildCall:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
-    options: ExecutionOptions | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
     on_parent_end: OnParentEnd = "cancel"
     waits: bool = True
     kind: ClassVar[str] = "child"

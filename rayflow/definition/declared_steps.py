@@ -16,7 +16,7 @@ from rayflow.definition.checks import check_name, is_async
 from rayflow.definition.context import ExecutionContext, StepCall, Target
 from rayflow.definition.options import RetryPolicy, StepOptions
 from rayflow.definition.step import Step
-from rayflow.errors import DefinitionError, Failure, RayflowError, StepFailed, StepTimeout, class_name
+from rayflow.errors import DefinitionError, Failure, InvalidArgument, RayflowError, StepFailed, StepTimeout, class_name
 
 AnyAgent = AgentLike | Step[..., Any]
 State = Mapping[str, Any]
@@ -41,7 +41,7 @@ class DeclaredStep(ABC):
         check_name("step name", self.name, forbidden="/")
         try:
             self.options  # noqa: B018 - made once here, so that a wrong one is refused at the definition
-        except DefinitionError as error:
+        except InvalidArgument as error:
             raise self._wrong(str(error)) from None
         self.check()
 
@@ -196,7 +196,7 @@ class Walk:
             item: which of several inputs this is, for messages.
         """
         began = self.now()
-        of_agent = agent.options if isinstance(agent, Step) else StepOptions()
+        of_agent = agent.settings if isinstance(agent, Step) else StepOptions()
         options = layered(self.defaults, of_agent, own, self.overrides)
         try:
             if self.execution is None:

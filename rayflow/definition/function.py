@@ -5,25 +5,28 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, get_args, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from rayflow.definition.base import Definition, WorkflowDefinition, making_module
+from rayflow.definition.base import Definition, making_module
 from rayflow.definition.checks import (
+    annotations_of,
     check_function,
+    check_input,
     check_name,
     check_options,
     default_name,
     is_async,
-    return_annotation,
     signature_of,
 )
-from rayflow.definition.context import ChildCall, OnParentEnd, current_execution
-from rayflow.definition.options import ExecutionOptions, Retention, check_retention
-from rayflow.errors import DefinitionError
+from rayflow.definition.context import current_execution
+from rayflow.definition.options import Retention, check_retention
+from rayflow.definition.start_options import ConfiguredWorkflow, StartOptions, WorkflowCall
+from rayflow.errors import DefinitionError, InvalidInput
 from rayflow.ids import check_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class WorkflowSettings(TypedDict, total=False):
@@ -35,7 +38,7 @@ class WorkflowSettings(TypedDict, total=False):
     retention: Retention | None
 
 
-class WorkflowFunction(Definition, Generic[P, R]):
+class WorkflowFunction(Definition, Generic[P, R_co]):
     """An ``async`` function that an engine runs durably.
 
     Calling it outside an execution simply runs it, and its steps with it.
@@ -50,7 +53,7 @@ class WorkflowFunction(Definition, Generic[P, R]):
 
     fn: Callable[..., Any]
     retention: Retention | None = None
-    transient = Definition.transient | {"signature", "returns"}
+    transient = Definition.transient | {"signature", "annotations"}
 
     def __init__(
         self,
@@ -77,50 +80,63 @@ class WorkflowFunction(Definition, Generic[P, R]):
         self.retention = check_retention(f"workflow {self.id!r}", retention)
         self.home = making_module()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         """A coroutine of the workflow's result. In another workflow it runs as a child: an execution of its own.
 
         Call ``.fn(...)`` to run it as a part of that other workflow instead.
 
         Raises:
-            TypeError: the arguments do not fit.
+            InvalidInput: the arguments do not fit.
         """
         self.bind(*args, **kwargs)
         if current_execution() is not None:
-            called: Any = self.child()(*args, **kwargs)
+            called: Any = self.options()(*args, **kwargs)
             called.__qualname__ = self.id  # for messages about a coroutine that is never awaited
-            return cast("Coroutine[Any, Any, R]", called)
+            return cast("Coroutine[Any, Any, R_co]", called)
         return self.begin(args, kwargs)
 
-    def child(self, **settings: Unpack[ChildSettings]) -> ChildWorkflow[P, R]:
-        """The workflow as a child with settings, to be called in another workflow.
+    def options(self, **given: Unpack[StartOptions]) -> ConfiguredWorkflow[P, R_co]:
+        """Return the workflow with options for one start: its id, priority, timeout and so on.
 
         Args:
-            settings: ``id`` (default: derived from the parent's), ``options`` (default: the parent's, without a limit
-                on its time), ``on_parent_end``: "cancel", or "abandon", and it goes on alone.
+            given: see :class:`~rayflow.definition.start_options.StartOptions`.
 
         Raises:
-            DefinitionError: a setting does not fit.
+            InvalidArgument: an option is unknown or not valid.
 
         Example:
-            ``await analyse.child(id="doc-17")(document)`` in a workflow.
+            ``engine.start(analyse.options(id="doc-17", priority=3), document)``, and in a workflow
+            ``await analyse.options(id="doc-17")(document)``.
         """
-        return ChildWorkflow(self, **settings)
+        return ConfiguredWorkflow(self, given)
 
-    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-        """Check arguments against the function's parameters.
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> WorkflowCall[R_co]:
+        """Return a call of the workflow with these arguments, for ``engine.start_many()`` and schedules.
 
         Raises:
-            TypeError: one is missing, or too much; it names the workflow.
+            InvalidInput: the arguments do not fit the workflow's parameters.
+
+        Example:
+            ``engine.start_many([analyse.call(document) for document in documents])``
+        """
+        return self.options().call(*args, **kwargs)
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        """Check arguments against the function's parameters and their annotations.
+
+        Raises:
+            InvalidInput: an argument is missing, unexpected or of another type.
         """
         try:
-            return self.signature.bind(*args, **kwargs)
+            bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"workflow {self.id!r}: {error}; it takes {self.signature}") from None
+            raise InvalidInput(f"workflow {self.id!r}: {error}; it takes {self.signature}") from None
+        check_input(f"workflow {self.id!r}", bound, self.annotations)
+        return bound
 
-    def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, R]:
+    def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, R_co]:
         """The coroutine that an execution runs."""
-        coroutine: Coroutine[Any, Any, R] = self.fn(*args, **kwargs)
+        coroutine: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
         return coroutine
 
     @functools.cached_property
@@ -129,9 +145,14 @@ class WorkflowFunction(Definition, Generic[P, R]):
         return signature_of("workflow", self.fn)
 
     @functools.cached_property
+    def annotations(self) -> Mapping[str, Any]:
+        """The resolved annotations of parameters and result, by name."""
+        return annotations_of(self.fn)
+
+    @property
     def returns(self) -> Any:
         """The annotation of the result, to rebuild it; None where there is none or it cannot be resolved."""
-        return return_annotation(self.fn)
+        return self.annotations.get("return")
 
     def __repr__(self) -> str:
         return f"<workflow {self.id!r} version {self.version!r} of {self.fn!r}>"
@@ -172,58 +193,3 @@ def workflow(fn: Callable[..., Any] | None = None, /, **settings: Unpack[Workflo
     if fn is None:
         return lambda function: WorkflowFunction(function, **settings)
     return WorkflowFunction(fn, **settings)
-
-
-class ChildSettings(TypedDict, total=False):
-    """What :meth:`WorkflowFunction.child` takes."""
-
-    id: str | None
-    options: ExecutionOptions | None
-    on_parent_end: OnParentEnd | None
-
-
-class ChildWorkflow(Generic[P, R]):
-    """A workflow with the settings of a child. Call it in a workflow, or give it to ``rf.start_child()``.
-
-    Args:
-        workflow: the workflow.
-        id: the child's id; None derives one.
-        options: how it runs; None as its parent does.
-        on_parent_end: what becomes of it when its parent ends or stops waiting: "cancel" or "abandon". None cancels
-            one whose result is awaited, and leaves one alone that was only started.
-    """
-
-    def __init__(
-        self,
-        workflow: WorkflowDefinition,
-        *,
-        id: str | None = None,
-        options: ExecutionOptions | None = None,
-        on_parent_end: OnParentEnd | None = None,
-    ) -> None:
-        if on_parent_end not in {None, *get_args(OnParentEnd)}:
-            raise DefinitionError(
-                f"workflow {workflow.id!r}: on_parent_end must be 'cancel' or 'abandon', not {on_parent_end!r}"
-            )
-        self._workflow = workflow
-        self._id = None if id is None else check_id("execution", id)
-        self._options = options
-        self._on_parent_end = on_parent_end
-
-    def call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, waits: bool) -> ChildCall:
-        """The call as the execution gets it. Raises TypeError if the arguments do not fit."""
-        self._workflow.bind(*args, **kwargs)
-        end: OnParentEnd = self._on_parent_end or ("cancel" if waits else "abandon")
-        return ChildCall(self._workflow.id, self._workflow, args, kwargs, self._id, self._options, end, waits)
-
-    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the workflow as a child and wait for its result.
-
-        Raises:
-            ChildFailed: it failed or was cancelled.
-            RuntimeError: outside a workflow.
-        """
-        execution = current_execution()
-        if execution is None:
-            raise RuntimeError(f"workflow {self._workflow.id!r}: .child() is for calls in another workflow")
-        return cast("R", await execution.call(self.call(args, kwargs, waits=True)))

@@ -1,6 +1,6 @@
 """Options that a person sets: frozen, validated when they are made, and the same everywhere.
 
-Every duration is in seconds.
+Every duration is a number of seconds or a timedelta.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rayflow.errors import DefinitionError, class_name
+from rayflow.errors import InvalidArgument, class_name
 from rayflow.ids import ExecutionStatus
 
 
 def _seconds(value: object) -> object:
     if isinstance(value, dt.timedelta):
-        raise ValueError(f"needs seconds as a number, not a timedelta; pass {value.total_seconds():g}")  # noqa: TRY004 - pydantic takes only this
+        return value.total_seconds()
     if isinstance(value, bool):
-        raise ValueError(f"needs seconds as a number, not {value}")  # noqa: TRY004 - as above
+        raise ValueError(f"needs seconds as a number, not {value}")  # noqa: TRY004 - pydantic takes only this
     return value
 
 
@@ -30,7 +30,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds)]
 
 
 class Options(BaseModel):
-    """Base of all option classes: frozen, and an unknown or wrong option is a DefinitionError that names it."""
+    """Base of all option classes: frozen, and an unknown or wrong option raises InvalidArgument and is named."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -38,7 +38,7 @@ class Options(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise DefinitionError(explain(type(self), error)) from None
+            raise InvalidArgument(explain(type(self), error)) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some options changed, validated again."""
@@ -57,7 +57,7 @@ def explain(cls: type[BaseModel], error: ValidationError) -> str:
             said = detail["msg"].removeprefix("Value error, ")
             given = "" if detail["type"] == "value_error" else f" (given: {detail['input']!r})"
             # Made from JSON, a model's own __init__ has said it all already.
-            told = not where and isinstance(detail.get("ctx", {}).get("error"), DefinitionError)
+            told = not where and isinstance(detail.get("ctx", {}).get("error"), InvalidArgument)
             place = "" if told else f"{cls.__name__}{'.' + where if where else ''}: "
             lines.append(f"{place}{said}{given}")
     return "; ".join(lines)
@@ -137,10 +137,10 @@ class Retention(Options):
 
 
 def check_retention(what: str, value: object) -> Retention | None:
-    """Return ``value`` if it can be a workflow's retention. Raises DefinitionError, saying of ``what`` it is."""
+    """Return ``value`` if it can be a workflow's retention. Raises InvalidArgument, saying of ``what`` it is."""
     if value is None or isinstance(value, Retention):
         return value
-    raise DefinitionError(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
+    raise InvalidArgument(f"{what}: retention= needs rf.Retention(completed=86_400), in seconds, and not {value!r}")
 
 
 #: Attributes of one execution at most, and characters of one text among their values.
@@ -459,7 +459,7 @@ class EngineConfig(Options):
         """The configuration from keywords, then ``RAYFLOW_*``, then the defaults.
 
         Example:
-            >>> EngineConfig.load(environ={"RAYFLOW_STANDBYS": "3"}).standby_coordinators
+            >>> EngineConfig.load(environ={"RAYFLOW_STANDBY_COORDINATORS": "3"}).standby_coordinators
             3
         """
         values: dict[str, Any] = {}
@@ -476,4 +476,4 @@ def _parsed(annotation: Any, name: str, text: str) -> Any:
     try:
         return annotation.model_validate_json(text)
     except ValidationError as error:
-        raise DefinitionError(f"{ENVIRONMENT_PREFIX}{name.upper()}: {explain(annotation, error)}") from None
+        raise InvalidArgument(f"{ENVIRONMENT_PREFIX}{name.upper()}: {explain(annotation, error)}") from None

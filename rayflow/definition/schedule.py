@@ -79,7 +79,7 @@ class Schedule(Options):
         max_runs: due times that start an execution at most; None for any number.
 
     Raises:
-        DefinitionError: an option is wrong; it says which, why, and what would be right.
+        InvalidArgument: an option is wrong; it says which, why, and what would be right.
 
     Example:
         >>> Schedule(cron="30 2 * * MON-FRI", timezone="Europe/Berlin", overlap="queue_one").catch_up

@@ -19,7 +19,7 @@ import cloudpickle
 
 from rayflow.definition.base import importable
 from rayflow.definition.code import PYTHON, Fetch
-from rayflow.errors import CorruptRecord, DefinitionError, IncompatibleVersion
+from rayflow.errors import CorruptRecord, IncompatibleVersion, InvalidArgument
 
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _NAME = re.compile(rf"({_DOTTED}):({_DOTTED})")
@@ -37,7 +37,7 @@ def setup_reference(setup: str | Callable[[], Any], *, allow_pickle: bool = True
         The text, and for a setup that cannot be imported the bytes to be stored under their SHA-256.
 
     Raises:
-        DefinitionError: it has another form, needs arguments, or can neither be imported nor pickled.
+        InvalidArgument: it has another form, needs arguments, or can neither be imported nor pickled.
 
     Example:
         >>> setup_reference("clients:connect")
@@ -45,21 +45,21 @@ def setup_reference(setup: str | Callable[[], Any], *, allow_pickle: bool = True
     """
     if isinstance(setup, str):
         if not _NAME.fullmatch(setup):
-            raise DefinitionError(f"setup is {setup!r}, and as text it has to be 'module:function'")
+            raise InvalidArgument(f"setup is {setup!r}, and as text it has to be 'module:function'")
         return setup, None
     _check(setup, repr(setup))
     place = _place(setup)
     if place:
         return place, None
     if not allow_pickle:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"the setup {setup!r} cannot be imported by the workers, so it would have to travel as a pickle, and "
             "allow_pickle is off. Move it into a module, and name it as 'module:function'"
         )
     try:
         blob: bytes = cloudpickle.dumps(setup)
     except Exception as error:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"the setup {setup!r} cannot be carried to the workers ({type(error).__name__}: {error}): make what cannot "
             "be pickled inside of it, or move it into a module"
         ) from error
@@ -76,13 +76,13 @@ def load_setup(text: str, fetch: Fetch, *, allow_pickle: bool = True) -> Callabl
 
     Raises:
         IncompatibleVersion: the module or the function is not here, or the bytes are of another Python.
-        DefinitionError: the text has another form, what is there cannot be called without arguments, or it is a
+        InvalidArgument: the text has another form, what is there cannot be called without arguments, or it is a
             pickle where none is allowed.
         CorruptRecord: the bytes are not what was stored.
     """
     value, name = _VALUE.fullmatch(text), _NAME.fullmatch(text)
     if value is not None and not allow_pickle:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"setup {text!r} was stored by value, as a pickle, and allow_pickle is off: name it as 'module:function'"
         )
     if value is not None:
@@ -90,14 +90,14 @@ def load_setup(text: str, fetch: Fetch, *, allow_pickle: bool = True) -> Callabl
     elif name is not None:
         found = _imported(name[1], name[2])
     else:
-        raise DefinitionError(f"setup {text!r} is neither 'module:function' nor 'value:<python>:<sha256>'")
+        raise InvalidArgument(f"setup {text!r} is neither 'module:function' nor 'value:<python>:<sha256>'")
     _check(found, text)
     return cast("Callable[[], Any]", found)
 
 
 def _check(setup: object, name: str) -> None:
     if not callable(setup):
-        raise DefinitionError(
+        raise InvalidArgument(
             f"setup {name} is a {type(setup).__name__}, which cannot be called; it has to be a function without "
             "arguments, or 'module:function'"
         )
@@ -108,7 +108,7 @@ def _check(setup: object, name: str) -> None:
     try:
         signature.bind()
     except TypeError as error:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"setup {name} is called without arguments, and {signature} does not fit: {error}"
         ) from None
 

@@ -26,8 +26,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class StepSettings(TypedDict, total=False):
-    """What :func:`step` and :meth:`Step.with_options` take; see :class:`~rayflow.definition.options.StepOptions`."""
+class StepKeywords(TypedDict, total=False):
+    """What :func:`step` and :meth:`Step.options` take; see :class:`~rayflow.definition.options.StepOptions`."""
 
     name: str
     retry: RetryPolicy | None
@@ -57,7 +57,7 @@ class Step(Definition, Generic[P, R]):
     Attributes:
         fn: the undecorated function.
         name: what the journal and the metrics call it.
-        options: retry, timeouts, placement, limits.
+        settings: retry, timeouts, placement, limits.
     """
 
     fn: Callable[..., Any]
@@ -65,14 +65,14 @@ class Step(Definition, Generic[P, R]):
 
     def __init__(self, fn: Callable[..., Any], *, name: str | None = None, options: StepOptions | None = None) -> None:
         if isinstance(fn, Definition):
-            raise DefinitionError(f"{fn!r} is defined already; use its .fn, or .with_options(...) of a step")
+            raise DefinitionError(f"{fn!r} is defined already; use its .fn, or .options(...) of a step")
         check_function("step", fn)
         self.name = check_name("step name", default_name("step", fn, "name") if name is None else name)
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.options = StepOptions() if options is None else options
+        self.settings = StepOptions() if options is None else options
         self.home = making_module()
-        #: The step that this one was derived from by with_options; itself for one that was not.
+        #: The step that this one was derived from by ``options()``; itself for one that was not.
         self.origin: Step[P, R] = self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Step(Definition, Generic[P, R]):
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         execution = current_execution()
         if execution is not None:
-            call = StepCall(self.name, Target(self), args, kwargs, self.options, self.returns)
+            call = StepCall(self.name, Target(self), args, kwargs, self.settings, self.returns)
             return cast("R", await execution.call(call))
         answer = self.fn(*args, **kwargs)
         # Also where `is_async` could not tell: a plain wrapper around an async function.
@@ -121,8 +121,8 @@ class Step(Definition, Generic[P, R]):
         """Whether the function is an ``async def``."""
         return is_async(self.fn)
 
-    def with_options(self, **changes: Unpack[StepSettings]) -> Step[P, R]:
-        """A copy with some settings changed; this step stays as it is.
+    def options(self, **changes: Unpack[StepKeywords]) -> Step[P, R]:
+        """Return a copy of the step with some settings changed.
 
         Args:
             changes: the keywords of :func:`step`.
@@ -133,13 +133,13 @@ class Step(Definition, Generic[P, R]):
         Example:
             >>> @step
             ... def read(path: str) -> str: ...
-            >>> read.with_options(timeout=5).options.timeout
+            >>> read.options(timeout=5).settings.timeout
             5.0
         """
         name, options = _settings(changes)
         derived = copy.copy(self)
         derived.name = self.name if name is None else check_name("step name", name)
-        derived.options = self.options.replace(**options)
+        derived.settings = self.settings.replace(**options)
         derived.home = making_module()
         derived.origin = self.origin
         return derived
@@ -164,12 +164,12 @@ class StepDecorator(Protocol):
 
 
 @overload
-def step(fn: Callable[P, Coroutine[Any, Any, R]], /, **settings: Unpack[StepSettings]) -> Step[P, R]: ...
+def step(fn: Callable[P, Coroutine[Any, Any, R]], /, **settings: Unpack[StepKeywords]) -> Step[P, R]: ...
 @overload
-def step(fn: Callable[P, R], /, **settings: Unpack[StepSettings]) -> Step[P, R]: ...
+def step(fn: Callable[P, R], /, **settings: Unpack[StepKeywords]) -> Step[P, R]: ...
 @overload
-def step(**settings: Unpack[StepSettings]) -> StepDecorator: ...
-def step(fn: Callable[..., Any] | None = None, /, **settings: Unpack[StepSettings]) -> Any:
+def step(**settings: Unpack[StepKeywords]) -> StepDecorator: ...
+def step(fn: Callable[..., Any] | None = None, /, **settings: Unpack[StepKeywords]) -> Any:
     """Make a step of a function, ``async`` or not.
 
     Args:
@@ -196,7 +196,7 @@ def step(fn: Callable[..., Any] | None = None, /, **settings: Unpack[StepSetting
     return Step(fn, name=name, options=made)
 
 
-def _settings(given: StepSettings) -> tuple[str | None, dict[str, Any]]:
+def _settings(given: StepKeywords) -> tuple[str | None, dict[str, Any]]:
     check_options("step", given, {"name", *StepOptions.model_fields})
     options: dict[str, Any] = dict(given)
     return options.pop("name", None), options

@@ -11,10 +11,11 @@ from rayflow.definition.base import Definition, making_module
 from rayflow.definition.checks import check_name
 from rayflow.definition.context import current_execution
 from rayflow.definition.declared_steps import AnyAgent, DeclaredStep, StepResult, Walk, failure_from
-from rayflow.definition.function import ChildSettings, ChildWorkflow
+from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import Retention, check_retention
+from rayflow.definition.start_options import ConfiguredWorkflow, SavedWorkflow, StartOptions, WorkflowCall
 from rayflow.definition.step import Step
-from rayflow.errors import DefinitionError, IncompatibleVersion
+from rayflow.errors import DefinitionError, IncompatibleVersion, InvalidArgument, InvalidInput
 from rayflow.ids import check_id
 
 
@@ -113,18 +114,18 @@ class Workflow(Definition):
         """Check the arguments of a start: one dict with string keys, or nothing.
 
         Raises:
-            TypeError: they are something else.
+            InvalidInput: they are something else.
         """
         try:
             bound = _TAKES.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"workflow {self.id!r}: {error}; it takes its initial state, one dict") from None
+            raise InvalidInput(f"workflow {self.id!r}: {error}; it takes its initial state, one dict") from None
         state = bound.arguments.get("state")
         if state is not None and not isinstance(state, Mapping):
-            raise TypeError(f"workflow {self.id!r} takes its initial state, one dict, not {type(state).__name__}")
+            raise InvalidInput(f"workflow {self.id!r} takes its initial state, one dict, not {type(state).__name__}")
         for key in state or ():
             if not isinstance(key, str):
-                raise TypeError(f"workflow {self.id!r}: the keys of its state are strings; {key!r} is none")
+                raise InvalidInput(f"workflow {self.id!r}: the keys of its state are strings; {key!r} is none")
         return bound
 
     def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, dict[str, Any]]:
@@ -148,22 +149,34 @@ class Workflow(Definition):
             await self._perform(walk, index, step)
         return walk.state
 
-    def child(self, **settings: Unpack[ChildSettings]) -> ChildWorkflow[..., dict[str, Any]]:
-        """The workflow as a child, to be called in a durable function: an execution of its own.
+    def options(self, **given: Unpack[StartOptions]) -> ConfiguredWorkflow[..., dict[str, Any]]:
+        """Return the workflow with options for one start: its id, priority, timeout and so on.
 
         Args:
-            settings: as of :meth:`WorkflowFunction.child`.
+            given: see :class:`~rayflow.definition.start_options.StartOptions`.
+
+        Raises:
+            InvalidArgument: an option is unknown or not valid.
 
         Example:
-            ``state = await review.child()({"input": text})`` in a workflow.
+            ``engine.start(review.options(id="doc-17"), {"input": text})``, and in a durable function
+            ``state = await review.options()({"input": text})``.
         """
-        return ChildWorkflow(self, **settings)
+        return ConfiguredWorkflow(self, given)
+
+    def call(self, state: Mapping[str, Any] | None = None) -> WorkflowCall[dict[str, Any]]:
+        """Return a call of the workflow with this initial state, for ``engine.start_many()`` and schedules.
+
+        Raises:
+            InvalidInput: the state is not a dict with string keys.
+        """
+        return self.options().call(*(() if state is None else (state,)))
 
     async def _perform(self, walk: Walk, index: int, step: DeclaredStep) -> None:
         walk.stage(index, step.name, "running")
         try:
             outcome = await step.perform(walk, step.name)
-        except DefinitionError as error:
+        except InvalidArgument as error:
             result = StepResult(step.name, index, "failed", error=failure_from(error))
             walk.stage(index, step.name, "failed", result)
             raise
@@ -185,3 +198,21 @@ _TAKES = inspect.Signature([inspect.Parameter("state", inspect.Parameter.POSITIO
 
 def _parts_of(step: DeclaredStep) -> list[tuple[str, AnyAgent]]:
     return [(f"{step.name}/{path}", agent) for path, agent in step.parts()]
+
+
+AnyWorkflow = WorkflowFunction[..., Any] | Workflow
+"""A workflow as written: a durable function or declared steps."""
+
+
+def configured(workflow: AnyWorkflow | SavedWorkflow | ConfiguredWorkflow[..., Any]) -> ConfiguredWorkflow[..., Any]:
+    """Return a workflow with its options for one start; without options where none were given.
+
+    Raises:
+        InvalidArgument: ``workflow`` is not a workflow.
+    """
+    if isinstance(workflow, ConfiguredWorkflow):
+        return workflow
+    if isinstance(workflow, WorkflowFunction | Workflow | SavedWorkflow):
+        return workflow.options()
+    hint = f"; rf.SavedWorkflow({workflow!r}) names a saved one" if isinstance(workflow, str) else ""
+    raise InvalidArgument(f"{workflow!r} is not a workflow: pass an @rf.workflow function or an rf.Workflow{hint}")

@@ -1,26 +1,18 @@
-"""An execution as HTML, for notebooks."""
+"""HTML view of an execution, for notebooks."""
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot
-from rayflow.display.as_json import jsonable
-from rayflow.display.formats import (
-    PLAIN,
-    Style,
-    duration_text,
-    failure_text,
-    has_attempts,
-    step_label,
-    step_lasted,
-    step_status,
-)
-from rayflow.display.summary import facts_of
-from rayflow.display.text import progress_text
+from rayflow.core.execution.snapshot import ExecutionSnapshot
+from rayflow.display.as_json import to_json
+from rayflow.display.executions import CHILDREN, STAGES, STEPS, facts_of
+from rayflow.display.formatting import PLAIN, Column, Style
+
+T = TypeVar("T")
 
 #: Colours that are readable on the light and on the dark theme of a notebook.
 _COLOURS = {
@@ -34,22 +26,20 @@ _ROWS = 200
 
 
 def to_html(snapshot: ExecutionSnapshot, style: Style = PLAIN) -> str:
-    """One execution as a piece of HTML without scripts; whatever its data hold is escaped.
+    """Return one execution as an HTML fragment without scripts, with all data escaped.
 
     Args:
         snapshot: the execution.
-        style: of which only the time zone and ``now`` count here.
+        style: the time zone and ``now``; width and colour are not used.
     """
     facts = [(name, fact) for name, fact in facts_of(snapshot, style).items() if fact and name != "status"]
+    rows = "".join(f"<tr><td>{_text(name)}</td><td>{_text(fact)}</td></tr>" for name, fact in facts)
     parts = [
-        f"<div><strong>{_text(snapshot.execution_id)}</strong> {_status(snapshot.status)}</div>",
-        _table([], [[_text(name), _text(fact)] for name, fact in facts]),
+        f"<div><strong>{_text(snapshot.execution_id)}</strong> {_status(snapshot.status)}</div><table>{rows}</table>",
+        _table(STAGES, snapshot.stages, style, most=len(snapshot.stages)),
+        _table([column for column in STEPS if column.title != "WORKER"], snapshot.steps, style),
+        _table(CHILDREN, snapshot.children, style),
     ]
-    if snapshot.stages:
-        rows = [[str(stage.index), _text(stage.name), _status(stage.status)] for stage in snapshot.stages]
-        parts.append(_table(["stage", "name", "status"], rows))
-    parts += _steps(snapshot.steps)
-    parts += _children(snapshot.children)
     if snapshot.state:
         parts.append(_value("state", snapshot.state))
     if snapshot.status == "completed":
@@ -57,43 +47,22 @@ def to_html(snapshot: ExecutionSnapshot, style: Style = PLAIN) -> str:
     return f'<div class="rayflow-execution">{"".join(parts)}</div>'
 
 
-def _steps(steps: Sequence[StepSnapshot]) -> list[str]:
-    if not steps:
-        return []
-    rows = []
-    for step in steps[-_ROWS:]:
-        took = step_lasted(step)
-        rows.append([
-            str(step.seq),
-            _text(step_label(step)),
-            _status(step_status(step)),
-            str(step.attempts) if has_attempts(step) else "",
-            "" if took is None else duration_text(took),
-            _text(progress_text(step)),
-            _text("" if step.error is None else failure_text(step.error)),
-        ])  # fmt: skip
-    shown = _table(["step", "name", "status", "attempts", "duration", "progress", "error"], rows)
-    return [shown, *_left_out(len(steps) - len(rows))]
+def _table(columns: Sequence[Column[T]], records: Sequence[T], style: Style, *, most: int = _ROWS) -> str:
+    if not records:
+        return ""
+    head = "".join(f"<th>{column.title.lower()}</th>" for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_cell(column, record, style)}</td>" for column in columns) + "</tr>"
+        for record in records[-most:]
+    )
+    left_out = len(records) - most
+    more = f"<div>… and {left_out} earlier ones</div>" if left_out > 0 else ""
+    return f"<table><tr>{head}</tr>{body}</table>{more}"
 
 
-def _children(children: Sequence[ChildSnapshot]) -> list[str]:
-    if not children:
-        return []
-    rows = [
-        [_text(child.execution_id), _text(child.workflow_id), _status(child.status), str(child.step or "")]
-        for child in children[-_ROWS:]
-    ]
-    return [_table(["child", "workflow", "status", "step"], rows), *_left_out(len(children) - len(rows))]
-
-
-def _left_out(count: int) -> list[str]:
-    return [f"<div>… and {count} earlier ones</div>"] if count else []
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "<tr>" + "".join(f"<th>{title}</th>" for title in titles) + "</tr>" if titles else ""
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table>{head}{body}</table>"
+def _cell(column: Column[T], record: T, style: Style) -> str:
+    text = column.cell(record, style)
+    return _status(text) if column.title == "STATUS" else _text(text)
 
 
 def _status(status: str) -> str:
@@ -102,7 +71,7 @@ def _status(status: str) -> str:
 
 
 def _value(title: str, value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False, indent=2)
+    text = value if isinstance(value, str) else json.dumps(to_json(value), ensure_ascii=False, indent=2)
     shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
     return f"<details open><summary>{title}</summary><pre>{_text(shown)}</pre></details>"
 

@@ -1,8 +1,8 @@
-"""The Store contract.
+"""The ``Store`` contract.
 
-A store keeps records. Whether an operation may be applied, and what it changes, is decided by
-:class:`rayflow.storage.rules.transaction.Batch`, which is pure, so that each store only has to read what it asks for,
-and write what it is told, inside one transaction.
+A store keeps records. Pure functions decide whether an operation may be applied and what it changes
+(:class:`rayflow.storage.rules.transaction.Transaction`); a store reads what they ask for and writes what they decided,
+within one transaction.
 """
 
 from __future__ import annotations
@@ -67,98 +67,107 @@ class Filter:
 
 
 class Store(Protocol):
-    """Where executions are kept.
+    """Persistent records of executions and of all that belongs to them.
 
-    Conditions every store meets (tests/contract runs over all of them):
+    Conditions that every store meets (``tests/contract`` runs over all of them):
 
-    * :meth:`commit` applies each operation as :func:`~rayflow.storage.rules.executions.decide` says, in the order
-    given,
-      all of them in one transaction; what was answered ``Done`` is durable when the call returns.
-    * One refused operation never fails its neighbours. One that cannot be written (too large, not
-      encodable) is retried alone, and only it gets the error.
-    * Sending an operation again, because its answer was lost, changes nothing and is answered as done; a start
-      is answered with the row that is there, whose ``start_nonce`` tells whose it is.
-    * After an error of the commit itself nobody is answered: the call raises
+    * :meth:`commit` applies the operations in the given order, each as
+      :func:`~rayflow.storage.rules.executions.decide` says, all in one transaction. Operations answered with ``Done``
+      are durable when the call returns.
+    * A rejected operation has no effect on the others. An operation that cannot be written (too large, not encodable)
+      is retried alone, and only that operation is answered with the error.
+    * An operation that is sent again, because its answer was lost, changes nothing and is answered with ``Done``. A
+      repeated start is answered with the existing row, whose ``start_nonce`` names the start that created it.
+    * If the commit itself fails, no operation is answered: the call raises
       :class:`~rayflow.errors.StorageUnavailable`, and the caller may send the same operations again.
-    * Writing needs the writer's epoch (:meth:`claim_writer`), which is checked in every transaction; a store
-      claimed by somebody newer raises :class:`~rayflow.errors.WriterWriterFenced` for good. Writing without a claim, or
-      to a store that is closed or was opened read-only, raises StorageUnavailable.
-    * An operation whose records refer to a large value that is not there is refused with StorageUnavailable. A value
-      that records refer to is never collected (:mod:`rayflow.storage.rules.large_values`).
-    * Reads see what was committed before they began. In object storage, those of a writer that was taken over and has
-      not noticed yet (it does with its next commit or heartbeat) see what was committed before that.
+    * Writing needs the writer's epoch (:meth:`claim_writer`), which is checked in every transaction. A store that a
+      newer writer has claimed raises :class:`~rayflow.errors.WriterFenced` from then on. Writing without a claim, or to
+      a store that is closed or was opened read-only, raises StorageUnavailable.
+    * An operation whose records refer to a missing large value is rejected with StorageUnavailable. A value to which
+      records refer is never collected (:mod:`rayflow.storage.rules.large_values`).
+    * Reads return all that was committed before they began. In object storage a fenced writer that has not noticed yet
+      (it does with its next commit or heartbeat) reads what was committed before it was fenced.
+
+    Every method that reads or writes raises StorageUnavailable if the storage fails.
     """
 
     url: str
 
     async def open(self, *, read_only: bool = False) -> None:
-        """Open, creating what is missing; refuse a store written by a newer format.
+        """Open the store, and create it if it is missing.
 
         Raises:
-            StorageUnavailable: it cannot be opened; the message says why and what would help.
+            StorageUnavailable: the store cannot be opened, is missing with ``read_only``, or has a newer format; the
+                message has the reason and a remedy.
         """
 
     async def close(self) -> None:
-        """Close. Idempotent. A writer says that it is gone, so that another may claim at once."""
+        """Close the store; may be called again. A writer gives its claim up, so that another one may claim at once."""
 
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
-        """Become the only writer and answer the writer's epoch: one more than the last, in every claim.
+        """Become the only writer, and return the writer's epoch: one more than before with every claim.
 
-        The same identity (:class:`~rayflow.storage.writer.Claimant`) may claim again at once, a restarted writer:
-        what it was before is fenced.
+        The same identity (:class:`~rayflow.storage.writer.WriterIdentity`) may claim again at once, as a restarted
+        writer; its former claim is fenced.
 
         Args:
-            nonce: who claims, as text of a Claimant.
+            nonce: the claiming writer, as text of a WriterIdentity.
             now: seconds since the epoch.
             fresh_for: seconds after its last heartbeat during which another writer counts as alive.
-            take_over: claim all the same; the other writer is fenced.
+            take_over: claim the store even if another writer is alive; that one is fenced.
 
         Raises:
-            Fenced: this store was fenced before.
-            StorageUnavailable: another writer's heartbeat is younger than ``fresh_for`` seconds, and
-                ``take_over`` is false.
+            WriterFenced: another writer has claimed this store since this one did.
+            StorageUnavailable: another writer is alive, and ``take_over`` is false.
         """
 
     async def heartbeat(self, *, now: float) -> None:
-        """Say that this writer is alive. Raises Fenced if it no longer is the writer."""
+        """Record that this writer is alive. Raises WriterFenced if another one has claimed the store."""
 
     async def commit(self, operations: Sequence[Operation]) -> list[Answer]:
-        """Apply the operations, in order, in one durable transaction."""
+        """Apply operations in order, in one durable transaction; return one answer each."""
 
     async def execution(self, execution_id: str) -> ExecutionRecord | None:
-        """The execution's row, or None."""
+        """Return the execution's row, or None."""
 
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
-        """The rows that fit the filter."""
+        """Return the rows that a filter selects, in its order."""
 
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
-        """The journal's rows after a position, in order."""
+        """Return the journal's rows after a position, in order."""
 
     async def inbox(self, execution_id: str, *, after: int = 0) -> list[InboxRow]:
-        """The inbox rows that are not applied, with numbers above ``after``, in order."""
+        """Return the inbox rows that are not applied, with numbers above ``after``, in order."""
 
     async def locks(self, names: Sequence[str] | None = None) -> list[Lock]:
-        """The locks, with their claims, by name; None for all that anybody has or waits for."""
+        """Return locks with their claims, by name; with None, all locks that have claims."""
 
     async def save_schedule(self, record: ScheduleRecord) -> None:
-        """Keep a schedule; that of the same name is replaced."""
+        """Save a schedule; replace the one of the same name."""
 
     async def schedules(self) -> list[ScheduleRecord]:
-        """All schedules, by name."""
+        """Return all schedules, by name."""
 
     async def delete_schedule(self, name: str) -> bool:
-        """Forget a schedule; answers whether there was one."""
+        """Delete a schedule; return whether it existed."""
 
     async def records(
         self, kind: str, *, execution_id: str | None = None, after: str = "", limit: int = 1000
     ) -> list[KeyedRecord]:
-        """Return the keyed records of a kind with keys above ``after``, by key; ``execution_id``: only that one's."""
+        """Return keyed records of one kind, ordered by key.
+
+        Args:
+            kind: the kind.
+            execution_id: only records of this execution; None for all.
+            after: only records with greater keys.
+            limit: maximum number of records.
+        """
 
     async def versions(self) -> list[tuple[str, str, int]]:
-        """Workflow id, version, and how many unfinished executions run it, of each that has any."""
+        """Return workflow id, version and number of unfinished executions of each version that has any."""
 
     async def notes(self, execution_id: str) -> list[StepNote]:
-        """The newest note of each step that has one, by step."""
+        """Return the newest note of each step that has one, by step."""
 
     async def dead_letters(
         self,
@@ -168,69 +177,70 @@ class Store(Protocol):
         step: int | None = None,
         limit: int = 1000,
     ) -> list[DeadLetter]:
-        """The dead letters, newest first; with a filter only those that fit, ``limit`` at most."""
+        """Return dead letters, newest first; only those that match each argument that is not None."""
 
     async def delete_dead_letters(self, keys: Sequence[tuple[str, int]]) -> int:
-        """Delete dead letters by execution id and step; answers how many there were."""
+        """Delete dead letters by execution id and step; return how many existed."""
 
     async def save_definition(self, record: DefinitionRecord) -> None:
-        """Keep a definition; the same workflow id and version is replaced."""
+        """Save a definition; replace the one of the same workflow id and version."""
 
     async def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
-        """A definition: that version, or the one saved last."""
+        """Return a definition of that version, or with None the one that was saved last."""
 
     async def definitions(self) -> list[DefinitionRecord]:
-        """All definitions, by workflow id, then newest first."""
+        """Return all definitions, by workflow id, then newest first."""
 
     async def delete_definition(self, workflow_id: str) -> bool:
-        """Forget all versions of a definition; answers whether there was one."""
+        """Delete all versions of a definition; return whether there were any."""
 
     async def save_pool(self, record: PoolRecord) -> None:
-        """Keep a pool's configuration; that of the same name is replaced."""
+        """Save a pool's configuration; replace the one of the same name."""
 
     async def pools(self) -> list[PoolRecord]:
-        """All saved pools, by name."""
+        """Return all saved pools, by name."""
 
     async def delete_pool(self, name: str) -> bool:
-        """Forget a pool's configuration; answers whether there was one."""
+        """Delete a pool's configuration; return whether it existed."""
 
     async def put_blob(self, digest: str, data: bytes) -> None:
-        """Keep bytes under their SHA-256 (hex), for good: code. Putting the same again changes nothing."""
+        """Store code permanently under its SHA-256 (hex). Storing the same again changes nothing."""
 
     async def blob(self, digest: str) -> bytes | None:
-        """The bytes of that digest, or None."""
+        """Return the bytes of a digest, or None."""
 
     async def put_value(self, digest: str, data: bytes, *, now: float) -> None:
-        """Keep the payload of a large value under its SHA-256 (hex), as long as records refer to it.
+        """Store the payload of a large value under its SHA-256 (hex), for as long as records refer to it.
 
-        Putting the same again only makes it as new. Other commits go on meanwhile, however many bytes there are.
+        Storing the same again restarts the grace of :meth:`collect_values`. Other commits do not wait for the payload,
+        whatever its size.
         """
 
     async def value(self, digest: str) -> bytes | None:
-        """The payload of that digest, or None."""
+        """Return the payload of a large value, or None."""
 
     async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
-        """Delete large values to which nothing has referred for twice the grace; answers how many.
+        """Delete large values to which no record has referred for twice the grace; return how many.
 
         Args:
             now: seconds since the epoch.
-            grace: how long a value is kept for who is about to refer to it, in seconds.
-            limit: how many are deleted at most.
+            grace: seconds for which a value is kept for records that are about to refer to it.
+            limit: maximum number of deleted values.
         """
 
     async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
-        """Delete executions that are over, with all that belongs to them, in one short transaction.
+        """Delete finished executions, with all that belongs to them, in one short transaction.
 
-        What may be deleted, :mod:`rayflow.storage.rules.retention` says. For more, ask again with ``after`` as
-        answered; what was needed by something that has been deleted meanwhile is found when one begins anew.
+        :mod:`rayflow.storage.rules.retention` decides which may be deleted. For the next batch, call again with the
+        ``after`` of this one. Executions that only a deleted execution needed are found by a new pass from the start.
 
         Args:
-            over: which.
-            dry_run: delete nothing, and need no writer: answer what would be deleted by asking until nothing more is.
+            over: which executions.
+            dry_run: delete nothing, and need no writer: return what repeated calls would delete.
         """
 
     async def reclaim(self) -> bool:
-        """Give space back that what was deleted has left: one short piece of work. Answers whether there is more."""
+        """Return some of the space of deleted records to the system; return whether there is more to do."""
 
     async def totals(self) -> dict[str, float]:
-        """Counters, kept in the same transactions as what they count: the sums of all ``counts`` that the rules add."""
+        """Return the counters: sums of all ``counts`` that the rules add, written with what they count."""

@@ -1,8 +1,8 @@
-"""What is written, as data: the changes that a transaction makes, and the records in memory that they change.
+"""Changes of one transaction as data, and the records in memory to which they are applied.
 
-A store that keeps its records in memory applies :class:`Changes` to :class:`MemoryData`; one that also keeps a log of
-them applies the same again when it is opened. They say what the records are afterwards, not what was asked for: so a
-log that an older rayflow wrote gives the same records under newer rules.
+A memory store applies :class:`Changes` to :class:`MemoryData`. An object store also writes them to its log, and applies
+the log again when it is opened. Changes hold the resulting records, not the operations: so a log that an older rayflow
+wrote gives the same records under newer rules.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class MemoryData:
     pools: dict[str, PoolRecord] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     values: dict[str, ValueRecord] = field(default_factory=dict)
-    mentions: dict[str, list[ValueReference]] = field(default_factory=dict)
+    references: dict[str, list[ValueReference]] = field(default_factory=dict)
     #: The payloads of large values, where they are in memory, too.
     contents: dict[str, bytes] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
@@ -79,35 +79,35 @@ class MemoryData:
 
 @dataclass(slots=True)
 class Changes:
-    """What one transaction changes. Empty fields change nothing; they are applied in the order of the fields.
+    """Changes of one transaction, applied in the order of the fields. Empty fields change nothing.
 
-    The order of the fields is part of the log's format: new ones are appended.
+    The position of a field is part of the log's format: new fields are appended.
 
     Args:
         started: new executions.
-        changed: executions as they are now.
-        inputs: of executions that continue as new, with what.
+        changed: new values of executions.
+        inputs: executions that continue as new, with their inputs.
         journal: new entries, by execution.
-        journal_from: the positions before which a journal's entries go, and all notes with them.
-        locks: as they are now.
-        schedules: as they are now.
+        journal_from: positions before which entries are deleted, with all notes of the execution.
+        locks: new values of locks.
+        schedules: new values of schedules.
         inbox: new rows, by execution.
-        letters_after: positions after which an execution's dead letters go, before ``letters`` come.
+        letters_after: positions after which an execution's dead letters are deleted, before ``letters`` are added.
         letters: new dead letters.
-        notes: of steps, by execution; older ones than those that are there change nothing.
-        counts: what is added to the totals.
-        definitions: saved ones.
-        pools: saved ones.
-        no_executions: those that are deleted, with all that is theirs.
-        no_letters: by execution and step.
-        no_schedules: by name.
-        no_definitions: by workflow id, with all their versions.
-        no_pools: by name.
-        mentions: what new records refer to; applied before executions that continue as new forget theirs.
-        values: large ones, as they are now.
-        no_values: by digest.
-        records: keyed ones, as they are now.
-        no_records: by kind and key.
+        notes: notes of steps, by execution; a note that is older than the stored one changes nothing.
+        counts: amounts to add to the totals.
+        definitions: saved definitions.
+        pools: saved pools.
+        no_executions: executions to delete, with all that belongs to them.
+        no_letters: dead letters to delete, by execution and step.
+        no_schedules: schedules to delete.
+        no_definitions: workflow ids of definitions to delete, with all versions.
+        no_pools: pools to delete.
+        references: references of new records; added before those of executions that continue as new are deleted.
+        values: new values of large values.
+        no_values: large values to delete, by digest.
+        records: new values of keyed records.
+        no_records: keyed records to delete, by kind and key.
     """
 
     started: list[ExecutionRecord] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Changes:
     no_schedules: list[str] = field(default_factory=list)
     no_definitions: list[str] = field(default_factory=list)
     no_pools: list[str] = field(default_factory=list)
-    mentions: list[ValueReference] = field(default_factory=list)
+    references: list[ValueReference] = field(default_factory=list)
     values: list[ValueRecord] = field(default_factory=list)
     no_values: list[str] = field(default_factory=list)
     records: list[KeyedRecord] = field(default_factory=list)
@@ -143,7 +143,7 @@ FIELDS = tuple(each.name for each in fields(Changes))
 
 
 def changes_of(batch: Transaction, data: MemoryData) -> Changes:
-    """Return what a transaction has decided to write, with numbers for new executions."""
+    """Return the decisions of a transaction as changes, with numbers for new executions."""
     started = set(batch.started)
     return Changes(
         started=[
@@ -160,7 +160,7 @@ def changes_of(batch: Transaction, data: MemoryData) -> Changes:
         letters=list(batch.letters.values()),
         notes=[(name, note) for (name, _), note in batch.notes.items()],
         counts=list(batch.counts.items()),
-        mentions=batch.mentions,
+        references=batch.references,
         records=[record for record in batch.records.values() if record is not None],
         no_records=[key for key, record in batch.records.items() if record is None],
     )
@@ -172,9 +172,8 @@ def _head(batch: Transaction, name: str) -> ExecutionRecord:
     return record
 
 
-# --- applying -----------------------------------------------------------------------------------------------
 def apply(data: MemoryData, changes: Changes) -> None:
-    """Change the records. Changes that do not fit them raise KeyError."""
+    """Apply changes to the records. Raises KeyError if the records lack an execution that changes."""
     for record in changes.started:
         _insert(data, record)
     for record in changes.changed:
@@ -242,7 +241,7 @@ def _delete(data: MemoryData, name: str) -> None:
         data.children.pop(record.parent, None)
     data.journals.pop(name, None)
     data.notes.pop(name, None)
-    data.mentions.pop(name, None)
+    data.references.pop(name, None)
     data.keys.difference_update((name, row.key) for row in data.inboxes.pop(name, ()))
 
 
@@ -259,17 +258,17 @@ def _apply_letters(data: MemoryData, changes: Changes) -> None:
 
 
 def _apply_values(data: MemoryData, changes: Changes) -> None:
-    for mention in changes.mentions:
-        data.mentions.setdefault(mention.execution_id, []).append(mention)
-        value = data.values.get(mention.digest)
+    for reference in changes.references:
+        data.references.setdefault(reference.execution_id, []).append(reference)
+        value = data.values.get(reference.digest)
         if value is not None and value.free_at is not None:
             data.values[value.digest] = replace(value, free_at=None)
     for name, first in changes.journal_from:
         record = data.executions[name]
         about = {"first": first, "inbox_done": record.inbox_done, "run": record.run}
-        kept = [each for each in data.mentions.pop(name, ()) if not forgotten(each, **about)]
+        kept = [each for each in data.references.pop(name, ()) if not forgotten(each, **about)]
         if kept:  # records that were read back from a checkpoint have no empty lists either
-            data.mentions[name] = kept
+            data.references[name] = kept
     data.values.update((value.digest, value) for value in changes.values)
     for digest in changes.no_values:
         del data.values[digest]
@@ -299,9 +298,8 @@ def _apply_rare(data: MemoryData, changes: Changes) -> None:
         del data.pools[name]
 
 
-# --- deleting -----------------------------------------------------------------------------------------------
-def collected(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch:
-    """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
+def purgeable(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch:
+    """Return the executions that may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     meant = (record for record in _candidates(data, over) if over.fits(record))
     rest = ((over.place(record), record) for record in meant if over.after is None or over.place(record) > over.after)
     first = [record for _, record in heapq.nsmallest(over.limit, rest, key=itemgetter(0))]
@@ -310,7 +308,7 @@ def collected(data: MemoryData, over: PurgeFilter, *, later: bool) -> PurgeBatch
 
 
 def _candidates(data: MemoryData, over: PurgeFilter) -> Iterator[ExecutionRecord]:
-    """The executions among which those that a filter means are."""
+    """Return the executions that a filter may select."""
     if over.expired_by is None:
         yield from data.executions.values()
         return
@@ -329,9 +327,8 @@ def _size(data: MemoryData, name: str) -> int:
     return sum(map(len, parts))
 
 
-# --- a whole state ------------------------------------------------------------------------------------------
 def snapshot(data: MemoryData) -> MemoryData:
-    """The records as they are now, which later changes leave alone. Records are shared, since nobody changes them."""
+    """Return a copy of the records that later changes do not affect. Records are immutable and shared."""
     return MemoryData(
         executions=dict(data.executions),
         journals={name: list(rows) for name, rows in data.journals.items()},
@@ -344,14 +341,19 @@ def snapshot(data: MemoryData) -> MemoryData:
         definitions=dict(data.definitions),
         pools=dict(data.pools),
         values=dict(data.values),
-        mentions={name: list(found) for name, found in data.mentions.items()},
+        references={name: list(found) for name, found in data.references.items()},
         totals=dict(data.totals),
+        order=list(data.order),
+        last_number=data.last_number,
+        unfinished=dict(data.unfinished),
+        children={name: dict(found) for name, found in data.children.items()},
+        expiring=list(data.expiring),
         writer=data.writer,
     )
 
 
 def parts_of(data: MemoryData) -> Iterator[Changes]:
-    """The changes that make these records out of none: all but the writer, code, and the payloads of large values."""
+    """Return changes that build these records from nothing, without writer, code and payloads of large values."""
     names = iter(data.executions)
     while part := list(islice(names, _PART)):
         yield Changes(
@@ -359,7 +361,7 @@ def parts_of(data: MemoryData) -> Iterator[Changes]:
             journal=[(name, row) for name in part for row in data.journals.get(name, ())],
             inbox=[(name, row) for name in part for row in data.inboxes.get(name, ())],
             notes=[(name, note) for name in part for note in data.notes.get(name, {}).values()],
-            mentions=[mention for name in part for mention in data.mentions.get(name, ())],
+            references=[reference for name in part for reference in data.references.get(name, ())],
         )
     yield Changes(
         locks=list(data.locks.values()),

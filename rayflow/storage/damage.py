@@ -1,7 +1,7 @@
-"""Damaged records of one execution: found, named, and what can be done about them.
+"""Damaged records of one execution: detection, description and remedies.
 
-A journal entry, an inbox row and a failure have checksums; blobs have their digest as their name; of a payload (input,
-result) it is known whether it still has the form of one. What is found here runs no code: payloads are described.
+Journal entries, inbox rows and failures have checksums, and the digest of a blob is its name. A payload (input, result)
+is only checked for the form of one. Nothing here runs user code: payloads are described.
 """
 
 from __future__ import annotations
@@ -22,23 +22,22 @@ from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow
 
 @dataclass(frozen=True, slots=True)
 class DamagedRecord(ExecutionRecord):
-    """An execution's row that cannot be read whole. It is listed, as paused, and nothing is written to it any more.
+    """Row of an execution that cannot be read whole. Lists show it as paused; no operation changes it.
 
     Args:
-        damage: what is wrong with it.
+        damage: the problem.
     """
 
     damage: str = field(default="its row cannot be read", kw_only=True)
 
     @property
     def error(self) -> CorruptRecord:
-        """The same as an exception."""
+        """Return the damage as an exception."""
         return CorruptRecord(self.id, self.damage)
 
 
-# --- reading ------------------------------------------------------------------------------------------------
 def options_of(record: ExecutionRecord) -> ExecutionOptions:
-    """How an execution runs. Raises CorruptRecord."""
+    """Return an execution's options. Raises CorruptRecord."""
     try:
         return ExecutionOptions.model_validate_json(record.options)
     except (ValueError, TypeError, RayflowError) as error:
@@ -46,7 +45,7 @@ def options_of(record: ExecutionRecord) -> ExecutionOptions:
 
 
 def code_of(record: ExecutionRecord) -> CodeRef:
-    """Where an execution's code is. Raises CorruptRecord, or IncompatibleVersion where a newer rayflow wrote it."""
+    """Return an execution's code reference. Raises CorruptRecord, or IncompatibleVersion if it has a newer format."""
     try:
         return CodeRef.from_dict(json.loads(record.code))
     except (ValueError, TypeError, AttributeError) as error:
@@ -54,17 +53,17 @@ def code_of(record: ExecutionRecord) -> CodeRef:
 
 
 def check_environment(record: ExecutionRecord) -> None:
-    """Check that the code environment in an execution's row has the form of one. Raises CorruptRecord."""
+    """Check the form of the code environment in an execution's row. Raises CorruptRecord."""
     try:
         said = json.loads(record.environment)
     except (ValueError, TypeError) as error:
         raise CorruptRecord(record.id, f"the code environment in its row cannot be read: {_short(error)}") from error
     if not isinstance(said, dict) or not isinstance(said.get("paths"), list):
-        raise CorruptRecord(record.id, f"the code environment in its row is none: {record.environment[:100]!r}")
+        raise CorruptRecord(record.id, f"the code environment in its row is not valid: {record.environment[:100]!r}")
 
 
 def check_payload(execution_id: str, what: str, data: bytes) -> None:
-    """Check that a payload has the form of one. Raises CorruptRecord."""
+    """Check the form of a payload. Raises CorruptRecord."""
     try:
         MsgpackCodec().describe(data)
     except CodecError as error:
@@ -72,12 +71,12 @@ def check_payload(execution_id: str, what: str, data: bytes) -> None:
 
 
 def readable(execution_id: str, rows: Sequence[JournalRow], last: int) -> tuple[list[Entry], CorruptRecord | None]:
-    """The journal's entries up to the first that is damaged or missing, and what is wrong with that one.
+    """Return the journal's entries up to the first damaged or missing one, and the problem with that one.
 
     Args:
-        execution_id: whose journal.
-        rows: its rows, in order.
-        last: the position of its last entry, as the execution's row has it.
+        execution_id: the execution.
+        rows: its journal, in order.
+        last: position of the last entry, as the execution's row has it.
     """
     entries: list[Entry] = []
     try:
@@ -97,7 +96,7 @@ def readable(execution_id: str, rows: Sequence[JournalRow], last: int) -> tuple[
 
 
 def entries_of(record: ExecutionRecord, rows: Sequence[JournalRow]) -> list[Entry]:
-    """An execution's whole journal. Raises CorruptRecord if any of it is damaged or missing."""
+    """Return an execution's whole journal. Raises CorruptRecord if an entry is damaged or missing."""
     entries, damage = readable(record.id, rows, record.last_seq)
     if damage is not None:
         raise damage
@@ -110,7 +109,7 @@ def _missing(execution_id: str, first: int, last: int) -> CorruptRecord:
 
 
 def failure_or_damage(record: ExecutionRecord) -> Failure | None:
-    """The failure in a row, the reason of its pause; where that cannot be read, what is wrong with it."""
+    """Return the failure or the reason of the pause in a row; if it cannot be read, the damage."""
     if isinstance(record, DamagedRecord):
         return damage_failure(record.error, remedy(record, ()))
     if record.failure is None:
@@ -122,19 +121,18 @@ def failure_or_damage(record: ExecutionRecord) -> Failure | None:
 
 
 def damage_failure(error: CorruptRecord, advice: str = "") -> Failure:
-    """Damage as a failure, for those who look."""
+    """Return damage as a failure, for display."""
     message = f"{error}. {advice}" if advice else str(error)
     return Failure(class_name(type(error)), message, mro=tuple(class_name(cls) for cls in type(error).__mro__[:-2]))
 
 
-# --- finding ------------------------------------------------------------------------------------------------
 def find_damage(
     record: ExecutionRecord, journal: Sequence[JournalRow], inbox: Iterable[InboxRow]
 ) -> CorruptRecord | None:
-    """What is damaged of an execution's own records, the first of it; None if nothing is that can be told.
+    """Return the first damage in an execution's own records; None if there is none that can be detected.
 
     Args:
-        record: its row.
+        record: the execution's row.
         journal: its journal.
         inbox: its inbox rows that are not applied.
     """
@@ -149,12 +147,12 @@ def find_damage(
 
 
 def blob_damage(execution_id: str, name: str, data: bytes | None) -> CorruptRecord | None:
-    """What is wrong with a blob that an execution needs; None if nothing is.
+    """Return the problem with a blob that an execution needs; None if there is none.
 
     Args:
-        execution_id: whose.
-        name: its digest.
-        data: what the store has under it.
+        execution_id: the execution.
+        name: the blob's digest.
+        data: the stored bytes, or None.
     """
     if data is None:
         return CorruptRecord(execution_id, f"blob {name} is missing in the store")
@@ -172,12 +170,12 @@ def _check_row(record: ExecutionRecord) -> None:
 
 
 def remedy(record: ExecutionRecord, journal: Sequence[JournalRow]) -> str:
-    """What can be done for an execution that is set aside because of damage."""
+    """Return what a person can do for an execution that is quarantined because of damage."""
     restore = "Restore that record from a backup of the store, then resume the execution"
     try:
         _check_row(record)
     except RayflowError:
-        return restore  # a fork would take that over
+        return restore  # a fork would copy the damage
     entries, damage = readable(record.id, journal, record.last_seq)
     issued = sum(len(entry.issued) for entry in effective(entries))
     if not issued:
@@ -185,7 +183,7 @@ def remedy(record: ExecutionRecord, journal: Sequence[JournalRow]) -> str:
     steps = "step 1" if issued == 1 else f"one of its steps 1 to {issued}"
     begun = any(isinstance(entry.event, Started) for entry in entries)
     which = "the part of its journal that can be read" if damage is not None else "its journal"
-    fork = f", or go on in another execution with {which}: fork it before {steps}" if begun else ""
+    fork = f", or continue in another execution with {which}: fork it before {steps}" if begun else ""
     return f"{restore}{fork} (rayflow fork {record.id} --before N)" if fork else restore
 
 

@@ -1,7 +1,7 @@
-"""Group commit: the commits that arrive while one is being written become the next transaction.
+"""Group commit: commits that arrive while another one is written become the next transaction.
 
-A commit costs one wait for the disk, whatever is in it; so waiting for one another is what makes many
-executions cheap. Nothing is delayed on purpose: when nothing is being written, a commit is written at once.
+A commit costs one wait for the disk, whatever its size; so commits that share a wait make many executions cheap. No
+commit is delayed on purpose: if none is being written, a commit is written at once.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _Waiter = tuple[tuple[Operation, ...], "asyncio.Future[list[Answer]]"]
 
 
 class GroupCommitter:
-    """Gathers commits into transactions. It owns the order of commits; the store owns what they do.
+    """Queue of commits in front of a store. The group committer owns their order; the store owns their effect.
 
     Use it from one event loop, and write executions through nothing else.
 
     Args:
-        store: open, and claimed for writing.
-        max_operations: operations in one transaction at most; a single commit may be larger, and goes alone.
+        store: a store that is open and claimed for writing.
+        max_operations: maximum number of operations of one transaction; a larger commit is written alone.
     """
 
     def __init__(self, store: Store, *, max_operations: int = 1000) -> None:
@@ -33,29 +33,29 @@ class GroupCommitter:
         self._writing: asyncio.Task[None] | None = None
 
     async def commit(self, operations: Sequence[Operation]) -> list[Answer]:
-        """Apply the operations, in one transaction with whatever else waits, and answer once they are durable.
+        """Apply operations in one transaction with other waiting commits; return the answers once they are durable.
 
-        Commits are applied in the order of these calls. One that is cancelled while it waits is left out if it
-        is not being written yet; the others go on either way.
+        Commits are applied in the order of the calls. A commit that is cancelled before its transaction begins is left
+        out; the others are not affected.
 
         Args:
-            operations: all of them in one transaction, in this order.
+            operations: the operations, in order, all in one transaction.
 
         Raises:
-            StorageUnavailable: the transaction failed, for everybody in it; the same may be sent again.
-            Fenced: somebody else writes this store now.
+            StorageUnavailable: the transaction failed for all its commits; the same operations may be sent again.
+            WriterFenced: another writer has claimed the store.
         """
         if not operations:
             return []
         future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
         self._waiting.append((tuple(operations), future))
         if self._writing is None:
-            # A task of its own, so that cancelling a caller never interrupts a transaction.
+            # A separate task, so that cancelling a caller never interrupts a transaction.
             self._writing = asyncio.create_task(self._write(), name="group-commit")
         return await future
 
     async def drain(self) -> None:
-        """Wait until all that was asked for is written, or has failed."""
+        """Wait until all commits are written or have failed."""
         while self._writing is not None:
             await asyncio.wait([self._writing])
 
@@ -81,12 +81,12 @@ class GroupCommitter:
             return
         try:
             answers = await self._store.commit([operation for operations, _ in group for operation in operations])
-        except asyncio.CancelledError:  # the event loop is being closed: nobody learns what became of it
+        except asyncio.CancelledError:  # the event loop is being closed: the outcome stays unknown
             for _, future in [*group, *self._waiting]:
                 future.cancel()
             self._waiting.clear()
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the callers' to know, and the next group's turn
+        except Exception as error:  # noqa: BLE001 - callers receive any error, and the next group follows
             for _, future in group:
                 if not future.done():
                     future.set_exception(error)

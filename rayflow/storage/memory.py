@@ -1,4 +1,4 @@
-"""The Store contract in memory: for tests, and for engines that need not survive their process."""
+"""Memory implementation of the ``Store`` contract, for tests and for engines that keep nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rayflow.core.execution.requests import OTHERS
 from rayflow.core.locks.machine import Lock
 from rayflow.errors import StorageUnavailable, WriterFenced
 from rayflow.storage.base import Filter
-from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, collected
+from rayflow.storage.changes import Changes, MemoryData, apply, changes_of, purgeable
 from rayflow.storage.model import (
     DeadLetter,
     DefinitionRecord,
@@ -28,9 +28,9 @@ from rayflow.storage.model import (
     ValueRecord,
 )
 from rayflow.storage.operations import Answer, Operation
-from rayflow.storage.query.comparisons import test_of
+from rayflow.storage.query.comparisons import Test, all_of, test_of
 from rayflow.storage.query.cursor import Position
-from rayflow.storage.rules.large_values import sweep
+from rayflow.storage.rules.large_values import plan_collection
 from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 from rayflow.storage.rules.transaction import Transaction
 from rayflow.storage.writer import Writer, check_writer, next_writer
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class _Reads:
-    """See :class:`~rayflow.storage.rules.transaction.Reads`."""
+    """Reads of a transaction from memory."""
 
     def __init__(self, data: MemoryData) -> None:
         self._data = data
@@ -81,11 +81,11 @@ class _Reads:
 
 
 class MemoryStore:
-    """A store in memory. No call waits for anything, so each is atomic among the tasks of its event loop.
+    """Store in memory. No call waits for anything, so each call is atomic among the tasks of its event loop.
 
     Args:
-        url: what the store is called.
-        data: what it holds; None for a new, empty store. Kept when the store is closed.
+        url: the store's URL, for messages.
+        data: the records; None for a new, empty store. They are kept when the store is closed.
     """
 
     def __init__(self, url: str = "memory://", *, data: MemoryData | None = None) -> None:
@@ -127,13 +127,13 @@ class MemoryStore:
         return await self._write(lambda: self._decide(operations))
 
     def _decide(self, operations: Sequence[Operation]) -> tuple[Changes, list[Answer]]:
-        """What the operations change, and their answers."""
+        """Return the changes of operations, and their answers."""
         batch = Transaction(_Reads(self.data))
         answers = [batch.apply(operation) for operation in operations]
         return changes_of(batch, self.data), answers
 
     async def _write(self, decide: Callable[[], tuple[Changes, T]]) -> T:
-        """Write what is decided, which is one transaction; answers the rest of it."""
+        """Decide changes, apply them as one transaction, and return the answer."""
         self._check_writer()
         changes, answer = decide()
         apply(self.data, changes)
@@ -147,10 +147,10 @@ class MemoryStore:
     async def executions(self, query: Filter) -> list[ExecutionRecord]:
         """See Store."""
         await self._reading()
-        fits = test_of(query.where)
-        found: Iterable[ExecutionRecord] = (
-            record for record in self._candidates(query) if _fits(record, query) and fits(record)
-        )
+        test = all_of([*_tests(query), *filter(None, [test_of(query.where)])])
+        found: Iterable[ExecutionRecord] = self._candidates(query)
+        if test is not None:
+            found = filter(test, found)
         if query.runnable_before is not None:
             found = sorted(found, key=lambda record: (record.runnable_at or 0.0, -record.priority, record.number))
         elif query.parent is not None:
@@ -160,7 +160,7 @@ class MemoryStore:
         return list(islice(found, query.limit))
 
     def _candidates(self, query: Filter) -> Iterator[ExecutionRecord]:
-        """The executions among which those of a query are; newest first if the query is not narrow."""
+        """Return the executions that a query may select; newest first if the query is not narrow."""
         executions = self.data.executions
         if query.parent is not None:
             names: Iterable[str] = self.data.children.get(query.parent, ())
@@ -329,14 +329,14 @@ class MemoryStore:
         await self._write(decide)
 
     def _renewed(self, digest: str, size: int, now: float, place: str = "") -> ValueRecord:
-        """The record of a large value that was put just now."""
+        """Return the record of a large value that was put now."""
         known = self.data.values.get(digest)
         if known is None:
             return ValueRecord(digest, size, now, place)
         return replace(known, free_at=None if digest in self._referred() else now)
 
     def _referred(self) -> frozenset[str]:
-        return frozenset(mention.digest for found in self.data.mentions.values() for mention in found)
+        return frozenset(reference.digest for found in self.data.references.values() for reference in found)
 
     async def value(self, digest: str) -> bytes | None:
         """See Store."""
@@ -345,13 +345,13 @@ class MemoryStore:
 
     async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
         """See Store."""
-        gone = await self._write(lambda: self._swept(now, grace, limit))
+        gone = await self._write(lambda: self._plan_collection(now, grace, limit))
         for value in gone:
             self.data.contents.pop(value.digest, None)
         return len(gone)
 
-    def _swept(self, now: float, grace: float, limit: int) -> tuple[Changes, list[ValueRecord]]:
-        changed, gone = sweep(self.data.values.values(), self._referred(), now, grace, limit)
+    def _plan_collection(self, now: float, grace: float, limit: int) -> tuple[Changes, list[ValueRecord]]:
+        changed, gone = plan_collection(self.data.values.values(), self._referred(), now, grace, limit)
         return Changes(values=changed, no_values=[value.digest for value in gone]), gone
 
     async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
@@ -359,12 +359,12 @@ class MemoryStore:
         if not dry_run:
             self._check_writer()
         await self._reading()
-        found = collected(self.data, over, later=dry_run)
+        found = purgeable(self.data, over, later=dry_run)
         if dry_run or not found.ids:
             return found
 
         def decide() -> tuple[Changes, PurgeBatch]:
-            now = collected(self.data, over, later=False)
+            now = purgeable(self.data, over, later=False)
             return Changes(no_executions=list(now.ids)), now
 
         return await self._write(decide)
@@ -379,9 +379,8 @@ class MemoryStore:
         await self._reading()
         return dict(self.data.totals)
 
-    # --- checks --------------------------------------------------------------------------------------------
     async def _reading(self) -> None:
-        """What has to be done before records are read."""
+        """Prepare the records for a read."""
         self._check_open()
 
     def _check_open(self) -> None:
@@ -416,33 +415,39 @@ def _position(record: ExecutionRecord) -> Position:
 
 
 def _is_narrow(query: Filter) -> bool:
-    """Whether a query means few of the executions that a store has."""
+    """Return whether a query can only select few executions of a store."""
     unfinished = query.runnable_before is not None or query.driven or query.stuck or query.unread_inbox
     return unfinished or query.ids is not None
 
 
-def _fits(record: ExecutionRecord, query: Filter) -> bool:
+def _tests(query: Filter) -> Iterator[Test]:
+    """Yield the conditions of a query, its comparisons apart."""
     if query.after is not None:
-        position = _position(record)
-        if position <= query.after if query.parent is not None else position >= query.after:
-            return False
-    if query.ids is not None and record.id not in query.ids:
-        return False
-    if query.status and record.status not in query.status:
-        return False
-    if query.workflow_id is not None and record.workflow_id != query.workflow_id:
-        return False
-    if query.runnable_before is not None and (record.runnable_at is None or record.runnable_at > query.runnable_before):
-        return False
-    if query.driven and record.owner == "" and record.runnable_at is None:
-        return False
-    if query.stuck and not (
-        record.owner == ""
-        and record.runnable_at is None
-        and record.waits.startswith(OTHERS)
-        and not record.status.terminal
-    ):
-        return False
-    if query.parent not in (None, record.parent) or query.schedule not in (None, record.schedule):
-        return False
-    return not query.unread_inbox or (record.owner != "" and record.inbox_last > record.inbox_done)
+        after, forward = query.after, query.parent is not None
+        yield lambda record: _position(record) > after if forward else _position(record) < after
+    for name, wanted in (("workflow_id", query.workflow_id), ("parent", query.parent), ("schedule", query.schedule)):
+        if wanted is not None:
+            yield _equals(name, wanted)
+    if query.ids is not None:
+        ids = frozenset(query.ids)
+        yield lambda record: record.id in ids
+    if query.status:
+        yield lambda record: record.status in query.status
+    if query.runnable_before is not None:
+        due = query.runnable_before
+        yield lambda record: record.runnable_at is not None and record.runnable_at <= due
+    if query.driven:
+        yield lambda record: record.owner != "" or record.runnable_at is not None
+    if query.stuck:
+        yield _is_stuck
+    if query.unread_inbox:
+        yield lambda record: record.owner != "" and record.inbox_last > record.inbox_done
+
+
+def _equals(name: str, wanted: str) -> Test:
+    return lambda record: bool(getattr(record, name) == wanted)
+
+
+def _is_stuck(record: ExecutionRecord) -> bool:
+    waits = record.owner == "" and record.runnable_at is None and record.waits.startswith(OTHERS)
+    return waits and not record.status.terminal

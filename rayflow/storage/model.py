@@ -1,4 +1,4 @@
-"""Records that a store keeps: executions, their journals and inboxes, and what belongs to them or to nobody."""
+"""Records that a store keeps: executions, their journals and inboxes, schedules, pools, values."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class ScheduleRecord:
 
 @dataclass(frozen=True, slots=True)
 class KeyedRecord:
-    """Record of a kind that needs no table of its own: a question, a budget, an emitted value.
+    """Record of a kind without a separate table: a question, a budget, an emitted value.
 
     A record of an execution is deleted with it.
 
@@ -183,7 +183,7 @@ class ExecutionRecord:
         options: encoded execution options.
         environment: the code environment, as JSON.
         epoch: number of the newest owner; 0 before the first.
-        owner: nonce of the newest owner; "" while nobody drives the execution.
+        owner: nonce of the newest owner; "" while the execution has no owner.
         coordinator: name of the owner's actor, for display.
         last_seq: position of the newest journal entry.
         last_digest: digest of the newest append.
@@ -254,7 +254,7 @@ class ExecutionRecord:
     attributes: Mapping[str, Attribute] = field(default_factory=dict, hash=False)
     error_type: str = ""
     error_text: str = ""
-    number: int = field(default=0, compare=False)
+    number: int = field(default=0, compare=False, repr=False)
 
     @property
     def waited_for(self) -> bool:

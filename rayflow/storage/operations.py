@@ -1,8 +1,8 @@
-"""Records of executions, the operations that change them, and their answers.
+"""Operations that change executions, and their answers.
 
-Everything that changes an execution is an *operation*; whether one may be applied, and what it changes, is decided by
-pure functions (:mod:`rayflow.storage.rules.executions`, :mod:`rayflow.storage.rules.transaction`). What an operation
-asks of other executions and of locks is in :mod:`rayflow.storage.operations`.
+Every change of an execution is an *operation*. Pure functions decide whether it may be applied and what it changes
+(:mod:`rayflow.storage.rules.executions`, :mod:`rayflow.storage.rules.transaction`). An append carries *cross
+operations* on other executions and on locks, which are applied in the same transaction.
 """
 
 from __future__ import annotations
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
     from rayflow.storage.model import ScheduleRecord
 
 
-# --- operations -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Create an execution. Answers :class:`Done`, or :class:`AlreadyExists` with the row that is there.
+    """Creation of an execution. Answered with :class:`Done`, or with :class:`AlreadyExists` and the existing row.
 
-    Refused with SingletonExists where another unfinished execution has its singleton.
+    Rejected with SingletonConflict if another unfinished execution has the same singleton key.
 
     Args:
-        record: its row.
-        rows: the journal that a fork begins with.
-        carried: the inbox that it begins with; rows are numbered when they are added.
+        record: the row of the execution.
+        rows: the journal of a fork.
+        carried: the inbox of a fork; the store numbers the rows.
     """
 
     record: ExecutionRecord
@@ -38,13 +37,13 @@ class Start:
 
     @property
     def execution_id(self) -> str:
-        """The execution to be made."""
+        """Return the id of the new execution."""
         return self.record.id
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Become the execution's owner, if its epoch still is ``expected``."""
+    """Claim of an execution by a new owner, applied if the epoch still is ``expected``."""
 
     execution_id: str
     expected: int
@@ -55,28 +54,28 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Add entries to the journal, with what they change in the row, all or nothing.
+    """Journal entries with all that they change, applied all or nothing.
 
     Args:
-        execution_id: whose journal.
-        epoch: the writer's epoch.
+        execution_id: the execution.
+        epoch: epoch of the owner that appends.
         first_seq: position of the first row.
         rows: encoded entries, at least one.
-        digest: of the rows, to recognise this append when it is sent again.
-        at: when.
+        digest: digest of the rows, by which a repeated append is recognised.
+        at: time of the append, in seconds since the epoch.
         status: the status after these entries.
-        inbox_done: inbox rows up to this number are applied by these entries.
-        deadline: the new deadline; None leaves it.
+        inbox_done: these entries apply the inbox rows up to this number.
+        deadline: the new deadline; None keeps the old one.
         result: the encoded result, with a terminal status.
-        failure: the encoded failure, or the reason of a pause.
-        counts: what these entries add to the store's totals (steps completed, seconds of work …).
-        dead_letters: of the failed steps among these entries, at the positions of those.
-        asks: what these entries ask of other executions and of locks, in order. Each is done in this transaction, and
-            answered by an inbox row of this execution.
-        waits: what the execution waits for from now on; None leaves it.
-        next_run: the execution continues as new: the encoded input of its next run. The journal before the last of
-            these rows is deleted, and the execution is given up, to be taken up at once.
-        expires_at: with a terminal status, when the execution may be deleted; None for never by itself.
+        failure: the encoded failure, or the encoded reason of a pause.
+        counts: amounts to add to the store's totals (completed steps, seconds of work …).
+        dead_letters: dead letters of failed steps among these entries, at the positions of those entries.
+        asks: operations on other executions and on locks, in order. Each is applied in this transaction and answered by
+            an inbox row of this execution.
+        waits: what the execution waits for from now on; None keeps the old text.
+        next_run: the execution continues as new with this encoded input. The journal before the last of these rows is
+            deleted, and the owner releases the execution, which is runnable at once.
+        expires_at: with a terminal status, when the execution may be deleted; None for never.
         records: keyed records to write with these entries.
         no_records: kinds and keys of keyed records to delete with these entries.
     """
@@ -104,16 +103,17 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Give an execution up without an entry: it needs no owner until ``runnable_at`` or an inbox row.
+    """Release of an execution by its owner: no owner is needed until ``runnable_at`` or a new inbox row.
 
     Args:
         execution_id: the execution.
-        epoch: the writer's epoch.
-        runnable_at: when it is needed again by itself; None for never.
-        at: when.
-        seen: the newest inbox row that the owner has seen. If a newer one arrived, the execution is not given up,
-            which ``Done.parked`` says. None gives it up in any case, to be taken up at once if rows are not applied.
-        waits: what it waits for; None leaves what was said last.
+        epoch: epoch of the owner.
+        runnable_at: when an owner is needed again; None for never.
+        at: time of the release, in seconds since the epoch.
+        seen: number of the newest inbox row that the owner has seen. If a newer row arrived, the owner keeps the
+            execution, which ``Done.parked`` tells. None releases it in any case; then it is runnable at once if rows
+            are not applied.
+        waits: what the execution waits for; None keeps the old text.
     """
 
     execution_id: str
@@ -126,7 +126,7 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Put a row into the inbox, once per key. Refused with InvalidTransition when the execution is over."""
+    """New inbox row, accepted once per key. Rejected with InvalidTransition if the execution has finished."""
 
     execution_id: str
     row: InboxRow
@@ -136,22 +136,22 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Rewind:
-    """Let a failed execution go on: compare-and-set on epoch and journal, bump the epoch, append the entry.
+    """Continuation of a failed execution: compare-and-set on epoch and journal, a new epoch, and one more entry.
 
-    The dead letters of entries after ``to``, the last position that stays, are removed.
+    Dead letters of entries after position ``to`` are deleted.
 
     Args:
         execution_id: the execution.
-        expected: its epoch.
+        expected: its epoch before.
         last_seq: position of its newest entry.
-        row: the entry that says so.
-        digest: of that row, to recognise this operation when it is sent again.
-        carried: what its inbox holds from now on.
-        deadline: its new deadline.
-        at: when.
-        to: the last position that stays.
-        children: executions that go on with it, all or nothing: those that it had given up, or that failed.
-            They may be cancelled.
+        row: the entry that records the rewind.
+        digest: digest of that row, by which a repeated rewind is recognised.
+        carried: the new content of the inbox.
+        deadline: the new deadline.
+        at: time of the rewind, in seconds since the epoch.
+        to: position of the last entry that stays in effect.
+        children: children that continue with it, all or nothing: those that it had cancelled, and those that failed.
+            They may have status cancelled.
     """
 
     execution_id: str
@@ -168,9 +168,9 @@ class Rewind:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Keep what running steps reported, the newest of each step, and how far the inbox was applied without an entry.
+    """Newest reports of running steps, and the number of inbox rows that were applied without a journal entry.
 
-    It changes nothing else of the execution.
+    Nothing else of the execution changes.
     """
 
     execution_id: str
@@ -179,18 +179,17 @@ class Note:
     inbox_done: int = 0
 
 
-# --- answers ----------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Applied and durable (or it was already).
+    """Answer to an operation that is applied and durable, now or by an earlier attempt.
 
     Args:
-        epoch: the execution's.
+        epoch: the execution's epoch.
         last_seq: position of its newest entry.
         inbox_last: number of its newest inbox row.
-        parked: whether nobody owns it any more.
-        touched: other executions that were started, or have new inbox rows: their owners are to be told.
-        token: of a lease: its fencing token; 0 while it waits.
+        parked: whether the execution has no owner afterwards.
+        touched: other executions that were started or have new inbox rows; the caller notifies their owners.
+        token: fencing token of a lease; 0 while the lease waits.
     """
 
     epoch: int
@@ -203,14 +202,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyExists:
-    """A start met an execution that is there already."""
+    """Answer to a start whose execution exists already."""
 
     record: ExecutionRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Not applied; ``error`` says why (Fenced, CorruptRecord, InvalidTransition, ExecutionNotFound …)."""
+    """Answer to an operation that was not applied; ``error`` is the reason."""
 
     error: RayflowError
 
@@ -218,19 +217,18 @@ class Rejected:
 Answer = Done | AlreadyExists | Rejected
 
 
-# --- with an append -----------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class StartChild:
-    """Start a child. One that this very call has started already is left alone; its start's nonce names the call.
+    """Start of a child. A child that the same call has started before is kept; its start nonce identifies the call.
 
-    Answered in the transaction of its end, or at once where it is over already or cannot be started; one that is
-    not waited for (``record.waited_for``), at once in any case.
+    Answered in the transaction in which the child ends; at once if it has finished already, cannot be started, or the
+    parent does not wait for it (``record.waited_for``).
 
     Args:
-        step: the call's number.
+        step: number of the call.
         record: the child's row.
-        earlier: ids and start nonces of children that calls of this number, which a rewind has superseded, may have
-            started. If one of them has completed with this very input, its result is the answer.
+        earlier: ids and start nonces of children that superseded calls of this number may have started. If one of them
+            completed with the same input, its result is the answer.
     """
 
     step: int
@@ -240,14 +238,15 @@ class StartChild:
 
 @dataclass(frozen=True, slots=True)
 class DeliverTo:
-    """Put a row into another execution's inbox.
+    """New inbox row of another execution.
 
     Args:
-        step: the call's number, under which it is answered; 0 for no answer, also where nobody is there.
-        execution_id: whose inbox.
-        row: the row.
-        name: of the signal, for the answer.
-        start_nonce: only if this is the execution's, and not to another one that has the id; "" for any.
+        step: number of the call, under which it is answered; 0 for no answer, also if the execution does not exist.
+        execution_id: the receiving execution.
+        row: the inbox row.
+        name: name of the signal, for the answer.
+        start_nonce: deliver only if this is the execution's start nonce, so that a later execution with the same id
+            receives nothing; "" for any.
     """
 
     step: int
@@ -259,14 +258,14 @@ class DeliverTo:
 
 @dataclass(frozen=True, slots=True)
 class TakeLock:
-    """Claim a permit of a lock for this execution; answered when it is granted.
+    """Claim of a lock's permit for this execution; answered when the permit is granted.
 
     Args:
-        step: the call's number.
+        step: number of the call.
         name: the lock's name.
-        limit: how many permits it has.
-        token: the token of the permit that this call had, and that was given back when the execution failed; 0 for
-            none. It stays the same if the lock was granted to nobody meanwhile.
+        limit: number of permits.
+        token: token of the permit that this call held before the execution failed; 0 for none. The call gets the same
+            token again if the lock was granted to no other claimant since.
     """
 
     step: int
@@ -277,7 +276,7 @@ class TakeLock:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseLock:
-    """Give a permit back, or the claim to one. Not answered.
+    """Release of a permit, or of the claim to one. Not answered.
 
     Args:
         step: number of the call that claimed it.
@@ -291,12 +290,11 @@ class ReleaseLock:
 CrossOperation = StartChild | DeliverTo | TakeLock | ReleaseLock
 
 
-# --- alone --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class TakeLease:
-    """Claim a permit for a script, or renew its lease. Answers Done with its token, 0 while it waits.
+    """Claim of a permit for a script, or renewal of its lease. Answered with Done and the token, 0 while it waits.
 
-    Refused with LockUnavailable if it is not to wait, LockLimitMismatch, or LockLost if it is renewed and gone.
+    Rejected with LockUnavailable if it must not wait, LockPermitsMismatch, or LockLost if a renewed lease has expired.
     """
 
     name: str
@@ -311,7 +309,7 @@ class TakeLease:
 
 @dataclass(frozen=True, slots=True)
 class LeaveLease:
-    """Give a script's permit back, or the claim to one."""
+    """Release of a script's permit, or of the claim to one."""
 
     name: str
     lease: str
@@ -321,7 +319,7 @@ class LeaveLease:
 
 @dataclass(frozen=True, slots=True)
 class ExpireLeases:
-    """Give the permits of leases that expired to those who wait; or, with ``renew``, give all leases a full term."""
+    """Grant of the permits of expired leases to waiting claimants; with ``renew``, a full term for all leases."""
 
     at: float
     renew: bool = False
@@ -330,14 +328,14 @@ class ExpireLeases:
 
 @dataclass(frozen=True, slots=True)
 class FailLockWait:
-    """Refuse a waiting claim, since it would wait for ever; answered to its execution as a failure.
+    """Rejection of a waiting claim that would wait forever; its execution receives the failure as the answer.
 
     Args:
-        execution_id: whose claim.
-        step: the number of its call.
+        execution_id: the execution that claims.
+        step: number of its call.
         name: the lock's name.
-        at: when.
-        failure: why, encoded.
+        at: time of the rejection, in seconds since the epoch.
+        failure: the encoded reason.
     """
 
     execution_id: str
@@ -349,16 +347,16 @@ class FailLockWait:
 
 @dataclass(frozen=True, slots=True)
 class FireSchedule:
-    """Start what is due and note it, all or nothing: compare-and-set on the schedule's version.
+    """Due starts of a schedule, all or nothing: compare-and-set on the schedule's version.
 
-    Executions that are there already are left alone. Refused with Fenced if the schedule has another version, and with
-    SingletonExists if one of them cannot be started beside another unfinished execution, or beside the others.
+    Existing executions are left unchanged. Rejected with WriterFenced if the schedule has another version, and with
+    SingletonConflict if one of the starts conflicts with an unfinished execution or with another of the starts.
 
     Args:
-        record: the schedule as it is to be, with the next version.
-        starts: what is due.
-        cancels: inbox rows for executions that are to give way.
-        at: when.
+        record: the new record of the schedule, with the next version.
+        starts: the executions to start.
+        cancels: inbox rows that cancel executions.
+        at: time of the starts, in seconds since the epoch.
     """
 
     record: ScheduleRecord
@@ -370,14 +368,14 @@ class FireSchedule:
 
 @dataclass(frozen=True, slots=True)
 class PutRecord:
-    """Write a keyed record, or delete it, by compare-and-set on its version.
+    """Write or deletion of a keyed record by compare-and-set on its version.
 
-    Refused with WriterFenced if the record has another version than expected.
+    Rejected with WriterFenced if the record has another version than expected.
 
     Args:
         record: the record; the store sets its version.
-        expected: its version before; 0 if it must not exist; None for any.
-        delete: delete the record instead.
+        expected: the version before; 0 if the record must not exist; None for any.
+        delete: delete the record instead of writing it.
     """
 
     record: KeyedRecord

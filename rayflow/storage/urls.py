@@ -1,9 +1,9 @@
-"""Store URLs: what they mean, which one is meant, and the store behind one.
+"""Store URLs: parsing, the default store, and the store of a URL.
 
-The path of ``sqlite:///…`` is everything after the third slash, as SQLAlchemy has it: ``sqlite:///flows.db`` is a
-file in the working directory, ``sqlite:////var/lib/flows.db`` an absolute path, ``sqlite:///~/flows.db`` one in the
-home directory. Object storage is ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``, and
-``file:///absolute/folder`` the same in a folder; where they are and who may use them, the environment says.
+The path of ``sqlite:///…`` is everything after the third slash, as in SQLAlchemy: ``sqlite:///flows.db`` is a file in
+the working directory, ``sqlite:////var/lib/flows.db`` an absolute path, ``sqlite:///~/flows.db`` a file in the home
+directory. Object storage is ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``, and
+``file:///absolute/folder`` for a folder; endpoint and credentials come from the environment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BUCKETS = ("s3", "gs", "az")
 
 @dataclass(frozen=True, slots=True)
 class ParsedUrl:
-    """A store's URL, taken apart.
+    """Parts of a store's URL.
 
     Args:
         scheme: "sqlite", "memory", "s3", "gs", "az" or "file".
@@ -43,18 +43,18 @@ class ParsedUrl:
 
     @property
     def url(self) -> str:
-        """The URL again."""
+        """Return the URL of these parts."""
         return f"sqlite:///{self.path}" if self.scheme == "sqlite" else f"{self.scheme}://{self.path}"
 
 
 def parse(url: str) -> ParsedUrl:
-    """Take a store's URL apart.
+    """Return the parts of a store's URL.
 
     Args:
-        url: such as ``sqlite:///flows.db``.
+        url: a URL such as ``sqlite:///flows.db``.
 
     Raises:
-        StorageUnavailable: it is no URL of a store that there is; the message says what would be.
+        StorageUnavailable: the URL is not valid; the message has the right form.
 
     Example:
         >>> parse("sqlite:///flows.db").path
@@ -63,7 +63,7 @@ def parse(url: str) -> ParsedUrl:
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise StorageUnavailable(
-            f"{url!r} is no store URL. For a file, write sqlite:///{url or 'flows.db'}; available: {AVAILABLE}"
+            f"{url!r} is not a store URL. For a file, write sqlite:///{url or 'flows.db'}; available: {AVAILABLE}"
         )
     if scheme == "memory":
         if rest:
@@ -75,7 +75,7 @@ def parse(url: str) -> ParsedUrl:
         return ParsedUrl(scheme, _bucket_path(url, scheme, rest))
     if scheme == "file":
         return ParsedUrl("file", _folder_path(url, rest))
-    raise StorageUnavailable(f"{url!r}: there is no store for {scheme}://; available: {AVAILABLE}")
+    raise StorageUnavailable(f"{url!r}: scheme {scheme}:// is not supported; available: {AVAILABLE}")
 
 
 def _sqlite_path(url: str, rest: str) -> str:
@@ -126,7 +126,7 @@ def _refuse_options(url: str, rest: str) -> None:
 
 
 def open_store(url: str) -> Store:
-    """The store of a URL, not opened yet. Raises StorageUnavailable as :func:`parse` does."""
+    """Return the store of a URL, not opened yet. Raises StorageUnavailable as :func:`parse` does."""
     parsed = parse(url)
     if parsed.scheme == "memory":
         return MemoryStore(url)
@@ -134,11 +134,11 @@ def open_store(url: str) -> Store:
 
 
 def user_data_dir(environ: Mapping[str, str], platform: str) -> Path:
-    """The user's data folder: XDG on Linux, ``~/Library/Application Support`` on macOS.
+    """Return the user's data folder: XDG on Linux, ``~/Library/Application Support`` on macOS.
 
     Args:
         environ: the environment's variables.
-        platform: as ``sys.platform`` has it.
+        platform: a value of ``sys.platform``.
     """
     home = Path(environ.get("HOME") or Path.home())
     if platform == "darwin":
@@ -155,17 +155,17 @@ def resolve(
     cwd: Path | None = None,
     forbidden: Sequence[Path] = (),
 ) -> str:
-    """The store that is meant, as a URL that means the same from everywhere on this machine. Creates nothing.
+    """Return the URL of the selected store, with an absolute path. Creates nothing.
 
     Args:
-        url: what the caller gave; None for ``RAYFLOW_STORE``, and then the file in the user's data folder.
+        url: the caller's URL; None for ``RAYFLOW_STORE``, or else the file in the user's data folder.
         environ: the environment's variables.
-        data_dir: the user's data folder; None for what :func:`user_data_dir` says.
+        data_dir: the user's data folder; None for :func:`user_data_dir`.
         cwd: the folder of relative paths; None for the working directory.
-        forbidden: folders that vanish, in which no store may be.
+        forbidden: temporary folders that must not contain a store.
 
     Raises:
-        StorageUnavailable: the URL is wrong, or its file is in a forbidden folder.
+        StorageUnavailable: the URL is not valid, or its file is in a forbidden folder.
     """
     given = url or environ.get("RAYFLOW_STORE")
     if not given:
@@ -192,7 +192,7 @@ def resolve(
 
 
 def namespace_of(url: str) -> str:
-    """A short, stable and readable namespace for a store, from its resolved URL.
+    """Return a short, stable and readable namespace for a resolved store URL.
 
     Example:
         >>> namespace_of("sqlite:////data/flows.db")

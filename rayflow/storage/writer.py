@@ -1,4 +1,4 @@
-"""Who claims a store as its writer, as the text that the store keeps: to be told apart, and to be told to people."""
+"""Writers of a store: their identity, their claims and their heartbeats."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _MARK = "\x1f"
 
 @dataclass(frozen=True, slots=True)
 class WriterIdentity:
-    """A writer.
+    """Identity of a writer, as the store keeps it and messages show it.
 
     Args:
-        identity: what it is: a namespace of a cluster, or an engine of a process. It is one writer with all that have
-            the same, which are its earlier lives.
-        host: the machine on which it runs.
+        identity: the namespace of a cluster, or the engine of a process. Writers with the same identity are one writer
+            before and after a restart.
+        host: the writer's machine.
         pid: its process there.
-        since: when it claimed the store, in seconds since the epoch.
+        since: time of its claim, in seconds since the epoch.
     """
 
     identity: str
@@ -28,12 +28,12 @@ class WriterIdentity:
     since: float = 0.0
 
     def to_text(self) -> str:
-        """As a store keeps it."""
+        """Return the text for the store."""
         return _MARK.join((self.identity, self.host, str(self.pid), f"{self.since:.0f}"))
 
     @classmethod
     def from_text(cls, text: str) -> WriterIdentity:
-        """What :meth:`to_text` wrote; any other text is an identity alone."""
+        """Return the identity of a text of :meth:`to_text`; any other text becomes the ``identity`` alone."""
         identity, *rest = text.split(_MARK)
         if len(rest) != 3 or not (rest[1].isdecimal() and rest[2].isdecimal()):
             return cls(text)
@@ -46,10 +46,9 @@ class WriterIdentity:
         return f"{self.identity} on {self.host} (process {self.pid}, since {since:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-# --- the writer -------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes a store. ``heartbeat`` is None when it said that it is gone."""
+    """Writer of a store with its epoch. ``heartbeat`` is None after the writer has given its claim up."""
 
     epoch: int = 0
     nonce: str = ""
@@ -57,7 +56,7 @@ class Writer:
 
 
 def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, take_over: bool, url: str) -> Writer:
-    """The writer after a claim. See :meth:`~rayflow.storage.base.Store.claim_writer`.
+    """Return the writer after a claim; see :meth:`~rayflow.storage.base.Store.claim_writer`.
 
     Raises:
         StorageUnavailable: another writer is alive.
@@ -67,7 +66,7 @@ def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, ta
     if alive and holder.identity != WriterIdentity.from_text(nonce).identity and not take_over:
         age = now - (current.heartbeat or 0.0)
         raise StorageUnavailable(
-            f"store {url} is being written by {holder}; its last sign of life is {age:.1f} s old. A store has one "
+            f"store {url} is being written by {holder}; its last heartbeat is {age:.1f} s old. A store has one "
             f"writer: close the other one, wait until it has been silent for {fresh_for:g} s, or take over with "
             "take_over=True (--take-over), which stops the other one"
         )
@@ -75,9 +74,9 @@ def next_writer(current: Writer, nonce: str, *, now: float, fresh_for: float, ta
 
 
 def check_writer(current: Writer, epoch: int, url: str) -> None:
-    """Check that ``epoch`` is the writer's. Raises Fenced."""
+    """Check that ``epoch`` is the writer's. Raises WriterFenced."""
     if current.epoch != epoch:
         raise WriterFenced(
             f"store {url} was taken over by {WriterIdentity.from_text(current.nonce)}: it is at writer epoch "
-            f"{current.epoch}; this writer's epoch {epoch} is over, and it writes no more"
+            f"{current.epoch}; this writer, of epoch {epoch}, can no longer write"
         )

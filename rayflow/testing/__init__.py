@@ -1,23 +1,21 @@
-"""Helpers for those who test their own workflows: virtual time, scripted steps, replay of recorded journals.
+"""Tools for testing workflows: virtual time, scripted steps, replay of recorded journals.
 
     with TestEngine(paranoid=True) as env:
         env.script(ask, returns="42")
         assert env.execute(research, "rivers") == "42"
 
-**What runs.** A test does not run on the threads of :class:`rayflow.LocalEngine` under a faster clock, but on one
-thread, deterministically: the real coordinator (:class:`~rayflow.runtime.coordinator.coordinator.Coordinator`), its
-drivers and machines, the real persistence actor with its stores, the real timekeeper for schedules, locks and
-deadlocks, the real worker for steps. What is replaced is only what gives them order and time: the actor system
-(:mod:`rayflow.testing.actors`), the turns of the coordinator's thread, and the supervisor.
+**What runs.** A test runs deterministically on one thread, not on the threads of :class:`rayflow.LocalEngine` with a
+faster clock. Real are the coordinator (:class:`~rayflow.runtime.coordinator.coordinator.Coordinator`), its drivers and
+machines, the store actor with its stores, the maintenance of schedules, locks and deadlocks, and the worker of steps.
+Replaced are the components that decide order and time: the actor system (:mod:`rayflow.testing.actors`), the
+coordinator's mailbox, and the supervisor.
 
-**Why.** To skip time one has to know that nothing is under way. With pools, workers, pings, heartbeats and a dozen
-threads that wait for each other, that can only be guessed (by waiting a little), and a guess makes tests that fail once
-in a thousand runs. On one thread it is known: the queue is empty. Temporal's test server skips time while somebody
-waits for a result, and runs it at its real pace while an activity runs; trio's MockClock jumps when all tasks are
-blocked; both are taken over here. Restate's always-replay mode is ``paranoid``.
+**Why.** Skipping time is safe only when nothing is running. With pools, workers, heartbeats and a dozen threads, a test
+could only guess that, and would fail once in a thousand runs. On one thread the queue is empty or not. Temporal's test
+server skips time while a test waits for a result, and runs in real time while an activity runs; trio's MockClock jumps
+when all tasks are blocked. Both ideas are used here. ``paranoid`` is Restate's always-replay mode.
 
-The seam in the production code is ``ActorSystem.clock`` (:mod:`rayflow.runtime.actors.clock`): what is recorded, or
-compared with what is recorded, reads the time there.
+Production code reads the time from ``ActorSystem.clock`` (:mod:`rayflow.runtime.actors.clock`), which a test replaces.
 """
 
 from __future__ import annotations

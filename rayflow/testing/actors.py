@@ -1,7 +1,7 @@
-"""The actor system of a test: all actors on one thread, which does one thing after another.
+"""Deterministic actor system of a test: all actors on one thread.
 
-Calls of actors among each other are done at once, what they send is done in order. What somebody outside reads is what
-has settled: first everything happens that can happen at this moment.
+Calls between actors run immediately, sent messages run in order. A read from outside the thread first lets everything
+run that can run at the current time.
 """
 
 from __future__ import annotations
@@ -12,35 +12,27 @@ from typing import Any
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, Reply, RunningTask, TaskSpec
+from rayflow.runtime.actors.in_process import InProcessSystem
 from rayflow.testing.virtual_time import VirtualTimeLoop, in_step
 
-#: What is only answered once everything has happened that can happen at this moment.
+#: Methods that read from outside only after everything has run that can run at the current time.
 SETTLED = frozenset({
     "execution", "executions", "journal", "inbox", "notes", "locks", "schedules", "versions", "dead_letters", "totals",
-    "live", "progress", "now",
+    "live", "progress", "status",
 })  # fmt: skip
 
 
-class DeterministicActorSystem(VirtualTimeLoop):
-    """See the module's docstring; for the rest :class:`~rayflow.runtime.actors.base.ActorSystem`.
-
-    Args:
-        now: what the clock shows at first, in seconds since the epoch.
-        patience: seconds of real time for which whoever only looks waits for a real step.
-    """
-
-    restarted = False
-    separate = False
+class DeterministicActorSystem(InProcessSystem, VirtualTimeLoop):
+    """Actor system on one thread with virtual time, see :class:`~rayflow.runtime.actors.base.ActorSystem`."""
 
     def __init__(self, now: float, patience: float) -> None:
-        # Its own, so that it is told from another process that writes the same store.
+        # Unique, to distinguish this writer from another process that writes the same store.
         self.identity = f"test/{uuid.uuid4().hex}"
         self._actors: dict[str, Any] = {}
         super().__init__(now, patience)
 
-    # --- the actor system ----------------------------------------------------------------------------------
     def spawn(self, spec: ActorSpec) -> Actor:
-        """See ActorSystem. An actor that has parts adds them by :meth:`add`."""
+        """Create an actor in this process; an actor adds its parts by :meth:`add`."""
 
         def make() -> None:
             if spec.name not in self._actors:
@@ -50,63 +42,43 @@ class DeterministicActorSystem(VirtualTimeLoop):
         return _Handle(self, spec.name)
 
     def find(self, name: str) -> Actor:
-        """See ActorSystem."""
+        """Return the handle of an actor. Raises ActorLost if there is none."""
         self.actor(name)
         return _Handle(self, name)
 
     def names(self) -> list[str]:
-        """See ActorSystem."""
+        """Return the names of all actors."""
         return list(self._actors)
 
     def kill(self, name: str, *, restart: bool = False) -> None:
-        """Forget an actor; nobody restarts it."""
+        """Remove an actor without a restart."""
         self._actors.pop(name, None)
 
     def cpus(self) -> float:
-        """One: everything happens on one thread."""
+        """Return 1: everything runs on one thread."""
         return 1.0
 
-    def nodes(self) -> list[dict[str, float]]:
-        """Nothing: nobody counts resources here."""
-        return []
-
-    def free(self) -> list[dict[str, float]]:
-        """Nothing, as for :meth:`nodes`."""
-        return []
-
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
-        """Nothing: steps with resources of their own run like all others."""
-        raise ClusterError(f"a test has no processes of its own: {spec.name} cannot be run")
-
-    def hold(self, data: bytes) -> Any:
-        """See ActorSystem: in one process, bytes are their own handle."""
-        return data
-
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
-        """See ActorSystem."""
-        data: bytes = handle
-        return data
-
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
-        """Nothing: all actors are in this process, whose code is there."""
+        """Refuse: a step with its own resources runs like all others."""
+        raise ClusterError(f"cannot run {spec.name!r}: a test starts no processes")
 
     def actor(self, name: str) -> Any:
-        """The object that is the actor. Raises ActorLost if there is none."""
+        """Return an actor's object. Raises ActorLost if there is none."""
         if name not in self._actors:
             raise ActorLost(name, "there is no actor of that name")
         return self._actors[name]
 
     def perform(self, name: str, method: str, args: tuple[Any, ...]) -> Any:
-        """Call a method of an actor. On the stage only."""
+        """Call a method of an actor, on the thread only."""
         return getattr(self.actor(name), method)(*args)
 
     def send(self, name: str, method: str, args: tuple[Any, ...], then: Callable[[Reply], None] | None) -> None:
-        """Have a method of an actor called in its turn."""
+        """Call a method of an actor later, in order."""
 
         def do() -> None:
             try:
                 reply = Reply(value=self.perform(name, method, args))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is the sender's
+            except Exception as error:  # noqa: BLE001 - the sender handles the error
                 reply = Reply(error=error)
             if then is not None:
                 then(reply)
@@ -118,22 +90,22 @@ class DeterministicActorSystem(VirtualTimeLoop):
 
 
 class _Handle:
-    """A handle on an actor of the stage."""
+    """Handle of an actor in this process."""
 
-    def __init__(self, stage: DeterministicActorSystem, name: str) -> None:
+    def __init__(self, system: DeterministicActorSystem, name: str) -> None:
         self.name = name
-        self._stage = stage
+        self._system = system
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
-        """See :class:`~rayflow.runtime.actors.base.Actor`. From outside, what is read is what has settled."""
-        settled = method in SETTLED and not self._stage.here and in_step() is None
+        """Call a method; a read from outside the thread waits until the system has settled."""
+        settled = method in SETTLED and not self._system.here and in_step() is None
 
         def ask() -> Any:
             if settled:
-                self._stage.settle(self._stage.patience)
-            return self._stage.perform(self.name, method, args)
+                self._system.settle(self._system.patience)
+            return self._system.perform(self.name, method, args)
 
-        return self._stage.ask(ask)
+        return self._system.ask(ask)
 
     def send(
         self,
@@ -143,5 +115,5 @@ class _Handle:
         group: str = "",
         label: str = "",
     ) -> None:
-        """See :class:`~rayflow.runtime.actors.base.Actor`."""
-        self._stage.send(self.name, method, args, then)
+        """Call a method later, in order."""
+        self._system.send(self.name, method, args, then)

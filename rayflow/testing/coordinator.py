@@ -1,7 +1,7 @@
-"""The coordinator of a test: the real one, with turns on the stage, and with its code put to the test.
+"""Coordinator of a test: the real coordinator with a deterministic mailbox and optional replay before each event.
 
-With ``paranoid``, each event is preceded by dropping the workflow's code and replaying the journal from the store. Code
-that does not repeat itself is paused as after a crash, and the error is kept for whoever waits.
+In ``paranoid`` mode, each event is preceded by dropping the workflow's code and replaying the journal from the store.
+A nondeterministic execution is paused as after a crash, and the error is kept for the test.
 """
 
 from __future__ import annotations
@@ -30,32 +30,26 @@ T = TypeVar("T")
 
 
 class DeterministicMailbox(Mailbox):
-    """Turns that the stage takes: one posted action each.
+    """Mailbox that runs one action at a time on the thread of the test."""
 
-    Args:
-        stage: the stage.
-        given: as of :class:`~rayflow.runtime.actors.mailbox.Mailbox`.
-    """
-
-    def __init__(self, stage: DeterministicActorSystem, *given: Any, **named: Any) -> None:
+    def __init__(self, system: DeterministicActorSystem, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._housekeeping: list[Callable[[], None]] = []
-        stage.add(self)
+        system.add(self)
 
     def start(self) -> None:
-        """Nothing: the stage has a thread."""
+        """Do nothing: the actor system has a thread."""
 
-    def ask(self, question: Callable[[], T]) -> T:
-        """The answer, at once: whoever asks is on the stage."""
+    def call(self, question: Callable[[], T]) -> T:
+        """Return the answer immediately: the caller is on the thread."""
         return question()
 
-    def every(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run the action whenever the clock was moved: its moments are none that the clock would stop at."""
+    def submit_every(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run the action whenever the clock has moved; the clock does not stop for it."""
         self._housekeeping.append(action)
 
-    # --- a part of the stage -------------------------------------------------------------------------------
     def work(self) -> bool:
-        """See Part."""
+        """Run one action; return whether there was one."""
         action = self._ready()
         if action is not None:
             self._do(action)
@@ -65,28 +59,28 @@ class DeterministicMailbox(Mailbox):
         return True
 
     def moved(self) -> None:
-        """See Part."""
+        """Submit the periodic actions after the clock has moved."""
         for action in self._housekeeping:
-            self.post(action)
+            self.submit(action)
 
 
 class DeterministicCoordinator(Coordinator):
-    """A conductor that keeps executions whose code does not repeat itself from ending its turns.
+    """Coordinator that survives nondeterministic executions, and pauses them.
 
     Args:
-        stage: the stage.
+        system: the actor system.
         name: the coordinator's name.
         env: its code environment.
-        settings: as for all actors.
-        blocked: where it is kept why an execution cannot go on, by its id.
-        differs: told of code that did not repeat itself before an event.
-        paranoid: whether the code is dropped before each event.
-        performer: makes what runs attempts.
+        settings: shared by all actors.
+        blocked: receives, by execution id, the error that blocks an execution.
+        differs: called with each nondeterminism error of ``paranoid`` mode.
+        paranoid: whether the journal is replayed before each event.
+        performer: creates the runner of attempts.
     """
 
     def __init__(
         self,
-        stage: DeterministicActorSystem,
+        system: DeterministicActorSystem,
         name: str,
         env: Environment,
         settings: Settings,
@@ -96,30 +90,29 @@ class DeterministicCoordinator(Coordinator):
         paranoid: bool,
         performer: Callable[..., Any],
     ) -> None:
-        self._stage = stage
+        self._actor_system = system
 
         def driver(record: ExecutionRecord, **given: Any) -> DeterministicDriver:
             rows = self._rows if paranoid else None
             return DeterministicDriver(record, blocked=blocked, differs=differs, rows=rows, **given)
 
-        def turns(*given: Any, **named: Any) -> DeterministicMailbox:
-            return DeterministicMailbox(stage, *given, **named)
+        def mailbox(*given: Any, **named: Any) -> DeterministicMailbox:
+            return DeterministicMailbox(system, *given, **named)
 
-        super().__init__(stage, name, env, settings, turns=turns, driver=driver, performer=performer)
+        super().__init__(system, name, env, settings, mailbox=mailbox, driver=driver, router=performer)
 
     def driver(self, execution_id: str) -> ExecutionDriver | None:
-        """What drives that execution, if anything does."""
+        """Return the driver of an execution; None if there is none."""
         return self._drivers.get(execution_id)
 
     def _rows(self, execution_id: str) -> list[JournalRow]:
-        rows: list[JournalRow] = self._stage.perform(actor_names.PERSISTENCE, "journal", (execution_id,))
+        rows: list[JournalRow] = self._actor_system.perform(actor_names.STORE, "journal", (execution_id,))
         return rows
 
     def _next_wake(self) -> float | None:
-        # Not the first one that was ever noted, which may be out of date: the clock would stop there for nothing.
+        # Computed, since a noted time may be out of date: the clock would stop there for nothing.
         return min((driver.wake for driver in self._drivers.values() if driver.wake is not None), default=None)
 
-    # --- events --------------------------------------------------------------------------------------------
     def _received(self, driver: ExecutionDriver, rows: Sequence[InboxRow]) -> None:
         for row in rows:
             with self._guarded():
@@ -143,7 +136,7 @@ class DeterministicCoordinator(Coordinator):
         except NonDeterminismError as error:
             found = [d for d in self._drivers.values() if isinstance(d, DeterministicDriver) and d.difference is error]
             for driver in found:
-                if not driver.set_aside(error, self.now()):
+                if not driver.quarantine(error, self.now()):
                     raise
                 self._touch(driver)
             if not found:
@@ -151,17 +144,17 @@ class DeterministicCoordinator(Coordinator):
 
 
 class DeterministicDriver(ExecutionDriver):
-    """A driver that says why an execution cannot go on, and has its code rehearse.
+    """Driver that records why an execution is blocked, and replays its journal before each event.
 
     Args:
-        record: the execution's row.
-        blocked: where it says why.
-        differs: told of code that did not repeat itself, where that is not to be.
-        rows: answers its journal in the store; None for no rehearsals.
-        given: as of :class:`~rayflow.runtime.coordinator.driver.ExecutionExecutionDriver`.
+        record: the execution's record.
+        blocked: receives, by execution id, the error that blocks an execution.
+        differs: called with each nondeterminism error of ``paranoid`` mode.
+        rows: returns the journal in the store; None to never replay.
+        given: arguments of :class:`~rayflow.runtime.coordinator.driver.ExecutionDriver`.
 
     Attributes:
-        difference: how its code did not repeat itself.
+        difference: the nondeterminism that was found.
     """
 
     def __init__(
@@ -181,7 +174,7 @@ class DeterministicDriver(ExecutionDriver):
 
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         def loaded(execution: Execution) -> None:
-            if self._rows is not None and self.options.checkpoints != "off":  # else there is nothing to replay
+            if self._rows is not None and self.options.checkpoints != "off":  # otherwise nothing is recorded
                 execution.before_apply(self._rehearse)
             go(execution)
 
@@ -195,7 +188,7 @@ class DeterministicDriver(ExecutionDriver):
         super()._block(error, now, seen)
 
     def _rehearse(self, machine: Machine, untaken: Sequence[Entry]) -> Machine:
-        """Replay all that was recorded in fresh code, and go on with that."""
+        """Return a fresh machine that has replayed the journal, to replace the current one."""
         assert self._rows is not None
         entries = [decode_entry(self.id, row.seq, row.body) for row in self._rows(self.id)]
         last = entries[-1].seq if entries else 0
@@ -217,10 +210,10 @@ class DeterministicDriver(ExecutionDriver):
 
 
 def _compare(machine: Machine, fresh: Machine, position: int) -> None:
-    """What the journal does not show: whether it has ended, and when its next timer is due."""
+    """Compare what the journal does not show: whether the code has ended, and its next timer."""
     if fresh.outcome is not None:
         raise NonDeterminismError(
-            expected="the workflow to wait", seen=f"its end ({fresh.outcome.status})", position=position
+            expected="a waiting workflow", seen=f"its end ({fresh.outcome.status})", position=position
         )
     before, after = machine.next_timer(), fresh.next_timer()
     if before != after:
@@ -228,4 +221,4 @@ def _compare(machine: Machine, fresh: Machine, position: int) -> None:
 
 
 def _timer(found: tuple[float, int] | None) -> str:
-    return "no timer" if found is None else f"timer {found[1]} to be due at {found[0]!r}"
+    return "no timer" if found is None else f"timer {found[1]} due at {found[0]!r}"

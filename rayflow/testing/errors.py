@@ -1,4 +1,4 @@
-"""What is wrong with a test, as exceptions of its own: none of them is ever an execution's failure alone."""
+"""Errors of a test itself, as opposed to failures of an execution."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from rayflow.errors import RayflowError
 
 
 class WorkflowStuck(RayflowError):
-    """Whoever waits, waits for something that cannot happen: nothing is under way, and nothing is due any more.
+    """The test waits for something that cannot happen: nothing is running, and no timer is due.
 
-    Where real time passes, this would be a test that hangs.
+    In real time, the test would hang.
     """
 
     def __init__(self, who: str, *, why: str, hint: str) -> None:
         self.who = who
         self.why = why
-        super().__init__(f"{who} cannot go on by itself: {why}. {hint}")
+        super().__init__(f"{who} cannot continue: {why}. {hint}")
 
 
 class UnscriptedStep(RayflowError):
-    """A step was called, and no script says what it answers: there is none in ``strict`` mode, or it is used up.
+    """A step was called without a script in ``strict`` mode, or its script has no results left.
 
-    It is raised where the test waits, even if the workflow's code catches the step's failure.
+    The error is raised where the test waits, even if the workflow's code catches the step's failure.
     """
 
     retryable = False
@@ -29,6 +29,6 @@ class UnscriptedStep(RayflowError):
         self.step = step
         self.execution_id = execution_id
         super().__init__(
-            f"step {step!r} of execution {execution_id!r} was called with {arguments}, and {why}. Say what it answers "
+            f"step {step!r} of execution {execution_id!r} was called with {arguments}, but {why}. Set its result "
             f"with env.script({step!r}, returns=…), raises=… or side_effect=…"
         )

@@ -1,8 +1,8 @@
-"""Journals of executions as files, and whether today's code repeats them.
+"""Journals of executions as files, and their replay with the current code.
 
-A history is what a coordinator reads when it takes an execution up: its row, as far as it matters for that, and its
-journal. Kept in a repository, it shows in a test that changed code still goes on where the old one stopped. It holds
-what the execution was given and what its steps answered, as they were recorded.
+A history is what a coordinator reads to resume an execution: its journal and some fields of its record. In a
+repository, a history lets a test show that changed code can resume executions of the old code. It contains the recorded
+input and the recorded results of the steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import msgpack
 
-from rayflow.client.control import ExecutionCommands
+from rayflow.client.engine import Engine, backend_of
 from rayflow.core.events import Ended, Entry
 from rayflow.core.execution.journal import applied
 from rayflow.core.interpreter.machine import Machine
@@ -29,7 +29,7 @@ from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import DefinitionError, ExecutionNotFound, IncompatibleVersion, NonDeterminismError, StorageError
+from rayflow.errors import ExecutionNotFound, IncompatibleVersion, InvalidArgument, NonDeterminismError, StorageError
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store
 from rayflow.storage.codec.journal import decode_entry
@@ -40,7 +40,7 @@ from rayflow.storage.urls import open_store, parse, resolve
 T = TypeVar("T")
 AnyWorkflow = WorkflowFunction[..., Any] | Workflow
 
-#: The first words of each file.
+#: Format name in each file.
 FORMAT = "rayflow journal 1"
 
 
@@ -49,14 +49,13 @@ class History:
     """The recorded journal of one execution.
 
     Args:
-        execution_id: whose.
-        workflow_id: the execution's workflow.
+        execution_id: the execution.
+        workflow_id: its workflow.
         version: the workflow's version.
-        checkpoints: how much of it was recorded.
-        code: where its code was.
-        input: its encoded arguments.
-        rows: its journal.
-        seed: of the execution's random numbers.
+        checkpoints: the execution's option ``checkpoints``.
+        code: the reference to the workflow's code.
+        input: the encoded arguments.
+        rows: the journal.
 
     Example:
         >>> history = History.of(engine, "doc-17")  # doctest: +SKIP
@@ -73,23 +72,23 @@ class History:
     rows: tuple[JournalRow, ...]
     seed: int = 0
 
-    # --- from executions -----------------------------------------------------------------------------------
     @classmethod
-    def of(cls, engine: ExecutionCommands, execution_id: str) -> History:
-        """That of an execution in an engine's store, whatever its status. Raises ExecutionNotFound."""
-        return cls._made(engine.record(execution_id), engine.ask("journal", execution_id))
+    def of(cls, engine: Engine, execution_id: str) -> History:
+        """Return the history of an execution in an engine's store, in any status. Raises ExecutionNotFound."""
+        backend = backend_of(engine)
+        return cls._create(backend.record(execution_id), backend.journal(execution_id))
 
     @classmethod
     def read(cls, store: str, execution_id: str) -> History:
-        """That of an execution in a store that no engine has to be open on; nothing is written.
+        """Return the history of an execution in a store, which is opened read-only.
 
         Args:
             store: the store's URL.
             execution_id: the execution.
 
         Raises:
-            StorageUnavailable: there is no such store, or it cannot be read.
-            ExecutionNotFound: there is no such execution.
+            StorageUnavailable: if there is no such store, or if it cannot be read.
+            ExecutionNotFound: if there is no such execution.
         """
         found = cls.read_all(store, ids=(execution_id,))
         if not found:
@@ -100,24 +99,24 @@ class History:
     def read_all(
         cls, store: str, *, workflow: str | None = None, ids: Sequence[str] | None = None, limit: int = 100
     ) -> list[History]:
-        """Those of the newest executions in a store; see :meth:`read`.
+        """Return the histories of the newest executions in a store, see :meth:`read`.
 
         Args:
             store: the store's URL.
-            workflow: only those of that workflow id.
-            ids: only those of these executions.
-            limit: at most so many.
+            workflow: only executions of this workflow id; None for all.
+            ids: only these executions; None for all.
+            limit: the largest number of histories.
         """
         query = Filter(ids=None if ids is None else tuple(ids), workflow_id=workflow, limit=limit)
 
         async def read(opened: Store) -> list[History]:
             records = await opened.executions(query)
-            return [cls._made(record, await opened.journal(record.id)) for record in records]
+            return [cls._create(record, await opened.journal(record.id)) for record in records]
 
-        return _elsewhere(lambda: asyncio.run(_with_store(resolve(store), read)))
+        return _on_thread(lambda: asyncio.run(_with_store(resolve(store), read)))
 
     @classmethod
-    def _made(cls, record: ExecutionRecord, rows: Sequence[JournalRow]) -> History:
+    def _create(cls, record: ExecutionRecord, rows: Sequence[JournalRow]) -> History:
         options = ExecutionOptions.model_validate_json(record.options)
         return cls(
             record.id,
@@ -130,9 +129,8 @@ class History:
             record.seed,
         )
 
-    # --- as a file -----------------------------------------------------------------------------------------
     def save(self, path: str | Path) -> None:
-        """Write it to a file: as JSON that shows what happened, or as msgpack where the name ends so."""
+        """Write the history to a file: as readable JSON, or as msgpack if the name ends in ``.msgpack``."""
         data: dict[str, Any] = {
             "format": FORMAT,
             "execution_id": self.execution_id,
@@ -156,56 +154,56 @@ class History:
 
     @classmethod
     def load(cls, path: str | Path) -> History:
-        """Read what :meth:`save` wrote.
+        """Read a file that :meth:`save` has written.
 
         Raises:
-            DefinitionError: the file is none, or one of a newer rayflow.
+            InvalidArgument: if it is another file, or if a newer rayflow has written it.
         """
         try:
             content = Path(path).read_bytes()
             packed = Path(path).suffix == ".msgpack"
             data = msgpack.unpackb(content) if packed else json.loads(content)
             if data["format"] != FORMAT:
-                raise DefinitionError(f"{path} is {data['format']!r}, and this rayflow reads {FORMAT!r}")
+                raise InvalidArgument(f"{path} has format {data['format']!r}, but this rayflow reads {FORMAT!r}")
             rows = tuple(JournalRow(row["seq"], _bytes(row["body"])) for row in data["journal"])
             given = {name: data[name] for name in ("execution_id", "workflow_id", "version", "checkpoints", "code")}
             return cls(**given, input=_bytes(data["input"]), rows=rows, seed=data.get("seed", 0))
         except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DefinitionError):
+            if isinstance(error, InvalidArgument):
                 raise
-            raise DefinitionError(f"{path} is no journal that History.save() wrote: {error!r}") from error
+            raise InvalidArgument(f"{path} was not written by History.save(): {error!r}") from error
 
     @property
     def entries(self) -> list[Entry]:
-        """The journal's entries. Raises CorruptRecord if one is not what was written."""
+        """The journal's entries. Raises CorruptRecord if one is damaged."""
         return [decode_entry(self.execution_id, row.seq, row.body) for row in self.rows]
 
 
 def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
-    """Assert that today's code repeats a recorded journal: the same calls in the same order, and the same end.
+    """Assert that the current code repeats a recorded journal: the same calls in the same order, and the same end.
 
-    Nothing is run, and nothing is written: the code gets the recorded results.
+    No step runs, and nothing is written: the code receives the recorded results.
 
     Args:
         history: the journal.
-        workflow: the code; None for what the journal names, if it can be imported.
+        workflow: the workflow; None to import the one that the journal names.
 
     Raises:
-        NonDeterminismError: it does something else; it names what was expected and what was seen.
-        IncompatibleVersion: the code is not there, or is another workflow's or another version's.
-        DefinitionError: the journal cannot be replayed: its execution ran with ``checkpoints="off"``, or its code
-            was carried along by value and is not given.
+        NonDeterminismError: if the code differs; the message names the expected and the actual call.
+        IncompatibleVersion: if the code cannot be imported, or if it is another workflow or version.
+        InvalidArgument: if the journal cannot be replayed: its execution ran with ``checkpoints="off"``, or its code
+            was recorded by value and ``workflow`` is None.
 
     Example:
         >>> for history in History.read_all("sqlite:///flows.db", workflow="analyse"):  # doctest: +SKIP
         ...     replay(history, analyse)
     """
     if history.checkpoints == "off":
-        raise DefinitionError(
-            f"execution {history.execution_id!r} ran with checkpoints='off', so that its journal has nothing to repeat"
+        raise InvalidArgument(
+            f"cannot replay execution {history.execution_id!r}: it ran with checkpoints='off' and recorded no results"
         )
     definition = _definition(history, workflow)
-    codec = MsgpackCodec(lazy=True)  # of large values a history has the references
+    codec = MsgpackCodec(lazy=True)  # a history has only the references of large values
     machine = Machine(
         lambda: definition.begin(*codec.decode(history.input)),
         execution_id=history.execution_id,
@@ -214,8 +212,8 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
         seed=history.seed,
         check=definition.bind,
     )
-    # On a thread of its own, as in a coordinator: here a loop may be running.
-    _elsewhere(lambda: _replay(machine, history.entries))
+    # On a separate thread, as in a coordinator: the caller may run an event loop.
+    _on_thread(lambda: _replay(machine, history.entries))
 
 
 def _replay(machine: Machine, entries: Sequence[Entry]) -> None:
@@ -236,7 +234,7 @@ def _check_end(machine: Machine, entries: Sequence[Entry]) -> None:
     ended = last.event if last is not None and isinstance(last.event, Ended) else None
     seen = None if machine.outcome is None else machine.outcome.status
     if ended is not None and seen is None and machine.held_locks and ended.status is ExecutionStatus.FAILED:
-        return  # it had lost a lock that its code takes for its own, which is not the code's doing
+        return  # it had lost a lock, which its code cannot know
     expected = None if ended is None else ended.status
     if expected != seen:
         position = 0 if last is None else last.seq
@@ -244,7 +242,7 @@ def _check_end(machine: Machine, entries: Sequence[Entry]) -> None:
 
 
 def _end(status: ExecutionStatus | None) -> str:
-    return "the workflow to wait for more" if status is None else f"the workflow's end ({status})"
+    return "a waiting workflow" if status is None else f"the workflow's end ({status})"
 
 
 def _definition(history: History, workflow: AnyWorkflow | None) -> WorkflowDefinition:
@@ -252,28 +250,27 @@ def _definition(history: History, workflow: AnyWorkflow | None) -> WorkflowDefin
     if workflow is None:
         code = CodeRef.from_dict(history.code)
         if code.kind == "value":
-            raise DefinitionError(
-                f"the code of execution {history.execution_id!r} ({code.place}) was carried along by value, and is not "
-                "in its journal: give the workflow as well"
+            raise InvalidArgument(
+                f"the code of execution {history.execution_id!r} ({code.place}) was recorded by value and is not "
+                "in the journal: pass the workflow"
             )
         found = CodeCache().load(code, _no_blob)
     known = (getattr(found, "id", None), getattr(found, "version", None))
     if known != (history.workflow_id, history.version):
         raise IncompatibleVersion(
-            f"execution {history.execution_id!r} ran workflow {history.workflow_id!r} version {history.version!r}, and "
-            f"this is {known[0]!r} version {known[1]!r}: an execution goes on with the version that it began with"
+            f"execution {history.execution_id!r} ran workflow {history.workflow_id!r} version {history.version!r}, but "
+            f"this is {known[0]!r} version {known[1]!r}: an execution continues with the version that it started with"
         )
     definition: WorkflowDefinition = found
     return definition
 
 
 def _no_blob(digest: str) -> bytes:
-    raise StorageError(f"there is no store to look for blob {digest} in")
+    raise StorageError(f"cannot load blob {digest}: a history has no store")
 
 
-# --- files and stores ---------------------------------------------------------------------------------------
 def _shown(entries: Sequence[Entry]) -> Iterator[str]:
-    """What happened at each entry, for people."""
+    """Yield a description of each entry, for people."""
     issued = 0
     for entry in entries:
         calls = [named(issued + number, label) for number, label in enumerate(entry.issued, start=1)]
@@ -294,7 +291,7 @@ def _bytes(data: bytes | str) -> bytes:
 async def _with_store(url: str, query: Callable[[Store], Awaitable[T]]) -> T:
     store = open_store(url)
     if parse(url).scheme == "memory":
-        raise DefinitionError("memory:// lives in the engine that made it: take History.of(engine, id)")
+        raise InvalidArgument("memory:// exists only in the engine that created it: use History.of(engine, id)")
     await store.open(read_only=True)
     try:
         return await query(store)
@@ -302,14 +299,14 @@ async def _with_store(url: str, query: Callable[[Store], Awaitable[T]]) -> T:
         await store.close()
 
 
-def _elsewhere(job: Callable[[], T]) -> T:
-    """What a job answers on a thread of its own."""
+def _on_thread(job: Callable[[], T]) -> T:
+    """Run a function on a separate thread, and return its result."""
     done: Future[T] = Future()
 
     def run() -> None:
         try:
             done.set_result(job())
-        except BaseException as error:  # noqa: BLE001 - raised to who asked
+        except BaseException as error:  # noqa: BLE001 - raised to the caller
             done.set_exception(error)
 
     thread = threading.Thread(target=run, name="history", daemon=True)

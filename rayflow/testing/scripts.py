@@ -1,4 +1,4 @@
-"""What steps answer in a test, instead of what they would do, and a record of how they were called."""
+"""Scripts of a test: results of steps in place of their code, and a record of their calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rayflow.definition.agent import agent_id
 from rayflow.definition.context import StepCall
 from rayflow.definition.step import Step
 from rayflow.definition.workflow import Workflow
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 #: A step, an agent, or the name of either.
 Scriptable = Any
@@ -25,13 +25,13 @@ class Call:
     """One attempt at a step, real or scripted.
 
     Args:
-        step: the name under which it was called, as a snapshot shows it.
+        step: the name of the call, as a snapshot shows it.
         target: the name of the step, or the id of the agent.
-        args: what it was called with.
-        kwargs: the same, by name.
-        execution_id: in which execution.
+        args: the positional arguments.
+        kwargs: the keyword arguments.
+        execution_id: the execution.
         attempt: the number of the attempt, from 1.
-        at: when it began, in seconds since the epoch by the test's clock.
+        at: when the attempt started, in seconds since the epoch by the test's clock.
     """
 
     step: str
@@ -45,57 +45,45 @@ class Call:
 
 @dataclass(eq=False, slots=True)
 class Script:
-    """What a step answers. Made by :meth:`TestEngine.script`.
+    """Scripted results of a step. Created by :meth:`TestEngine.script`.
 
     Args:
-        name: whose.
-        answers: what it does at each attempt from now on; it is used up when there is none any more.
-        takes: seconds of virtual time that each attempt takes.
+        name: the name of the step or agent.
+        results: the function that each further attempt calls; None for the step's own code.
+        takes: virtual seconds of each attempt.
         calls: the attempts so far.
     """
 
     name: str
-    answers: Iterator[Function | None] = field(repr=False)
+    results: Iterator[Function | None] = field(repr=False)
     takes: float = 0.0
     calls: list[Call] = field(default_factory=list)
 
 
-class _Unsaid:
-    """Nothing was given, which is not the same as None."""
+class _NotGiven:
+    """Marker of an argument that was not given, as opposed to None."""
 
 
-UNSAID = _Unsaid()
+NOT_GIVEN = _NotGiven()
 
 
-def made(name: str, returns: Any, raises: Any, side_effect: Any, takes: float) -> Script:
-    """The script of what somebody said.
-
-    Args:
-        name: whose it is.
-        returns: what each attempt returns.
-        raises: the exception (or its class) that each attempt raises.
-        side_effect: a function that is called in the step's place, or an iterable with one result or exception for
-            each attempt.
-        takes: seconds of virtual time that each attempt takes.
-
-    Raises:
-        DefinitionError: it does not fit.
-    """
-    said = [given for given in (returns, raises, side_effect) if given is not UNSAID]
-    if len(said) > 1 or (not said and not takes):
-        raise DefinitionError(
-            f"the script of step {name!r} needs one of returns=, raises= and side_effect=, and has {len(said)} of them"
+def make_script(name: str, returns: Any, raises: Any, side_effect: Any, takes: float) -> Script:
+    """Return the script for the arguments of :meth:`TestEngine.script`. Raises InvalidArgument."""
+    chosen = [given for given in (returns, raises, side_effect) if given is not NOT_GIVEN]
+    if len(chosen) > 1 or (not chosen and not takes):
+        raise InvalidArgument(
+            f"the script of step {name!r} needs one of returns=, raises= and side_effect=, not {len(chosen)}"
         )
     if takes < 0:
-        raise DefinitionError(f"the script of step {name!r}: takes={takes} is negative; it is in seconds")
-    if raises is not UNSAID and not _is_exception(raises):
-        raise DefinitionError(f"the script of step {name!r}: raises= needs an exception or its class, not {raises!r}")
-    if returns is not UNSAID:
-        return Script(name, itertools.repeat(_answering(returns)), takes)
-    if raises is not UNSAID:
+        raise InvalidArgument(f"the script of step {name!r}: takes ({takes}) must be at least 0 seconds")
+    if raises is not NOT_GIVEN and not _is_exception(raises):
+        raise InvalidArgument(f"the script of step {name!r}: raises= needs an exception or its class, not {raises!r}")
+    if returns is not NOT_GIVEN:
+        return Script(name, itertools.repeat(_returning(returns)), takes)
+    if raises is not NOT_GIVEN:
         return Script(name, itertools.repeat(_raising(raises)), takes)
-    if side_effect is UNSAID:
-        return Script(name, itertools.repeat(None), takes)  # only its time is another one
+    if side_effect is NOT_GIVEN:
+        return Script(name, itertools.repeat(None), takes)  # the step's own code, in another time
     return Script(name, _effects(name, side_effect), takes)
 
 
@@ -105,8 +93,8 @@ def _effects(name: str, given: Function | Iterable[Any]) -> Iterator[Function]:
     if callable(given):
         return itertools.repeat(given)
     if not isinstance(given, str | bytes) and hasattr(given, "__iter__"):
-        return (_raising(item) if _is_exception(item) else _answering(item) for item in given)
-    raise DefinitionError(
+        return (_raising(item) if _is_exception(item) else _returning(item) for item in given)
+    raise InvalidArgument(
         f"the script of step {name!r}: side_effect= needs a function, or a list with a result or an exception for each "
         f"attempt, not {given!r}"
     )
@@ -116,7 +104,7 @@ def _is_exception(value: object) -> bool:
     return isinstance(value, BaseException) or (isinstance(value, type) and issubclass(value, BaseException))
 
 
-def _answering(value: Any) -> Function:
+def _returning(value: Any) -> Function:
     return lambda *args, **kwargs: value
 
 
@@ -127,42 +115,41 @@ def _raising(error: BaseException | type[BaseException]) -> Function:
     return step
 
 
-# --- which script is whose ----------------------------------------------------------------------------------
 class Scripts:
-    """The scripts of a test, by the names of steps and agents, and all calls."""
+    """Scripts of a test by the names of steps and agents, and all calls."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
         self._scripts: dict[str, Script] = {}
 
     def add(self, script: Script) -> None:
-        """Use a script from now on, in the place of an earlier one."""
+        """Add a script, in place of an earlier one of the same step."""
         self._scripts[script.name] = script
 
     def of(self, call: StepCall) -> Script | None:
-        """The script of a call, if there is one."""
+        """Return the script of a call; None if there is none."""
         found = (self._scripts.get(name) for name in names_of(call))
         return next((script for script in found if script is not None), None)
 
     @property
     def names(self) -> list[str]:
-        """Whom there are scripts for."""
+        """The names of the scripted steps and agents."""
         return list(self._scripts)
 
 
 def name_of(target: Scriptable) -> str:
-    """The name of what is scripted. Raises DefinitionError if it is neither a step nor an agent."""
+    """Return the name of a step or agent. Raises InvalidArgument for anything else."""
     if isinstance(target, str):
         return target
     if isinstance(target, Step):
         return target.name
     if callable(getattr(target, "run", None)) and not isinstance(target, Workflow):
         return agent_id(target)
-    raise DefinitionError(f"{target!r} cannot be scripted: give a step (@rf.step), an agent, or the name of one")
+    raise InvalidArgument(f"{target!r} cannot be scripted: pass a step (@rf.step), an agent, or the name of either")
 
 
 def names_of(call: StepCall) -> Iterator[str]:
-    """The names by which a call is known: its own, then that of the step or agent that it calls."""
+    """Yield the names of a call: its own, then that of its step or agent."""
     yield call.name
     owner = call.target.owner
     if isinstance(owner, Step):
@@ -172,13 +159,15 @@ def names_of(call: StepCall) -> Iterator[str]:
 
 
 def agent_of(call: StepCall) -> Any:
-    """The agent of a declared workflow that is called; None if a step is."""
+    """Return the agent of a declared workflow that is called; None for a step."""
     owner = call.target.owner
     return owner.part(call.target.part) if isinstance(owner, Workflow) else None
 
 
-def noted(function: Function, original: Function, note: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Function:
-    """A function in the place of another one, which notes how it is called."""
+def recorded(
+    function: Function, original: Function, note: Callable[[tuple[Any, ...], dict[str, Any]], None]
+) -> Function:
+    """Return a function that records its calls, in place of another function."""
 
     @functools.wraps(original)
     def step(*args: Any, **kwargs: Any) -> Any:

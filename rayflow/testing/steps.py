@@ -1,8 +1,8 @@
-"""Runs the steps of a test: each attempt as a worker runs it, on a thread, with a script's answer where there is one.
+"""Steps of a test: a real worker runs each attempt on a thread, with the script's function if there is one.
 
-It owns what waits for a thread, what is under way, and what is done and takes virtual time until it counts. Pools have
-no workers, slots or limits here: only whether there is a pool of that name matters, and its setup. Without a script,
-attempts run one at a time, in the order in which they were issued, so that the same test does the same each time.
+:class:`Steps` owns the waiting attempts, the running ones, and results that are delivered after virtual time. Pools
+have no workers, slots or limits here; only the pool's existence and its setup matter. Attempts without a script run one
+at a time, in the order of their calls, so that a test runs the same way each time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.definition.step import Step
 from rayflow.errors import PoolNotFound
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, opened
+from rayflow.runtime.actors.base import ActorSystem, as_envelope
 from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.driver import ExecutionDriver
@@ -39,26 +39,26 @@ from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
 from rayflow.testing.actors import DeterministicActorSystem
 from rayflow.testing.errors import UnscriptedStep
-from rayflow.testing.scripts import Call, Function, Script, Scripts, agent_of, noted
+from rayflow.testing.scripts import Call, Function, Script, Scripts, agent_of, recorded
 from rayflow.testing.supervisor import DeterministicSupervisor
 
-#: Attempts that one worker holds at once, those that do not stop among them.
+#: Attempts of one worker at once, including abandoned ones that do not stop.
 _MOST = 1_000
 
-#: Under this key a task's code says which stand-in it is.
+#: Key in a task's code reference that names its stand-in.
 _STAND_IN = "stand_in"
 
 
 @dataclass(frozen=True, slots=True)
 class StandIn:
-    """What a worker calls in the place of a step.
+    """Function that a worker calls in place of a step.
 
     Args:
-        message: the attempt, with the code of the step itself.
-        function: what is called; None for the step's own function.
-        original: the step or agent, as the workflow's code has it.
-        agent: whether an agent of a declared workflow is called.
-        script: whose calls are noted too.
+        message: the attempt, with the code reference of the step itself.
+        function: the scripted function; None for the step's own.
+        original: the step or agent of the workflow's code.
+        agent: whether ``original`` is an agent of a declared workflow.
+        script: the script that also records the call.
     """
 
     message: TaskMessage
@@ -70,7 +70,7 @@ class StandIn:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One attempt that waits, or is under way."""
+    """One attempt that waits or runs."""
 
     driver: ExecutionDriver
     run: RunAttempt
@@ -81,19 +81,19 @@ class _Attempt:
 
 
 class Steps(AttemptRouter):
-    """See the module's docstring. A part of the stage.
+    """Runner of attempts on threads of the test, as a part of the actor system's loop.
 
     Args:
         host: the coordinator.
-        system: the stage.
+        system: the actor system.
         env: the code environment.
         dispatchers: not used.
         settings: shared by all actors of the namespace.
-        steward: knows the pools.
-        scripts: what steps answer.
+        supervisor: has the pools.
+        scripts: the scripts of the test.
         strict: whether steps without a script are refused.
-        at_once: real attempts that run at once.
-        trouble: told of steps that had to be refused.
+        at_once: number of real attempts that run at once.
+        problems: receives the errors of refused steps.
     """
 
     def __init__(
@@ -104,20 +104,20 @@ class Steps(AttemptRouter):
         dispatchers: PoolDispatchers,
         settings: Settings,
         *,
-        steward: DeterministicSupervisor,
+        supervisor: DeterministicSupervisor,
         scripts: Scripts,
         strict: bool,
         at_once: int,
-        trouble: list[Exception],
+        problems: list[Exception],
     ) -> None:
         super().__init__(host, system, env, dispatchers, settings)
         assert isinstance(system, DeterministicActorSystem)
-        self._stage = system
-        self._steward = steward
+        self._actor_system = system
+        self._supervisor = supervisor
         self._scripts = scripts
         self._strict = strict
         self._at_once = at_once
-        self._trouble = trouble
+        self._problems = problems
         self._threads = DaemonThreadPool("steps", _MOST)
         self._numbers = itertools.count(1)
         self._workers: dict[str, StandInWorker] = {}
@@ -128,9 +128,8 @@ class Steps(AttemptRouter):
         system.steps = self
         system.add(self)
 
-    # --- Performer -----------------------------------------------------------------------------------------
     def perform(self, driver: ExecutionDriver, actions: Sequence[Action]) -> None:
-        """See Performer."""
+        """Queue new attempts, and stop abandoned ones."""
         for action in actions:
             if isinstance(action, StopAttempt):
                 self._stop((driver.id, action.seq, action.attempt))
@@ -138,67 +137,65 @@ class Steps(AttemptRouter):
                 self._waiting.append(_Attempt(driver, action))
 
     def forget(self, execution_id: str) -> None:
-        """See Performer."""
+        """Stop all attempts of an execution."""
         keys = (*(attempt.key for attempt in self._waiting), *self._running, *self._away)
         for key in [key for key in keys if key[0] == execution_id]:
             self._stop(key)
 
     def stop(self) -> None:
-        """See Performer."""
+        """Stop all threads and workers."""
         self._waiting.clear()
         self._threads.close()
         for worker in self._workers.values():
             worker.stop()
 
-    # --- a part of the stage -------------------------------------------------------------------------------
     def work(self) -> bool:
-        """See Part: bring what has taken its time, or begin an attempt."""
-        if self._later and self._later[0][0] <= self._stage.clock.now():
+        """Deliver a result whose virtual time has passed, or start an attempt; return whether there was one."""
+        if self._later and self._later[0][0] <= self._actor_system.clock.now():
             *_, outcome, worker, epoch = heapq.heappop(self._later)
-            self._host.post(partial(self._host.outcome, outcome, worker, epoch))
+            self._host.submit(partial(self._host.outcome, outcome, worker, epoch))
             return True
         if not self._waiting or len(self._running) >= self._at_once:
             return False
-        self._host.post(partial(self._begin, self._waiting.popleft()))
+        self._host.submit(partial(self._begin, self._waiting.popleft()))
         return True
 
     def next_due(self) -> float | None:
-        """See Part."""
+        """Return when the next delayed result is delivered; None if there is none."""
         return self._later[0][0] if self._later else None
 
     def moved(self) -> None:
-        """See Part."""
+        """Do nothing when the clock has moved."""
 
     def began(self) -> Sequence[float]:
-        """See RealSteps."""
+        """Return when each running attempt started, as of ``time.monotonic()``."""
         return list(self._running.values())
 
     def suspend(self, key: Key) -> None:
-        """See RealSteps: it makes room for another one as well."""
+        """Free the slot of an attempt that waits for something in this test."""
         if (began := self._running.pop(key, None)) is not None:
             self._away[key] = began
 
     def resume(self, key: Key) -> None:
-        """See RealSteps."""
+        """Count the attempt as running again."""
         if self._away.pop(key, None) is not None:
             self._running[key] = time.monotonic()
 
-    # --- attempts, in turns of the coordinator ---------------------------------------------------------------
     def _begin(self, attempt: _Attempt) -> None:
         driver, run, key = attempt.driver, attempt.run, attempt.key
-        if driver.execution is None or not driver.execution.wants(run.seq, run.attempt):
+        if driver.execution is None or not driver.execution.is_current(run.seq, run.attempt):
             return
         try:
             stand_in = self._stand_in(driver, run)
             if stand_in is None:
-                return  # nobody wants it, or it is tried again
+                return  # the attempt is not needed, or its code is loaded again
             worker = self._worker(run.call, scripted=stand_in.function is not None)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a function of the user's says which key a step has
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's function computes the key of a step limit
             if isinstance(error, UnscriptedStep):
-                self._trouble.append(error)
+                self._problems.append(error)
             self._host.refused(key, error)
             return
-        self._host.sent(key, self._stage.clock.now())
+        self._host.sent(key, self._actor_system.clock.now())
         self._running[key] = time.monotonic()
         takes = 0.0 if stand_in.script is None else stand_in.script.takes
         self._threads.submit(partial(self._run, worker, stand_in, takes))
@@ -207,16 +204,16 @@ class Steps(AttemptRouter):
         script = self._scripts.of(run.call)
         if script is None and self._strict:
             known = ", ".join(map(repr, self._scripts.names)) or "no step"
-            raise self._unscripted(driver, run, f"strict=True refuses what has no script (scripted: {known})")
+            raise self._unscripted(driver, run, f"strict=True refuses steps without a script (scripted: {known})")
         function = None
         if script is not None:
             try:
-                function = next(script.answers)
+                function = next(script.results)
             except StopIteration:
-                used = f"its script is used up after {len(script.calls)} attempts"
+                used = f"its script has no results left after {len(script.calls)} attempts"
                 raise self._unscripted(driver, run, used) from None
         agent = agent_of(run.call)
-        # What is not called need not be found by a worker.
+        # Code that is not called need not be loadable by a worker.
         if function is None:
             message = self._host.message(run, driver.id)
         else:
@@ -233,81 +230,72 @@ class Steps(AttemptRouter):
         return UnscriptedStep(call.name, execution_id=driver.id, arguments=f"({', '.join(shown)})", why=why)
 
     def _worker(self, call: StepCall, *, scripted: bool) -> StandInWorker:
-        """Who runs it: one worker for each pool, for its setup, and one for scripts, which need none."""
+        """Return the worker of a call: one for each pool, because of its setup, and one for all scripts."""
         pool = "" if scripted else call.options.pool
-        config = PoolConfig() if scripted else self._steward.pools.get(pool)
+        config = PoolConfig() if scripted else self._supervisor.pools.get(pool)
         if config is None:
-            raise PoolNotFound(pool, known=tuple(sorted(self._steward.pools)))
-        limits_of(call, config)  # they do not matter here, but the function that says which they are may fail
+            raise PoolNotFound(pool, known=tuple(sorted(self._supervisor.pools)))
+        limits_of(call, config)  # limits do not apply here, but the function that computes them may fail
         if pool not in self._workers:
             setup = config.setup if isinstance(config.setup, str) else ""
             shared = (self._settings.allow_pickle, self._settings.config.large_value_bytes)
-            settings = WorkerSettings(_MOST, pool, actor_names.PERSISTENCE, *shared, setup=setup)
+            settings = WorkerSettings(_MOST, pool, actor_names.STORE, *shared, setup=setup)
             label = f"{self._host.name}:{pool or 'scripts'}"
-            self._workers[pool] = StandInWorker(self._stage, label, self._env, settings, self._scripts)
+            self._workers[pool] = StandInWorker(self._actor_system, label, self._env, settings, self._scripts)
         return self._workers[pool]
 
-    # --- on threads, and what comes of it --------------------------------------------------------------------
     def _run(self, worker: StandInWorker, stand_in: StandIn, takes: float) -> None:
         try:
             reply = worker.perform(str(next(self._numbers)), self._host.name, stand_in)
-        except Exception as error:  # noqa: BLE001 - the setup of its pool has failed
-            self._stage.post(partial(self._refused, stand_in.message, error))
+        except Exception as error:  # noqa: BLE001 - the setup of the pool failed
+            self._actor_system.post(partial(self._refused, stand_in.message, error))
         else:
-            self._stage.post(partial(self._came, reply, stand_in.message, worker.label, takes))
+            self._actor_system.post(partial(self._returned, reply, stand_in.message, worker.label, takes))
 
     def _refused(self, message: TaskMessage, error: Exception) -> None:
         key = (message.execution_id, message.seq, message.attempt)
         self._running.pop(key, None)
-        self._host.post(partial(self._host.refused, key, error))
+        self._host.submit(partial(self._host.refused, key, error))
 
-    def _came(self, reply: BatchReply, message: TaskMessage, worker: str, takes: float) -> None:
+    def _returned(self, reply: BatchReply, message: TaskMessage, worker: str, takes: float) -> None:
         key = (message.execution_id, message.seq, message.attempt)
         wanted = self._running.pop(key, self._away.pop(key, None)) is not None
         for outcome in reply.outcomes:
             if takes and wanted:
-                item = (self._stage.clock.now() + takes, next(self._numbers), outcome, worker, message.epoch)
+                item = (self._actor_system.clock.now() + takes, next(self._numbers), outcome, worker, message.epoch)
                 heapq.heappush(self._later, item)
             else:
-                self._host.post(partial(self._host.outcome, outcome, worker, message.epoch))
+                self._host.submit(partial(self._host.outcome, outcome, worker, message.epoch))
 
     def _stop(self, key: Key) -> None:
         self._waiting = deque(attempt for attempt in self._waiting if attempt.key != key)
         self._later = [item for item in self._later if (item[2].execution_id, item[2].seq, item[2].attempt) != key]
         heapq.heapify(self._later)
-        if self._running.pop(key, self._away.pop(key, None)) is not None:  # whatever it still does, nobody waits for it
+        if self._running.pop(key, self._away.pop(key, None)) is not None:  # its result is not needed
             for worker in self._workers.values():
-                worker.cancel(*key, "nobody waits for it")
+                worker.cancel(*key, "its result is no longer wanted")
 
 
 class StandInWorker(Worker):
-    """A worker that calls stand-ins, which note how they are called.
-
-    Args:
-        stage: the stage.
-        label: its name.
-        env: the code environment.
-        settings: how it runs.
-        scripts: where calls are noted.
-    """
+    """Worker that calls stand-ins, and records the calls in the scripts."""
 
     def __init__(
-        self, stage: DeterministicActorSystem, label: str, env: Environment, settings: WorkerSettings, scripts: Scripts
+        self, system: DeterministicActorSystem, label: str, env: Environment, settings: WorkerSettings, scripts: Scripts
     ) -> None:
-        super().__init__(stage, label, env, settings)
+        super().__init__(system, label, env, settings)
         self.label = label
         self._scripts = scripts
         self._stand_ins: dict[str, StandIn] = {}
 
     def perform(self, number: str, coordinator: str, stand_in: StandIn) -> BatchReply:
-        """Run one attempt, to its end."""
+        """Run one attempt to its end."""
         self.ready()
         self._stand_ins[number] = stand_in
         part = "agent" if stand_in.agent else ""
         task = stand_in.message._replace(code={_STAND_IN: number}, part=part)
         batch = BatchMessage(number, number, 0, coordinator, (task,), 0.0)
         try:
-            reply: BatchReply = unpack(opened(self.run(pack(batch))).data)
+            reply: BatchReply = unpack(as_envelope(self.run(pack(batch))).data)
         finally:
             del self._stand_ins[number]
         return reply
@@ -319,15 +307,15 @@ class StandInWorker(Worker):
             found = super()._resolve(stand_in.message.code, stand_in.message.part)
         original = getattr(found, "fn" if isinstance(found, Definition) else "run", None)
         if original is None or not (stand_in.agent or isinstance(found, Step)):
-            return found  # it cannot be called, and whoever tries says why
-        function = noted(stand_in.function or original, original, partial(self._note, stand_in))
+            return found  # not callable; the worker reports why
+        function = recorded(stand_in.function or original, original, partial(self._record, stand_in))
         if stand_in.agent:
             return _AgentStandIn(agent_id(found), function)
         twin = copy.copy(found)
         twin.fn = function
         return twin
 
-    def _note(self, stand_in: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _record(self, stand_in: StandIn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         message = stand_in.message
         found = stand_in.original
         of = found.origin.name if isinstance(found, Step) else agent_id(found)
@@ -339,7 +327,7 @@ class StandInWorker(Worker):
 
 @dataclass(frozen=True, slots=True)
 class _AgentStandIn:
-    """An agent that calls a stand-in."""
+    """Agent that calls a stand-in."""
 
     id: str
     run: Function

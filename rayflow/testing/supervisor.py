@@ -1,9 +1,9 @@
-"""The supervisor of a test: it has executions driven when they are due, and knows when something is due next.
+"""Supervisor of a test: assigns due executions, and knows when the next one is due.
 
-There is one coordinator, which does not die, and no pool has workers of its own; what is left of a supervisor's work is
-done by the same rules: what is due is read from the store, and schedules and locks are looked after by the real
-:class:`~rayflow.runtime.supervisor.maintenance.MaintenanceLoop`, and what is over is deleted by the real
-:class:`~rayflow.runtime.supervisor.maintenance.RetentionSweeper`.
+A test has one coordinator, which does not crash, and pools have no workers. The rest follows the rules of production:
+due executions are read from the store, the real :class:`~rayflow.runtime.supervisor.maintenance.MaintenanceLoop`
+maintains schedules and locks, and the real :class:`~rayflow.runtime.supervisor.maintenance.RetentionSweeper` deletes
+expired executions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rayflow.core.cluster.metrics import PoolStatus
 from rayflow.core.cluster.recovery import CoordinatorStatus, OverdueItem, RecoveryStatus, overdue, stale
 from rayflow.core.locks.machine import Lock
 from rayflow.definition.options import PoolConfig
-from rayflow.errors import DefinitionError, PoolNotFound
+from rayflow.errors import InvalidArgument, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.settings import Settings
@@ -27,147 +27,140 @@ from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord, PoolRecord
 from rayflow.testing.actors import DeterministicActorSystem
 
-#: Executions that a look into the store sees.
+#: Executions that one query reads.
 _MOST = 1_000
 
 
 class DeterministicSupervisor:
-    """See the module's docstring.
+    """Supervisor actor of a test, as a part of the actor system's loop."""
 
-    Args:
-        stage: the stage.
-        settings: as for all actors.
-        coordinator: the coordinator's name.
-    """
-
-    def __init__(self, stage: DeterministicActorSystem, settings: Settings, coordinator: str) -> None:
-        self._stage = stage
+    def __init__(self, system: DeterministicActorSystem, settings: Settings, coordinator: str) -> None:
+        self._actor_system = system
         self._coordinator = coordinator
         self._default = settings.config.pool
-        self._timekeeper = MaintenanceLoop(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
-        self._collector = RetentionSweeper(self._ask)
+        self._maintenance = MaintenanceLoop(self._ask, self.notify, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self._retention = RetentionSweeper(self._ask)
         self._owned: set[str] = set()
         self._seen = -1
-        self._wake: float | None = None
+        self._next: float | None = None
         self.pools: dict[str, PoolConfig] = {}
         self._keep(self._default)
         for record in self._ask("pools"):
             self._open(PoolConfig.model_validate_json(record.config))
 
-    # --- what engines and the coordinator call -------------------------------------------------------------
     def environment(self, text: str) -> None:
-        """Nothing: all code is in this process."""
+        """Do nothing: all code is in this process."""
 
     def save_pool(self, config: str) -> None:
-        """Make a pool, or change it: its configuration as JSON."""
+        """Create or change a pool; ``config`` is its configuration as JSON."""
         self._keep(PoolConfig.model_validate_json(config))
 
     def delete_pool(self, name: str) -> None:
-        """Delete a pool. Raises DefinitionError, PoolNotFound."""
+        """Delete a pool. Raises InvalidArgument, PoolNotFound."""
         if name == self._default.name:
-            raise DefinitionError(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
+            raise InvalidArgument(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
         if not self._ask("delete_pool", name):
             raise PoolNotFound(name)
         self.pools.pop(name, None)
-        self._stage.kill(actor_names.pool(name))
+        self._actor_system.kill(actor_names.pool(name))
 
     def submit(self, records: Sequence[ExecutionRecord]) -> None:
-        """Have these executions driven, as far as they are due."""
-        now = self._stage.clock.now()
+        """Assign the due executions of these to the coordinator."""
+        now = self._actor_system.clock.now()
         due = [r for r in records if r.id not in self._owned and (r.runnable_at is None or r.runnable_at <= now)]
         if due:
             self._owned.update(record.id for record in due)
-            self._stage.send(self._coordinator, "assign", (due,), None)
+            self._actor_system.send(self._coordinator, "assign", (due,), None)
 
-    def nudge(self, ids: Sequence[str]) -> None:
-        """Something was put into the inboxes of these executions, or they were started."""
+    def notify(self, ids: Sequence[str]) -> None:
+        """Notify the coordinator of new messages for its executions."""
         mine = tuple(name for name in ids if name in self._owned)
         if mine:
-            self._stage.send(self._coordinator, "nudge", (mine,), None)
-        # The others are found by the next look into the store.
+            self._actor_system.send(self._coordinator, "notify", (mine,), None)
+        # The next query of the store finds the others.
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """The coordinator does not drive these executions any more."""
+        """Note that the coordinator has released these executions."""
         self._owned.difference_update(epochs)
 
     def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """The same."""
+        """Note that the coordinator has lost these executions to another owner."""
         self.released(coordinator, epochs)
 
     def recover(self, ids: Sequence[str] | None = None, older_than: float = 0.0) -> list[str]:
-        """Take up unfinished executions that nobody drives; answers which."""
+        """Assign the unfinished executions that the coordinator does not drive, and return their ids."""
         lost = [record for record in self._stale(older_than) if ids is None or record.id in ids]
         self.submit(lost)
         return [record.id for record in lost]
 
     def _stale(self, older_than: float) -> list[ExecutionRecord]:
         rows: list[ExecutionRecord] = self._ask("executions", DRIVEN)
-        return stale(rows, self._owned, now=self._stage.clock.now(), older_than=older_than)
+        return stale(rows, self._owned, now=self._actor_system.clock.now(), older_than=older_than)
 
     def overdue(self, grace: float) -> list[OverdueItem]:
-        """What is overdue; nothing is, once all that is due at a moment was done at that moment."""
-        return overdue(self._ask("executions", DRIVEN), now=self._stage.clock.now(), grace=grace)
+        """Return overdue executions; there are none after everything due has run."""
+        return overdue(self._ask("executions", DRIVEN), now=self._actor_system.clock.now(), grace=grace)
 
     def coordinators(self) -> dict[str, tuple[str, int]]:
-        """The one coordinator; all code is in this process, so its environment has no name."""
+        """Return the only coordinator, whose code environment has no name."""
         return {self._coordinator: ("", len(self._owned))}
 
     def recovery(self) -> RecoveryStatus:
-        """What there is to recover."""
+        """Return the recovery status."""
         coordinator = CoordinatorStatus(self._coordinator, len(self._owned), ready=True)
         left = tuple(record.id for record in self._stale(0.0))
         return RecoveryStatus(coordinators=(coordinator,), driven=len(self._owned), stale=left)
 
-    # --- a part of the stage -------------------------------------------------------------------------------
     def work(self) -> bool:
-        """See Part: look at what is due, if anything has happened since the last look."""
-        if self._seen == self._stage.done:
+        """Query the store for due executions, if anything has run since the last query."""
+        if self._seen == self._actor_system.done:
             return False
-        self._seen = self._stage.done
-        now, waiting = self._stage.clock.now(), self._stage.waiting
-        self._wake = self._timekeeper.look(now)
-        while self._collector.look(now):
+        self._seen = self._actor_system.done
+        now, waiting = self._actor_system.clock.now(), self._actor_system.waiting
+        self._next = self._maintenance.run(now)
+        while self._retention.sweep(now):
             pass
         self.submit(self._ask("executions", Filter(runnable_before=now, limit=_MOST)))
-        return self._stage.waiting > waiting
+        return self._actor_system.waiting > waiting
 
     def next_due(self) -> float | None:
-        """See Part."""
+        """Return when the next execution, schedule, lock or retention is due."""
         coming: list[ExecutionRecord] = self._ask("executions", Filter(runnable_before=math.inf, limit=_MOST))
         dues = [r.runnable_at for r in coming if r.id not in self._owned and r.runnable_at is not None]
         locks: list[Lock] = self._ask("locks", None)
-        # One that lasts until a moment is over after it.
+        # A lease that expires at a time is free just after that time.
         ends = [claim.expires_at for lock in locks if lock.waiting for claim in lock.claims if claim.expires_at]
         dues.extend(math.nextafter(end, math.inf) for end in ends)
-        return min([*dues, *([] if self._wake is None else [self._wake])], default=None)
+        return min([*dues, *([] if self._next is None else [self._next])], default=None)
 
     def moved(self) -> None:
-        """See Part."""
+        """Query the store again after the clock has moved."""
         self._seen = -1
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _keep(self, config: PoolConfig) -> None:
-        self._ask("save_pool", PoolRecord(config.name, config.model_dump_json().encode(), self._stage.clock.now()))
+        self._ask(
+            "save_pool", PoolRecord(config.name, config.model_dump_json().encode(), self._actor_system.clock.now())
+        )
         self._open(config)
 
     def _open(self, config: PoolConfig) -> None:
         self.pools[config.name] = config
-        self._stage.kill(actor_names.pool(config.name))
-        self._stage.spawn(ActorSpec(_Pool, actor_names.pool(config.name), (config,)))
+        self._actor_system.kill(actor_names.pool(config.name))
+        self._actor_system.spawn(ActorSpec(_Pool, actor_names.pool(config.name), (config,)))
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return self._stage.perform(actor_names.PERSISTENCE, method, args)
+        return self._actor_system.perform(actor_names.STORE, method, args)
 
 
 class _Pool:
-    """A pool, for those who look: it has no workers, since steps run on threads of the test."""
+    """Pool actor without workers: steps run on threads of the test."""
 
-    def __init__(self, stage: DeterministicActorSystem, config: PoolConfig) -> None:
+    def __init__(self, system: DeterministicActorSystem, config: PoolConfig) -> None:
         self._config = config
 
     def configure(self) -> None:
-        """Nothing: it is made anew when its configuration changes."""
+        """Do nothing: a new configuration creates a new actor."""
 
-    def now(self) -> PoolStatus:
-        """What it does now: nothing."""
+    def status(self) -> PoolStatus:
+        """Return the status of an idle pool."""
         return PoolStatus(name=self._config.name, config=self._config)

@@ -1,12 +1,11 @@
-"""One thread that does one thing after another, under a clock that is moved by hand.
+"""Event loop on one thread, with a clock that the loop moves.
 
-It owns the order in which things happen, and the time. Nothing is done before somebody wants to know something: then
-everything happens that can happen at this moment, in order, and the clock stands still meanwhile. It is moved to the
-next due moment when somebody waits, and on demand.
+The loop owns the order of actions and the time. It runs only on a read or a wait: then all actions run that can run at
+the current time, in order, while the clock stands still. A wait moves the clock to the next timer.
 
-Real steps run on threads of their own. One that ends within a second of real time (the *patience*) has taken no virtual
-time at all, so that a slow machine changes nothing. While one takes longer, the clock goes as fast as the real one, but
-only in jumps from one due moment to the next.
+Real steps run on separate threads. A step that ends within the *patience* (one second of real time by default) takes no
+virtual time, so that a slow machine changes nothing. While a step runs longer, the clock keeps pace with real time, in
+jumps from one timer to the next.
 """
 
 from __future__ import annotations
@@ -28,82 +27,77 @@ from rayflow.runtime.actors.clock import SystemClock
 
 T = TypeVar("T")
 
-#: Seconds that the thread waits at once; then it waits again.
+#: Seconds of one wait of the thread, which is then repeated.
 _LONGEST_WAIT = 3600.0
 
-#: What is due so late is never due, in seconds since the epoch: in the year 2603.
+#: A timer at this time or later counts as never due: seconds since the epoch, in the year 2603.
 NEVER = 2e10
 
 
 class Part(Protocol):
-    """Something that has work of its own."""
+    """Component with work in the loop."""
 
     def work(self) -> bool:
-        """Do one thing that can be done at this moment. Answers whether there was one."""
+        """Run one action that can run at the current time; return whether there was one."""
 
     def next_due(self) -> float | None:
-        """When there will be something to do, in seconds since the epoch, after this moment; None for never."""
+        """Return when the next action is due, in seconds since the epoch, after the current time; None for never."""
 
     def moved(self) -> None:
-        """The clock was moved."""
+        """Note that the clock has moved."""
 
 
 class RealSteps(Protocol):
-    """The real steps that are under way, on other threads."""
+    """Real steps that run on other threads."""
 
     def began(self) -> Sequence[float]:
-        """When each of them began, as of ``time.monotonic()``."""
+        """Return when each step started, as of ``time.monotonic()``."""
 
     def suspend(self, key: Key) -> None:
-        """One of them waits for something else that happens here: it is not to be waited for."""
+        """Stop waiting for a step that itself waits for something in this test."""
 
     def resume(self, key: Key) -> None:
-        """It goes on."""
+        """Wait for a suspended step again."""
 
 
 class VirtualClock(SystemClock):
-    """A clock that stands still until it is moved.
+    """Clock that stands still until the loop moves it."""
 
-    Args:
-        timeline: what moves it.
-        now: what it shows at first, in seconds since the epoch.
-    """
-
-    def __init__(self, timeline: VirtualTimeLoop, now: float) -> None:
-        self._timeline = timeline
+    def __init__(self, loop: VirtualTimeLoop, now: float) -> None:
+        self._loop = loop
         self._began = self._now = now
 
     def now(self) -> float:
-        """Seconds since the epoch, as executions see them."""
+        """Return seconds since the epoch, as executions see them."""
         return self._now
 
     def monotonic(self) -> float:
-        """Seconds since it was made."""
+        """Return seconds since the start of the test."""
         return self._now - self._began
 
     def sleep(self, seconds: float) -> None:
-        """Let so much virtual time pass; in a step, which the clock waits for, real time."""
+        """Let virtual time pass; in a step, which the clock waits for, sleep in real time."""
         if in_step():
             time.sleep(seconds)
         else:
-            self._timeline.ask(lambda: self._timeline.advance(self.now() + seconds))
+            self._loop.ask(lambda: self._loop.advance(self.now() + seconds))
 
     def move(self, moment: float) -> None:
-        """Show that moment, unless it has passed. On the thread only."""
+        """Move forward to a time, on the thread only."""
         self._now = max(self._now, moment)
 
 
 class VirtualTimeLoop:
-    """See the module's docstring.
+    """Event loop on one thread, with virtual time.
 
     Args:
-        now: what the clock shows at first, in seconds since the epoch.
-        patience: seconds of real time that a real step may take without taking virtual time; and for which whoever
-            only looks waits for it.
+        now: the initial time, in seconds since the epoch.
+        patience: seconds of real time that a real step may run without taking virtual time, and that a read waits
+            for a step.
 
     Attributes:
         clock: the clock.
-        steps: the real steps that are under way; None before there can be any.
+        steps: the running real steps; None before the coordinator exists.
     """
 
     def __init__(self, now: float, patience: float) -> None:
@@ -118,41 +112,40 @@ class VirtualTimeLoop:
         self._failure: Exception | None = None
         self._moved_at = 0.0
         self._done = 0
-        self._thread = threading.Thread(target=self._serve, name="stage", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="virtual-time", daemon=True)
         self._thread.start()
 
-    # --- from other threads --------------------------------------------------------------------------------
     @property
     def here(self) -> bool:
-        """Whether the caller is on the thread."""
+        """Whether the caller runs on the thread of the loop."""
         return threading.current_thread() is self._thread
 
     def post(self, action: Callable[[], None]) -> None:
-        """Have something done on the thread, between two other things. It must not raise."""
+        """Run an action on the thread later; it must not raise."""
         self._inbox.put(action)
 
     def ask(self, question: Callable[[], T]) -> T:
-        """The answer to a question that is put on the thread; at once where that is the caller's own thread.
+        """Run a function on the thread and return its result; immediately if the caller is on the thread.
 
         Raises:
-            ClusterError: it is closed.
-            Exception: whatever the question raises.
+            ClusterError: if the loop is closed.
+            Exception: whatever the function raises.
         """
         return question() if self.here else self.later(question).result()
 
     def later(self, question: Callable[[], T], answer: Future[T] | None = None) -> Future[T]:
-        """The same, without waiting for it. The answer may be cancelled at any time: then nobody wants it any more.
+        """Run a function on the thread, and return the future of its result, which the caller may cancel.
 
         Args:
-            question: the question.
-            answer: where the answer is put; None for a new one.
+            question: the function.
+            answer: the future to use; None for a new one.
         """
         answer = Future() if answer is None else answer
 
         def put() -> None:
             try:
                 found = question()
-            except BaseException as error:  # noqa: BLE001 - raised to who asks
+            except BaseException as error:  # noqa: BLE001 - raised to the caller
                 with suppress(InvalidStateError):
                     answer.set_exception(error)
             else:
@@ -165,70 +158,69 @@ class VirtualTimeLoop:
         return answer
 
     def wake(self) -> None:
-        """Somebody does not want any more what the stage may be waiting for."""
+        """Let the loop notice that a wait was cancelled."""
         self.post(lambda: None)
 
     def close(self, last: Callable[[], None] = lambda: None) -> None:
-        """End the thread, after a last thing that is done on it. Whoever still waits is told."""
+        """End the thread after a last action; pending waits raise ClusterError."""
         self._last = last
         self._closed = True
         self.wake()
         self._thread.join(timeout=5)
 
-    # --- what happens, on the thread ------------------------------------------------------------------------
     def add(self, part: Part) -> None:
-        """Have a part work. Those that were added first come first."""
+        """Add a part; parts that were added first run first."""
         self._parts.append(part)
 
     @property
     def done(self) -> int:
-        """How many things have been done so far."""
+        """Number of actions that have run."""
         return self._done
 
-    def settle(self, patience: float = math.inf, *, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Do everything that can be done at this moment.
+    def settle(self, patience: float = math.inf, *, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Run everything that can run at the current time.
 
         Args:
-            patience: seconds of real time that each real step is waited for.
-            given_up: whether nobody wants it any more.
+            patience: seconds of real time to wait for each real step.
+            cancelled: whether the caller has stopped waiting.
 
         Raises:
-            ClusterError: the engine was closed meanwhile, or broke down earlier.
-            Exception: a defect.
+            ClusterError: if the engine is closed or has failed.
+            Exception: for a defect.
         """
-        while not given_up() and self._work(patience):
+        while not cancelled() and self._work(patience):
             pass
 
     def next_due(self) -> float | None:
-        """When there will be something to do, in seconds since the epoch; None for never."""
+        """Return when the next timer is due, in seconds since the epoch; None for never."""
         now = self.clock.now()
         dues = [due for part in self._parts if (due := part.next_due()) is not None and now < due < NEVER]
         return min(dues, default=None)
 
     @property
-    def at_rest(self) -> bool:
-        """Whether nothing is under way, and nothing is due any more: nothing will happen by itself."""
+    def is_idle(self) -> bool:
+        """Whether no real step is running and no timer is due, so that nothing more will happen."""
         return not self._began() and self.next_due() is None
 
     @property
     def waiting(self) -> int:
-        """How many things are sent and not done."""
+        """Number of sent messages that have not run."""
         return len(self._sent)
 
     def skip(self) -> float | None:
-        """Move the clock to the next due moment, and answer it; None if there is none."""
+        """Move the clock to the next timer, and return its time; None if there is none."""
         due = self.next_due()
         if due is not None:
             self._move(due)
         return due
 
     def wait_for_step(self) -> bool:
-        """Wait until a real step ends, or something is due meanwhile. Answers whether any step is under way."""
+        """Wait until a real step ends or a timer is due; return whether a step is running."""
         self._check()
         return self._wait(math.inf)
 
     def advance(self, moment: float) -> None:
-        """Move the clock to a moment, by way of all that is due until then. Real steps are waited for with patience."""
+        """Move the clock to a time, and run everything that is due on the way."""
         self.settle(self.patience)
         while (due := self.next_due()) is not None and due <= moment:
             self._move(due)
@@ -236,22 +228,21 @@ class VirtualTimeLoop:
         self._move(moment)
         self.settle(self.patience)
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _serve(self) -> None:
         while not self._closed:
             self._inbox.get()()
             self._done += 1
         while (left := self._posted()) is not None:
-            left()  # whoever put it waits for an answer
+            left()  # its caller waits for the result
         self._last()
 
     def _check(self) -> None:
         if self._closed:
-            raise ClusterError("the engine was closed while this waited")
+            raise ClusterError("the engine was closed during this wait")
         if self._failure is not None:
-            raise ClusterError(f"this engine has broken down by a defect, see its cause: {self._failure}") from (
-                self._failure
-            )
+            raise ClusterError(
+                f"this engine failed because of a defect, see the cause of this error: {self._failure}"
+            ) from (self._failure)
 
     def _work(self, patience: float) -> bool:
         self._check()
@@ -277,13 +268,13 @@ class VirtualTimeLoop:
         return None
 
     def _wait(self, patience: float) -> bool:
-        """Wait for real steps, and let the clock keep pace. Answers whether there was any to wait for."""
+        """Wait for real steps while the clock keeps pace; return whether there was a step to wait for."""
         began, real = self._began(), time.monotonic()
         until = max((begin + patience for begin in began), default=0.0)
         if until <= real:
             return False
         due = self.next_due()
-        # Since when the clock keeps pace: since it was moved, but not with what has just begun.
+        # The clock keeps pace since its last move, but not with a step younger than the patience.
         since = max(self._moved_at, min(began) + self.patience)
         ahead = math.inf if due is None else max(0.0, due - self.clock.now() + since - real)
         try:
@@ -304,7 +295,7 @@ class VirtualTimeLoop:
 
 
 def in_step() -> Key | None:
-    """The attempt that the caller is the code of, for which the timeline may be waiting; None if it is not a step's."""
+    """Return the attempt whose code is the caller; None if the caller is not a step."""
     try:
         context = step_context()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Each test that the documentation names is there, and each of its numbers has one or says what is missing."""
+"""Tests named in the documentation exist, and each of its numbers names a test or a missing feature."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 def named_tests(text: str) -> list[tuple[str, str]]:
-    """(path, function) of each test that a page names."""
+    """Return (path, function) of each test that a page names."""
     return _TEST.findall(text)
 
 
 def missing_tests(text: str, root: Path) -> list[str]:
-    """Those of them that are not in the tree."""
+    """Return the named tests that do not exist."""
     return [f"{path}::{name}" for path, name in named_tests(text) if name not in _functions(root / path)]
 
 
@@ -37,7 +37,7 @@ def _functions(file: Path) -> set[str]:
 
 
 def _machines(node: ast.stmt) -> list[str]:
-    """The names that are given to the test cases of state machines."""
+    """Return the names of test cases of state machines."""
     match node:
         case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)) if name.startswith("Test"):
             return [name]
@@ -45,7 +45,7 @@ def _machines(node: ast.stmt) -> list[str]:
 
 
 def bare_rows(text: str) -> list[str]:
-    """Numbers of the rows that neither name a test nor say what is not here yet."""
+    """Return the numbers of rows that name neither a test nor a missing feature."""
     return [number for number, shown in _ROW.findall(text) if not _TEST.search(shown) and "not here yet: " not in shown]
 
 
@@ -62,7 +62,7 @@ def test_each_named_test_is_there(page: Path) -> None:
 
 
 def test_each_guarantee_is_shown_by_something() -> None:
-    guaranteed = RELIABILITY.read_text(encoding="utf-8").partition("## What is not")[0]
+    guaranteed = RELIABILITY.read_text(encoding="utf-8").partition("## Not guaranteed")[0]
     guarantees = re.split(r"^\*\*(\d+)\. ", guaranteed, flags=re.MULTILINE)
     numbers, paragraphs = guarantees[1::2], guarantees[2::2]
     assert [int(number) for number in numbers] == list(range(1, GUARANTEES + 1))

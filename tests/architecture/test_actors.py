@@ -1,4 +1,4 @@
-"""Actors have threads: one coroutine among their methods, and Ray runs all their calls on one event loop, in a row."""
+"""Actor classes have no coroutine methods: one would make Ray run all calls on one event loop, one after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cluster.yaml is what Ray's launcher takes, and holds what rayflow's failure times rest on."""
+"""Ray's launcher accepts cluster.yaml, which has the settings behind the documented failure times."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_head_looks_for_dead_nodes_as_often_as_promised(config: dict[str, An
 
 
 def test_ray_knows_the_health_check_settings() -> None:
-    """A renamed setting would be ignored without a word, and with it the promise."""
+    """Check against Ray's settings: it ignores unknown ones without a warning."""
     import ray
 
     [server] = Path(ray.__file__).parent.rglob("gcs_server")

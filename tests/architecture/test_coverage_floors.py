@@ -1,4 +1,4 @@
-"""The check that holds the coverage floors, tried on figures that keep them and on figures that do not."""
+"""Test of the check of the coverage floors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.coverage_floors import ALL, LOWER, Limit, covered, verdict
 
 
 def entry(*, lines: tuple[int, int], branches: tuple[int, int] = (0, 0)) -> dict[str, dict[str, int]]:
-    """One file's entry in coverage's report, with (covered, all) of each."""
+    """Return the entry of one file in coverage's report, with (covered, all) of each kind."""
     return {
         "summary": {
             "covered_lines": lines[0],

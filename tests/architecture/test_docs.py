@@ -1,4 +1,4 @@
-"""Examples in docstrings do what they show, and the Python in README.md and docs/ is Python."""
+"""Examples in docstrings do what they show; Python on the pages compiles, and their links and paths lead somewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ from tests.architecture.tree import PURE, ROOT, modules
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w+-]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
 )
+_LINK = re.compile(r"\]\((?!\w+:)([^)\s]+)\)")
+#: A path below the root or rayflow/, with or without the name of a test.
+_PATH = re.compile(
+    r"`((?:rayflow|tests|docs|client|core|definition|cli|display|runtime|storage|testing)/[\w/.-]*?)/?(?:::\w+)?`"
+)
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def wrong_blocks(page: Path) -> list[str]:
-    """The Python blocks of a Markdown page that do not compile, as "file:line: why"."""
+    """Return the Python blocks of a Markdown page that do not compile, as "file:line: why"."""
     text = page.read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(text):
@@ -46,8 +53,32 @@ def _errors(code: str) -> list[tuple[int, str]]:
     return found
 
 
+def dead_links(page: Path, root: Path) -> list[str]:
+    """Return the relative links of a page whose file or heading does not exist."""
+    found = []
+    for target in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        if not linked.is_relative_to(root) or not linked.exists() or (anchor and anchor not in anchors(linked)):
+            found.append(target)
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as a forge makes them."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def dead_paths(page: Path, root: Path) -> list[str]:
+    """Return the paths of modules and pages in code spans that exist neither below the root nor below rayflow/."""
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    return [path for path in _PATH.findall(text) if not any((root / base / path).exists() for base in ("", "rayflow"))]
+
+
 def failed_examples(module: ModuleType) -> list[str]:
-    """The examples in a module's docstrings that do not do what they show."""
+    """Return the examples in a module's docstrings that do not do what they show."""
     runner = doctest.DocTestRunner(verbose=False)
     found: list[str] = []
     for test in doctest.DocTestFinder(exclude_empty=True).find(module):
@@ -61,14 +92,11 @@ def test_docstring_examples_do_what_they_show(name: str) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))],
-    ids=lambda page: page.relative_to(ROOT).as_posix(),
-)
-def test_python_in_the_docs_compiles(page: Path) -> None:
-    found = wrong_blocks(page)
-    assert not found, "\n".join(found)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_is_right(page: Path) -> None:
+    assert wrong_blocks(page) == []
+    assert dead_links(page, ROOT) == []
+    assert dead_paths(page, ROOT) == []
 
 
 # --- the checks themselves ----------------------------------------------------------------------------------
@@ -82,6 +110,21 @@ def test_wrong_blocks_are_seen_with_their_lines(tmp_path: Path) -> None:
         "```python\n>>> 1 + 1\n2\n>>> 1 +\n```\n"
     )
     assert [problem.partition(": ")[0] for problem in wrong_blocks(page)] == ["page.md:14", "page.md:21", "page.md:27"]
+
+
+def test_dead_links_and_paths_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "rayflow" / "core").mkdir(parents=True)
+    (tmp_path / "rayflow" / "core" / "a.py").touch()
+    (tmp_path / "docs" / "other.md").write_text("# Pause, `resume`!\n\n```\n# no heading\n```\n")
+    page = tmp_path / "docs" / "page.md"
+    page.write_text(
+        "[a](other.md) [b](other.md#pause-resume) [c](#title) [d](http://example.org/x) [e](../docs/)\n# Title\n"
+        "[f](gone.md) [g](other.md#no-heading) [h](#other)\n"
+        "`rayflow/core/a.py` `core/a.py` `rayflow/core/` `core/a.py::test_x` `rayflow/b.py` `core/b.py` `other/b.py`\n"
+    )
+    assert dead_links(page, tmp_path) == ["gone.md", "other.md#no-heading", "#other"]
+    assert dead_paths(page, tmp_path) == ["rayflow/b.py", "core/b.py"]
 
 
 def test_a_failing_example_is_seen() -> None:

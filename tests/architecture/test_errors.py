@@ -1,4 +1,4 @@
-"""Every error crosses process borders whole, and the tree drawn in errors.py is the real one."""
+"""Errors survive pickling with all fields, and the tree drawn in errors.py is the real one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SAMPLES: dict[Any, Any] = {
 
 
 def all_errors() -> list[type[RayflowError]]:
-    """RayflowError and its subclasses in errors.py."""
+    """Return RayflowError and its subclasses in errors.py."""
     found: list[type[RayflowError]] = [RayflowError, *_subclasses(RayflowError)]
     return [cls for cls in found if cls.__module__ == errors.__name__]
 
@@ -44,7 +44,7 @@ def _subclasses(cls: type[RayflowError]) -> Iterator[type[RayflowError]]:
 
 
 def example(cls: type[RayflowError]) -> RayflowError:
-    """An error with a value for each argument that its constructor names."""
+    """Return an error with a value for each argument of its constructor."""
     if not inspect.isfunction(cls.__init__):  # a built-in class's, which takes anything
         return cls("what is wrong, where, and what would be right")
     hints = get_type_hints(cls.__init__)
@@ -68,7 +68,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 
 
 def losses(error: BaseException) -> list[str]:
-    """What is lost when an error is sent to another process, for each way of sending it."""
+    """Return the fields that an error loses on its way to another process, for each way."""
     found = []
     for way, send in WAYS.items():
         try:
@@ -90,7 +90,7 @@ _LINE = re.compile(
 
 
 def drawn(text: str) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The tree in a docstring: class name → (name of its parent, names of its bases outside the tree)."""
+    """Return the tree in a docstring: class name → (name of its parent, names of its other bases)."""
     tree: dict[str, tuple[str, tuple[str, ...]]] = {}
     path: list[str] = []
     for line in text.splitlines():
@@ -105,7 +105,7 @@ def drawn(text: str) -> dict[str, tuple[str, tuple[str, ...]]]:
 
 
 def real(classes: list[type[RayflowError]]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """The same of the classes themselves."""
+    """Return the same of the classes themselves."""
     tree = {}
     for cls in classes:
         first, *others = (base.__name__ for base in cls.__bases__)

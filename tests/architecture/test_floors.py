@@ -1,20 +1,19 @@
-"""Imports point only downwards, without cycles; only one package knows Ray; floors 0-3 have no clock and no dice."""
+"""Imports point downwards, without circles; one package imports Ray; floors 0-3 read no clock, draw no numbers."""
 
 from __future__ import annotations
 
 import ast
-import graphlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.architecture.tree import PURE, ROOT, Module, imports, modules
+from tests.architecture.tree import PURE, ROOT, Module, circles, floors, imports, module_graph, modules, room_graphs
 
 RAY_SEAM = Path("rayflow/runtime/actors/ray_system")
 
 _CLOCK = "take the time as an argument (`now: float`, or an `ids.Clock`)"
-_DICE = "take a seeded random.Random as an argument"
+_RANDOM = "take a seeded random.Random as an argument"
 _IDS = "take the id as an argument, or make it from a seeded random.Random"
 
 #: What floors 0-3 do not touch, and what they do instead. A name ending in ``.*`` stands for a whole module.
@@ -27,22 +26,22 @@ FORBIDDEN = {
         ],
         _CLOCK,
     ),
-    "time.sleep": "answer when to be called again, and let the runtime wait",
+    "time.sleep": "return when to be called again, and let the runtime wait",
     "datetime.datetime.now": _CLOCK,
     "datetime.datetime.utcnow": _CLOCK,
     "datetime.datetime.today": _CLOCK,
     "datetime.date.today": _CLOCK,
-    "random.*": _DICE,
-    "secrets.*": _DICE,
-    "os.urandom": _DICE,
-    "os.getrandom": _DICE,
+    "random.*": _RANDOM,
+    "secrets.*": _RANDOM,
+    "os.urandom": _RANDOM,
+    "os.getrandom": _RANDOM,
     "uuid.uuid1": _IDS,
     "uuid.uuid4": _IDS,
 }
 
 #: Uses of forbidden names that stand, with the reason.
 ALLOWED = {
-    ("rayflow/core/interpreter/sandbox.py", "time.sleep"): "replaces it, so that a workflow that calls it is refused",
+    ("rayflow/core/interpreter/sandbox.py", "time.sleep"): "replaced by a function that refuses the call, in workflows",
 }
 
 
@@ -57,19 +56,19 @@ def upward_imports(root: Path) -> list[str]:
     ]
 
 
-def cycles(root: Path) -> list[str]:
+def import_circles(root: Path) -> list[str]:
+    """Return a message for each circle of imports: of modules, and of the rooms of one folder."""
     known = modules(root)
-    graph = {
-        module.name: {found.name for found in imports(module, known) if found.at_load and found.name in known}
-        for module in known.values()
-    }
-    try:
-        graphlib.TopologicalSorter(graph).prepare()
-    except graphlib.CycleError as error:
-        # The error lists each module before the ones that import it.
-        path = " -> ".join(reversed(error.args[1]))
-        return [f"import cycle: {path}. Move what both need into a module of its own"]
-    return []
+    found = [
+        f"import circle: {' -> '.join(circle)}. Move what both need into a module of its own"
+        for circle in circles(module_graph(known))
+    ]
+    for folder, graph in room_graphs(known).items():
+        found += [
+            f"import circle in {folder}: {' -> '.join(circle)}. Move what both need into a room below both"
+            for circle in circles(graph)
+        ]
+    return found
 
 
 def ray_imports(root: Path) -> list[str]:
@@ -83,7 +82,7 @@ def ray_imports(root: Path) -> list[str]:
 
 
 def impurities(root: Path) -> list[tuple[str, str, str]]:
-    """(file, forbidden name, message) for each use of a clock or of dice in floors 0-3."""
+    """Return (file, forbidden name, message) for each use of a clock or of random numbers in floors 0-3."""
     found = []
     for module in modules(root).values():
         if module.floor <= PURE:
@@ -95,7 +94,7 @@ def impurities(root: Path) -> list[tuple[str, str, str]]:
 
 def _forbidden_uses(module: Module) -> Iterator[tuple[str, int, str]]:
     names = _imported_names(module.tree)
-    inner: set[ast.AST] = set()  # parts of a longer dotted name, which was looked at whole
+    inner: set[ast.AST] = set()  # parts of a longer dotted name, which was checked as a whole
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call) and _dotted(node.func, names) == "random.Random" and not node.args:
             yield "random.Random()", node.lineno, "give it a seed"
@@ -112,7 +111,7 @@ def _forbidden_uses(module: Module) -> Iterator[tuple[str, int, str]]:
 
 
 def _imported_names(tree: ast.Module) -> dict[str, str]:
-    """What each imported name of a module stands for, dotted."""
+    """Return the dotted name that each imported name of a module stands for."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -147,8 +146,8 @@ def test_imports_point_downwards() -> None:
     assert not found, "\n".join(found)
 
 
-def test_there_is_no_import_cycle() -> None:
-    found = cycles(ROOT)
+def test_imports_form_no_circle() -> None:
+    found = import_circles(ROOT)
     assert not found, "\n".join(found)
 
 
@@ -157,7 +156,7 @@ def test_only_the_seam_imports_ray() -> None:
     assert not found, "\n".join(found)
 
 
-def test_pure_floors_have_no_clock_and_no_dice() -> None:
+def test_pure_floors_have_no_clock_and_draw_no_numbers() -> None:
     found = [message for file, name, message in impurities(ROOT) if (file, name) not in ALLOWED]
     assert not found, "\n".join(found)
 
@@ -217,35 +216,49 @@ def test_downward_and_level_imports_are_fine(write: Write) -> None:
         }
     )
     assert upward_imports(root) == []
-    assert cycles(root) == []
+    assert import_circles(root) == []
 
 
-def test_a_cycle_is_seen_with_its_path(write: Write) -> None:
+CIRCLES = {
+    "at load": "from rayflow.core.a import x\n",
+    "for types": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rayflow.core.a import x\n",
+    "in a function": "def late():\n    from rayflow.core import a\n",
+    "by name": "import importlib\na = importlib.import_module('rayflow.core.a')\n",
+}
+
+
+@pytest.mark.parametrize("text", CIRCLES.values(), ids=CIRCLES)
+def test_a_circle_is_seen_with_its_path(write: Write, text: str) -> None:
     root = write(
         {
             "core/a.py": "from rayflow.core.b import x\n",
             "core/b.py": "try:\n    from rayflow.core import c\nexcept ImportError:\n    raise\n",
-            "core/c.py": "import rayflow.core.a\n",
+            "core/c.py": text,
+            "core/d.py": "from rayflow.core import a, b\n",
         }
     )
-    [problem] = cycles(root)
-    [path] = [part for part in problem.split(". ") if "->" in part]
-    steps = path.removeprefix("import cycle: ").split(" -> ")
-    assert steps[0] == steps[-1]
-    assert set(steps) == {"rayflow.core.a", "rayflow.core.b", "rayflow.core.c"}
-    following = {"a": "b", "b": "c", "c": "a"}
-    assert [step[-1] for step in steps[1:]] == [following[step[-1]] for step in steps[:-1]]
+    ours, rooms = import_circles(root)
+    assert ours.startswith("import circle: rayflow.core.a -> rayflow.core.b -> rayflow.core.c -> rayflow.core.a. ")
+    assert rooms.startswith("import circle in rayflow.core: a -> b -> c -> a. ")
 
 
-def test_an_import_in_a_function_or_for_types_makes_no_cycle(write: Write) -> None:
+def test_a_circle_of_rooms_without_a_circle_of_modules_is_seen(write: Write) -> None:
     root = write(
         {
-            "core/a.py": "from rayflow.core.b import x\n",
-            "core/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rayflow.core.a import y\n"
-            "def late():\n    import rayflow.core.a\n",
+            "core/pool/__init__.py": "",
+            "core/pool/low.py": "",
+            "core/pool/high.py": "from rayflow.core.locks import machine\n",
+            "core/locks/machine.py": "from rayflow.core.pool import low\n",
         }
     )
-    assert cycles(root) == []
+    [problem] = import_circles(root)
+    assert problem.startswith("import circle in rayflow.core: locks -> pool -> locks. ")
+
+
+def test_floors_are_counted_and_a_circle_counts_once() -> None:
+    graph = {"a": "bc", "b": "c", "c": "d", "d": "c", "e": "", "f": "e"}
+    assert floors({name: frozenset(targets) for name, targets in graph.items()}) == 3
+    assert floors({}) == 0
 
 
 @pytest.mark.parametrize(
@@ -284,7 +297,7 @@ def test_an_import_of_ray_is_seen_beside_the_seam_only(write: Write, text: str) 
         ("import secrets\nsecrets.token_hex()", "secrets.token_hex"),
     ],
 )
-def test_clock_and_dice_are_seen_in_pure_floors_only(write: Write, text: str, name: str) -> None:
+def test_clock_and_random_numbers_are_seen_in_pure_floors_only(write: Write, text: str, name: str) -> None:
     root = write({"core/a.py": text, "runtime/a.py": text, "engine.py": text})
     [(file, used, message)] = impurities(root)
     assert (file, used) == ("rayflow/core/a.py", name)

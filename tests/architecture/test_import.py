@@ -13,7 +13,7 @@ import pytest
 
 from tests.architecture.tree import ROOT
 
-#: Loaded only when somebody asks for what needs them.
+#: Loaded only on first use.
 HEAVY = ("ray", "rayflow.runtime", "rayflow.client.distributed", "rayflow.cli", "grpc")
 #: Generous: on an idle machine it takes a fraction of it. Importing ray alone would add about a second.
 SECONDS = 5.0
@@ -35,7 +35,7 @@ def heavy_modules(loaded: list[str]) -> list[str]:
 
 
 def load(module: str, root: Path) -> tuple[list[str], float, float]:
-    """Import a module in a fresh interpreter: the modules loaded then, seconds, megabytes."""
+    """Import a module in a fresh interpreter; return the loaded modules, seconds, megabytes."""
     # Measuring coverage would be measured with it, and would report a made-up rayflow as the real one.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     command = [sys.executable, "-c", _PROGRAM, module]

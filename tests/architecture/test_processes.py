@@ -1,4 +1,4 @@
-"""The check that a test session leaves no process behind, tried on processes that do stay."""
+"""Test of the check that a test session leaves no process behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is published names no package registry, nobody's machine, and never the other project called rayflow."""
+"""Published files name no package registry, no private machine, and never the other project called rayflow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FORBIDDEN = {
 
 
 def published(root: Path) -> list[Path]:
-    """The files that are in git, or would be."""
+    """Return the files that are in git, or would be."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,
@@ -49,7 +49,7 @@ def published(root: Path) -> list[Path]:
 
 
 def findings(root: Path, files: list[Path]) -> list[str]:
-    """Each line that must not be published, as "file:line: what. What instead"."""
+    """Return each line that must not be published, as "file:line: found text. What instead"."""
     found = []
     for file in files:
         try:

@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures of the command line's tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.project import Project
 
-#: Each project's module has a name of its own: a process imports a module of one name only once.
+#: Each project's module has a unique name: a process imports a module name only once.
 _numbers = itertools.count()
 
 

@@ -90,6 +90,7 @@ async def long() -> None:
 
 class Box:
     inner = shout
+    number = 3
 
 
 def stamp(text: str) -> str:
@@ -105,7 +106,7 @@ declared = rf.Workflow("declared").add_step(
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -139,7 +140,7 @@ class Project:
         return self("run", f"{self.file.name}:{target}", "--local", *words)
 
     def spawn(self, *words: str, program: tuple[str, ...] = ("-m", "rayflow")) -> subprocess.Popen[str]:
-        """The same in a process of its own."""
+        """Run a command in a separate process."""
         return subprocess.Popen(
             [sys.executable, *program, *words],
             cwd=self.folder,
@@ -151,7 +152,7 @@ class Project:
         )
 
     def hurry(self) -> None:
-        """Make executions of the workflow "long" end soon, also those that were started before."""
+        """Let executions of the workflow "long" end soon, including those that have started."""
         self.file.write_text(self.file.read_text().replace("86_400", "0"))
         sys.modules.pop(self.name, None)
 

@@ -1,4 +1,4 @@
-"""``rayflow dlq``: what failed for good is listed, shown, requeued and discarded."""
+"""``rayflow dlq``: listing, showing, requeueing and discarding dead letters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rayflow.cli import dead_letters, exit_codes
+from rayflow.cli import exit_codes, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
 
@@ -65,7 +65,6 @@ def listed(project: Project, *words: str) -> list[tuple[str, int]]:
     return [(letter["execution_id"], letter["step"]) for letter in project("dlq", "list", "--json", *words).json]
 
 
-# --- looking --------------------------------------------------------------------------------------------------
 def test_list_shows_the_newest_first_and_filters(failing: Project) -> None:
     assert failing.run("careful", "--id", "two").code == exit_codes.COMPLETED
     assert listed(failing) == [("two", 1), ("one", 1)]
@@ -94,7 +93,7 @@ def test_show_tells_all_of_a_dead_letter(failing: Project) -> None:
     facts, history, given, traceback = shown.out.rstrip().split("\n\n")
     found = dict(line.split(maxsplit=1) for line in facts.splitlines())
     assert (found["execution"], found["step"], found["attempts"]) == ("one", "1 pay", "2")
-    assert found["handled"] == "no: it failed the execution"
+    assert found["handled"] == "no: the step failed the execution"
     assert found["error"] == "ConnectionError: the bank does not answer"
     assert history.splitlines()[0].split() == ["ATTEMPT", "FAILED", "DURATION", "WORKER", "COUNTS", "ERROR"]
     assert [line.split()[0] for line in history.splitlines()[1:]] == ["1", "2"]
@@ -102,14 +101,14 @@ def test_show_tells_all_of_a_dead_letter(failing: Project) -> None:
     assert given == f'input: {{"args": [{bill}], "kwargs": {{"how": "card"}}}}'
     assert traceback.startswith("traceback\n  Traceback (most recent call last):\n")
     assert "  for 500" in traceback
-    assert shown.err == ("to requeue it: rayflow dlq requeue one 1; to discard it: rayflow dlq discard one 1\n")
+    assert shown.err == ("to requeue: rayflow dlq requeue one 1; to discard: rayflow dlq discard one 1\n")
 
 
 def test_show_of_a_handled_one_offers_no_requeue(failing: Project) -> None:
     failing.run("careful", "--id", "two")
     shown = failing("dlq", "show", "two", "1")
-    assert "yes: the execution did not fail because of it" in shown.out
-    assert shown.err == "to discard it: rayflow dlq discard two 1\n"
+    assert "yes: the step did not fail the execution" in shown.out
+    assert shown.err == "to discard: rayflow dlq discard two 1\n"
 
 
 def test_show_as_json_needs_no_code_of_the_users(failing: Project) -> None:
@@ -136,7 +135,6 @@ def test_looking_starts_nothing_and_leaves_no_file(failing: Project) -> None:
     assert (failing.folder / "flows.db").read_bytes() == content
 
 
-# --- dealing with them ----------------------------------------------------------------------------------------
 def test_requeue_tries_again_and_waits_locally(failing: Project) -> None:
     mend(failing)
     done = failing("dlq", "requeue", "one", "1", "--local", "--json")
@@ -153,13 +151,13 @@ def test_a_requeued_one_may_fail_again(failing: Project) -> None:
 def test_requeue_elsewhere_waits_only_if_asked_to(
     failing: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
 ) -> None:
-    # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(dead_letters, "open_engine", lambda args: LocalEngine(failing.store, recover=False))
+    # An engine of this process that works as one on a cluster does.
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(failing.store, recover=False))
     mend(failing)
     done = failing("dlq", "requeue", "one", "1", *(["--wait"] if wait else []))
     assert done.code == exit_codes.COMPLETED
     said = done.out.splitlines()[0]
-    assert said.startswith("one completed") if wait else said == "step 1 of one is tried again, and one goes on"
+    assert said.startswith("one completed") if wait else said == "step 1 of one is requeued, and one is resumed"
 
 
 def test_requeue_of_a_handled_one_is_wrong_usage(failing: Project) -> None:

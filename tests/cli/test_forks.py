@@ -1,4 +1,4 @@
-"""``rayflow fork``: what a fork takes over and what it does again, and what cannot be forked."""
+"""``rayflow fork``: recorded and repeated steps of a fork, and wrong usage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from rayflow.cli import exit_codes, forks
+from rayflow.cli import exit_codes, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
 
@@ -49,27 +49,26 @@ def drafted(project: Project) -> Project:
 
 
 def fork(project: Project, *words: str) -> object:
-    """The result of a fork that has to complete."""
+    """Run a fork that must complete, and return its result."""
     done = project("fork", *words, "--local", "--json")
     assert done.code == exit_codes.COMPLETED, done.err
     assert done.json["forked_from"] == words[0]
     return done.json["result"]
 
 
-# --- forking ----------------------------------------------------------------------------------------------------
-def test_a_local_fork_takes_over_what_was_done_and_is_waited_for(drafted: Project) -> None:
+def test_a_local_fork_reuses_recorded_steps_and_waits(drafted: Project) -> None:
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", "--local")
     assert done.code == exit_codes.COMPLETED
-    assert done.err == "execution two is a fork of one, from quiet on\n"
+    assert done.err == "execution two is a fork of one before step quiet\n"
     lines = done.out.splitlines()
-    assert lines[0].startswith("two completed: 2 steps in ")  # and nothing that "loud" would have said again
+    assert lines[0].startswith("two completed: 2 steps in ")  # the step "loud" did not run again
     assert lines[1] == 'result: ["tides 1", {}]'
     assert "forked from  one\n" in drafted("show", "two").out
 
 
 def test_the_step_may_be_given_by_its_number(drafted: Project) -> None:
     done = drafted("fork", "one", "--before", "1", "--id", "two", "--local")
-    assert done.err == "execution two is a fork of one, from step 1 on\n"
+    assert done.err == "execution two is a fork of one before step 1\n"
     assert done.out.splitlines()[0] == "step says Tides"
 
 
@@ -83,7 +82,7 @@ def test_input_and_state_may_be_others(drafted: Project) -> None:
     ]  # fmt: skip
 
 
-def test_it_may_go_on_with_another_saved_version(drafted: Project) -> None:
+def test_a_fork_may_run_another_saved_version(drafted: Project) -> None:
     drafted.file.write_text(drafted.file.read_text() + _NEWER)
     sys.modules.pop(drafted.name)
     drafted.run("newer", "--input", '["x"]')
@@ -91,7 +90,7 @@ def test_it_may_go_on_with_another_saved_version(drafted: Project) -> None:
     assert (done.code, done.json["version"], done.json["result"]) == (exit_codes.COMPLETED, "2", "y by version 2")
 
 
-def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> None:
+def test_a_fork_inside_a_lock_needs_allow_reacquire(drafted: Project) -> None:
     drafted.run("guarded", "--id", "two")
     refused = drafted("fork", "two", "--before", "loud", "--local")
     assert (refused.code, refused.out) == (exit_codes.USAGE, "")
@@ -101,19 +100,20 @@ def test_what_is_open_at_that_point_has_to_be_wanted_again(drafted: Project) -> 
 
 
 @pytest.mark.parametrize("wait", [False, True])
-def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool) -> None:
-    # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(forks, "open_engine", lambda args: LocalEngine(drafted.store, recover=False))
+def test_a_fork_on_a_cluster_is_waited_for_on_request(
+    drafted: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
+) -> None:
+    # An engine of this process that works as one on a cluster does.
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(drafted.store, recover=False))
     done = drafted("fork", "one", "--before", "quiet", "--id", "two", *(["--wait"] if wait else []))
     assert done.code == exit_codes.COMPLETED
     if wait:
         assert done.out.startswith("two completed: ")
     else:
         assert done.out == "two\n"
-        assert done.err.splitlines()[1] == "to wait for it: rayflow wait two"
+        assert done.err.splitlines()[1] == "to wait for the result: rayflow wait two"
 
 
-# --- what cannot be meant -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -121,8 +121,11 @@ def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pyte
         (["nope", "--before", "loud", "--input", "1"], "no execution 'nope' in this store"),
         (["one", "--before", "draft"], "cannot fork execution 'one': it is not at call 'draft'. "),
         (["one", "--before", "3"], "cannot fork execution 'one': it is not at call 3. Its calls so far (2): loud, "),
-        (["one", "--before", "loud", "--id", "one"], "execution 'one' exists already, and a fork needs an id of its"),
-        (["one", "--before", "loud", "--id", "a b"], "execution id 'a b' does not fit"),
+        (
+            ["one", "--before", "loud", "--id", "one"],
+            "execution 'one' exists already, and a fork needs an id that no execution has",
+        ),
+        (["one", "--before", "loud", "--id", "a b"], "execution id 'a b' is not valid"),
         (["one", "--before", "loud", "--version", "9"], "no workflow 'drafted (version 9)' is registered in this"),
         (["one", "--before", "loud", "--input", "x"], "--input is not JSON: "),
         (["one", "--before", "loud", "--input", '{"topic": 5}'], "--input: parameter 'topic' does not fit: "),
@@ -133,11 +136,11 @@ def test_elsewhere_it_is_waited_for_if_asked(drafted: Project, monkeypatch: pyte
         (["one", "--before", "loud", "--state", "x=1", "--state", "x=2"], "--state gives 'x' twice"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage_and_starts_nothing(drafted: Project, words: list[str], said: str) -> None:
+def test_a_wrong_fork_is_wrong_usage_and_starts_nothing(drafted: Project, words: list[str], said: str) -> None:
     done = drafted("fork", *words, "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")
-    assert len(drafted("list", "--json").json) == 1
+    assert len(drafted("list", "--json").json["executions"]) == 1
 
 
 @pytest.mark.parametrize(

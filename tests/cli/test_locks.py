@@ -1,4 +1,4 @@
-"""``rayflow lock list``: who has which lock, and who waits for it, from the store alone."""
+"""``rayflow lock list``: holders and waiters of locks, read from the store alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def rendering() -> None:
 @pytest.fixture
 def locked(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A store in which "one" has the lock "ledger", "two" waits for it, and "three" has a permit of "gpu"."""
-    monkeypatch.setenv("RAYFLOW_PARK_AFTER", "0.05")
+    monkeypatch.setenv("RAYFLOW_PARK_IDLE_AFTER", "0.05")
     project.file.write_text(project.file.read_text() + _FLOWS)
     for name, workflow in (("one", "booking"), ("two", "booking"), ("three", "rendering")):
         assert project.run(workflow, "--id", name).code == exit_codes.STOPPED_WAITING
@@ -42,7 +42,7 @@ def rows(project: Project) -> list[list[str]]:
 
 def test_each_claim_is_a_line_holders_first(locked: Project) -> None:
     titles, *lines = rows(locked)
-    assert titles == ["LOCK", "TAKEN", "CLAIM", "WHO", "STEP", "TOKEN", "SINCE"]
+    assert titles == ["LOCK", "TAKEN", "CLAIM", "CLAIMANT", "STEP", "TOKEN", "SINCE"]
     assert [line[:-2] for line in lines] == [  # without date and time
         ["gpu", "1", "of", "4", "held", "three", "1", "1"],
         ["ledger", "1", "of", "1", "held", "one", "1", "1"],
@@ -50,7 +50,7 @@ def test_each_claim_is_a_line_holders_first(locked: Project) -> None:
     ]
 
 
-def test_the_next_one_gets_it_with_a_higher_token(locked: Project) -> None:
+def test_the_next_claimant_holds_the_lock_with_a_higher_token(locked: Project) -> None:
     assert locked("signal", "one", "free", "--local").code == exit_codes.COMPLETED
     [ledger] = [lock for lock in locked("lock", "list", "--json").json if lock["name"] == "ledger"]
     [holder] = ledger["holders"]
@@ -70,7 +70,7 @@ def test_as_json_all_of_a_claim_is_there(locked: Project) -> None:
     assert waiting == {**holder, "execution_id": "two", "token": 0}
 
 
-def test_a_scripts_lease_says_whose_it_is_and_how_long_it_lasts(project: Project) -> None:
+def test_a_lease_of_a_script_shows_its_process_and_its_rest(project: Project) -> None:
     with LocalEngine(project.store) as engine, engine.lock("report", ttl=3600):
         [line] = project("lock", "list").out.splitlines()[1:]
         [lock] = project("lock", "list", "--json").json
@@ -83,7 +83,7 @@ def test_a_scripts_lease_says_whose_it_is_and_how_long_it_lasts(project: Project
     assert lease["expires_at"] > time.time()
 
 
-def test_without_any_it_says_so(project: Project) -> None:
+def test_without_locks_the_list_is_empty(project: Project) -> None:
     project.run("nothing")
     assert project("lock", "list").out == "no locks are held or waited for\n"
     assert project("lock", "list", "--json").json == []

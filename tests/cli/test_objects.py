@@ -22,9 +22,9 @@ async def doubled(number: int) -> int:
 
 def test_an_execution_in_a_folder_is_kept_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"file://{tmp_path / 'flows'}"
-    for _ in range(2):  # the second time it is there already
+    for _ in range(2):  # the second time the execution exists
         with rf.LocalEngine(url) as engine:
-            assert engine.execute(doubled, 21, id="answer") == 42
+            assert engine.execute(doubled.options(id="answer"), 21) == 42
     assert main(["list", "--store", url]) == 0
     listed = capsys.readouterr().out
     assert "answer" in listed

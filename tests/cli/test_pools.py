@@ -1,4 +1,4 @@
-"""``rayflow pool``: pools are made, listed, scaled, drained and deleted, and what cannot be meant is refused."""
+"""``rayflow pool``: creating, listing, scaling, draining and deleting pools, and wrong usage."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import exit_codes, pools
+from rayflow.client.backend import Backend
 from rayflow.client.local import LocalEngine
 from rayflow.client.pools import Pools
 from rayflow.definition.options import PoolConfig, RateLimit
@@ -37,11 +38,11 @@ async def holding() -> str:
 
 @pytest.fixture
 def engine(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEngine]:
-    """An engine of this process in place of a cluster's; all commands of a test have the same one."""
+    """An engine of this process in place of a cluster's, shared by all commands of a test."""
     with LocalEngine(project.store) as made:
 
-        def open_engine(args: object, *, recover: str) -> contextlib.AbstractContextManager[LocalEngine]:
-            assert recover == "no", "who looks after pools takes no execution up"
+        def open_engine(args: object, *, recover: bool) -> contextlib.AbstractContextManager[LocalEngine]:
+            assert recover is False, "a command for pools resumes no execution"
             return contextlib.nullcontext(made)
 
         monkeypatch.setattr(pools, "open_engine", open_engine)
@@ -50,9 +51,9 @@ def engine(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalE
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No engine may be opened."""
+    """Fail a test that opens an engine."""
 
-    def refuse(args: object, *, recover: str) -> None:
+    def refuse(args: object, *, recover: bool) -> None:
         raise AssertionError("wrong usage has to be found before a cluster is started")
 
     monkeypatch.setattr(pools, "open_engine", refuse)
@@ -60,7 +61,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def busy(engine: LocalEngine) -> Iterator[Callable[[], None]]:
-    """A pool "slow" in which a step runs until it is told to end."""
+    """A pool "slow" with a step that runs until the returned function is called."""
     engine.pools.create(PoolConfig(name="slow", workers=1))
     _begun.clear()
     _may_end.clear()
@@ -76,10 +77,10 @@ def busy(engine: LocalEngine) -> Iterator[Callable[[], None]]:
 
 
 class KeptPools(Pools):
-    """Pools that are only noted when they are to be removed, since the step of "slow" is to end in the end."""
+    """Pools that record removals instead of removing, so that the step of "slow" can end."""
 
     def __init__(self, system: ActorSystem) -> None:
-        super().__init__(system, MsgpackCodec(), lambda: False)
+        super().__init__(Backend(system), MsgpackCodec())
         self.removed: list[str] = []
 
     def remove(self, name: str) -> None:
@@ -93,15 +94,14 @@ def sizes(project: Project) -> dict[str, Any]:
     }
 
 
-# --- list -----------------------------------------------------------------------------------------------------
 def test_list_shows_each_pool_by_name(project: Project, engine: LocalEngine) -> None:
     engine.pools.create(PoolConfig(name="gpu", workers=0, max_workers=2, min_workers=0))
     listed = project("pool", "list")
     assert listed.code == exit_codes.COMPLETED
     lines = listed.out.splitlines()
-    assert lines[0].split() == ["NAME", "WORKERS", "SIZE", "SLOTS", "QUEUED"]
+    assert lines[0].split() == ["NAME", "WORKERS", "PER", "ENVIRONMENT", "BUSY", "SLOTS", "QUEUED"]
     assert [line.split()[0] for line in lines[1:]] == ["default", "gpu"]
-    assert lines[2].split() == ["gpu", "0", "of", "0", "0-2", "0/0", "0"]
+    assert lines[2].split() == ["gpu", "0", "of", "0", "0-2", "0", "of", "0", "0"]
 
 
 def test_list_as_json_has_the_whole_status(project: Project, engine: LocalEngine, busy: Callable[[], None]) -> None:
@@ -113,7 +113,6 @@ def test_list_as_json_has_the_whole_status(project: Project, engine: LocalEngine
     }  # fmt: skip
 
 
-# --- create ---------------------------------------------------------------------------------------------------
 def test_create_makes_a_pool_with_all_its_options(project: Project, engine: LocalEngine) -> None:
     made = project(
         "pool", "create", "gpu", "--workers", "2", "--concurrency", "3", "--min-workers", "1", "--max-workers", "5",
@@ -121,7 +120,11 @@ def test_create_makes_a_pool_with_all_its_options(project: Project, engine: Loca
         "--memory", "1000000", "--resources", '{"tpu": 2}', "--runtime-env", '{"env_vars": {"A": "b"}}',
         "--setup", "json:dumps_nothing", "--max-tasks", "9", "--drain-timeout", "0",
     )  # fmt: skip
-    assert (made.code, made.out, made.err) == (exit_codes.COMPLETED, "pool gpu has 1-5 workers, for 3 tasks each\n", "")
+    assert (made.code, made.out, made.err) == (
+        exit_codes.COMPLETED,
+        "pool gpu has 1-5 workers in each code environment, with 3 slots each\n",
+        "",
+    )
     assert engine.pools.config("gpu") == PoolConfig(
         name="gpu", workers=2, concurrency=3, min_workers=1, max_workers=5, idle_timeout=7.5, queue_limit=100,
         rate_limit=RateLimit(count=50, per=1.5), num_cpus=0.5, num_gpus=0.25, memory=1_000_000, resources={"tpu": 2},
@@ -129,18 +132,23 @@ def test_create_makes_a_pool_with_all_its_options(project: Project, engine: Loca
     )  # fmt: skip
 
 
-def test_what_is_left_out_is_as_everywhere(project: Project, engine: LocalEngine) -> None:
+def test_omitted_options_have_the_defaults_of_the_api(project: Project, engine: LocalEngine) -> None:
     made = project("pool", "create", "plain", "--json")
     assert (made.code, made.json["config"]) == (exit_codes.COMPLETED, PoolConfig(name="plain").model_dump())
 
 
-def test_create_again_answers_the_pool_as_it_is_and_tells_another_size(project: Project, engine: LocalEngine) -> None:
+def test_create_of_an_existing_pool_changes_nothing_and_notes_another_size(
+    project: Project, engine: LocalEngine
+) -> None:
     project("pool", "create", "one", "--workers", "1")
     assert project("pool", "create", "one", "--workers", "1").err == ""
     again = project("pool", "create", "one", "--max-workers", "3")
-    assert (again.code, again.out) == (exit_codes.COMPLETED, "pool one has 1 worker, for 4 tasks each\n")
+    assert (again.code, again.out) == (
+        exit_codes.COMPLETED,
+        "pool one has 1 worker in each code environment, with 4 slots each\n",
+    )
     assert again.err == (
-        "it was there before, with another size; to change that: rayflow pool scale one --min 0 --max 3\n"
+        "pool one exists already with another size; to change the size: rayflow pool scale one --min 0 --max 3\n"
     )
     assert sizes(project)["one"] == [1, None, None]
 
@@ -149,7 +157,7 @@ def test_create_with_other_settings_is_wrong_usage_and_changes_nothing(project: 
     project("pool", "create", "one", "--concurrency", "1")
     again = project("pool", "create", "one", "--concurrency", "2")
     assert again.code == exit_codes.USAGE
-    assert "there is a pool 'one' with other settings: concurrency=2 (there: 1)" in again.err
+    assert "a pool 'one' exists with other settings: concurrency=2 (existing: 1)" in again.err
     assert engine.pools.config("one").concurrency == 1
 
 
@@ -164,8 +172,8 @@ def test_create_with_other_settings_is_wrong_usage_and_changes_nothing(project: 
         (["create", "one", "--idle-timeout", "0"], "argument --idle-timeout: needs more than 0 seconds, not 0"),
         (["create", "one", "--rate", "50"], "argument --rate: needs starts and seconds, such as 50/1, not '50'"),
         (["create", "one", "--rate", "0/1"], "argument --rate: needs starts and seconds, such as 50/1, not '0/1'"),
-        (["create", "one", "--resources", "{a}"], "--resources is not JSON: "),
-        (["create", "one", "--resources", "[1]"], "--resources needs a JSON object with names and values"),
+        (["create", "one", "--resources", "{a}"], "such as '{\"a\": 1}'; '{a}' is not JSON: "),
+        (["create", "one", "--resources", "[1]"], "argument --resources: needs a JSON object with names and values"),
         (["create", "one", "--resources", '{"a": "x"}'], "PoolConfig.resources.a: Input should be a valid number"),
         (["create", "one", "--setup", "connect"], "setup is 'connect', and as text it has to be 'module:function'"),
         (["create", "one", "--min-workers", "3", "--max-workers", "2"], "max_workers (2) must be at least min_workers"),
@@ -188,7 +196,7 @@ def test_wrong_values_are_wrong_usage(project: Project, words: list[str], said: 
 def test_pools_of_a_process_that_ends_are_refused(project: Project, words: list[str]) -> None:
     done = project("pool", *words, "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
-    assert done.err.startswith("rayflow: a pool lives on a cluster: with --local it would end with this command")
+    assert done.err.startswith("rayflow: a pool belongs to a cluster, and with --local it would end with this command")
 
 
 @pytest.mark.usefixtures("engine")
@@ -199,30 +207,35 @@ def test_a_pool_that_is_not_there_is_wrong_usage(project: Project, words: list[s
     assert done.err.startswith("rayflow: there is no worker pool 'none'; there are: default. Create it with ")
 
 
-# --- scale, drain, delete ---------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("engine")
 def test_scale_changes_the_size(project: Project) -> None:
     project("pool", "create", "one")
     scaled = project("pool", "scale", "one", "6")
-    assert (scaled.code, scaled.out) == (exit_codes.COMPLETED, "pool one has 6 workers from now on\n")
+    assert (scaled.code, scaled.out) == (
+        exit_codes.COMPLETED,
+        "pool one is scaled to 6 workers in each code environment\n",
+    )
     assert sizes(project)["one"] == [6, None, None]
-    assert project("pool", "scale", "one", "--min", "1", "--max", "2").out == "pool one has 1-2 workers from now on\n"
+    assert (
+        project("pool", "scale", "one", "--min", "1", "--max", "2").out
+        == "pool one is scaled to 1-2 workers in each code environment\n"
+    )
     assert sizes(project)["one"] == [6, 1, 2]
     found = project("pool", "scale", "one", "0", "--json").json
     assert (found["name"], found["config"]["workers"], found["config"]["max_workers"]) == ("one", 0, None)
 
 
-def test_drain_waits_for_the_tasks_as_long_as_it_may(
+def test_drain_waits_for_the_tasks_until_its_timeout(
     project: Project, engine: LocalEngine, busy: Callable[[], None]
 ) -> None:
     stopped = project("pool", "drain", "slow", "--timeout", "0.01")
     assert stopped.code == exit_codes.STOPPED_WAITING
-    assert "rayflow: stopped waiting; 1 worker of pool 'slow' has still to stop, and will" in stopped.err
-    assert stopped.out.splitlines()[1].split() == ["slow", "1", "of", "0", "(1", "leaving)", "0", "1/1", "0"]
+    assert "rayflow: stopped waiting; pool 'slow' still has 1 worker, stopping after their tasks" in stopped.err
+    assert stopped.out.splitlines()[1].split() == ["slow", "1", "of", "0", "(1", "leaving)", "0", "1", "of", "1", "0"]
     busy()
     drained = project("pool", "drain", "slow")
-    assert (drained.code, drained.out) == (exit_codes.COMPLETED, "pool slow has no worker any more\n")
-    assert drained.err == "to have some again: rayflow pool scale slow N\n"
+    assert (drained.code, drained.out) == (exit_codes.COMPLETED, "pool slow has no workers\n")
+    assert drained.err == "to start workers: rayflow pool scale slow N\n"
     assert engine.pools.get("slow").status().workers == 0
 
 
@@ -232,7 +245,7 @@ def test_delete_takes_a_pool_that_is_in_use_only_by_force(
     engine.pools = kept = KeptPools(engine._threads)
     refused = project("pool", "delete", "slow")
     assert (refused.code, refused.out) == (exit_codes.USAGE, "")
-    assert "pool 'slow' is in use: 0 tasks wait and 1 slots are taken" in refused.err
+    assert "pool 'slow' is in use: 0 tasks wait and 1 slots are busy" in refused.err
     assert kept.removed == []
     deleted = project("pool", "delete", "slow", "--force", "--json")
     assert (deleted.code, deleted.json) == (exit_codes.COMPLETED, {"name": "slow", "deleted": True})

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: names, values, and what a scrape gets when the metrics cannot be read."""
+"""Metrics for Prometheus: names, values, and scrapes during an outage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIGURES = DistributedMetrics(
 
 
 class Source:
-    """Answers metrics, or does not."""
+    """Source of metrics that can fail."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -65,7 +65,7 @@ class Pools:
 
 
 class SourceWithPools(Source):
-    """An engine, as far as the exporter goes."""
+    """Engine with the methods that the exporter uses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class SourceWithPools(Source):
 
 
 def labelled(url: str) -> dict[tuple[str, ...], float]:
-    """The samples with labels: the name and the labels' values."""
+    """Return the samples with labels: the name and the labels' values."""
     with urllib.request.urlopen(url, timeout=30) as page:  # noqa: S310 - our own server
         text = page.read().decode()
     families = text_string_to_metric_families(text)
@@ -140,7 +140,7 @@ def test_a_scrape_says_that_the_metrics_cannot_be_read_and_the_next_one_works(
     source.error = error
     with caplog.at_level(logging.WARNING, "rayflow.prometheus"):
         assert scraped(url) == {"rayflow_up": 0}
-    assert f"the metrics cannot be read now: {error}" in caplog.text
+    assert f"reading metrics failed, returning rayflow_up 0: {error}" in caplog.text
     source.error = None
     assert scraped(url)["rayflow_up"] == 1
 
@@ -167,7 +167,6 @@ def test_a_port_that_is_taken_is_an_error(source: Source) -> None:
         serve(source, server.port)
 
 
-# --- pools ----------------------------------------------------------------------------------------------------
 def test_each_pool_has_its_gauges() -> None:
     with serve(SourceWithPools(), 0) as server:
         assert labelled(server.url) == {
@@ -208,7 +207,7 @@ async def nothing() -> None: ...
 
 def test_an_engines_metrics_are_served() -> None:
     with rf.LocalEngine() as engine, serve(engine, 0) as server:
-        engine.execute(nothing, timeout=30)
+        engine.start(nothing).result(30)
         found = scraped(server.url)
         assert found["rayflow_executions_completed_total"] == 1
         assert found["rayflow_execution_duration_seconds_count"] == 1

@@ -1,4 +1,4 @@
-"""``rayflow purge``: deletes from the store itself where nobody writes it, and only reads with ``--dry-run``."""
+"""``rayflow purge``: deletes in the store itself if no engine writes it, and only reads with ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -23,26 +23,25 @@ async def kept_short(number: int) -> int:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A store with three executions that completed and one that failed; one goes by itself, but not yet."""
+    """A store with three completed executions and one that failed; the retention of one expires later."""
     made = f"sqlite:///{tmp_path / 'flows.db'}"
     with rf.LocalEngine(made) as engine:
         for number in (1, 2):
-            engine.execute(kept_short, number, id=f"done-{number}")
-        soon = rf.ExecutionOptions(retention=rf.Retention(completed=3600))
-        engine.execute(kept_short, 3, id="short", options=soon)
+            engine.execute(kept_short.options(id=f"done-{number}"), number)
+        engine.execute(kept_short.options(id="short", retention=rf.Retention(completed=3600)), 3)
         with pytest.raises(rf.ExecutionFailed):
-            engine.execute(kept_short, -1, id="failed")
+            engine.execute(kept_short.options(id="failed"), -1)
     return made
 
 
 def listed(url: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     assert main(["list", "--store", url, "--json"]) == exit_codes.COMPLETED
-    return {found["execution_id"] for found in json.loads(capsys.readouterr().out)}
+    return {found["execution_id"] for found in json.loads(capsys.readouterr().out)["executions"]}
 
 
-def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_purge_deletes_executions_of_one_status_and_age(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = [
-        "gc",
+        "purge",
         "--older-than",
         "0s",
         "--status",
@@ -63,7 +62,7 @@ def test_it_deletes_what_is_older_of_one_status(url: str, capsys: pytest.Capture
     assert listed(url, capsys) == {"failed"}
 
 
-def test_without_an_age_it_deletes_what_has_expired(
+def test_without_an_age_purge_deletes_expired_executions(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["purge", "--store", url, "--local"]) == exit_codes.COMPLETED
@@ -76,7 +75,9 @@ def test_without_an_age_it_deletes_what_has_expired(
     assert listed(url, capsys) == {"done-1", "done-2", "failed"}
 
 
-def test_it_makes_no_store_and_disturbs_no_writer(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_purge_creates_no_store_and_disturbs_no_writer(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["purge", "--older-than", "30d", "--store", f"sqlite:///{tmp_path / 'none.db'}", "--local"]) == 2
     assert "there is no store at" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()
@@ -88,7 +89,7 @@ def test_it_makes_no_store_and_disturbs_no_writer(url: str, tmp_path: Path, caps
         assert engine.purge(older_than=0, workflow="another").executions == 0
 
 
-def test_what_a_cluster_writes_is_deleted_through_it(
+def test_a_store_of_a_cluster_is_purged_through_the_cluster(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rf.LocalEngine(url) as engine:
@@ -107,7 +108,7 @@ def test_what_a_cluster_writes_is_deleted_through_it(
     ],
     ids=["unit", "negative", "status"],
 )
-def test_wrong_words_are_told(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_explained(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["purge", *words, "--local"]) == exit_codes.USAGE
     assert message in capsys.readouterr().err
 
@@ -118,11 +119,12 @@ def test_ages_have_units(url: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out.startswith("0 executions")
 
 
-def test_only_what_is_over_can_be_meant(url: str) -> None:
+def test_purge_refuses_unfinished_statuses(url: str) -> None:
     with rf.LocalEngine(url) as engine:
-        with pytest.raises(rf.DefinitionError, match=r"only what is over can be deleted.*not running"):
+        allowed = "cannot purge executions with status 'running'; status must be completed, failed or cancelled"
+        with pytest.raises(rf.InvalidArgument, match=allowed):
             engine.purge(status="running")
-        with pytest.raises(rf.DefinitionError, match="older_than needs seconds since the end, 0 or more, not '30d'"):
+        with pytest.raises(rf.InvalidArgument, match="older_than must be a number of seconds, 0 or more, not '30d'"):
             engine.purge(older_than="30d")  # type: ignore[arg-type]
 
 
@@ -137,17 +139,17 @@ def values_in(url: str) -> int:
         return count
 
 
-def test_large_values_go_two_hours_after_what_referred_to_them(
+def test_large_values_are_deleted_two_hours_after_their_last_reference(
     url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with rf.LocalEngine(url, large_value_bytes=1024) as engine:
-        engine.execute(passed_on, "x" * 4096, id="large")
-    gc = ["gc", "--older-than", "0", "--workflow", "passed_on", "--store", url, "--local"]
-    assert main(gc) == exit_codes.COMPLETED
+        engine.execute(passed_on.options(id="large"), "x" * 4096)
+    purged = ["purge", "--older-than", "0", "--workflow", "passed_on", "--store", url, "--local"]
+    assert main(purged) == exit_codes.COMPLETED
     assert capsys.readouterr().out.startswith("1 execution deleted (")
     assert values_in(url) == 1
     began = time.time()
     for hours, left in ((1.9, 1), (2.1, 0)):
         monkeypatch.setattr(time, "time", lambda moment=began + hours * 3600: moment)
-        assert main(gc) == exit_codes.COMPLETED
+        assert main(purged) == exit_codes.COMPLETED
         assert values_in(url) == left

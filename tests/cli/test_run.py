@@ -1,22 +1,21 @@
-"""``rayflow run``: how it ends, what it prints where, and that an id is one execution."""
+"""``rayflow run``: exit codes, output, and one execution per id."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from rayflow.cli import exit_codes
-from rayflow.cli import run as running
+from rayflow.cli import executions, exit_codes, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import INTERRUPTIBLE, Project
 
 
-# --- how it ends --------------------------------------------------------------------------------------------
-def test_a_completed_run_prints_what_steps_print_and_then_the_result(project: Project) -> None:
+def test_a_completed_run_prints_the_output_of_steps_and_then_the_result(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--id", "one")
     assert done.code == exit_codes.COMPLETED
     lines = done.out.splitlines()
@@ -26,23 +25,23 @@ def test_a_completed_run_prints_what_steps_print_and_then_the_result(project: Pr
     assert done.err == "execution one of workflow shout\n"
 
 
-def test_a_failed_run_says_why_in_one_line_and_how_to_go_on(project: Project) -> None:
+def test_a_failed_run_prints_its_reason_and_how_to_resume_in_one_line(project: Project) -> None:
     done = project.run("broken", "--id", "one")
     assert done.code == exit_codes.FAILED
     assert done.out == ""
     [line] = [line for line in done.err.splitlines() if line.startswith("rayflow: ")]
     assert line == (
-        "rayflow: execution 'one' failed: ValueError: no. All of it: rayflow show one --full; to go on from there: "
+        "rayflow: execution 'one' failed: ValueError: no. Details: rayflow show one --full; to retry the failed step: "
         "rayflow resume one --local"
     )
     assert "Traceback" not in done.err
 
 
-def test_a_run_that_is_not_waited_for_any_longer_goes_on_later(project: Project) -> None:
+def test_a_run_continues_later_after_its_timeout(project: Project) -> None:
     done = project.run("long", "--id", "one", "--timeout", "0.05")
     assert done.code == exit_codes.STOPPED_WAITING
     assert "rayflow: stopped waiting; execution 'one' is " in done.err
-    assert "To go on: rayflow resume one --local" in done.err
+    assert "To continue: rayflow resume one --local" in done.err
     assert project("show", "one", "--json").json["status"] in ("pending", "running")
 
 
@@ -54,7 +53,7 @@ def test_a_cancelled_execution_exits_with_a_code_of_its_own(project: Project) ->
     assert "rayflow: execution 'one' was cancelled: too long\n" in again.err
 
 
-def test_ctrl_c_stops_a_local_run_and_says_how_to_go_on(project: Project) -> None:
+def test_ctrl_c_stops_a_local_run_and_prints_how_to_resume(project: Project) -> None:
     with project.spawn("run", f"{project.name}:long", "--local", "--id", "one", program=INTERRUPTIBLE) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "execution one of workflow long\n"
@@ -62,8 +61,8 @@ def test_ctrl_c_stops_a_local_run_and_says_how_to_go_on(project: Project) -> Non
         _, err = process.communicate(timeout=60)
     assert process.returncode == exit_codes.INTERRUPTED
     assert err == (
-        "rayflow: interrupted; execution 'one' stops with this process; what its steps have done is recorded. "
-        "To go on: rayflow resume one --local\n"
+        "rayflow: interrupted; execution 'one' stops with this process; completed steps are recorded. "
+        "To continue: rayflow resume one --local\n"
     )
     assert project("show", "one", "--json").json["status"] in ("pending", "running")
 
@@ -72,7 +71,7 @@ def test_an_unknown_error_keeps_its_traceback(project: Project, monkeypatch: pyt
     def fail(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(running, "find_target", fail)
+    monkeypatch.setattr(executions, "find_target", fail)
     with pytest.raises(ZeroDivisionError, match="a defect"):
         project.run("shout")
 
@@ -88,7 +87,6 @@ def test_tracebacks_of_expected_errors_come_with_rayflow_debug(
     assert done.err.count("Traceback") == tracebacks
 
 
-# --- what goes where ----------------------------------------------------------------------------------------
 def test_json_on_stdout_is_one_document_and_the_rest_goes_to_stderr(project: Project) -> None:
     done = project.run("shout", "--input", '"hello"', "--id", "one", "--json")
     assert done.code == exit_codes.COMPLETED
@@ -132,7 +130,7 @@ def test_quiet_prints_the_result_alone(project: Project) -> None:
 
 
 class Terminal:
-    """A stream that says that it is a terminal."""
+    """Stream that claims to be a terminal."""
 
     encoding = "utf-8"
     closed = False
@@ -157,23 +155,22 @@ def test_progress_is_one_line_on_a_terminal_that_makes_room_for_what_is_printed(
     monkeypatch.setattr(sys, "stderr", terminal)
     done = project.run("long", "--id", "one", "--timeout", "0.5")
     assert done.code == exit_codes.STOPPED_WAITING
-    assert "\r\x1b[K0 done · 0 running · 0 s" in terminal.text
+    assert re.search(r"\r\x1b\[K0 done · 0 running · \d+ s", terminal.text)
     last = terminal.text.rpartition("\r\x1b[K")[2]
     assert last.startswith("rayflow: stopped waiting; ")
     assert "done ·" not in project.run("nothing").out
 
 
-# --- one id, one execution ------------------------------------------------------------------------------------
-def test_running_an_id_again_answers_the_same_execution(project: Project) -> None:
+def test_running_an_id_again_attaches_to_the_same_execution(project: Project) -> None:
     first = project.run("shout", "--input", '"hello"', "--id", "one", "--json").json
     again = project.run("shout", "--input", '"hello"', "--id", "one", "--json")
     assert again.json == first
-    assert "execution one of workflow shout was started before" in again.err
+    assert "execution one of workflow shout already exists" in again.err
     assert "step says" not in again.err
-    assert len(project("list", "--json").json) == 1
+    assert len(project("list", "--json").json["executions"]) == 1
 
 
-def test_running_an_interrupted_id_again_goes_on_with_it(project: Project) -> None:
+def test_running_an_interrupted_id_again_resumes_it(project: Project) -> None:
     assert project.run("long", "--id", "one", "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
     project.hurry()
     again = project.run("long", "--id", "one")
@@ -191,10 +188,9 @@ def test_an_id_of_another_input_is_refused(project: Project) -> None:
 def test_an_id_that_does_not_fit_is_wrong_usage(project: Project) -> None:
     done = project.run("nothing", "--id", "no spaces")
     assert done.code == exit_codes.USAGE
-    assert "execution id 'no spaces' does not fit" in done.err
+    assert "execution id 'no spaces' is not valid" in done.err
 
 
-# --- options --------------------------------------------------------------------------------------------------
 def test_priority_and_checkpoints_reach_the_execution(project: Project) -> None:
     done = project.run("shout", "--input", '"x"', "--priority", "8", "--checkpoints", "off", "--json")
     assert done.json["priority"] == 8
@@ -227,11 +223,11 @@ def test_a_delayed_run_begins_later_and_is_durable_at_once(project: Project) -> 
     assert done.code == exit_codes.STOPPED_WAITING
     first, begins, _ = done.err.splitlines()
     assert first == "execution one of workflow nothing"
-    assert begins.startswith("it begins at ")
+    assert begins.startswith("the execution starts at ")
     shown = project("show", "one", "--json").json
     assert (shown["status"], shown["epoch"]) == ("pending", 0)
     assert shown["wakes_at"] == pytest.approx(shown["created_at"] + 3600)
-    assert begins.removeprefix("it begins at ") in project("list").out
+    assert begins.removeprefix("the execution starts at ") in project("list").out
 
 
 @pytest.mark.parametrize("moment", ["2900-01-01T01:00+01:00", "29348006400", "2900-01-01T00:00:00Z"])
@@ -258,12 +254,12 @@ def test_a_local_run_cannot_be_detached(project: Project) -> None:
     assert done.err == ("rayflow: --detach needs a cluster: with --local the execution ends with this process\n")
 
 
-def test_a_detached_run_answers_the_id(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    # An engine of this process in the place of the cluster's: what is started still is durable.
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(project.store))
+def test_a_detached_run_prints_the_id(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An engine of this process in place of a cluster's: the execution is durable as well.
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(project.store))
     done = project("run", f"{project.name}:long", "--detach", "--id", "one")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "one\n")
-    assert done.err.splitlines() == ["execution one of workflow long", "to wait for it: rayflow wait one"]
+    assert done.err.splitlines() == ["execution one of workflow long", "to wait for the result: rayflow wait one"]
 
 
 def test_without_ray_nothing_imports_ray(project: Project) -> None:
@@ -284,3 +280,17 @@ def test_without_arguments_it_says_how_it_is_used(project: Project) -> None:
     helped = project("--help")
     assert helped.code == exit_codes.COMPLETED
     assert "exit codes: 0 completed, 1 failed, 2 wrong usage, 3 cancelled, 4 stopped waiting" in helped.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["lst"], "rayflow: error: unknown command 'lst'; did you mean 'list'?"),
+        (["xyzzy"], "rayflow: error: unknown command 'xyzzy'; choose from run, wait, resume, "),
+        (["schedule", "lst"], "rayflow schedule: error: unknown action 'lst'; did you mean 'list'?"),
+    ],
+)
+def test_an_unknown_command_is_wrong_usage_with_a_suggestion(project: Project, words: list[str], said: str) -> None:
+    done = project(*words)
+    assert (done.code, done.out) == (exit_codes.USAGE, "")
+    assert said in done.err

@@ -1,4 +1,4 @@
-"""``rayflow schedule``: schedules are made, looked at, paused, triggered, backfilled and deleted."""
+"""``rayflow schedule``: creating, showing, pausing, triggering, backfilling and deleting schedules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
-from rayflow.cli import exit_codes, schedules
+from rayflow.cli import exit_codes, schedules, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
 
@@ -41,7 +41,7 @@ def nightly(reporting: Project) -> Project:
 
 
 def create(project: Project, name: str, *words: str, target: str = "report") -> Any:
-    """Make a schedule; answers it."""
+    """Create a schedule, and return its JSON."""
     done = project("schedule", "create", name, f"{project.file.name}:{target}", "--local", "--json", *words)
     assert done.code == exit_codes.COMPLETED, done.err
     return done.json
@@ -52,12 +52,11 @@ def listed(project: Project) -> list[str]:
 
 
 def started(project: Project, name: str) -> list[str]:
-    rows = project("list", "--schedule", name, "--json").json
+    rows = project("list", "--schedule", name, "--json").json["executions"]
     return sorted(row["execution_id"] for row in rows)
 
 
-# --- create -------------------------------------------------------------------------------------------------------
-def test_create_answers_the_schedule_and_says_who_starts_it(reporting: Project) -> None:
+def test_create_shows_the_schedule_and_notes_that_an_engine_is_needed(reporting: Project) -> None:
     made = reporting("schedule", "create", "nightly", f"{reporting.file.name}:report", *NIGHTLY, "--local")
     assert made.code == exit_codes.COMPLETED
     facts, given = made.out.rstrip().split("\n\n")
@@ -67,9 +66,7 @@ def test_create_answers_the_schedule_and_says_who_starts_it(reporting: Project) 
     assert found["next"].startswith("in ")
     assert found["counts"] == "0 runs, 0 missed, 0 skipped"
     assert given == 'input: {"args": ["nightly", 3], "kwargs": {}}'
-    assert made.err == (
-        "it starts something only while an engine is at work on this store: a cluster's, or a LocalEngine\n"
-    )
+    assert made.err == ("a schedule starts executions only while an engine is open on its store\n")
 
 
 def test_create_takes_all_options(reporting: Project) -> None:
@@ -110,14 +107,13 @@ def test_one_of_that_name_is_changed_only_with_replace(nightly: Project) -> None
     refused = nightly(*words)
     assert (refused.code, refused.out) == (exit_codes.USAGE, "")
     assert refused.err == (
-        "rayflow: there is a schedule 'nightly' already: change it with replace=True (--replace), or delete it\n"
+        "rayflow: a schedule 'nightly' exists: change it with replace=True (--replace), or delete it\n"
     )
     assert nightly(*words, "--replace").code == exit_codes.COMPLETED
     [schedule] = nightly("schedule", "list", "--json").json
     assert (schedule["schedule"]["cron"], schedule["input"]["args"]) == ("0 0 1 1 *", ["x"])
 
 
-# --- looking ------------------------------------------------------------------------------------------------------
 def test_list_and_show_need_no_code_and_leave_no_file(nightly: Project) -> None:
     nightly.file.unlink()
     sys.modules.pop(nightly.name, None)
@@ -137,7 +133,6 @@ def test_a_store_without_schedules_says_so(project: Project) -> None:
     assert project("schedule", "list", "--json").json == []
 
 
-# --- pause, resume, delete ----------------------------------------------------------------------------------------
 def test_a_paused_one_starts_nothing_until_it_is_resumed(nightly: Project) -> None:
     paused = nightly("schedule", "pause", "nightly", "--local", "--json")
     assert (paused.code, paused.json["paused"], paused.json["next_due"]) == (exit_codes.COMPLETED, True, None)
@@ -147,7 +142,7 @@ def test_a_paused_one_starts_nothing_until_it_is_resumed(nightly: Project) -> No
     assert resumed.json["next_due"] > time.time()
 
 
-def test_delete_forgets_it_and_leaves_its_executions(nightly: Project) -> None:
+def test_delete_removes_a_schedule_but_not_its_executions(nightly: Project) -> None:
     nightly("schedule", "trigger", "nightly", "--local")
     done = nightly("schedule", "delete", "nightly", "--local")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "schedule nightly is deleted\n")
@@ -158,8 +153,7 @@ def test_delete_forgets_it_and_leaves_its_executions(nightly: Project) -> None:
     assert (done.code, done.json) == (exit_codes.COMPLETED, {"name": "nightly", "deleted": True})
 
 
-# --- trigger and backfill -----------------------------------------------------------------------------------------
-def test_trigger_starts_it_now_and_locally_waits_for_it(nightly: Project) -> None:
+def test_trigger_starts_the_workflow_now_and_waits_locally(nightly: Project) -> None:
     done = nightly("schedule", "trigger", "nightly", "--local")
     assert done.code == exit_codes.COMPLETED
     [execution_id] = started(nightly, "nightly")
@@ -172,7 +166,7 @@ def test_trigger_starts_it_now_and_locally_waits_for_it(nightly: Project) -> Non
     assert shown["running"] == [], "it is over, whether the schedule knows or not"
 
 
-def test_trigger_answers_as_run_does(nightly: Project) -> None:
+def test_trigger_ends_as_run_does(nightly: Project) -> None:
     create(nightly, "bad", *YEARLY, target="broken")
     assert nightly("schedule", "trigger", "bad", "--local").code == exit_codes.FAILED
     create(nightly, "slow", *YEARLY, target="long")
@@ -186,7 +180,7 @@ def test_trigger_answers_as_run_does(nightly: Project) -> None:
 FROM_TO = ("2026-01-08T00:00:00+01:00", "2026-01-11T00:00:00+01:00")
 
 
-def test_backfill_starts_what_was_due_and_locally_waits_for_it(nightly: Project) -> None:
+def test_backfill_starts_past_due_times_and_waits_locally(nightly: Project) -> None:
     done = nightly("schedule", "backfill", "nightly", *FROM_TO, "--local")
     ids = ["nightly@20260108T013000Z", "nightly@20260109T013000Z"]
     assert done.code == exit_codes.COMPLETED
@@ -201,7 +195,7 @@ def test_backfill_starts_what_was_due_and_locally_waits_for_it(nightly: Project)
 
 def test_backfill_of_a_time_without_due_times_says_so(nightly: Project) -> None:
     words = ("schedule", "backfill", "nightly", "2026-01-10T00:00:00+01:00", "2026-01-11T00:00:00+01:00", "--local")
-    assert (nightly(*words).code, nightly(*words).out) == (exit_codes.COMPLETED, "nothing was due in that time\n")
+    assert (nightly(*words).code, nightly(*words).out) == (exit_codes.COMPLETED, "no due times in this range\n")
     assert nightly(*words, "--json").json == {"name": "nightly", "started": []}
 
 
@@ -209,8 +203,8 @@ def test_backfill_of_a_time_without_due_times_says_so(nightly: Project) -> None:
 def test_elsewhere_they_are_waited_for_if_asked(
     nightly: Project, monkeypatch: pytest.MonkeyPatch, *, wait: bool
 ) -> None:
-    # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(schedules, "open_engine", lambda args, recover: LocalEngine(nightly.store, recover=recover))
+    # An engine of this process that works as one on a cluster does.
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(nightly.store, recover=recover))
     asked = ["--wait"] if wait else []
     triggered = nightly("schedule", "trigger", "nightly", *asked)
     backfilled = nightly("schedule", "backfill", "nightly", *FROM_TO, *asked)
@@ -220,13 +214,12 @@ def test_elsewhere_they_are_waited_for_if_asked(
         assert backfilled.out.splitlines()[-1] == "nightly@20260109T013000Z  completed"
     else:
         manual = triggered.out.splitlines()[-1]
-        assert triggered.err.splitlines()[1] == f"to wait for it: rayflow wait {manual}"
+        assert triggered.err.splitlines()[1] == f"to wait for the result: rayflow wait {manual}"
         dues = backfilled.out.splitlines()[-2:]
         assert dues == ["nightly@20260108T013000Z", "nightly@20260109T013000Z"]
         assert started(nightly, "nightly") == sorted([manual, *dues])
 
 
-# --- what cannot be meant -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "words",
     [
@@ -242,9 +235,9 @@ def test_one_that_is_not_there_is_wrong_usage(nightly: Project, words: list[str]
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No engine may be opened."""
+    """Fail a test that opens an engine."""
 
-    def refuse(args: object, *, recover: str) -> None:
+    def refuse(args: object, *, recover: bool) -> None:
         raise AssertionError("wrong usage has to be found before a cluster is started")
 
     monkeypatch.setattr(schedules, "open_engine", refuse)
@@ -262,9 +255,15 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--every", "60", "--timezone", "Europe/Berlin"], "every counts seconds, which no time zone changes"),
         (["--cron", "0 2 * * *", "--timezone", "Berlin"], "there is no time zone 'Berlin'; it takes an IANA name such"),
         (["--every", "60", "--overlap", "queue"], "argument --overlap: invalid choice: 'queue'"),
-        (["--every", "60", "--start-at", "soon"], "argument --start-at: needs a moment such as 2026-11-24T02:00:00+01"),
-        (["--every", "60", "--end-at", "2026-11-24T02:00"], "argument --end-at: 2026-11-24T02:00 has no offset from"),
-        (["--every", "60", "--end-at", "1795485600000"], "argument --end-at: 1795485600000 is no moment from 1970 to"),
+        (["--every", "60", "--start-at", "soon"], "argument --start-at: needs a time such as 2026-11-24T02:00:00+01"),
+        (
+            ["--every", "60", "--end-at", "2026-11-24T02:00"],
+            "argument --end-at: 2026-11-24T02:00 has no UTC offset; with the time zone of this machine",
+        ),
+        (
+            ["--every", "60", "--end-at", "1795485600000"],
+            "argument --end-at: 1795485600000 is not between 1970 and 2999; a number counts seconds",
+        ),
         (["--every", "60", "--start-at", "20", "--end-at", "10"], "end_at (10.0) must not be earlier than start_at"),
         (["--every", "60", "--max-runs", "0"], "argument --max-runs: needs at least 1, not 0"),
         (["--every", "60"], "workflow 'report': missing a required argument: 'kind'; it takes (kind: str, pages: int"),
@@ -272,7 +271,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--every", "60", "--input", "x"], "--input is not JSON: "),
     ],
 )
-def test_what_no_schedule_can_be_is_wrong_usage(reporting: Project, words: list[str], said: str) -> None:
+def test_a_wrong_schedule_is_wrong_usage(reporting: Project, words: list[str], said: str) -> None:
     done = reporting("schedule", "create", "one", f"{reporting.file.name}:report", *words)
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert said in done.err
@@ -282,8 +281,8 @@ def test_what_no_schedule_can_be_is_wrong_usage(reporting: Project, words: list[
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["a b", "report"], "schedule id 'a b' does not fit"),
-        (["a@b", "report"], "schedule id 'a@b' does not fit: at most 160 characters and no @"),
+        (["a b", "report"], "schedule id 'a b' is not valid"),
+        (["a@b", "report"], "schedule id 'a@b' is not valid: at most 160 characters and no @"),
         (["one", "nope"], "no workflow 'nope' is registered in this store; registered here: report"),
         (["one", "report", "--version", "9"], "no workflow 'report (version 9)' is registered in this store"),
     ],
@@ -305,10 +304,13 @@ def test_a_version_of_a_file_has_to_be_saved(nightly: Project) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([FROM_TO[1], FROM_TO[0]], "TO (2026-01-07 23:00:00+00:00) has to be later than FROM (2026-01-10 23:00:00+00:"),
-        ([FROM_TO[0], "tomorrow"], "argument TO: needs a moment such as 2026-11-24T02:00:00+01:00, or seconds since"),
-        ([FROM_TO[0], "2026-01-11"], "argument TO: 2026-01-11 has no offset from UTC, so it is another moment on each"),
-        ([*FROM_TO, "--limit", "1"], "the range to backfill holds more than 1 due times of schedule 'nightly'"),
+        ([FROM_TO[1], FROM_TO[0]], "TO (2026-01-07 23:00:00+00:00) must be later than FROM (2026-01-10 23:00:00+00:"),
+        ([FROM_TO[0], "tomorrow"], "argument TO: needs a time such as 2026-11-24T02:00:00+01:00, or seconds since"),
+        (
+            [FROM_TO[0], "2026-01-11"],
+            "argument TO: 2026-01-11 has no UTC offset; with the time zone of this machine it is 2026-01-11T00:00:00",
+        ),
+        ([*FROM_TO, "--limit", "1"], "backfill range contains more than 1 due times of schedule 'nightly'"),
     ],
 )
 def test_a_time_that_cannot_be_backfilled_is_wrong_usage(nightly: Project, words: list[str], said: str) -> None:

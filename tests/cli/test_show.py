@@ -1,13 +1,15 @@
-"""``rayflow list``, ``show`` and ``workflows``: they only read, and they need no code of the user's."""
+"""``rayflow list``, ``show`` and ``workflows``: they only read the store, and import no user code."""
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import sys
 from typing import Any
 
 import pytest
 
+import rayflow as rf
 from rayflow.cli import exit_codes, main, show
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
@@ -17,10 +19,13 @@ def test_list_shows_the_newest_first_and_filters(project: Project) -> None:
     project.run("nothing", "--id", "a")
     project.run("broken", "--id", "b")
     project.run("nothing", "--id", "c")
-    assert [row["execution_id"] for row in project("list", "--json").json] == ["c", "b", "a"]
-    assert [row["execution_id"] for row in project("list", "--json", "--status", "failed").json] == ["b"]
-    assert [row["execution_id"] for row in project("list", "--json", "--workflow", "nothing").json] == ["c", "a"]
-    assert [row["execution_id"] for row in project("list", "--json", "--limit", "1").json] == ["c"]
+    assert [row["execution_id"] for row in project("list", "--json").json["executions"]] == ["c", "b", "a"]
+    assert [row["execution_id"] for row in project("list", "--json", "--status", "failed").json["executions"]] == ["b"]
+    assert [row["execution_id"] for row in project("list", "--json", "--workflow", "nothing").json["executions"]] == [
+        "c",
+        "a",
+    ]
+    assert [row["execution_id"] for row in project("list", "--json", "--limit", "1").json["executions"]] == ["c"]
     lines = project("list").out.splitlines()
     assert lines[0].split() == ["ID", "WORKFLOW", "STATUS", "CREATED", "DURATION", "REASON"]
     assert [line.split()[:3] for line in lines[1:]] == [
@@ -29,6 +34,40 @@ def test_list_shows_the_newest_first_and_filters(project: Project) -> None:
         ["a", "nothing", "completed"],
     ]
     assert lines[2].endswith("ValueError: no")
+
+
+def test_list_pages_by_a_condition(project: Project) -> None:
+    with LocalEngine(project.store) as engine:
+        for number in range(5):
+            given = {"customer": "acme" if number % 2 else "other", "number": number}
+            engine.start(sleepy.options(id=f"e{number}", attributes=given))
+        page = engine.list(where="attr.number >= 1", limit=2)
+        assert [one.execution_id for one in page] == ["e4", "e3"]
+        assert page[0].attributes == {"customer": "other", "number": 4}
+        rest = engine.list(where="attr.number >= 1", limit=2, after=page.next)
+        assert ([one.execution_id for one in rest], rest.next) == (["e2", "e1"], None)
+        with pytest.raises(rf.InvalidArgument, match="where, position 1: unknown field 'customer'"):
+            engine.list(where="customer = 'acme'")
+    command = ("list", "--where", "attr.customer = 'acme'", "--limit", "1")
+    first = project(*command, "--json").json
+    assert [row["execution_id"] for row in first["executions"]] == ["e3"]
+    second = project(*command, "--json", "--after", first["next"]).json
+    assert ([row["execution_id"] for row in second["executions"]], second["next"]) == (["e1"], None)
+    assert second["executions"][0]["attributes"] == {"customer": "acme", "number": 1}
+    said = project(*command)
+    assert said.err == f"more with --after {first['next']}\n"
+    shown = project("show", "e3")
+    assert "attributes   customer = 'acme', number = 3" in shown.out
+    wrong = project("list", "--where", "attr.customer = acme")
+    assert wrong.code == exit_codes.USAGE
+    assert "where, position 17: found acme where a value must be; a text stands in quotes" in wrong.err
+    assert "is not a cursor" in project("list", "--after", "x").err
+
+
+@rf.workflow
+async def sleepy() -> None:
+    """Sleeps."""
+    await asyncio.sleep(3600)
 
 
 def test_show_tells_all_of_an_execution(project: Project) -> None:
@@ -96,7 +135,7 @@ def test_looking_starts_nothing_and_leaves_no_file(project: Project) -> None:
 def test_looking_works_while_an_engine_writes(project: Project) -> None:
     with LocalEngine(project.store):
         project_list = project("list", "--json")
-    assert (project_list.code, project_list.json) == (exit_codes.COMPLETED, [])
+    assert (project_list.code, project_list.json) == (exit_codes.COMPLETED, {"executions": [], "next": None})
 
 
 @pytest.mark.parametrize("words", [["list"], ["show", "one"], ["workflows"], ["metrics", "--local"]])
@@ -113,12 +152,12 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project,
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("flows.db", "'flows.db' is no store URL. For a file, write sqlite:///flows.db"),
-        ("redis://x", "'redis://x': there is no store for redis://"),
-        ("memory://", "memory:// lives in the process that made it"),
+        ("flows.db", "'flows.db' is not a store URL. For a file, write sqlite:///flows.db"),
+        ("redis://x", "'redis://x': scheme redis:// is not supported"),
+        ("memory://", "memory:// exists only in the process that created it"),
     ],
 )
-def test_a_store_that_cannot_be_meant_is_wrong_usage(project: Project, url: str, said: str) -> None:
+def test_a_wrong_store_url_is_wrong_usage(project: Project, url: str, said: str) -> None:
     done = project("list", "--store", url)
     assert done.code == exit_codes.USAGE
     assert done.err.startswith(f"rayflow: {said}")
@@ -126,7 +165,7 @@ def test_a_store_that_cannot_be_meant_is_wrong_usage(project: Project, url: str,
 
 def test_the_store_option_counts_for_more_than_the_environment(project: Project) -> None:
     project.run("nothing", "--id", "one", "--store", "sqlite:///other.db")
-    assert project("list", "--store", "sqlite:///other.db", "--json").json[0]["execution_id"] == "one"
+    assert project("list", "--store", "sqlite:///other.db", "--json").json["executions"][0]["execution_id"] == "one"
     assert project("list").code == exit_codes.USAGE
 
 
@@ -145,7 +184,6 @@ def test_workflows_lists_what_was_saved(project: Project) -> None:
     assert lines[1].endswith(f"{project.name}:shout  Says it louder.")
 
 
-# --- families -------------------------------------------------------------------------------------------------
 _FAMILY = """
 
 @rf.workflow
@@ -237,7 +275,10 @@ def test_a_tree_is_bounded_and_says_where_more_is(
 
 
 def test_list_filters_by_parent_and_schedule(family: Project) -> None:
-    assert [row["execution_id"] for row in family("list", "--parent", "one.1", "--json").json] == ["one.1.1", "one.1.2"]
+    assert [row["execution_id"] for row in family("list", "--parent", "one.1", "--json").json["executions"]] == [
+        "one.1.1",
+        "one.1.2",
+    ]
     assert family("list", "--parent", "one.1.1").out == "no executions\n"
     assert family("list", "--schedule", "nightly").out == "no executions\n"
     with LocalEngine(family.store) as engine:

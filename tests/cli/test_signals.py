@@ -1,14 +1,14 @@
-"""``rayflow signal``, and what a command says that waits for an execution which waits for a signal."""
+"""``rayflow signal``, and messages of commands whose execution waits for a signal."""
 
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
 
-from rayflow.cli import exit_codes, signals
-from rayflow.cli import run as running
+from rayflow.cli import exit_codes, watch
 from rayflow.client.local import LocalEngine
 from tests.cli.project import Project
 from tests.cli.test_run import Terminal
@@ -62,8 +62,8 @@ VERDICT = '{"ok": true, "by": "ada"}'
 
 @pytest.fixture
 def waiting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose executions are parked soon, with "one" waiting for a review."""
-    monkeypatch.setenv("RAYFLOW_PARK_AFTER", "0.05")
+    """A project whose executions are parked early, with "one" waiting for a review."""
+    monkeypatch.setenv("RAYFLOW_PARK_IDLE_AFTER", "0.05")
     project.file.write_text(project.file.read_text() + _FLOWS)
     assert project.run("reviewed", "--input", '"hello"', "--id", "one").code == exit_codes.STOPPED_WAITING
     return project
@@ -73,14 +73,13 @@ def result(project: Project, execution_id: str) -> object:
     return project("show", execution_id, "--json").json["result"]
 
 
-# --- waiting for one ------------------------------------------------------------------------------------------
-def test_a_local_run_that_only_a_signal_lets_go_on_stops_and_says_which(waiting: Project) -> None:
+def test_a_local_run_that_waits_for_a_signal_ends_and_names_it(waiting: Project) -> None:
     done = waiting.run("collecting", "--input", "1", "--id", "two")
     assert (done.code, done.out) == (exit_codes.STOPPED_WAITING, "")
     assert done.err == (
         "execution two of workflow collecting\n"
-        "rayflow: stopped waiting; execution 'two' waits for signal item; what its steps have done is recorded; to go "
-        "on: rayflow signal two item --payload JSON --local\n"
+        "rayflow: stopped waiting; execution 'two' waits for signal item; completed steps are recorded; to "
+        "continue: rayflow signal two item --payload JSON --local\n"
     )
     assert waiting("resume", "two", "--local").err.endswith(done.err.splitlines()[1] + "\n")
 
@@ -90,47 +89,49 @@ def test_a_wait_with_a_timeout_is_waited_for(waiting: Project) -> None:
     assert (done.code, done.out) == (exit_codes.COMPLETED, "went on\n")
 
 
-def test_who_waits_for_others_that_wait_names_theirs(waiting: Project) -> None:
+def test_waiting_for_children_names_their_signals(waiting: Project) -> None:
     done = waiting.run("asking", "--input", "5", "--id", "parent")
     assert done.code == exit_codes.STOPPED_WAITING
     assert (
         "execution 'parent' waits for signal item of parent.1, signal item of parent.2, signal item of parent.3 and "
         "2 more; " in done.err
     )
-    assert "to go on: rayflow signal parent.1 item --payload JSON --local; rayflow signal parent.2" in done.err
+    assert "to continue: rayflow signal parent.1 item --payload JSON --local; rayflow signal parent.2" in done.err
 
 
-def test_who_waits_for_a_child_that_is_paused_names_it(waiting: Project) -> None:
+def test_waiting_for_a_paused_child_names_the_child(waiting: Project) -> None:
     waiting.run("asking", "--input", "1", "--id", "parent")
     waiting("pause", "parent.1", "--local")
     done = waiting("wait", "parent", "--local")
     assert "execution 'parent' waits for parent.1, which is paused; " in done.err
-    assert done.err.endswith("to go on: rayflow resume parent.1 --local\n")
+    assert done.err.endswith("to continue: rayflow resume parent.1 --local\n")
 
 
-def test_who_waits_for_a_lock_names_what_its_holder_waits_for(waiting: Project) -> None:
+def test_waiting_for_a_lock_names_the_signal_of_its_holder(waiting: Project) -> None:
     waiting.run("guarded", "--id", "holder")
     done = waiting.run("guarded", "--id", "next")
     assert done.code == exit_codes.STOPPED_WAITING
     assert "execution 'next' waits for signal free of holder; " in done.err
 
 
-def test_elsewhere_it_is_told_once_and_waited_for(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    # An engine that works as one on a cluster does, but in this process.
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
-    done = waiting("wait", "one", "--timeout", "0.7")
+def test_on_a_cluster_the_signal_is_named_once_and_the_wait_continues(
+    waiting: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An engine of this process that works as one on a cluster does.
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
+    done = waiting("wait", "one", "--timeout", "2")
     assert done.code == exit_codes.STOPPED_WAITING
-    waits = "execution 'one' waits for signal review; to go on: rayflow signal one review --payload JSON"
-    again = "to wait for it again: rayflow wait one; to stop it: rayflow cancel one"
+    waits = "execution 'one' waits for signal review; to continue: rayflow signal one review --payload JSON"
+    again = "to wait again: rayflow wait one; to cancel: rayflow cancel one"
     assert done.err.splitlines() == [waits, f"rayflow: stopped waiting; {waits}; {again}"]
 
 
 def test_on_a_terminal_the_line_of_progress_says_it(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(running, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
-    assert waiting("wait", "one", "--timeout", "0.7").code == exit_codes.STOPPED_WAITING
-    assert "\r\x1b[K0 done · 0 running · waits for signal review · 0 s" in terminal.text
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
+    assert waiting("wait", "one", "--timeout", "2").code == exit_codes.STOPPED_WAITING
+    assert re.search(r"\r\x1b\[K0 done · 0 running · waits for signal review · \d+ s", terminal.text)
 
 
 def test_show_and_list_say_what_is_waited_for(waiting: Project) -> None:
@@ -141,8 +142,7 @@ def test_show_and_list_say_what_is_waited_for(waiting: Project) -> None:
     assert waiting("list").out.splitlines()[1].endswith("waits: signal review")
 
 
-# --- sending --------------------------------------------------------------------------------------------------
-def test_a_local_execution_goes_on_with_it_as_far_as_it_can(waiting: Project) -> None:
+def test_a_local_execution_continues_with_a_signal_until_it_waits_again(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
     assert done.code == exit_codes.COMPLETED
     assert done.out.splitlines() == ["step says hello", "signal review is accepted; one is completed"]
@@ -154,7 +154,7 @@ def test_a_local_execution_goes_on_with_it_as_far_as_it_can(waiting: Project) ->
     assert result(waiting, "two") == [1, None]
 
 
-def test_wait_answers_how_the_execution_ends(waiting: Project) -> None:
+def test_wait_reports_how_the_execution_ends(waiting: Project) -> None:
     done = waiting("signal", "one", "review", "--payload", VERDICT, "--local", "--wait", "--json")
     assert (done.code, done.json["result"]) == (exit_codes.COMPLETED, "HELLO by ada")
     waiting.run("collecting", "--input", "2", "--id", "two")
@@ -183,43 +183,42 @@ def test_the_same_key_is_the_same_signal(waiting: Project) -> None:
     assert (again.code, again.out) == (exit_codes.COMPLETED, "signal item is accepted; two is completed\n")
 
 
-def test_it_may_come_before_it_is_waited_for_and_is_kept_through_a_pause(waiting: Project) -> None:
+def test_an_early_signal_is_kept_through_a_pause(waiting: Project) -> None:
     assert waiting("pause", "one", "--local").code == exit_codes.COMPLETED
     kept = waiting("signal", "one", "review", "--payload", VERDICT, "--local")
     assert (kept.code, kept.out) == (exit_codes.COMPLETED, "signal review is accepted; one is paused\n")
     assert waiting("wait", "one", "--local").err == (
-        "rayflow: execution 'one' is paused; to go on: rayflow resume one --local\n"
+        "rayflow: execution 'one' is paused; to resume: rayflow resume one --local\n"
     )
     assert waiting("resume", "one", "--local").code == exit_codes.COMPLETED
     assert result(waiting, "one") == "HELLO by ada"
 
 
-def test_elsewhere_its_acceptance_is_the_answer(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "open_engine", lambda args: LocalEngine(waiting.store, recover=False))
+def test_on_a_cluster_signal_ends_with_its_acceptance(waiting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "open_engine", lambda args, recover: LocalEngine(waiting.store, recover=False))
     done = waiting("signal", "one", "review", "--payload", VERDICT)
-    assert (done.code, done.out) == (exit_codes.COMPLETED, "signal review of one is accepted\n")
+    assert (done.code, done.out) == (exit_codes.COMPLETED, "signal review for one is accepted\n")
     waiting.run("collecting", "--input", "1", "--id", "two")
     done = waiting("signal", "two", "item", "--wait")
     assert (done.code, done.out.splitlines()[0].split(":")[0]) == (exit_codes.COMPLETED, "two completed")
 
 
-# --- what cannot be meant ---------------------------------------------------------------------------------------
-def test_a_payload_that_is_not_what_is_waited_for_is_refused(waiting: Project) -> None:
+def test_a_payload_of_a_wrong_type_is_refused(waiting: Project) -> None:
     before = waiting("show", "one", "--json").json
     done = waiting("signal", "one", "review", "--payload", '{"ok": "maybe"}', "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err == (
-        f"rayflow: execution 'one' waits for a signal 'review' with a {waiting.name}:Verdict, and this payload is "
-        "none: ok: Input should be a valid boolean, unable to interpret input (given: 'maybe'); by: Field required\n"
+        f"rayflow: execution 'one' waits for a signal 'review' with a {waiting.name}:Verdict; the payload does "
+        "not fit: ok: Input should be a valid boolean, unable to interpret input (given: 'maybe'); by: Field required\n"
     )
     assert waiting("show", "one", "--json").json["updated_at"] == before["updated_at"]
 
 
-def test_one_that_only_the_receiver_can_refuse_is_told_with_its_dead_letter(waiting: Project) -> None:
+def test_a_signal_that_the_receiver_rejects_is_reported_with_its_dead_letter(waiting: Project) -> None:
     waiting.run("numbers", "--id", "two")
     done = waiting("signal", "two", "numbers", "--payload", '"abc"', "--local")
     assert (done.code, done.out) == (exit_codes.COMPLETED, "signal numbers is accepted; two waits for signal numbers\n")
-    assert done.err == "its payload is not what two waits for; it is kept: rayflow dlq show two -1\n"
+    assert done.err == "the payload does not fit what two waits for and is now a dead letter: rayflow dlq show two -1\n"
     assert waiting("signal", "two", "numbers", "--payload", "[1]", "--local").err == ""
     assert result(waiting, "two") == [1]
 
@@ -240,7 +239,7 @@ def test_an_execution_that_is_over_is_wrong_usage(waiting: Project) -> None:
         (["one", "review", "--payload", "@none.json"], "--payload @none.json: [Errno 2] No such file or directory"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage(waiting: Project, words: list[str], said: str) -> None:
+def test_a_wrong_signal_is_wrong_usage(waiting: Project, words: list[str], said: str) -> None:
     done = waiting("signal", *words, "--local")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
     assert done.err.startswith(f"rayflow: {said}")

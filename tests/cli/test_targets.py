@@ -1,4 +1,4 @@
-"""What ``rayflow run`` can be told to run, and what it makes of its input."""
+"""Targets and inputs of ``rayflow run``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from rayflow.definition.function import workflow
 from tests.cli.project import Project
 
 
-# --- forms of the target --------------------------------------------------------------------------------------
 def test_a_file_is_imported_under_its_name_and_recorded_by_reference(project: Project) -> None:
     folder = project.folder / "deeper"
     folder.mkdir()
@@ -64,15 +63,16 @@ def test_a_declared_workflow_answers_its_final_state(project: Project) -> None:
             "{file}:nope",
             "{file} has no 'nope'; workflows in it: shout, order, several, nothing, many, broken, long, declared",
         ),
-        ("{file}:loud", "{file}:loud is a step, and no workflow (@rf.workflow or rf.Workflow); workflows in it: "),
-        ("{file}:Order", "{file}:Order is a ModelMetaclass, and no workflow"),
+        ("{file}:loud", "{file}:loud is a step, not a workflow (@rf.workflow or rf.Workflow); workflows in it: "),
+        ("{file}:Order", "{file}:Order is a ModelMetaclass, not a workflow"),
+        ("{file}:Box.number", "{file}:Box.number is an int, not a workflow"),
         ("{file}:", "{file} has no ''; workflows in it: "),
-        ("{file}", "say which object of {file} to run: {file}:NAME; workflows in it: shout, "),
+        ("{file}", "{file} needs the name of a workflow: {file}:NAME; workflows in it: shout, "),
         ("{module}.nope:x", "there is no module '{module}.nope'"),
         ("nope_at_all:x", "there is no module 'nope_at_all', neither in "),
         ("nope.py:x", "there is no file nope.py in "),
-        (":x", "':x' names no module or file: TARGET is module:object, path/file.py:object, or the id of"),
-        ("a-b:x", "'a-b' is no module's name"),
+        (":x", "':x' does not name a module or file: TARGET is module:object, path/file.py:object, or the id of"),
+        ("a-b:x", "'a-b' is not the name of a module"),
         ("nope", "'nope' is neither module:object nor file.py:object, and as an id: there is no store at "),
     ],
 )
@@ -124,14 +124,12 @@ def test_two_files_of_one_name_are_not_mixed_up(project: Project) -> None:
         ("x = 1\ny = x / 0\n", "ZeroDivisionError: division by zero ({file}, line 2)"),
         ("def f(:\n", "SyntaxError: invalid syntax ({name}, line 1)"),
         ("import not_there\n", "ModuleNotFoundError: No module named 'not_there' ({file}, line 1)"),
-        ("import sys\nsys.exit(3)\n", "ended the program while it was imported (exit 3): put what it does"),
+        ("import sys\nsys.exit(3)\n", "ended the program during its import (exit 3): put the code that runs it"),
         ("from . import x\n", "in a package, write module:object instead"),
         ("import rayflow as rf\n@rf.workflow\ndef f(): ...\n", "DefinitionError: workflow 'f' must be an `async def`"),
     ],
 )
-def test_what_a_module_raises_while_it_is_imported_is_told_with_its_place(
-    project: Project, code: str, said: str
-) -> None:
+def test_an_error_during_an_import_is_reported_with_its_place(project: Project, code: str, said: str) -> None:
     file = project.folder / f"{project.name}_bad.py"
     file.write_text(code)
     done = project("run", f"{file.name}:x", "--local")
@@ -141,7 +139,6 @@ def test_what_a_module_raises_while_it_is_imported_is_told_with_its_place(
     assert done.err.count("\n") == 1
 
 
-# --- input ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("target", "given", "result"),
     [
@@ -169,7 +166,7 @@ def test_input_comes_from_a_file_or_from_stdin(project: Project, monkeypatch: py
         (
             "shout",
             None,
-            "workflow 'shout': missing a required argument: 'text'; it takes (text: str) -> str; give it by --input",
+            "workflow 'shout': missing a required argument: 'text'; it takes (text: str) -> str; set it with --input",
         ),
         ("shout", "3", "--input: parameter 'text' does not fit: Input should be a valid string (given: 3)"),
         ("shout", "null", "--input: parameter 'text' does not fit: Input should be a valid string (given: None)"),

@@ -1,4 +1,4 @@
-"""``rayflow tasks``: every attempt, from the store alone or, where a cluster runs, with who is at work."""
+"""``rayflow tasks``: every attempt, from the store alone or from a running cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 import rayflow as rf
-from rayflow.cli import exit_codes, tasks
+from rayflow.cli import exit_codes, show
+from rayflow.client.engine import backend_of
 from rayflow.client.local import LocalEngine
 from rayflow.runtime.actors import actor_names
 from tests.cli.project import Project
@@ -65,17 +66,17 @@ def tried(project: Project) -> Project:
 
 @pytest.fixture
 def holder(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalEngine]:
-    """An engine with the execution "held", whose step runs; commands take it for a cluster's."""
+    """An engine in place of a cluster's, with the execution "held" and its running step."""
     _begun.clear()
     _may_end.clear()
     with LocalEngine(project.store) as engine:
 
-        def open_engine(args: object, *, recover: str) -> contextlib.AbstractContextManager[LocalEngine]:
-            assert recover == "no", "who looks takes no execution up"
+        def open_engine(args: object, *, recover: bool) -> contextlib.AbstractContextManager[LocalEngine]:
+            assert recover is False, "a command that reads resumes no execution"
             return contextlib.nullcontext(engine)
 
-        monkeypatch.setattr(tasks, "open_engine", open_engine)
-        handle = engine.start(holding, id="held")
+        monkeypatch.setattr(show, "open_engine", open_engine)
+        handle = engine.start(holding.options(id="held"))
         assert _begun.wait(30)
         yield engine
         _may_end.set()
@@ -111,13 +112,17 @@ def test_as_json_an_attempt_has_all_its_fields(tried: Project) -> None:
 
 
 def test_without_a_cluster_the_store_alone_is_read(tried: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(args: object, *, recover: str) -> None:
+    def refuse(args: object, *, recover: bool) -> None:
         raise AssertionError("no engine is needed to read the store")
 
-    monkeypatch.setattr(tasks, "open_engine", refuse)
-    assert tried.run("waiting", "--id", "two", "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
+    monkeypatch.setattr(show, "open_engine", refuse)
+    found: list[dict[str, object]] = []
     before = tried.files()
-    [left] = tried("tasks", "two", "--json").json
+    while not found:  # a run may be stopped before its first entry
+        assert tried.run("waiting", "--id", "two", "--timeout", "0.05").code == exit_codes.STOPPED_WAITING
+        before = tried.files()
+        found = tried("tasks", "two", "--json").json
+    [left] = found
     assert (left["status"], left["worker"], left["started_at"], left["duration"]) == ("waiting", "", None, None)
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
     assert tried("tasks", "two", "--local", "--json").json == [left]
@@ -138,7 +143,7 @@ def test_on_a_cluster_what_runs_has_its_worker(
         monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
     [task] = project("tasks", "held", "--json", *words).json
     assert (task["step"], task["name"], task["attempt"], task["status"]) == (1, "held", 1, "running")
-    assert task["worker"] in holder._system.find(actor_names.pool("default")).call("workers")
+    assert task["worker"] in backend_of(holder).system.find(actor_names.pool("default")).call("workers")
     assert task["started_at"] is not None
     assert (task["completed_at"], task["duration"]) == (None, None)
     line = project("tasks", "held", *words).out.splitlines()[1].split()

@@ -1,4 +1,4 @@
-"""The other ways in, on one cluster with its dashboard: a submitted job, a notebook, the demo."""
+"""A submitted job, a notebook and the demo, on one cluster with its dashboard."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def greeting(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def environ() -> Iterator[dict[str, str]]:
-    """The environment of processes that find the cluster by its address."""
+    """The environment of processes that connect to the cluster by its address."""
     folder = Path(tempfile.mkdtemp(prefix="rf-"))
     environ = own_environment(folder)
     started, _ = connection.up(num_cpus=2, dashboard=True, environ=environ)
@@ -47,7 +47,7 @@ def environ() -> Iterator[dict[str, str]]:
 
 
 def run(environ: dict[str, str], *command: str, cwd: Path) -> str:
-    """Run a command to its end; answers its standard output."""
+    """Run a command to its end, and return its standard output."""
     done = subprocess.run(
         [sys.executable, *command], env=environ, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
     )
@@ -68,7 +68,7 @@ def test_a_submitted_job(environ: dict[str, str], tmp_path: Path) -> None:
     )  # fmt: skip
     assert "greeting you" in said
     assert "hello you" in said
-    # The package is gone from here, and the execution knows its code by the package's content.
+    # The package is deleted here; the execution refers to its code by the package's content.
     shutil.rmtree(folder)
     shown = json.loads(run(environ, "-m", "rayflow", "show", "job-1", "--store", store, "--json", cwd=tmp_path))
     assert shown["status"] == "completed"

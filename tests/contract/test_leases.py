@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayflow.core.locks.machine import Claim, Lock
-from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable, RayflowError
+from rayflow.errors import InvalidArgument, LockLost, LockPermitsMismatch, LockUnavailable, RayflowError
 from rayflow.storage.base import Store
 from rayflow.storage.operations import Done, ExpireLeases, LeaveLease, Rejected, TakeLease
 from tests.contract.conftest import Stores
@@ -96,9 +96,9 @@ def test_what_was_left_or_lost_cannot_be_renewed(stores: Stores) -> None:
     ("asked", "error"),
     [
         (lease("t", limit=2), LockPermitsMismatch),
-        (lease("t", ttl=0), DefinitionError),
-        (lease("t", limit=0), DefinitionError),
-        (lease("t", name=""), DefinitionError),
+        (lease("t", ttl=0), InvalidArgument),
+        (lease("t", limit=0), InvalidArgument),
+        (lease("t", name=""), InvalidArgument),
     ],
     ids=["limit", "ttl", "no permits", "name"],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from tests.faults.processes.tools import kill, until
 from tests.runtime.cluster_fixtures import RayCluster, ray_cluster
 
@@ -45,17 +46,39 @@ def engine(ray_cluster: RayCluster, tmp_path_factory: pytest.TempPathFactory) ->
     engine.shutdown()
 
 
+@pytest.fixture
+def driven(open_engine: Open) -> rf.DistributedEngine:
+    """An engine that parks nothing during a test: every unfinished execution has, or gets, a coordinator."""
+    return open_engine(park_idle_after=600.0)
+
+
 def kill_coordinator(engine: rf.DistributedEngine, execution_id: str) -> None:
-    """Kill the process that drives an execution."""
-    until(lambda: engine.record(execution_id).owner, f"somebody drives {execution_id}")
-    kill(engine.pid_of(engine.record(execution_id).coordinator))
+    """Kill the process that drives an execution.
+
+    For executions that cannot be parked now: a step of theirs is under way, or their engine is ``driven``. A parked
+    execution has no coordinator, and may never get one. If the coordinator has just died, wait for the next one.
+    """
+    found: list[int] = []
+
+    def driven() -> bool:
+        record = backend_of(engine).record(execution_id)
+        if not record.owner:
+            return False
+        try:
+            found.append(backend_of(engine).pid_of(record.coordinator))
+        except rf.ClusterError:  # it died, and no other one has claimed the execution yet
+            return False
+        return True
+
+    until(driven, f"a coordinator drives {execution_id}")
+    kill(found[-1])
 
 
 def until_parked(engine: rf.DistributedEngine, execution_id: str) -> None:
     """Wait until nobody drives an execution that is not over."""
 
     def parked() -> bool:
-        record = engine.record(execution_id)
+        record = backend_of(engine).record(execution_id)
         return (
             record.epoch > 0
             and record.owner == ""

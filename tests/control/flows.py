@@ -144,7 +144,7 @@ async def endless() -> None:
 @rf.workflow
 async def with_children(left: str) -> None:
     """Starts two children: one ends with it, the other goes on."""
-    await rf.start_child(endless.child(id=left))
+    await rf.start_child(endless.options(id=left))
     await endless()
 
 
@@ -183,12 +183,12 @@ async def patient(ledger: str) -> str:
 
 
 @rf.workflow
-async def together(ledger: str, mended: str) -> list[str]:
-    """A child beside a step that fails until it is mended, and one that is only started and ends with it."""
-    await rf.start_child(endless.child(id="bound", on_parent_end="cancel"))
+async def together(ledger: str, fail: str, mended: str) -> list[str]:
+    """Await a child next to a step that fails on demand, until it is mended; another child ends with the parent."""
+    await rf.start_child(endless.options(id="bound", on_parent_end="cancel"))
 
     async def late() -> str:
-        await held_up(ledger, "late", ledger)
+        await held_up(ledger, "late", fail)
         return await needs(mended)
 
     return list(await asyncio.gather(late(), patient(ledger)))
@@ -217,12 +217,15 @@ async def cancelled_saga(ledger: str) -> None:
 
 # --- going on -----------------------------------------------------------------------------------------------
 @rf.workflow
-async def looping(ledger: str, number: int, last: int) -> list[Any]:
-    """Continues as new until the last number; a signal that came before is received at the end."""
-    await noted(ledger, "run", str(number))
+async def looping(ledger: str, release: str, number: int, last: int) -> list[Any]:
+    """Continue as new until the last number, half-way only once released; then receive a signal sent before."""
+    if number == last // 2:
+        await held_up(ledger, str(number), release)
+    else:
+        await noted(ledger, str(number))
     rf.state["number"] = number
     if number < last:
-        rf.continue_as_new(ledger, number + 1, last)
+        rf.continue_as_new(ledger, release, number + 1, last)
     return [number, await rf.wait_for_signal("kept")]
 
 

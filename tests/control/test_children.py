@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from tests.control.conftest import kill_coordinator, until_parked
 from tests.control.flows import crowd, parent, repaired, together, with_children
 from tests.faults.processes.tools import ledger_lines, until, until_longer
@@ -20,7 +21,7 @@ def test_children_answer_and_their_parents_coordinator_dies_meanwhile(
     engine: rf.DistributedEngine, tmp_path: Path
 ) -> None:
     ledger = tmp_path / "ledger"
-    handle = engine.start(parent, str(ledger), 60, 10, id="of-60")
+    handle = engine.start(parent.options(id="of-60"), str(ledger), 60, 10)
     for _ in range(2):
         until_longer(ledger, len(ledger_lines(ledger)) + 10)
         kill_coordinator(engine, "of-60")
@@ -36,7 +37,7 @@ def test_children_answer_and_their_parents_coordinator_dies_meanwhile(
 @pytest.mark.system
 @pytest.mark.timeout(300)
 def test_thousands_of_children_of_one_parent(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(crowd, 2_000, 50, id="of-2000")
+    handle = engine.start(crowd.options(id="of-2000"), 2_000, 50)
     most = 0
     while not handle.done():
         most = max(most, sum(not child.status.terminal for child in handle.status().children))
@@ -46,43 +47,60 @@ def test_thousands_of_children_of_one_parent(engine: rf.DistributedEngine) -> No
 
 
 def test_the_parents_end_cancels_what_it_awaits_and_leaves_what_it_only_started(engine: rf.DistributedEngine) -> None:
-    handle = engine.start(with_children, "left", id="of-two")
+    handle = engine.start(with_children.options(id="of-two"), "left")
     until(lambda: len(handle.status().children) == 2, "both children run")
-    until_parked(engine, "of-two")
+    for name in ("of-two", *(child.execution_id for child in handle.status().children)):
+        until_parked(engine, name)
     [awaited] = [child.execution_id for child in handle.status().children if child.execution_id != "left"]
     handle.cancel()
     with pytest.raises(rf.ExecutionCancelled):
         handle.result(timeout=60)
-    until(lambda: engine.record(awaited).status == "cancelled", "the child is cancelled")
-    assert engine.record("left").status == "running"
+    until(lambda: backend_of(engine).record(awaited).status == "cancelled", "the child is cancelled")
+    assert backend_of(engine).record("left").status == "running"
     engine.cancel("left")
 
 
 def test_resuming_a_parent_whose_child_failed_resumes_the_child(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     mended = tmp_path / "mended"
-    handle = engine.start(repaired, str(mended), id="repaired")
+    handle = engine.start(repaired.options(id="repaired"), str(mended))
     with pytest.raises(rf.ExecutionFailed, match="child workflow 'fragile'"):
         handle.result(timeout=60)
     mended.touch()
     handle.resume()
     assert handle.result(timeout=60) == "mended"
-    assert engine.record("repaired.1").status == "completed"
+    assert backend_of(engine).record("repaired.1").status == "completed"
 
 
-def test_what_a_failure_has_cancelled_goes_on_with_its_parent(engine: rf.DistributedEngine, tmp_path: Path) -> None:
-    """Whoever drives them dies as soon as they go on."""
-    ledger, mended = tmp_path / "ledger", tmp_path / "mended"
-    handle = engine.start(together, str(ledger), str(mended), id="together")
+def test_what_a_failure_has_cancelled_goes_on_with_its_parent(driven: rf.DistributedEngine, tmp_path: Path) -> None:
+    """The coordinators of both are killed as soon as they continue.
+
+    The parent fails only after the child's first step is recorded: a step that is not recorded may run again.
+    """
+    ledger, fail, mended = tmp_path / "ledger", tmp_path / "fail", tmp_path / "mended"
+    handle = driven.start(together.options(id="together"), str(ledger), str(fail), str(mended))
+    until(lambda: waits_for_signal(driven, "together.3"), "the child's first step is recorded")
+    fail.touch()
     with pytest.raises(rf.ExecutionFailed, match="broken"):
         handle.result(timeout=60)
-    until(lambda: engine.record("bound").status == "cancelled", "the one that was only started has ended with it")
+    until(
+        lambda: backend_of(driven).record("bound").status == "cancelled",
+        "the child that was only started has ended with it",
+    )
     mended.touch()
     handle.resume()
     for name in ("together", "together.3"):
-        kill_coordinator(engine, name)
-    until(lambda: engine.record("bound").status == "running", "it goes on, too")
-    engine.signal("together.3", "go")
+        kill_coordinator(driven, name)
+    until(lambda: backend_of(driven).record("bound").status == "running", "it goes on, too")
+    driven.signal("together.3", "go")
     assert handle.result(timeout=60) == ["mended", "patient-after"]
     runs = Counter(word for word, *_ in ledger_lines(ledger))
     assert (runs["patient-before"], runs["patient-after"], runs["late"]) == (1, 1, 1)
-    until(lambda: engine.record("bound").status == "cancelled", "it has ended with it again")
+    until(lambda: backend_of(driven).record("bound").status == "cancelled", "it has ended with it again")
+
+
+def waits_for_signal(engine: rf.DistributedEngine, execution_id: str) -> bool:
+    """Whether an execution exists and is recorded to wait for a signal."""
+    try:
+        return bool(engine.status(execution_id).waiting_for)
+    except rf.ExecutionNotFound:
+        return False

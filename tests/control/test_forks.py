@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 from tests.control.conftest import Open, kill_coordinator
 from tests.control.flows import drafted
@@ -48,16 +49,16 @@ def test_a_fork_goes_on_when_its_coordinator_dies_and_repeats_nothing_of_its_pre
     engine: rf.DistributedEngine, tmp_path: Path
 ) -> None:
     ledger, release = tmp_path / "ledger", tmp_path / "release"
-    source = engine.start(drafted, str(ledger), str(release), id="draft")
+    source = engine.start(drafted.options(id="draft"), str(ledger), str(release))
     until(lambda: words(ledger)["checked"] == 1, "the other execution is at that step")
     fork = engine.fork("draft", before="held_up", id="fork", state={"by": "ada"})
     until(lambda: words(ledger)["checked"] == 2, "so is the fork")
     kill_coordinator(engine, "fork")
     until(lambda: words(ledger)["checked"] >= 3, "that step runs again, for it was not recorded")
-    kill(engine.pid_of(actor_names.PERSISTENCE))
+    kill(backend_of(engine).pid_of(actor_names.STORE))
     # Asked for twice, made once.
     again = engine.fork("draft", before="held_up", id="fork", state={"by": "ada"})
-    with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id of its own"):
+    with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id that no execution has"):
         engine.fork("draft", before="held_up", id="fork", state={"by": "bob"})
     release.touch()
     assert fork.result(timeout=60) == again.result(timeout=60) == ["first", "second", "checked", "ada"]
@@ -75,7 +76,7 @@ def test_what_a_driver_forked_that_was_killed_is_there_once(
     engine = open_engine(park_idle_after=0.2)
     ledger, release = tmp_path / "ledger", tmp_path / "release"
     release.touch()
-    engine.start(drafted, str(ledger), str(release), id="draft").result(timeout=60)
+    engine.start(drafted.options(id="draft"), str(ledger), str(release)).result(timeout=60)
     driver = subprocess.Popen(
         [sys.executable, "-c", FORKING, engine.store, ray_cluster.address],
         env=ray_cluster.environ,
@@ -84,7 +85,7 @@ def test_what_a_driver_forked_that_was_killed_is_there_once(
     )
     try:
         before = until_made(engine, 5)
-        kill(engine.pid_of(actor_names.PERSISTENCE))
+        kill(backend_of(engine).pid_of(actor_names.STORE))
         until_made(engine, before + 5)
         kill(driver.pid)
     finally:

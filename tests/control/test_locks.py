@@ -20,7 +20,7 @@ def test_a_lock_is_held_while_the_coordinator_dies_and_goes_to_who_waited_first(
     ledger, release = tmp_path / "ledger", tmp_path / "release"
     handles = []
     for who in ("first", "second", "third"):
-        handles.append(engine.start(locking, str(ledger), "l", who, str(release), id=who))
+        handles.append(engine.start(locking.options(id=who), str(ledger), "l", who, str(release)))
         waits = len(handles)
         until(lambda waits=waits: sum(len(k.holders) + len(k.waiting) for k in engine.locks.list()) == waits, who)  # type: ignore[misc]
     until(lambda: ledger_lines(ledger), "the first one has it")
@@ -41,7 +41,7 @@ def test_scripts_and_workflows_share_locks(engine: rf.DistributedEngine, tmp_pat
     release.touch()
     with engine.lock("l") as lease:
         engine.locks.check("l", lease.token)
-        handle = engine.start(locking, str(ledger), "l", "flow", str(release), id="flow")
+        handle = engine.start(locking.options(id="flow"), str(ledger), "l", "flow", str(release))
         until(lambda: engine.locks.list()[0].waiting, "it waits")
         assert ledger_lines(ledger) == []
         token = lease.token
@@ -61,10 +61,10 @@ def test_two_that_wait_for_each_other_do_not_wait_for_ever(engine: rf.Distribute
 @pytest.mark.system
 def test_one_that_is_resumed_gets_its_lock_again_first(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     mended, ledger, release = tmp_path / "mended", tmp_path / "ledger", tmp_path / "release"
-    handle = engine.start(failing_in_lock, "l", str(mended), id="failed")
+    handle = engine.start(failing_in_lock.options(id="failed"), "l", str(mended))
     with pytest.raises(rf.ExecutionFailed):
         handle.result(timeout=60)
-    other = engine.start(locking, str(ledger), "l", "other", str(release), id="other")
+    other = engine.start(locking.options(id="other"), str(ledger), "l", "other", str(release))
     until(lambda: ledger_lines(ledger), "the other one has it")
     mended.touch()
     handle.resume()

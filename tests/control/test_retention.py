@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 from tests.control.conftest import Open
 from tests.control.flows import collecting, leaf
@@ -15,13 +16,13 @@ pytestmark = pytest.mark.ray
 
 def test_what_is_over_vanishes_while_others_run_and_the_supervisor_dies(open_engine: Open) -> None:
     engine = open_engine(park_idle_after=0.2, retention=rf.Retention(completed=1.0))
-    running = engine.start(collecting, 1, id="running")
+    running = engine.start(collecting.options(id="running"), 1)
     for number in range(20):
-        engine.start(leaf, number, id=f"before{number}")
+        engine.start(leaf.options(id=f"before{number}"), number)
     until(lambda: engine.metrics().executions_completed >= 20, "all of them have ended")
-    kill(engine.pid_of(actor_names.SUPERVISOR))
+    kill(backend_of(engine).pid_of(actor_names.SUPERVISOR))
     for number in range(20):
-        engine.start(leaf, number, id=f"after{number}")
+        engine.start(leaf.options(id=f"after{number}"), number)
     until(lambda: engine.metrics().executions_completed >= 40, "all of them have ended")
     until(lambda: [found.execution_id for found in engine.list()] == ["running"], "those that ended are deleted")
     assert engine.metrics().executions_completed == 40
@@ -29,5 +30,5 @@ def test_what_is_over_vanishes_while_others_run_and_the_supervisor_dies(open_eng
     engine.signal("running", "item", [1])
     assert running.result(timeout=60) == [[1]]
     assert engine.purge(older_than=0, status="completed").executions <= 1  # or the supervisor was faster
-    handle = engine.start(leaf, 8, id="before7", options=rf.ExecutionOptions(retention=rf.Retention()))
+    handle = engine.start(leaf.options(id="before7", retention=rf.Retention()), 8)
     assert handle.result(timeout=60) == 8  # the id is free again, and this one stays

@@ -78,10 +78,10 @@ def test_versions_run_beside_each_other(engine: rf.DistributedEngine) -> None:
 def test_edited_code_is_for_new_executions_and_those_that_run_go_on(open_engine: Open, write: Write) -> None:
     module = write(flows("old"))
     engine = open_engine(park_idle_after=60.0)
-    old = engine.start(module.talk, id="old")
+    old = engine.start(module.talk.options(id="old"))
     until(lambda: old.status().waiting_for, "it waits")
     module = write(flows("new", more="await checked()"))
-    new = engine.start(module.talk, id="new")
+    new = engine.start(module.talk.options(id="new"))
     new.signal("go")
     assert new.result(timeout=60) == ["new", "new", "new"]
     old.signal("go")
@@ -92,7 +92,7 @@ def test_edited_code_is_for_new_executions_and_those_that_run_go_on(open_engine:
 def test_what_cannot_go_on_with_the_code_at_hand_waits_for_the_right_one(open_engine: Open, write: Write) -> None:
     module = write(flows("a"))
     engine = open_engine(park_idle_after=60.0)
-    handle = engine.start(module.talk, id="one")
+    handle = engine.start(module.talk.options(id="one"))
     until(lambda: handle.status().waiting_for, "it waits")
     write(flows("a", version="2"))
     kill_coordinator(engine, "one")
@@ -115,7 +115,7 @@ def test_what_passed_a_change_before_it_was_there_goes_on_as_before(open_engine:
     new = 'rf.patched("check") and await checked()\n    ' + old
     module = write(flows("a", more=old))
     engine = open_engine(park_idle_after=0.2)
-    handle = engine.start(module.talk, id="one")
+    handle = engine.start(module.talk.options(id="one"))
     handle.signal("go")
     until(lambda: handle.status().state.get("passed"), "it has passed the place")
     until_parked(engine, "one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from rayflow.core.events import (
     AttemptFailed,
@@ -20,7 +20,7 @@ from rayflow.core.events import (
     StepCompleted,
     StepFailed,
 )
-from rayflow.core.execution.actions import BuryStep, InboxItem, Request, RunAttempt, StopAttempt
+from rayflow.core.execution.actions import InboxItem, NewDeadLetter, Request, RunAttempt, StopAttempt
 from rayflow.core.execution.execution import Execution
 from rayflow.core.execution.forks import plan_fork
 from rayflow.core.execution.journal import plan_rewind
@@ -29,7 +29,7 @@ from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET
 from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.context import LockCall
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
-from rayflow.definition.step import Step, StepSettings, step
+from rayflow.definition.step import Step, StepKeywords, step
 from rayflow.errors import Failure, class_name
 from rayflow.storage.codec.journal import decode_entry, encode_entry
 from tests.core.others import CODEC, Others
@@ -44,7 +44,7 @@ NO_RETRY = ExecutionOptions(retry=RetryPolicy(max_retries=0))
 
 def stub(name: str, **settings: Any) -> Step[..., Any]:
     """A step that only has a name: machines issue steps and never run them."""
-    chosen: StepSettings = {"name": name, **settings}  # type: ignore[typeddict-item]
+    chosen = cast("StepKeywords", {"name": name, **settings})
 
     async def body(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError(f"step {name!r} ran in the machine")
@@ -123,7 +123,7 @@ class Shell:
         #: The encoded arguments of the next run, once the execution continued as new.
         self.next_run: bytes | None = None
         self.counts: dict[str, int] = {}
-        self.letters: list[BuryStep] = []
+        self.letters: list[NewDeadLetter] = []
 
     def _machine(self) -> Machine:
         return Machine(
@@ -232,17 +232,17 @@ class Shell:
             before, self.inbox_done = self.inbox_done, max(self.inbox_done, work.inbox_done)
             self.done_at.extend([before] * (len(work.entries) - 1) + [self.inbox_done] * bool(work.entries))
             self.rows_at.extend([len(self.rows)] * len(work.entries))
-            assert work.entries or not work.asks, "what is asked goes with an entry"
-            self.others.take(work.asks)
-            self.next_run = self.next_run if work.run is None else work.run
+            assert work.entries or not work.requests, "what is asked goes with an entry"
+            self.others.take(work.requests)
+            self.next_run = self.next_run if work.next_run is None else work.next_run
             for name, count in work.counts.items():
                 self.counts[name] = self.counts.get(name, 0) + count
-            self.letters.extend(work.letters)
+            self.letters.extend(work.dead_letters)
             for action in work.actions:
                 self._perform(action)
-            if not work.holds:
+            if not work.deferred:
                 return self
-            for outcome in work.holds:
+            for outcome in work.deferred:
                 self.deliver(outcome)
 
     def _perform(self, action: RunAttempt | StopAttempt) -> None:
@@ -312,11 +312,11 @@ class Shell:
         assert self.execution.failed(run.seq, run.attempt, how, began=self.now, worker="w1", now=self.now)
         return self.collect()
 
-    def lose(self, name: str, *, alone: bool = False, how: str = WORKER_DIED) -> Shell:
+    def lose(self, name: str, *, exclusive: bool = False, how: str = WORKER_DIED) -> Shell:
         """An attempt is lost with its worker."""
         run = self.running.pop(self.run_of(name).seq)
         lost = Failure(type=how, message="died")
-        self.execution.lost(run.seq, run.attempt, lost, alone=alone, worker="w1", now=self.now)
+        self.execution.lost(run.seq, run.attempt, lost, exclusive=exclusive, worker="w1", now=self.now)
         return self.pass_time(0)
 
     def pass_time(self, seconds: float) -> Shell:

@@ -17,7 +17,7 @@ from tests.definition import agents
 from tests.definition.agents import extract, length
 
 declared = rf.Workflow("declared").add_step(extract())
-quick = length.with_options(timeout=1)
+quick = length.options(timeout=1)
 double = rf.step(lambda n: n * 2, name="double")
 
 
@@ -65,7 +65,7 @@ def test_what_no_module_holds_is_not_located() -> None:
     def local(n: int) -> int:
         return n
 
-    for lost in (local, length.with_options(timeout=3), rf.Workflow("w"), rf.Agent("a", run=len)):
+    for lost in (local, length.options(timeout=3), rf.Workflow("w"), rf.Agent("a", run=len)):
         assert locate(lost) is None
 
 
@@ -87,12 +87,12 @@ def test_a_value_arrives_whole() -> None:
         arrived = through(add)
     assert found == [arrived]
     assert arrived is not add
-    assert (arrived.fn(1), arrived.name, arrived.options, arrived.__doc__) == (8, "add", add.options, "Adds seven.")
+    assert (arrived.fn(1), arrived.name, arrived.settings, arrived.__doc__) == (8, "add", add.settings, "Adds seven.")
     assert (arrived.returns, arrived.__wrapped__, arrived.origin) == (int, arrived.fn, arrived)
 
 
 def test_a_derived_step_borrows_the_function_of_its_library() -> None:
-    assert through(length.with_options(timeout=3)).fn is length.fn
+    assert through(length.options(timeout=3)).fn is length.fn
     assert locate_function(length.fn) == (agents.__name__, "length")
     assert locate_function(length.fn, rf.WorkflowFunction) is None
     assert locate_function(len) is None
@@ -101,15 +101,15 @@ def test_a_derived_step_borrows_the_function_of_its_library() -> None:
 def test_a_function_may_refer_to_its_own_step() -> None:
     @rf.step
     def down(n: int) -> int:
-        return 0 if n == 0 else 1 + int(down.fn(n - 1)) + int(lower.options.timeout or 0)
+        return 0 if n == 0 else 1 + int(down.fn(n - 1)) + int(lower.settings.timeout or 0)
 
-    lower = down.with_options(timeout=1)
+    lower = down.options(timeout=1)
 
     with collecting() as found:
         arrived = through(down)
     assert arrived.fn(3) == 6
     steps = [step for step in found if isinstance(step, rf.Step)]
-    assert [(step.options.timeout, step.fn is arrived.fn) for step in steps] == [(None, True), (1, True)]
+    assert [(step.settings.timeout, step.fn is arrived.fn) for step in steps] == [(None, True), (1, True)]
 
 
 def test_steps_of_one_name_are_collected_apart() -> None:
@@ -138,7 +138,7 @@ def test_a_workflow_keeps_its_parts() -> None:
 def test_a_copy_of_a_step_is_another_step() -> None:
     twin = copy.copy(length)
     assert twin is not length
-    assert (twin.fn, twin.name, twin.options) == (length.fn, length.name, length.options)
+    assert (twin.fn, twin.name, twin.settings) == (length.fn, length.name, length.settings)
 
 
 def test_which_modules_another_process_can_import(loaded_module: types.ModuleType) -> None:

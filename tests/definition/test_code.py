@@ -17,7 +17,7 @@ from tests.definition.agents import extract, extractor, length
 from tests.definition.fake import FakeExecution
 
 HERE = agents.__name__
-quick = length.with_options(timeout=1)
+quick = length.options(timeout=1)
 
 
 @rf.workflow(version="7")
@@ -47,7 +47,7 @@ def local_workflow(result: int = 1) -> rf.WorkflowFunction[[int], int]:
 
     @rf.workflow(id="local")
     async def local(n: int) -> int:
-        return await multiply(await add.with_options(timeout=5)(n)) + await length(["imported"])
+        return await multiply(await add.options(timeout=5)(n)) + await length(["imported"])
 
     return local
 
@@ -189,7 +189,7 @@ def issued(workflow: Any, *args: Any) -> tuple[Any, list[StepCall]]:
 def test_targets_that_can_be_imported_are_references(cache: CodeCache) -> None:
     plain = TargetRef(CodeRef("ref", HERE, "length", source_sha256=source_hash(length)), "")
     assert cache.target_ref(Target(length)) == plain
-    assert cache.target_ref(Target(length.with_options(timeout=3))) == plain
+    assert cache.target_ref(Target(length.options(timeout=3))) == plain
     assert cache.target_ref(Target(rf.step(length.fn, name="renamed"))).ref.place == f"{HERE}:length"
     assert cache.resolve(plain.ref, plain.part, never) is length
 

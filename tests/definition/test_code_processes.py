@@ -32,7 +32,7 @@ async def count(text: str) -> Report:
     return Report(words=len(text.split()) + OFFSET)
 
 OFFSET = 100
-gently = clean.with_options(timeout=3)
+gently = clean.options(timeout=3)
 
 @rf.workflow
 async def report(text: str) -> Report:

@@ -71,7 +71,7 @@ def test_inside_another_workflow_it_is_a_child_and_fn_runs_it_inline() -> None:
     [call] = execution.others
     assert isinstance(call, ChildCall)
     assert (call.workflow, call.args, dict(call.kwargs)) == (twice, (1,), {"extra": 5})
-    assert (call.id, call.options, call.on_parent_end, call.waits) == (None, None, "cancel", True)
+    assert (call.id, call.changes, call.on_parent_end, call.waits) == (None, {}, "cancel", True)
     assert execution.run(inline) == 4
     assert len(execution.others) == 1
 
@@ -98,7 +98,7 @@ REFUSED: list[tuple[Any, str]] = [
     (plain, "workflow 'plain' must be an `async def`; a plain function cannot wait for its steps"),
     (stream, "workflow stream is a generator; a workflow answers once"),
     (Holder.method, "workflow Holder.method is a method"),
-    (_hidden, "workflow id '_hidden' does not fit"),
+    (_hidden, "workflow id '_hidden' is not valid"),
     (twice, "is defined already; use its .fn"),
     (lambda n: n, "a lambda has no name: say which with id="),
 ]
@@ -114,12 +114,12 @@ def test_what_cannot_be_a_workflow_is_refused(fn: Any, message: str) -> None:
     ("options", "message"),
     [
         ({"name": "x"}, "@rf.workflow has no option 'name'; it has: description, id, retention, version"),
-        ({"id": "a b"}, "workflow id 'a b' does not fit"),
+        ({"id": "a b"}, "workflow id 'a b' is not valid"),
         ({"retention": 60}, "workflow 'twice': retention= needs rf.Retention"),
         ({"version": 2}, "workflow version must be a string, not int"),
         ({"version": ""}, "workflow version must not be empty"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         rf.workflow(**options)(twice.fn)

@@ -64,7 +64,7 @@ def test_replace_checks_again() -> None:
     made = Schedule(every=60, start_at=100)
     assert made.replace(every=None, cron="0 2 * * *") == Schedule(cron="0 2 * * *", start_at=100)
     assert made.replace(cron=None, timezone="UTC") == made
-    with pytest.raises(rf.DefinitionError, match="takes cron or every, not both"):
+    with pytest.raises(rf.InvalidArgument, match="takes cron or every, not both"):
         made.replace(cron="0 2 * * *")
 
 
@@ -87,7 +87,7 @@ def test_replace_checks_again() -> None:
     ],
 )
 def test_a_wrong_expression_says_which_field_is_wrong(cron: str, message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=r"Schedule\.cron: ") as caught:
+    with pytest.raises(rf.InvalidArgument, match=r"Schedule\.cron: ") as caught:
         Schedule(cron=cron)
     assert caught.match(message)
 
@@ -104,14 +104,14 @@ def test_a_wrong_expression_says_which_field_is_wrong(cron: str, message: str) -
     ],
 )
 def test_an_unknown_time_zone_names_a_near_one(name: str, message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=r"Schedule\.timezone: ") as caught:
+    with pytest.raises(rf.InvalidArgument, match=r"Schedule\.timezone: ") as caught:
         Schedule(cron="* * * * *", timezone=name)
     assert caught.match(message)
 
 
 def test_a_machine_without_time_zones_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoneinfo, "available_timezones", set)
-    with pytest.raises(rf.DefinitionError, match="this machine has no time zones; install tzdata"):
+    with pytest.raises(rf.InvalidArgument, match="this machine has no time zones; install tzdata"):
         Schedule(cron="* * * * *", timezone="Mars/Olympus")
 
 
@@ -124,7 +124,6 @@ def test_a_machine_without_time_zones_says_so(monkeypatch: pytest.MonkeyPatch) -
         ({"every": math.inf}, r"Schedule\.every: Input should be a finite number"),
         ({"every": math.nan}, r"Schedule\.every: .* \(given: nan\)"),
         ({"every": 1 / 3}, r"Schedule\.every: needs whole milliseconds, not 0\.33333\d+; take 0\.333"),
-        ({"every": dt.timedelta(minutes=1)}, r"Schedule\.every: needs seconds as a number, .*; pass 60"),
         ({"every": 60, "timezone": "Europe/Berlin"}, "every counts seconds, which no time zone changes: leave out"),
         ({"every": 60, "overlap": "queue"}, r"Schedule\.overlap: Input should be 'skip', 'queue_one', 'allow' or"),
         ({"every": 60, "catch_up": 0}, r"Schedule\.catch_up: Input should be greater than 0"),
@@ -141,5 +140,5 @@ def test_a_machine_without_time_zones_says_so(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_a_wrong_option_says_what_would_be_right(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         Schedule(**values)

@@ -17,7 +17,7 @@ import pytest
 
 from rayflow.definition.code import PYTHON
 from rayflow.definition.setup import load_setup, setup_reference
-from rayflow.errors import CorruptRecord, DefinitionError, IncompatibleVersion
+from rayflow.errors import CorruptRecord, IncompatibleVersion, InvalidArgument
 
 
 def nothing(digest: str) -> bytes:
@@ -65,29 +65,29 @@ def test_anything_else_travels_as_bytes(setup: Callable[[], int]) -> None:
 # --- what is refused ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("text", ["", "connect", "clients:", ":connect", "a b:c", "clients:connect()", "a:b:c", "1a:b"])
 def test_other_text_is_refused(text: str) -> None:
-    with pytest.raises(DefinitionError, match="as text it has to be 'module:function'"):
+    with pytest.raises(InvalidArgument, match="as text it has to be 'module:function'"):
         setup_reference(text)
-    with pytest.raises(DefinitionError, match="is neither 'module:function' nor 'value:<python>:<sha256>'"):
+    with pytest.raises(InvalidArgument, match="is neither 'module:function' nor 'value:<python>:<sha256>'"):
         load_setup(text, nothing)
 
 
 def test_what_cannot_be_called_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="setup 5 is a int, which cannot be called"):
+    with pytest.raises(InvalidArgument, match="setup 5 is a int, which cannot be called"):
         setup_reference(5)  # type: ignore[arg-type]
-    with pytest.raises(DefinitionError, match="setup os:sep is a str, which cannot be called"):
+    with pytest.raises(InvalidArgument, match="setup os:sep is a str, which cannot be called"):
         load_setup("os:sep", nothing)
 
 
 def test_what_needs_arguments_is_refused() -> None:
-    with pytest.raises(DefinitionError, match=r"is called without arguments, and \(path\) does not fit: missing"):
+    with pytest.raises(InvalidArgument, match=r"is called without arguments, and \(path\) does not fit: missing"):
         setup_reference(lambda path: path)  # type: ignore[misc, arg-type]
-    with pytest.raises(DefinitionError, match=r"setup os\.path:basename is called without arguments"):
+    with pytest.raises(InvalidArgument, match=r"setup os\.path:basename is called without arguments"):
         load_setup("os.path:basename", nothing)
 
 
 def test_what_cannot_be_pickled_is_refused() -> None:
     lock = threading.Lock()
-    with pytest.raises(DefinitionError, match=r"cannot be carried to the workers \(TypeError: cannot pickle"):
+    with pytest.raises(InvalidArgument, match=r"cannot be carried to the workers \(TypeError: cannot pickle"):
         setup_reference(lambda: lock)
 
 
@@ -124,5 +124,5 @@ def test_bytes_that_cannot_be_loaded_say_why() -> None:
     with pytest.raises(IncompatibleVersion, match="cannot be unpickled here: UnpicklingError"):
         load_setup(value_of(b"junk"), lambda digest: b"junk")
     number = cloudpickle.dumps(5)
-    with pytest.raises(DefinitionError, match="is a int, which cannot be called"):
+    with pytest.raises(InvalidArgument, match="is a int, which cannot be called"):
         load_setup(value_of(number), lambda digest: number)

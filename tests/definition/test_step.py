@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import datetime as dt
 import functools
 import inspect
 import math
@@ -12,7 +11,7 @@ import pytest
 import rayflow as rf
 from rayflow.definition.context import StepCall, Target
 from rayflow.definition.options import StepOptions
-from rayflow.definition.step import StepSettings
+from rayflow.definition.step import StepKeywords
 from tests.definition.fake import FakeExecution, plainly
 
 
@@ -39,9 +38,9 @@ def test_a_step_in_a_workflow_is_issued_with_its_options_and_answers_the_recorde
     execution = FakeExecution(attempt=recorded)
     assert execution.run(lambda: read(path="a.txt")) == "recorded"
     assert execution.calls == [
-        StepCall("read-it", Target(read), (), {"path": "a.txt"}, read.options, str),
+        StepCall("read-it", Target(read), (), {"path": "a.txt"}, read.settings, str),
     ]
-    assert read.options == StepOptions(retry=rf.RetryPolicy(max_retries=1), timeout=30, local=True, pool="io")
+    assert read.settings == StepOptions(retry=rf.RetryPolicy(max_retries=1), timeout=30, local=True, pool="io")
 
 
 def test_where_a_step_runs_is_decided_when_it_is_awaited() -> None:
@@ -94,16 +93,16 @@ def test_an_object_with_an_async_call_is_async() -> None:
     assert rf.step(functools.partial(read.fn, "d"), name="d").is_async
 
 
-def test_with_options_gives_a_copy() -> None:
-    quick = read.with_options(timeout=5, name="quick")
-    assert (quick.name, quick.options.timeout, quick.options.pool) == ("quick", 5, "io")
-    assert (read.name, read.options.timeout) == ("read-it", 30)
+def test_options_gives_a_copy() -> None:
+    quick = read.options(timeout=5, name="quick")
+    assert (quick.name, quick.settings.timeout, quick.settings.pool) == ("quick", 5, "io")
+    assert (read.name, read.settings.timeout) == ("read-it", 30)
     assert quick.fn is read.fn
-    assert quick.with_options(local=False).origin is read
+    assert quick.options(local=False).origin is read
 
 
 def test_the_typed_settings_are_the_options() -> None:
-    assert set(StepSettings.__annotations__) == {"name", *StepOptions.model_fields}
+    assert set(StepKeywords.__annotations__) == {"name", *StepOptions.model_fields}
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
@@ -134,7 +133,7 @@ REFUSED: list[tuple[Any, str]] = [
     (17, "@rf.step needs a function, not int 17"),
     (lambda n: n, r"a lambda has no name: say which with name=, as in rf.step\(name='...'\)\(...\)"),
     (functools.partial(len), "partial has no name: say which with name="),
-    (count, "is defined already; use its .fn, or .with_options"),
+    (count, "is defined already; use its .fn, or .options"),
     (max, "has no signature that Python can read: wrap it in a function"),
 ]
 
@@ -155,7 +154,6 @@ def test_a_named_lambda_is_a_step() -> None:
     ("options", "message"),
     [
         ({"retri": 1}, "@rf.step has no option 'retri'; it has: concurrency_key, concurrency_limit, "),
-        ({"timeout": dt.timedelta(seconds=90)}, "timeout: needs seconds as a number, not a timedelta; pass 90"),
         ({"timeout": True}, "timeout: needs seconds as a number, not True"),
         ({"timeout": 0}, r"timeout: Input should be greater than 0 \(given: 0\)"),
         ({"retry": 3}, "retry: Input should be a valid dictionary or instance of RetryPolicy"),
@@ -166,15 +164,15 @@ def test_a_named_lambda_is_a_step() -> None:
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         rf.step(**options)(count.fn)
-    with pytest.raises(rf.DefinitionError, match=message):
-        count.with_options(**options)
+    with pytest.raises(rf.InvalidArgument, match=message):
+        count.options(**options)
 
 
 def test_no_timeout_and_the_default_timeout_are_told_apart() -> None:
-    assert rf.step(timeout=math.inf)(count.fn).options.timeout == math.inf
-    assert rf.step(timeout=None)(count.fn).options.timeout is None
+    assert rf.step(timeout=math.inf)(count.fn).settings.timeout == math.inf
+    assert rf.step(timeout=None)(count.fn).settings.timeout is None
 
 
 # --- annotations --------------------------------------------------------------------------------------------

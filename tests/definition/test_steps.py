@@ -270,7 +270,7 @@ def several(**changes: Any) -> Any:
     ],
 )
 def test_wrong_sequential_steps_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         sequential(**changes)
 
 

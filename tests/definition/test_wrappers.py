@@ -182,5 +182,5 @@ wrong: Any = rf  # what a type checker would refuse, too
     ],
 )
 def test_wrong_wrappers_are_refused(make: Any, message: str) -> None:
-    with pytest.raises(rf.DefinitionError, match=message):
+    with pytest.raises(rf.InvalidArgument, match=message):
         make()

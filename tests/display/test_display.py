@@ -17,23 +17,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rayflow.cli.cluster import metrics_text
+from rayflow.cli.show import workflows_text
 from rayflow.client.views import workflow_infos
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.core.execution.snapshot import ExecutionSnapshot, StageSnapshot, StepSnapshot
 from rayflow.display import (
     Style,
     duration_text,
-    jsonable,
     list_text,
-    metrics_text,
     snapshot_text,
     to_html,
     to_json,
     value_text,
-    workflow_json,
-    workflows_text,
 )
-from rayflow.display.tables import Column, clip, pad, table, visible, width
+from rayflow.display.formatting import Column, clip, pad, table, visible, width
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.model import DefinitionRecord
@@ -63,7 +61,6 @@ def snapshot(**changes: Any) -> ExecutionSnapshot:
     return replace(made, **changes)
 
 
-# --- widths -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("text", "columns"),
     [("abc", 3), ("日本", 4), ("e\u0301", 1), ("\U0001f600", 2), ("ﾃ", 1), ("", 0), ("a\u200db", 2)],
@@ -88,20 +85,32 @@ def test_what_is_visible_moves_no_cursor(text: str) -> None:
     assert visible(shown) == shown
 
 
+def first(row: list[str], style: Style) -> str:
+    return row[0]
+
+
+def second(row: list[str], style: Style) -> str:
+    return row[1]
+
+
+def third(row: list[str], style: Style) -> str:
+    return row[2]
+
+
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=5), st.integers(20, 80))
 def test_a_table_fits_and_its_columns_stand_below_each_other(rows: list[tuple[str, str]], columns: int) -> None:
     shown = [[visible(a), visible(b), "|"] for a, b in rows]
-    lines = table([Column("A", least=5), Column("B", right=True, least=5), Column("C")], shown, columns)
+    titled = [Column("A", first, least=5), Column("B", second, right=True, least=5), Column("C", third)]
+    lines = table(titled, shown, Style(width=columns)).split("\n")
     assert len(lines) == len(rows) + 1
     assert all(width(line) <= columns for line in lines)
     assert len({width(line) for line in lines[1:]}) <= 1
 
 
 def test_columns_without_anything_in_them_are_left_out() -> None:
-    assert table([Column("A"), Column("B"), Column("C")], [["1", "", "3"]], 80) == ["A  C", "1  3"]
+    assert table([Column("A", first), Column("B", second), Column("C", third)], [["1", "", "3"]]) == "A  C\n1  3"
 
 
-# --- text -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
@@ -215,13 +224,12 @@ def test_saved_workflows_are_a_table() -> None:
         "analyse  2                 1  2001-09-09 01:46:40  __main__:analyse (by value)  Reads.",
         "analyse  1                 3  no",
     ]
-    assert [workflow_json(info)["unfinished"] for info in infos] == [1, 3]
+    assert [to_json(info)["unfinished"] for info in infos] == [1, 3]
     assert workflows_text([]) == "no workflows"
 
 
-# --- HTML -----------------------------------------------------------------------------------------------------
 class Tags(html.parser.HTMLParser):
-    """Collects the tags of a page, and its text."""
+    """Collects the tags and the text of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -281,7 +289,6 @@ def test_html_of_a_large_execution_stays_small() -> None:
     assert "… and 4800 earlier ones" in page
 
 
-# --- JSON -----------------------------------------------------------------------------------------------------
 class Colour(enum.Enum):
     RED = "red"
 
@@ -326,15 +333,15 @@ Pair = namedtuple("Pair", "a b")  # noqa: PYI024 - this very kind is what is tri
     ],
 )
 def test_values_become_plain_json(value: object, plain: object) -> None:
-    assert jsonable(value) == plain
-    json.dumps(jsonable(value), allow_nan=False)
+    assert to_json(value) == plain
+    json.dumps(to_json(value), allow_nan=False)
 
 
 def test_objects_become_dictionaries_with_their_class() -> None:
     module = Point.__module__
-    assert jsonable([Point(1, 2.0)]) == [{"__type__": f"{module}:Point", "x": 1, "y": 2.0}]
-    assert jsonable(Model(when=dt.date(2026, 1, 2))) == {"__type__": f"{module}:Model", "when": "2026-01-02"}
-    assert str(jsonable(lambda: None)).startswith("<pickled ")
+    assert to_json([Point(1, 2.0)]) == [{"__type__": f"{module}:Point", "x": 1, "y": 2.0}]
+    assert to_json(Model(when=dt.date(2026, 1, 2))) == {"__type__": f"{module}:Model", "when": "2026-01-02"}
+    assert str(to_json(lambda: None)).startswith("<pickled ")
 
 
 @given(
@@ -345,7 +352,7 @@ def test_objects_become_dictionaries_with_their_class() -> None:
     )
 )
 def test_any_value_can_be_shown_in_each_way(value: Any) -> None:
-    json.loads(json.dumps(jsonable(value), allow_nan=False))
+    json.loads(json.dumps(to_json(value), allow_nan=False))
     one = snapshot(result=value, state={"key": value})
     assert snapshot_text(one, UTC, detail="full")
     assert to_html(one, UTC)
@@ -357,6 +364,7 @@ def test_the_keys_of_a_snapshot_are_stable() -> None:
     assert list(found) == [
         "execution_id", "workflow_id", "version", "status", "created_at", "updated_at", "duration", "deadline",
         "priority", "epoch", "coordinator", "run", "parent", "forked_from", "parked", "wakes_at", "waiting_for",
+        "attributes",
         "error", "completed_steps", "current_steps", "state", "stages", "steps", "children",
         "unconsumed_signals", "result",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What durable control adds to what is shown: waits, families, runs, forks, schedules and locks."""
+"""Views of waits, parents and children, runs and forks."""
 
 from __future__ import annotations
 
@@ -9,28 +9,11 @@ from typing import Any
 
 import pytest
 
-import rayflow as rf
-from rayflow.client.locks import LockInfo, lock_info
-from rayflow.client.schedules import ScheduleInfo
 from rayflow.client.views import ExecutionTree, summary
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot
-from rayflow.core.locks.machine import Claimant, Lock, acquire
-from rayflow.display import (
-    Style,
-    list_text,
-    lock_json,
-    locks_text,
-    schedule_json,
-    schedule_text,
-    schedules_text,
-    snapshot_text,
-    to_html,
-    to_json,
-    tree_json,
-    tree_text,
-)
-from rayflow.display.tables import width
+from rayflow.display import Style, list_text, snapshot_text, to_html, to_json, tree_text
+from rayflow.display.formatting import width
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.model import ExecutionRecord
@@ -66,7 +49,6 @@ WAITING = snapshot(
 )  # fmt: skip
 
 
-# --- one execution ----------------------------------------------------------------------------------------------
 def test_text_page_and_json_say_what_it_waits_for_and_where_it_comes_from() -> None:
     found = facts(WAITING)
     expected = {
@@ -100,8 +82,8 @@ def test_what_does_not_apply_is_left_out() -> None:
         ({"waiting_for": ["lock ledger"]}, "lock ledger"),
         ({"waiting_for": ["lock ledger"], "parked": True}, "lock ledger (parked)"),
         ({"wakes_at": NOW + 60, "parked": True}, "until 2001-09-09 01:47:40 (parked)"),
-        ({"wakes_at": NOW + 0.5, "parked": True}, None),  # it is to be taken up at once
-        ({"parked": True}, None),  # paused or interrupted: its status and reason say it
+        ({"wakes_at": NOW + 0.5, "parked": True}, None),  # the execution is due now
+        ({"parked": True}, None),  # paused or interrupted: shown by the status and the reason
     ],
 )
 def test_waits_are_told_in_a_few_words(changes: dict[str, Any], said: str | None) -> None:
@@ -141,7 +123,6 @@ def test_steps_that_are_no_steps_say_what_they_are_and_have_no_attempts() -> Non
     assert [said for said in ("child page", "lock ledger", "signal go", "undo refund") if said not in page] == []
 
 
-# --- families -----------------------------------------------------------------------------------------------------
 CHILDREN = [
     ChildSnapshot(1, "book-1.1", "page", ExecutionStatus.COMPLETED),
     ChildSnapshot(0, "left", "page", ExecutionStatus.RUNNING),
@@ -205,7 +186,7 @@ def test_a_tree_fits_a_narrow_screen() -> None:
 
 
 def test_a_tree_as_json_is_what_a_list_has_with_children() -> None:
-    found = tree_json(tree())
+    found = to_json(tree())
     json.dumps(found, allow_nan=False)
     assert [child["execution_id"] for child in found["children"]] == ["book-1.1", "left"]
     assert [child["more_children"] for child in found["children"]] == [False, True]
@@ -213,7 +194,6 @@ def test_a_tree_as_json_is_what_a_list_has_with_children() -> None:
     assert found["children"][0]["step"] == 1
 
 
-# --- from records -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "parked"),
     [
@@ -224,11 +204,11 @@ def test_a_tree_as_json_is_what_a_list_has_with_children() -> None:
         ({"status": ExecutionStatus.COMPLETED}, False),
     ],
 )
-def test_parked_is_what_nobody_drives_and_what_is_not_over(changes: dict[str, Any], parked: bool) -> None:  # noqa: FBT001 - a case
+def test_parked_executions_are_unfinished_and_have_no_owner(changes: dict[str, Any], parked: bool) -> None:  # noqa: FBT001 - a case
     assert summary(record(**changes)).parked is parked
 
 
-def test_a_summary_says_what_is_waited_for_until_it_is_over() -> None:
+def test_a_summary_shows_waits_of_unfinished_executions_only() -> None:
     waits = WaitsFor((("review", "flows:Verdict"),), ("ledger",), ("book-1.2",)).to_text()
     one = record(waits=waits, runnable_at=NOW + 60, run=2, parent="library", forked_from="book-0")
     found = summary(one)
@@ -238,127 +218,16 @@ def test_a_summary_says_what_is_waited_for_until_it_is_over() -> None:
     assert (over.waiting_for, over.wakes_at) == ([], None)
 
 
-# --- schedules ----------------------------------------------------------------------------------------------------
-def schedule(**changes: Any) -> ScheduleInfo:
-    made = ScheduleInfo(
-        name="nightly", schedule=rf.Schedule(cron="30 2 * * *", timezone="Europe/Berlin"), workflow_id="report",
-        version="", args=("x",), kwargs={}, options=rf.ExecutionOptions(priority=7), paused=False,
-        next_due=NOW + 3600, last_due=None, last_execution=None, running=(), queued_due=None, runs=1200, missed=2,
-        skipped=3, created_at=NOW,
-    )  # fmt: skip
-    return replace(made, **changes)
-
-
-def test_schedules_are_a_table_with_their_next_due_times() -> None:
-    found = [
-        schedule(running=("a", "b")),
-        schedule(name="late", next_due=NOW - 60, schedule=rf.Schedule(every=90)),
-        schedule(name="still", paused=True, next_due=None),
-        schedule(name="over", next_due=None),
-    ]
-    assert schedules_text(found, replace(UTC, now=NOW)).splitlines() == [
-        "NAME     WORKFLOW  WHEN                      NEXT                 RUNS  MISSED  SKIPPED  RUNNING",
-        "nightly  report    30 2 * * * Europe/Berlin  in 1 h 00 min       1,200       2        3        2",
-        "late     report    every 1 min 30 s          due 1 min 00 s ago  1,200       2        3        0",
-        "still    report    30 2 * * * Europe/Berlin  paused              1,200       2        3        0",
-        "over     report    30 2 * * * Europe/Berlin  over                1,200       2        3        0",
-    ]
-    assert "  2001-09-09 02:46:40  " in schedules_text(found, UTC), "without now, as a moment"
-    assert schedules_text([]) == "no schedules"
-
-
-def test_a_schedule_shows_all_that_is_known_of_it() -> None:
-    spec = rf.Schedule(every=90, start_at=NOW, end_at=NOW + 86_400, max_runs=1, jitter=5, overlap="queue_one")
-    one = schedule(
-        schedule=spec, version="2", last_due=NOW - 90, last_execution="nightly@x", running=("nightly@x",),
-        queued_due=NOW, runs=1,
-    )  # fmt: skip
-    assert schedule_text(one, replace(UTC, now=NOW)).splitlines() == [
-        "schedule  nightly",
-        "workflow  report (version 2)",
-        "when      every 1 min 30 s",
-        "from      2001-09-09 01:46:40",
-        "until     2001-09-10 01:46:40",
-        "at most   1 run",
-        "overlap   queue_one",
-        "catch up  what is up to 1 h 00 min late",
-        "jitter    5.0 s",
-        "priority  7",
-        "created   2001-09-09 01:46:40",
-        "next      in 1 h 00 min (2001-09-09 02:46:40)",
-        "queued    2001-09-09 01:46:40",
-        "last due  2001-09-09 01:45:10",
-        "newest    nightly@x",
-        "running   nightly@x",
-        "counts    1 run, 2 missed, 3 skipped",
-        "",
-        'input: {"args": ["x"], "kwargs": {}}',
-    ]
-    assert "input" not in schedule_text(schedule(args=()), UTC)
-
-
-def test_the_keys_of_a_schedule_are_stable() -> None:
-    found = schedule_json(schedule())
-    json.dumps(found, allow_nan=False)
-    assert list(found) == [
-        "name", "schedule", "workflow_id", "version", "input", "options", "paused", "next_due", "last_due",
-        "last_execution", "running", "queued_due", "runs", "missed", "skipped", "created_at", "damage",
-    ]  # fmt: skip
-    assert found["schedule"]["cron"] == "30 2 * * *"
-    assert (found["input"], found["options"]) == ({"args": ["x"], "kwargs": {}}, {"priority": 7})
-
-
-# --- locks --------------------------------------------------------------------------------------------------------
-def lock() -> LockInfo:
-    made: Lock | None = None
-    for claimant, ttl in (
-        (Claimant("book-1", 3), None), (Claimant(lease="host/17/ab"), 30.0), (Claimant("book-2", 1), None),
-    ):  # fmt: skip
-        made = acquire(made, "ledger", 2, claimant, NOW, ttl=ttl).lock
-    assert made is not None
-    return lock_info(made)
-
-
-@pytest.mark.parametrize(
-    ("now", "said"),
-    [(NOW + 10, "20.0 s left"), (NOW + 90, "expired 1 min 00 s ago"), (None, "until 2001-09-09 01:47:10")],
-)
-def test_locks_are_a_table_of_claims(now: float | None, said: str) -> None:
-    assert [line.rstrip() for line in locks_text([lock()], replace(UTC, now=now, width=120)).splitlines()] == [
-        "LOCK    TAKEN   CLAIM    WHO               STEP  TOKEN  SINCE                LEASE",
-        "ledger  2 of 2  held     book-1               3      1  2001-09-09 01:46:40",
-        f"                held     lease host/17/ab            2  2001-09-09 01:46:40  {said}",
-        "                waiting  book-2               1         2001-09-09 01:46:40",
-    ]
-    assert locks_text([]) == "no locks are held or waited for"
-
-
-def test_the_keys_of_a_lock_are_stable() -> None:
-    found = lock_json(lock())
-    json.dumps(found, allow_nan=False)
-    assert list(found) == ["name", "permits", "holders", "waiting"]
-    assert found["holders"][1] == {
-        "execution_id": "", "step": 0, "lease": "host/17/ab", "token": 2, "since": NOW, "expires_at": NOW + 30,
-        "ttl": 30.0,
-    }  # fmt: skip
-    assert [claim["execution_id"] for claim in found["waiting"]] == ["book-2"]
-
-
-# --- whatever the data hold ---------------------------------------------------------------------------------------
 def test_data_can_neither_draw_on_the_screen_nor_become_part_of_a_page() -> None:
     child = ChildSnapshot(1, EVIL, EVIL, ExecutionStatus.RUNNING)
     one = snapshot(
         parent=EVIL, forked_from=EVIL, waiting_for=[EVIL], unconsumed_signals=[EVIL], children=[child],
         steps=[StepSnapshot(1, EVIL, kind="child", worker=EVIL)],
     )  # fmt: skip
-    claim = replace(lock().holders[1], lease=EVIL)
     texts = [
         snapshot_text(one, UTC, detail="full"),
         list_text([one], UTC),
         tree_text(ExecutionTree(one, 0, (ExecutionTree(one, 1, more=True),)), UTC),
-        schedule_text(schedule(version=EVIL, workflow_id=EVIL, running=(EVIL,), args=(EVIL,)), UTC),
-        schedules_text([schedule(name=EVIL, workflow_id=EVIL)], UTC),
-        locks_text([LockInfo(EVIL, 1, (claim,), ())], UTC),
     ]
     assert [text for text in texts if any(character in text for character in "\x1b\r\u202e")] == []
     page = to_html(one, UTC)

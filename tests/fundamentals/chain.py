@@ -40,4 +40,4 @@ if __name__ == "__main__":
 
     store, path = sys.argv[1:]
     with rf.LocalEngine(store) as engine:
-        engine.execute(importable, path, os.getpid(), id="one", timeout=20)
+        engine.start(importable.options(id="one"), path, os.getpid()).result(20)

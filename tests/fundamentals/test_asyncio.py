@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 
 
 @rf.step
@@ -43,23 +44,23 @@ async def tells(count: int) -> None:
 
 
 def test_many_steps_at_once_answer_in_their_order(engine: rf.LocalEngine) -> None:
-    assert engine.execute(gathers, 200, id="one", timeout=60) == [2 * number for number in range(200)]
+    assert engine.start(gathers.options(id="one"), 200).result(60) == [2 * number for number in range(200)]
     assert len(engine.status("one").completed_steps) == 200
 
 
 def test_a_hundred_steps_in_a_row_are_one_row_each(engine: rf.LocalEngine) -> None:
-    engine.execute(tells, 100, id="one", timeout=60)
+    engine.start(tells.options(id="one"), 100).result(60)
     assert engine.status("one").completed_steps == list(range(1, 101))
     # The start, each result, and the end: nothing is written twice.
-    assert engine.record("one").last_seq == 102
+    assert backend_of(engine).record("one").last_seq == 102
 
 
 def test_tasks_and_queues_work(engine: rf.LocalEngine) -> None:
-    assert engine.execute(produces_and_consumes, 10, timeout=20) == [2 * number for number in range(10)]
+    assert engine.start(produces_and_consumes, 10).result(20) == [2 * number for number in range(10)]
 
 
 def test_what_a_workflow_publishes_is_seen_in_its_state(engine: rf.LocalEngine) -> None:
-    engine.execute(tells, 5, id="one", timeout=20)
+    engine.start(tells.options(id="one"), 5).result(20)
     assert engine.status("one").state == {"doubled": 8}
 
 

@@ -31,7 +31,7 @@ async def stubborn(ledger: str) -> str:
 def test_the_clean_up_runs_its_steps_and_the_end_is_cancelled(
     engine: rf.LocalEngine, ledger: Ledger, gate: Gate
 ) -> None:
-    handle = engine.start(tidy, ledger.path, id="one")
+    handle = engine.start(tidy.options(id="one"), ledger.path)
     gate.wait_until_reached()
     handle.cancel(reason="changed my mind")
     with pytest.raises(rf.ExecutionCancelled, match="changed my mind"):

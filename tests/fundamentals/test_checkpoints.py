@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.definition.options import Checkpoints
 from rayflow.runtime.actors import actor_names
 from rayflow.testing import TestEngine
@@ -15,10 +16,10 @@ from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 def census(engine: rf.LocalEngine) -> dict[str, int]:
     """What the engine's coordinators drive."""
-    names = [name for name in engine._system.names() if actor_names.is_coordinator(name)]
+    names = [name for name in backend_of(engine).system.names() if actor_names.is_coordinator(name)]
     found: dict[str, int] = {}
     for name in names:
-        found.update(engine._system.find(name).call("census"))
+        found.update(backend_of(engine).system.find(name).call("census"))
     return found
 
 
@@ -36,8 +37,7 @@ async def noted_then_held(ledger: str) -> list[str]:
 def test_every_mode_answers_the_same_and_records_what_it_says(
     engine: rf.LocalEngine, ledger: Ledger, mode: Checkpoints, recorded: int
 ) -> None:
-    options = rf.ExecutionOptions(checkpoints=mode)
-    assert engine.execute(three, ledger.path, id="one", options=options, timeout=20) == ["a", "b", "c"]
+    assert engine.start(three.options(id="one", checkpoints=mode), ledger.path).result(20) == ["a", "b", "c"]
     assert ledger.lines() == ["a", "b", "c"]
     snapshot = engine.status("one")
     assert (len(snapshot.completed_steps), snapshot.result) == (recorded, ["a", "b", "c"])
@@ -49,7 +49,7 @@ def test_after_an_interruption_what_was_recorded_is_not_run_again(
     store: str, ledger: Ledger, gate: Gate, mode: Checkpoints, runs: int
 ) -> None:
     with rf.LocalEngine(store, pool=rf.PoolConfig(stop_grace=0)) as engine:
-        engine.start(noted_then_held, ledger.path, id="one", options=rf.ExecutionOptions(checkpoints=mode))
+        engine.start(noted_then_held.options(id="one", checkpoints=mode), ledger.path)
         gate.wait_until_reached()
         # With "sync", whoever sees the second step run can read the first one's result.
         assert len(engine.status("one").completed_steps) == 2 - runs
@@ -62,7 +62,7 @@ def test_after_an_interruption_what_was_recorded_is_not_run_again(
 def test_a_switch_is_understood(engine: rf.LocalEngine) -> None:
     assert rf.ExecutionOptions(checkpoints=True).checkpoints == "sync"
     assert rf.ExecutionOptions(checkpoints=False).checkpoints == "off"
-    with pytest.raises(rf.DefinitionError, match="checkpoints"):
+    with pytest.raises(rf.InvalidArgument, match="checkpoints"):
         rf.ExecutionOptions(checkpoints="sometimes")
 
 
@@ -78,7 +78,7 @@ async def waits_long(ledger: str) -> list[str]:
 @pytest.mark.parametrize("mode", ["sync", "off"])
 def test_a_long_wait_begins_nothing_again(ledger: Ledger, mode: Checkpoints) -> None:
     with TestEngine() as env:
-        handle = env.start(waits_long, ledger.path, options=rf.ExecutionOptions(checkpoints=mode))
+        handle = env.start(waits_long.options(checkpoints=mode), ledger.path)
         env.advance(3 * 3600)
         handle.pause()
         env.advance(3600)

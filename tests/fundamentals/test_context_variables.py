@@ -75,7 +75,7 @@ def engine(request: pytest.FixtureRequest) -> Any:
 
 def test_a_step_sees_what_its_caller_has_set(engine: Any) -> None:
     details = {"n": 1}
-    assert engine.execute(flow, timeout=30) == [
+    assert engine.start(flow).result(30) == [
         ["nobody", None],
         ["other", details],
         ["acme", details],
@@ -85,7 +85,7 @@ def test_a_step_sees_what_its_caller_has_set(engine: Any) -> None:
 
 def test_one_that_cannot_be_carried_is_named_once(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert engine.execute(with_a_lock, timeout=30) == [["acme", None], ["acme", None]]
+        assert engine.start(with_a_lock).result(30) == [["acme", None], ["acme", None]]
     said = [record.getMessage() for record in caplog.records if "context variable" in record.getMessage()]
     assert [message.partition("context variable ")[2].partition(":")[0] for message in said] == [
         "'details'",
@@ -97,5 +97,5 @@ def test_one_that_cannot_be_carried_is_named_once(engine: Any, caplog: pytest.Lo
 def test_a_compensation_sees_what_was_set_when_it_was_registered(engine: Any) -> None:
     UNDONE.clear()
     with pytest.raises(rf.ExecutionFailed):
-        engine.execute(undoes, timeout=30)
+        engine.start(undoes).result(30)
     assert UNDONE == ["acme"]

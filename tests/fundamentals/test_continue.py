@@ -89,8 +89,8 @@ async def numbers() -> list[int]:
 @rf.workflow
 async def with_helper(*, fails: bool) -> str:
     """Starts one that is to end with it."""
-    helper = await rf.start_child(editor.child(on_parent_end="cancel"))
-    await rf.start_child(editor.child(id="alone"))
+    helper = await rf.start_child(editor.options(on_parent_end="cancel"))
+    await rf.start_child(editor.options(id="alone"))
     if fails:
         raise ValueError("no")
     return helper
@@ -98,7 +98,7 @@ async def with_helper(*, fails: bool) -> str:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_one_that_is_only_started_may_end_with_its_parent(env: TestEngine, *, fails: bool) -> None:
-    handle = env.start(with_helper, fails=fails, id="with-helper")
+    handle = env.start(with_helper.options(id="with-helper"), fails=fails)
     with pytest.raises(rf.ExecutionFailed) if fails else contextlib.nullcontext():
         handle.result()
     env.advance(1)
@@ -112,7 +112,7 @@ def failing_once(env: TestEngine) -> None:
 
 def test_children_that_a_failure_has_cancelled_go_on_and_repeat_nothing(env: TestEngine) -> None:
     failing_once(env)
-    handle = env.start(book, id="book")
+    handle = env.start(book.options(id="book"))
     with pytest.raises(rf.ExecutionFailed, match="not yet"):
         handle.result()
     env.advance(1)
@@ -126,7 +126,7 @@ def test_children_that_a_failure_has_cancelled_go_on_and_repeat_nothing(env: Tes
 def test_resume_waits_until_they_have_ended(env: TestEngine) -> None:
     """Nobody has looked meanwhile, so that they have not even begun to."""
     failing_once(env)
-    handle = env.start(book, id="book")
+    handle = env.start(book.options(id="book"))
     with pytest.raises(rf.ExecutionFailed, match="not yet"):
         handle.result()
     handle.resume()
@@ -136,7 +136,7 @@ def test_resume_waits_until_they_have_ended(env: TestEngine) -> None:
 def test_a_signal_after_a_resume_is_another_signal(env: TestEngine) -> None:
     """It has the number of the one that was sent when the work had failed."""
     failing_once(env)
-    hears, prints = env.start(editor, id="editor"), env.start(guarded, id="guarded")
+    hears, prints = env.start(editor.options(id="editor")), env.start(guarded.options(id="guarded"))
     with pytest.raises(rf.ExecutionFailed, match="not yet"):
         prints.result()
     prints.resume()
@@ -146,8 +146,8 @@ def test_a_signal_after_a_resume_is_another_signal(env: TestEngine) -> None:
 
 def test_a_lock_that_another_had_in_between_has_another_token(env: TestEngine) -> None:
     failing_once(env)
-    env.start(editor, id="editor")
-    prints = env.start(guarded, id="guarded")
+    env.start(editor.options(id="editor"))
+    prints = env.start(guarded.options(id="guarded"))
     with pytest.raises(rf.ExecutionFailed, match="not yet"):
         prints.result()
     assert env.execute(other) == 2
@@ -157,7 +157,7 @@ def test_a_lock_that_another_had_in_between_has_another_token(env: TestEngine) -
 
 def test_dead_letters_of_a_forks_signals_have_numbers_of_their_own(env: TestEngine) -> None:
     """Also those that it has taken over: the first one, and the one that it is sent itself, fit nothing."""
-    source = env.start(numbers, id="source")
+    source = env.start(numbers.options(id="source"))
     source.signal("n", "taken over")
     env.advance(1)
     env.advance(60)
@@ -173,19 +173,19 @@ def test_dead_letters_of_a_forks_signals_have_numbers_of_their_own(env: TestEngi
 
 
 def test_the_same_fork_under_the_same_id_is_the_same_execution(env: TestEngine) -> None:
-    env.execute(page, "a", id="page")
+    env.execute(page.options(id="page"), "a")
     first = env.fork("page", before=2, id="fork")
     assert env.fork("page", before=2, id="fork").result() == first.result() == "a-1a-2"
     assert env.fork("page", before=2, id="fork").id == "fork"
     for change in ({"before": 1}, {"state": {"by": "ada"}}, {"args": ("x",)}):
-        with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id of its own"):
+        with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id that no execution has"):
             env.fork("page", id="fork", **{"before": 2, **change})  # type: ignore[arg-type]
     assert len(env.calls(spend)) == 3
 
 
 def test_a_due_time_that_a_singleton_refuses_is_no_run(env: TestEngine) -> None:
-    env.start(editor, id="busy", options=rf.ExecutionOptions(singleton="desk"))
-    env.schedules.create("s", other, rf.Schedule(every=60, max_runs=2), options=rf.ExecutionOptions(singleton="desk"))
+    env.start(editor.options(id="busy", singleton="desk"))
+    env.schedules.create("s", other.options(singleton="desk"), rf.Schedule(every=60, max_runs=2))
     env.advance(150)
     info = env.schedules.get("s")
     assert (info.runs, info.skipped, info.running) == (0, 2, ())

@@ -10,6 +10,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.client.dead_letters import DeadLetterInfo
+from rayflow.definition.options import Checkpoints
 from rayflow.errors import DeadLetterNotFound
 from tests.fundamentals.tools import Gate, Ledger, hold, note
 
@@ -55,7 +56,7 @@ def mend(ledger: Ledger) -> None:
 
 def fail(engine: rf.LocalEngine, ledger: Ledger, name: str = "one") -> None:
     with pytest.raises(rf.ExecutionFailed, match="the bank does not answer"):
-        engine.execute(order, ledger.path, 500, id=name, timeout=20)
+        engine.start(order.options(id=name), ledger.path, 500).result(20)
 
 
 def keys(letters: list[DeadLetterInfo]) -> list[tuple[str, int]]:
@@ -116,7 +117,7 @@ def test_resuming_the_execution_is_the_same(engine: rf.LocalEngine, ledger: Ledg
 
 
 def test_a_failure_that_the_workflow_caught_can_only_be_discarded(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    assert engine.execute(careful, ledger.path, 7, id="one", timeout=20) == "unpaid"
+    assert engine.start(careful.options(id="one"), ledger.path, 7).result(20) == "unpaid"
     [letter] = engine.dead_letters.list()
     assert letter.handled
     with pytest.raises(rf.InvalidTransition, match=r"cannot requeue step 1 of.*it is completed.*only be discarded"):
@@ -129,7 +130,7 @@ def test_a_failure_that_the_workflow_caught_can_only_be_discarded(engine: rf.Loc
 
 
 def test_what_still_runs_has_not_failed_by_it(engine: rf.LocalEngine, ledger: Ledger, gate: Gate) -> None:
-    handle = engine.start(held, ledger.path, "gate", id="one")
+    handle = engine.start(held.options(id="one"), ledger.path, "gate")
     gate.wait_until_reached()
     assert engine.dead_letters.show("one", 1).handled
     with pytest.raises(rf.InvalidTransition, match=r"cannot requeue step 1 of.*it is running.*may fail.*yet"):
@@ -142,7 +143,7 @@ def test_of_several_that_failed_the_one_that_ended_the_execution_is_requeued(
     engine: rf.LocalEngine, ledger: Ledger
 ) -> None:
     with pytest.raises(rf.ExecutionFailed):
-        engine.execute(several, ledger.path, id="one", timeout=20)
+        engine.start(several.options(id="one"), ledger.path).result(20)
     failure = engine.status("one").error
     assert failure is not None
     cause = failure.step
@@ -170,7 +171,7 @@ def test_a_discarded_one_leaves_its_execution_as_it_is(engine: rf.LocalEngine, l
 
 def test_they_are_listed_newest_first_by_workflow_and_by_execution(engine: rf.LocalEngine, ledger: Ledger) -> None:
     fail(engine, ledger, "a")
-    engine.execute(careful, ledger.path, 7, id="b", timeout=20)
+    engine.start(careful.options(id="b"), ledger.path, 7).result(20)
     fail(engine, ledger, "c")
     letters = engine.dead_letters
     assert keys(letters.list()) == [("c", 2), ("b", 1), ("a", 2)]
@@ -193,15 +194,14 @@ def test_they_outlive_the_engine(store: str, ledger: Ledger) -> None:
 
 def test_nothing_is_kept_of_a_step_that_succeeds_in_the_end(engine: rf.LocalEngine, ledger: Ledger) -> None:
     mend(ledger)
-    engine.execute(order, ledger.path, 500, timeout=20)
+    engine.start(order, ledger.path, 500).result(20)
     assert engine.dead_letters.list() == []
 
 
 @pytest.mark.parametrize("checkpoints", ["async", "off"])
-def test_other_checkpoints_keep_them_too(engine: rf.LocalEngine, ledger: Ledger, checkpoints: str) -> None:
-    options = rf.ExecutionOptions.model_validate({"checkpoints": checkpoints})
+def test_other_checkpoints_keep_them_too(engine: rf.LocalEngine, ledger: Ledger, checkpoints: Checkpoints) -> None:
     with pytest.raises(rf.ExecutionFailed):
-        engine.execute(order, ledger.path, 500, id="one", options=options, timeout=20)
+        engine.start(order.options(id="one", checkpoints=checkpoints), ledger.path, 500).result(20)
     assert keys(engine.dead_letters.list()) == [("one", 2)]
     assert engine.dead_letters.show("one", 2).history[-1].attempt == 3
     mend(ledger)

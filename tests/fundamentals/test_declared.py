@@ -49,14 +49,14 @@ FLOW.add_step(extracting()).add_step(analysing())
 
 def test_it_answers_its_final_state(engine: rf.LocalEngine) -> None:
     given = {"input": " a large text "}
-    state = engine.execute(FLOW, given, id="one", timeout=20)
+    state = engine.start(FLOW.options(id="one"), given).result(20)
     assert state == {"input": " a large text ", "extracted": "a large text", "shouted": "A LARGE TEXT", "words": 3}
     assert engine.status("one").state == state
     assert given == {"input": " a large text "}
 
 
 def test_the_snapshot_has_a_result_for_each_step_in_order(engine: rf.LocalEngine) -> None:
-    engine.execute(FLOW, {"input": " two words "}, id="one", timeout=20)
+    engine.start(FLOW.options(id="one"), {"input": " two words "}).result(20)
     snapshot = engine.status("one")
     assert snapshot.completed_steps == [0, 1]
     first, second = snapshot.results
@@ -69,19 +69,19 @@ def test_the_snapshot_has_a_result_for_each_step_in_order(engine: rf.LocalEngine
 
 
 def test_each_execution_has_a_state_of_its_own(engine: rf.LocalEngine) -> None:
-    handles = engine.start_many(FLOW, [{"input": f"text {number}"} for number in range(10)])
+    handles = engine.start_many(FLOW.call({"input": f"text {number}"}) for number in range(10))
     assert [handle.result(timeout=20)["shouted"] for handle in handles] == [f"TEXT {number}" for number in range(10)]
 
 
 def test_values_keep_their_types(engine: rf.LocalEngine) -> None:
     given: dict[str, Any] = {"materialize": 1, "float": 1.0, "text": "x", "list": [1, "a"], "none": None, "yes": True}
-    state = engine.execute(rf.Workflow("fundamental-types"), given, timeout=20)
+    state = engine.start(rf.Workflow("fundamental-types"), given).result(20)
     assert state == given
     assert {key: type(value) for key, value in state.items()} == {key: type(value) for key, value in given.items()}
 
 
 def test_no_steps_and_no_state_are_fine(engine: rf.LocalEngine) -> None:
-    assert engine.execute(rf.Workflow("fundamental-nothing"), timeout=20) == {}
+    assert engine.start(rf.Workflow("fundamental-nothing")).result(20) == {}
 
 
 @pytest.mark.parametrize("kind", [rf.ParallelStep, rf.DistributedParallelStep])
@@ -90,7 +90,7 @@ def test_a_failed_branch_stores_nothing_and_names_its_agent(
 ) -> None:
     flow = rf.Workflow("fundamental-broken").add_step(extracting()).add_step(analysing(kind, broken))
     with pytest.raises(rf.ExecutionFailed, match="agent broken failed: cannot read 'x'"):
-        engine.execute(flow, {"input": "x"}, id="one", timeout=20)
+        engine.start(flow.options(id="one"), {"input": "x"}).result(20)
     snapshot = engine.status("one")
     assert snapshot.state == {"input": "x", "extracted": "x"}
     assert [(stage.name, stage.status) for stage in snapshot.stages] == [
@@ -105,8 +105,8 @@ def test_a_branch_that_is_not_taken_leaves_no_trace(engine: rf.LocalEngine) -> N
     flow = rf.Workflow("fundamental-branch").add_step(
         rf.ConditionalStep("choice", condition=lambda s: s["shout"], then=loud, otherwise=count)
     )
-    assert engine.execute(flow, {"text": "a b", "shout": True}, timeout=20)["loud"] == "A B"
-    assert engine.execute(flow, {"text": "a b", "shout": False}, timeout=20) == {
+    assert engine.start(flow, {"text": "a b", "shout": True}).result(20)["loud"] == "A B"
+    assert engine.start(flow, {"text": "a b", "shout": False}).result(20) == {
         "text": "a b",
         "shout": False,
         "words": 2,
@@ -114,7 +114,7 @@ def test_a_branch_that_is_not_taken_leaves_no_trace(engine: rf.LocalEngine) -> N
     skipping = rf.Workflow("fundamental-skip").add_step(
         rf.ConditionalStep("choice", condition=lambda s: False, then=loud)
     )
-    assert engine.execute(skipping, {"text": "a"}, id="skip", timeout=20) == {"text": "a"}
+    assert engine.start(skipping.options(id="skip"), {"text": "a"}).result(20) == {"text": "a"}
     assert [result.status for result in engine.status("skip").results] == ["skipped"]
 
 
@@ -129,7 +129,7 @@ def test_a_retry_step_tries_so_often_and_says_so(engine: rf.LocalEngine, ledger:
     once = rf.SequentialStep("try", agent=rf.Agent("noting", noting), input=lambda s: "tried", output_key="out")
     flow = rf.Workflow("fundamental-retries").add_step(rf.RetryStep(once, max_retries=2, delay=0.01))
     with pytest.raises(rf.ExecutionFailed, match=r"failed after 2 retries.*no luck"):
-        engine.execute(flow, timeout=20)
+        engine.start(flow).result(20)
     assert ledger.lines() == ["tried"] * 3
 
 
@@ -139,7 +139,7 @@ def test_a_remote_step_and_a_map_run_with_the_rest(engine: rf.LocalEngine) -> No
         .add_step(rf.RemoteStep(extracting(), timeout=30))
         .add_step(rf.MapStep("each", agent=counter, over=lambda s: s["extracted"].split(","), output_key="counts"))
     )
-    state = engine.execute(flow, {"input": " a b,c,d e f "}, options=rf.ExecutionOptions(distributed=False), timeout=20)
+    state = engine.start(flow.options(distributed=False), {"input": " a b,c,d e f "}).result(20)
     assert state["counts"] == [2, 1, 3]
 
 
@@ -159,19 +159,19 @@ def test_one_that_no_module_holds_is_saved_by_value_and_run_by_its_id(store: str
             "Inline",
             "Made in a function.",
         )
-        assert engine.execute("fundamental-inline", {"text": "hey"}, timeout=20)["loud"] == "HEY!!"
+        assert engine.start(rf.SavedWorkflow("fundamental-inline"), {"text": "hey"}).result(20)["loud"] == "HEY!!"
 
 
 def test_steps_that_were_added_later_run_after_it_is_started_again(engine: rf.LocalEngine) -> None:
     flow = rf.Workflow("fundamental-growing").add_step(extracting())
-    assert engine.execute(flow, {"input": " a "}, timeout=20) == {"input": " a ", "extracted": "a"}
+    assert engine.start(flow, {"input": " a "}).result(20) == {"input": " a ", "extracted": "a"}
     flow.add_step(analysing())
-    assert engine.execute(flow, {"input": " a "}, timeout=20)["words"] == 1
+    assert engine.start(flow, {"input": " a "}).result(20)["words"] == 1
 
 
 def test_a_wrong_state_is_refused_before_anything_is_written(engine: rf.LocalEngine) -> None:
     with pytest.raises(TypeError, match="one dict, not list"):
-        engine.start(FLOW, ["input"])
+        engine.start(FLOW, ["input"])  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="are strings"):
-        engine.start(FLOW, {1: "input"})
+        engine.start(FLOW, {1: "input"})  # type: ignore[dict-item]
     assert engine.list() == []

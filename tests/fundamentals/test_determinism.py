@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 
 def test_changed_code_is_paused_and_goes_on_once_it_is_mended(store: str, ledger: Ledger, write: Write) -> None:
     with rf.LocalEngine(store) as engine:
-        handle = engine.start(write("await first(ledger), await asyncio.sleep(3600)"), ledger.path, id="one")
+        handle = engine.start(write("await first(ledger), await asyncio.sleep(3600)").options(id="one"), ledger.path)
         eventually(lambda: handle.status().completed_steps == [1], "the first step is recorded")
 
     write("await second(ledger), await first(ledger)")
@@ -79,7 +80,7 @@ def test_changed_code_is_paused_and_goes_on_once_it_is_mended(store: str, ledger
 def test_changed_source_is_refused_where_versions_are_strict(store: str, ledger: Ledger, write: Write) -> None:
     with rf.LocalEngine(store) as engine:
         flow = write("await first(ledger), await asyncio.sleep(3600)")
-        handle = engine.start(flow, ledger.path, id="one", options=rf.ExecutionOptions(strict_versions=True))
+        handle = engine.start(flow.options(id="one", strict_versions=True), ledger.path)
         eventually(lambda: handle.status().completed_steps == [1], "the first step is recorded")
     write("await first(ledger), await second(ledger)")
     with rf.LocalEngine(store) as engine:
@@ -97,7 +98,7 @@ async def careless() -> None:
 
 def test_the_outside_world_belongs_into_steps(engine: rf.LocalEngine) -> None:
     with pytest.raises(rf.ExecutionFailed, match=r"inside a workflow.*Put it into a step") as info:
-        engine.execute(careless, timeout=20)
+        engine.start(careless).result(20)
     assert info.value.failure.matches(rf.SideEffectError)
 
 
@@ -107,14 +108,14 @@ def same(value: object) -> object:
 
 
 @rf.workflow
-async def draws() -> list[object]:
+async def draws() -> list[Any]:
     drawn: list[object] = [rf.random().random(), str(rf.uuid4()), rf.now()]
     return [drawn, await same(drawn)]
 
 
 def test_time_and_chance_come_from_the_execution(engine: rf.LocalEngine) -> None:
     before = time.time()
-    drawn, recorded = engine.execute(draws, id="one", timeout=20)
+    drawn, recorded = engine.start(draws.options(id="one")).result(20)
     assert drawn == recorded
     assert before <= drawn[2] <= time.time()
-    assert engine.execute(draws, id="two", timeout=20)[0][:2] != drawn[:2]
+    assert engine.start(draws.options(id="two")).result(20)[0][:2] != drawn[:2]

@@ -24,7 +24,7 @@ async def child() -> str:
 CALLS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "execute": (lambda engine: engine.execute(child), "await rf.start_child"),
     "start": (lambda engine: engine.start(child), "await rf.start_child"),
-    "start_many": (lambda engine: engine.start_many(child, [()]), "await rf.start_child"),
+    "start_many": (lambda engine: engine.start_many([child.call()]), "await rf.start_child"),
     "signal": (lambda engine: engine.signal("other", "go"), "await rf.send_signal"),
     "lock": (lambda engine: engine.lock("db").acquire(), "async with rf.lock"),
     "status": (lambda engine: engine.status("other"), "step"),
@@ -51,7 +51,7 @@ async def awaits() -> Any:
 
 @rf.step
 def start_child() -> Any:
-    return ENGINES[0].execute(child, timeout=30)
+    return ENGINES[0].start(child).result(30)
 
 
 @rf.workflow
@@ -88,10 +88,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[rf.LocalEngine | TestEngi
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_of_the_engine_is_refused_and_the_right_call_is_named(engine: rf.LocalEngine, name: str) -> None:
     with pytest.raises(rf.ExecutionFailed, match=rf"inside a workflow.*{CALLS[name][1]}") as info:
-        engine.execute(calls, name, timeout=30)
+        engine.start(calls, name).result(30)
 
     assert info.value.failure.matches(rf.SideEffectError)
-    assert engine.execute(child, timeout=30) == "fine"
+    assert engine.start(child).result(30) == "fine"
 
 
 @pytest.mark.parametrize("waiting", [waits, awaits])
@@ -99,17 +99,17 @@ def test_waiting_for_a_handle_is_refused_and_other_executions_continue(
     engine: rf.LocalEngine, waiting: rf.WorkflowFunction[[], Any]
 ) -> None:
     with pytest.raises(rf.ExecutionFailed, match=r"handle.*inside a workflow.*await rf\.start_child"):
-        engine.execute(waiting, timeout=30)
+        engine.start(waiting).result(30)
 
-    assert engine.execute(child, timeout=30) == "fine"
+    assert engine.start(child).result(30) == "fine"
 
 
 def test_every_public_method_of_an_engine_its_parts_and_handles_is_refused(engine: rf.LocalEngine) -> None:
-    assert engine.execute(tries_all, timeout=30) == []
+    assert engine.start(tries_all).result(30) == []
 
 
 def test_steps_may_call_the_engine(engine: rf.LocalEngine) -> None:
-    assert engine.execute(calls_in_a_step, timeout=30) == "fine"
+    assert engine.start(calls_in_a_step).result(30) == "fine"
 
 
 def test_a_wait_whose_thread_cannot_start_fails_and_the_engine_closes(monkeypatch: pytest.MonkeyPatch) -> None:

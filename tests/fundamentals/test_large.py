@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
+from rayflow.runtime.actors import actor_names
 from rayflow.runtime.supervisor import maintenance
 from rayflow.storage.codec.large_values import is_large
 from rayflow.testing import TestEngine
@@ -80,7 +82,7 @@ def test_what_is_looked_at_is_read_when_it_is_used(engine: rf.LocalEngine, reads
 
 def test_small_values_are_what_they_always_were(reads: Reads) -> None:
     with rf.LocalEngine(large_value_bytes=1 << 30) as engine:
-        assert np.array_equal(engine.execute(handed_on, 1, timeout=30)["array"], expected())
+        assert np.array_equal(engine.start(handed_on, 1).result(30)["array"], expected())
     assert not reads.digests
     assert not reads.puts
 
@@ -94,7 +96,7 @@ async def looks(size: int) -> Any:
 
 
 def test_code_may_use_a_value_and_change_it(any_engine: Any) -> None:
-    assert any_engine.execute(looks, SIZE, timeout=30) == ((True, 1.0, "<ndarray,", "LazyValue"), 7.0)
+    assert any_engine.start(looks, SIZE).result(30) == ((True, 1.0, "<ndarray,", "LazyValue"), 7.0)
 
 
 @rf.step
@@ -109,7 +111,7 @@ async def parts(names: list[str]) -> str:
 
 
 def test_text_and_many_at_once(any_engine: Any) -> None:
-    assert any_engine.execute(parts, ["a", "b", "c"], timeout=30) == "aabbccabbb"
+    assert any_engine.start(parts, ["a", "b", "c"]).result(30) == "aabbccabbb"
 
 
 @rf.workflow
@@ -144,7 +146,7 @@ async def endless(array: Any, left: int) -> Any:
 
 
 def test_continue_as_new(engine: rf.LocalEngine) -> None:
-    assert np.array_equal(engine.execute(endless, np.zeros(SIZE), 3, timeout=30), np.full(SIZE, 4.0))
+    assert np.array_equal(engine.start(endless, np.zeros(SIZE), 3).result(30), np.full(SIZE, 4.0))
 
 
 @rf.workflow
@@ -163,11 +165,11 @@ def test_a_fork_has_the_values_of_the_other_one(engine: rf.LocalEngine) -> None:
 
 def test_the_same_start_is_the_same_execution(engine: rf.LocalEngine) -> None:
     text = {"b": "x" * 300_000, "a": 1}
-    engine.execute(echo, text, id="once", timeout=30)
-    again = engine.start(echo, {"a": 1, "b": "x" * 300_000}, id="once")
+    engine.start(echo.options(id="once"), text).result(30)
+    again = engine.start(echo.options(id="once"), {"a": 1, "b": "x" * 300_000})
     assert again.result(timeout=30) == text
     with pytest.raises(rf.ExecutionAlreadyExists):
-        engine.start(echo, {"a": 2, "b": "x" * 300_000}, id="once")
+        engine.start(echo.options(id="once"), {"a": 2, "b": "x" * 300_000})
 
 
 @rf.workflow
@@ -180,7 +182,7 @@ def test_a_value_of_one_execution_may_be_given_to_another(engine: rf.LocalEngine
     handle.result(timeout=30)
     seen = handle.status().result
     assert is_large(seen)
-    assert np.array_equal(engine.execute(echo, seen, timeout=30), seen)
+    assert np.array_equal(engine.start(echo, seen).result(30), seen)
 
 
 class Writer:
@@ -205,11 +207,12 @@ def test_agents_hand_large_texts_on(engine: rf.LocalEngine, reads: Reads) -> Non
 
 
 def test_what_nothing_refers_to_is_collected_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "VALUES_PAUSE", 0.01)
+    monkeypatch.setattr(maintenance, "VALUE_INTERVAL", 0.01)
     monkeypatch.setattr(maintenance, "GRACE", 0.1)
     with rf.LocalEngine() as engine:
         handle = engine.start(forked)
         handle.result(timeout=30)
-        engine._persistence().call("put_value", "nobody's", b"data")
-        eventually(lambda: engine._persistence().call("value", "nobody's") is None, "it is collected")
+        store = backend_of(engine).system.find(actor_names.STORE)
+        store.call("put_value", "nobody's", b"data")
+        eventually(lambda: store.call("value", "nobody's") is None, "it is collected")
         assert np.array_equal(handle.result(timeout=30), np.arange(float(SIZE)) + 1)

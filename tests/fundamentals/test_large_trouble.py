@@ -30,7 +30,7 @@ async def resumed(ledger: str) -> float:
 
 def test_another_process_goes_on_with_the_values(store: str, ledger: Ledger) -> None:
     with rf.LocalEngine(store) as engine:
-        handle = engine.start(resumed, ledger.path, id="r")
+        handle = engine.start(resumed.options(id="r"), ledger.path)
         eventually(lambda: handle.status().waiting_for, "it waits")
     with rf.LocalEngine(store) as engine:
         engine.signal("r", "go")
@@ -44,20 +44,20 @@ def unavailable(times: int) -> list[Exception]:
 
 def test_a_result_waits_for_the_store_and_is_not_lost(reads: Reads, engine: rf.LocalEngine, ledger: Ledger) -> None:
     reads.failing_puts = unavailable(3)
-    assert engine.execute(noted, ledger.path, timeout=30) == 1.0
+    assert engine.start(noted, ledger.path).result(30) == 1.0
     assert ledger.count("ran") == 1
 
 
 def test_a_result_that_waits_for_the_store_is_in_time(reads: Reads, engine: rf.LocalEngine, ledger: Ledger) -> None:
     reads.failing_puts = unavailable(15)
-    assert engine.execute(hurried, ledger.path, timeout=30) == 1.0
+    assert engine.start(hurried, ledger.path).result(30) == 1.0
     assert not reads.failing_puts
     assert ledger.lines() == ["ran"]
 
 
 @rf.workflow
 async def hurried(ledger: str) -> float:
-    array = await make_noted.with_options(timeout=2.0)(ledger)
+    array = await make_noted.options(timeout=2.0)(ledger)
     return float(array[1])
 
 
@@ -76,7 +76,7 @@ async def noted(ledger: str) -> float:
 
 def test_code_waits_for_a_value_while_the_store_is_away(reads: Reads, engine: rf.LocalEngine, ledger: Ledger) -> None:
     reads.failing = unavailable(3)
-    assert engine.execute(noted, ledger.path, timeout=30) == 1.0
+    assert engine.start(noted, ledger.path).result(30) == 1.0
     assert ledger.count("ran") == 1
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_value_sets_its_execution_aside(
     assert error.matches(rf.CorruptRecord)
     assert handle.id in error.message
     assert digest in error.message
-    assert engine.execute(echo, 1, timeout=30) == 1, "the others go on"
+    assert engine.start(echo, 1).result(30) == 1, "the others go on"
     getattr(reads, how).clear()
     engine.resume(handle.id)
     assert handle.result(timeout=30) > 0

@@ -39,16 +39,16 @@ async def held() -> str:
 def test_everything_is_counted_once(store: str, ledger: Ledger) -> None:
     with rf.LocalEngine(store) as engine:
         assert engine.metrics().executions_started == 0
-        engine.execute(two, ledger.path, id="one", timeout=20)
-        engine.execute(two, ledger.path, id="one", timeout=20)
+        engine.start(two.options(id="one"), ledger.path).result(20)
+        engine.start(two.options(id="one"), ledger.path).result(20)
         with pytest.raises(rf.ExecutionFailed):
-            engine.execute(fails, timeout=20)
+            engine.start(fails).result(20)
         handle = engine.start(waits)
         handle.cancel()
         with pytest.raises(rf.ExecutionCancelled):
             handle.result(timeout=20)
         with pytest.raises(rf.WorkflowNotRegistered):
-            engine.start("nobody")
+            engine.start(rf.SavedWorkflow("nobody"))
         found = engine.metrics()
     assert (found.executions_started, found.executions_completed) == (3, 1)
     assert (found.executions_failed, found.executions_cancelled) == (1, 1)

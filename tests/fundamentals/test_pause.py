@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
+from rayflow.testing import TestEngine
 from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 PAUSED, COMPLETED = rf.ExecutionStatus.PAUSED, rf.ExecutionStatus.COMPLETED
@@ -25,7 +27,7 @@ async def naps(ledger: str) -> str:
 
 
 def test_what_arrives_meanwhile_is_applied_when_it_goes_on(engine: rf.LocalEngine, ledger: Ledger, gate: Gate) -> None:
-    handle = engine.start(held_then_noted, ledger.path, id="one")
+    handle = engine.start(held_then_noted.options(id="one"), ledger.path)
     gate.wait_until_reached()
     handle.pause(reason="lunch")
     snapshot = handle.status()
@@ -33,7 +35,7 @@ def test_what_arrives_meanwhile_is_applied_when_it_goes_on(engine: rf.LocalEngin
     assert snapshot.error is not None
     assert snapshot.error.message == "lunch"
     gate.open()
-    eventually(lambda: engine.record("one").inbox_last == 2, "the result has joined the pause in the inbox")
+    eventually(lambda: backend_of(engine).record("one").inbox_last == 2, "the result has joined the pause in the inbox")
     assert (handle.status().status, ledger.lines()) == (PAUSED, [])
     handle.resume()
     assert handle.result(timeout=20) == ["through", "after"]
@@ -42,7 +44,7 @@ def test_what_arrives_meanwhile_is_applied_when_it_goes_on(engine: rf.LocalEngin
 
 def test_a_pause_survives_the_engine(store: str, ledger: Ledger, gate: Gate) -> None:
     with rf.LocalEngine(store) as engine:
-        engine.start(held_then_noted, ledger.path, id="one")
+        engine.start(held_then_noted.options(id="one"), ledger.path)
         gate.wait_until_reached()
         engine.pause("one")
         gate.open()
@@ -54,16 +56,15 @@ def test_a_pause_survives_the_engine(store: str, ledger: Ledger, gate: Gate) -> 
     assert ledger.lines() == ["after"]
 
 
-def test_a_timer_that_was_due_during_the_pause_fires_afterwards(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    handle = engine.start(naps, ledger.path)
-    eventually(lambda: handle.status().completed_steps == [1], "it has lain down")
+def test_a_timer_that_was_due_during_the_pause_fires_afterwards(env: TestEngine, ledger: Ledger) -> None:
+    handle = env.start(naps, ledger.path)
+    assert handle.status().completed_steps == [1], "it has lain down"
     handle.pause()
-    # One that lay down later has got up: the first one's timer is due as well.
-    assert engine.execute(naps, f"{ledger.path}-of-another", timeout=20) == "after"
+    env.advance(1.0)
     assert handle.status().status is PAUSED
     assert ledger.lines() == ["before"]
     handle.resume()
-    assert handle.result(timeout=20) == "after"
+    assert handle.result() == "after"
     assert ledger.lines() == ["before", "after"]
 
 

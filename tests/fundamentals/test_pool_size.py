@@ -16,7 +16,7 @@ def test_a_pool_has_as_many_workers_as_it_was_given(workers: int) -> None:
 
 @pytest.mark.parametrize("wrong", [{"workers": -1}, {"concurrency": 0}, {"stop_grace": -1}])
 def test_a_size_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(rf.DefinitionError, match=next(iter(wrong))):
+    with pytest.raises(rf.InvalidArgument, match=next(iter(wrong))):
         rf.PoolConfig(**wrong)
 
 

@@ -22,7 +22,7 @@ async def held_between(ledger: str) -> list[str]:
 
 def test_a_chain_that_was_interrupted_is_finished(store: str, ledger: Ledger) -> None:
     with rf.LocalEngine(store) as engine:
-        engine.start(chain, ledger.path, LENGTH, id="one")
+        engine.start(chain.options(id="one"), ledger.path, LENGTH)
         eventually(lambda: len(ledger.lines()) >= LENGTH // 4, "a quarter has run")
     with rf.LocalEngine(store, recover=False) as engine:
         assert engine.recovered == []
@@ -38,7 +38,7 @@ def test_a_chain_that_was_interrupted_is_finished(store: str, ledger: Ledger) ->
 
 def test_many_interruptions_change_nothing(store: str, ledger: Ledger) -> None:
     with rf.LocalEngine(store) as engine:
-        engine.start(chain, ledger.path, LENGTH, id="one")
+        engine.start(chain.options(id="one"), ledger.path, LENGTH)
     counts: dict[str, int] = {}
     for part in range(1, 5):
         with rf.LocalEngine(store) as engine:
@@ -52,7 +52,7 @@ def test_many_interruptions_change_nothing(store: str, ledger: Ledger) -> None:
 
 def test_a_step_that_was_under_way_runs_again_and_those_before_do_not(store: str, ledger: Ledger, gate: Gate) -> None:
     with rf.LocalEngine(store, pool=rf.PoolConfig(stop_grace=0)) as engine:
-        engine.start(held_between, ledger.path, id="one")
+        engine.start(held_between.options(id="one"), ledger.path)
         gate.wait_until_reached()
     gate.open()
     with rf.LocalEngine(store) as engine:
@@ -62,18 +62,18 @@ def test_a_step_that_was_under_way_runs_again_and_those_before_do_not(store: str
 
 def test_what_is_over_stays_as_it_was(store: str, ledger: Ledger) -> None:
     with rf.LocalEngine(store) as engine:
-        engine.execute(chain, ledger.path, 3, id="one", timeout=20)
+        engine.start(chain.options(id="one"), ledger.path, 3).result(20)
         before = engine.status("one")
     with rf.LocalEngine(store) as engine:
         assert engine.recovered == []
-        assert engine.start(chain, ledger.path, 3, id="one").result(timeout=20) == 3
+        assert engine.start(chain.options(id="one"), ledger.path, 3).result(timeout=20) == 3
         assert engine.status("one") == before
     assert ledger.lines() == ["0", "1", "2"]
 
 
 def test_without_recovery_nothing_goes_on_before_it_is_asked_to(store: str, ledger: Ledger, gate: Gate) -> None:
     with rf.LocalEngine(store, pool=rf.PoolConfig(stop_grace=0)) as engine:
-        engine.start(held_between, ledger.path, id="one")
+        engine.start(held_between.options(id="one"), ledger.path)
         gate.wait_until_reached()
     gate.open()
     with rf.LocalEngine(store, recover=False) as engine:
@@ -100,4 +100,4 @@ def test_a_store_has_one_engine_that_writes_it(store: str, ledger: Ledger) -> No
     with rf.LocalEngine(store) as engine:
         with pytest.raises(rf.StorageUnavailable, match="one writer"):
             rf.LocalEngine(store)
-        assert engine.execute(chain, ledger.path, 3, timeout=20) == 3
+        assert engine.start(chain, ledger.path, 3).result(20) == 3

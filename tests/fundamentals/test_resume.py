@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
-from tests.fundamentals.tools import Ledger, note
+from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 
 @rf.step(retry=rf.RetryPolicy(max_retries=1, initial_delay=0.01))
@@ -26,7 +26,11 @@ async def three(ledger: str) -> list[str]:
 
 @rf.workflow
 async def beside(ledger: str) -> list[str]:
-    return list(await asyncio.gather(note(ledger, "left"), fragile(ledger), note(ledger, "right")))
+    async def later() -> str:
+        await hold("gate")
+        return await fragile(ledger)
+
+    return list(await asyncio.gather(note(ledger, "left"), later(), note(ledger, "right")))
 
 
 def mend(ledger: Ledger) -> None:
@@ -35,7 +39,7 @@ def mend(ledger: Ledger) -> None:
 
 def fail(engine: rf.LocalEngine, workflow: rf.WorkflowFunction[[str], list[str]], ledger: Ledger) -> None:
     with pytest.raises(rf.ExecutionFailed, match="the service is down"):
-        engine.execute(workflow, ledger.path, id="one", timeout=20)
+        engine.start(workflow.options(id="one"), ledger.path).result(20)
 
 
 def test_it_goes_on_from_the_step_that_failed(engine: rf.LocalEngine, ledger: Ledger) -> None:
@@ -63,14 +67,16 @@ def test_it_may_fail_again_with_fresh_retries(engine: rf.LocalEngine, ledger: Le
     assert engine.status("one").status is rf.ExecutionStatus.FAILED
 
 
-def test_results_beside_the_failure_stay(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    fail(engine, beside, ledger)
-    before = ledger.count("left"), ledger.count("right")
-    assert before == (1, 1)
+def test_results_beside_the_failure_stay(engine: rf.LocalEngine, ledger: Ledger, gate: Gate) -> None:
+    handle = engine.start(beside.options(id="one"), ledger.path)
+    eventually(lambda: handle.status().completed_steps == [1, 3], "both results are recorded")
+    gate.open()
+    with pytest.raises(rf.ExecutionFailed, match="the service is down"):
+        handle.result(timeout=20)
     mend(ledger)
-    engine.resume("one")
-    assert engine.handle("one").result(timeout=20) == ["left", "up", "right"]
-    assert (ledger.count("left"), ledger.count("right")) == before
+    handle.resume()
+    assert handle.result(timeout=20) == ["left", "up", "right"]
+    assert (ledger.count("left"), ledger.count("right")) == (1, 1)
 
 
 def test_another_engine_may_resume_it(store: str, ledger: Ledger) -> None:
@@ -86,7 +92,7 @@ def test_another_engine_may_resume_it(store: str, ledger: Ledger) -> None:
 
 def test_what_is_completed_has_nothing_to_resume(engine: rf.LocalEngine, ledger: Ledger) -> None:
     mend(ledger)
-    engine.execute(three, ledger.path, id="one", timeout=20)
+    engine.start(three.options(id="one"), ledger.path).result(20)
     with pytest.raises(rf.InvalidTransition, match=r"cannot resume.*it is completed"):
         engine.resume("one")
     with pytest.raises(rf.InvalidTransition, match=r"cannot cancel.*it is completed"):

@@ -41,12 +41,12 @@ def left(env: TestEngine, after: float) -> set[str]:
 
 def test_the_start_says_it_before_the_workflow_and_that_before_the_configuration() -> None:
     with TestEngine(retention=rf.Retention(completed=HOUR, failed=4 * HOUR)) as env:
-        env.execute(plain, 1, id="by-config")
-        env.execute(own, 1, id="by-workflow")
-        env.execute(declared, id="by-declared")
-        env.execute(own, 1, id="by-start", options=rf.ExecutionOptions(retention=rf.Retention()))
+        env.execute(plain.options(id="by-config"), 1)
+        env.execute(own.options(id="by-workflow"), 1)
+        env.execute(declared.options(id="by-declared"))
+        env.execute(own.options(id="by-start", retention=rf.Retention()), 1)
         with pytest.raises(rf.ExecutionFailed):
-            env.execute(plain, -1, id="failed")
+            env.execute(plain.options(id="failed"), -1)
         everything = {"by-config", "by-workflow", "by-workflow.1", "by-declared", "by-start", "by-start.1", "failed"}
         assert left(env, HOUR - 60) == everything
         # The child of one goes by the configuration; that of the other takes over what was said at the start.
@@ -59,7 +59,7 @@ def test_the_start_says_it_before_the_workflow_and_that_before_the_configuration
 
 def test_nothing_that_goes_on_is_deleted_nor_what_it_waits_for() -> None:
     with TestEngine(auto_skip=False, retention=rf.Retention(completed=60.0)) as env:
-        handle = env.start(long, 10 * HOUR, id="long")
+        handle = env.start(long.options(id="long"), 10 * HOUR)
         assert left(env, 9 * HOUR) == {"long", "long.1"}
         env.advance(HOUR + 1)
         assert handle.result() == 1
@@ -69,7 +69,7 @@ def test_nothing_that_goes_on_is_deleted_nor_what_it_waits_for() -> None:
 def test_what_failed_is_kept_anew_once_it_is_resumed() -> None:
     with TestEngine(retention=rf.Retention(failed=HOUR)) as env:
         with pytest.raises(rf.ExecutionFailed):
-            env.execute(plain, -1, id="failed")
+            env.execute(plain.options(id="failed"), -1)
         assert left(env, HOUR - 10) == {"failed"}
         env.resume("failed")
         with pytest.raises(rf.ExecutionFailed):
@@ -81,9 +81,9 @@ def test_what_failed_is_kept_anew_once_it_is_resumed() -> None:
 def test_it_is_a_setting_like_any_other() -> None:
     loaded = rf.EngineConfig.load(environ={"RAYFLOW_RETENTION": '{"completed": 3600}'})
     assert loaded.retention == rf.Retention(completed=HOUR)
-    with pytest.raises(rf.DefinitionError, match=r"RAYFLOW_RETENTION: Retention.completed: .*greater than 0"):
+    with pytest.raises(rf.InvalidArgument, match=r"RAYFLOW_RETENTION: Retention.completed: .*greater than 0"):
         rf.EngineConfig.load(environ={"RAYFLOW_RETENTION": '{"completed": 0}'})
     with pytest.raises(
-        rf.DefinitionError, match="Retention has no option 'done'; it has: cancelled, completed, failed"
+        rf.InvalidArgument, match="Retention has no option 'done'; it has: cancelled, completed, failed"
     ):
         rf.Retention(done=1)  # type: ignore[call-arg]

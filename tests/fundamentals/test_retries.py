@@ -57,21 +57,21 @@ async def unpolicied(ledger: str) -> None:
 
 @pytest.mark.parametrize("succeeds_at", [1, 3])
 def test_it_is_called_until_it_succeeds(engine: rf.LocalEngine, ledger: Ledger, succeeds_at: int) -> None:
-    assert engine.execute(insists, ledger.path, succeeds_at, id="one", timeout=20) == succeeds_at
+    assert engine.start(insists.options(id="one"), ledger.path, succeeds_at).result(20) == succeeds_at
     assert len(ledger.lines()) == succeeds_at
     [step] = engine.status("one").steps
     assert (step.status, step.attempts, step.result) == ("completed", succeeds_at, succeeds_at)
 
 
 def test_the_idempotency_key_is_the_same_on_each_try(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    engine.execute(insists, ledger.path, 3, timeout=20)
-    engine.execute(insists, ledger.path, 1, timeout=20)
+    engine.start(insists, ledger.path, 3).result(20)
+    engine.start(insists, ledger.path, 1).result(20)
     first, second, third, other = ledger.lines()
     assert first == second == third != other
 
 
 def test_after_the_last_retry_the_execution_fails_and_names_the_cause(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    handle = engine.start(insists, ledger.path, 99, id="one")
+    handle = engine.start(insists.options(id="one"), ledger.path, 99)
     with pytest.raises(rf.ExecutionFailed, match="'shaky' failed after 3 attempts: ConnectionError: attempt 3") as info:
         handle.result(timeout=20)
     assert info.value.failure.step == 1
@@ -85,13 +85,13 @@ def test_after_the_last_retry_the_execution_fails_and_names_the_cause(engine: rf
 
 
 def test_a_workflow_may_catch_the_failure_and_go_on(engine: rf.LocalEngine, ledger: Ledger) -> None:
-    assert engine.execute(copes, ledger.path, id="one", timeout=20) == ["shaky", 3, 1, True, 1]
+    assert engine.start(copes.options(id="one"), ledger.path).result(20) == ["shaky", 3, 1, True, 1]
     assert [step.status for step in engine.status("one").steps] == ["failed", "completed"]
 
 
 def test_a_terminal_error_is_not_retried(engine: rf.LocalEngine, ledger: Ledger) -> None:
     with pytest.raises(rf.ExecutionFailed, match="no use"):
-        engine.execute(gives_up, ledger.path, timeout=20)
+        engine.start(gives_up, ledger.path).result(20)
     assert ledger.lines() == ["hopeless"]
 
 
@@ -109,5 +109,5 @@ def test_a_step_without_a_policy_takes_the_executions(
     engine: rf.LocalEngine, ledger: Ledger, policy: rf.RetryPolicy, calls: int
 ) -> None:
     with pytest.raises(rf.ExecutionFailed, match="ValueError: bad"):
-        engine.execute(unpolicied, ledger.path, options=rf.ExecutionOptions(retry=policy), timeout=20)
+        engine.start(unpolicied.options(retry=policy), ledger.path).result(20)
     assert ledger.count("counted") == calls

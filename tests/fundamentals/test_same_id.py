@@ -30,7 +30,7 @@ def test_an_id_used_again_has_other_idempotency_keys_and_random_numbers(made: An
     with made() as engine:
         results = []
         for _ in range(2):
-            results.append(engine.execute(parent, id="nightly", timeout=30))
+            results.append(engine.start(parent.options(id="nightly")).result(30))
             engine.clock.sleep(0.001)
             assert engine.purge(older_than=0).executions == 2
     first, second = results
@@ -54,7 +54,7 @@ def test_a_test_draws_the_same_numbers_each_time_that_it_runs() -> None:
     results = []
     for _ in range(2):
         with TestEngine() as engine:
-            results.append(engine.execute(parent, id="one")[3])
+            results.append(engine.execute(parent.options(id="one"))[3])
     assert results[0] == results[1]
 
 
@@ -73,7 +73,7 @@ def test_a_fork_continues_with_the_numbers_of_what_it_takes_over() -> None:
         return await confirm(order, await reserve(order))
 
     with rf.LocalEngine() as engine:
-        first = engine.execute(book, id="a", timeout=30)
+        first = engine.start(book.options(id="a")).result(30)
         assert engine.fork("a", before="confirm", id="b").result(timeout=30) == first
         other = engine.fork("a", before="reserve", id="c").result(timeout=30)
         assert other == first, "the numbers before the call are those of the source"

@@ -33,7 +33,7 @@ def test_a_script_may_be_a_function_and_may_be_changed(env: TestEngine) -> None:
 
 def test_a_script_that_raises_uses_up_the_attempts_of_its_step(env: TestEngine) -> None:
     script = env.script("ask", raises=TimeoutError("busy"))
-    handle = env.start(asking, "why", id="one")
+    handle = env.start(asking.options(id="one"), "why")
     with pytest.raises(rf.ExecutionFailed, match="busy") as failed:
         handle.result()
     assert failed.value.failure.matches(rf.StepFailed)
@@ -48,7 +48,7 @@ def test_a_script_may_take_its_time(env: TestEngine) -> None:
     async def hasty() -> str:
         try:
             async with asyncio.timeout(60):
-                return await ask.with_options(retry=ONCE)("why")
+                return await ask.options(retry=ONCE)("why")
         except TimeoutError as error:
             return f"{type(error).__name__} after {rf.now() - BEGINNING:g} s"
 
@@ -64,7 +64,7 @@ def test_a_step_that_takes_too_long_times_out(env: TestEngine) -> None:
 
     @rf.workflow
     async def doubled() -> int:
-        return await double.with_options(timeout=300, retry=ONCE)(1)
+        return await double.options(timeout=300, retry=ONCE)(1)
 
     with pytest.raises(rf.ExecutionFailed, match="took longer than its timeout of 300 s"):
         env.execute(doubled)
@@ -81,7 +81,7 @@ def test_agents_of_declared_workflows_are_scripted_by_themselves_or_by_name(env:
         .add_step(rf.SequentialStep("long", agent=count, input=lambda s: s["loud"], output_key="long"))
     )
     env.script(shout, returns=rf.AgentOutput("LOUD", usage=rf.TokenUsage(10, 20)))
-    assert env.execute(flow, {"text": "quiet"}, id="one")["long"] == 4
+    assert env.execute(flow.options(id="one"), {"text": "quiet"})["long"] == 4
     assert env.status("one").results[0].results[0].usage.total_tokens == 30
     env.script("count", returns=99)
     assert env.execute(flow, {"text": "quiet"})["long"] == 99
@@ -93,10 +93,10 @@ def test_steps_without_a_script_can_be_refused() -> None:
         env.script(ask, returns="42")
         assert env.execute(asking, "why")[0] == "42"
         with pytest.raises(UnscriptedStep, match=r"'double' of execution 'm'.*\(1\).*scripted: 'ask'.*env\.script"):
-            env.execute(month, 1, id="m")
+            env.execute(month.options(id="m"), 1)
         assert env.calls(double) == []
         with pytest.raises(UnscriptedStep) as refused:
-            env.execute(month, 1, id="m2")
+            env.execute(month.options(id="m2"), 1)
         sent = pickle.loads(pickle.dumps(refused.value))
         assert (str(sent), sent.step, sent.execution_id) == (str(refused.value), "double", "m2")
 
@@ -110,9 +110,9 @@ def test_a_script_that_is_used_up_says_so_even_if_the_workflow_catches_it(env: T
             return "caught"
 
     env.script(ask, side_effect=["1"])
-    with pytest.raises(UnscriptedStep, match="used up after 1 attempts"):
-        env.execute(careful, id="careful")
-    assert env.execute(careful, id="careful") == "caught"
+    with pytest.raises(UnscriptedStep, match="has no results left after 1 attempts"):
+        env.execute(careful.options(id="careful"))
+    assert env.execute(careful.options(id="careful")) == "caught"
 
 
 def test_a_script_that_makes_no_sense_is_refused(env: TestEngine) -> None:
@@ -123,7 +123,7 @@ def test_a_script_that_makes_no_sense_is_refused(env: TestEngine) -> None:
         {"side_effect": 1},
         {"returns": 1, "takes": -1},
     ):
-        with pytest.raises(rf.DefinitionError, match="script of step 'ask'"):
+        with pytest.raises(rf.InvalidArgument, match="script of step 'ask'"):
             env.script(ask, **wrong)
-    with pytest.raises(rf.DefinitionError, match="cannot be scripted"):
+    with pytest.raises(rf.InvalidArgument, match="cannot be scripted"):
         env.script(month, returns=1)

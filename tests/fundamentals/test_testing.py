@@ -15,8 +15,8 @@ import rayflow as rf
 from rayflow.testing import BEGINNING, TestEngine, WorkflowStuck
 from tests.fundamentals.virtual import DAY, ONCE, article, ask, asking, double, month
 
-#: Seconds of real time that no virtual month takes: generous, on a machine that others use too.
-SOON = 2.0
+#: Seconds of real time that no virtual month takes, however busy the machine is.
+SOON = 60.0
 
 
 # --- time ---------------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def test_its_clock_begins_at_the_same_moment_in_each_run_or_where_it_is_told() -
         assert env.execute(when) == BEGINNING
     with TestEngine(start=dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC)) as env:
         assert env.execute(when) == dt.datetime(2027, 3, 1, 12, tzinfo=dt.UTC).timestamp()
-    with pytest.raises(rf.DefinitionError, match="no time zone"):
+    with pytest.raises(rf.InvalidArgument, match="no time zone"):
         TestEngine(start=dt.datetime(2027, 3, 1))  # noqa: DTZ001 - that is what is wrong with it
 
 
@@ -59,7 +59,7 @@ def test_time_is_moved_by_hand(env: TestEngine) -> None:
     env.advance(to=BEGINNING + 30 * DAY)
     assert handle.done()
     assert handle.result() == (12, 30 * DAY)
-    with pytest.raises(rf.DefinitionError, match="cannot be moved back"):
+    with pytest.raises(rf.InvalidArgument, match="cannot be moved back"):
         env.advance(-1)
 
 
@@ -86,8 +86,8 @@ def test_retries_wait_as_long_as_they_would(env: TestEngine) -> None:
 
 
 def test_limits_of_an_execution_pass_and_starts_are_delayed(env: TestEngine) -> None:
-    late = env.start(month, 1, options=rf.ExecutionOptions(delay=DAY))
-    hasty = env.start(month, 1, options=rf.ExecutionOptions(timeout=7 * DAY))
+    late = env.start(month.options(delay=DAY), 1)
+    hasty = env.start(month.options(timeout=7 * DAY), 1)
     with pytest.raises(rf.ExecutionTimeout):
         hasty.result()
     assert env.now() == BEGINNING + 7 * DAY
@@ -126,10 +126,8 @@ def test_whoever_waits_for_what_never_comes_is_told_at_once(env: TestEngine) -> 
     async def patient() -> None:
         await rf.wait_for_signal("go")
 
-    handle = env.start(patient, id="patient")
-    with pytest.raises(
-        WorkflowStuck, match=r"'patient' cannot go on by itself: it waits for signal go, and nothing is due"
-    ):
+    handle = env.start(patient.options(id="patient"))
+    with pytest.raises(WorkflowStuck, match=r"'patient' cannot continue: it waits for signal go, and no timer is due"):
         handle.result()
     handle.pause("for lunch")
     with pytest.raises(WorkflowStuck, match=r"it is paused \(Paused: for lunch\).*Resume it"):
@@ -141,7 +139,7 @@ def test_whoever_waits_for_what_never_comes_is_told_at_once(env: TestEngine) -> 
 
 def test_time_can_be_kept_from_moving_by_itself() -> None:
     with TestEngine(auto_skip=False) as env:
-        handle = env.start(month, 1, id="month")
+        handle = env.start(month.options(id="month"), 1)
         with pytest.raises(WorkflowStuck, match=r"time stands still.*due at 2020-01-01T00:00:01.*env\.advance"):
             handle.result()
         env.advance(30 * DAY)
@@ -188,9 +186,9 @@ def test_children_locks_undoing_and_runs_that_continue(env: TestEngine) -> None:
 
 def test_forks_cancels_singletons_and_leases(env: TestEngine) -> None:
     env.script(ask, returns="a draft")
-    handle = env.start(article, "tides", id="one", options=rf.ExecutionOptions(singleton="tides"))
+    handle = env.start(article.options(id="one", singleton="tides"), "tides")
     with pytest.raises(rf.SingletonConflict):
-        env.start(article, "tides", id="two", options=rf.ExecutionOptions(singleton="tides"))
+        env.start(article.options(id="two", singleton="tides"), "tides")
     with env.lock("desk", timeout=0) as lease:
         env.advance(3 * DAY)  # it lasts as long as somebody has it
         assert not lease.lost
@@ -229,7 +227,7 @@ def test_handles_are_awaited_as_anywhere(env: TestEngine) -> None:
 
 def test_another_engine_goes_on_where_the_first_one_was_closed(store: str) -> None:
     with TestEngine(store) as env:
-        handle = env.start(month, 3, id="month")
+        handle = env.start(month.options(id="month"), 3)
         env.advance(10 * DAY)
         assert handle.status().steps[0].status == "completed"
     with TestEngine(store, start=BEGINNING + 20 * DAY) as env:

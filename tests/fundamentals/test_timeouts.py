@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ async def sleeps(ledger: str, seconds: float) -> str:
 
 def test_a_step_that_takes_too_long_fails_with_a_step_timeout(engine: rf.LocalEngine) -> None:
     with pytest.raises(rf.ExecutionFailed) as info:
-        engine.execute(stuck, id="one", timeout=20)
+        engine.start(stuck.options(id="one")).result(20)
     assert info.value.failure.matches(rf.StepTimeout)
     assert info.value.failure.matches(TimeoutError)
     assert engine.status("one").steps[0].status == "failed"
@@ -62,19 +63,19 @@ def test_a_step_that_takes_too_long_fails_with_a_step_timeout(engine: rf.LocalEn
 
 def test_a_step_without_a_timeout_takes_the_executions(engine: rf.LocalEngine) -> None:
     with pytest.raises(rf.ExecutionFailed) as info:
-        engine.execute(stuck_without_a_timeout, options=rf.ExecutionOptions(step_timeout=0.05), timeout=20)
+        engine.start(stuck_without_a_timeout.options(step_timeout=0.05)).result(20)
     assert info.value.failure.matches(rf.StepTimeout)
 
 
 def test_a_timeout_of_asyncio_gives_the_step_up_and_the_workflow_goes_on(engine: rf.LocalEngine) -> None:
-    assert engine.execute(impatient, id="one", timeout=20) == "went on without it"
+    assert engine.start(impatient.options(id="one")).result(20) == "went on without it"
     assert [step.status for step in engine.status("one").steps] == ["dropped"]
 
 
 @pytest.mark.parametrize("limit", ["timeout", "deadline"])
 def test_an_execution_whose_time_is_up_cleans_up_and_fails(engine: rf.LocalEngine, ledger: Ledger, limit: str) -> None:
-    options = rf.ExecutionOptions(**{limit: 0.1 if limit == "timeout" else time.time() + 0.1})
-    handle = engine.start(sleeps, ledger.path, 3600.0, options=options)
+    options: dict[str, Any] = {limit: 0.1 if limit == "timeout" else time.time() + 0.1}
+    handle = engine.start(sleeps.options(**options), ledger.path, 3600.0)
     with pytest.raises(rf.ExecutionTimeout):
         handle.result(timeout=20)
     snapshot = handle.status()
@@ -86,6 +87,6 @@ def test_an_execution_whose_time_is_up_cleans_up_and_fails(engine: rf.LocalEngin
 
 def test_a_sleep_takes_at_least_its_time(engine: rf.LocalEngine, ledger: Ledger) -> None:
     began = time.time()
-    assert engine.execute(sleeps, ledger.path, 0.2, timeout=20) == "slept"
+    assert engine.start(sleeps, ledger.path, 0.2).result(20) == "slept"
     assert time.time() - began >= 0.2
     assert ledger.lines() == ["cleaned"]

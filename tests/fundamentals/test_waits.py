@@ -37,7 +37,7 @@ def test_a_handle_can_be_awaited(engine: rf.LocalEngine) -> None:
 
 
 def test_who_stops_waiting_is_told_so_and_the_execution_goes_on(engine: rf.LocalEngine, gate: Gate) -> None:
-    handle = engine.start(held, id="slow")
+    handle = engine.start(held.options(id="slow"))
     gate.wait_until_reached()
     with pytest.raises(rf.ResultTimeout, match=r"'slow' was still running.*It goes on"):
         handle.result(timeout=0.02)
@@ -59,7 +59,7 @@ def test_awaiting_can_be_given_up_too(engine: rf.LocalEngine, gate: Gate) -> Non
 
 
 def test_any_handle_of_an_id_answers_as_often_as_it_is_asked(engine: rf.LocalEngine) -> None:
-    handle = engine.start(doubled, 21, id="one")
+    handle = engine.start(doubled.options(id="one"), 21)
     assert [handle.result(timeout=20), handle.result(timeout=20), engine.handle("one").result(timeout=20)] == [42] * 3
 
 
@@ -70,7 +70,7 @@ def test_a_closed_engine_answers_at_once(store: str) -> None:
     for ask in (handle.status, engine.list, engine.metrics, engine.pools.list, lambda: engine.start(doubled, 1)):
         with pytest.raises(rf.RayflowError):
             ask()
-    assert time.monotonic() - began < base.PATIENCE / 2
+    assert time.monotonic() - began < base.RETRY_FOR / 2
 
 
 def test_a_closed_engine_says_so(store: str) -> None:

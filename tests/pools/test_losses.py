@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.errors import ExecutionFailed
 from rayflow.runtime.actors import actor_names
 from tests.faults.processes.tools import kill, ledger_lines, until, until_longer
@@ -29,7 +30,7 @@ def pid_of_some_worker(engine: rf.DistributedEngine, rng: random.Random) -> int:
     def look() -> bool:
         try:
             worker = rng.choice(engine._system.find(actor_names.pool("default")).call("workers"))
-            found.append(engine.pid_of(actor_names.worker("default", worker)))
+            found.append(backend_of(engine).pid_of(actor_names.worker("default", worker)))
         except (rf.ClusterError, IndexError):  # it died since, or the pool restarts, or there is none at the moment
             return False
         return True
@@ -51,7 +52,7 @@ def test_workers_are_killed_again_and_again_and_every_task_is_recorded_once(open
         kill(victim)
         killed.add(victim)
         if number == KILLS // 2:
-            kill(engine.pid_of(actor_names.pool("default")))
+            kill(backend_of(engine).pid_of(actor_names.pool("default")))
     assert sum(handle.result(timeout=120) for handle in handles) == sum(range(TASKS))
     begun: dict[int, list[int]] = defaultdict(list)
     for what, task, pid in ledger_lines(ledger):
@@ -72,7 +73,7 @@ def test_workers_are_killed_again_and_again_and_every_task_is_recorded_once(open
 def test_the_late_answer_of_a_worker_that_was_stopped_and_continued_is_dropped_and_counted(
     open_engine: Open, tmp_path: Path
 ) -> None:
-    engine = open_engine(workers=2, concurrency=1, ping_timeout=60)
+    engine = open_engine(workers=2, concurrency=1, ping_timeout=60, stop_grace=60)
     ledger, stopped, release = tmp_path / "ledger", tmp_path / "stopped", tmp_path / "release"
     handle = engine.start(lateness, str(ledger), str(stopped), str(release))
     until(lambda: ledger_lines(ledger), "the first attempt has begun")
@@ -81,9 +82,12 @@ def test_the_late_answer_of_a_worker_that_was_stopped_and_continued_is_dropped_a
     stopped.touch()
     try:
         until(lambda: handle.status().steps[0].status == "completed", "the second attempt is recorded")
+        until(lambda: engine.pools.get().status().busy == 2, "both workers have a step")
     finally:
         os.kill(first, signal.SIGCONT)
     until(lambda: len(ledger_lines(ledger)) == 3, "the first attempt has ended after all")
+    # What is counted of the late answer is written with the next entry, which is that of the step that is released.
+    until(lambda: engine.pools.get().status().busy == 1, "the coordinator has the late answer")
     assert int(ledger_lines(ledger)[1][1]) != first
     release.touch()
     assert handle.result(timeout=30) == ["attempt 2", "released"]
@@ -97,7 +101,7 @@ def test_a_poison_step_becomes_a_dead_letter_and_is_requeued_when_it_is_mended(
 ) -> None:
     engine, ledger, mended = open_engine(workers=2, concurrency=2), tmp_path / "ledger", tmp_path / "mended"
     neighbours = engine.start(many, str(tmp_path / "others"), 0, 200, 0.05)
-    handle = engine.start(poisoned, str(ledger), str(mended), id="poisoned")
+    handle = engine.start(poisoned.options(id="poisoned"), str(ledger), str(mended))
     with pytest.raises(ExecutionFailed, match="died while it ran step 'poison'"):
         handle.result(timeout=100)
     # Twice in company, then alone: its first try and its two retries.

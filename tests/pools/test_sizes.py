@@ -46,7 +46,7 @@ def test_a_pool_grows_from_nothing_with_its_work_and_shrinks_back_to_nothing(ope
     until(lambda: pool.status().workers == 4, "there are 4 workers")
     assert handle.result(timeout=60) == sum(range(160))
     until(lambda: pool.status().workers == 0, "no worker is left")
-    assert engine.execute(many, str(ledger), 500, 2, 0.0, timeout=60) == 1001
+    assert engine.start(many, str(ledger), 500, 2, 0.0).result(60) == 1001
 
 
 @pytest.mark.system
@@ -57,7 +57,7 @@ def test_a_pool_is_found_again_by_name_and_drained_and_deleted(
     engine.pools.create(rf.PoolConfig(name="clients", workers=2, setup=make_client))
     with rf.DistributedEngine(store=engine.store, address=ray_cluster.address) as other:
         assert [pool.name for pool in other.pools.list()] == ["clients", "default"]
-        assert other.execute(asking, 10, timeout=60) == 10
+        assert other.start(asking, 10).result(60) == 10
         found = other.pools.get("clients")
         assert found.drain(timeout=30)
         waiting = other.start(asking, 3)
@@ -70,7 +70,7 @@ def test_a_pool_is_found_again_by_name_and_drained_and_deleted(
         with pytest.raises(rf.PoolNotFound, match="there are: default"):
             other.pools.get("clients")
         with pytest.raises(rf.ExecutionFailed, match="there is no worker pool 'clients'"):
-            other.execute(asking, 1, timeout=60)
+            other.start(asking, 1).result(60)
 
 
 @pytest.mark.system
@@ -81,14 +81,14 @@ def test_a_setup_that_fails_is_told_and_one_that_needs_what_is_not_there(open_en
     until(lambda: "no such host" in broken.status().problem, "the pool says why its workers do not start")
     handle.cancel()
     hungry = engine.pools.create(rf.PoolConfig(name="hungry", workers=1, num_gpus=3))
-    engine._system.find("rayflow:pool:hungry").call("want", engine._env.to_json())
+    engine._system.find("rayflow:pool:hungry").call("want", engine._environment.to_json())
     until(lambda: "3 GPU, and no node has any" in hungry.status().problem, "the pool says what is missing")
 
 
 @pytest.mark.system
 def test_a_worker_is_replaced_after_so_many_tasks(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=1, concurrency=1, max_tasks_per_worker=10), tmp_path / "ledger"
-    assert engine.execute(many, str(ledger), 0, 30, 0.03, timeout=100) == sum(range(30))
+    assert engine.start(many, str(ledger), 0, 30, 0.03).result(100) == sum(range(30))
     lines = [(int(number), pid) for what, number, pid in ledger_lines(ledger) if what == "begin"]
     by_worker = Counter(pid for _, pid in lines)
     assert sorted(number for number, _ in lines) == list(range(30))
@@ -98,7 +98,7 @@ def test_a_worker_is_replaced_after_so_many_tasks(open_engine: Open, tmp_path: P
 @pytest.mark.system
 def test_hundreds_of_async_steps_run_at_once_on_one_worker(open_engine: Open) -> None:
     engine = open_engine(workers=1, concurrency=200)
-    engine.execute(naps, 1, 0.0, timeout=60)
+    engine.start(naps, 1, 0.0).result(60)
     handle = engine.start(naps, 200, 5.0)
     until(lambda: engine.pools.get().status().busy == 200, "all of them run")
     handle.result(timeout=60)

@@ -33,7 +33,7 @@ def test_a_step_that_does_not_stop_is_fenced_and_its_worker_replaced_when_its_ne
     assert runs == {"stubborn": 2, "neighbour": 2}
     until(lambda: not alive(worker), "the worker is gone, and with it what would not stop")
     assert int(ledger_lines(ledger)[-1][1]) != worker
-    assert engine.execute(many, str(tmp_path / "more"), 0, 4, 0.0, timeout=60) == 6
+    assert engine.start(many, str(tmp_path / "more"), 0, 4, 0.0).result(60) == 6
 
 
 @pytest.mark.system

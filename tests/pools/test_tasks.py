@@ -32,7 +32,7 @@ def test_steps_that_reserve_resources_run_in_processes_of_their_own(open_engine:
 def test_one_that_takes_too_long_is_stopped(open_engine: Open, tmp_path: Path) -> None:
     engine, ledger = open_engine(workers=1), tmp_path / "ledger"
     with pytest.raises(rf.ExecutionFailed, match="took longer than its timeout of 1 s"):
-        engine.execute(oversleeping, str(ledger), timeout=60)
+        engine.start(oversleeping, str(ledger)).result(60)
     until(lambda: ledger_lines(ledger), "it has seen that it is to stop")
 
 
@@ -70,4 +70,4 @@ def test_progress_is_seen_while_a_step_runs_and_so_is_who_runs_it(open_engine: O
 def test_a_step_that_falls_silent_fails(open_engine: Open) -> None:
     engine = open_engine(workers=1)
     with pytest.raises(rf.ExecutionFailed, match=r"sent no heartbeat for its heartbeat_timeout of 0\.5 s"):
-        engine.execute(silence, timeout=60)
+        engine.start(silence).result(60)

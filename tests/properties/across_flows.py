@@ -51,7 +51,7 @@ async def family(number: int) -> list[Any]:
     """Children that are awaited, alone and together, one of them for as long as it takes, and one only started."""
     first = await leaf(number)
     started = await rf.start_child(free, number + 1)
-    children = (leaf(number + 2), free.child(on_parent_end="abandon")(number + 3))
+    children = (leaf(number + 2), free.options(on_parent_end="abandon")(number + 3))
     return [first, started, *await asyncio.gather(*children, work(number))]
 
 
@@ -91,7 +91,7 @@ async def watching(number: int) -> int:
 @rf.workflow
 async def keeping(number: int) -> list[Any]:
     """Starts one that ends with it; its clean-up, after a failure, is a child by the number of another call."""
-    started = await rf.start_child(watching.child(on_parent_end="cancel"), number + 1)
+    started = await rf.start_child(watching.options(on_parent_end="cancel"), number + 1)
     try:
         return [started, await work(number), await leaf(number + 2)]
     except StepFailed:
@@ -110,14 +110,14 @@ async def undoing(number: int) -> int:
 @rf.workflow
 async def sharing(number: int) -> list[Any]:
     """Two that it starts under ids that may be others'; it does not go on without the one that it waits for."""
-    started = await rf.start_child(free.child(id=f"shared{number}"), number)
-    return [started, *await asyncio.gather(leaf.child(id="wanted")(number), work(number))]
+    started = await rf.start_child(free.options(id=f"shared{number}"), number)
+    return [started, *await asyncio.gather(leaf.options(id="wanted")(number), work(number))]
 
 
 @rf.workflow
 async def fleeting(number: int) -> int:
     """Ends at once, and gives up a child that may be another's."""
-    calling = asyncio.create_task(leaf.child(id="wanted")(number))
+    calling = asyncio.create_task(leaf.options(id="wanted")(number))
     await asyncio.wait([calling], timeout=0)
     return number
 

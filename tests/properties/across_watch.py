@@ -208,9 +208,9 @@ class Watch:
         record, execution = self._data.executions[driver.id], driver.execution
         if execution is None or record.epoch != driver.epoch:
             return
-        course = execution._course
+        course = execution._run
         for held in course.machine.held_locks:
-            if held.seq not in course.asking._lost:
+            if held.seq not in course.requests._lost:
                 claim = self._data.locks[held.call.name].claim_of(Claimant(driver.id, held.seq))
                 assert claim is not None
                 assert claim.token == held.token, f"{driver.id} believes to have lock {held.call.name!r}"

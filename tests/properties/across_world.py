@@ -13,17 +13,24 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
-from rayflow.client.forks import AnyWorkflow, Control
-from rayflow.client.handle import ExecutionHandle
+from rayflow.client.control import ExecutionCommands
+from rayflow.client.dead_letters import DeadLetters
+from rayflow.client.engine import Engine
+from rayflow.client.forks import Forks
+from rayflow.client.handle import Handles
+from rayflow.client.schedules import Schedules
+from rayflow.client.starts import Starter
 from rayflow.core.execution.actions import Action, RunAttempt
 from rayflow.core.schedules.machine import DueStart, manual_id, started
 from rayflow.definition.base import Definition, WorkflowDefinition
 from rayflow.definition.code import CodeCache, CodeRef, reference
 from rayflow.definition.options import EngineConfig, ExecutionOptions
+from rayflow.definition.start_options import SavedWorkflow
 from rayflow.errors import RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem
 from rayflow.runtime.actors.clock import SystemClock
+from rayflow.runtime.code.environment import capture
 from rayflow.runtime.coordinator.driver import ExecutionDriver, is_fresh
 from rayflow.runtime.supervisor.maintenance import MaintenanceLoop
 from rayflow.storage.changes import Changes, apply
@@ -83,24 +90,29 @@ class Clock(SystemClock):
         raise AssertionError("nobody sleeps here")
 
 
-class Hand(Control):
-    """The hand of an engine."""
+class KnownFlows(Starter):
+    """Knows the workflows of the test without saving them."""
 
-    config = EngineConfig()
-    _settle_patience = 0.0  # nothing goes on while it waits
+    def definition(self, workflow: WorkflowDefinition | SavedWorkflow) -> DefinitionRecord:
+        return next(saved(flow) for flow in FLOWS if flow.id == workflow.id)
+
+
+class Hand(Engine):
+    """The hand of a user: an engine whose actors are the test's."""
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
-        super().__init__(system, codec)
-        self._keeping = LargeValueEncoder(codec, _keep_nothing, threshold=sys.maxsize)
-
-    def register(self, workflow: AnyWorkflow) -> DefinitionRecord:
-        return saved(workflow)
-
-    def saved(self, workflow_id: str, version: str | None = None) -> DefinitionRecord:
-        return next(saved(flow) for flow in FLOWS if flow.id == workflow_id)
-
-    def handle(self, execution_id: str) -> ExecutionHandle[Any]:
-        return ExecutionHandle(cast("Any", self), execution_id)
+        super().__init__(system, EngineConfig(), "memory://", capture())
+        backend, encoder = self._backend, LargeValueEncoder(codec, _keep_nothing, threshold=sys.maxsize)
+        # Nothing else runs while it waits.
+        self.commands = ExecutionCommands(backend, codec, encoder, settle_timeout=0.0)
+        self._commands = self.commands
+        handles = Handles(self._queries, self.commands, self._watcher)
+        starter = KnownFlows(
+            backend, handles, config=self.config, codec=codec, encoder=encoder, environment=self._environment
+        )
+        self._forks = Forks(backend, starter, handles, codec, encoder)
+        self.schedules = Schedules(backend, starter, handles, codec, self.config)
+        self.dead_letters = DeadLetters(backend, self._queries.decode, self.commands.resume)
 
 
 def _keep_nothing(reference: Reference, data: bytes) -> None:
@@ -115,7 +127,7 @@ class Asked:
         self.name = name
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
-        return self.world.ask(method, *args) if self.name == actor_names.PERSISTENCE else None
+        return self.world.ask(method, *args) if self.name == actor_names.STORE else None
 
     def send(self, method: str, *args: Any, **about: Any) -> None:
         assert self.name == actor_names.SUPERVISOR
@@ -182,7 +194,7 @@ class World:
         def ask(method: str, *args: Any) -> Any:
             return instead[method] if method in instead else self.ask(method, *args)
 
-        MaintenanceLoop(ask, lambda ids: None, CODEC).look(self.clock.now())
+        MaintenanceLoop(ask, lambda ids: None, CODEC).run(self.clock.now())
 
     def start(self, flow: Any, *args: Any, name: str, **options: Any) -> Answer:
         record = new_record(
@@ -313,7 +325,7 @@ class World:
         for action in actions:
             if not isinstance(action, RunAttempt):
                 self.attempts.pop((driver.id, action.seq), None)
-            elif execution.wants(action.seq, action.attempt):  # as a coordinator asks before it sends one
+            elif execution.is_current(action.seq, action.attempt):  # as a coordinator asks before it sends one
                 self.watch.begins(driver.id, action)
                 self.attempts[driver.id, action.seq] = action
                 execution.sent(action.seq, action.attempt, self.clock.now())

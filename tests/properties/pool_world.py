@@ -17,10 +17,10 @@ from rayflow.core.pool import (
     Revoke,
     StartWorkers,
     StopWorker,
-    is_own_tasks,
-    own_tasks,
+    is_ray_task_environment,
+    ray_task_environment,
 )
-from rayflow.core.pool.protocol import token_alone, token_keys
+from rayflow.core.pool.protocol import token_exclusive, token_keys
 from rayflow.definition.options import PoolConfig
 from tests.core.pool.pool_bench import Coordinator
 
@@ -50,7 +50,7 @@ SIZES = (
     size(min_workers=0, max_workers=3),
     size(min_workers=1, max_workers=2),
 )
-ENVIRONMENTS = ("red", "blue", own_tasks("red"))
+ENVIRONMENTS = ("red", "blue", ray_task_environment("red"))
 ONE, PAIR = Limit("one", 1), Limit("pair", 2)
 RATE, SLOW = Limit("rate", 3, 1.0), Limit("slow", 1, 2.0)
 LIMITS = ((), (ONE,), (PAIR, RATE), (RATE,), (ONE, SLOW))
@@ -72,9 +72,9 @@ class TrueWorker:
     def fits(self, token: str) -> bool:
         if self.own:
             return True
-        if token_alone(token):
+        if token_exclusive(token):
             return not self.running
-        return len(self.running) < SLOTS and not any(token_alone(other) for other in self.running)
+        return len(self.running) < SLOTS and not any(token_exclusive(other) for other in self.running)
 
 
 @dataclass(frozen=True, order=True)
@@ -82,8 +82,8 @@ class Task:
     """One task; the most urgent sorts first."""
 
     rank: int
-    stamp: float
-    alone: bool
+    waiting_since: float
+    exclusive: bool
     limits: tuple[Limit, ...]
 
 
@@ -115,7 +115,7 @@ class Actor(Coordinator):
     def take(self, token: str) -> bool:
         """Take the most urgent task that fits the slot off the list; answers whether there is one."""
         grant = self.grants[token]
-        fitting = [task for task in self.tasks if (task.alone, task.limits) == (grant.alone, grant.limits)]
+        fitting = [task for task in self.tasks if (task.exclusive, task.limits) == (grant.exclusive, grant.limits)]
         if fitting:
             self.running[token] = min(fitting)
             self.tasks.remove(self.running[token])
@@ -130,10 +130,10 @@ class Actor(Coordinator):
     def demand(self) -> list[Demand]:
         groups: dict[tuple[int, bool, tuple[Limit, ...]], list[float]] = {}
         for task in self.tasks:
-            groups.setdefault((-task.rank, task.alone, task.limits), []).append(task.stamp)
+            groups.setdefault((-task.rank, task.exclusive, task.limits), []).append(task.waiting_since)
         return [
-            Demand(self.environment, p, min(stamps), len(stamps), alone, limits, len(stamps))
-            for (p, alone, limits), stamps in sorted(groups.items(), key=lambda group: (group[0][0], min(group[1])))
+            Demand(self.environment, p, min(stamps), len(stamps), exclusive, limits, len(stamps))
+            for (p, exclusive, limits), stamps in sorted(groups.items(), key=lambda group: (group[0][0], min(group[1])))
         ]
 
 
@@ -179,7 +179,7 @@ class World:
         self.machine = PoolMachine(self.config, epoch=1, now=0.0, terms=TERMS)
         self.workers: dict[str, TrueWorker] = {}
         #: What tasks of their own run on: nobody starts or stops it.
-        self.own = {name: TrueWorker(name, up=True, own=True) for name in ENVIRONMENTS if is_own_tasks(name)}
+        self.own = {name: TrueWorker(name, up=True, own=True) for name in ENVIRONMENTS if is_ray_task_environment(name)}
         #: When tasks really began, by the name of the limit.
         self.starts: dict[str, list[float]] = {}
         self.actors: dict[str, Actor] = {}

@@ -124,7 +124,7 @@ def evicted(shell: Shell) -> Shell:
     shell.execution.evict()
     gc.collect()
     work = shell.execution.take()
-    assert (work.entries, work.actions, work.holds) == ([], [], [])
+    assert (work.entries, work.actions, work.deferred) == ([], [], [])
     assert shell.machine.issued == issued
     other = shell.restored()
     assert other.machine.issued == issued

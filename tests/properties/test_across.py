@@ -14,15 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import rayflow as rf
+from rayflow.client.backend import Backend
+from rayflow.client.control import ExecutionCommands
 from rayflow.definition.schedule import Overlap
 from rayflow.errors import InvalidTransition, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import ActorSystem
-from rayflow.storage.codec.payloads import MsgpackCodec
+from rayflow.storage.codec.payloads import LargeValueEncoder
 from rayflow.storage.model import ExecutionRecord, ScheduleRecord
 from rayflow.storage.operations import Answer, Done, Operation, Rejected
 from tests.properties import across_flows as flows
-from tests.properties.across_world import CODEC, Crash, Hand, World, tried
+from tests.properties.across_world import CODEC, Crash, World, tried
 
 FAILED = ExecutionStatus.FAILED
 OVER = tuple(status for status in ExecutionStatus if status.terminal)
@@ -46,14 +48,14 @@ STARTS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
 )
 
 
-class Racing(Hand):
-    """A hand that has not written yet what it has decided."""
+class Racing(Backend):
+    """A backend that has not written yet what was decided."""
 
-    def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
-        super().__init__(system, codec)
+    def __init__(self, system: ActorSystem) -> None:
+        super().__init__(system)
         self.operations: list[Operation] = []
 
-    def send(self, operations: Sequence[Operation]) -> list[Answer]:
+    def apply(self, operations: Sequence[Operation]) -> list[Answer]:
         self.operations.extend(operations)
         return [Done(0, 0, 0) for _ in operations]
 
@@ -205,11 +207,12 @@ class Across(Families):
         """Both have read the same journal: one of them goes through."""
         found, written = self.any_of(data, [FAILED]), []
         for _ in range(2):
-            hand = Racing(self.world.system, CODEC)
-            if tried(lambda hand=hand: hand._rewind(found)):  # type: ignore[misc]
+            racing = Racing(self.world.system)
+            commands = ExecutionCommands(racing, CODEC, LargeValueEncoder(CODEC, lambda reference, data: None))
+            if tried(lambda commands=commands: commands._rewind(found)):  # type: ignore[misc]
                 return
-            assert hand.operations
-            written.append(hand.operations)
+            assert racing.operations
+            written.append(racing.operations)
             self.world.clock.time += 0.25
         first, second = [self.world.commit(operations) for operations in written]
         assert all(isinstance(answer, Done) for answer in first)
@@ -241,7 +244,7 @@ class Across(Families):
     def schedule(self, overlap: Overlap, flow: Any) -> None:
         self.schedules += 1
         spec = rf.Schedule(every=4, overlap=overlap, max_runs=3)
-        self.hand.schedules.create(f"s{self.schedules}", flow, spec, args=(self.schedules,))
+        self.hand.schedules.create(f"s{self.schedules}", flow.call(self.schedules), spec)
 
     @precondition(lambda self: self.world.data.schedules)
     @rule(data=st.data(), what=st.sampled_from(["pause", "resume", "delete", None]))

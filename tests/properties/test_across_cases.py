@@ -176,7 +176,7 @@ def test_a_child_that_was_given_up_goes_on_with_its_parent_and_so_do_its_childre
         FAILED,
         ExecutionStatus.RUNNING,
     )
-    with pytest.raises(InvalidTransition, match=r"child 'p\.1\.3', which it has given up, has not ended yet"):
+    with pytest.raises(InvalidTransition, match=r"cancelled child 'p\.1\.3' has not ended yet"):
         world.hand.resume("p")
     succeed(world, "p.1.3", 3)  # its clean-up; it had no lock
     assert status(world, "p.1.3") is CANCELLED
@@ -226,7 +226,7 @@ def test_what_a_child_has_undone_stays_undone(world: World) -> None:
     world.settle()
     assert (status(world, "p"), status(world, "p.1")) == (FAILED, CANCELLED)
     before = world.photograph()
-    with pytest.raises(InvalidTransition, match=r"its child 'p\.1' has undone what it did.*Fork 'p' before the call"):
+    with pytest.raises(InvalidTransition, match=r"its child 'p\.1' has run its compensations.*Fork 'p' before"):
         world.hand.resume("p")
     assert world.photograph() == before
     world.hand.fork("p", before=1, id="fork", allow_reacquire=True)
@@ -323,7 +323,7 @@ def test_and_it_goes_on_with_its_parent(world: World) -> None:
     begin(world, flows.keeping, 1)
     fail(world, "p", 2)
     succeed(succeed(world, "p.3", 2), "p.3", 3)
-    with pytest.raises(InvalidTransition, match=r"its child 'p\.1', which it has given up, has not ended yet"):
+    with pytest.raises(InvalidTransition, match=r"its cancelled child 'p\.1' has not ended yet"):
         world.hand.resume("p")
     succeed(world, "p.1", 1)
     world.hand.resume("p")
@@ -349,7 +349,7 @@ def test_one_that_a_former_execution_with_its_parents_id_has_started_is_not_canc
 
 # --- schedules --------------------------------------------------------------------------------------------------
 def test_a_timekeeper_that_comes_too_late_does_not_start_again_what_is_deleted(world: World) -> None:
-    world.hand.schedules.create("s", flows.leaf, rf.Schedule(every=4, max_runs=1), args=(1,))
+    world.hand.schedules.create("s", flows.leaf.call(1), rf.Schedule(every=4, max_runs=1))
     read = world.ask("schedules")
     world.clock.time += 5
     world.look(schedules=read)

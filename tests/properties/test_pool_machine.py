@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rayflow.core.pool import Grant, Limit, Recall, is_own_tasks
+from rayflow.core.pool import Grant, Limit, Recall, is_ray_task_environment
 from rayflow.core.pool.protocol import token_keys
 from rayflow.core.pool.state import Environment, LeaseState, Worker
 from tests.properties.pool_world import (
@@ -37,9 +37,9 @@ class Open:
 
     coordinator: str
     priority: int
-    stamp: float
+    waiting_since: float
     count: int
-    alone: bool
+    exclusive: bool
     limits: tuple[Limit, ...]
 
 
@@ -62,7 +62,7 @@ class PoolWorld(RuleBasedStateMachine):
         if busy:
             self.actor_comes("red")
             self.actor_comes("red")
-            self.world.machine.want("red", 1.0)
+            self.world.machine.request_environment("red", 1.0)
             self.decide()
             for name in list(self.world.workers):
                 self.world.census(name)
@@ -83,13 +83,13 @@ class PoolWorld(RuleBasedStateMachine):
         pick=picks,
         priority=st.sampled_from([1, 5, 9]),
         count=st.integers(1, 6),
-        alone=st.integers(0, 4),
+        exclusive=st.integers(0, 4),
         limits=st.sampled_from(LIMITS),
     )
-    def tasks_come(self, pick: int, priority: int, count: int, alone: int, limits: tuple[Limit, ...]) -> None:
+    def tasks_come(self, pick: int, priority: int, count: int, exclusive: int, limits: tuple[Limit, ...]) -> None:
         actor = self.pick_actor(pick)
         # One of its own has a process for itself anyway.
-        lonely = alone == 0 and actor.environment not in self.world.own
+        lonely = exclusive == 0 and actor.environment not in self.world.own
         actor.tasks += [Task(-priority, self.world.now, lonely, limits)] * (min(count, 2) if lonely else count)
         for token in self.world.idle(actor):
             self.check_refusal(self.world.use(actor, token), token)
@@ -140,13 +140,13 @@ class PoolWorld(RuleBasedStateMachine):
     @rule(pick=picks)
     def task_is_stuck(self, pick: int) -> None:
         if found := self.pick_running(pick, self.world.all_workers()):
-            self.world.machine.retire(*found, self.world.now)
+            self.world.machine.worker_stuck(*found, self.world.now)
             self.decide()
 
     @precondition(lambda self: self.world.workers)
     @rule(pick=picks)
     def worker_is_worn(self, pick: int) -> None:
-        self.world.machine.worn(sorted(self.world.workers)[pick % len(self.world.workers)], self.world.now)
+        self.world.machine.worker_worn_out(sorted(self.world.workers)[pick % len(self.world.workers)], self.world.now)
         self.decide()
 
     @rule(size=st.integers(0, len(SIZES) - 1))
@@ -195,7 +195,7 @@ class PoolWorld(RuleBasedStateMachine):
         self.tokens.update(grant.token for grant in fresh)
         settled = world.machine._settled_at <= world.now
         assert settled or not fresh
-        for environment in world.machine._book.environments.values():
+        for environment in world.machine._ledger.environments.values():
             waiting = self.open(environment)
             self.check_no_double_grants(environment, fresh)
             self.check_order(environment, [g for g in fresh if g.environment == environment.name], waiting)
@@ -215,25 +215,25 @@ class PoolWorld(RuleBasedStateMachine):
         """What the machine was told and has not granted: demand less what is in flight, most urgent first."""
         found = []
         for name, demand in environment.waiting.items():
-            seats = self.world.machine._book.parties[name].seats.values()
+            seats = self.world.machine._ledger.coordinators[name].leases.values()
             flying: dict[tuple[bool, tuple[Limit, ...]], int] = {}
             for seat in seats:
                 if not seat.received:
-                    kind = (seat.lease.alone, seat.limits)
+                    kind = (seat.lease.exclusive, seat.limits)
                     flying[kind] = flying.get(kind, 0) + 1
             for entry in sorted(demand, key=lambda d: -d.priority):
-                kind = (entry.alone, entry.limits)
+                kind = (entry.exclusive, entry.limits)
                 rest = max(0, entry.count - flying.get(kind, 0))
                 flying[kind] = max(0, flying.get(kind, 0) - entry.count)
                 if rest:
-                    found.append(Open(name, entry.priority, entry.stamp, rest, *kind))
+                    found.append(Open(name, entry.priority, entry.waiting_since, rest, *kind))
         return found
 
     def used(self) -> dict[Limit, int]:
         """Places that are taken; those of keys are counted here, by the tokens that there are."""
-        book = self.world.machine._book
-        tokens = [token for w in book.workers.values() for token in (*w.seats, *w.ghosts)]
-        tokens += [token for party in book.parties.values() for token in party.claims]
+        book = self.world.machine._ledger
+        tokens = [token for w in book.workers.values() for token in (*w.leases, *w.orphans)]
+        tokens += [token for party in book.coordinators.values() for token in party.claims]
         used = {limit: sum(limit.name in token_keys(token) for token in tokens) for limit in (ONE, PAIR)}
         return used | {limit: book.limits.used(limit, self.world.now) for limit in (RATE, SLOW)}
 
@@ -241,56 +241,61 @@ class PoolWorld(RuleBasedStateMachine):
         """Nobody has more in flight than it wants."""
         for grant in grants:
             if grant.environment == environment.name:
-                kind = (grant.alone, grant.limits)
-                seats = self.world.machine._book.parties[grant.coordinator].seats.values()
-                flying = sum(1 for seat in seats if not seat.received and (seat.lease.alone, seat.limits) == kind)
+                kind = (grant.exclusive, grant.limits)
+                seats = self.world.machine._ledger.coordinators[grant.coordinator].leases.values()
+                flying = sum(1 for seat in seats if not seat.received and (seat.lease.exclusive, seat.limits) == kind)
                 entries = environment.waiting[grant.coordinator]
-                assert flying <= sum(entry.count for entry in entries if (entry.alone, entry.limits) == kind)
+                assert flying <= sum(entry.count for entry in entries if (entry.exclusive, entry.limits) == kind)
 
     def check_order(self, environment: Environment, grants: list[Grant], waiting: list[Open]) -> None:
         """Every grant is the best demand that it could have served."""
         occupied = {name: worker.used for name, worker in environment.workers.items()}
         used = self.used()
         for grant in reversed(grants):
-            occupied[grant.worker] -= SLOTS if grant.alone else 1
+            occupied[grant.worker] -= SLOTS if grant.exclusive else 1
             for limit in grant.limits:
                 assert used[limit] <= limit.count
                 used[limit] -= 1
             for other in self.eligible(waiting, used):
-                if not other.alone or occupied[grant.worker] == 0:
+                if not other.exclusive or occupied[grant.worker] == 0:
                     assert grant.priority >= other.priority
-                if other.alone == grant.alone and other.priority == grant.priority:
+                if other.exclusive == grant.exclusive and other.priority == grant.priority:
                     entries = environment.waiting[grant.coordinator]
-                    kind = (grant.priority, grant.alone, grant.limits)
-                    stamp = next(e.stamp for e in entries if (e.priority, e.alone, e.limits) == kind)
-                    if other.stamp + TERMS.quantum > self.world.now and stamp + TERMS.quantum > self.world.now:
-                        assert (stamp, grant.coordinator) <= (other.stamp, other.coordinator)
-        plain = [grant.priority for grant in grants if not grant.alone]
+                    kind = (grant.priority, grant.exclusive, grant.limits)
+                    waiting_since = next(
+                        e.waiting_since for e in entries if (e.priority, e.exclusive, e.limits) == kind
+                    )
+                    if (
+                        other.waiting_since + TERMS.quantum > self.world.now
+                        and waiting_since + TERMS.quantum > self.world.now
+                    ):
+                        assert (waiting_since, grant.coordinator) <= (other.waiting_since, other.coordinator)
+        plain = [grant.priority for grant in grants if not grant.exclusive]
         assert plain == sorted(plain, reverse=True)
 
     def check_nothing_idle(self, environment: Environment, waiting: list[Open]) -> None:
         """Nobody waits beside a slot that fits."""
         usable = [worker for worker in environment.workers.values() if worker.up and not worker.leaving]
         eligible = self.eligible(waiting, self.used())
-        if any(wish.alone for wish in eligible):
+        if any(wish.exclusive for wish in eligible):
             assert all(worker.used for worker in usable)
-        if any(not wish.alone for wish in eligible):
+        if any(not wish.exclusive for wish in eligible):
             assert not [w.name for w in usable if w.free and w.name != environment.drain]
 
     def eligible(self, waiting: list[Open], used: dict[Limit, int]) -> list[Open]:
         """What has room in its limits, beside what is kept for more urgent tasks that lack a whole worker."""
         found, kept = [], dict(used)
-        for wish in sorted(waiting, key=lambda w: (-w.priority, w.stamp, w.coordinator)):
+        for wish in sorted(waiting, key=lambda w: (-w.priority, w.waiting_since, w.coordinator)):
             if all(kept[limit] < limit.count for limit in wish.limits):
                 found.append(wish)
-                for limit in wish.limits if wish.alone else ():
+                for limit in wish.limits if wish.exclusive else ():
                     kept[limit] += wish.count
         return found
 
     def check_size(self, environment: Environment) -> None:
         """Never more workers than there may be, but those that leave, and those that nobody knows yet."""
         low, high = self.world.config.bounds
-        if not environment.own:
+        if not environment.for_ray_tasks:
             staying = [worker for worker in environment.workers.values() if not worker.leaving]
             assert len(staying) <= max(high, sum(worker.found and not worker.up for worker in staying))
             if environment.waiting and environment.retry_at is None:
@@ -303,9 +308,9 @@ class PoolWorld(RuleBasedStateMachine):
 
         def counts(seat: LeaseState) -> bool:
             worker = environment.workers[seat.lease.worker]
-            return not seat.lease.alone and not worker.leaving and worker.name != environment.drain
+            return not seat.lease.exclusive and not worker.leaving and worker.name != environment.drain
 
-        seats = {token: seat for worker in environment.workers.values() for token, seat in worker.seats.items()}
+        seats = {token: seat for worker in environment.workers.values() for token, seat in worker.leases.items()}
         asked = {recall.token for recall in recalls}
         new = [seats[token] for token in asked if token in seats and counts(seats[token])]
         underway = [
@@ -315,7 +320,7 @@ class PoolWorld(RuleBasedStateMachine):
         for limit in (limit for grant in elsewhere for limit in grant.limits):
             used[limit] -= 1  # there may have been room before
         room = {wish: min([wish.count, *(limit.count - used[limit] for limit in wish.limits)]) for wish in waiting}
-        plain = sum(max(0, count) for wish, count in room.items() if not wish.alone)
+        plain = sum(max(0, count) for wish, count in room.items() if not wish.exclusive)
         assert len(new) <= max(0, plain - len(underway))
         for seat in new:
             assert not seat.lease.limited
@@ -329,15 +334,15 @@ class PoolWorld(RuleBasedStateMachine):
     # --- what must hold always ----------------------------------------------------------------------------
     @invariant()
     def workers_are_not_overfull(self) -> None:
-        for worker in self.world.machine._book.workers.values():
-            leases = [seat.lease for seat in worker.seats.values()]
-            if not is_own_tasks(worker.environment):
+        for worker in self.world.machine._ledger.workers.values():
+            leases = [seat.lease for seat in worker.leases.values()]
+            if not is_ray_task_environment(worker.environment):
                 assert len(leases) + self.own_ghosts(worker) <= SLOTS
-            if any(lease.alone for lease in leases):
+            if any(lease.exclusive for lease in leases):
                 assert len(leases) == 1
 
     def own_ghosts(self, worker: Worker) -> int:
-        return sum(1 for token in worker.ghosts if token in self.tokens)
+        return sum(1 for token in worker.orphans if token in self.tokens)
 
     @invariant()
     def tokens_are_conserved(self) -> None:
@@ -347,8 +352,8 @@ class PoolWorld(RuleBasedStateMachine):
         assert own <= self.tokens
         assert not own & self.ended, "a lease that was over is back"
         self.ended |= self.tokens - own
-        for party in self.world.machine._book.parties.values():
-            assert all(seat.lease.coordinator == party.name for seat in party.seats.values())
+        for party in self.world.machine._ledger.coordinators.values():
+            assert all(seat.lease.coordinator == party.name for seat in party.leases.values())
 
     @invariant()
     def leases_are_on_workers_that_live(self) -> None:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayflow.core.cluster.recovery import (
-    MOST_TAKEOVERS,
-    TAKEOVERS_BEFORE_ALONE,
+    MAX_TAKEOVERS,
+    TAKEOVERS_BEFORE_ISOLATION,
     FailoverAction,
     FailoverCounter,
     HeartbeatTracker,
@@ -62,9 +62,9 @@ def test_only_who_gets_no_further_is_suspected_and_only_then_set_aside(deaths: l
             continue
         at[name] += entries
         row[name] = 1 if entries or name not in row else row[name] + 1
-        how = takeovers.lost(name, at[name])
-        assert (how is FailoverAction.ASIDE) == (row[name] > MOST_TAKEOVERS)
-        assert takeovers.suspected(name) == (row[name] >= TAKEOVERS_BEFORE_ALONE)
-        assert not takeovers.is_further(name, at[name])
-        assert takeovers.is_further(name, at[name] + 1)
-    assert takeovers.counted() == row
+        how = takeovers.record_loss(name, at[name])
+        assert (how is FailoverAction.QUARANTINE) == (row[name] > MAX_TAKEOVERS)
+        assert takeovers.suspected(name) == (row[name] >= TAKEOVERS_BEFORE_ISOLATION)
+        assert not takeovers.has_progressed(name, at[name])
+        assert takeovers.has_progressed(name, at[name] + 1)
+    assert takeovers.counts() == row

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rayflow.core.pool.protocol import Grant, Limit, own_tasks
+from rayflow.core.pool.protocol import Grant, Limit, ray_task_environment
 from rayflow.core.pool.slots import IDLE_KEEP, Key, Report, SendBatch, Slots
 from rayflow.core.pool.wait_queue import BATCH_SECONDS, BATCH_TASKS, Kind
 
@@ -21,7 +21,7 @@ KINDS: list[Kind] = [
     ("env", False, ()),
     ("env", True, ()),
     ("other", False, ()),
-    (own_tasks("env"), False, ()),
+    (ray_task_environment("env"), False, ()),
     ("env", False, (KEY,)),
     ("env", False, (RATE,)),
     ("env", True, (KEY, RATE)),
@@ -34,8 +34,8 @@ def is_rated(kind: Kind) -> bool:
 
 
 def is_single(kind: Kind) -> bool:
-    environment, alone, limits = kind
-    return alone or bool(limits) or environment == own_tasks("env")
+    environment, exclusive, limits = kind
+    return exclusive or bool(limits) or environment == ray_task_environment("env")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class SlotsModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots = Slots()
-        self.slots.heard_from(1)
+        self.slots.accept_epoch(1)
         self.epoch = 1
         self.now = 0.0
         self.made = 0
@@ -90,8 +90,10 @@ class SlotsModel(RuleBasedStateMachine):
         self.want_it(data.draw(st.sampled_from(sorted(self.wanted))), "known", priority, kind)
 
     def want_it(self, key: Key, step: str, priority: int, kind: Kind) -> None:
-        environment, alone, limits = kind
-        self.slots.want(key, step, environment=environment, priority=priority, alone=alone, limits=limits, now=self.now)
+        environment, exclusive, limits = kind
+        self.slots.enqueue(
+            key, step, environment=environment, priority=priority, exclusive=exclusive, limits=limits, now=self.now
+        )
         self.wanted.pop(key, None)
         self.wanted[key] = Wanted(kind, priority, step, self.now)
 
@@ -104,11 +106,11 @@ class SlotsModel(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(KINDS), start_within=st.sampled_from([None, 2.0]))
     def grant(self, *, kind: Kind, start_within: float | None) -> None:
-        environment, alone, limits = kind
+        environment, exclusive, limits = kind
         number = len(self.grants) + 1
         token = f"{self.epoch}.{number}"
         start_by = None if start_within is None else self.now + start_within
-        grant = Grant("c", number, token, f"w{number}", environment, 5, alone, limits, start_by)
+        grant = Grant("c", number, token, f"w{number}", environment, 5, exclusive, limits, start_by)
         self.slots.granted(grant, self.now)
         self.grants[number] = grant
         self.held[token] = kind
@@ -129,14 +131,14 @@ class SlotsModel(RuleBasedStateMachine):
             self.slots.recalled(token)
             self.recalled.add(token)
         else:
-            self.slots.void(token)
+            self.slots.revoked(token)
             self.gone(token)
 
     @rule()
     def pool_restarts(self) -> None:
         self.epoch += 1
-        assert self.slots.heard_from(self.epoch)
-        assert not self.slots.heard_from(self.epoch - 1)
+        assert self.slots.accept_epoch(self.epoch)
+        assert not self.slots.accept_epoch(self.epoch - 1)
         self.grants.clear()
         self.unbegun.clear()
         self.begun.clear()
@@ -198,10 +200,10 @@ class SlotsModel(RuleBasedStateMachine):
 
     def check_batch(self, send: SendBatch) -> None:
         kind = self.held[send.token]
-        environment, alone, limits = kind
-        assert (send.environment, send.alone, send.limited, send.rated) == (
+        environment, exclusive, limits = kind
+        assert (send.environment, send.exclusive, send.limited, send.rated) == (
             environment,
-            alone,
+            exclusive,
             bool(limits),
             is_rated(kind),
         )
@@ -243,10 +245,10 @@ class SlotsModel(RuleBasedStateMachine):
     def answer(self, *, lost: bool) -> None:
         assert self.asking is not None
         if lost:
-            self.slots.forget_told()
+            self.slots.report_lost()
             self.told = None
         else:
-            self.slots.told(self.asking)
+            self.slots.report_received(self.asking)
             for token in self.asking.begun.keys() & self.begun.keys():
                 del self.begun[token]
                 self.dealt_with.add(token)
@@ -271,14 +273,16 @@ class SlotsModel(RuleBasedStateMachine):
         groups: dict[tuple[Kind, int], list[Wanted]] = {}
         for task in self.wanted.values():
             groups.setdefault((task.kind, task.priority), []).append(task)
-        assert {((d.environment, d.alone, d.limits), d.priority): (d.count, d.tasks, d.stamp) for d in demand} == {
+        assert {
+            ((d.environment, d.exclusive, d.limits), d.priority): (d.count, d.tasks, d.waiting_since) for d in demand
+        } == {
             at: (self.slots_for(tasks), len(tasks), min(task.since for task in tasks)) for at, tasks in groups.items()
         }
         assert len(demand) == len(groups)
-        ranks = [(-entry.priority, entry.stamp) for entry in demand]
+        ranks = [(-entry.priority, entry.waiting_since) for entry in demand]
         assert ranks == sorted(ranks)
         assert self.slots.queued == len(self.wanted)
-        assert self.slots.wanting == bool(self.wanted)
+        assert self.slots.has_waiting == bool(self.wanted)
 
     def slots_for(self, tasks: list[Wanted]) -> int:
         if is_single(tasks[0].kind):

@@ -17,7 +17,7 @@ def played(program: Node, *, paranoid: bool) -> tuple[Any, History]:
         for name in ("a", "b", "undo"):
             env.script(name, returns=name)
         env.script("c", side_effect=[ValueError("no"), *["c"] * 1_000], takes=1.5)
-        handle = env.start(rf.workflow(flow_of(program), id="program"), id="e")
+        handle = env.start(rf.workflow(flow_of(program), id="program").options(id="e"))
         try:
             result = handle.result()
         except rf.ExecutionFailed as failed:

@@ -11,6 +11,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import main
+from rayflow.client.engine import backend_of
 from rayflow.ids import ExecutionStatus
 from tests.storage.recorded import flows
 from tests.storage.recorded.unpack import FORMATS, url_of
@@ -60,7 +61,7 @@ def test_all_of_it_goes_on_and_ends(kind: str, form: str, tmp_path: Path, monkey
     with rf.LocalEngine(url, park_idle_after=0.05) as engine:
         before = {found.execution_id: found.status for found in engine.list()}
         assert {name: before[name] for name in OVER} == OVER
-        assert engine.ask("totals")["executions_started"] == len(before)
+        assert backend_of(engine).totals()["executions_started"] == len(before)
         assert engine.locks.list()[-1].name == "ledger"
 
         assert engine.handle("completed").result(30) == ["a", "b"]
@@ -91,7 +92,7 @@ def test_all_of_it_goes_on_and_ends(kind: str, form: str, tmp_path: Path, monkey
 
     with rf.LocalEngine(url) as engine:  # once more, as it is now
         assert {found.status for found in engine.list()} == {ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED}
-        assert engine.execute(flows.chain, "a", "b", id="completed") == ["a", "b"]
+        assert engine.execute(flows.chain.options(id="completed"), "a", "b") == ["a", "b"]
 
 
 def test_no_recording_says_where_it_was_made(tmp_path: Path) -> None:

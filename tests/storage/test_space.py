@@ -17,7 +17,6 @@ from rayflow.storage.sqlite.migrations import migrate
 from rayflow.storage.sqlite.statements import over_listing
 from tests.contract.operations import NOW, append, claim, done, end, start
 from tests.storage.objects.faults import compacted
-from tests.storage.recorded import unpack
 from tests.storage.sqlite.stores import new_store, opened, run
 
 EXECUTIONS, BYTES = 200, 100_000
@@ -78,28 +77,11 @@ def test_what_is_deleted_and_added_at_the_same_rate_moves_nothing(tmp_path: Path
     run(body())
 
 
-def test_an_older_file_uses_its_space_again_and_gives_none_back(tmp_path: Path) -> None:
-    file = unpack.sqlite_file("format-1", tmp_path)
-
-    async def body() -> None:
-        store = new_store(file)
-        await store.open()
-        await store.claim_writer("next", now=NOW, fresh_for=0, take_over=True)
-        await fill(store, number=50)
-        assert await collect(store, PurgeFilter()) == 1
-        full = on_disk(file)
-        await fill(store, number=40)
-        assert on_disk(file) <= full
-        await store.close()
-
-    run(body())
-
-
 @pytest.mark.parametrize(
     ("over", "index"),
     [
         (PurgeFilter(expired_by=NOW, after=(1.0, "x")), "executions_expiring"),
-        (PurgeFilter(ended_before=NOW), "executions_over"),
+        (PurgeFilter(ended_before=NOW), "executions_finished"),
     ],
     ids=["expired", "ended"],
 )

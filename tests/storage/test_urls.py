@@ -36,7 +36,7 @@ def test_parse(url: str, scheme: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("", "is no store URL"),
+        ("", "is not a store URL"),
         ("flows.db", r"write sqlite:///flows\.db"),
         ("sqlite://flows.db", r"no third slash: write sqlite:///flows\.db"),
         ("sqlite:///", "names no file"),
@@ -52,7 +52,7 @@ def test_parse(url: str, scheme: str, path: str) -> None:
         ("file://folder", "no third slash: write file:///absolute"),
         ("file:///", "names no folder"),
         ("file:///a%20b", "no .* % in its names"),
-        ("postgres://host/db", r"there is no store for postgres://; available: sqlite:///.*memory://"),
+        ("postgres://host/db", r"scheme postgres:// is not supported; available: sqlite:///.*memory://"),
     ],
 )
 def test_a_wrong_url_is_told_what_would_be_right(url: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""The stage of a test: who has to wait for what, in which order things happen, and how it ends."""
+"""``TestEngine``: order of actions, waits, real steps, and closing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.testing import BEGINNING, TestEngine, WorkflowStuck
 from rayflow.testing.actors import DeterministicActorSystem
 from tests.fundamentals.tools import eventually
@@ -64,8 +65,7 @@ async def beating() -> str:
     return await beat()
 
 
-# --- real steps ---------------------------------------------------------------------------------------------
-def test_who_looks_waits_for_a_real_step_with_patience_only() -> None:
+def test_a_read_waits_for_a_real_step_for_at_most_the_patience() -> None:
     with TestEngine(patience=0.05) as env:
         handle = env.start(held)
         assert [step.status for step in handle.status().steps] == ["running"]
@@ -76,7 +76,7 @@ def test_who_looks_waits_for_a_real_step_with_patience_only() -> None:
         assert env.now() == BEGINNING
 
 
-def test_who_waits_for_a_result_waits_as_long_as_it_takes_or_as_he_says() -> None:
+def test_a_result_is_waited_for_until_its_timeout() -> None:
     with TestEngine() as env:
         handle = env.start(held)
         with pytest.raises(rf.ResultTimeout):
@@ -94,7 +94,7 @@ def test_a_wait_that_is_cancelled_lets_the_clock_alone() -> None:
 
     async def impatient(env: TestEngine) -> None:
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(env.start(later, id="later"), 0.05)
+            await asyncio.wait_for(env.start(later.options(id="later")), 0.05)
 
     with TestEngine() as env:
         asyncio.run(impatient(env))
@@ -129,7 +129,7 @@ def test_the_clock_keeps_pace_with_a_step_that_takes_its_time() -> None:
 def test_a_real_step_that_hangs_times_out_in_real_time_or_when_the_clock_is_moved() -> None:
     @rf.workflow
     async def limited(timeout: float) -> str:
-        return await hold.with_options(timeout=timeout)("through")
+        return await hold.options(timeout=timeout)("through")
 
     with TestEngine(patience=0.05) as env:
         with pytest.raises(rf.ExecutionFailed, match=r"timeout of 0\.1 s"):
@@ -162,8 +162,8 @@ def test_steps_run_in_their_order_or_at_once() -> None:
         return await asyncio.gather(*(quick(str(number)) for number in range(3)))
 
     @rf.workflow
-    async def two() -> tuple[str, str]:
-        return await asyncio.gather(hold("a"), hold("b"))
+    async def two() -> list[str]:
+        return list(await asyncio.gather(hold("a"), hold("b")))
 
     def meet(answer: str) -> str:
         meeting.wait(PATIENCE)
@@ -182,7 +182,7 @@ def test_a_step_may_use_the_engine_that_waits_for_it() -> None:
         [env] = ENGINES
         assert env.status("talking").status == "running"
         env.signal("talking", "word", answer)
-        env.clock.sleep(0)
+        backend_of(env).clock.sleep(0)
         return answer
 
     @rf.workflow
@@ -193,7 +193,7 @@ def test_a_step_may_use_the_engine_that_waits_for_it() -> None:
     with TestEngine() as env:
         ENGINES[:] = [env]
         env.script(hold, side_effect=signals)
-        assert env.execute(talking, id="talking") == "hello"
+        assert env.execute(talking.options(id="talking")) == "hello"
 
 
 def test_a_step_may_wait_for_another_execution() -> None:
@@ -213,7 +213,7 @@ def test_a_step_may_wait_for_another_execution() -> None:
         assert env.now() == BEGINNING + 60
 
 
-def test_what_others_do_for_ever_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_work_of_other_executions_does_not_hide_a_stuck_one(monkeypatch: pytest.MonkeyPatch) -> None:
     @rf.workflow
     async def patient() -> None:
         await rf.wait_for_signal("go")
@@ -221,16 +221,19 @@ def test_what_others_do_for_ever_does_not_help(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("rayflow.testing.waits.MOST_SKIPS", 20)
     with TestEngine() as env:
         env.schedules.create("minutely", rf.workflow(quick_one), rf.Schedule(every=60))
-        with pytest.raises(WorkflowStuck, match=r"waits for signal go, and although time went on until 2020-01-01T00:"):
+        with pytest.raises(
+            WorkflowStuck,
+            match=r"waits for signal go, and nothing happened to it although time passed until 2020-01-01T00:",
+        ):
             env.execute(patient)
 
 
 def test_heartbeats_and_lines_of_real_steps_arrive() -> None:
     with TestEngine(patience=0.05) as env:
-        handle = env.start(beating, id="beating")
+        handle = env.start(beating.options(id="beating"))
 
         def progress() -> object:
-            env.advance(0.001)  # what steps say of themselves is written when time passes, at the latest
+            env.advance(0.001)  # progress of steps is written when time passes, at the latest
             return handle.status().steps[0].progress
 
         eventually(lambda: progress() == {"done": 1, "of": 2}, "its progress is seen")
@@ -239,7 +242,6 @@ def test_heartbeats_and_lines_of_real_steps_arrive() -> None:
         assert handle.result() == "beaten"
 
 
-# --- pools --------------------------------------------------------------------------------------------------
 def test_pools_are_known_by_name_and_their_setup_is_run() -> None:
     @rf.step(pool="models", retry=ONCE)
     def prepared() -> str:
@@ -261,7 +263,7 @@ def test_pools_are_known_by_name_and_their_setup_is_run() -> None:
         pool.delete()
         with pytest.raises(rf.PoolNotFound):
             env.pools.get("models")
-        with pytest.raises(rf.DefinitionError, match="cannot be deleted"):
+        with pytest.raises(rf.InvalidArgument, match="cannot be deleted"):
             env.pools.get().delete()
 
 
@@ -274,11 +276,11 @@ def test_a_setup_or_a_key_that_fails_fails_the_step() -> None:
 
     @rf.workflow
     async def flow() -> str:
-        return await quick.with_options(pool="models")("x")
+        return await quick.options(pool="models")("x")
 
     @rf.workflow
     async def keyed() -> str:
-        return await quick.with_options(concurrency_limit=1, concurrency_key=key)("x")
+        return await quick.options(concurrency_limit=1, concurrency_key=key)("x")
 
     with TestEngine() as env:
         env.pools.create(rf.PoolConfig(name="models", setup=broken))
@@ -288,8 +290,7 @@ def test_a_setup_or_a_key_that_fails_fails_the_step() -> None:
             env.execute(keyed)
 
 
-# --- waiting for locks --------------------------------------------------------------------------------------
-def test_time_passes_for_who_waits_for_a_lock() -> None:
+def test_time_passes_while_a_test_waits_for_a_lock() -> None:
     @rf.workflow
     async def keeper() -> None:
         async with rf.lock("desk"):
@@ -303,7 +304,7 @@ def test_time_passes_for_who_waits_for_a_lock() -> None:
             assert lease.token == 2
 
 
-def test_a_lock_that_nobody_gives_back_is_told() -> None:
+def test_a_lock_that_is_never_released_raises() -> None:
     @rf.workflow
     async def hoarder() -> None:
         async with rf.lock("desk"):
@@ -312,12 +313,14 @@ def test_a_lock_that_nobody_gives_back_is_told() -> None:
     with TestEngine(patience=0.05) as env:
         env.start(hoarder)
         env.settle()
-        with pytest.raises(WorkflowStuck, match=r"lock 'desk'.*nobody gives it back"), env.lock("desk"):
+        with (
+            pytest.raises(WorkflowStuck, match=r"lock 'desk' cannot continue: its holder does not release it"),
+            env.lock("desk"),
+        ):
             pass
 
 
-# --- its end ------------------------------------------------------------------------------------------------
-def test_who_still_waits_when_it_is_closed_is_told() -> None:
+def test_closing_the_engine_ends_pending_waits() -> None:
     env = TestEngine()
     found: list[BaseException] = []
 
@@ -332,8 +335,8 @@ def test_who_still_waits_when_it_is_closed_is_told() -> None:
     assert REACHED.wait(PATIENCE)
     env.close()
     waiting.join(PATIENCE)
-    assert [str(error) for error in found] == ["the engine was closed while this waited"]
-    with pytest.raises(rf.ClusterError, match="this engine is closed"):
+    assert [str(error) for error in found] == ["the engine was closed during this wait"]
+    with pytest.raises(rf.RayflowError, match="this engine is closed; open another one"):
         env.list()
     env.close()
 
@@ -355,7 +358,7 @@ def test_a_defect_is_raised_where_the_test_waits_and_from_then_on() -> None:
     stage.ask(lambda: stage.add(Broken()))
     with pytest.raises(ZeroDivisionError):
         stage.ask(stage.settle)
-    with pytest.raises(rf.ClusterError, match=r"broken down by a defect.*a defect"):
+    with pytest.raises(rf.ClusterError, match=r"failed because of a defect.*a defect"):
         stage.ask(stage.settle)
     stage.close()
 
@@ -363,7 +366,7 @@ def test_a_defect_is_raised_where_the_test_waits_and_from_then_on() -> None:
 def test_what_needs_a_cluster_or_makes_no_sense_is_refused() -> None:
     with pytest.raises(rf.RequiresCluster):
         TestEngine(address="ray://head")
-    with pytest.raises(rf.DefinitionError, match="steps_at_once"):
+    with pytest.raises(rf.InvalidArgument, match="steps_at_once"):
         TestEngine(steps_at_once=0)
-    with TestEngine() as env, pytest.raises(rf.DefinitionError, match="one of by= and to="):
+    with TestEngine() as env, pytest.raises(rf.InvalidArgument, match="one of by= and to="):
         env.advance()

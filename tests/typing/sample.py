@@ -38,7 +38,7 @@ async def flow(document: str, *, limit: int = 3) -> dict[str, int]:
     assert_type(await plain(1), str)
     assert_type(await tuned(n=1), list[int])
     assert_type(await tuned_plain(1), bytes)
-    assert_type(await plain.with_options(timeout=3)(1), str)
+    assert_type(await plain.options(timeout=3)(1), str)
     return {document: limit}
 
 

@@ -16,7 +16,7 @@ WRONG = {
     'plain("one")': "arg-type",
     "plain()": "call-arg",
     "asynchronous(1, spare=2)": "call-arg",
-    'tuned.with_options(timeout="3")': "arg-type",
+    'tuned.options(timeout="3")': "arg-type",
     "rf.step(retri=1)": "call-overload",
     "rf.workflow(print)": "arg-type",
     "execute(flow, 3)": "arg-type",

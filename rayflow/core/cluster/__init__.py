@@ -1,1 +1,1 @@
-"""Decisions about the whole cluster: placement, recovery, metrics. Pure."""
+"""Decisions about the cluster: placement, recovery, metrics."""

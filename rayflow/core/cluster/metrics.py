@@ -1,4 +1,4 @@
-"""The seed's metrics: what a store has counted, and what its pools do now."""
+"""Metrics: totals counted by a store, and the current state of its pools."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from rayflow.definition.options import PoolConfig
 
 @dataclass(frozen=True, slots=True)
 class DistributedMetrics:
-    """Totals of a store since it was made, and the present state of its pools.
+    """Totals of a store since its creation, and the current state of its pools.
 
-    Totals are counted in the transactions of what they count, so they survive every restart.
+    Totals are counted in the transactions of the counted events, so they survive restarts.
 
     Args:
         executions_started: accepted starts.
-        executions_completed: executions that completed.
-        executions_failed: executions that failed.
-        executions_cancelled: executions that were cancelled.
-        tasks_enqueued: attempts at steps that were begun.
-        tasks_completed: steps whose result was recorded.
+        executions_completed: completed executions.
+        executions_failed: failed executions.
+        executions_cancelled: cancelled executions.
+        tasks_enqueued: started attempts at steps.
+        tasks_completed: steps with a recorded result.
         tasks_failed: steps that used up their attempts.
-        attempts_failed: attempts that the steps themselves failed.
+        attempts_failed: attempts that failed in the step's code.
         attempts_lost: attempts lost to infrastructure.
-        late_results: answers of abandoned attempts, dropped.
+        late_results: results of abandoned attempts, dropped.
         queue_depth: tasks that wait for a slot now.
-        oldest_waiting: seconds that the oldest of them has waited.
+        oldest_waiting: seconds that the oldest of these has waited.
         active_workers: workers that are up.
         tasks_processing: slots in use now.
-        avg_task_duration: seconds, the mean of all attempts that were timed.
-        avg_execution_time: seconds from start to end, the mean of all that ended.
+        avg_task_duration: mean duration of all timed attempts, in seconds.
+        avg_execution_time: mean time from start to end of all ended executions, in seconds.
     """
 
     executions_started: int = 0
@@ -52,7 +52,7 @@ class DistributedMetrics:
 
     @classmethod
     def of(cls, totals: Mapping[str, float], pools: Sequence[PoolStatus] = ()) -> DistributedMetrics:
-        """The metrics of a store's totals and the present state of its pools."""
+        """Return the metrics for a store's totals and the status of its pools."""
         ended = sum(totals.get(f"executions_{how}", 0) for how in ("completed", "failed", "cancelled"))
         timed = totals.get("attempts_timed", 0)
         return cls(
@@ -77,21 +77,21 @@ class DistributedMetrics:
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """What a worker pool does now.
+    """Status of a worker pool.
 
     Args:
-        name: its name.
-        config: how it is configured.
+        name: name of the pool.
+        config: settings of the pool.
         queued: tasks that wait for a slot.
-        oldest_waiting: seconds that the oldest of them has waited; 0 if none does.
+        oldest_waiting: seconds that the oldest of these has waited; 0 if none waits.
         full: whether the queue is at its limit.
-        wanted: workers that it should have now, over all code environments with work.
-        workers: workers that are up, those that are leaving included.
+        wanted: workers that the pool should have now, over all code environments with work.
+        workers: workers that are up, including leaving ones.
         starting: workers that are not up yet.
         leaving: workers that stop once their tasks are done.
-        busy: slots in use, by Ray tasks of their own as well.
-        idle: slots of workers that are free.
-        problem: why its workers do not start, in words; "" if they do.
+        busy: slots in use, including those of separate Ray tasks.
+        idle: free slots of workers.
+        problem: reason why workers do not start, as text; "" if they do.
     """
 
     name: str = "default"

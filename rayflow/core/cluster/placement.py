@@ -1,4 +1,4 @@
-"""Which coordinator gets an execution, and when another coordinator is worth starting. Pure."""
+"""Placement: which coordinator gets an execution, and when another coordinator is started."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class CoordinatorSlot:
     environment: str
     ready: bool = False
     executions: set[str] = field(default_factory=set)
-    #: It drives an execution whose coordinator died: it gets no other until that one has made progress.
+    #: It drives an execution whose coordinator died, and gets no other until that one has made progress.
     reserved: bool = False
     idle_since: float = 0.0
-    #: Its code was edited since it loaded it: it keeps what it drives, and gets nothing more.
+    #: Its loaded code was edited since: it keeps its executions and gets no more.
     outdated: bool = False
-    #: It should have started by now: nobody waits for it.
+    #: It should have started by now, so no execution waits for it.
     late: bool = False
 
 
@@ -30,21 +30,21 @@ class PendingExecution:
     id: str
     environment: str
     priority: int
-    stamp: float
-    #: Its coordinator died with it: it runs alone until it has made progress.
+    waiting_since: float
+    #: Its coordinator died: it runs alone until it has made progress.
     suspect: bool = False
-    #: It was under way when it lost its coordinator: it shares one rather than wait for another to start.
+    #: It was running when it lost its coordinator: it shares one rather than wait for another to start.
     interrupted: bool = False
 
 
-#: Executions that a coordinator may have and still take over an interrupted one while others could be started: few
-#: enough that sharing is not noticed, where a cold start takes a second or more.
-TAKES_OVER = 8
+#: Maximum load of a coordinator that still takes an interrupted execution while others could be started: low enough
+#: that sharing is not noticed, whereas a cold start takes a second or more.
+MAX_LOAD_TO_SHARE = 8
 
 
 @dataclass(slots=True)
-class Plan:
-    """What the supervisor has to do: assign these, start coordinators for these environments; the rest waits."""
+class PlacementPlan:
+    """Executions to assign, environments in which to start a coordinator, and executions that wait."""
 
     assign: list[tuple[PendingExecution, CoordinatorSlot]] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
@@ -52,58 +52,54 @@ class Plan:
 
 
 def plan(
-    wanting: Sequence[PendingExecution],
-    places: Sequence[CoordinatorSlot],
-    *,
-    most: int,
-    share: int,
-) -> Plan:
-    """Place executions: highest priority first, then those that have waited longest.
+    pending: Sequence[PendingExecution], coordinators: Sequence[CoordinatorSlot], *, most: int, share: int
+) -> PlacementPlan:
+    """Place executions: highest priority first, then longest waiting first.
 
-    An idle coordinator is taken first. Without one, an execution that was interrupted shares one that has little to do.
-    Others have another one started while there are fewer than ``most``; an execution that a starting one will take
-    waits for it. Beyond that, executions share the least loaded ones.
+    An execution gets an idle coordinator if there is one. Otherwise an interrupted execution shares a coordinator with
+    little load. Any other execution has another coordinator started while there are fewer than ``most``, or waits for
+    one that is starting. At the limit, executions share the least loaded coordinators.
 
     Args:
-        wanting: executions without a coordinator.
-        places: all coordinators, starting ones included.
-        most: coordinators at most, over all environments; but each environment with work gets one.
-        share: executions that one coordinator drives at most.
+        pending: executions without a coordinator.
+        coordinators: all coordinators, including starting ones.
+        most: maximum number of coordinators over all environments; each environment with work gets one even so.
+        share: maximum number of executions of one coordinator.
     """
-    result = Plan()
-    places = [place for place in places if not place.outdated]
-    loads = {place.name: len(place.executions) for place in places}
-    reserved = {place.name for place in places if place.reserved}
-    served = {place.environment for place in places}
-    free_starts = {place.name for place in places if not (place.ready or place.executions or place.late)}
-    for want in sorted(wanting, key=lambda w: (-w.priority, w.stamp, w.id)):
-        fitting = [p for p in places if p.environment == want.environment and p.name not in reserved]
-        ready = [p for p in fitting if p.ready]
-        chosen = next((p for p in ready if loads[p.name] == 0), None)
-        if chosen is None and want.interrupted and not want.suspect:
-            chosen = _least(ready, loads, min(TAKES_OVER, share))
+    result = PlacementPlan()
+    usable = [coordinator for coordinator in coordinators if not coordinator.outdated]
+    loads = {coordinator.name: len(coordinator.executions) for coordinator in usable}
+    reserved = {coordinator.name for coordinator in usable if coordinator.reserved}
+    served = {coordinator.environment for coordinator in usable}
+    unclaimed_starts = {c.name for c in usable if not (c.ready or c.executions or c.late)}
+    for execution in sorted(pending, key=lambda e: (-e.priority, e.waiting_since, e.id)):
+        fitting = [c for c in usable if c.environment == execution.environment and c.name not in reserved]
+        ready = [c for c in fitting if c.ready]
+        chosen = next((c for c in ready if loads[c.name] == 0), None)
+        if chosen is None and execution.interrupted and not execution.suspect:
+            chosen = _least_loaded(ready, loads, min(MAX_LOAD_TO_SHARE, share))
         if chosen is None:
-            starting = next((p.name for p in fitting if p.name in free_starts), None)
+            starting = next((c.name for c in fitting if c.name in unclaimed_starts), None)
             if starting is not None:
-                free_starts.discard(starting)
-            elif len(places) + len(result.start) < most or want.environment not in served:
-                # Even beyond the limit where nobody else can run its code: executions elsewhere could otherwise
-                # keep it waiting for ever.
-                result.start.append(want.environment)
-                served.add(want.environment)
-            elif not want.suspect:
-                chosen = _least(ready, loads, share)
+                unclaimed_starts.discard(starting)
+            elif len(usable) + len(result.start) < most or execution.environment not in served:
+                # Beyond the limit if no other coordinator can run its code: otherwise executions of other environments
+                # could keep it waiting forever.
+                result.start.append(execution.environment)
+                served.add(execution.environment)
+            elif not execution.suspect:
+                chosen = _least_loaded(ready, loads, share)
         if chosen is None:
-            result.waiting.append(want)
+            result.waiting.append(execution)
             continue
         loads[chosen.name] += 1
-        if want.suspect:
+        if execution.suspect:
             reserved.add(chosen.name)
-        result.assign.append((want, chosen))
+        result.assign.append((execution, chosen))
     return result
 
 
-def _least(ready: Sequence[CoordinatorSlot], loads: Mapping[str, int], most: int) -> CoordinatorSlot | None:
-    """The least loaded of those that have fewer than so many."""
-    room = [place for place in ready if loads[place.name] < most]
-    return min(room, key=lambda place: (loads[place.name], place.name), default=None)
+def _least_loaded(ready: Sequence[CoordinatorSlot], loads: Mapping[str, int], most: int) -> CoordinatorSlot | None:
+    """Return the least loaded coordinator with fewer than ``most`` executions."""
+    room = [coordinator for coordinator in ready if loads[coordinator.name] < most]
+    return min(room, key=lambda coordinator: (loads[coordinator.name], coordinator.name), default=None)

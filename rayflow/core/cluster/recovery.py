@@ -1,9 +1,9 @@
-"""Who is to be recovered, and how: the decisions of the recovery, without any process or store. Pure.
+"""Recovery decisions: failover of executions, heartbeats of actors, stale and overdue executions.
 
-:class:`FailoverCounter` owns how often each execution lost its coordinator without getting any further, and what
-follows from that. :class:`HeartbeatTracker` owns who was asked for a sign of life, and who has been silent for too
-long. Which executions nobody drives, and what is overdue, is read off their rows. The shells own the actors, the store
-and the clock: :mod:`rayflow.runtime.supervisor.recovery`, :mod:`rayflow.runtime.actors.health`.
+:class:`FailoverCounter` owns how often each execution lost its coordinator without progress, and what follows.
+:class:`HeartbeatTracker` owns which actors were pinged, and which have been silent for too long. The functions find
+stale and overdue executions by their rows. The shells (:mod:`rayflow.runtime.supervisor.recovery`,
+:mod:`rayflow.runtime.actors.health`) own the actors, the store and the clock.
 """
 
 from __future__ import annotations
@@ -13,169 +13,161 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal, Protocol, TypeVar
 
-#: Takeovers of an execution without any progress in between: with so many it runs alone on a coordinator, and with
-#: more than so many it is set aside.
-TAKEOVERS_BEFORE_ALONE, MOST_TAKEOVERS = 2, 5
+#: Takeovers of an execution in a row without progress, from which on it runs on a separate coordinator, and above which
+#: it is quarantined.
+TAKEOVERS_BEFORE_ISOLATION, MAX_TAKEOVERS = 2, 5
 
-#: What the failure of an execution is called that was set aside.
+#: Failure type of an execution that was quarantined after MAX_TAKEOVERS.
 CRASH_LOOP = "rayflow.errors.CrashLoop"
 
 
 class Row(Protocol):
-    """What has to be known of an unfinished execution."""
+    """Fields of an unfinished execution's record that recovery reads."""
 
     @property
     def id(self) -> str:
-        """The execution."""
+        """Id of the execution."""
 
     @property
     def owner(self) -> str:
-        """The nonce of the coordinator that claimed it last; "" if it was given up."""
+        """Nonce of the coordinator that claimed it last; "" if it was released."""
 
     @property
     def coordinator(self) -> str:
-        """The name of that coordinator."""
+        """Name of that coordinator."""
 
     @property
     def runnable_at(self) -> float | None:
-        """When it needs a coordinator; None if it has one, or waits for something from outside."""
+        """When it needs a coordinator; None if it has one, or waits for an outside event."""
 
     @property
     def updated_at(self) -> float:
-        """When anything was last recorded of it."""
+        """Time of its last record."""
 
     @property
     def deadline(self) -> float | None:
-        """When its time is up."""
+        """When it times out."""
 
 
 R = TypeVar("R", bound=Row)
 
 
-# --- takeovers --------------------------------------------------------------------------------------------
 class FailoverAction(Enum):
-    """How an execution goes on whose coordinator died."""
+    """How an execution continues after its coordinator died."""
 
-    #: On any coordinator, beside others.
-    BESIDE_OTHERS = auto()
-    #: On a coordinator of its own until it has got further: it may be what kills them.
-    ALONE = auto()
+    #: On any coordinator, next to other executions.
+    SHARED = auto()
+    #: On a separate coordinator until it has made progress, because it may be the cause of the deaths.
+    EXCLUSIVE = auto()
     #: Not at all, until a person resumes it.
-    ASIDE = auto()
+    QUARANTINE = auto()
 
 
 class FailoverCounter:
-    """See the module's docstring."""
+    """Counter of each execution's takeovers without progress."""
 
     def __init__(self) -> None:
-        self._lost: dict[str, tuple[int, int]] = {}
+        #: The journal's last position at the newest loss, and the number of losses at that position.
+        self._losses: dict[str, tuple[int, int]] = {}
 
-    def lost(self, execution_id: str, last_seq: int) -> FailoverAction:
-        """Its coordinator died.
-
-        Args:
-            execution_id: the execution.
-            last_seq: how far its journal has come.
-        """
-        before, times = self._lost.get(execution_id, (-1, 0))
+    def record_loss(self, execution_id: str, last_seq: int) -> FailoverAction:
+        """Count the death of an execution's coordinator; ``last_seq`` is the journal's last position."""
+        before, times = self._losses.get(execution_id, (-1, 0))
         times = times + 1 if before == last_seq else 1
-        self._lost[execution_id] = (last_seq, times)
-        if times > MOST_TAKEOVERS:
-            return FailoverAction.ASIDE
-        return FailoverAction.ALONE if times >= TAKEOVERS_BEFORE_ALONE else FailoverAction.BESIDE_OTHERS
+        self._losses[execution_id] = (last_seq, times)
+        if times > MAX_TAKEOVERS:
+            return FailoverAction.QUARANTINE
+        return FailoverAction.EXCLUSIVE if times >= TAKEOVERS_BEFORE_ISOLATION else FailoverAction.SHARED
 
     def times(self, execution_id: str) -> int:
-        """How often in a row it lost its coordinator without getting any further."""
-        return self._lost.get(execution_id, (-1, 0))[1]
+        """Return the number of losses in a row without progress."""
+        return self._losses.get(execution_id, (-1, 0))[1]
 
     def suspected(self, execution_id: str) -> bool:
-        """Whether it has to run alone."""
-        return self.times(execution_id) >= TAKEOVERS_BEFORE_ALONE
+        """Return whether the execution has to run on a separate coordinator."""
+        return self.times(execution_id) >= TAKEOVERS_BEFORE_ISOLATION
 
-    def is_further(self, execution_id: str, last_seq: int) -> bool:
-        """Whether it has got further since its coordinator died, or none of its did."""
-        return last_seq > self._lost.get(execution_id, (-1, 0))[0]
+    def has_progressed(self, execution_id: str, last_seq: int) -> bool:
+        """Return whether the execution has progressed since its last loss, or had none."""
+        return last_seq > self._losses.get(execution_id, (-1, 0))[0]
 
     def forget(self, execution_id: str) -> None:
-        """It is over, parked or set aside."""
-        self._lost.pop(execution_id, None)
+        """Drop the count of an execution that has finished, parked or been quarantined."""
+        self._losses.pop(execution_id, None)
 
-    def counted(self) -> dict[str, int]:
-        """All executions that lost a coordinator and were not given up since, with how often in a row."""
-        return {execution_id: times for execution_id, (_, times) in self._lost.items()}
+    def counts(self) -> dict[str, int]:
+        """Return the number of losses in a row, by execution."""
+        return {execution_id: times for execution_id, (_, times) in self._losses.items()}
 
 
-# --- signs of life ----------------------------------------------------------------------------------------
 @dataclass(slots=True)
-class _Asked:
-    """A question, or a row of them, without an answer: since when, and whether one is open now."""
+class _Unanswered:
+    """Pings of an actor without an answer: time of the first, and whether one is open now."""
 
     since: float
     open: bool = True
 
 
 class HeartbeatTracker:
-    """See the module's docstring.
+    """Tracker of the pings of actors.
 
-    Whoever is asked has one question open at most, however often it is time to ask: one that was stopped finds one,
-    not a heap, when it goes on.
+    An actor has at most one open ping, so that an actor that was stopped finds one ping, not many, when it continues.
 
     Args:
-        patience: seconds without a sign of life after which somebody counts as hung.
+        patience: seconds without an answer after which an actor counts as hung.
     """
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
-        self._asked: dict[str, _Asked] = {}
+        self._unanswered: dict[str, _Unanswered] = {}
 
     def ask(self, name: str, now: float) -> bool:
-        """It is time to ask; answers whether to: no question may be open. ``now`` in seconds of any steady clock."""
-        asked = self._asked.get(name)
-        if asked is None:
-            self._asked[name] = _Asked(now)
+        """Note a ping that is due; return whether to send it. ``now`` is in seconds of any steady clock."""
+        unanswered = self._unanswered.get(name)
+        if unanswered is None:
+            self._unanswered[name] = _Unanswered(now)
             return True
-        if asked.open:
+        if unanswered.open:
             return False
-        asked.open = True
+        unanswered.open = True
         return True
 
     def answered(self, name: str, *, alive: bool = True) -> None:
-        """The open question is answered; by an error that is no sign of life, where not ``alive``."""
-        asked = self._asked.get(name)
-        if asked is not None and alive:
-            del self._asked[name]
-        elif asked is not None:
-            asked.open = False
+        """Note the end of the open ping; not ``alive`` for an error that is not a sign of life."""
+        unanswered = self._unanswered.get(name)
+        if unanswered is not None and alive:
+            del self._unanswered[name]
+        elif unanswered is not None:
+            unanswered.open = False
 
     def forget(self, name: str) -> None:
-        """Nobody asks it any more."""
-        self._asked.pop(name, None)
+        """Stop tracking an actor."""
+        self._unanswered.pop(name, None)
 
-    def pardon(self, seconds: float) -> None:
-        """Whoever asks has not listened for so long: that counts against nobody."""
-        for asked in self._asked.values():
-            asked.since += seconds
+    def extend_deadlines(self, seconds: float) -> None:
+        """Extend all deadlines by a time in which the asking process did not listen."""
+        for unanswered in self._unanswered.values():
+            unanswered.since += seconds
 
     def silent(self, now: float) -> dict[str, float]:
-        """Who has given no sign of life for longer than the patience lasts, with the seconds since it was asked."""
-        return {name: now - a.since for name, a in self._asked.items() if now - a.since > self._patience}
+        """Return the hung actors, with the seconds since their first unanswered ping."""
+        return {name: now - u.since for name, u in self._unanswered.items() if now - u.since > self._patience}
 
 
-# --- rows -------------------------------------------------------------------------------------------------
 def stale(rows: Iterable[R], driven: Collection[str], *, now: float, older_than: float = 0.0) -> list[R]:
-    """The executions that need a coordinator and have none.
+    """Return the executions that need a coordinator and have none.
 
     Args:
         rows: unfinished executions.
-        driven: ids of those that a live coordinator drives, or that wait for one.
-        now: in seconds since the epoch.
-        older_than: only those for which nothing was done for so many seconds.
+        driven: ids of the executions that a live coordinator drives, or that wait for one.
+        now: seconds since the epoch.
+        older_than: minimum time in seconds since the last record or wake time.
     """
     found = []
     for row in rows:
         if row.id in driven:
             continue
-        # One that was given up, and is not due yet, needs nobody.
+        # A parked execution needs no coordinator before its time.
         since = row.updated_at if row.owner else row.runnable_at
         if since is not None and max(since, row.updated_at) + older_than <= now:
             found.append(row)
@@ -184,16 +176,16 @@ def stale(rows: Iterable[R], driven: Collection[str], *, now: float, older_than:
 
 @dataclass(frozen=True, slots=True)
 class OverdueItem:
-    """Something whose time was up, and that was still there when it was looked at.
+    """A deadline, wake time or attempt that is past its time.
 
     Args:
-        execution_id: the execution.
-        kind: "deadline": the execution's own time; "wake": the timer, retry or message for which it was given up;
-            "step": an attempt at a step.
-        what: the step's name; "" otherwise.
-        due: when its time was up, in seconds since the epoch.
+        execution_id: id of the execution.
+        kind: "deadline" (the execution's timeout), "wake" (the timer, retry or message for which it was parked) or
+            "step" (an attempt at a step).
+        what: name of the step; "" for the other kinds.
+        due: time at which it was due, in seconds since the epoch.
         late: seconds since then.
-        coordinator: who was to see to it; "" if nobody was.
+        coordinator: coordinator that should have acted; "" if there was none.
     """
 
     execution_id: str
@@ -205,12 +197,12 @@ class OverdueItem:
 
 
 def overdue(rows: Iterable[Row], *, now: float, grace: float) -> list[OverdueItem]:
-    """What of these executions is overdue, by their rows.
+    """Return the overdue deadlines and wake times of unfinished executions.
 
     Args:
         rows: unfinished executions.
-        now: in seconds since the epoch.
-        grace: seconds that whoever sees to it may take.
+        now: seconds since the epoch.
+        grace: seconds that a coordinator may take to act.
     """
     found: list[OverdueItem] = []
     for row in rows:
@@ -222,17 +214,16 @@ def overdue(rows: Iterable[Row], *, now: float, grace: float) -> list[OverdueIte
     return found
 
 
-# --- what is said of it -----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class CoordinatorStatus:
-    """A coordinator, as the supervisor knows it.
+    """Status of a coordinator, as the supervisor knows it.
 
     Args:
-        name: its actor's name.
-        executions: how many executions it drives.
+        name: name of its actor.
+        executions: number of executions that it drives.
         ready: whether it has started.
-        silent: seconds for which it has owed an answer, if that is longer than it may take; else 0.
-        reserved: whether it drives one execution alone, which may be what killed the coordinators before.
+        silent: seconds without an answer to a ping, if more than allowed; otherwise 0.
+        reserved: whether it drives one execution exclusively, which may have killed the coordinators before.
     """
 
     name: str
@@ -244,16 +235,16 @@ class CoordinatorStatus:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryStatus:
-    """What the recovery knows and does now.
+    """Status of recovery.
 
     Args:
-        coordinators: all of them, by name.
-        driven: unfinished executions that have a live coordinator.
-        waiting: ids of those that are to get one as soon as there is one.
-        stale: ids of those that need one, and that nobody has seen to yet.
-        takeovers: how often in a row an execution lost its coordinator without getting any further.
-        set_aside: ids of those that are paused because their coordinators died again and again, or because a record of
-            them is damaged.
+        coordinators: all coordinators, by name.
+        driven: number of unfinished executions with a live coordinator.
+        waiting: ids of the executions that get the next free coordinator.
+        stale: ids of the executions that need a coordinator and that recovery has not found yet.
+        takeovers: number of takeovers in a row without progress, by execution id.
+        quarantined: ids of the executions that are paused because their coordinators died repeatedly, or because one
+            of their records is damaged.
     """
 
     coordinators: tuple[CoordinatorStatus, ...] = ()
@@ -261,4 +252,4 @@ class RecoveryStatus:
     waiting: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     takeovers: Mapping[str, int] = field(default_factory=dict)
-    set_aside: tuple[str, ...] = ()
+    quarantined: tuple[str, ...] = ()

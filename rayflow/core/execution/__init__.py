@@ -1,1 +1,1 @@
-"""One execution: its journal, run, attempts, requests and snapshot. Pure."""
+"""One execution: journal, run, attempts, requests and snapshot."""

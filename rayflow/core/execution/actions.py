@@ -1,4 +1,4 @@
-"""What an execution asks of its shell, and what can arrive for it from outside."""
+"""Commands of an execution to its shell, and the inbox items that it receives."""
 
 from __future__ import annotations
 
@@ -22,25 +22,23 @@ from rayflow.definition.context import ChildCall, LockCall, SignalCall, StepCall
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 
-#: What an inbox row can hold for an execution.
-InboxItem = (
-    Paused | Resumed | CancelRequested | StepCompleted | StepFailed | AttemptFailed | SignalReceived | RequestCompleted
-)
-#: What of it is kept for later while the execution is paused.
-Outcomes = StepCompleted | StepFailed | AttemptFailed | SignalReceived | RequestCompleted
+#: Inbox items that are deferred while the execution is paused.
+InboxOutcome = StepCompleted | StepFailed | AttemptFailed | SignalReceived | RequestCompleted
+#: All items that an inbox row can hold.
+InboxItem = Paused | Resumed | CancelRequested | InboxOutcome
 
 
 class RunAttempt(NamedTuple):
-    """Run one attempt of a step.
+    """Command to run one attempt of a step.
 
     Args:
-        seq: the step's number.
-        attempt: from 1.
-        call: what the code called.
-        payload: the encoded [args, kwargs].
-        timeout: seconds that the attempt may take, from when it is sent; None for any.
-        alone: run it with no other task on the same worker: it is suspected of killing workers.
-        local: run it in the coordinator.
+        seq: number of the step.
+        attempt: number of the attempt, from 1.
+        call: the code's call.
+        payload: encoded [args, kwargs].
+        timeout: seconds that the attempt may take from when it is sent; None for no limit.
+        exclusive: whether it needs a worker without other tasks, because it is suspected of killing workers.
+        local: whether the coordinator runs it in its own process.
     """
 
     seq: int
@@ -48,12 +46,12 @@ class RunAttempt(NamedTuple):
     call: StepCall
     payload: bytes
     timeout: float | None
-    alone: bool
+    exclusive: bool
     local: bool
 
 
 class StopAttempt(NamedTuple):
-    """Nobody waits for this attempt any more: withdraw it if it has not begun, else have it stopped."""
+    """Command to withdraw an attempt that has not begun, or to stop one that has."""
 
     seq: int
     attempt: int
@@ -63,14 +61,14 @@ Action = RunAttempt | StopAttempt
 
 
 class Request(NamedTuple):
-    """Something is asked of the store or of another execution, in the transaction of the entry that issued it.
+    """Request to the store or to another execution, sent in the transaction of the entry that issued it.
 
     Args:
-        seq: the call's number, under which it is answered.
-        call: what is asked.
-        payload: the encoded arguments of a child, or payload of a signal.
-        rewinds: how often the execution had been rewound when its code issued the call.
-        token: of a lock that the code takes for its own: the token that the execution had; 0 for none.
+        seq: number of the call; the answer carries it.
+        call: the code's call.
+        payload: encoded arguments of a child, or payload of a signal.
+        rewinds: number of rewinds before the code issued the call.
+        token: for a lock that the code already holds, the execution's fencing token; otherwise 0.
     """
 
     seq: int
@@ -81,26 +79,26 @@ class Request(NamedTuple):
 
 
 class CancelRequest(NamedTuple):
-    """Nobody waits for the answer any more, or the lock is given back; ``rewinds`` as in :class:`Request`."""
+    """Withdrawal of a request, or release of a lock; ``rewinds`` as in :class:`Request`."""
 
     seq: int
     call: ChildCall | SignalCall | LockCall
     rewinds: int = 0
 
 
-class BuryStep(NamedTuple):
-    """A step that used up its attempts, with what it was given: to be kept until somebody deals with it.
+class NewDeadLetter(NamedTuple):
+    """Dead letter of a step that used up its attempts, or of a signal that did not fit.
 
     Args:
-        seq: position of the journal entry of its failure.
-        step: the step's number.
-        name: its name.
-        attempts: number of its last attempt.
-        at: when it failed for good.
-        began: when its last attempt began; 0 if that is not known.
-        worker: who ran that.
-        failure: how that failed.
-        payload: the encoded [args, kwargs].
+        seq: position of the journal entry of the failure.
+        step: number of the step; the negative inbox number of a signal.
+        name: its label.
+        attempts: number of the last attempt.
+        at: time of the permanent failure.
+        began: start of the last attempt; 0 if unknown.
+        worker: worker of the last attempt.
+        failure: failure of the last attempt.
+        payload: encoded [args, kwargs], or the signal's payload.
     """
 
     seq: int
@@ -115,16 +113,16 @@ class BuryStep(NamedTuple):
 
 
 class LiveTask(NamedTuple):
-    """An unanswered step at this moment.
+    """A step without a recorded outcome, as of now.
 
     Args:
-        seq: the step's number.
-        name: its name.
-        attempt: the attempt that is under way or comes next.
-        began: since when that runs; None if it does not.
-        failures: attempts that it failed.
-        losses: attempts that were lost to infrastructure.
-        due: when the attempt's time is up; 0.0 if it does not run, or may take any time.
+        seq: number of the step.
+        name: its label.
+        attempt: number of the running or next attempt.
+        began: start of the running attempt; None if no attempt runs.
+        failures: the step's own failed attempts.
+        losses: attempts lost to infrastructure.
+        due: time at which the running attempt times out; 0.0 if no attempt runs, or without a limit.
     """
 
     seq: int
@@ -138,38 +136,38 @@ class LiveTask(NamedTuple):
 
 @dataclass(slots=True)
 class Work:
-    """What the shell has to do: append the entries, then perform the actions.
+    """Entries to append, and actions to perform after that.
 
     Args:
-        entries: to append to the journal, in order.
-        actions: to perform once the entries are durable, in order.
-        holds: outcomes to keep as inbox rows, since they arrived during a pause.
+        entries: journal entries to append, in order.
+        actions: actions to perform in order, once the entries are durable.
+        deferred: outcomes that arrived during a pause, to be kept as inbox rows.
+        requests: requests and cancellations of requests, in order.
+        next_run: encoded (args, kwargs) of the next run, if the execution continues as new with these entries.
         status: the execution's status after the entries.
-        outcome: how it ended, if it did.
-        reason: why it is paused, if it is.
-        inbox_done: inbox rows up to this number are applied by the entries so far.
-        counts: what this adds to the store's totals.
-        letters: steps that failed for good and signals that fit nothing, to be kept together with the entries.
-        asks: what is asked of others, and what is not any more, in order.
-        run: set if the execution continues as new with these entries: the encoded (args, kwargs) of the next run.
+        outcome: result of the workflow's code, if it has ended.
+        reason: reason of the pause, if the execution is paused.
+        inbox_done: highest inbox row that the entries so far apply.
+        counts: amounts to add to the store's totals.
+        dead_letters: dead letters to write together with the entries.
     """
 
     entries: list[Entry] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
-    holds: list[StepCompleted | AttemptFailed] = field(default_factory=list)
-    asks: list[Request | CancelRequest] = field(default_factory=list)
-    run: bytes | None = None
+    deferred: list[StepCompleted | AttemptFailed] = field(default_factory=list)
+    requests: list[Request | CancelRequest] = field(default_factory=list)
+    next_run: bytes | None = None
     status: ExecutionStatus = ExecutionStatus.RUNNING
     outcome: Outcome | None = None
     reason: Failure | None = None
     inbox_done: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    letters: list[BuryStep] = field(default_factory=list)
+    dead_letters: list[NewDeadLetter] = field(default_factory=list)
 
-    def put_after(self, earlier: Work) -> None:
-        """What was to be done before and has not been done comes first; its entries are somebody else's."""
+    def prepend(self, earlier: Work) -> None:
+        """Put earlier work that was not done first, without its entries."""
         self.actions[:0] = earlier.actions
-        self.holds[:0] = earlier.holds
+        self.deferred[:0] = earlier.deferred
         self.counts.update(earlier.counts)
-        self.letters[:0] = earlier.letters
-        self.asks[:0] = earlier.asks
+        self.dead_letters[:0] = earlier.dead_letters
+        self.requests[:0] = earlier.requests

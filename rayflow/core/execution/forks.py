@@ -1,4 +1,4 @@
-"""Forks: how much of a journal another execution takes over."""
+"""Forks: which part of a journal another execution copies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rayflow.core.events import (
+    EVENT_TRAITS,
     CancelRequested,
     Continued,
     Entry,
-    Paused,
     RequestCompleted,
-    RequestsReissued,
-    Resumed,
     SignalReceived,
     StepCompleted,
     StepFailed,
@@ -21,26 +19,23 @@ from rayflow.core.events import (
 from rayflow.core.execution.journal import effective
 from rayflow.errors import InvalidTransition
 
-#: What is applied again by way of the inbox.
+#: Events that a fork applies again by way of its inbox.
 Carried = StepCompleted | StepFailed | RequestCompleted | SignalReceived | CancelRequested
-
-#: Events of the other execution that mean nothing to the fork.
-_LEFT_OUT = (Paused, Resumed, RequestsReissued)
 
 
 @dataclass(frozen=True, slots=True)
 class ForkPlan:
-    """What a fork begins with.
+    """First entries and inbox rows of a fork.
 
     Args:
-        entries: the entries that it takes over, numbered anew from 1.
-        to: the last position that was taken over.
-        before: the number of the call from which on everything is done again.
-        carried: what happened next and is applied again: what led to the call, then recorded results of calls that
-            come before it. Timers, and the beginning, come again by themselves.
-        issued: how many calls the entries have issued.
-        inbox: the highest number of a signal that they have received.
-        open: what the entries leave open, in words: locks that are held, children that run, compensations.
+        entries: copied entries, renumbered from 1.
+        to: last position that was copied.
+        before: number of the first call that runs again.
+        carried: events to apply again: the event that led to the call, then recorded results of earlier calls.
+            Timers and the start of the code are not carried, because replay derives them.
+        issued: number of calls that the entries issued.
+        inbox: highest number of a signal that the entries received.
+        open: held locks, running children and registered compensations of the entries, as text for people.
     """
 
     entries: tuple[Entry, ...]
@@ -53,20 +48,20 @@ class ForkPlan:
 
 
 def plan_fork(execution_id: str, entries: Sequence[Entry], before: str | int) -> ForkPlan:
-    """Take over what had happened when a call was about to be issued, so that it and what follows is done again.
+    """Plan a fork that continues just before a call was issued, so that the call and everything after it runs again.
 
     The event whose application issued the call is applied again, so that other arguments, another state or other code
-    have their say in what it leads to.
+    can change what follows from it.
 
     Args:
-        execution_id: whose journal, for errors.
+        execution_id: id of the forked execution, for errors.
         entries: the whole journal.
-        before: the number of that call, or its name: then the first one of that name.
+        before: the call's number, or its name for the first call of that name.
 
     Raises:
         InvalidTransition: there is no such call.
     """
-    counted = [entry for entry in effective(entries) if not isinstance(entry.event, _LEFT_OUT)]
+    counted = [entry for entry in effective(entries) if EVENT_TRAITS[type(entry.event)].copied]
     names = [name for entry in counted for name in entry.issued]
     number = _number(names, before)
     if number is None:
@@ -83,7 +78,7 @@ def plan_fork(execution_id: str, entries: Sequence[Entry], before: str | int) ->
         cut += 1
     kept = tuple(replace(entry, seq=seq) for seq, entry in enumerate(counted[:cut], start=1))
     first = counted[cut].event
-    carried = (first,) if isinstance(first, Carried) and not _grants(first) else ()
+    carried = (first,) if isinstance(first, Carried) and not _grants_lock(first) else ()
     results = (e.event for e in counted[cut + 1 :] if isinstance(e.event, StepCompleted) and e.event.step < number)
     to = counted[cut - 1].seq if cut else 0
     carries = (*carried, *results)
@@ -102,23 +97,23 @@ def _last_signal(entries: Sequence[Entry]) -> int:
     return max((signal.number for signal in (*received, *before)), default=0)
 
 
-def _grants(event: Carried) -> bool:
-    """Whether it grants a lock: that one was the other execution's, and a fork has to claim it itself."""
+def _grants_lock(event: Carried) -> bool:
+    """Return whether the event grants a lock: the fork must claim its own permit."""
     return isinstance(event, RequestCompleted) and kind_and_name(event.name)[0] == "lock"
 
 
 def _open(entries: Sequence[Entry], names: Sequence[str], carried: Sequence[Carried]) -> tuple[str, ...]:
-    answered = {event.step for event in carried if isinstance(event, RequestCompleted)}
+    completed = {event.step for event in carried if isinstance(event, RequestCompleted)}
     dropped: set[int] = set()
-    undos: list[str] = []
+    compensations: list[str] = []
     for entry in entries:
         if isinstance(entry.event, StepCompleted | StepFailed | RequestCompleted):
-            answered.add(entry.event.step)
+            completed.add(entry.event.step)
         dropped.update(entry.dropped)
-        undos.extend(entry.undos)
+        compensations.extend(entry.compensations)
     found = []
     for seq, labelled in enumerate(names, start=1):
         kind, name = kind_and_name(labelled)
-        if seq not in dropped and (kind == "lock" or (kind == "child" and seq not in answered)):
+        if seq not in dropped and (kind == "lock" or (kind == "child" and seq not in completed)):
             found.append(f"{kind} {name!r}")
-    return (*found, *(f"compensation {name!r}" for name in undos))
+    return (*found, *(f"compensation {name!r}" for name in compensations))

@@ -1,4 +1,4 @@
-"""Retry decisions: whether a failed attempt is followed by another, and when."""
+"""Retry decisions: whether another attempt follows a failed one, and when."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import random
 from rayflow.definition.options import RetryPolicy
 from rayflow.errors import Failure
 
-#: What a lost attempt's failure is called: its worker died, or was stopped before the attempt ended.
+#: Failure types of lost attempts: the worker died, or was stopped before the attempt ended.
 WORKER_DIED, WORKER_STOPPED = "rayflow.errors.WorkerDied", "rayflow.errors.WorkerStopped"
+
+#: Attempts that a step may lose to infrastructure (a worker that died while it ran other tasks too, a lost node, a
+#: takeover) before it fails. Lost attempts do not use up the step's own retries.
+MAX_LOST_ATTEMPTS = 50
+
+#: Shared deaths of its worker after which a step is suspected of killing workers, and runs alone on one.
+SUSPICIONS_BEFORE_ISOLATION = 2
 
 
 def is_suspicious(failure: Failure) -> bool:
-    """Whether a lost attempt may have been its own task's doing."""
+    """Return whether the step itself may have caused the loss of its attempt."""
     return failure.type == WORKER_DIED
 
 
 def delay_before(policy: RetryPolicy, retry: int, rng: random.Random) -> float:
-    """Seconds to wait before a retry: exponential backoff with jitter, never above ``max_delay``.
+    """Return the seconds to wait before a retry: exponential backoff with jitter, at most ``max_delay``.
 
     Args:
         policy: the retry policy.
-        retry: which retry, from 1.
-        rng: where the jitter comes from.
+        retry: number of the retry, from 1.
+        rng: source of the jitter.
 
     Example:
         >>> delay_before(RetryPolicy(initial_delay=1, multiplier=2, jitter=0), 3, random.Random(0))
@@ -31,20 +38,20 @@ def delay_before(policy: RetryPolicy, retry: int, rng: random.Random) -> float:
     """
     try:
         grown = policy.initial_delay * policy.multiplier ** (retry - 1)
-    except OverflowError:  # far beyond any max_delay; but nothing, however often multiplied, stays nothing
+    except OverflowError:  # far beyond any max_delay, unless the delay to multiply is 0
         grown = math.inf if policy.initial_delay else 0.0
     wait = min(grown, policy.max_delay)
     return max(0.0, min(wait * (1 + policy.jitter * rng.uniform(-1, 1)), policy.max_delay))
 
 
 def next_delay(policy: RetryPolicy, failure: Failure, failures: int, rng: random.Random) -> float | None:
-    """Seconds until the next attempt, or None if the step has failed for good.
+    """Return the seconds until the next attempt, or None if the step has failed permanently.
 
     Args:
         policy: the retry policy.
-        failure: how the newest attempt failed.
-        failures: the step's own failed attempts so far, that one included.
-        rng: where the jitter comes from.
+        failure: failure of the newest attempt.
+        failures: number of the step's own failed attempts, including the newest.
+        rng: source of the jitter.
     """
     if not failure.retryable or failures > policy.max_retries:
         return None
@@ -53,12 +60,3 @@ def next_delay(policy: RetryPolicy, failure: Failure, failures: int, rng: random
     if policy.retry_on and not failure.matches(*policy.retry_on):
         return None
     return delay_before(policy, failures, rng)
-
-
-#: Attempts that may be lost to infrastructure (a worker that died while it ran others too, a lost node, a
-#: takeover) before the step counts as failed. Such losses do not use up the step's own retries.
-MAX_LOST = 50
-
-
-#: Deaths of its worker in company after which a task is suspected of killing it, and next runs alone.
-SUSPICIONS_BEFORE_ALONE = 2

@@ -1,4 +1,4 @@
-"""What a journal folds to: the execution as a person sees it, readable without the workflow's code."""
+"""Views of an execution, folded from its journal without the workflow's code: snapshot and list of attempts."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class StepSnapshot:
     """One step of an execution.
 
     Args:
-        seq: its number, in the order in which the code issued the steps, from 1.
-        name: its name; of a child workflow, the workflow's id.
-        status: "running" (issued, not answered), "completed", "failed", "dropped" (the code stopped waiting)
-            or "released" (a lock was given back).
-        attempts: attempts that ended so far.
-        result: its decoded result, once completed.
-        error: how it failed, or how its newest attempt failed.
-        began: when the counting attempt began, in seconds since the epoch.
-        ended: when its outcome was recorded.
-        retry_at: when the next attempt is due, while it waits for one.
-        worker: who ran the newest attempt.
-        progress: what it last said of its progress, by ``rf.step_context().heartbeat(progress)``.
-        waits_for: what it waits for that the cluster does not have, in words; "" if it does not.
-        kind: "step", "undo" (a compensation), "child", "signal" (one that was sent) or "lock".
+        seq: number of the step, from 1, in the order in which the code issued its calls.
+        name: name of the step; for a child workflow, the workflow's id.
+        status: "running" (issued, without an outcome), "completed", "failed", "dropped" (the code stopped waiting)
+            or "released" (a lock was released).
+        attempts: number of attempts that ended.
+        result: decoded result, once completed.
+        error: failure of the step, or of its newest attempt.
+        began: start of the recorded attempt, in seconds since the epoch.
+        ended: time at which the outcome was recorded.
+        retry_at: time of the next attempt, while the step waits for it.
+        worker: worker of the newest attempt.
+        progress: newest progress reported by ``rf.step_context().heartbeat(progress)``.
+        waits_for: resources that the cluster lacks for the step, as text; "" if none.
+        kind: "step", "undo" (a compensation), "child", "signal" (a sent signal) or "lock".
     """
 
     seq: int
@@ -74,7 +74,7 @@ class StageSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ChildSnapshot:
-    """A child of an execution: its id, workflow and status, and the number of the call that waits for it, or 0."""
+    """A child of an execution. ``step`` is the number of the call that waits for it, or 0."""
 
     step: int
     execution_id: str
@@ -84,33 +84,33 @@ class ChildSnapshot:
 
 @dataclass(slots=True)
 class ExecutionSnapshot:
-    """An execution as its committed journal tells it.
+    """State of an execution, folded from its committed journal.
 
     Args:
-        execution_id: the execution.
-        workflow_id: its workflow.
-        version: the version that it started with.
-        status: where it is.
-        state: what its code published, or the state of a declared workflow.
-        steps: every step that was issued, by number.
+        execution_id: id of the execution.
+        workflow_id: id of its workflow.
+        version: version of the workflow at the start.
+        status: status of the execution.
+        state: values that the code published, or the state of a declared workflow.
+        steps: all issued calls, by number.
         stages: the declared steps, by index; empty for a durable function.
-        result: the decoded result, once completed.
-        error: how it failed, why it is paused, or the reason of its cancellation.
-        created_at: when its start was accepted, in seconds since the epoch.
-        updated_at: when it last changed.
-        deadline: when its time is up, or None.
+        result: decoded result, once completed.
+        error: failure, reason of the pause, or reason of the cancellation.
+        created_at: time at which the start was accepted, in seconds since the epoch.
+        updated_at: time of the last change.
+        deadline: time at which the execution times out, or None.
         priority: 0 to 9.
-        epoch: number of its newest coordinator.
+        epoch: number of the newest claim by a coordinator.
         coordinator: name of that coordinator's actor, as in the Ray dashboard.
-        run: how often it has continued as new, and one.
-        parent: id of the execution that started it as its child; "" if none did.
-        forked_from: id of the execution that it is a fork of; "" if it is none.
-        children: the executions that it started and waits for or waited for, by the numbers of its calls, then those
-            that it only started.
-        parked: whether it only waits, and holds no process.
-        wakes_at: when it goes on by itself if nothing else wakes it: a timer, its delayed start, its deadline.
-        waiting_for: what it waits for from outside, in words, such as ``signal review`` or ``lock ledger``.
-        unconsumed_signals: names of the signals that nobody had received when it ended.
+        run: number of the current run: 1, plus 1 for each continuation as new.
+        parent: id of the execution that started this one as a child; "" if none.
+        forked_from: id of the execution that this one is a fork of; "" if none.
+        children: executions that this one started: first those with a call that waits for the result, by call number.
+        parked: whether the execution only waits and uses no process.
+        wakes_at: time at which a parked execution continues without an outside event: timer, delayed start or deadline.
+        waiting_for: outside events that it waits for, as text, such as ``signal review`` or ``lock ledger``.
+        unconsumed_signals: names of the signals that were not received before the end.
+        attributes: values by which lists find the execution, by name.
     """
 
     execution_id: str
@@ -136,35 +136,30 @@ class ExecutionSnapshot:
     stages: list[StageSnapshot] = field(default_factory=list)
     result: Any = None
     error: Failure | None = None
+    attributes: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     @property
     def completed_steps(self) -> list[int]:
-        """Numbers of the completed steps: indices of a declared workflow's, sequence numbers of a function's."""
+        """Completed steps: indices for a declared workflow, sequence numbers for a durable function."""
         if self.stages:
             return [stage.index for stage in self.stages if stage.status == "completed"]
         return [step.seq for step in self.steps if step.status == "completed"]
 
     @property
     def current_steps(self) -> list[str]:
-        """Names of the steps that are under way."""
+        """Names of the running steps."""
         return [step.name for step in self.steps if step.status == "running"]
 
     @property
     def results(self) -> list[Any]:
-        """A declared workflow's ``StepResult``s in order; a function's step results in the order of its steps."""
+        """``StepResult`` values of a declared workflow, or step results of a durable function, in order."""
         if self.stages:
             return [stage.result for stage in self.stages if stage.result is not None]
         return [step.result for step in self.steps if step.status == "completed"]
 
 
 def fold(snapshot: ExecutionSnapshot, entries: Sequence[Entry], decode: Decode) -> ExecutionSnapshot:
-    """Fill a snapshot from its journal.
-
-    Args:
-        snapshot: made from the execution's record; changed and returned.
-        entries: the journal's entries, in order.
-        decode: reads payloads.
-    """
+    """Fill a snapshot, made from the execution's record, from the journal's entries, and return it."""
     steps: dict[int, StepSnapshot] = {}
     stages: dict[int, StageSnapshot] = {}
     state: dict[str, bytes] = {}
@@ -174,8 +169,8 @@ def fold(snapshot: ExecutionSnapshot, entries: Sequence[Entry], decode: Decode) 
             kind, name = kind_and_name(labelled)
             steps[len(steps) + 1] = StepSnapshot(len(steps) + 1, name, kind=kind)
         for seq in entry.dropped:
-            given_back = steps[seq].kind == "lock" and steps[seq].status == "completed"
-            steps[seq].status = "released" if given_back else "dropped"
+            released = steps[seq].kind == "lock" and steps[seq].status == "completed"
+            steps[seq].status = "released" if released else "dropped"
         for note in entry.stages:
             result = None if note.result is None else decode(note.result)
             stages[note.index] = StageSnapshot(note.index, note.name, note.status, result)
@@ -233,14 +228,14 @@ def _fold_event(
 
 
 class TaskState(StrEnum):
-    """Where an attempt is."""
+    """State of an attempt."""
 
-    #: It has not begun: it waits for a slot, for its retry, or for its time.
+    #: Not begun: waits for a slot, for its retry time, or for the step's ``not_before``.
     WAITING = "waiting"
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"
-    #: Its worker died or was stopped; it costs the step no retry.
+    #: The worker died or was stopped; the step loses no retry.
     LOST = "lost"
     #: The workflow stopped waiting for the step.
     DROPPED = "dropped"
@@ -251,15 +246,15 @@ class TaskStatus:
     """One attempt at a step.
 
     Args:
-        step: the step's number in the execution.
-        name: its name.
-        attempt: from 1.
-        status: where it is.
-        worker: who runs it or ran it; "" if nobody did, or it is not known.
-        started_at: when it began, in seconds since the epoch; None if it has not, or it is not known.
-        completed_at: when its end was recorded; None before.
+        step: number of the step in the execution.
+        name: name of the step.
+        attempt: number of the attempt, from 1.
+        status: state of the attempt.
+        worker: worker of the attempt; "" if none, or unknown.
+        started_at: start, in seconds since the epoch; None if not started, or unknown.
+        completed_at: time at which the outcome was recorded; None before that.
         retries: failed attempts of the step before this one.
-        last_error: how it failed, or the one before it.
+        last_error: failure of this attempt, or of the one before it.
     """
 
     step: int
@@ -275,7 +270,7 @@ class TaskStatus:
 
 @dataclass(slots=True)
 class _Step:
-    """What is known of one step so far."""
+    """One step, folded from the entries so far."""
 
     name: str
     attempts: int = 0
@@ -286,25 +281,25 @@ class _Step:
 
 
 def tasks_of(entries: Sequence[Entry], live: Mapping[int, tuple[LiveTask, str]]) -> list[TaskStatus]:
-    """All attempts: those that ended, in the order of their ends, then those that have not, by their steps.
+    """Return all attempts: ended ones in the order of their ends, then open ones by step.
 
     Args:
         entries: the execution's journal.
-        live: what its coordinator says of unanswered steps, by their numbers: the task, and its worker.
+        live: the coordinator's view of pending steps, by number: the task, and its worker.
     """
     steps: dict[int, _Step] = {}
     ended: list[TaskStatus] = []
     for entry in effective(entries):
         if isinstance(entry.event, StepCompleted | StepFailed | AttemptFailed):
-            ended.append(_ended(steps[entry.event.step], entry.event))
+            ended.append(_ended_attempt(steps[entry.event.step], entry.event))
         for name in entry.issued:
             steps[len(steps) + 1] = _Step(name)
         for seq in entry.dropped:
             steps[seq].open, steps[seq].dropped = False, True
-    return ended + [_unanswered(seq, step, live.get(seq)) for seq, step in steps.items() if step.open or step.dropped]
+    return ended + [_open_attempt(seq, step, live.get(seq)) for seq, step in steps.items() if step.open or step.dropped]
 
 
-def _ended(step: _Step, event: StepCompleted | StepFailed | AttemptFailed) -> TaskStatus:
+def _ended_attempt(step: _Step, event: StepCompleted | StepFailed | AttemptFailed) -> TaskStatus:
     retries = step.failures
     if isinstance(event, StepCompleted):
         status = TaskState.COMPLETED
@@ -321,7 +316,7 @@ def _ended(step: _Step, event: StepCompleted | StepFailed | AttemptFailed) -> Ta
     )
 
 
-def _unanswered(seq: int, step: _Step, live: tuple[LiveTask, str] | None) -> TaskStatus:
+def _open_attempt(seq: int, step: _Step, live: tuple[LiveTask, str] | None) -> TaskStatus:
     status, attempt, worker, began = TaskState.WAITING, step.attempts + 1, "", None
     if step.dropped:
         status = TaskState.DROPPED

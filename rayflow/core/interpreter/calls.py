@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from rayflow.core.events import RequestCompleted, StepCompleted, StepFailed
-from rayflow.core.failures import answer_error, failure_of, step_error
+from rayflow.core.failures import failure_of, request_error, step_error
 from rayflow.core.interpreter.context_variables import ContextVariables
 from rayflow.core.interpreter.effects import Dispatch, Effects, Payloads
 from rayflow.core.interpreter.event_loop import DurableLoop
@@ -153,7 +153,7 @@ class Calls:
             return event
         if isinstance(event, RequestCompleted):
             if event.failure is not None:
-                future.set_exception(answer_error(event, event.failure))
+                future.set_exception(request_error(event, event.failure))
                 return event
             if isinstance(call, LockCall):
                 assert isinstance(event.value, int)

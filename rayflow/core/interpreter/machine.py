@@ -31,7 +31,7 @@ from rayflow.core.events import (
     StepFailed,
     TimerFired,
 )
-from rayflow.core.failures import failure_of, overdue
+from rayflow.core.failures import deadline_failure, failure_of
 from rayflow.core.interpreter.calls import Calls, LockPermit
 from rayflow.core.interpreter.compensation import Compensations
 from rayflow.core.interpreter.context_variables import ContextVariables
@@ -423,7 +423,7 @@ class Machine:
             return self._decided
         error = asyncio.CancelledError() if root.cancelled() else root.exception()
         if self._overdue is not None:
-            return Outcome(ExecutionStatus.FAILED, failure=overdue(self._overdue))
+            return Outcome(ExecutionStatus.FAILED, failure=deadline_failure(self._overdue))
         continues = continuation_in(error)
         if continues is None and (error is None or isinstance(error, asyncio.CancelledError)):
             continues = self._continues

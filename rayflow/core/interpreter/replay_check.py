@@ -42,7 +42,7 @@ def compare(entry: Entry, effects: Effects) -> None:
             expected=f"steps {list(entry.dropped)} to be dropped", seen=f"{effects.dropped}", position=entry.seq
         )
     for what, recorded, made in (
-        ("compensation", tuple(map(repr, entry.undos)), tuple(map(repr, effects.compensations))),
+        ("compensation", tuple(map(repr, entry.compensations)), tuple(map(repr, effects.compensations))),
         ("patch", tuple(map(repr, entry.patches)), tuple(map(repr, effects.patches))),
         ("declared step", tuple(map(_stage, entry.stages)), tuple(map(_stage, effects.stages))),
         ("state key", _changes(entry.state), _changes(effects.state)),

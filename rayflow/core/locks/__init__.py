@@ -1,1 +1,1 @@
-"""Locks, semaphores and deadlock detection. Pure."""
+"""Locks, semaphores and deadlock detection."""

@@ -1,8 +1,8 @@
-"""Deadlocks between executions: which ones wait for each other's locks for ever, and which one is to give way.
+"""Deadlock detection: executions that wait for each other's locks forever, and the one that gives way.
 
-Pure, from what the store has: what each execution waits for, and the claims of those locks. Every permit that is given
-back goes to whoever waits next, so an execution can go on as soon as one of the holders of one of its locks can. Those
-that cannot, however long the others run, are *stuck*; among them are groups that wait for nobody outside: a deadlock.
+The input comes from the store: what each execution waits for, and the claims of those locks. A released permit goes to
+the next waiting claim, so an execution can continue as soon as one holder of one of its locks can. Executions that can
+never continue are *stuck*; the groups of stuck executions that wait for no execution outside the group are deadlocks.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from rayflow.core.locks.machine import Claim
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """What an execution waits for; whatever comes first lets it go on.
+    """Waits of an execution, which continues after the first of them.
 
     Args:
-        execution_id: the execution's id.
+        execution_id: id of the execution.
         locks: names of locks.
-        children: ids of executions that it waits for to end.
-        other: whether it waits for anything else that can happen by itself: a timer, a signal, a step, a person who
-            resumes it.
+        children: ids of executions whose end it waits for.
+        other: whether it also waits for an event outside locks and children: a timer, signal, step, or resume.
     """
 
     execution_id: str
@@ -34,13 +33,13 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """Executions that wait for each other, each for the next one and the last for the first.
+    """Executions that each wait for the next one, and the last one for the first.
 
     Args:
-        waits: of each execution, its id and the name of the lock that the next one holds, or "" where it waits for
-            the next one to end.
-        victim: the execution that is to give way.
-        claim: the waiting claim that is to fail; None if there is no lock in the cycle.
+        waits: id of each execution, and the name of the lock that the next one holds, or "" if it waits for the next
+            one's end.
+        victim: id of the execution that gives way.
+        claim: waiting claim that fails; None if there is no lock in the cycle.
     """
 
     waits: tuple[tuple[str, str], ...]
@@ -56,13 +55,13 @@ class Cycle:
         ]
         return (
             f"deadlock: {'; '.join(waits)}. Execution {self.victim!r} was chosen to give way. Acquire locks in the "
-            "same order everywhere, and wait for no other execution while holding a lock that it needs"
+            "same order everywhere, and do not wait for an execution while holding a lock that it needs"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Edge:
-    """An execution waits for a holder, by its newest waiting claim of a lock, or for it to end."""
+    """Edge from an execution to a holder of a lock that it waits for, or to an execution whose end it waits for."""
 
     holder: str
     claim: Claim | None = None
@@ -76,25 +75,25 @@ _Graph = Mapping[str, Collection[str]]
 
 
 def stuck(waits: Mapping[str, Waits], claims: Mapping[str, Sequence[Claim]]) -> frozenset[str]:
-    """Executions that can never go on unless one of them gives way: those of deadlocks and all behind them.
+    """Return the executions that can never continue: members of deadlocks, and all executions that wait for them.
 
-    Such a one waits only for locks and for executions, all permits of these locks are held by stuck executions, and
-    these executions are stuck as well. An execution that is not in ``waits`` is not stuck, nor is a script.
+    A stuck execution waits only for locks whose permits are all held by stuck executions, and for stuck executions. An
+    execution that is not in ``waits`` is not stuck, and neither is a script.
 
     Args:
-        waits: by execution, of all those that wait.
-        claims: by lock, all claims of each lock that is waited for. A lock in which an execution has no waiting claim
-            (any more) or which nobody holds does not keep it: its permit is on the way.
+        waits: waits of all waiting executions, by id.
+        claims: all claims of each lock that is waited for, by name. A lock does not block an execution that has no
+            waiting claim in it, or if it has no holder: the permit is then on its way.
     """
     return frozenset(_stuck_edges(waits, claims))
 
 
 def find_deadlocks(waits: Mapping[str, Waits], claims: Mapping[str, Sequence[Claim]]) -> list[Cycle]:
-    """The deadlocks among executions, each with a shortest cycle and the execution that is to give way.
+    """Return the deadlocks, each with a shortest cycle and the execution that gives way.
 
-    That is the one in the cycle whose waiting claim is the newest: it has waited the least. Executions that are only
-    stuck behind a deadlock are in no cycle. When the victim has gone on, others may still be stuck or be stuck anew:
-    look again then. The same arguments have the same answer, in whichever order they come.
+    The victim is the execution with the newest waiting claim in the cycle, since it has waited the least. Executions
+    that only wait for a deadlock are in no cycle. After the victim has continued, others may still be stuck, so call
+    again. The result does not depend on the order of the arguments.
 
     Args:
         waits: as for :func:`stuck`.
@@ -134,7 +133,7 @@ def _stuck_edges(waits: Mapping[str, Waits], claims: Mapping[str, Sequence[Claim
 def _edges(
     waits: Waits, holders: Mapping[str, Sequence[Claim]], newest: Mapping[tuple[str, str], Claim]
 ) -> tuple[_Edge, ...]:
-    """Whom an execution waits for, in a fixed order; none if it can go on whatever the others do."""
+    """Return what an execution waits for, in a fixed order; nothing if it can continue without the others."""
     if waits.other:
         return ()
     edges = [_Edge(child) for child in waits.children]
@@ -142,9 +141,9 @@ def _edges(
         mine, held = newest.get((name, waits.execution_id)), holders.get(name, ())
         if mine is None or not held:
             return ()
-        # A script is "" here, which waits for nobody.
+        # The execution id of a script is "", which waits for nothing.
         edges += [_Edge(claim.execution_id, mine) for claim in held]
-    # Locks first: only who waits for a lock can give way without ending another execution.
+    # Locks first: an execution that waits for a lock can give way without ending another execution.
     return tuple(sorted(edges, key=lambda edge: (edge.holder, not edge.lock, edge.lock)))
 
 
@@ -157,7 +156,7 @@ def _inverse(graph: _Graph) -> dict[str, list[str]]:
 
 
 def _reach(starts: Iterable[str], graph: _Graph) -> dict[str, str]:
-    """All that can be reached, the nearest first, each with the one before it (a start with itself)."""
+    """Return all reachable nodes, nearest first, each with its predecessor (a start with itself)."""
     before = {start: start for start in starts}
     todo = deque(before)
     while todo:
@@ -170,7 +169,7 @@ def _reach(starts: Iterable[str], graph: _Graph) -> dict[str, str]:
 
 
 def _knots(onward: _Graph) -> Iterator[Collection[str]]:
-    """The groups that no path leads out of, and in which a path leads from each to each."""
+    """Yield the strongly connected groups that no path leaves."""
     behind = _inverse(onward)
     explained: set[str] = set()
     for name in sorted(onward):
@@ -183,7 +182,7 @@ def _knots(onward: _Graph) -> Iterator[Collection[str]]:
 
 
 def _shortest(knot: Collection[str], onward: _Graph) -> list[str]:
-    """A shortest cycle in a knot, from its first member by name."""
+    """Return a shortest cycle in a knot, from its first member by name."""
     best: list[str] = []
     for start in sorted(knot):
         before = _reach([start], onward)

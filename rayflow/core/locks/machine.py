@@ -1,17 +1,17 @@
-"""Locks and semaphores: who holds a permit, and who waits for one.
+"""Locks and semaphores: holders of permits, waiting claims, fencing tokens and leases.
 
-A lock is a semaphore of one. This owns the order of those who wait (first come, first served, by the number that each
-claim gets when it is made), the fencing tokens, and what becomes of leases that were not renewed. It owns no clock and
-no store: its shell reads a lock, asks, and writes the :class:`Change` that is answered in the same transaction; a
-claim of a workflow among those granted is told to its execution by an inbox row in that transaction, too.
+A lock is a semaphore with one permit. This module owns the order of waiting claims (first in, first out, by the number
+that each claim gets), the fencing tokens, and the rules for expired leases. It owns no clock and no store: its shell
+reads a lock, calls a function here, and writes the returned :class:`Change` in the same transaction, together with an
+inbox row for each granted claim of an execution.
 
-* A claim belongs to a step of an execution or to the lease of a script. Claims of executions never expire: they go
-  with the execution (:func:`release_all`, in the transaction that ends it). Leases last as long as they are renewed.
-* Every grant has a fencing token, a number that rises with every grant of that lock: the lock keeps the last one also
-  while nobody holds it. Only who has had the last one, and never let go of it in its own eyes, gets it once more.
-* A lease that expired can be taken by whoever asks next, and until then it goes on: it may still be renewed, and its
-  token is still good, since nobody holds a newer one. Once it is taken, its token is refused for ever.
-* All of them can be asked again: what is there already is answered, what is gone already stays gone.
+* A claim belongs to a step of an execution, or to the lease of a script. Claims of executions never expire: they are
+  released in the transaction that ends the execution (:func:`release_all`). A lease lasts as long as it is renewed.
+* Each grant has a fencing token, a number that rises with each grant of that lock; the lock keeps the last token even
+  without holders. Only a claimant that had the last token, and never released it, is granted the same token again.
+* An expired lease may be taken by the next claim. Until then it may still be renewed, and its token is valid, because
+  no newer token exists. Once it is taken, its token is refused permanently.
+* All functions are idempotent: an existing claim is returned as it is, and releasing a missing claim changes nothing.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rayflow.definition.checks import check_name
-from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable
+from rayflow.errors import InvalidArgument, LockLost, LockPermitsMismatch, LockUnavailable
 
 
-# --- records ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """Who asks for a permit: a step of an execution, or the lease of a script.
+    """Claimant of a permit: a step of an execution, or the lease of a script.
 
     Args:
-        execution_id: whose step it is; "" for a lease.
-        step: the number of the step in its execution, from 1; 0 for a lease.
-        lease: the lease's id; "" for a step.
+        execution_id: id of the execution; "" for a lease.
+        step: number of the step in its execution, from 1; 0 for a lease.
+        lease: id of the lease; "" for a step.
 
     Raises:
-        ValueError: it is neither of them, or both.
+        ValueError: neither a step nor a lease is given, or both are.
     """
 
     execution_id: str = ""
@@ -46,7 +45,7 @@ class Claimant:
         kinds = {bool(self.execution_id), self.step > 0, not self.lease}
         if len(kinds) != 1:
             raise ValueError(
-                "a claimant is a step of an execution, from 1, or a lease, not "
+                "a claimant must be either a step of an execution, from 1, or a lease, not "
                 f"{(self.execution_id, self.step, self.lease)}"
             )
 
@@ -56,21 +55,21 @@ class Claimant:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A permit that somebody holds or waits for.
+    """A held permit, or a waiting claim to one.
 
     Args:
-        name: of the lock.
-        order: its place in the queue of that lock; lower first.
+        name: name of the lock.
+        order: place in the lock's queue; lower first.
         execution_id: as in :class:`Claimant`.
         step: as in :class:`Claimant`.
         lease: as in :class:`Claimant`.
-        token: its fencing token; 0 as long as it waits.
-        expires_at: until when a lease lasts, in seconds since the epoch; None for an execution's step.
-        at: when it was made, in seconds since the epoch.
-        ttl: seconds that a lease lasts from each renewal; None for an execution's step.
+        token: fencing token; 0 while the claim waits.
+        expires_at: end of a lease, in seconds since the epoch; None for a step.
+        at: time of the claim, in seconds since the epoch.
+        ttl: seconds that a lease lasts from each renewal; None for a step.
 
     Raises:
-        ValueError: it belongs to nobody or to two, or lasts as the other kind does.
+        ValueError: the claimant is not valid, a lease has no end, or a step has one.
     """
 
     name: str
@@ -86,28 +85,28 @@ class Claim:
     def __post_init__(self) -> None:
         lasts = {self.expires_at is not None, self.ttl is not None}
         if lasts != {bool(self.claimant.lease)}:
-            raise ValueError(f"a lease has an end and a ttl, a step has neither: {self}")
+            raise ValueError(f"a lease must have expires_at and ttl, a step must have neither: {self}")
 
     @property
     def claimant(self) -> Claimant:
-        """Whose it is."""
+        """Claimant of the permit."""
         return Claimant(self.execution_id, self.step, self.lease)
 
     def expired(self, now: float) -> bool:
-        """Whether it is a lease that was not renewed in time."""
+        """Return whether it is a lease that was not renewed in time."""
         return self.expires_at is not None and self.expires_at < now
 
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A lock as the store keeps it, with its claims.
+    """A stored lock with its claims.
 
     Args:
-        name: the lock's name.
-        limit: how many permits it has.
-        last_order: the highest order number ever given.
-        last_token: the highest fencing token ever given.
-        claims: those that hold a permit or wait for one.
+        name: name of the lock.
+        limit: number of permits.
+        last_order: highest order number given so far.
+        last_token: highest fencing token given so far.
+        claims: held and waiting claims.
     """
 
     name: str
@@ -118,27 +117,27 @@ class Lock:
 
     @property
     def holders(self) -> tuple[Claim, ...]:
-        """Claims that have a permit, in the order in which they got it."""
+        """Claims that hold a permit, in the order of their grants."""
         return tuple(sorted((claim for claim in self.claims if claim.token), key=lambda claim: claim.token))
 
     @property
     def waiting(self) -> tuple[Claim, ...]:
-        """Claims that wait for one, the next one first."""
+        """Waiting claims, the next one first."""
         return tuple(sorted((claim for claim in self.claims if not claim.token), key=lambda claim: claim.order))
 
     def claim_of(self, claimant: Claimant) -> Claim | None:
-        """Its claim, or None if it has none."""
+        """Return the claimant's claim, or None."""
         return next((claim for claim in self.claims if claim.claimant == claimant), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a store has to write.
+    """Change of a lock, to be written to the store.
 
     Args:
-        lock: what the lock is from now on.
-        granted: claims that got a permit by this, in that order.
-        removed: claims that are no more.
+        lock: new state of the lock.
+        granted: claims that this change granted, in order.
+        removed: claims that this change removed.
     """
 
     lock: Lock
@@ -146,7 +145,6 @@ class Change:
     removed: tuple[Claim, ...] = ()
 
 
-# --- one lock -----------------------------------------------------------------------------------------------------
 def acquire(
     lock: Lock | None,
     name: str,
@@ -158,29 +156,28 @@ def acquire(
     wait: bool = True,
     token: int = 0,
 ) -> Change:
-    """Claim a permit. Who has a claim already gets that one, unchanged; its lease is not renewed by that.
+    """Claim a permit. An existing claim of the claimant is returned unchanged, and its lease is not renewed.
 
-    A limit other than the lock's is taken over if nobody has a claim, apart from leases that expired; those are
-    removed by it.
+    A new limit takes effect only if there are no claims apart from expired leases, which are then removed.
 
     Args:
-        lock: as it was read, or None if there is none of that name.
-        name: the lock's name.
-        limit: how many permits it is to have.
-        claimant: who asks.
+        lock: the stored lock, or None if there is none of that name.
+        name: name of the lock.
+        limit: number of permits.
+        claimant: claimant of the permit.
         now: seconds since the epoch.
-        ttl: seconds that a lease lasts without being renewed, also while it waits; None for an execution's step.
-        wait: whether to wait for a permit if none is free. Otherwise the claim is not kept if it would have to wait.
-        token: the token that this very claimant had until it was given back, without its code having let go of it; 0
-            for none. If nobody got a permit since, it is granted again with it.
+        ttl: seconds that a lease lasts without renewal, also while it waits; None for a step.
+        wait: whether to wait if no permit is free. Otherwise a claim that would have to wait is not kept.
+        token: token that this claimant had before its permit was released by something other than its code, such as a
+            rewind; 0 for none. If no permit was granted since, the claim is granted with that token again.
 
     Returns:
-        The change; the claim is ``change.lock.claim_of(claimant)``, and waits if it is not in ``change.granted``.
+        The change; the claim is ``change.lock.claim_of(claimant)``, and waits if it has no token.
 
     Raises:
-        DefinitionError: name, limit or ttl cannot be meant like that.
+        InvalidArgument: the name, limit or ttl is not valid.
         LockPermitsMismatch: the lock is in use with another limit.
-        LockUnavailable: no permit is free, and it was not to wait.
+        LockUnavailable: no permit is free, and ``wait`` is False.
 
     Example:
         >>> first, second = Claimant("a", 1), Claimant("b", 4)
@@ -211,12 +208,12 @@ def acquire(
     if not wait and all(claim.order != order for claim in change.granted):
         raise _unavailable(change.lock)
     if token and token == lock.last_token and [claim.order for claim in change.granted] == [order]:
-        change = _as_before(change, token)
+        change = _restore_token(change, token)
     return replace(change, removed=dropped + change.removed)
 
 
-def _as_before(change: Change, token: int) -> Change:
-    """The only grant of a change, made under a token that it had before."""
+def _restore_token(change: Change, token: int) -> Change:
+    """Give the only grant of a change an earlier token."""
     [granted] = change.granted
     claim = replace(granted, token=token)
     claims = tuple(claim if known == granted else known for known in change.lock.claims)
@@ -226,22 +223,22 @@ def _as_before(change: Change, token: int) -> Change:
 def _check_terms(name: str, limit: int, claimant: Claimant, ttl: float | None) -> None:
     check_name("lock name", name)
     if limit < 1:
-        raise DefinitionError(f"the limit of lock {name!r} must be 1 (a lock) or more (a semaphore), not {limit}")
+        raise InvalidArgument(f"the limit of lock {name!r} must be 1 (a lock) or more (a semaphore), not {limit}")
     if not claimant.lease:
         if ttl is not None:
-            raise DefinitionError(
-                f"lock {name!r} was asked for by {claimant} with a ttl of {ttl:g} s: what an execution holds has no "
-                "ttl, it lasts until it is released or the execution ends"
+            raise InvalidArgument(
+                f"claim of {claimant} to lock {name!r} has a ttl of {ttl:g} s, but a permit of an execution has none: "
+                "it lasts until it is released or the execution ends"
             )
         return
     if ttl is None:
-        raise DefinitionError(f"lock {name!r} was asked for by {claimant} without a ttl: a script may be gone any time")
+        raise InvalidArgument(f"claim of {claimant} to lock {name!r} needs a ttl, because a script may end at any time")
     _check_ttl(name, ttl)
 
 
 def _check_ttl(name: str, ttl: float) -> None:
     if not 0 < ttl < math.inf:
-        raise DefinitionError(f"the ttl of a lease of lock {name!r} must be a number of seconds above 0, not {ttl}")
+        raise InvalidArgument(f"the ttl of a lease of lock {name!r} must be a number of seconds above 0, not {ttl}")
 
 
 def _unavailable(lock: Lock) -> LockUnavailable:
@@ -249,29 +246,21 @@ def _unavailable(lock: Lock) -> LockUnavailable:
 
 
 def release(lock: Lock, claimant: Claimant) -> Change:
-    """Give a permit back, or stop waiting for one; nothing if there is no claim. The next in the queue gets it."""
+    """Remove the claimant's claim, if there is one, and grant its permit to the next waiting claim."""
     return _without(lock, [claim for claim in lock.claims if claim.claimant == claimant])
 
 
 def release_all(locks: Iterable[Lock], execution_id: str) -> tuple[Change, ...]:
-    """Let go of all that an execution holds or waits for, since it ends.
-
-    Args:
-        locks: those in which it may have claims.
-        execution_id: the execution's id.
-
-    Returns:
-        A change for each lock in which it had a claim.
-    """
+    """Remove all claims of an execution that ends, and return a change for each lock in which it had one."""
     changes = [_without(lock, [c for c in lock.claims if c.execution_id == execution_id]) for lock in locks]
     return tuple(change for change in changes if change.removed)
 
 
 def expire(lock: Lock, now: float) -> Change:
-    """Give the permits of expired leases to those who wait, and forget the leases that expired while they waited.
+    """Remove leases that expired while they waited, and grant the permits of expired leases to waiting claims.
 
-    As many permits as are waited for, the one that expired first before the others. Expired leases that nobody waits
-    for stay as they are, so a lock without waiting claims needs no look.
+    Only as many expired leases lose their permits as claims wait, the earliest expired first. So a lock without waiting
+    claims needs no check.
     """
     late = [claim for claim in lock.waiting if claim.expired(now)]
     wanted = len(lock.waiting) - len(late) - (lock.limit - len(lock.holders))
@@ -282,7 +271,7 @@ def expire(lock: Lock, now: float) -> Change:
 
 
 def _without(lock: Lock, gone: Sequence[Claim]) -> Change:
-    """What a lock is without some of its claims: the permits that are free go to those who have waited longest."""
+    """Remove claims, and grant the free permits to the claims that have waited longest."""
     orders = {claim.order for claim in gone}
     left = replace(lock, claims=tuple(claim for claim in lock.claims if claim.order not in orders))
     next_ones = left.waiting[: lock.limit - len(left.holders)]
@@ -293,13 +282,13 @@ def _without(lock: Lock, gone: Sequence[Claim]) -> Change:
 
 
 def renew(lock: Lock, lease: str, now: float, ttl: float) -> Change:
-    """Let a lease last ``ttl`` seconds from now, whether it holds a permit or waits for one.
+    """Let a held or waiting lease last ``ttl`` seconds from now.
 
-    One that expired can be renewed as long as its permit was not given to another.
+    An expired lease can be renewed until its permit is granted to another claim.
 
     Raises:
-        DefinitionError: the ttl is not above 0.
-        LockLost: it has no claim any more.
+        InvalidArgument: the ttl is not above 0.
+        LockLost: the lease no longer has a claim.
     """
     _check_ttl(lock.name, ttl)
     if lock.claim_of(Claimant(lease=lease)) is None:
@@ -308,9 +297,9 @@ def renew(lock: Lock, lease: str, now: float, ttl: float) -> Change:
 
 
 def renew_all(lock: Lock, now: float) -> Change:
-    """Give every lease a full term from now: after a time in which the store had no writer and none could be renewed.
+    """Renew all leases after a time without a store writer, in which no lease could be renewed.
 
-    Those that expired before that time get one as well: nobody can tell them apart.
+    Leases that expired before that time are renewed as well, because the two cases cannot be distinguished.
     """
     return _renewed(lock, now, {claim.lease: claim.ttl for claim in lock.claims if claim.ttl is not None})
 
@@ -324,5 +313,5 @@ def _renewed(lock: Lock, now: float, terms: Mapping[str, float]) -> Change:
 
 
 def check(lock: Lock, token: int) -> bool:
-    """Whether a fencing token is good: its permit was neither released nor given to another."""
+    """Return whether a fencing token is valid: its permit was neither released nor granted to another claim."""
     return any(claim.token == token for claim in lock.holders)

@@ -1,4 +1,4 @@
-"""Admission to a worker pool: who gets which slot of which worker, and when it is asked back."""
+"""Admission to a worker pool: leases of worker slots, shared limits, and the number of workers."""
 
 from rayflow.core.pool.machine import PoolMachine
 from rayflow.core.pool.protocol import (
@@ -16,8 +16,8 @@ from rayflow.core.pool.protocol import (
     RevokeReason,
     StartWorkers,
     StopWorker,
-    is_own_tasks,
-    own_tasks,
+    is_ray_task_environment,
+    ray_task_environment,
 )
 
 __all__ = [
@@ -36,6 +36,6 @@ __all__ = [
     "RevokeReason",
     "StartWorkers",
     "StopWorker",
-    "is_own_tasks",
-    "own_tasks",
+    "is_ray_task_environment",
+    "ray_task_environment",
 ]

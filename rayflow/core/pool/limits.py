@@ -1,15 +1,13 @@
-"""What tasks of many coordinators share: so many at once, or so many starts in a window of time.
+"""Limits that tasks of many coordinators share: tasks at once, and starts in a time window.
 
-A limit on tasks at once is kept by counting tokens: each that is granted, claimed, or still occupies a worker holds
-one place of each of its keys.
+A limit on tasks at once counts tokens: each granted, claimed or orphaned token holds one place of each of its keys.
 
-A limit on starts is kept exactly, although the pool does not see tasks begin. A grant takes a place from its moment
-on. Its task begins within ``start_within`` or not at all, so ``per`` seconds after that the place is free again;
-sooner, if the coordinator reports when the task began; and at once, if it reports that it never will. A Ray task of
-its own may have to wait for its process, however long: it keeps its place until its begin is reported, or its lease
-is over.
+A limit on starts is exact, although the pool does not see tasks begin. A grant takes a place at once. Its task begins
+within ``start_within`` or not at all, so the place is free again ``per`` seconds after that. The place is free earlier
+if the coordinator reports the start, and at once if it reports that the task will never begin. A separate Ray task may
+wait for its process for any time: it keeps its place until its start is reported, or its lease ends.
 
-How much a limit allows is said by the wish that asks: each obeys its own numbers.
+The number that a limit allows comes with each demand, so each demand obeys its own number.
 """
 
 from __future__ import annotations
@@ -25,19 +23,19 @@ from rayflow.core.pool.state import NetDemand
 
 @dataclass(slots=True)
 class _Window:
-    """The starts under one name, each at the latest moment at which it may have been, in their order."""
+    """Starts under one limit: the latest possible time of each, in order."""
 
     starts: list[float] = field(default_factory=list)
     longest: float = 0.0
 
-    def past(self, per: float, now: float) -> int:
-        """How many of them do not count in a window of so many seconds any more."""
+    def expired(self, per: float, now: float) -> int:
+        """Return the number of starts that are older than a window of ``per`` seconds."""
         return bisect_right(self.starts, now, key=lambda start: start + per)
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """A start that was granted and not reported."""
+    """A granted start that was not reported yet."""
 
     granted_at: float
     latest: float
@@ -45,12 +43,10 @@ class _Start:
 
 
 class Limits:
-    """Who counts against which limit.
+    """Places of all limits.
 
-    Args:
-        terms: the pool's durations.
-        now: the time. What an earlier pool granted under a limit on starts is not known: where there may have
-            been one, each such limit is exhausted at first.
+    Starts that an earlier epoch of the pool granted are unknown, so a restarted pool takes each limit on starts as
+    exhausted for one window.
     """
 
     def __init__(self, terms: PoolTerms, now: float) -> None:
@@ -59,18 +55,20 @@ class Limits:
         self._holders: dict[str, set[str]] = {}
         self._windows: dict[str, _Window] = {}
         self._unreported: dict[str, _Start] = {}
-        #: Environments in which a limit holds something back.
+        #: Environments in which a limit holds back demand.
         self.waiting: set[str] = set()
 
-    # --- places -------------------------------------------------------------------------------------------
     def take(self, token: str, limits: Iterable[Limit], now: float, *, waits: bool = False) -> float | None:
-        """A lease is granted: take a place in each limit. Answers by when its task has to begin, if it matters.
+        """Take a place in each limit for a granted lease.
 
         Args:
-            token: the lease's.
-            limits: what it counts against.
+            token: token of the lease.
+            limits: limits that it counts against.
             now: the time.
-            waits: its task may wait however long before it begins.
+            waits: whether its task may wait for any time before it begins.
+
+        Returns:
+            The time by which the task has to begin; None if there is none.
         """
         rates = []
         for limit in limits:
@@ -89,19 +87,19 @@ class Limits:
         return None if waits else latest
 
     def hold(self, holder: str, keys: Iterable[str]) -> None:
-        """This holder counts against these keys, if it did not before."""
+        """Count a holder against the limits on tasks at once of these names."""
         for key in keys:
             self._holders.setdefault(key, set()).add(holder)
 
     def release(self, holder: str, keys: Iterable[str]) -> None:
-        """This holder does not count against these keys any more."""
+        """Stop counting a holder."""
         for key in keys:
             self._holders[key].remove(holder)
             if not self._holders[key]:
                 del self._holders[key]
 
-    def over(self, token: str, by: float) -> None:
-        """A lease is over: its task begins by that moment, or never."""
+    def lease_ended(self, token: str, by: float) -> None:
+        """Note that a lease has ended: its task begins by that time, or never."""
         start = self._unreported.get(token)
         if start is not None and start.latest > by:
             for limit in start.limits:
@@ -111,7 +109,7 @@ class Limits:
             self._unreported[token] = _Start(start.granted_at, by, start.limits)
 
     def began(self, token: str, at: float) -> bool:
-        """The task of this lease began then, or never (0.0). Answers whether that was news."""
+        """Note the reported start of a lease's task, 0.0 for never; return whether it was unreported."""
         start = self._unreported.pop(token, None)
         if start is None:
             return False
@@ -121,14 +119,14 @@ class Limits:
             if starts[index : index + 1] == [start.latest]:
                 del starts[index]
                 if at:
-                    # A worker's clock may be behind; nothing begins before its grant.
+                    # The worker's clock may be slow, and no task begins before its grant.
                     insort(starts, max(at, start.granted_at))
         return True
 
-    def forget_the_past(self, now: float) -> None:
-        """Drop what no window reaches back to."""
+    def prune(self, now: float) -> None:
+        """Drop the starts that are outside all windows."""
         for name, window in list(self._windows.items()):
-            del window.starts[: window.past(window.longest, now)]
+            del window.starts[: window.expired(window.longest, now)]
             if not window.starts:
                 del self._windows[name]
         self._unreported = {
@@ -137,50 +135,49 @@ class Limits:
             if start.latest + max(limit.per for limit in start.limits) > now
         }
 
-    # --- room ---------------------------------------------------------------------------------------------
     def cut(self, environment: str, queue: list[NetDemand], slots: int, now: float) -> Collection[Limit]:
-        """Cut the wishes of an environment, most urgent first, down to what there is room for.
+        """Cut an environment's demand, most urgent first, to what its limits leave room for.
 
-        Nobody is given more room than it has slots to use at best: where slots are scarcer than what a limit
-        allows, the slots are what is shared out.
+        No coordinator gets room for more than ``slots``: if slots are scarcer than a limit's places, the slots have
+        to be shared.
 
         Args:
-            environment: its name.
-            queue: its wishes, in order; what remains.
-            slots: that it could have.
+            environment: name of the environment.
+            queue: its demand, in order; changed to what remains.
+            slots: number of slots that the environment could have.
             now: the time.
 
         Returns:
-            The limits that left no room for some of them.
+            The limits that were exhausted.
         """
-        if not any(wish.limits for wish in queue):
+        if not any(demand.limits for demand in queue):
             self.waiting.discard(environment)
             return ()
-        view = _View(self, slots, now)
-        for wish in queue:
-            if wish.limits:
-                view.cut(wish)
-        queue[:] = [wish for wish in queue if wish.count]
-        if view.scarce:
+        room = _Room(self, slots, now)
+        for demand in queue:
+            if demand.limits:
+                room.cut(demand)
+        queue[:] = [demand for demand in queue if demand.count]
+        if room.exhausted:
             self.waiting.add(environment)
         else:
             self.waiting.discard(environment)
-        return view.scarce.values()
+        return room.exhausted.values()
 
     def used(self, limit: Limit, now: float) -> int:
-        """Places of a limit that are taken."""
+        """Return the number of taken places of a limit."""
         if not limit.per:
             return len(self._holders.get(limit.name, ()))
         if now < self._last_unknown_start + limit.per:
             return limit.count
         window = self._windows.get(limit.name)
-        return 0 if window is None else len(window.starts) - window.past(limit.per, now)
+        return 0 if window is None else len(window.starts) - window.expired(limit.per, now)
 
     def next_place(self, limits: Iterable[Limit], now: float) -> float:
-        """When time alone makes room in one of these limits that is full; infinity for never."""
-        return min((self._room_at(limit, now) for limit in limits if limit.per), default=math.inf)
+        """Return when time frees a place in one of these exhausted limits; infinity for never."""
+        return min((self._free_at(limit, now) for limit in limits if limit.per), default=math.inf)
 
-    def _room_at(self, limit: Limit, now: float) -> float:
+    def _free_at(self, limit: Limit, now: float) -> float:
         if now < self._last_unknown_start + limit.per:
             return self._last_unknown_start + limit.per
         if self.used(limit, now) < limit.count:
@@ -188,8 +185,8 @@ class Limits:
         return self._windows[limit.name].starts[-limit.count] + limit.per
 
 
-class _View:
-    """What is left of all limits while room is given to one environment's wishes, in their order."""
+class _Room:
+    """Remaining places of all limits while one environment's demand is cut."""
 
     def __init__(self, limits: Limits, slots: int, now: float) -> None:
         self._limits = limits
@@ -198,35 +195,34 @@ class _View:
         self._used: dict[tuple[str, float], int] = {}
         self._given: dict[tuple[str, bool], int] = {}
         self._slots_left: dict[tuple[str, bool], int] = {}
-        #: Nothing comes free meanwhile, so what is full stays so.
+        #: Limits without a place. No place is freed during the cut, so they stay full.
         self._full: set[tuple[str, float, int]] = set()
-        #: Limits for whose want of room a wish was cut.
-        self.scarce: dict[tuple[str, float, int], Limit] = {}
+        #: Limits that left less room than some demand needs.
+        self.exhausted: dict[tuple[str, float, int], Limit] = {}
 
-    def cut(self, wish: NetDemand) -> None:
-        """Cut one wish."""
-        who = (wish.coordinator, wish.alone)
+    def cut(self, demand: NetDemand) -> None:
+        """Cut one demand to the room that is left, and take that room."""
+        who = (demand.coordinator, demand.exclusive)
         slots = self._slots_left.get(who, self._slots)
-        for limit in wish.limits:
+        for limit in demand.limits:
             if not slots or (limit.name, limit.per, limit.count) in self._full:
-                wish.count = 0
+                demand.count = 0
                 return
-        wish.count = count = self._fit(wish, min(wish.count, slots))
+        demand.count = count = self._fit(demand, min(demand.count, slots))
         self._slots_left[who] = slots - count
-        for limit in wish.limits:
+        for limit in demand.limits:
             kind = (limit.name, limit.per > 0)
             self._given[kind] = self._given.get(kind, 0) + count
 
-    def _fit(self, wish: NetDemand, count: int) -> int:
-        """How many of so many there is room for."""
-        for limit in wish.limits:
+    def _fit(self, demand: NetDemand, count: int) -> int:
+        for limit in demand.limits:
             at = (limit.name, limit.per)
             used = self._used.get(at)
             if used is None:
                 used = self._used[at] = self._limits.used(limit, self._now)
             left = limit.count - used - self._given.get((limit.name, limit.per > 0), 0)
             if left < count:
-                self.scarce[limit.name, limit.per, limit.count] = limit
+                self.exhausted[limit.name, limit.per, limit.count] = limit
                 count = max(0, left)
             if not count:
                 self._full.add((limit.name, limit.per, limit.count))

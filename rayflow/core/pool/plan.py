@@ -1,81 +1,79 @@
-"""One environment's plan: who gets the free slots, and which leases are asked back.
+"""Plan of one environment: which demand gets the free slots, and which leases are recalled.
 
-The view is this: a held slot falls free when its running task ends, and the question is only whose task comes
-next on it. So slots that are free, slots that were asked back, and slots that are held are one supply, and it
-is dealt out to what waits, highest priority first:
+A held slot becomes free when its running batch ends; the plan decides whose task comes next on it. So free slots,
+recalled slots and held slots are one supply, which is shared among the demand, highest priority first:
 
-* A free slot goes to the highest priority, then to the oldest stamp, then by the coordinator's name.
-* A coordinator keeps a slot that it holds if its own next task is as urgent as anybody else's. What it does not
-  need for that is asked back, as many as are needed and no more: free slots and recalls under way count first.
-* Within one priority that would let whoever has much to do keep everything. So when a coordinator holds less
-  than its even share and has waited a quantum, the slots are dealt out evenly over those who wait at that
-  priority; those who wait in turn go before those who hold, and a slot is held for a quantum at least. Where
-  there are fewer slots than coordinators this is taking turns.
-* Tasks under limits are dealt with as far as their limits have room: the rest is not waiting here. Each needs a
-  lease for itself, which nobody asks back, since it comes back by itself. So for all of this a coordinator counts
-  twice: with its tasks under limits, and with the others.
-* A task that must run alone takes a worker that is empty, in its turn. If it finds none within a quantum, it
-  goes before its own priority, and the worker with the fewest leases is emptied for it, one at a time; while
-  others wait at that priority, only if nobody else runs alone. Such a lease is asked back as soon as anybody
-  waits for anything.
+* A free slot goes to the highest priority, then to the oldest demand, then by the coordinator's name.
+* A coordinator keeps a held slot if its own next task is as urgent as any other. Other held slots are recalled, as many
+  as are needed: free slots and recalls under way are used first.
+* Within one priority, that rule alone would let a busy coordinator keep everything. So if a coordinator has less than
+  its fair share and has waited for a quantum, the slots are shared evenly among the coordinators with demand at that
+  priority. Coordinators without a slot come first, and a slot is held for at least a quantum. With fewer slots than
+  coordinators, they take turns.
+* Tasks under limits take part as far as their limits have room. Each needs a lease for itself, which is never recalled,
+  since it is returned after its task. So a coordinator counts as two consumers: limited tasks, and all others.
+* An exclusive task takes an empty worker in its turn. If it finds none within a quantum, it goes before its own
+  priority, and the worker with the fewest leases is emptied for it, one worker at a time. If other tasks wait at that
+  priority, this happens only while no other exclusive task runs. An exclusive lease is recalled as soon as any task
+  waits.
 
-A recall whose deadline passed is not counted on any more: its task may be a long one, and another lease is
-asked back in its stead. Neither is the recall of a whole worker: what must run alone is suspect.
+A recall whose deadline has passed no longer counts, because its task may be a long one; another lease is recalled
+instead. The recall of an exclusive lease does not count either, because its task is suspect.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TypeVar
 
 from rayflow.core.pool.protocol import PoolTerms
-from rayflow.core.pool.state import Claimant, CoordinatorState, Environment, LeaseState, NetDemand, Worker
+from rayflow.core.pool.state import Consumer, CoordinatorState, Environment, LeaseState, NetDemand, Worker
 
 _Name = TypeVar("_Name")
 
 
-def deal(wants: Mapping[_Name, int], slots: int, order: Sequence[_Name]) -> dict[_Name, int]:
-    """Deal slots out evenly, to nobody more than it wants; what cannot be divided goes by ``order``.
+def fair_share(wants: Mapping[_Name, int], slots: int, order: Sequence[_Name]) -> dict[_Name, int]:
+    """Share slots evenly, to each at most what it wants; the remainder of the division goes by ``order``.
 
     Example:
-        >>> deal({"a": 9, "b": 1, "c": 9}, 8, ["a", "b", "c"])
+        >>> fair_share({"a": 9, "b": 1, "c": 9}, 8, ["a", "b", "c"])
         {'a': 4, 'b': 1, 'c': 3}
     """
     shares = dict.fromkeys(order, 0)
-    hungry = [name for name in order if wants[name] > 0]
-    while slots and hungry:
-        each = max(1, min(slots // len(hungry), *(wants[name] - shares[name] for name in hungry)))
-        for name in hungry[:slots]:
+    unserved = [name for name in order if wants[name] > 0]
+    while slots and unserved:
+        each = max(1, min(slots // len(unserved), *(wants[name] - shares[name] for name in unserved)))
+        for name in unserved[:slots]:
             shares[name] += each
             slots -= each
-        hungry = [name for name in hungry if shares[name] < wants[name]]
+        unserved = [name for name in unserved if shares[name] < wants[name]]
     return shares
 
 
-class Plan:
-    """Deals out one environment's slots at one moment.
+class EnvironmentPlan:
+    """Plan of one environment's slots at one moment.
 
-    It owns the arithmetic. Granting and recalling are its owner's, who must put a granted lease into the worker
-    before it returns.
+    The plan owns the arithmetic. Its owner grants and recalls, and must add a granted lease to the worker before
+    ``grant`` returns.
 
     Args:
-        environment: whose slots; its ``drain`` is set.
-        waiting: what is waited for and could be granted now, in the order of
-            :func:`~rayflow.core.pool.state.wishes`; counts are taken down.
-        parties: the coordinators, by name.
+        environment: environment of the slots; the plan sets its ``drain``.
+        waiting: grantable demand in the order of :func:`~rayflow.core.pool.state.net_demand`; the plan reduces its
+            counts.
+        coordinators: all coordinators, by name.
         now: the time.
         terms: the pool's durations.
-        grant: gives a slot of a worker to a wish.
-        recall: asks a lease back.
+        grant: leases a slot of a worker to a demand.
+        recall: recalls a lease.
     """
 
     def __init__(
         self,
         environment: Environment,
         waiting: list[NetDemand],
-        parties: Mapping[str, CoordinatorState],
+        coordinators: Mapping[str, CoordinatorState],
         *,
         now: float,
         terms: PoolTerms,
@@ -84,223 +82,227 @@ class Plan:
     ) -> None:
         self._environment = environment
         self._waiting = waiting
-        self._parties = parties
+        self._coordinators = coordinators
         self._now = now
         self._terms = terms
         self._grant = grant
         self._recall = recall
         self._workers = [worker for worker in environment.workers.values() if worker.up and worker.leave_by is None]
-        self._before, environment.drain = environment.drain, None
-        #: Free slots by worker; who has none is not in it, and neither is the worker that is being emptied.
+        self._drained_before, environment.drain = environment.drain, None
+        #: Free slots by worker, without full workers and the worker that is being emptied.
         self._room = {worker.name: free for worker in self._workers if (free := worker.free)}
-        self._loose: dict[Claimant, list[LeaseState]] = {}
-        #: Slots that a claimant has and that cannot be asked back now: in flight, or under limits.
-        self._firm: dict[Claimant, int] = {}
-        self._coming_on: dict[str, int] = {}
-        for seat in (seat for worker in self._workers for seat in worker.seats.values()):
-            lease = seat.lease
-            if lease.alone:
+        self._recallable: dict[Consumer, list[LeaseState]] = {}
+        #: Slots of each consumer that cannot be recalled now: in flight, or under limits.
+        self._fixed: dict[Consumer, int] = {}
+        self._returning_on: dict[str, int] = {}
+        for held in self._leases():
+            lease = held.lease
+            if lease.exclusive:
                 continue
-            if seat.received and seat.deadline is None and not lease.limited:
-                self._loose.setdefault((lease.coordinator, False), []).append(seat)
-            elif lease.limited or not seat.received:
-                claimant = (lease.coordinator, lease.limited)
-                self._firm[claimant] = self._firm.get(claimant, 0) + 1
-            if seat.deadline is not None and now < seat.deadline:
-                self._coming_on[lease.worker] = self._coming_on.get(lease.worker, 0) + 1
-        self._coming = sum(self._coming_on.values())
-        for seats in self._loose.values():
-            seats.sort(key=lambda seat: (seat.lease.granted_at, seat.lease.number, seat.lease.token))
+            if held.recallable:
+                self._recallable.setdefault((lease.coordinator, False), []).append(held)
+            elif lease.limited or not held.received:
+                consumer = (lease.coordinator, lease.limited)
+                self._fixed[consumer] = self._fixed.get(consumer, 0) + 1
+            if held.deadline is not None and now < held.deadline:
+                self._returning_on[lease.worker] = self._returning_on.get(lease.worker, 0) + 1
+        self._returning = sum(self._returning_on.values())
+        for leases in self._recallable.values():
+            leases.sort(key=lambda held: (held.lease.granted_at, held.lease.number, held.lease.token))
 
     def run(self) -> float:
-        """Grant and recall what is to be granted and recalled now; answers when to look again, infinity for never."""
-        for priority, group in groupby(self._waiting, key=lambda wish: wish.priority):
+        """Grant and recall leases; return when to plan again, infinity for never."""
+        for priority, group in groupby(self._waiting, key=lambda demand: demand.priority):
             level = list(group)
-            plain = [wish for wish in level if not wish.alone]
-            self._make_room_for_lonely([wish for wish in level if wish.alone], contested=bool(plain))
-            self._hand_out(level, plain, shares := self._shares(plain))
-            self._call_back(priority, plain, shares)
-        if any(wish.count for wish in self._waiting):
-            self._ask_for_whole_workers()
+            shared = [demand for demand in level if not demand.exclusive]
+            self._place_exclusive([demand for demand in level if demand.exclusive], contested=bool(shared))
+            self._grant_free(level, shared, shares := self._shares(shared))
+            self._recall_for(priority, shared, shares)
+        if any(demand.count for demand in self._waiting):
+            self._recall_exclusive()
         return self._next_wake()
 
-    # --- the supply ---------------------------------------------------------------------------------------
+    def _leases(self) -> Iterator[LeaseState]:
+        return (held for worker in self._workers for held in worker.leases.values())
+
     def _roomiest(self) -> Worker | None:
-        """The worker with the most free slots; the one that was being emptied last of all."""
-        name = min(self._room, key=lambda n: (n == self._before, -self._room[n], n), default=None)
+        """Return the worker with the most free slots; the one that was being emptied comes last."""
+        name = min(self._room, key=lambda n: (n == self._drained_before, -self._room[n], n), default=None)
         return None if name is None else self._environment.workers[name]
 
     def _empty(self) -> Worker | None:
         workers = (self._environment.workers[name] for name in self._room)
         empty = [worker.name for worker in workers if self._room[worker.name] == worker.slots]
-        name = min(empty, key=lambda n: (n != self._before, n), default=None)
+        name = min(empty, key=lambda n: (n != self._drained_before, n), default=None)
         return None if name is None else self._environment.workers[name]
 
     def _free(self) -> int:
         return sum(self._room.values())
 
-    def _give(self, wish: NetDemand, worker: Worker) -> None:
-        self._grant(worker, wish)
-        wish.count -= 1
-        self._room[worker.name] -= worker.slots if wish.alone else 1
+    def _give(self, demand: NetDemand, worker: Worker) -> None:
+        self._grant(worker, demand)
+        demand.count -= 1
+        self._room[worker.name] -= worker.slots if demand.exclusive else 1
         if not self._room[worker.name]:
             del self._room[worker.name]
-        if not wish.alone:
-            self._firm[wish.claimant] = self._firm.get(wish.claimant, 0) + 1
+        if not demand.exclusive:
+            self._fixed[demand.consumer] = self._fixed.get(demand.consumer, 0) + 1
 
-    # --- within one priority ------------------------------------------------------------------------------
-    def _held(self, claimant: Claimant) -> int:
-        return self._firm.get(claimant, 0) + len(self._loose.get(claimant, ()))
+    def _held(self, consumer: Consumer) -> int:
+        return self._fixed.get(consumer, 0) + len(self._recallable.get(consumer, ()))
 
-    def _due_at(self, wish: NetDemand) -> float:
-        """When a wish has waited a quantum. Who holds nothing waits since it last had something."""
-        since = wish.stamp
-        if not wish.alone and not self._held(wish.claimant):
-            since = max(since, self._served(wish))
+    def _due_at(self, demand: NetDemand) -> float:
+        """Return when a demand has waited for a quantum. Without a slot, the wait starts at the last returned one."""
+        since = demand.waiting_since
+        if not demand.exclusive and not self._held(demand.consumer):
+            since = max(since, self._served(demand))
         return since + self._terms.quantum
 
-    def _served(self, wish: NetDemand) -> float:
-        served = self._parties[wish.coordinator].served
-        return served.get((self._environment.name, wish.claimant[1]), wish.stamp)
+    def _served(self, demand: NetDemand) -> float:
+        served = self._coordinators[demand.coordinator].served
+        return served.get((self._environment.name, demand.consumer[1]), demand.waiting_since)
 
-    def _turns(self, first: Mapping[Claimant, NetDemand]) -> list[Claimant]:
-        """In which order claimants get what cannot be divided evenly."""
+    def _turns(self, first: Mapping[Consumer, NetDemand]) -> list[Consumer]:
+        """Return the order in which consumers get the remainder of a division."""
 
-        def turn(claimant: Claimant) -> tuple[int, float, float, Claimant]:
-            due_at = self._due_at(first[claimant])
-            if not self._held(claimant):
-                stamp = first[claimant].stamp
-                return (0, due_at, 0.0, claimant) if self._now >= due_at else (2, stamp, 0.0, claimant)
-            newest = self._now if self._firm.get(claimant) else self._loose[claimant][-1].lease.granted_at
-            return (1, -self._held(claimant), -newest, claimant)
+        def turn(consumer: Consumer) -> tuple[int, float, float, Consumer]:
+            due_at = self._due_at(first[consumer])
+            if not self._held(consumer):
+                since = first[consumer].waiting_since
+                return (0, due_at, 0.0, consumer) if self._now >= due_at else (2, since, 0.0, consumer)
+            newest = self._now if self._fixed.get(consumer) else self._recallable[consumer][-1].lease.granted_at
+            return (1, -self._held(consumer), -newest, consumer)
 
         return sorted(first, key=turn)
 
-    def _shares(self, plain: list[NetDemand]) -> dict[Claimant, int] | None:
-        """Each claimant's even share, in their turn's order; None while nobody is kept waiting below its share."""
-        first: dict[Claimant, NetDemand] = {}
-        wants: dict[Claimant, int] = {}
-        for wish in plain:
-            claimant = wish.claimant
-            first.setdefault(claimant, wish)
-            wants[claimant] = wants.get(claimant, self._firm.get(claimant, 0)) + wish.count
+    def _shares(self, shared: list[NetDemand]) -> dict[Consumer, int] | None:
+        """Return each consumer's fair share, in their order; None while no consumer waits below its share."""
+        first: dict[Consumer, NetDemand] = {}
+        wants: dict[Consumer, int] = {}
+        for demand in shared:
+            consumer = demand.consumer
+            first.setdefault(consumer, demand)
+            wants[consumer] = wants.get(consumer, self._fixed.get(consumer, 0)) + demand.count
         if len(wants) < 2:
             return None
-        supply = self._free() + self._coming + sum(map(len, self._loose.values()))
-        supply += sum(self._firm.get(claimant, 0) for claimant in wants)
-        shares = deal(wants, supply, self._turns(first))
+        supply = self._free() + self._returning + sum(map(len, self._recallable.values()))
+        supply += sum(self._fixed.get(consumer, 0) for consumer in wants)
+        shares = fair_share(wants, supply, self._turns(first))
         starved = any(self._held(c) < share and self._now >= self._due_at(first[c]) for c, share in shares.items())
         return shares if starved else None
 
-    def _make_room_for_lonely(self, lonely: list[NetDemand], *, contested: bool) -> None:
-        for wish in lonely:
-            while wish.count and self._now >= self._due_at(wish):
-                if contested and any(worker.alone for worker in self._workers):
+    def _place_exclusive(self, exclusive: list[NetDemand], *, contested: bool) -> None:
+        """Grant empty workers to exclusive demand that has waited for a quantum, or empty a worker for it."""
+        for demand in exclusive:
+            while demand.count and self._now >= self._due_at(demand):
+                if contested and any(worker.exclusive for worker in self._workers):
                     return
                 worker = self._empty()
                 if worker is None:
                     self._drain()
                     return
-                self._give(wish, worker)
+                self._give(demand, worker)
 
     def _drain(self) -> None:
-        """Choose the worker that is emptied next and ask back what is on it, if more urgent tasks can spare it."""
+        """Choose the worker to empty next and recall its leases, if more urgent tasks do not need them."""
         if self._environment.drain is not None:
             return
         candidates = []
         for worker in self._workers:
-            held: dict[Claimant, list[LeaseState]] = {}
-            for seat in worker.seats.values():
-                if seat.loose:
-                    held.setdefault((seat.lease.coordinator, False), []).append(seat)
-            spare = all(len(seats) <= len(self._loose[holder]) for holder, seats in held.items())
-            if spare and not worker.alone:
-                candidates.append((worker.name != self._before, worker.used, worker.name, held))
+            leases: dict[Consumer, list[LeaseState]] = {}
+            for held in worker.leases.values():
+                if held.recallable:
+                    leases.setdefault((held.lease.coordinator, False), []).append(held)
+            spare = all(len(found) <= len(self._recallable[consumer]) for consumer, found in leases.items())
+            if spare and not worker.exclusive:
+                candidates.append((worker.name != self._drained_before, worker.used, worker.name, leases))
         if not candidates:
             return
-        _, _, self._environment.drain, held = min(candidates, key=lambda c: c[:3])
+        _, _, self._environment.drain, leases = min(candidates, key=lambda c: c[:3])
         self._room.pop(self._environment.drain, None)
-        for holder, seats in held.items():
-            # Seats that a more urgent task of the same holder was to keep are replaced by others of the holder.
-            others = [seat for seat in self._loose[holder] if seat.lease.worker != self._environment.drain]
-            self._loose[holder] = others[: len(self._loose[holder]) - len(seats)]
-            for seat in seats:
-                self._recall(seat)
-        elsewhere = sum(n for worker, n in self._coming_on.items() if worker != self._environment.drain)
-        self._coming = min(self._coming, elsewhere)
+        for consumer, recalled in leases.items():
+            # If a more urgent task of the same consumer was to keep one of these leases, it keeps another instead.
+            others = [held for held in self._recallable[consumer] if held.lease.worker != self._environment.drain]
+            self._recallable[consumer] = others[: len(self._recallable[consumer]) - len(recalled)]
+            for held in recalled:
+                self._recall(held)
+        elsewhere = sum(n for worker, n in self._returning_on.items() if worker != self._environment.drain)
+        self._returning = min(self._returning, elsewhere)
 
-    def _ask_for_whole_workers(self) -> None:
-        """A lease of a whole worker is for one task, not to be kept, as soon as anybody waits for anything."""
-        for seat in (seat for worker in self._workers for seat in worker.seats.values()):
-            if seat.lease.alone and seat.received and seat.deadline is None and not seat.lease.limited:
-                self._recall(seat)
+    def _recall_exclusive(self) -> None:
+        """Recall exclusive leases: each is for one task, and must not be kept while any task waits."""
+        for held in self._leases():
+            if held.lease.exclusive and held.received and held.deadline is None and not held.lease.limited:
+                self._recall(held)
 
-    def _hand_out(self, level: list[NetDemand], plain: list[NetDemand], shares: Mapping[Claimant, int] | None) -> None:
-        """Give away free slots: first up to the shares, if they count, then in the order of stamps."""
+    def _grant_free(
+        self, level: list[NetDemand], shared: list[NetDemand], shares: Mapping[Consumer, int] | None
+    ) -> None:
+        """Grant free slots: first up to the shares, if they apply, then oldest demand first."""
         if shares is not None:
-            rooms = {claimant: max(0, share - self._held(claimant)) for claimant, share in shares.items()}
-            rooms = deal(rooms, self._free(), list(shares))
-            for wish in plain:
-                while wish.count and rooms[wish.claimant] and (worker := self._roomiest()):
-                    rooms[wish.claimant] -= 1
-                    self._give(wish, worker)
-        for wish in level:
-            while wish.count and (worker := self._empty() if wish.alone else self._roomiest()):
-                self._give(wish, worker)
+            rooms = {consumer: max(0, share - self._held(consumer)) for consumer, share in shares.items()}
+            rooms = fair_share(rooms, self._free(), list(shares))
+            for demand in shared:
+                while demand.count and rooms[demand.consumer] and (worker := self._roomiest()):
+                    rooms[demand.consumer] -= 1
+                    self._give(demand, worker)
+        for demand in level:
+            while demand.count and (worker := self._empty() if demand.exclusive else self._roomiest()):
+                self._give(demand, worker)
 
-    def _call_back(self, priority: int, plain: list[NetDemand], shares: Mapping[Claimant, int] | None) -> None:
-        """Let everybody keep what its own next tasks need, and ask the rest back for those who still wait."""
-        wants: dict[Claimant, int] = {}
-        for wish in plain:
-            wants[wish.claimant] = wants.get(wish.claimant, 0) + wish.count
-        missing = -self._coming
-        for claimant, want in wants.items():
-            most = want if shares is None else max(0, min(want, shares[claimant] - self._firm.get(claimant, 0)))
-            missing += max(0, most - self._keep(claimant, want, most))
-        self._coming = max(0, -missing)
-        # Shares use up the whole supply or serve everybody, so here nothing that was ceded is left over for
-        # those below.
-        self._take(max(0, missing), self._ranks(priority))
+    def _recall_for(self, priority: int, shared: list[NetDemand], shares: Mapping[Consumer, int] | None) -> None:
+        """Let each consumer keep the leases for its own next tasks, and recall others for the remaining demand."""
+        wants: dict[Consumer, int] = {}
+        for demand in shared:
+            wants[demand.consumer] = wants.get(demand.consumer, 0) + demand.count
+        missing = -self._returning
+        for consumer, want in wants.items():
+            most = want if shares is None else max(0, min(want, shares[consumer] - self._fixed.get(consumer, 0)))
+            missing += max(0, most - self._keep(consumer, want, most))
+        self._returning = max(0, -missing)
+        # Shares use up the supply or serve all demand, so no ceded lease is left for lower priorities here.
+        self._recall_least_urgent(max(0, missing), self._ranks(priority))
 
-    def _keep(self, claimant: Claimant, want: int, most: int) -> int:
-        """Take a holder's seats for its own next tasks out of the loose ones, and answer how many they are.
+    def _keep(self, consumer: Consumer, want: int, most: int) -> int:
+        """Take the leases for a consumer's own next tasks out of the recallable ones; return their number.
 
-        It cedes what it wants but is above its share, oldest first, except what it has held for less than a
-        quantum. What it does not even want comes before that.
+        The consumer cedes leases above its share, oldest first, unless it has held them for less than a quantum. Leases
+        that it has no task for are ceded before that.
         """
-        seats = self._loose.get(claimant, [])
-        unwanted = max(0, len(seats) - want)
-        wanted = seats[unwanted:]
-        above = wanted[: max(0, len(wanted) - most)]
-        ceded = [seat for seat in above if self._now >= seat.lease.granted_at + self._terms.quantum]
-        seats[unwanted:] = ceded
-        return len(wanted) - len(ceded)
+        leases = self._recallable.get(consumer, [])
+        unneeded = max(0, len(leases) - want)
+        needed = leases[unneeded:]
+        above = needed[: max(0, len(needed) - most)]
+        ceded = [held for held in above if self._now >= held.lease.granted_at + self._terms.quantum]
+        leases[unneeded:] = ceded
+        return len(needed) - len(ceded)
 
-    def _ranks(self, priority: int) -> dict[Claimant, int]:
-        """The most urgent thing that each claimant still waits for, at this priority or below."""
-        ranks: dict[Claimant, int] = {}
-        for wish in self._waiting:
-            if wish.count and wish.priority <= priority:
-                ranks.setdefault(wish.claimant, wish.priority)
+    def _ranks(self, priority: int) -> dict[Consumer, int]:
+        """Return the highest priority of each consumer's remaining demand, at this priority or below."""
+        ranks: dict[Consumer, int] = {}
+        for demand in self._waiting:
+            if demand.count and demand.priority <= priority:
+                ranks.setdefault(demand.consumer, demand.priority)
         return ranks
 
-    def _take(self, count: int, ranks: Mapping[Claimant, int]) -> None:
-        """Recall loose seats, from whoever waits for the least urgent things, then from whoever has most."""
+    def _recall_least_urgent(self, count: int, ranks: Mapping[Consumer, int]) -> None:
+        """Recall leases from the consumers with the least urgent demand, then from those with the most leases."""
         for _ in range(count):
-            holders = [holder for holder, seats in self._loose.items() if seats]
-            if not holders:
+            consumers = [consumer for consumer, leases in self._recallable.items() if leases]
+            if not consumers:
                 return
-            holder = min(holders, key=lambda h: (ranks.get(h, -1), -len(self._loose[h]), h))
-            self._recall(self._loose[holder].pop(0))
+            consumer = min(consumers, key=lambda c: (ranks.get(c, -1), -len(self._recallable[c]), c))
+            self._recall(self._recallable[consumer].pop(0))
 
     def _next_wake(self) -> float:
-        """When time alone could change the plan: something becomes due, a slice ends, a recall is given up on."""
-        waiting = [wish for wish in self._waiting if wish.count]
+        """Return when time could change the plan: a demand's or a lease's quantum ends, or a recall's deadline."""
+        quantum = self._terms.quantum
+        waiting = [demand for demand in self._waiting if demand.count]
         if not waiting:
             return math.inf
         moments: list[float] = []
-        for wish in waiting:
-            moments += [wish.stamp + self._terms.quantum, self._served(wish) + self._terms.quantum]
-        for seat in (seat for worker in self._workers for seat in worker.seats.values()):
-            moments.append(seat.lease.granted_at + self._terms.quantum if seat.deadline is None else seat.deadline)
+        for demand in waiting:
+            moments += [demand.waiting_since + quantum, self._served(demand) + quantum]
+        for held in self._leases():
+            moments.append(held.lease.granted_at + quantum if held.deadline is None else held.deadline)
         return min((moment for moment in moments if moment > self._now), default=math.inf)

@@ -1,6 +1,6 @@
-"""What a pool is told and what it answers: demand, leases, commands, figures.
+"""Messages and records of a pool: demand, leases, commands, settings and statistics.
 
-Times are seconds since the epoch, durations are seconds.
+Times are seconds since the epoch; durations are seconds.
 """
 
 from __future__ import annotations
@@ -10,28 +10,27 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote, unquote
 
-#: What the name of an environment ends with whose tasks run as Ray tasks of their own, not on workers.
-_OWN_TASKS = "@tasks"
+_RAY_TASKS = "@tasks"
 
 
-def own_tasks(environment: str) -> str:
-    """The environment under which the pool admits tasks of a code environment that run as Ray tasks of their own."""
-    return environment + _OWN_TASKS
+def ray_task_environment(environment: str) -> str:
+    """Return the environment in which the pool admits a code environment's steps that run as separate Ray tasks."""
+    return environment + _RAY_TASKS
 
 
-def is_own_tasks(environment: str) -> bool:
-    """Whether an environment is one of :func:`own_tasks`."""
-    return environment.endswith(_OWN_TASKS)
+def is_ray_task_environment(environment: str) -> bool:
+    """Return whether the name is one of :func:`ray_task_environment`."""
+    return environment.endswith(_RAY_TASKS)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """What tasks of many coordinators share: so many at once, or so many starts in a time.
+    """Limit that tasks of many coordinators share: tasks at once, or starts in a time window.
 
     Args:
-        name: what is limited; the same name is the same limit, in all environments of the pool.
+        name: name of the limit; equal names are the same limit in all environments of the pool.
         count: tasks at once, or starts in any window of ``per`` seconds.
-        per: seconds; 0 for a limit on tasks at once.
+        per: window in seconds; 0 for a limit on tasks at once.
     """
 
     name: str
@@ -41,42 +40,42 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One coordinator's wish for slots, beyond those that it holds.
+    """Slots that one coordinator needs in addition to those that it holds.
 
     Args:
-        environment: only workers of this code environment can run it.
+        environment: code environment of the tasks; only its workers can run them.
         priority: 0 to 9, higher first.
-        stamp: when the oldest of these tasks began to wait; kept when the wish is sent again.
-        count: how many slots it could use now.
-        alone: each needs a whole worker for itself (the task is suspected of killing its worker).
-        limits: what each of these tasks counts against; then each needs a lease for itself.
-        tasks: how many tasks wait in it: short ones share a slot.
+        waiting_since: when the oldest of the tasks began to wait; unchanged when the demand is sent again.
+        count: number of slots that the coordinator could use now.
+        exclusive: whether each task needs a whole worker, because it is suspected of killing workers.
+        limits: limits of each task; a task with limits needs a lease for itself.
+        tasks: number of waiting tasks, of which short ones share a slot.
     """
 
     environment: str
     priority: int
-    stamp: float
+    waiting_since: float
     count: int
-    alone: bool = False
+    exclusive: bool = False
     limits: tuple[Limit, ...] = ()
     tasks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right of one coordinator to use one slot of one worker (all of its slots, if ``alone``).
+    """Right of one coordinator to use one slot of one worker, or all of its slots if ``exclusive``.
 
     Args:
-        token: unique over all epochs of the pool; goes with every run on the worker.
-        worker: whose slot.
-        coordinator: who may use it.
+        token: unique over all epochs of the pool; sent with every task to the worker.
+        worker: name of the worker.
+        coordinator: name of the holder.
         environment: the worker's code environment.
-        priority: what it was granted for; None for a lease that was taken over from an earlier epoch.
-        alone: whether nobody else may be on that worker.
-        number: of the grant, counted per coordinator and epoch; 0 for a lease that was taken over.
-        granted_at: when it was granted, or taken over.
+        priority: priority of the demand that it was granted for; None for a lease of an earlier epoch.
+        exclusive: whether no other task may run on the worker.
+        number: number of the grant, per coordinator and epoch; 0 for a lease of an earlier epoch.
+        granted_at: time of the grant, or of the takeover from an earlier epoch.
         keys: names of the limits on tasks at once that it counts against.
-        limited: whether it was granted under limits: it is for one task.
+        limited: whether it was granted under limits, and is therefore for one task.
     """
 
     token: str
@@ -84,46 +83,46 @@ class Lease:
     coordinator: str
     environment: str
     priority: int | None
-    alone: bool
+    exclusive: bool
     number: int
     granted_at: float
     keys: tuple[str, ...] = ()
     limited: bool = False
 
 
-def new_token(epoch: int, count: int, *, alone: bool = False, keys: Iterable[str] = ()) -> str:
-    """A lease's token. It says what a later epoch must know of it: its epoch, whether it is alone, and its keys.
+def new_token(epoch: int, count: int, *, exclusive: bool = False, keys: Iterable[str] = ()) -> str:
+    """Return a lease token, which carries what a later epoch of the pool must know: epoch, exclusiveness and keys.
 
     Example:
         >>> token_keys(new_token(7, 12, keys=["customer/5"]))
         ('customer/5',)
     """
-    return "".join([f"{epoch}.{count}", ".alone" if alone else "", *("/" + quote(key, safe="") for key in keys)])
+    suffix = ".exclusive" if exclusive else ""
+    return "".join([f"{epoch}.{count}", suffix, *("/" + quote(key, safe="") for key in keys)])
 
 
 def token_epoch(token: str) -> int:
-    """The epoch of the pool that made this token."""
+    """Return the epoch of the pool that made the token."""
     return int(token.partition(".")[0])
 
 
-def token_alone(token: str) -> bool:
-    """Whether this token is for a whole worker."""
-    return token.partition("/")[0].endswith(".alone")
+def token_exclusive(token: str) -> bool:
+    """Return whether the token is for a whole worker."""
+    return token.partition("/")[0].endswith(".exclusive")
 
 
 def token_keys(token: str) -> tuple[str, ...]:
-    """Names of the limits on tasks at once that this token counts against."""
+    """Return the names of the limits on tasks at once that the token counts against."""
     return tuple(unquote(key) for key in token.split("/")[1:])
 
 
-# --- commands ---------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Tell the coordinator that it has this lease. May be sent again, with the same number.
+    """Command: tell the coordinator that it has this lease. May be sent again with the same number.
 
-    Numbers count each coordinator's grants from 1 in each epoch of the pool, without gaps. One with ``limits`` is
-    for one task that has these very limits, and is given back after it; that task may not begin after
-    ``start_by``, if that is given (seconds since the epoch).
+    Grants are numbered per coordinator and epoch of the pool, from 1, without gaps. A grant with ``limits`` is for one
+    task with exactly these limits, and is returned after it. That task must not begin after ``start_by`` (seconds since
+    the epoch; None for no limit).
     """
 
     coordinator: str
@@ -132,16 +131,16 @@ class Grant:
     worker: str
     environment: str
     priority: int
-    alone: bool = False
+    exclusive: bool = False
     limits: tuple[Limit, ...] = ()
     start_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Ask the coordinator to give this lease back once its running task is done, starting no other on it.
+    """Command: ask the coordinator to return this lease after its running batch.
 
-    At ``deadline`` nothing is taken by force; the pool then no longer counts on this lease and asks for another.
+    The lease is not taken by force at ``deadline``: the pool then stops counting on it, and recalls another one.
     """
 
     coordinator: str
@@ -150,19 +149,19 @@ class Recall:
 
 
 class RevokeReason(StrEnum):
-    """Why a lease is void."""
+    """Reason why a lease is revoked."""
 
-    #: Its worker died or hangs: what ran on it is lost, and may be to blame.
+    #: The worker died or hangs: its tasks are lost, and may be the cause.
     DIED = "died"
-    #: Its worker was stopped before the task ended: what ran on it is lost, and is not to blame.
+    #: The worker was stopped before the task ended: its tasks are lost, and are not the cause.
     DRAINED = "drained"
-    #: It is nobody's lease any more, or was never one. What runs there may still end well.
+    #: The lease has expired, or never existed. A task under it may still complete.
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRevoked:
-    """Tell the coordinator that it does not have this lease (any more)."""
+    """Command: tell the coordinator that it does not hold this lease."""
 
     coordinator: str
     token: str
@@ -172,7 +171,7 @@ class LeaseRevoked:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Tell the worker to refuse this token from now on, and to report ``slot_free`` once nothing runs on it."""
+    """Command: make the worker refuse this token, and report ``slot_free`` once no task runs under it."""
 
     worker: str
     token: str
@@ -180,7 +179,7 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class StartWorkers:
-    """Start so many workers, and announce each with ``worker_starting`` before anything else is called."""
+    """Command: start ``count`` workers, and report ``worker_starting`` for each before any other event of it."""
 
     environment: str
     count: int
@@ -188,7 +187,7 @@ class StartWorkers:
 
 @dataclass(frozen=True, slots=True)
 class StopWorker:
-    """Stop this worker; the pool has given it up already. ``at_once``: what still runs there cannot be stopped."""
+    """Command: stop a worker that the pool has removed; ``at_once`` if a task on it cannot be stopped."""
 
     environment: str
     worker: str
@@ -198,23 +197,22 @@ class StopWorker:
 Command = Grant | Recall | LeaseRevoked | Revoke | StartWorkers | StopWorker
 
 
-# --- settings and figures ---------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class PoolTerms:
-    """The durations by which a pool works, in seconds.
+    """Durations of a pool, in seconds.
 
     Args:
-        lease_term: a coordinator that sent no update for so long loses its leases and its demand.
-        settle: after its start the pool only listens for so long, so that a restarted one hears all
-            coordinators and finds its workers before it decides; 0 for a pool that never ran before.
-        start_within: a task under a rate limit begins within this time after its grant, or not at all.
-        environment_idle_timeout: an environment without demand and leases for so long is given up.
-        quantum: within one priority, how long somebody waits before slots are shared out evenly, and how long
-            a slot is kept before it is asked back for that.
-        recall_term: how long the pool counts on the answer to a recall.
-        resend: after how long something that was not confirmed is sent again.
-        backoff: the wait after the first failed start of a worker; it doubles with each further one.
-        max_backoff: the most that this wait grows to.
+        lease_term: time without an update after which a coordinator loses its leases and its demand.
+        settle: time after the start in which the pool grants nothing, so that a restarted pool hears all coordinators
+            and finds its workers first; 0 for a new pool.
+        start_within: time after its grant in which a task under a rate limit begins, or never does.
+        environment_idle_timeout: time without demand and leases after which an environment is removed.
+        quantum: within one priority, waiting time before slots are shared evenly, and the time a slot is kept before
+            it is recalled for that.
+        recall_term: time in which the pool expects the answer to a recall.
+        resend: time after which an unconfirmed message is sent again.
+        backoff: wait after the first failed start of a worker; doubles with each further failure.
+        max_backoff: maximum of that wait.
     """
 
     lease_term: float = 5.0
@@ -230,19 +228,19 @@ class PoolTerms:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentStats:
-    """How one code environment stands.
+    """Statistics of one code environment.
 
     Args:
         environment: its id.
         up: workers that are up.
         wanted: workers that it should have now.
-        leaving: workers that are to stop once their tasks are done.
+        leaving: workers that stop once their tasks are done.
         starting: workers that are not up yet.
-        starting_for: how long the oldest of them has been starting; 0 if none is.
-        failures: starts that failed since the last one that did not.
-        waiting: slots that are waited for.
-        tasks: tasks that wait.
-        draining: the worker that is being emptied for a task that must run alone, if any.
+        starting_for: how long the oldest of these has been starting; 0 if none.
+        failures: failed starts since the last successful one.
+        waiting: slots in demand.
+        tasks: waiting tasks.
+        draining: worker that is being emptied for an exclusive task, if any.
     """
 
     environment: str
@@ -259,14 +257,14 @@ class EnvironmentStats:
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """How a pool stands.
+    """Statistics of a pool.
 
     Args:
-        waiting: slots that are waited for, by priority, highest first.
-        oldest_waiting: how long the oldest of them has been waited for; 0 if none is.
+        waiting: slots in demand by priority, highest first.
+        oldest_waiting: age of the oldest demand; 0 if none.
         busy: slots that are leased, or not known to be free.
         idle: slots that could be granted now.
-        environments: by name.
+        environments: statistics by environment, sorted by name.
     """
 
     waiting: Mapping[int, int]
@@ -277,25 +275,25 @@ class PoolStats:
 
     @property
     def tasks(self) -> int:
-        """Tasks that wait, in all environments."""
+        """Waiting tasks in all environments."""
         return sum(environment.tasks for environment in self.environments)
 
     @property
     def waiting_total(self) -> int:
-        """Slots that are waited for, at all priorities."""
+        """Slots in demand at all priorities."""
         return sum(self.waiting.values())
 
     @property
     def workers_up(self) -> int:
-        """Workers that are up, in all environments."""
+        """Workers that are up in all environments."""
         return sum(environment.up for environment in self.environments)
 
     @property
     def workers_starting(self) -> int:
-        """Workers that are not up yet, in all environments."""
+        """Workers that are starting in all environments."""
         return sum(environment.starting for environment in self.environments)
 
     @property
     def starting_for(self) -> float:
-        """How long the oldest of these has been starting: a long time means that it cannot be placed."""
+        """How long the oldest starting worker has been starting; a long time means that it cannot be placed."""
         return max((environment.starting_for for environment in self.environments), default=0.0)

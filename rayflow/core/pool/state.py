@@ -1,4 +1,4 @@
-"""What a pool remembers. Mutable, because it is touched at every update; only the machine and its plan see it."""
+"""State of a pool: mutable records that only the machine, its ledger, scaler and plan see."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from rayflow.core.pool.protocol import (
     Lease,
     LeaseRevoked,
     Limit,
-    is_own_tasks,
-    token_alone,
+    is_ray_task_environment,
+    token_exclusive,
 )
 
 
 @dataclass(slots=True, eq=False)
 class LeaseState:
-    """A lease, and how far the talk about it has come.
+    """A lease and its confirmation.
 
     Args:
         lease: the lease.
-        limits: what it was granted under; not known of one that was taken over.
-        received: whether the coordinator is known to have got it; else it is in flight.
-        deadline: until when a recall is counted on; None if it was not recalled.
-        asked_at: when it was last recalled.
+        limits: limits that it was granted under; unknown for a lease of an earlier epoch.
+        received: whether the coordinator has confirmed it; otherwise it is in flight.
+        deadline: until when its return is expected; None if it was not recalled.
+        asked_at: time of the newest recall.
     """
 
     lease: Lease
@@ -34,22 +34,22 @@ class LeaseState:
     asked_at: float = 0.0
 
     @property
-    def loose(self) -> bool:
-        """Whether it could be recalled: its holder has it, may put further tasks on it, and was not asked yet."""
-        return self.received and self.deadline is None and not self.lease.alone and not self.lease.limited
+    def recallable(self) -> bool:
+        """Whether it is confirmed, shared, without limits, and not recalled yet."""
+        return self.received and self.deadline is None and not self.lease.exclusive and not self.lease.limited
 
 
 @dataclass(slots=True, eq=False)
 class OrphanedToken:
-    """A token that occupies its worker without being anybody's lease.
+    """A token that occupies its worker and belongs to no lease.
 
     Args:
-        alone: whether it occupies all slots.
-        revoke_at: when the worker is next asked to revoke it.
-        revoked: whether it was asked before; from then on nobody can claim the token.
+        exclusive: whether it occupies all slots.
+        revoke_at: when the worker is next told to revoke it.
+        revoked: whether the worker was told; from then on no coordinator can claim the token.
     """
 
-    alone: bool
+    exclusive: bool
     revoke_at: float
     revoked: bool = False
 
@@ -61,16 +61,16 @@ class Worker:
     Args:
         name: its name.
         environment: its code environment.
-        slots: tasks that it runs at once.
+        slots: number of tasks that it runs at once.
         since: when it began to start.
         up: whether it has reported.
-        found: whether it was there before this pool: until it has reported, nobody knows what it does.
-        idle_since: when it came up, or something last left it.
-        seats: its leases, by token.
-        ghosts: what else occupies it, by token.
-        stuck: tokens of tasks that cannot be stopped: not waited for when it leaves.
-        leave_by: if it is leaving, when it is stopped at the latest.
-        surplus: whether it leaves only because there are too many.
+        found: whether it is older than this pool, so that its occupancy is unknown until it reports.
+        idle_since: when it came up, or was last released.
+        leases: its leases, by token.
+        orphans: other tokens that occupy it.
+        stuck: tokens of tasks that cannot be stopped; it does not wait for these when it leaves.
+        leave_by: for a leaving worker, the time at which it is stopped at the latest.
+        surplus: whether it leaves only because there are too many workers.
     """
 
     name: str
@@ -80,26 +80,27 @@ class Worker:
     up: bool = False
     found: bool = False
     idle_since: float = 0.0
-    seats: dict[str, LeaseState] = field(default_factory=dict)
-    ghosts: dict[str, OrphanedToken] = field(default_factory=dict)
+    leases: dict[str, LeaseState] = field(default_factory=dict)
+    orphans: dict[str, OrphanedToken] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     leave_by: float | None = None
     surplus: bool = False
 
     @property
     def leaving(self) -> bool:
-        """Whether it is to stop once its tasks are done."""
+        """Whether it stops once its tasks are done."""
         return self.leave_by is not None
 
     @property
-    def alone(self) -> bool:
-        """Whether it is given to one task alone."""
-        return any(seat.lease.alone for seat in self.seats.values()) or any(g.alone for g in self.ghosts.values())
+    def exclusive(self) -> bool:
+        """Whether one exclusive task occupies it."""
+        leases, orphans = self.leases.values(), self.orphans.values()
+        return any(held.lease.exclusive for held in leases) or any(orphan.exclusive for orphan in orphans)
 
     @property
     def used(self) -> int:
         """Slots that are leased, or not known to be free."""
-        return self.slots if self.alone else len(self.seats) + len(self.ghosts)
+        return self.slots if self.exclusive else len(self.leases) + len(self.orphans)
 
     @property
     def free(self) -> int:
@@ -107,16 +108,16 @@ class Worker:
         return max(0, self.slots - self.used) if self.up and self.leave_by is None else 0
 
     def admits(self, token: str) -> bool:
-        """Whether a claim to a token of an earlier epoch can be granted."""
-        ghost = self.ghosts.get(token)
-        if ghost is not None:
-            return not ghost.revoked
-        return self.free == self.slots if token_alone(token) else self.free > 0
+        """Return whether a claim to a token of an earlier epoch can be granted."""
+        orphan = self.orphans.get(token)
+        if orphan is not None:
+            return not orphan.revoked
+        return self.free == self.slots if token_exclusive(token) else self.free > 0
 
 
 @dataclass(slots=True)
-class Unseen:
-    """A grant that its coordinator has not confirmed, and the void that followed it, if one did."""
+class UnconfirmedGrant:
+    """A grant that its coordinator has not confirmed, and its revocation, if there is one."""
 
     commands: tuple[Grant | LeaseRevoked, ...]
     sent_at: float
@@ -128,14 +129,14 @@ class CoordinatorState:
 
     Args:
         name: its name.
-        last: the number of its newest grant.
-        heard: when its newest update came.
-        sequence: of that update.
-        environments: where it has demand.
-        seats: its leases, by token.
-        claims: tokens of earlier epochs that it says it holds, on workers whose census is not there yet.
-        outbox: grants that it has not confirmed, by number.
-        served: when it last gave up a slot, by environment, and whether that was under limits.
+        last: number of its newest grant.
+        heard: time of its newest update.
+        sequence: number of that update.
+        environments: environments in which it has demand.
+        leases: its leases, by token.
+        claims: tokens of earlier epochs that it holds, with their workers, whose state is not known yet.
+        unconfirmed: grants that it has not confirmed, by number.
+        served: when it last returned a lease, by environment and by whether the lease was limited.
     """
 
     name: str
@@ -143,9 +144,9 @@ class CoordinatorState:
     heard: float = 0.0
     sequence: int = -1
     environments: frozenset[str] = frozenset()
-    seats: dict[str, LeaseState] = field(default_factory=dict)
+    leases: dict[str, LeaseState] = field(default_factory=dict)
     claims: dict[str, str] = field(default_factory=dict)
-    outbox: dict[int, Unseen] = field(default_factory=dict)
+    unconfirmed: dict[int, UnconfirmedGrant] = field(default_factory=dict)
     served: dict[tuple[str, bool], float] = field(default_factory=dict)
 
 
@@ -155,16 +156,16 @@ class Environment:
 
     Args:
         name: its id.
-        wanted: whether there was demand for it, or ``want``: only then are missing workers started.
-        workers: by name.
-        waiting: demand by coordinator, as last sent, most urgent first.
-        idle_since: since when it has neither demand nor leases; None if it has.
-        drain: the worker that is being emptied for a task that must run alone.
+        wanted: whether any demand or request for it came; only then are missing workers started.
+        workers: its workers, by name.
+        waiting: demand by coordinator, as last reported, most urgent first.
+        idle_since: since when it has neither demand nor leases; None while it has.
+        drain: worker that is being emptied for an exclusive task.
         failures: failed starts in a row.
-        retry_at: no worker is started before; None if nothing failed, or that time has passed.
-        wake: when its plan could change by time alone; None for never.
-        target: workers that it should have, by its last plan.
-        own: whether its tasks run as Ray tasks of their own: then it has one worker that is only a number of slots.
+        retry_at: no worker is started before; None if no start failed, or that time has passed.
+        wake: when its plan could change by time only; None for never.
+        target: number of workers in its last plan.
+        for_ray_tasks: whether its tasks run as separate Ray tasks; its one worker is then only a number of slots.
     """
 
     name: str
@@ -177,61 +178,63 @@ class Environment:
     retry_at: float | None = None
     wake: float | None = None
     target: int = 0
-    own: bool = field(init=False)
+    for_ray_tasks: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.own = is_own_tasks(self.name)
+        self.for_ray_tasks = is_ray_task_environment(self.name)
 
     @property
     def in_use(self) -> bool:
-        """Whether it has demand, or anything occupies a worker of it."""
+        """Whether it has demand, or one of its workers is occupied."""
         return bool(self.waiting) or any(worker.used for worker in self.workers.values())
 
 
-#: Who has a share of the slots: a coordinator, once with its tasks under limits and once with all others. For the
-#: former each needs a lease for itself, so the slots that it keeps for the latter do not help them.
-Claimant = tuple[str, bool]
+#: Consumer of slots: a coordinator with its limited tasks (True), or with all others (False). They are counted apart,
+#: because a limited task needs a lease for itself, and slots kept for other tasks do not help it.
+Consumer = tuple[str, bool]
 
 
 @dataclass(slots=True)
 class NetDemand:
-    """A demand, less what is on its way to the coordinator already."""
+    """A coordinator's demand, minus the leases that are in flight to it."""
 
     coordinator: str
     priority: int
-    stamp: float
+    waiting_since: float
     count: int
-    alone: bool
+    exclusive: bool
     limits: tuple[Limit, ...]
-    claimant: Claimant
+    consumer: Consumer
 
 
-def wishes(environment: Environment, parties: dict[str, CoordinatorState]) -> list[NetDemand]:
-    """What is still waited for in an environment: highest priority first, then the oldest stamp.
+def net_demand(environment: Environment, coordinators: dict[str, CoordinatorState]) -> list[NetDemand]:
+    """Return the open demand of an environment: highest priority first, then oldest first.
 
-    Leases in flight are taken off the coordinator's most urgent demand of their kind first, because that is what
-    it will use them for, whatever they were granted for.
+    Leases in flight are subtracted from the coordinator's most urgent demand of the same kind, because the coordinator
+    will use them for that, whatever they were granted for.
     """
     found: list[NetDemand] = []
-    for name, demand in environment.waiting.items():
-        flying: dict[tuple[bool, tuple[Limit, ...]], int] = {}
-        for seat in parties[name].seats.values():
-            if not seat.received and seat.lease.environment == environment.name:
-                kind = (seat.lease.alone, seat.limits)
-                flying[kind] = flying.get(kind, 0) + 1
-        for entry in demand:
-            count = entry.count
-            if flying:
-                kind = (entry.alone, entry.limits)
-                there = flying.pop(kind, 0)
-                if there > count:
-                    flying[kind] = there - count
-                count = max(0, count - there)
+    for name, demands in environment.waiting.items():
+        in_flight: dict[tuple[bool, tuple[Limit, ...]], int] = {}
+        for held in coordinators[name].leases.values():
+            if not held.received and held.lease.environment == environment.name:
+                kind = (held.lease.exclusive, held.limits)
+                in_flight[kind] = in_flight.get(kind, 0) + 1
+        for demand in demands:
+            count = demand.count
+            if in_flight:
+                kind = (demand.exclusive, demand.limits)
+                coming = in_flight.pop(kind, 0)
+                if coming > count:
+                    in_flight[kind] = coming - count
+                count = max(0, count - coming)
             if count:
-                limited = bool(entry.limits)
+                consumer = (name, bool(demand.limits))
                 found.append(
-                    NetDemand(name, entry.priority, entry.stamp, count, entry.alone, entry.limits, (name, limited))
+                    NetDemand(
+                        name, demand.priority, demand.waiting_since, count, demand.exclusive, demand.limits, consumer
+                    )
                 )
     if len(environment.waiting) > 1:
-        found.sort(key=lambda w: (-w.priority, w.stamp, w.coordinator))
+        found.sort(key=lambda demand: (-demand.priority, demand.waiting_since, demand.coordinator))
     return found

@@ -1,4 +1,4 @@
-"""Which limits an attempt at a step counts against, and what a cluster lacks for it."""
+"""Limits and resources of a step: which limits an attempt counts against, and what the cluster lacks for it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Mapping, Sequence
 from rayflow.core.pool.protocol import Limit
 from rayflow.definition.context import StepCall
 from rayflow.definition.options import PoolConfig, RateLimit, StepOptions
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
-#: Seconds that a start under a rate limit counts longer than its window: between the moment that a worker takes for
-#: the start and the step's own first line lies what the operating system lets pass there.
+#: Seconds added to the window of a rate limit: the operating system may delay the step's first line by so much after
+#: the moment that the worker records as the start.
 START_JITTER = 0.03
 
-#: Ray's names of what has a keyword of its own.
+#: Ray's names of the resources that have a separate option.
 _RAY_NAMES = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 
 
 def limits_of(call: StepCall, pool: PoolConfig) -> tuple[Limit, ...]:
-    """The limits of one call of a step, the pool's first.
+    """Return the limits of one call of a step, the pool's first.
 
     Args:
-        call: the call; its ``concurrency_key`` may be a function of its arguments.
-        pool: the pool that it goes to.
+        call: the call; its ``concurrency_key`` may be a function of the call's arguments.
+        pool: the call's pool.
 
     Raises:
-        DefinitionError: that function answers nothing.
-        Exception: whatever that function raises.
+        InvalidArgument: the ``concurrency_key`` function returned None.
+        Exception: any exception of that function.
 
     Example:
         >>> from rayflow.definition.context import Target
@@ -57,51 +57,50 @@ def _key_of(call: StepCall) -> str:
         return f"step {call.name}"
     found = key if isinstance(key, str) else key(*call.args, **call.kwargs)
     if found is None:
-        raise DefinitionError(
-            f"the concurrency_key of step {call.name!r} answered None for these arguments; it has to name a key"
+        raise InvalidArgument(
+            f"concurrency_key of step {call.name!r} returned None for these arguments; it must return a key"
         )
     return f"key {found}"
 
 
-def needs_of(options: StepOptions | PoolConfig) -> dict[str, float]:
-    """What Ray has to reserve, by the names that Ray has for it.
+def resource_needs(options: StepOptions | PoolConfig) -> dict[str, float]:
+    """Return the resources to reserve, by Ray's names.
 
     Example:
-        >>> needs_of(StepOptions(num_gpus=1, resources={"disk": 2}))
+        >>> resource_needs(StepOptions(num_gpus=1, resources={"disk": 2}))
         {'GPU': 1.0, 'disk': 2.0}
     """
     named = {ray: getattr(options, name) for name, ray in _RAY_NAMES.items()}
     return {name: float(amount) for name, amount in {**named, **(options.resources or {})}.items() if amount}
 
 
-def lacking(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]], *, have: str = "have") -> str:
-    """What no node has, in words; "" if a node has it all, or nobody counts resources.
+def missing_resources(needs: Mapping[str, float], nodes: Sequence[Mapping[str, float]], *, have: str = "have") -> str:
+    """Return the resources that no node has, as text; "" if a node has all of them, or if ``nodes`` is empty.
 
     Args:
-        needs: by resource.
-        nodes: what each node has in all, or has left.
-        have: the verb for that.
+        needs: needed amounts, by resource.
+        nodes: total or free amounts of each node.
+        have: verb of the text: "have" for total amounts, "have left" for free ones.
 
     Example:
-        >>> lacking({"GPU": 1.0}, [{"CPU": 2.0}, {"CPU": 8.0}])
+        >>> missing_resources({"GPU": 1.0}, [{"CPU": 2.0}, {"CPU": 8.0}])
         'it needs 1 GPU, and no node has any; the nodes have 2 CPU | 8 CPU'
     """
     if not nodes or any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in nodes):
         return ""
-    short = {name: max(node.get(name, 0.0) for node in nodes) for name in needs}
-    missing = [name for name, amount in needs.items() if short[name] < amount]
+    largest = {name: max(node.get(name, 0.0) for node in nodes) for name in needs}
+    missing = [name for name, amount in needs.items() if largest[name] < amount]
     if not missing:
         what = f"it needs {_listed(needs)} on one node, and no node has all of it"
     else:
-        most = ", ".join(f"more than {_amount(name, short[name])}" if short[name] else "any" for name in missing)
+        most = ", ".join(f"more than {_amount(name, largest[name])}" if largest[name] else "any" for name in missing)
         what = f"it needs {_listed({name: needs[name] for name in missing})}, and no node has {most}"
-    told = [{name: n for name, n in node.items() if _worth_telling(name, needs)} for node in nodes[:5]]
-    shown = " | ".join(_listed(node) for node in told)
+    shown = " | ".join(_listed({name: n for name, n in node.items() if _is_shown(name, needs)}) for node in nodes[:5])
     more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
     return f"{what}; the nodes {have} {shown}{more}"
 
 
-def _worth_telling(name: str, needs: Mapping[str, float]) -> bool:
+def _is_shown(name: str, needs: Mapping[str, float]) -> bool:
     return name in needs or name in {"CPU", "GPU"} or not (name.islower() or ":" in name)
 
 

@@ -1,10 +1,10 @@
-"""The tasks of one coordinator that wait for slots of one pool: their order, their expected work, their demand.
+"""Wait queue of one coordinator for one pool: order, batches, expected work and demand.
 
-It owns which task goes out next, and with which others, and what all of them together ask of the pool. What a slot
-is, and which there are, is :mod:`rayflow.core.pool.slots`'s to know.
+The queue owns which tasks go out next, in which batches, and the demand that they sum up to. It knows no slots
+(:mod:`rayflow.core.pool.slots`).
 
-There may be thousands of groups, since each key of a limit makes one, so nothing here looks at all of them: each
-is dropped when its last task goes, and only what changed is asked of the pool anew.
+There may be thousands of groups, because each key of a limit makes one. So no operation visits all groups: a group is
+dropped with its last task, and only changed groups update the demand.
 """
 
 from __future__ import annotations
@@ -14,84 +14,83 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rayflow.core.pool.protocol import Demand, Limit, is_own_tasks
+from rayflow.core.pool.protocol import Demand, Limit, is_ray_task_environment
 
-#: A task: its execution's id, its step's number and its attempt's.
+#: A task: execution id, step number, attempt number.
 Key = tuple[str, int, int]
 
-#: What a task needs and a slot is for: environment, alone, limits. Tasks go out on slots of the same kind.
+#: Kind of a task and of a slot: environment, exclusive, limits. A task needs a slot of the same kind.
 Kind = tuple[str, bool, tuple[Limit, ...]]
 
-#: Expected work in one batch, in seconds, and tasks at most: what was sent cannot be overtaken any more.
+#: Maximum of a batch in seconds of expected work, and in tasks. A sent batch cannot be overtaken by urgent tasks.
 BATCH_SECONDS = 0.010
 BATCH_TASKS = 128
 
 _BATCH_WORK = round(BATCH_SECONDS * 1e9)
 
-#: Withdrawn tasks that may lie in a group's line, beside as many as wait, before it is tidied.
+#: Withdrawn tasks that may stay in a group's heap, in addition to as many as wait, before they are removed.
 _SPARE = 64
 
-#: Weight of the newest observation in a step's expected duration: of a shorter one, and of a longer one. So it
-#: stays near a step's short runs: a busy machine makes some look long, and a batch that turns out to be long is
-#: answered early anyway.
+#: Weight of a new observation in a step's expected duration, if it is shorter or longer than expected. The expectation
+#: stays near the short runs: load makes some runs look long, and a batch that takes long is answered early anyway.
 _SMOOTHING_DOWN, _SMOOTHING_UP = 0.5, 0.05
 
-#: A place in a group's line: when the task began to wait, its number among all that ever waited, and the task.
+#: Place in a group's heap: when the task began to wait, its number among all tasks that ever waited, and the task.
 _Place = tuple[float, int, Key]
 
-#: A group's demand behind what ranks it: the group's rank and its first task's place. The task's number is nobody
-#: else's, so comparing two of these never comes to the demand.
-_Wish = tuple[int, float, int, Demand]
+#: Demand of a group with its sort key: the group's rank, and its first task's place. Task numbers are unique, so a
+#: comparison never reaches the demand.
+_RankedDemand = tuple[int, float, int, Demand]
 
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """The waiting tasks of one kind and priority, and what they add up to, kept up to date with each of them."""
+    """Waiting tasks of one kind and priority, with their running totals."""
 
     kind: Kind
-    #: The priority, turned around: the lowest goes first.
+    #: Negated priority, so that the lowest rank goes first.
     rank: int
-    #: Whether each task needs a slot for itself; then there is no work to add up.
+    #: Whether each task needs a slot for itself, so that expected work does not matter.
     single: bool
     heap: list[_Place] = field(default_factory=list)
-    #: How many of each step.
+    #: Number of tasks by step.
     steps: dict[str, int] = field(default_factory=dict)
     size: int = 0
-    #: Expected work, in whole nanoseconds, so that adding and taking away comes out even.
+    #: Expected work in whole nanoseconds, so that sums stay exact.
     work: int = 0
-    #: As it stands among the wishes of all groups.
-    wish: _Wish | None = None
+    #: The group's entry in the list of demands.
+    ranked: _RankedDemand | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
-    """One waiting task: its group, its number in the group's line, and its step."""
+class _QueuedTask:
+    """One waiting task: its group, its number in the group's heap, and its step."""
 
     group: _Group
     order: int
     step: str
 
 
-class Waiting:
-    """See the module's docstring.
+class WaitQueue:
+    """Waiting tasks of one coordinator for one pool.
 
     Example:
-        >>> waiting = Waiting()
-        >>> waiting.add(("flow", 3, 1), "extract", ("env", False, ()), priority=5, now=0.0)
-        >>> waiting.take(("env", False, ()), slots=4)
+        >>> queue = WaitQueue()
+        >>> queue.add(("flow", 3, 1), "extract", ("env", False, ()), priority=5, now=0.0)
+        >>> queue.take(("env", False, ()), slots=4)
         [(('flow', 3, 1),)]
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[Key, _Waiting] = {}
+        self._tasks: dict[Key, _QueuedTask] = {}
         self._order = 0
-        #: By kind and rank, only those in which tasks wait.
+        #: Groups with waiting tasks, by kind and rank.
         self._groups: dict[Kind, dict[int, _Group]] = {}
-        #: Those of them whose tasks share slots. They are few, whatever the limits.
+        #: Groups whose tasks share slots. There are few of them, however many limits there are.
         self._sharing: set[_Group] = set()
         self._expected: dict[str, int] = {}
-        #: All groups' wishes in order, the groups whose wish is out of date, and what was last made of all wishes.
-        self._wishes: list[_Wish] = []
+        #: Demands of all groups in order, groups whose demand is outdated, and the last returned demand.
+        self._ranked: list[_RankedDemand] = []
         self._stale: set[_Group] = set()
         self._demand: tuple[Demand, ...] | None = ()
 
@@ -99,29 +98,28 @@ class Waiting:
         return len(self._tasks)
 
     def __contains__(self, kind: Kind) -> bool:
-        """Whether tasks of that kind wait."""
+        """Return whether tasks of that kind wait."""
         return kind in self._groups
 
-    # --- coming and going ----------------------------------------------------------------------------------
     def add(self, key: Key, step: str, kind: Kind, *, priority: int, now: float) -> None:
-        """A task waits from now on. If it waited already, it waits anew."""
+        """Add a task; one that waits already is moved to the end."""
         self.withdraw(key)
         groups = self._groups.setdefault(kind, {})
         group = groups.get(-priority)
         if group is None:
-            environment, alone, limits = kind
-            # A Ray task of its own runs one step.
-            single = alone or bool(limits) or is_own_tasks(environment)
+            environment, exclusive, limits = kind
+            # A separate Ray task runs one step.
+            single = exclusive or bool(limits) or is_ray_task_environment(environment)
             group = groups[-priority] = _Group(kind, -priority, single)
             if not single:
                 self._sharing.add(group)
         self._order += 1
         heapq.heappush(group.heap, (now, self._order, key))
-        self._tasks[key] = _Waiting(group, self._order, step)
+        self._tasks[key] = _QueuedTask(group, self._order, step)
         self._count(group, step, 1)
 
     def withdraw(self, key: Key) -> bool:
-        """Take a task back; answers whether it still waited."""
+        """Remove a task; return whether it was waiting."""
         task = self._tasks.pop(key, None)
         if task is None:
             return False
@@ -135,13 +133,13 @@ class Waiting:
         return True
 
     def observe(self, step: str, seconds: float) -> None:
-        """A task of that step took so long."""
+        """Update a step's expected duration with an observed one."""
         seen, before = round(seconds * 1e9), self._work_of(step)
         weight = _SMOOTHING_DOWN if seen < before else _SMOOTHING_UP
         self._expect(step, before + round(weight * (seen - before)) if step in self._expected else seen)
 
-    def is_long(self, step: str) -> None:
-        """A task of that step kept those behind it in its batch waiting: the next ones are sent one by one."""
+    def ran_long(self, step: str) -> None:
+        """Expect at least a full batch of work from a step whose task delayed its batch, so that it is sent alone."""
         self._expect(step, max(self._work_of(step), _BATCH_WORK))
 
     def _expect(self, step: str, after: int) -> None:
@@ -174,11 +172,10 @@ class Waiting:
         self._stale.discard(group)
         self._unrank(group)
 
-    # --- going out -----------------------------------------------------------------------------------------
     def take(self, kind: Kind, slots: int) -> list[tuple[Key, ...]]:
-        """Batches for up to so many slots of that kind. The tasks in them do not wait any more.
+        """Remove and return batches for up to ``slots`` slots of that kind.
 
-        The most urgent go first, then who waits longest. Short ones are shared out evenly.
+        Tasks leave by priority, then by waiting time. Short tasks are spread evenly over the slots.
         """
         groups = [group for _, group in sorted(self._groups[kind].items())]
         left, single = sum(group.size for group in groups), groups[0].single
@@ -211,33 +208,32 @@ class Waiting:
         return group.heap[0]
 
     def _is_current(self, place: _Place) -> bool:
-        """Whether a task still waits in that place: it may have been withdrawn, or wait anew elsewhere."""
+        """Return whether the task still waits in that place: it may have been withdrawn or added again."""
         _, order, key = place
         task = self._tasks.get(key)
         return task is not None and task.order == order
 
-    # --- demand --------------------------------------------------------------------------------------------
     def demand(self) -> tuple[Demand, ...]:
-        """What all of them ask of the pool, the most urgent first, then who waits longest."""
+        """Return the demand of all waiting tasks, by priority, then by waiting time."""
         for group in self._stale:
             self._unrank(group)
-            group.wish = self._wish(group)
-            insort(self._wishes, group.wish)
+            group.ranked = self._rank(group)
+            insort(self._ranked, group.ranked)
         if self._stale or self._demand is None:
             self._stale.clear()
-            self._demand = tuple(demand for _, _, _, demand in self._wishes)
+            self._demand = tuple(demand for _, _, _, demand in self._ranked)
         return self._demand
 
-    def _wish(self, group: _Group) -> _Wish:
-        environment, alone, limits = group.kind
-        stamp, order, _ = self._first(group)
-        demand = Demand(environment, -group.rank, stamp, _slots_for(group), alone, limits, group.size)
-        return group.rank, stamp, order, demand
+    def _rank(self, group: _Group) -> _RankedDemand:
+        environment, exclusive, limits = group.kind
+        waiting_since, order, _ = self._first(group)
+        demand = Demand(environment, -group.rank, waiting_since, _slots_for(group), exclusive, limits, group.size)
+        return group.rank, waiting_since, order, demand
 
     def _unrank(self, group: _Group) -> None:
-        if group.wish is not None:
-            del self._wishes[bisect_left(self._wishes, group.wish)]
-            group.wish = self._demand = None
+        if group.ranked is not None:
+            del self._ranked[bisect_left(self._ranked, group.ranked)]
+            group.ranked = self._demand = None
 
 
 def _slots_for(group: _Group) -> int:

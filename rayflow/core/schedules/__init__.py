@@ -1,1 +1,1 @@
-"""Schedules and their due times. Pure."""
+"""Schedules and their due times."""

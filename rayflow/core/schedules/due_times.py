@@ -1,7 +1,7 @@
-"""The due times of a schedule, and the ids of the executions that they start.
+"""Due times of a schedule, and the ids of the executions that they start.
 
-Moments are seconds since the epoch. Due times are whole milliseconds, and those of a cron expression whole seconds;
-they are computed in whole numbers, so that the same due time is the same float from wherever it was reached.
+Times are seconds since the epoch. Due times are whole milliseconds, and those of a cron expression whole seconds. They
+are computed in integers, so that a due time is the same float whatever time the computation starts from.
 """
 
 from __future__ import annotations
@@ -17,40 +17,36 @@ from collections.abc import Iterator
 from cronsim import CronSim
 
 from rayflow.definition.schedule import HORIZON, Schedule
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.ids import check_id
 
-#: Characters of a schedule's name at most: with a due time behind it, it is still an id.
+#: Maximum length of a schedule's name, so that name and due time together are a valid id.
 MAX_NAME = 160
 
-#: Seconds in which a zone changes its offset once at most.
+#: Seconds in which a time zone changes its offset at most once.
 _DAY = 86_400
 
 
 def check_name(name: object) -> str:
-    """Return ``name`` if a schedule can be called that.
+    """Return ``name`` if it is a valid name of a schedule.
 
     Raises:
-        DefinitionError: it is no id, is too long, or contains ``@``, behind which the due time stands.
+        InvalidArgument: the name is not an id, is too long, or contains ``@``, which separates the due time.
     """
     checked = check_id("schedule", name)
     if "@" in checked or len(checked) > MAX_NAME:
-        raise DefinitionError(
-            f"schedule id {checked!r} does not fit: at most {MAX_NAME} characters and no @, since its executions are "
-            "called <schedule>@<due time>"
+        raise InvalidArgument(
+            f"schedule id {checked!r} is not valid: at most {MAX_NAME} characters and no @, since the ids of its "
+            "executions are <schedule>@<due time>"
         )
     return checked
 
 
 def due_id(name: str, due: float) -> str:
-    """The id of the execution that a due time starts.
-
-    Args:
-        name: the schedule's.
-        due: the due time.
+    """Return the id of the execution that a due time starts.
 
     Raises:
-        DefinitionError: no schedule can be called that.
+        InvalidArgument: the schedule's name is not valid.
 
     Example:
         >>> due_id("nightly", 1795485600.0)
@@ -64,25 +60,14 @@ def due_id(name: str, due: float) -> str:
 
 
 def start_moment(name: str, spec: Schedule, due: float) -> float:
-    """The earliest moment at which a due time is started: ``jitter`` moves it, always by the same.
-
-    Args:
-        name: the schedule's.
-        spec: the schedule.
-        due: the due time.
-    """
+    """Return the earliest start of a due time: the due time plus a jitter that depends only on name and due time."""
     digest = hashlib.blake2b(f"{name}@{_milliseconds(due)}".encode(), digest_size=8).digest()
     share = int.from_bytes(digest) / 2**64
     return due + math.floor(share * spec.jitter * 1000) / 1000
 
 
 def due_after(spec: Schedule, after: float, anchor: float | None = None) -> float | None:
-    """The first due time later than a moment; None if there is no more.
-
-    Args:
-        spec: the schedule.
-        after: the moment.
-        anchor: as for :func:`each_due`.
+    """Return the first due time after a time, with ``anchor`` as for :func:`each_due`; None if there is none.
 
     Example:
         >>> due_after(Schedule(cron="0 2 * * *", start_at=1795485600), 0)
@@ -96,27 +81,19 @@ def due_after(spec: Schedule, after: float, anchor: float | None = None) -> floa
 def due_between(
     spec: Schedule, start: float, end: float, *, limit: int, anchor: float | None = None
 ) -> Iterator[float]:
-    """The due times from ``start`` on and before ``end``, in order.
-
-    Args:
-        spec: the schedule.
-        start: the range's beginning, which belongs to it.
-        end: its end, which does not.
-        limit: due times that are answered at most, the first ones.
-        anchor: as for :func:`each_due`.
-    """
+    """Return at most ``limit`` due times, in order, from ``start`` (inclusive) to ``end`` (exclusive)."""
     before = each_due(spec, math.nextafter(start, -math.inf), anchor)
     return itertools.islice(itertools.takewhile(lambda due: due < end, before), limit)
 
 
 def each_due(spec: Schedule, after: float, anchor: float | None = None) -> Iterator[float]:
-    """The due times later than a moment, in order, without end if the schedule has none.
+    """Return the due times after a time, in order; infinitely many if the schedule has no end.
 
     Args:
         spec: the schedule.
-        after: the moment.
-        anchor: for an interval without ``start_at``, one of its due times, from which the others are counted either
-            way; without it ``after`` is taken for one.
+        after: the time.
+        anchor: for an interval without ``start_at``, one of its due times, from which the others are counted in both
+            directions; ``after`` if None.
     """
     last = HORIZON - 1 if spec.end_at is None else spec.end_at
     after = max(after, math.nextafter(0.0, -math.inf))
@@ -128,8 +105,8 @@ def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _not_after(moment: float) -> int:
-    # Rounded up, it would be a due time of its own, less than a millisecond away.
+def _floor_milliseconds(moment: float) -> int:
+    # Rounding up would make an additional due time, less than a millisecond later.
     milliseconds = math.floor(moment * 1000)
     return milliseconds - (milliseconds / 1000 > moment)
 
@@ -138,31 +115,31 @@ def _by_interval(spec: Schedule, after: float, anchor: float | None) -> Iterator
     assert spec.every is not None
     step = _milliseconds(spec.every)
     known = anchor if spec.start_at is None else spec.start_at
-    origin = _not_after(after) if known is None else _milliseconds(known)
-    # One too early on purpose: a float may be off by a part of a millisecond, the comparison below is exact.
+    origin = _floor_milliseconds(after) if known is None else _milliseconds(known)
+    # One too early on purpose: a float may be off by a fraction of a millisecond; the comparison below is exact.
     first = (math.floor(after * 1000) - 1 - origin) // step
     numbers = itertools.count(first if spec.start_at is None else max(first, 0))
     return itertools.dropwhile(lambda due: due <= after, ((origin + number * step) / 1000 for number in numbers))
 
 
 def _by_cron(spec: Schedule, cron: str, after: float) -> Iterator[float]:
-    # Cron knows whole seconds: what is later than 9.7 is what is later than 9.
+    # Cron has whole seconds: due times after 9.7 are those after 9.
     second = math.floor(after)
     if spec.start_at is not None:
         second = max(second, math.ceil(spec.start_at) - 1)
     if spec.timezone == "UTC":
-        return _at_fixed_times(cron, dt.UTC, second)
+        return _fixed_times(cron, dt.UTC, second)
     zone = zoneinfo.ZoneInfo(spec.timezone)
     minute, hour, *others = cron.split()
     fixed = len(others) == 3 and not minute.startswith("*") and not hour.startswith("*")
-    return _at_fixed_times(cron, zone, second) if fixed else _by_the_wall(cron, zone, second)
+    return _fixed_times(cron, zone, second) if fixed else _wall_clock_times(cron, zone, second)
 
 
-def _at_fixed_times(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
-    """As cronsim has them: moved out of the hour that is skipped, once in the hour that comes twice.
+def _fixed_times(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
+    """Yield cronsim's times: moved out of a skipped hour, and once in a repeated hour.
 
-    Two that were moved to the same moment are one, and from within the second of two equal hours cronsim also names
-    what was due in the first.
+    Two times moved to the same moment are yielded once. Starting inside the second of two repeated hours, cronsim also
+    returns the times of the first one, which are left out.
     """
     last = float(after)
     for found in CronSim(cron, dt.datetime.fromtimestamp(after, zone)):
@@ -172,11 +149,11 @@ def _at_fixed_times(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
             last = due
 
 
-def _by_the_wall(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
-    """Each moment at which a clock on the wall shows what the expression says.
+def _wall_clock_times(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
+    """Yield each moment at which the local time matches the expression.
 
-    cronsim is asked for wall time between two changes of the zone's offset. Across a change of half an hour, or one
-    at midnight, it leaves some out: ``0 */6 * * *`` in Australia/Lord_Howe has no 06:00 twice a year.
+    cronsim computes naive local times between two changes of the zone's offset. Across a change of half an hour, or one
+    at midnight, it would skip some: ``0 */6 * * *`` in Australia/Lord_Howe has no 06:00 twice a year.
     """
     while True:
         begin = after + 1
@@ -195,7 +172,7 @@ def _by_the_wall(cron: str, zone: dt.tzinfo, after: int) -> Iterator[float]:
 
 
 def _change(zone: dt.tzinfo, since: int, until: int) -> int | None:
-    """The first second after ``since``, and not after ``until``, with another offset from UTC."""
+    """Return the first second after ``since``, up to ``until``, with another offset from UTC."""
     offset = _offset(zone, since)
     for low in range(since, until, _DAY):
         high = min(low + _DAY, until)

@@ -1,11 +1,11 @@
-"""What a schedule does at a moment: which executions it starts and cancels, and when it wants to be asked again.
+"""Decisions of a schedule: which executions to start and cancel, and when to decide again.
 
-The machine owns the rule: each due time is decided on once, in order, and is then started, queued, skipped or missed.
-Its owner owns the clock, the record and the executions: it writes what :func:`decide` answers (the new state, the
-starts and the cancels) in one transaction, on condition that the state is still the one that it asked with. So it
-may die at any moment, and two owners may ask at once: a due time starts its execution exactly once.
+The machine owns the rule: each due time is decided once, in order, and is then started, queued, skipped or missed. Its
+owner owns the clock, the record and the executions. The owner writes a decision of :func:`decide` (new state, starts
+and cancels) in one transaction, on condition that the stored state has not changed. So a due time starts its execution
+exactly once, even if the owner dies, or two owners decide at once.
 
-Moments are seconds since the epoch.
+Times are seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from dataclasses import dataclass, field, replace
 
 from rayflow.core.schedules.due_times import check_name, due_after, due_between, due_id, each_due, start_moment
 from rayflow.definition.schedule import Schedule
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
-#: Starts in one decision at most: they are one transaction.
+#: Maximum number of starts in one decision, which is one transaction.
 MAX_STARTS = 100
 
-#: Due times that one decision passes at most. After a long downtime it takes several decisions to get over it.
+#: Maximum number of due times in one decision. After a long downtime, several decisions follow each other.
 MAX_PASSED = 1000
 
-#: The options of a schedule that say when it comes due, but for its end.
+#: Options of a schedule that define its due times, apart from the end.
 _TIMING = ("cron", "every", "timezone", "start_at")
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
-    """What is stored beside the spec of a schedule.
+    """Stored state of a schedule.
 
     Args:
-        next_due: the first due time that was not decided on; None if there is none any more.
-        runs: due times that started an execution.
-        missed: due times that were not started since they were more than ``catch_up`` late.
-        skipped: due times that were not started since another execution ran, or the schedule was paused.
-        paused: whether nothing is started.
-        queued_due: the due time that waits for the running execution's end, under ``"queue_one"``.
-        running: ids of the executions that were started and are not known to have ended, oldest first.
-        last_due: the newest due time that was decided on.
+        next_due: first undecided due time; None if there is none.
+        runs: number of due times that started an execution.
+        missed: number of due times that were not started because they were more than ``catch_up`` late.
+        skipped: number of due times that were not started because another execution ran, or the schedule was paused.
+        paused: whether the schedule starts nothing.
+        queued_due: due time that waits for the end of the running execution (overlap ``"queue_one"``).
+        running: ids of started executions that are not known to have ended, oldest first.
+        last_due: newest decided due time.
         last_execution: id of the newest execution.
-        anchor: a due time from which those of an interval without ``start_at`` are counted.
-        resumed_at: due times whose start came by then passed while it was paused.
+        anchor: due time from which those of an interval without ``start_at`` are counted.
+        resumed_at: time of the last resume; due times whose start came before it passed during the pause.
     """
 
     next_due: float | None = None
@@ -62,7 +62,7 @@ class ScheduleState:
 
 @dataclass(frozen=True, slots=True)
 class DueStart:
-    """An execution to start, and the due time that it is for."""
+    """Execution to start, and its due time."""
 
     execution_id: str
     due: float
@@ -70,14 +70,14 @@ class DueStart:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a schedule does now.
+    """Decision of a schedule.
 
     Args:
         starts: executions to start, in the order of their due times.
-        cancels: executions to cancel.
-        state: the state from now on.
-        wake: when to decide again; None for not before an execution ends or a person changes something. It is
-            ``now`` itself where there was too much for one decision.
+        cancels: ids of executions to cancel.
+        state: new state.
+        wake: when to decide again; ``now`` if one decision was not enough. None if only the end of an execution or a
+            change by a person matters.
     """
 
     starts: tuple[DueStart, ...]
@@ -87,133 +87,122 @@ class Decision:
 
 
 def begin(spec: Schedule, now: float) -> ScheduleState:
-    """The state of a new schedule. Due times up to now are not its own: they can be backfilled.
+    """Return the state of a new schedule. Earlier due times are not started; they can be backfilled.
 
     Example:
         >>> begin(Schedule(every=60), 1000.0).next_due
         1060.0
     """
-    return _aimed(spec, ScheduleState(), now)
+    return _retarget(spec, ScheduleState(), now)
 
 
 def changed(old: Schedule, new: Schedule, state: ScheduleState, now: float) -> ScheduleState:
-    """The state after a person replaced the spec.
+    """Return the state after a change of the spec.
 
-    Where the due times stay the same, those that wait to be decided on are kept. Otherwise it goes on with the first
-    one later than now, and than all that were decided on. A queued one is skipped if the new spec queues none.
-
-    Args:
-        old: the spec until now.
-        new: the spec from now on.
-        state: the state until now.
-        now: the moment.
+    If the due times stay the same, undecided ones are kept. Otherwise the next due time is the first one after now and
+    after all decided ones. A queued due time is skipped if the new spec does not queue.
     """
     if new.overlap != "queue_one":
-        state = _unqueued(state)
+        state = _skip_queued(state)
     if any(getattr(old, name) != getattr(new, name) for name in _TIMING):
-        return _aimed(new, replace(state, anchor=None), now)
+        return _retarget(new, replace(state, anchor=None), now)
     if state.next_due is None:
-        return _aimed(new, state, now)
-    over = new.end_at is not None and state.next_due > new.end_at
-    return replace(state, next_due=None) if over else state
+        return _retarget(new, state, now)
+    past_end = new.end_at is not None and state.next_due > new.end_at
+    return replace(state, next_due=None) if past_end else state
 
 
 def paused(state: ScheduleState) -> ScheduleState:
-    """The state once a person paused the schedule: what has not started by now is skipped."""
-    return replace(_unqueued(state), paused=True)
+    """Return the state of a paused schedule: a queued due time is skipped."""
+    return replace(_skip_queued(state), paused=True)
 
 
 def resumed(state: ScheduleState, now: float) -> ScheduleState:
-    """The state once a person let the schedule go on: due times that passed meanwhile will be skipped.
-
-    Args:
-        state: the state until now.
-        now: the moment from which it goes on.
-    """
+    """Return the state of a resumed schedule: due times that passed during the pause are skipped."""
     if not state.paused:
         return state
     return replace(state, paused=False, resumed_at=max(now, state.resumed_at or 0.0))
 
 
 def started(state: ScheduleState, execution_id: str) -> ScheduleState:
-    """The state after an execution was started by hand: it counts as running, and not as a run."""
+    """Return the state after a manual start: the execution counts as running, and not as a run."""
     if execution_id in state.running:
         return state
     return replace(state, running=(*state.running, execution_id), last_execution=execution_id)
 
 
 def ended(state: ScheduleState, ids: Collection[str]) -> ScheduleState:
-    """The state without executions that have ended."""
+    """Return the state without ended executions."""
     return replace(state, running=tuple(running for running in state.running if running not in ids))
 
 
 def manual_id(name: str, key: str) -> str:
-    """The id of an execution that is started by hand; no due time has such a one.
+    """Return the id of a manually started execution, which differs from the ids of all due times.
 
     Args:
-        name: the schedule's.
-        key: what makes it unique; the same key is the same execution.
+        name: name of the schedule.
+        key: unique key; the same key is the same execution.
 
     Raises:
-        DefinitionError: the name or the key does not fit.
+        InvalidArgument: the name or the key is not valid.
 
     Example:
         >>> manual_id("nightly", "7f3a")
         'nightly@manual-7f3a'
     """
     if not key or len(key) > 30 or not key.isalnum() or not key.isascii():
-        raise DefinitionError(f"the key of a manual start needs 1 to 30 letters and digits, not {key!r}")
+        raise InvalidArgument(f"key of a manual start must be 1 to 30 letters and digits, not {key!r}")
     return f"{check_name(name)}@manual-{key}"
 
 
 def backfill(
     name: str, spec: Schedule, state: ScheduleState, now: float, *, start: float, end: float, limit: int = 1000
 ) -> tuple[DueStart, ...]:
-    """The executions of a range of due times. Those that exist already are the same, and are not started again.
+    """Return the executions of a range of due times. Ids of existing executions stay the same, so none runs twice.
 
-    Only due times that have come and that :func:`decide` has done with are answered. They count as no runs, and
-    neither pause nor ``max_runs`` hold them back.
+    The range is cut to due times that have passed and that :func:`decide` has decided. Backfilled executions do not
+    count as runs, and neither a pause nor ``max_runs`` prevents them.
 
     Args:
-        name: the schedule's.
+        name: name of the schedule.
         spec: the schedule.
         state: its state.
-        now: the moment.
-        start: the range's beginning, which belongs to it.
-        end: its end, which does not.
-        limit: due times at most.
+        now: the time.
+        start: start of the range, inclusive.
+        end: end of the range, exclusive.
+        limit: maximum number of due times.
 
     Raises:
-        DefinitionError: the range ends before it begins, or holds more due times than that.
+        InvalidArgument: the range ends before it starts, or contains more than ``limit`` due times.
     """
     if end < start:
-        raise DefinitionError(f"the range to backfill ends ({end!r}) before it begins ({start!r})")
+        raise InvalidArgument(f"backfill range ends ({end!r}) before it starts ({start!r})")
     stop = min(end, math.nextafter(now, math.inf), math.inf if state.next_due is None else state.next_due)
     dues = list(due_between(spec, start, stop, limit=limit + 1, anchor=state.anchor))
     if len(dues) > limit:
-        raise DefinitionError(
-            f"the range to backfill holds more than {limit} due times of schedule {name!r}: give a shorter one, at "
-            f"first up to {dues[limit]!r}"
+        raise InvalidArgument(
+            f"backfill range contains more than {limit} due times of schedule {name!r}. Split it: the first part may "
+            f"end at {dues[limit]!r}"
         )
     return tuple(DueStart(due_id(name, due), due) for due in dues if due != state.queued_due)
 
 
 def decide(name: str, spec: Schedule, state: ScheduleState, now: float, *, most: int | None = None) -> Decision:
-    """What the schedule does now.
+    """Decide the due times whose start has come.
 
-    A due time is looked at when its start comes (the due time itself, or later by ``jitter``), and none before all
-    earlier ones were. It never goes back, whatever the clock does.
+    The start of a due time is the due time itself, or up to ``jitter`` later. Due times are decided in order, and never
+    twice, even if the clock is set back.
 
     Args:
-        name: the schedule's.
+        name: name of the schedule.
         spec: the schedule.
-        state: its state, ``running`` reduced to what has not ended (see :func:`ended`).
-        now: the moment.
-        most: how many may start now, since its executions exclude each other, or others exclude them; None for any.
-            What may not start is no run: it is queued or skipped, as the overlap policy has it.
+        state: its state, with only unfinished executions in ``running`` (see :func:`ended`).
+        now: the time.
+        most: maximum number of starts, if singletons prevent more; None for any. Other due times are queued or
+            skipped, by the overlap policy.
 
     Raises:
-        DefinitionError: no schedule can be called that.
+        InvalidArgument: the schedule's name is not valid.
 
     Example:
         >>> spec = Schedule(every=60)
@@ -224,7 +213,7 @@ def decide(name: str, spec: Schedule, state: ScheduleState, now: float, *, most:
     if state.paused:
         return Decision((), (), state, None)
     draft = _Draft(name, spec, state, now, most)
-    draft.release()
+    draft.start_queued()
     next_due, wake = _walk(draft)
     ids = tuple(start.execution_id for start in draft.starts)
     after = replace(
@@ -243,7 +232,7 @@ def decide(name: str, spec: Schedule, state: ScheduleState, now: float, *, most:
 
 @dataclass(slots=True)
 class _Draft:
-    """A decision while it is made."""
+    """A decision in progress."""
 
     name: str
     spec: Schedule
@@ -266,8 +255,8 @@ class _Draft:
         return self.state.runs + len(self.starts)
 
     @property
-    def spent(self) -> bool:
-        """Whether no further due time may start; the one that waits will."""
+    def exhausted(self) -> bool:
+        """Whether ``max_runs`` allows no further run after the queued one."""
         allowed = self.spec.max_runs
         return allowed is not None and self.runs + (self.queued is not None) >= allowed
 
@@ -277,22 +266,22 @@ class _Draft:
 
     @property
     def full(self) -> bool:
-        """Whether no more may start now, whatever runs."""
+        """Whether ``most`` allows no further start."""
         return self.most is not None and len(self.starts) >= self.most
 
-    def release(self) -> None:
-        """Start the one that waits, if nothing runs any more."""
+    def start_queued(self) -> None:
+        """Start the queued due time if no execution runs."""
         if self.queued is not None and not self.state.running and not self.full:
             self._start(self.queued)
             self.queued = None
 
-    def take(self, due: float, moment: float) -> None:
-        """Decide on one due time, whose start has come."""
+    def decide(self, due: float, moment: float) -> None:
+        """Decide one due time whose start ``moment`` has come."""
         self.last_due = due
         if self.state.resumed_at is not None and moment <= self.state.resumed_at:
             self.skipped += 1
         elif self.now - (due + self.spec.jitter) > self.spec.catch_up:
-            # Not counted from its own start: an earlier one with more jitter may have held it up, so long at most.
+            # Not counted from its own start: an earlier due time with more jitter may have delayed it by up to that.
             self.missed += 1
         elif (self.spec.overlap == "allow" or not self.busy) and not self.full:
             self._start(due)
@@ -307,7 +296,7 @@ class _Draft:
         self.starts.append(DueStart(due_id(self.name, due), due))
 
     def _displace(self, due: float) -> None:
-        if self.starts:  # in this decision: not begun yet, so there is nothing to cancel
+        if self.starts:  # started in this decision only, so there is nothing to cancel
             self.starts.pop()
             self.skipped += 1
         else:
@@ -316,34 +305,34 @@ class _Draft:
 
 
 def _walk(draft: _Draft) -> tuple[float | None, float | None]:
-    """Take the due times whose start has come. Answers the next one, and when it wants to be looked at."""
-    for passed, due in enumerate(_waiting(draft.spec, draft.state)):
-        if draft.spent:
+    """Decide the due times whose start has come; return the next due time, and when to decide it."""
+    for passed, due in enumerate(_undecided(draft.spec, draft.state)):
+        if draft.exhausted:
             break
         moment = start_moment(draft.name, draft.spec, due)
         if moment > draft.now:
             return due, moment
         if passed >= MAX_PASSED or len(draft.starts) >= MAX_STARTS:
             return due, draft.now
-        draft.take(due, moment)
+        draft.decide(due, moment)
     return None, None
 
 
-def _waiting(spec: Schedule, state: ScheduleState) -> Iterable[float]:
+def _undecided(spec: Schedule, state: ScheduleState) -> Iterable[float]:
     if state.next_due is None:
         return ()
     return itertools.chain((state.next_due,), each_due(spec, state.next_due, state.anchor))
 
 
-def _aimed(spec: Schedule, state: ScheduleState, now: float) -> ScheduleState:
-    """The state with the first due time later than now and than all that were decided on."""
+def _retarget(spec: Schedule, state: ScheduleState, now: float) -> ScheduleState:
+    """Return the state with the first due time after now and after all decided ones."""
     after = now if state.last_due is None else max(now, state.last_due)
     due = due_after(spec, after, state.anchor)
     anchor = due if state.anchor is None else state.anchor
     return replace(state, next_due=due, anchor=anchor if spec.every is not None and spec.start_at is None else None)
 
 
-def _unqueued(state: ScheduleState) -> ScheduleState:
+def _skip_queued(state: ScheduleState) -> ScheduleState:
     if state.queued_due is None:
         return state
     return replace(state, queued_due=None, skipped=state.skipped + 1)

@@ -1,7 +1,7 @@
-"""Whether a decoded value fits an annotation, and how it is rebuilt where it does not.
+"""Annotations of decoded values: whether a value fits one, and how it is rebuilt if it does not.
 
-Data from outside (a signal sent as JSON), and objects whose class has gone, arrive as plain dictionaries and
-lists. Where the annotation says what they are meant to be, pydantic makes it from them.
+Data from outside (a signal sent as JSON) and objects whose class no longer exists arrive as plain dictionaries and
+lists. Where an annotation names the intended type, pydantic builds it from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BUILTINS = (type(None), bool, int, float, str, bytes, list, dict, tuple, set, f
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a value is what the annotation says, as far as that can be told; what cannot, fits."""
+    """Return whether a value fits an annotation; True if that cannot be determined."""
     if annotation is None:
         return value is None
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
@@ -68,7 +68,7 @@ def _members_fit(value: Any, origin: type, args: tuple[Any, ...]) -> bool:
 
 
 def names_classes(annotation: Any) -> bool:
-    """Whether an annotation mentions a class other than Python's plain ones, so that there is one to rebuild."""
+    """Return whether an annotation names a class other than Python's plain ones, so that there is one to rebuild."""
     args = get_args(annotation)
     if get_origin(annotation) is Literal:
         return False
@@ -78,7 +78,7 @@ def names_classes(annotation: Any) -> bool:
 
 
 def rebuild(value: Any, annotation: Any) -> Any:
-    """What the annotation says, made from plain data. Raises whatever pydantic raises, and says why."""
+    """Return the value of an annotation, built from plain data. Raises pydantic's error if that fails."""
     try:
         adapter = _adapter(annotation)
     except TypeError:  # an annotation that cannot be hashed
@@ -91,7 +91,7 @@ def _make_adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # the type brings a configuration of its own
+    except PydanticUserError:  # the type has its own configuration
         return TypeAdapter(annotation)
 
 
@@ -99,7 +99,7 @@ _adapter = functools.lru_cache(maxsize=512)(_make_adapter)
 
 
 def children(value: Any) -> Iterator[tuple[str, Any]]:
-    """The parts of a value, each with how it is reached."""
+    """Yield the parts of a value, each with the path to it."""
     if isinstance(value, dict):
         described = "__type__" in value
         for key, member in value.items():
@@ -120,7 +120,7 @@ def children(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def path_to(root: Any, part: Any, path: str = "", seen: set[int] | None = None) -> str | None:
-    """How ``part``, the very object, is reached from ``root``; None if it is not found."""
+    """Return the path from ``root`` to the object ``part``; None if it is not found."""
     if root is part:
         return path
     seen = set() if seen is None else seen
@@ -135,7 +135,7 @@ def path_to(root: Any, part: Any, path: str = "", seen: set[int] | None = None) 
 
 
 def unpicklable(value: Any) -> tuple[str, Any]:
-    """The innermost part that cannot be pickled, and how it is reached."""
+    """Return the innermost part that cannot be pickled, and the path to it."""
     path, seen = "", {id(value)}
     while True:
         for step, child in children(value):
@@ -150,6 +150,6 @@ def unpicklable(value: Any) -> tuple[str, Any]:
 def _picklable(value: Any) -> bool:
     try:
         cloudpickle.dumps(value)
-    except Exception:  # noqa: BLE001 - a class of the user may raise anything; the question is whether, the answer to why is known already
+    except Exception:  # noqa: BLE001 - user classes may raise any exception; only whether they raise matters here
         return False
     return True

@@ -2,9 +2,9 @@
 
 Format 1 of a record: the byte 1, four bytes of CRC-32, then msgpack. A journal row's checksum is seeded with its
 position, so that a row in the wrong place is found as well as a damaged one. An entry is
-``[kind, fields of the event]``, followed by what the code did (``issued, dropped, state, stages, patches, undos``) if
-it did anything. Kinds and the order of fields are part of the format: new fields are appended, with a default, and a
-kind is never given another meaning.
+``[kind, fields of the event]``, followed by what the code did (``issued, dropped, state, stages, patches,
+compensations``) if it did anything. Kinds (:data:`~rayflow.core.events.EVENT_TRAITS`) and the order of fields are part
+of the format: new fields are appended, with a default, and a kind is never given another meaning.
 """
 
 from __future__ import annotations
@@ -18,27 +18,7 @@ from typing import Any
 
 import msgpack
 
-from rayflow.core.events import (
-    AttemptFailed,
-    CancelRequested,
-    Continued,
-    DeadlinePassed,
-    Ended,
-    Entry,
-    Event,
-    Forked,
-    Paused,
-    RequestCompleted,
-    RequestsReissued,
-    Resumed,
-    Rewound,
-    SignalReceived,
-    StageNote,
-    Started,
-    StepCompleted,
-    StepFailed,
-    TimerFired,
-)
+from rayflow.core.events import EVENT_TRAITS, Entry, Event, SignalReceived, StageNote
 from rayflow.errors import CorruptRecord, Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.codec.value_types import UNICODE_ERRORS, Packers
@@ -46,25 +26,6 @@ from rayflow.storage.model import JournalRow
 
 FORMAT = 1
 _HEADER = 5
-
-_KINDS: Mapping[type, int] = {
-    Started: 1,
-    StepCompleted: 2,
-    StepFailed: 3,
-    AttemptFailed: 4,
-    TimerFired: 5,
-    CancelRequested: 6,
-    DeadlinePassed: 7,
-    Paused: 8,
-    Resumed: 9,
-    Rewound: 10,
-    Ended: 11,
-    SignalReceived: 12,
-    RequestCompleted: 13,
-    RequestsReissued: 14,
-    Forked: 15,
-    Continued: 16,
-}
 
 
 def _getter(cls: Any) -> Callable[[Any], tuple[Any, ...]]:
@@ -74,10 +35,10 @@ def _getter(cls: Any) -> Callable[[Any], tuple[Any, ...]]:
     return lambda value: (getattr(value, names[0]),)  # attrgetter of one name answers the bare value
 
 
-_WRITERS = {cls: (kind, _getter(cls)) for cls, kind in _KINDS.items()}
+_WRITERS = {cls: (traits.kind, _getter(cls)) for cls, traits in EVENT_TRAITS.items()}
 _failure_fields = _getter(Failure)
 _stage_fields = _getter(StageNote)
-_effect_fields = attrgetter("issued", "dropped", "state", "stages", "patches", "undos")
+_effect_fields = attrgetter("issued", "dropped", "state", "stages", "patches", "compensations")
 _signal_fields = _getter(SignalReceived)
 
 
@@ -97,7 +58,7 @@ _packers = Packers(_default, strict_types=False)
 def encode_entry(entry: Entry) -> bytes:
     """The entry as bytes; its position is kept by the row and checked when it is read."""
     kind, getter = _WRITERS[type(entry.event)]
-    if entry.issued or entry.dropped or entry.state or entry.stages or entry.patches or entry.undos:
+    if entry.issued or entry.dropped or entry.state or entry.stages or entry.patches or entry.compensations:
         body = (kind, getter(entry.event), *_effect_fields(entry))
         return _seal(_packers.pack(body), entry.seq)
     return _seal(_packers.pack((kind, getter(entry.event))), entry.seq)
@@ -122,9 +83,9 @@ def decode_entry(execution_id: str, seq: int, body: bytes, *, where: str = "") -
         event = _READERS[kind](values)
         if not effects:
             return Entry(seq, event)
-        issued, dropped, state, stages, patches, undos = effects
+        issued, dropped, state, stages, patches, compensations = effects
         notes = tuple(StageNote(*stage) for stage in stages)
-        return Entry(seq, event, issued, dropped, state, notes, patches, undos)
+        return Entry(seq, event, issued, dropped, state, notes, patches, compensations)
     except (TypeError, ValueError, KeyError) as error:
         raise CorruptRecord(execution_id, f"{where} has a form that this rayflow does not know: {error!r}") from error
 
@@ -190,7 +151,6 @@ def _open(data: bytes, seed: int, execution_id: str, where: str) -> Any:
         raise CorruptRecord(execution_id, f"{where} is not msgpack: {error}") from error
 
 
-# --- making events from what was read -----------------------------------------------------------------------
 def _reader(cls: Any) -> Callable[[tuple[Any, ...]], Event]:
     converters = [(index, _CONVERTERS[f.name]) for index, f in enumerate(fields(cls)) if f.name in _CONVERTERS]
     if not converters:
@@ -212,4 +172,4 @@ _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {
     "status": ExecutionStatus,
     "signals": lambda values: tuple(SignalReceived(*signal) for signal in values),
 }
-_READERS = {kind: _reader(cls) for cls, kind in _KINDS.items()}
+_READERS = {traits.kind: _reader(cls) for cls, traits in EVENT_TRAITS.items()}

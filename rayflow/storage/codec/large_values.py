@@ -1,8 +1,8 @@
-"""Large values: how one that is kept elsewhere is written in a payload, and what stands for it in a workflow's code.
+"""Large values: references to them in payloads, and their stand-ins in a workflow's code.
 
-The bytes of a large value are a payload of their own, kept once by their digest (a *blob*). In its place stands a
-:class:`Reference`. Workflow code gets a :class:`LazyValue`, which is the value to whoever uses it, and is loaded then;
-as long as nobody does, it is handed on as the reference that it is.
+The bytes of a large value are a payload of their own, stored once by their digest. In its place a payload holds a
+:class:`Reference`. Workflow code gets a :class:`LazyValue`, which loads the value when it is used; until then it is
+passed on as its reference.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ THRESHOLD = 256 << 10
 MARK = b"rayflow:large"
 
 _UNITS = ("bytes", "kB", "MB", "GB")
-#: What nobody can change in place.
+#: Types whose values cannot change in place.
 _FIXED = (str, bytes, int, float)
 
 
 class Reference(NamedTuple):
-    """What stands for a large value in a payload.
+    """Reference to a large value in a payload.
 
     Args:
         digest: SHA-256 (hex) of the value's own payload.
-        size: bytes of that.
-        kind: name of the value's class, for people; "" if that is not known.
+        size: bytes of that payload.
+        kind: name of the value's class, for display; "" if it is not known.
     """
 
     digest: str
@@ -43,17 +43,17 @@ class Reference(NamedTuple):
         return f"<{kind}{_size_text(self.size)}, sha256 {self.digest[:12]}…>"
 
     def written(self) -> list[Any]:
-        """As it stands in a payload."""
+        """Return the form of the reference in a payload."""
         return [MARK.decode(), *self]
 
 
 def refer(data: bytes, kind: str = "") -> Reference:
-    """The reference to a payload."""
+    """Return the reference to a payload."""
     return Reference(hashlib.sha256(data).hexdigest(), len(data), kind)
 
 
 def read_reference(written: Any) -> Reference:
-    """The reference again."""
+    """Return the reference of a form that :attr:`Reference.written` made."""
     _, *parts = written
     return Reference(*parts)
 
@@ -67,15 +67,15 @@ def _size_text(size: float) -> str:
 
 
 class LazyValue(LazyObjectProxy[Any]):
-    """A large value in a workflow's code: the value itself, once it is used in any way.
+    """Large value in a workflow's code, loaded when the code uses it.
 
-    Handing it on does not use it: as an argument of a step, inside of lists, dictionaries and models, as a result.
-    ``repr`` does not either, so that a log or a debugger loads nothing; ``str`` does. C code that insists on the very
-    type is given ``str(x)``, ``bytes(x)``, ``list(x)`` or ``dict(x)``.
+    Passing it on does not use it: as an argument of a step, inside of lists, dictionaries and models, as a result.
+    ``repr`` does not either, so that a log or a debugger loads nothing; ``str`` does. C code that needs the exact type
+    takes ``str(x)``, ``bytes(x)``, ``list(x)`` or ``dict(x)``.
 
     Args:
-        reference: what it is.
-        load: answers the value, rebuilt through an annotation; called once, when it is needed.
+        reference: the value's reference.
+        load: returns the value, rebuilt through an annotation; called once, at the first use.
     """
 
     def __init__(self, reference: Reference, load: Callable[[Any], Any]) -> None:
@@ -108,15 +108,14 @@ class LazyValue(LazyObjectProxy[Any]):
 
 
 def is_large(value: Any) -> bool:
-    """Whether it stands for a large value. It is not loaded by that."""
+    """Return whether an object stands for a large value, without loading it."""
     return issubclass(type(value), LazyValue)
 
 
 def materialize(value: Any) -> Any:
-    """The very value of what a step answered, where a stand-in will not do; anything else is answered as it is.
+    """Return the value itself for the stand-in of a large value, and any other object unchanged.
 
-    Code in C that insists on a type, such as ``json.dumps`` or ``str.join``, does not take the stand-in of a large
-    value.
+    C code that needs an exact type, such as ``json.dumps`` or ``str.join``, does not accept a stand-in.
 
     Example:
         >>> materialize([1, 2])
@@ -126,12 +125,12 @@ def materialize(value: Any) -> Any:
 
 
 def annotate(value: Any, annotation: Any) -> None:
-    """Have a large value rebuilt through an annotation when it is loaded."""
+    """Set the annotation through which a large value is rebuilt when it is loaded."""
     value._self_annotation = annotation  # noqa: SLF001 - so wrapt calls what is the stand-in's own
 
 
 def unchanged(value: Any, encode: Callable[[Any], bytes]) -> Reference | None:
-    """The reference of a large value, unless code has changed what it loaded: then it is another value."""
+    """Return the reference of a large value, unless code has loaded and changed it: then it is another value."""
     reference: Reference = value._self_reference  # noqa: SLF001 - as above
     if not value._self_value or type(value._self_value[0]) in _FIXED:  # noqa: SLF001 - as above
         return reference

@@ -1,10 +1,10 @@
-"""The payload codec: arguments, results, signals and published state as bytes.
+"""Payload codec: arguments, results, signals and published state as bytes.
 
-Format 1: the byte 1, then msgpack with the extension types of ``_types``. Plain data (None, bool, int, float,
-str, bytes, lists and dictionaries) goes straight through msgpack and costs a microsecond or two; everything
-else goes through one hook. What round-trips exactly: the type and value of everything named there, NaN, -0.0,
-1 beside True, nested tuples, any dictionary key. What does not: two references to one list become two lists
-(except in a value that contains itself, which is pickled whole), and a ``bytearray`` comes back as ``bytes``.
+Format 1: the byte 1, then msgpack with the extension types of ``value_types``. Plain data (None, bool, int, float, str,
+bytes, lists and dictionaries) goes straight through msgpack and costs one or two microseconds; all other values go
+through one hook. Type and value of all of them round-trip exactly, also NaN, -0.0, 1 next to True, nested tuples and
+any dictionary key. Two things do not: two references to one list become two lists (except in a value that contains
+itself, which is pickled whole), and a ``bytearray`` comes back as ``bytes``.
 """
 
 from __future__ import annotations
@@ -64,36 +64,36 @@ Fetch = Callable[[Reference], bytes]
 
 
 class Codec(Protocol):
-    """Turns values into bytes and back. Wrap one to redact or encrypt payloads."""
+    """Conversion of values to bytes and back. Wrap one to redact or encrypt payloads."""
 
     def encode(self, value: Any) -> bytes:
-        """The value as bytes. Raises CodecError, saying what in it cannot be written."""
+        """Return the value as bytes. Raises CodecError with the part of the value that cannot be written."""
 
     def decode(self, data: bytes, annotation: Any = None, *, strict: bool = False) -> Any:
-        """The value again.
+        """Return the value of encoded bytes.
 
         Args:
-            data: what :meth:`encode` wrote.
-            annotation: what the value is meant to be; plain data is rebuilt as it where that is possible.
-            strict: refuse a value that is not, and cannot be made, what the annotation says.
+            data: bytes of :meth:`encode`.
+            annotation: the intended type; plain data is rebuilt as that type if possible.
+            strict: refuse a value that does not fit the annotation and cannot be rebuilt.
 
         Raises:
-            CodecError: the bytes cannot be read, a class of the value cannot be found, or it does not fit.
+            CodecError: the bytes cannot be read, a class of the value cannot be found, or the value does not fit.
         """
 
     def describe(self, data: bytes) -> Any:
-        """The value as plain data to look at; nothing of the user's is imported or run."""
+        """Return the value as plain data for display; no user code is imported or run."""
 
 
 class MsgpackCodec:
-    """The codec that rayflow uses: msgpack, and cloudpickle for what msgpack cannot express.
+    """Codec of rayflow: msgpack, and cloudpickle for values that msgpack cannot express.
 
     Args:
-        allow_pickle: whether values that only cloudpickle can write are written and read; False refuses
-            both, with a CodecError that says where in the value they are.
-        fetch: answers the payloads of large values; None where there is no store to read them from.
-        lazy: what is decoded has a stand-in for each large value, which is written as the reference that it is;
-            without it large values are read at once, and stand-ins of others written in full.
+        allow_pickle: whether values that only cloudpickle can write are written and read. False refuses both with a
+            CodecError that has their place in the value.
+        fetch: returns the payloads of large values; None if there is no store to read them from.
+        lazy: decoded values hold stand-ins for large values, which are encoded as their references again. Without it
+            large values are read at once, and stand-ins of others are encoded whole.
 
     Example:
         >>> codec = MsgpackCodec()
@@ -108,7 +108,7 @@ class MsgpackCodec:
         self._packers = Packers(self._default, strict_types=True)
 
     def reading(self, fetch: Fetch, *, lazy: bool = False) -> MsgpackCodec:
-        """The same codec, with large values from there."""
+        """Return the same codec with another source of large values."""
         return MsgpackCodec(allow_pickle=self.allow_pickle, fetch=fetch, lazy=lazy)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -147,8 +147,8 @@ class MsgpackCodec:
     def describe(self, data: bytes) -> Any:
         """See :meth:`Codec.describe`.
 
-        Objects become dictionaries with their class under ``"__type__"``, enum members their values, sets
-        lists, pickles the string ``"<pickled N bytes>"``, and large values say how large they are.
+        Objects become dictionaries with their class under ``"__type__"``, enum members their values, sets lists,
+        pickles the string ``"<pickled N bytes>"``, and large values a text with their size.
 
         Raises:
             CodecError: the bytes cannot be read.
@@ -195,7 +195,7 @@ class MsgpackCodec:
     def _large(self, reference: Reference) -> Any:
         def load(annotation: Any) -> Any:
             if self._fetch is None:
-                raise CodecError(f"cannot read {reference}: it is kept in a store, and there is none here")
+                raise CodecError(f"cannot read {reference}: large values are in a store, and this codec has none")
             return self.decode(self._fetch(reference), annotation)
 
         return LazyValue(reference, load) if self._lazy else load(None)
@@ -214,7 +214,7 @@ class MsgpackCodec:
             ) from error
 
     def _decode_through(self, data: bytes, annotation: Any, gone: UnresolvableError) -> Any:
-        """The value by its annotation alone, since a class in it cannot be imported."""
+        """Return the value by its annotation alone, since a class in it cannot be imported."""
         if annotation is None or annotation is Any:
             raise CodecError(f"cannot read the value: {gone}") from gone
         try:
@@ -232,14 +232,14 @@ class MsgpackCodec:
 
 
 def canonical(value: Any) -> bytes | None:
-    """The encoding that is the same for equal values, whatever the order of their maps and sets.
+    """Return the encoding that is the same for equal values, whatever the order of their maps and sets.
 
     Args:
-        value: what is to be compared, such as the arguments of a start.
+        value: a value to compare, such as the arguments of a start.
 
     Returns:
-        The bytes, or None if the value holds something that only cloudpickle can write: pickles of equal
-        values differ from process to process.
+        The bytes, or None if the value contains a part that only cloudpickle can write: pickles of equal values differ
+        from process to process.
     """
     try:
         return _PREFIX + _canonical(value)
@@ -248,7 +248,7 @@ def canonical(value: Any) -> bytes | None:
 
 
 def references(data: bytes) -> frozenset[str]:
-    """The digests of the large values that a payload refers to; those inside of large values are not looked for."""
+    """Return the digests of the large values to which a payload refers, without those inside of large values."""
     if MARK not in data:
         return frozenset()
     found: set[str] = set()
@@ -262,11 +262,10 @@ def references(data: bytes) -> frozenset[str]:
 
 
 def digest(data: bytes) -> str:
-    """SHA-256 of ``data`` in hex."""
+    """Return the SHA-256 of ``data`` in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
-# --- reading ----------------------------------------------------------------------------------------------
 def _unpack(data: bytes, restorer: Callable[[int, Any], Any]) -> Any:
     if data[:1] != _PREFIX:
         _refuse_format(data)
@@ -306,7 +305,7 @@ def _refuse_format(data: bytes) -> NoReturn:
 
 
 class _Pickled(str):
-    """How a pickle is described; a class of its own, so that it can be told from a string of the user."""
+    """Description of a pickle; a separate class, to distinguish it from a user's string."""
 
     __slots__ = ()
 
@@ -339,7 +338,6 @@ def _pickled_at(described: Any, path: str = "") -> str | None:
     return None
 
 
-# --- canonical form ---------------------------------------------------------------------------------------
 def _refuse(value: Any) -> NoReturn:
     raise _RefusedError(value, None)
 
@@ -372,13 +370,12 @@ def _joined(header: bytes, parts: list[bytes]) -> bytes:
     return header + b"".join(parts)
 
 
-# --- saying where -----------------------------------------------------------------------------------------
 class _PickleFoundError(Exception):
-    """A pickle was met where none is allowed."""
+    """Error for a pickle where none is allowed."""
 
 
 class _RefusedError(Exception):
-    """A part of a value cannot be written. Internal: :meth:`explain` makes the message."""
+    """Internal error for a part of a value that cannot be written; :meth:`explain` makes the message."""
 
     def __init__(self, part: Any, reason: Exception | None) -> None:
         super().__init__()
@@ -415,21 +412,21 @@ def _shown(annotation: Any) -> str:
     return class_name(annotation) if isinstance(annotation, type) else str(annotation)
 
 
-#: Members of a list or dictionary that are looked at one by one; of more, none is large on its own account.
+#: A list or dictionary with at most this many members is split into them; a longer one is stored whole.
 _MEMBERS = 100
 
 
 class LargeValueEncoder:
-    """See the module's docstring.
+    """Encoder that stores large values apart and refers to them.
 
-    A value whose payload is above the threshold is kept as a whole, unless it is a list, tuple or dictionary of a few
-    members, or what an agent answered: then the large ones of these members are, so that code can look at the others
+    A value whose payload is above the threshold is stored whole, unless it is a list, tuple or dictionary of a few
+    members, or the result of an agent. Of these the large members are stored, so that code can read the other members
     without loading them.
 
     Args:
-        codec: writes values.
-        keep: told of each large value, with its payload; it may be told of one twice.
-        threshold: bytes of a payload beyond which it is kept.
+        codec: encodes values.
+        keep: called with each large value and its payload, possibly twice with the same one.
+        threshold: bytes of a payload above which it is stored apart.
     """
 
     def __init__(
@@ -440,21 +437,21 @@ class LargeValueEncoder:
         self._threshold = threshold
 
     def encode(self, value: Any) -> bytes:
-        """The value as a payload. Raises CodecError."""
+        """Return the value as a payload. Raises CodecError."""
         data = self._codec.encode(value)
         if len(data) <= self._threshold:
             return data
         return self._codec.encode(self._split(materialize(value), data))
 
     def refer(self, data: bytes) -> bytes:
-        """A payload as it is recorded: itself, or the reference to it.
+        """Return a payload as it is recorded: unchanged, or as a reference.
 
-        One that refers to others itself is recorded as it is, since nobody looks into what is kept.
+        A payload that contains references is recorded unchanged, since stored values are not searched for references.
         """
         return data if len(data) <= self._threshold or references(data) else self._codec.encode(self._kept(data))
 
     def _split(self, value: Any, data: bytes) -> Any:
-        """What stands for a value whose payload is too large."""
+        """Return the replacement of a value whose payload is too large."""
         cls = type(value)
         if cls is AgentResult:
             apart = dataclasses.replace(value, input=self._part(value.input), output=self._part(value.output))

@@ -1,7 +1,7 @@
-"""What a schedule starts and where it is, as a store keeps it, and how a pool is configured.
+"""Schedules and pool configurations as bytes.
 
-Format 1 of both parts of a schedule: JSON with a ``format`` of its own; the input of the workflow is the codec's bytes,
-in base64.
+Format 1 of both parts of a schedule: JSON with its own ``format``; the workflow's input is the codec's bytes in
+base64.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class ScheduleSpec:
-    """When a schedule starts what.
+    """Plan of a schedule: which workflow starts when.
 
     Args:
-        schedule: when.
-        workflow_id: which workflow.
-        version: which version; "" for the one that was saved last by then.
+        schedule: the times.
+        workflow_id: the workflow.
+        version: its version; "" for the one that was saved last at the time of a start.
         input: the encoded (args, kwargs).
-        options: how its executions run.
+        options: options of the executions.
     """
 
     schedule: Schedule
@@ -40,7 +40,7 @@ class ScheduleSpec:
 
 
 def encode_plan(plan: ScheduleSpec) -> bytes:
-    """The plan as bytes."""
+    """Return the plan as bytes."""
     return _dump({
         "schedule": plan.schedule.model_dump(mode="json", exclude_unset=True),
         "workflow": plan.workflow_id,
@@ -51,7 +51,7 @@ def encode_plan(plan: ScheduleSpec) -> bytes:
 
 
 def decode_plan(record: ScheduleRecord) -> ScheduleSpec:
-    """The plan of a schedule. Raises CorruptRecord."""
+    """Return the plan of a schedule. Raises CorruptRecord."""
     said = _load(record.name, record.spec)
     try:
         return ScheduleSpec(
@@ -66,12 +66,12 @@ def decode_plan(record: ScheduleRecord) -> ScheduleSpec:
 
 
 def encode_state(state: ScheduleState) -> bytes:
-    """The state as bytes."""
+    """Return the state as bytes."""
     return _dump(asdict(state))
 
 
 def decode_state(record: ScheduleRecord) -> ScheduleState:
-    """The state of a schedule. Raises CorruptRecord."""
+    """Return the state of a schedule. Raises CorruptRecord."""
     said = _load(record.name, record.state)
     try:
         state = ScheduleState(**{**said, "running": tuple(said["running"])})
@@ -88,9 +88,8 @@ def decode_state(record: ScheduleRecord) -> ScheduleState:
     return state
 
 
-# --- pools ----------------------------------------------------------------------------------------------------
 def pool_config(record: PoolRecord) -> PoolConfig:
-    """How a pool is configured. Raises CorruptRecord."""
+    """Return the configuration of a pool. Raises CorruptRecord."""
     try:
         return PoolConfig.model_validate_json(record.config)
     except (ValueError, TypeError, RayflowError) as error:

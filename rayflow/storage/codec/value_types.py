@@ -1,13 +1,13 @@
-"""How values that msgpack does not know are written as data, and made again from it.
+"""Types that msgpack does not know: how their values become plain data and are rebuilt from it.
 
-Each type has a code (a msgpack extension type) and a *payload*: a plain structure that may hold further such
-values. :func:`reduce` takes a value apart, :func:`restore` puts it together. Codes are part of the format: they
-are never given another meaning.
+Each type has a code (a msgpack extension type) and a *payload*: a plain structure that may hold further such values.
+:func:`reduce` makes it from a value, :func:`restore` makes the value again. Codes are part of the format: their meaning
+never changes.
 
-Classes of the user (dataclasses, enums, pydantic models, named tuples, subclasses of ``str``, ``int``, ``float``
-and ``bytes``) are written as ``module:qualname`` and their state, never as code. A class that no other process
-can import (defined in ``__main__`` or inside a function), or that decides itself how it is pickled, is not
-reduced here: :func:`reduce` answers None and the codec pickles it.
+User classes (dataclasses, enums, pydantic models, named tuples, subclasses of ``str``, ``int``, ``float`` and
+``bytes``) are written as ``module:qualname`` and their state, never as code. For a class that no other process can
+import (defined in ``__main__`` or inside a function), or that defines its own pickling, :func:`reduce` returns None and
+the codec pickles the value.
 """
 
 from __future__ import annotations
@@ -43,20 +43,19 @@ _CONTAINERS = (dict, list, tuple, set, frozenset, BaseException, *_BASES)
 
 
 class UnresolvableError(Exception):
-    """A class that a payload names cannot be had here. Internal: the codec tells the user."""
+    """Internal error for a class of a payload that cannot be found here; the codec makes the message."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path.replace(':', '.')} cannot be imported: {reason}")
 
 
-# --- classes ----------------------------------------------------------------------------------------------
 def class_path(cls: type) -> str:
-    """The name under which a class is written: ``module:qualname``."""
+    """Return the name under which a class is written: ``module:qualname``."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def load_class(path: str) -> type:
-    """The class of that name, imported if need be. Raises UnresolvableError."""
+    """Return the class of a name; import its module if needed. Raises UnresolvableError."""
     module_name, _, qualname = path.partition(":")
     try:
         found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
@@ -88,9 +87,8 @@ def _pickles_itself(cls: type) -> bool:
     return any(getattr(cls, name) is not getattr(object, name) for name in ("__reduce__", "__reduce_ex__"))
 
 
-# --- taking apart -----------------------------------------------------------------------------------------
 def reduce(value: Any) -> Reduced | None:
-    """Code and payload of a value, or None if only pickling can write it."""
+    """Return code and payload of a value, or None if only pickle can write it."""
     cls = type(value)
     reducer = _BUILTIN.get(cls) or _known.get(cls)
     if reducer is None:
@@ -134,7 +132,7 @@ def _plain(value: Any) -> Any:
 
 def _reduce_enum(value: enum.Enum) -> Reduced:
     plain = _plain(value.value) if isinstance(value.value, _BASES) else None
-    name = None if isinstance(value, enum.Flag) else value.name  # the name of a combined flag is no member's
+    name = None if isinstance(value, enum.Flag) else value.name  # the name of a combined flag is not a member's
     return ENUM, [class_path(type(value)), name, plain]
 
 
@@ -143,7 +141,7 @@ def _dataclass_reducer(cls: Any) -> Reducer:
 
     def reduce_dataclass(value: Any) -> Reduced:
         state = {name: getattr(value, name) for name in names if hasattr(value, name)}
-        # What __post_init__ left beside the fields belongs to the object as well: it is not run again.
+        # Attributes that __post_init__ set besides the fields belong to the object too: it does not run again.
         state.update(getattr(value, "__dict__", {}))
         return DATACLASS, [path, state]
 
@@ -177,7 +175,7 @@ def _reduce_time(value: dt.time) -> Reduced | None:
 
 
 def _reduce_zone(zone: dt.tzinfo | None) -> Any:
-    """None, a zone's key, or offset (days, seconds, microseconds) and name; False for a zone of another library."""
+    """Return None, a zone's key, or offset (days, seconds, microseconds) and name; False for another library's zone."""
     if zone is None:
         return None
     if type(zone) is dt.timezone:
@@ -213,25 +211,24 @@ _BUILTIN: Mapping[type, Reducer] = {
 }
 
 
-# --- putting together -------------------------------------------------------------------------------------
 def restore(code: int, payload: Any) -> Any:
-    """The value of a code and its payload.
+    """Return the value of a code and its payload.
 
     Raises:
-        UnresolvableError: its class cannot be imported, or is no longer what it was.
+        UnresolvableError: the value's class cannot be imported, or has changed its kind.
         KeyError: the code is unknown.
     """
     return _RESTORERS[code](payload)
 
 
 def plain(code: int, payload: Any, *, types: bool) -> Any:
-    """The value of a code as plain data, for which nothing of the user's is imported.
+    """Return the value of a code as plain data, without an import of user code.
 
     Args:
         code: the extension code.
-        payload: its payload.
-        types: whether dictionaries made of objects tell their class, under ``"__type__"``, and sets become
-            lists (their members may not be hashable as plain data).
+        payload: the payload.
+        types: whether dictionaries made of objects have their class under ``"__type__"``, and sets become lists (their
+            members may not be hashable as plain data).
     """
     if code in (DATACLASS, MODEL):
         state = dict(payload[1])
@@ -255,7 +252,7 @@ def _restore_enum(payload: Any) -> Any:
     path, name, value = payload
     cls: Any = load_class(path)
     if not issubclass(cls, enum.Enum):
-        raise UnresolvableError(path, "it is no enum any more")
+        raise UnresolvableError(path, "it is no longer an enum")
     if name in cls.__members__:
         return cls[name]
     try:
@@ -269,7 +266,7 @@ def _restore_dataclass(payload: Any) -> Any:
     path, state = payload
     cls: Any = load_class(path)
     if not _is_dataclass(cls):
-        raise UnresolvableError(path, "it is no dataclass any more")
+        raise UnresolvableError(path, "it is no longer a dataclass")
     made: Any = object.__new__(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for name, f in fields.items():
@@ -290,7 +287,7 @@ def _restore_model(payload: Any) -> Any:
     path, values, extra, fields_set, private = payload
     cls: Any = load_class(path)
     if not issubclass(cls, BaseModel):
-        raise UnresolvableError(path, "it is no pydantic model any more")
+        raise UnresolvableError(path, "it is no longer a pydantic model")
     for name, info in cls.model_fields.items():
         if name not in values:
             if info.is_required():
@@ -313,7 +310,7 @@ def _restore_scalar(payload: Any) -> Any:
     cls = load_class(path)
     base = type(value)
     if not issubclass(cls, base):
-        raise UnresolvableError(path, f"it is no {base.__name__} any more")
+        raise UnresolvableError(path, f"it is no longer a {base.__name__}")
     return base.__new__(cls, value)
 
 
@@ -323,7 +320,7 @@ def _restore_namedtuple(payload: Any) -> Any:
     try:
         return cls._make(values)
     except (AttributeError, TypeError) as error:
-        raise UnresolvableError(path, f"it does not take these {len(values)} values any more ({error})") from None
+        raise UnresolvableError(path, f"it no longer takes these {len(values)} values ({error})") from None
 
 
 def _restore_zone(zone: Any) -> dt.tzinfo | None:
@@ -379,11 +376,11 @@ UNICODE_ERRORS = "surrogatepass"
 
 
 class Packers:
-    """Packs values to msgpack bytes; safe between threads and from within its own hook.
+    """Pool of msgpack packers, safe between threads and within its own hook.
 
     Args:
-        default: called for a value that msgpack does not know; answers one that it knows.
-        strict_types: whether subclasses of built-in types, and tuples, are given to ``default`` too.
+        default: called with a value that msgpack does not know; returns one that it knows.
+        strict_types: whether ``default`` also gets subclasses of built-in types, and tuples.
     """
 
     __slots__ = ("_default", "_idle", "_strict")
@@ -394,7 +391,7 @@ class Packers:
         self._idle: list[msgpack.Packer] = []
 
     def pack(self, value: Any) -> bytes:
-        """``value`` as msgpack. Raises what msgpack and ``default`` raise."""
+        """Return ``value`` as msgpack. Raises what msgpack and ``default`` raise."""
         try:
             packer = self._idle.pop()
         except IndexError:

@@ -1,7 +1,7 @@
-"""Where objects are kept: what a store needs of object storage, through obstore and as files of a folder.
+"""Buckets: the operations of object storage that a store needs, through obstore and as files of a folder.
 
-A bucket creates objects that are not there, puts them anew, gets, lists and deletes them. What fails raises
-StorageUnavailable, and then nobody knows whether it was done: a put may even be done later.
+A bucket creates, replaces, reads, lists and deletes objects. A failed call raises StorageUnavailable, and its effect is
+unknown: a put may be done, or be done later.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: For how many seconds, and how often, a request that failed is tried again before the caller is told. Options of the
-#: connection are left to the environment alone: if any were given here, obstore would take none from there.
+#: Seconds and attempts for which a failed request is repeated before the call raises. Options of the connection come
+#: from the environment alone: if one were given here, obstore would read none from there.
 _PATIENCE = timedelta(seconds=10)
 _RETRIES = 4
 
 
 class Bucket(Protocol):
-    """See the module's docstring. Keys have the form ``folder/name``."""
+    """Operations of object storage; keys have the form ``folder/name``."""
 
     url: str
 
     async def create(self, key: str, data: bytes) -> bool:
-        """Put an object that is not there; answers False, and changes nothing, if it is. One of many wins."""
+        """Put a new object; return False, without an effect, if the key exists. Of concurrent calls one succeeds."""
 
     async def put(self, key: str, data: bytes) -> None:
-        """Put an object, there or not."""
+        """Put an object, or replace it."""
 
     async def get(self, key: str) -> bytes | None:
-        """An object, or None."""
+        """Return an object, or None."""
 
     async def exists(self, key: str) -> bool:
-        """Whether there is such an object."""
+        """Return whether an object exists."""
 
     async def list(self, folder: str, after: str = "") -> list[str]:
-        """The names in a folder that come after a name, sorted."""
+        """Return the names in a folder after a name, sorted."""
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, as far as they are there."""
+        """Delete objects; missing ones are skipped."""
 
     async def tidy(self) -> None:
-        """Remove what puts of processes that were killed have left behind, which is no object."""
+        """Delete the temporary files of puts whose processes were killed."""
 
 
 def open_bucket(url: str) -> Bucket:
-    """The bucket of a store's URL. Nothing is asked of it yet.
+    """Return the bucket of a store's URL, without a request to it.
 
     Raises:
-        StorageUnavailable: obstore is missing, or it cannot make anything of the URL and the environment.
+        StorageUnavailable: obstore is missing, or it rejects the URL or the environment.
     """
     if url.startswith("file://"):
         return FolderBucket(url)
@@ -79,7 +79,6 @@ def open_bucket(url: str) -> Bucket:
     return ObstoreBucket(url, made)
 
 
-# --- obstore ------------------------------------------------------------------------------------------------
 _CREDENTIALS = (
     "Credentials, region and endpoint come from the environment of the processes that open the store: "
     "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT, and AWS_ALLOW_HTTP=true for an endpoint "
@@ -88,11 +87,11 @@ _CREDENTIALS = (
 
 
 class ObstoreBucket:
-    """A bucket, or a part of one, that obstore reaches.
+    """Bucket, or a prefix of one, through obstore.
 
     Args:
-        url: what it is called.
-        remote: obstore's own object for it; keys are relative to its prefix.
+        url: the URL, for messages.
+        remote: obstore's object; keys are relative to its prefix.
     """
 
     def __init__(self, url: str, remote: Remote) -> None:
@@ -165,7 +164,7 @@ class ObstoreBucket:
             raise self._unavailable("delete", keys[0], error) from error
 
     async def tidy(self) -> None:
-        """See Bucket. Object storage has its own rules for that."""
+        """See Bucket. Object storage removes unfinished puts by its own rules."""
 
     @property
     def _failures(self) -> tuple[type[Exception], ...]:
@@ -178,32 +177,33 @@ class ObstoreBucket:
         if isinstance(error, denied) or "status code: 403" in text or "status code: 401" in text:
             return StorageUnavailable(f"{what}: permission was denied ({_first(error)}). {_CREDENTIALS}")
         if isinstance(error, FileNotFoundError) or "status code: 404" in text:
-            return StorageUnavailable(f"{what}: there is no such bucket, and rayflow makes none ({_first(error)})")
+            return StorageUnavailable(
+                f"{what}: the bucket does not exist, and rayflow does not create one ({_first(error)})"
+            )
         if isinstance(error, NotImplementedError):
             return StorageUnavailable(f"{what}: this kind of object storage cannot do that ({_first(error)})")
         return StorageUnavailable(
-            f"{what}: {_first(error)}. It cannot be reached, or answers with errors; the same may be asked again. "
+            f"{what}: {_first(error)}. It cannot be reached, or returns errors; the request may be repeated. "
             f"{_CREDENTIALS}"
         )
 
 
 def _first(error: Exception) -> str:
-    """What obstore says, without the dump that follows."""
+    """Return obstore's message without the dump that follows."""
     said = " ".join(str(error).split("\n\nDebug source", 1)[0].split())
     return said[:500] or type(error).__name__
 
 
-# --- a folder -----------------------------------------------------------------------------------------------
 class FolderBucket:
     """Objects as files of a folder, also of one that several machines share.
 
     obstore has this too, but does not wait until a file is on the disk (0.12.1: no fsync), and so would acknowledge
-    what a power cut takes back. Here a file is written aside, synchronised, and linked to its name, which fails if
-    there is one already.
+    data that a power cut loses. Here a file is written under a temporary name, synchronised, and linked to its name,
+    which fails if the name exists.
 
     Args:
         url: ``file://`` and the folder's absolute path.
-        sync: whether to wait for the disk; tests need not.
+        sync: whether to wait for the disk; tests turn it off.
     """
 
     _numbers = itertools.count()
@@ -240,7 +240,7 @@ class FolderBucket:
             await self._run("delete", keys[0], lambda: _unlink(self._root / key for key in keys))
 
     async def tidy(self) -> None:
-        """See Bucket. A put of another process that is still under way fails, and may be asked again."""
+        """See Bucket. A running put of another process fails, and may be repeated."""
 
         def remove() -> None:
             _unlink(self._aside / name for name in _names(self._aside) if not name.startswith(_process()))
@@ -265,7 +265,7 @@ class FolderBucket:
             made = False
         finally:
             written.unlink(missing_ok=True)
-        self._settle(path.parent)  # whoever made it may not have come that far
+        self._settle(path.parent)  # the process that created it may not have come that far
         return made
 
     def _put(self, path: Path, data: bytes) -> None:

@@ -1,27 +1,27 @@
-"""The log of a store in object storage: numbered segments, read into records, and checkpoints of them.
+"""Log of a store in object storage: numbered segments that are read into records, and checkpoints.
 
 Objects of a store, under its prefix:
 
-* ``log/N``: the transactions, from 1, without a gap. Each is made by create alone, so a number is one writer's.
-* ``state/N``: a checkpoint: all that the segments up to N have made.
-* ``beat/E``: the last sign of life of the writer of epoch E.
-* ``asked/E``: somebody who has a right to the store asks the writer of epoch E to give way. It helps who claims a store
-  that is written all the time; whether it is heard or not, the log alone decides who writes.
+* ``log/N``: transaction N, from 1, without gaps. Each is written by create alone, so a number belongs to one writer.
+* ``state/N``: a checkpoint: all records after segment N.
+* ``beat/E``: the last heartbeat of the writer of epoch E.
+* ``asked/E``: a request to the writer of epoch E to stop. It helps a process that claims a store which is written all
+  the time; whether the writer reads it or not, the log alone decides who writes.
 * ``blob/…``: code, by its digest.
-* ``value/D-E-N``: the large value of digest D, as the writer of epoch E has put it. Which one is meant is in the log.
+* ``value/D-E-N``: the large value of digest D, put by the writer of epoch E. The log names the one in use.
 
-What makes this safe, whatever is delayed or cut off:
+Why this is safe, whatever is delayed or cut off:
 
-* A writer takes the number after the last segment that it has applied, and no other. Who claims the store does so with
-  a segment, and claims are never deleted. So the number that a writer takes which was taken over is its successor's
-  claim, or is one of its own before that: its puts fail for ever.
-* Segments are deleted only up to a checkpoint after which there is a newer one. So the segment of the newest
-  checkpoint is always there, and the end of the log is where a listing shows nothing more.
-* A put that was long delayed may make a segment anew that was deleted. It is before the checkpoint that precedes the
-  newest one; so what was read is only applied if no such checkpoint has come after the records meanwhile, and a claim
-  only counts if nothing is after it.
-* A checkpoint holds what the log has up to its number, whoever writes it, and whenever it arrives. So a damaged one can
-  be done without, as long as the one before it and all segments since that are there.
+* A writer uses only the number after the last segment that it has applied. A claim is a segment too, and claims are
+  never deleted. So the next number of a fenced writer is its successor's claim, or one of its own segments before that:
+  its puts fail forever.
+* Segments are deleted only up to the checkpoint before the newest one. So the segment of the newest checkpoint always
+  exists, and the end of the log is where a listing returns no more.
+* A put that was delayed for long may create a deleted segment again. Its number is below the checkpoint before the
+  newest one. So segments are applied only if no such checkpoint has appeared after the records, and a claim counts only
+  if no segment follows it.
+* A checkpoint holds the records of the log up to its number, whichever process writes it and whenever it arrives. So
+  the store can do without a damaged one, if the one before it and all segments since then exist.
 """
 
 from __future__ import annotations
@@ -42,34 +42,34 @@ log = logging.getLogger(__name__)
 
 LOG, STATE, BEAT, ASKED, BLOB, VALUE = "log", "state", "beat", "asked", "blob", "value"
 
-#: Segments that are asked for at once.
+#: Segments that are read at the same time.
 _WINDOW = 16
-#: How often a log is read anew because it was compacted meanwhile.
+#: Attempts to read a log that is compacted during the read.
 _TRIES = 10
 
 
 def name_of(number: int) -> str:
-    """The name of an object with that number. Names sort as numbers do."""
+    """Return the name of an object with that number. Names sort like numbers."""
     return f"{number:020d}"
 
 
 def number_of(name: str) -> int:
-    """The number of an object; 0 for one that has none, which is nobody's."""
+    """Return the number of an object; 0 for a name that is not a number."""
     return int(name) if len(name) == 20 and name.isascii() and name.isdecimal() else 0
 
 
 class Log:
-    """See the module's docstring. It owns the records and where they are in the log; its user owns what is written.
+    """Log of a store. It owns the records and their position in the log; its user owns what is written.
 
     Args:
-        bucket: where the objects are.
-        data: what the log is read into.
+        bucket: the objects.
+        data: the records into which the log is read.
 
     Attributes:
-        number: of the last segment that is in the records; 0 for none.
-        claims: the numbers of all claims.
-        segments, size: how many segments there are since the newest known checkpoint, and of how many bytes.
-        checkpointed: how large that checkpoint is, in bytes.
+        number: number of the last applied segment; 0 for none.
+        claims: numbers of all claims.
+        segments, size: number and bytes of the segments since the newest known checkpoint.
+        checkpointed: bytes of that checkpoint.
     """
 
     def __init__(self, bucket: Bucket, data: MemoryData) -> None:
@@ -80,27 +80,26 @@ class Log:
         self.segments = 0
         self.size = 0
         self.checkpointed = 0
-        #: Why the records are of no use any more.
+        #: Why the records are unusable; None if they are not.
         self.damage: CorruptRecord | None = None
 
     @property
     def next_key(self) -> str:
-        """The object that the next segment will be."""
+        """Return the key of the next segment."""
         if self.damage is not None:
             raise self.damage
         return f"{LOG}/{name_of(self.number + 1)}"
 
     def where(self, key: str) -> str:
-        """An object's whole name, for people."""
+        """Return an object's whole name, for messages."""
         return f"{self.bucket.url.rstrip('/')}/{key}"
 
-    # --- reading -------------------------------------------------------------------------------------------
     async def refresh(self) -> None:
-        """Read what the log has more than the records.
+        """Apply the segments that the records lack.
 
         Raises:
-            CorruptRecord: an object is damaged, or missing.
-            StorageUnavailable: an object cannot be read now, or is of a newer format.
+            CorruptRecord: an object is damaged or missing.
+            StorageUnavailable: an object cannot be read now, or has a newer format.
         """
         if self.damage is not None:
             raise self.damage
@@ -114,7 +113,7 @@ class Log:
         raise StorageUnavailable(f"store {self.bucket.url} changes faster than it can be read; try again")
 
     async def _begin(self) -> None:
-        """Read the newest checkpoint; if that is damaged the one before, since no segment after that one is deleted."""
+        """Read the newest checkpoint; if it is damaged, the one before, since no segment after that one is deleted."""
         before, newest = await self._checkpoints()
         try:
             await self._load(newest)
@@ -127,7 +126,7 @@ class Log:
                 raise CorruptRecord("", f"{error.detail}; nor can it be made again: {another.detail}") from error
 
     async def _read_to(self, last: int) -> bool:
-        """Read all segments up to one that is there; answers whether none of them was compacted meanwhile."""
+        """Apply all segments up to an existing one; return whether none of them was compacted during that time."""
         while self.number < last:
             numbers = range(self.number + 1, min(self.number + _WINDOW, last) + 1)
             found = await asyncio.gather(*(self.bucket.get(f"{LOG}/{name_of(number)}") for number in numbers))
@@ -164,7 +163,7 @@ class Log:
             raise self.damage from error
 
     def advance(self, segment: Segment, size: int) -> None:
-        """The next segment is durable: apply it."""
+        """Apply the next segment, which is durable."""
         apply(self.data, segment.changes)
         self.number += 1
         self.segments += 1
@@ -174,13 +173,13 @@ class Log:
             self.claims.append(self.number)
 
     async def _checkpoints(self) -> tuple[int, int]:
-        """The checkpoint before the newest, and the newest; 0 for none. Segments up to the former may be gone."""
+        """Return the checkpoint before the newest, and the newest; 0 for none. Segments up to the first may be gone."""
         numbers = sorted(map(number_of, await self.bucket.list(STATE)))
         before, newest = (0, 0, *numbers)[-2:]
         return before, newest
 
     async def _load(self, number: int) -> None:
-        """Begin anew from a checkpoint, if it still is there."""
+        """Replace the records by those of a checkpoint, if it still exists."""
         if number == 0:
             return
         key = f"{STATE}/{name_of(number)}"
@@ -199,11 +198,10 @@ class Log:
             setattr(self.data, each.name, getattr(data, each.name))
         self.number, self.claims, self.segments, self.size = number, claims, 0, 0
 
-    # --- compaction ----------------------------------------------------------------------------------------
     async def checkpoint(self) -> None:
-        """Keep what the log has made so far in one object, and delete what nobody needs any more.
+        """Write all records as one object, and delete objects that are no longer needed.
 
-        It may be cut off anywhere, and others may append meanwhile.
+        It may be cut off anywhere, and segments may be appended at the same time.
         """
         number, writer, claims, data = self.number, self.data.writer, list(self.claims), snapshot(self.data)
         segments, size = self.segments, self.size
@@ -213,7 +211,7 @@ class Log:
         await self._collect(number, claims, writer.epoch)
 
     async def _collect(self, number: int, claims: Sequence[int], epoch: int) -> None:
-        """Delete what is older than the checkpoint before the newest: readers may still be at that one."""
+        """Delete what is older than the checkpoint before the newest, which readers may still read."""
         checkpoints = sorted(map(number_of, await self.bucket.list(STATE)))
         before = [each for each in checkpoints if 0 < each < number]
         if before:

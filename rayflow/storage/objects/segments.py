@@ -1,10 +1,10 @@
 """Segments and checkpoints as bytes.
 
-A segment is one transaction: who wrote it, and the changes; or a claim, which changes the writer alone. A checkpoint
-is all that the segments up to a number have made, in parts of the same form. Both begin with ``rayflow``, a byte for
-the kind, a byte for the format, and four bytes of CRC-32 over these two, the number and the rest; so an object that
-was cut off, altered, or is in another's place is found. The rest is msgpack: ``[epoch, nonce, heartbeat]`` of the
-writer, then maps from the position of a field of :class:`~rayflow.storage.changes.Changes` to its values.
+A segment is one transaction: its writer and its changes; or a claim, which changes the writer alone. A checkpoint holds
+all records after a segment, in parts of the same form. Both begin with ``rayflow``, a byte for the kind, a byte for the
+format, and four bytes of CRC-32 over these two, the number and the rest; so an object that was cut off, altered, or is
+in another's place is detected. The rest is msgpack: ``[epoch, nonce, heartbeat]`` of the writer, then maps from the
+position of a field of :class:`~rayflow.storage.changes.Changes` to its values.
 
 New fields of records and of changes are appended, with a default, and raise the format; the meaning of a field never
 changes. So an object of any older format is read with the defaults of the fields that it lacks, and no object of a
@@ -77,16 +77,16 @@ _GETTERS: Mapping[type, Callable[[Any], Any]] = {
 
 
 class UnwritableError(Exception):
-    """What is to be written has no form as bytes."""
+    """Error for a record that cannot be encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One transaction.
+    """Transaction in the log.
 
     Args:
-        writer: whose; with a heartbeat if this is its claim.
-        changes: what it changes, without what executions are not to repeat: see :func:`complete`.
+        writer: the writer; with a heartbeat if this is its claim.
+        changes: its changes, without the fields that changed executions do not repeat: see :func:`complete`.
     """
 
     writer: Writer
@@ -94,11 +94,10 @@ class Segment:
 
     @property
     def is_claim(self) -> bool:
-        """Whether somebody becomes the writer by it."""
+        """Return whether this is a claim of a writer."""
         return self.writer.heartbeat is not None
 
 
-# --- writing ------------------------------------------------------------------------------------------------
 def _default(value: object) -> Any:
     getter = _GETTERS.get(type(value))
     if getter is None:
@@ -110,20 +109,20 @@ _packers = Packers(_default, strict_types=False)
 
 
 def encode_segment(number: int, writer: Writer, changes: Changes) -> bytes:
-    """A transaction as bytes. Raises UnwritableError."""
+    """Return a transaction as bytes. Raises UnwritableError."""
     packed = pack((writer.epoch, writer.nonce, writer.heartbeat)) + _pack_changes(changes)
     return _seal(SEGMENT, number, packed, FORMAT if changes else 1)
 
 
 def encode_checkpoint(number: int, writer: Writer, claims: Iterable[int], parts: Iterable[Changes]) -> bytes:
-    """A whole state as bytes: the writer, the numbers of all claims, and the records."""
+    """Return a checkpoint as bytes: the writer, the numbers of all claims, and the records."""
     body = [pack((writer.epoch, writer.nonce, writer.heartbeat)), pack(list(claims))]
     body += [_pack_changes(part) for part in parts]
     return _seal(CHECKPOINT, number, b"".join(body), FORMAT)
 
 
 def pack(value: Any) -> bytes:
-    """Records, and what is made of them, as msgpack. Raises UnwritableError."""
+    """Return records, or structures of them, as msgpack. Raises UnwritableError."""
     try:
         return _packers.pack(value)
     except (TypeError, ValueError, OverflowError) as error:
@@ -131,7 +130,7 @@ def pack(value: Any) -> bytes:
 
 
 def size_of(operation: object) -> int:
-    """Bytes that what an operation holds takes. Raises UnwritableError."""
+    """Return the encoded size of an operation's content, in bytes. Raises UnwritableError."""
     try:
         return len(_any_packers.pack(operation))
     except (TypeError, ValueError, OverflowError) as error:
@@ -165,18 +164,17 @@ def _checksum(start: bytes, number: int, packed: bytes | memoryview) -> bytes:
     return zlib.crc32(packed, zlib.crc32(start + number.to_bytes(8, "big"))).to_bytes(4, "big")
 
 
-# --- reading ------------------------------------------------------------------------------------------------
 def decode_segment(where: str, number: int, data: bytes) -> Segment:
-    """The transaction again.
+    """Return the transaction of encoded bytes.
 
     Args:
         where: the object's name, for errors.
-        number: what its name says that it is.
-        data: what :func:`encode_segment` wrote.
+        number: the number in the object's name.
+        data: bytes of :func:`encode_segment`.
 
     Raises:
         CorruptRecord: the bytes are damaged or belong to another number.
-        StorageUnavailable: they are of a newer format.
+        StorageUnavailable: the bytes have a newer format.
     """
     writer, changes = _unpack(where, SEGMENT, number, data)
     try:
@@ -186,7 +184,7 @@ def decode_segment(where: str, number: int, data: bytes) -> Segment:
 
 
 def decode_checkpoint(where: str, number: int, data: bytes) -> tuple[Writer, list[int], list[Changes]]:
-    """The whole state again: the writer, the numbers of all claims, and the records. Raises as decode_segment."""
+    """Return the writer, the numbers of all claims, and the records of a checkpoint. Raises as decode_segment."""
     writer, claims, *parts = _unpack(where, CHECKPOINT, number, data)
     try:
         return Writer(*writer), list(claims), [_changes(part) for part in parts]
@@ -216,7 +214,7 @@ def _unpack(where: str, kind: bytes, number: int, data: bytes) -> list[Any]:
 
 
 def complete(changes: Changes, data: MemoryData) -> Changes:
-    """Changes that were read, with what executions do not repeat. Raises KeyError if one of them is not there."""
+    """Add the fields that changed executions do not repeat. Raises KeyError if an execution does not exist."""
     known = data.executions
     changes.changed = [
         replace(record, **{name: getattr(known[record.id], name) for name in _NOT_REPEATED})
@@ -272,7 +270,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "no_schedules": str,
     "no_definitions": str,
     "no_pools": str,
-    "mentions": lambda values: ValueReference(*values),
+    "references": lambda values: ValueReference(*values),
     "values": lambda values: ValueRecord(*values),
     "no_values": str,
     "records": lambda values: KeyedRecord(*values),

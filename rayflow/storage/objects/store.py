@@ -1,9 +1,9 @@
-"""The Store contract on object storage: S3, Google Cloud Storage, Azure, or a folder that machines share.
+"""Object storage implementation of the ``Store`` contract: S3, Google Cloud Storage, Azure, or a shared folder.
 
-A transaction is one object, put once (:mod:`rayflow.storage.objects.log`); the records are in memory, so that only
-writing goes through the network. A put that failed may nevertheless be done, or be done later. So nothing is ever taken
-for not written: the next transaction takes the same number, and whichever of the two is there first counts. If it is
-the earlier one, it is applied, and the later transaction is decided anew.
+A transaction is one object, put once (:mod:`rayflow.storage.objects.log`). The records are in memory, so that only
+writing uses the network. A put that failed may be done nevertheless, also later. So the next transaction uses the same
+number, and whichever of the two arrives first counts. If that is the earlier one, it is applied, and the later
+transaction is decided again.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from rayflow.storage.writer import Writer, WriterIdentity, next_writer
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: How often a transaction is decided anew.
+#: Attempts of a transaction that is overtaken by another one.
 _TRIES = 10
-#: How often a claim is tried; after how many losses the writer, which is faster, is asked to give way when it next
-#: gives a sign of life; and for how many seconds it is then given each time.
+#: Attempts of a claim; attempts after which the writer, which is faster, is asked to stop at its next heartbeat; and
+#: seconds between two attempts from then on.
 _CLAIMS, _PATIENT, _PAUSE = 60, 3, 0.05
-#: Seconds that a close waits for a checkpoint under way.
+#: Seconds that a close waits for a running checkpoint.
 _PATIENCE = 5.0
 _GONE = "gone"
 
 
 class ObjectStore(MemoryStore):
-    """A store in object storage.
+    """Store in object storage.
 
-    A writer's reads are from memory. One that was taken over and has not noticed yet, which it does with its next
-    commit or heartbeat, reads what was there before. Whoever is not the writer looks for news before each read.
+    A writer reads from memory. A fenced writer that has not noticed yet (it does with its next commit or heartbeat)
+    reads the records from before. A store that is not the writer reads the log before each read.
 
     Args:
         url: ``s3://bucket/prefix``, ``gs://…``, ``az://…`` or ``file:///folder``.
-        bucket: what it is kept in; None for what the URL says.
+        bucket: the objects; None for the bucket of the URL.
     """
 
-    #: A checkpoint is due after so many segments, or so many bytes of them …
+    #: A checkpoint is due after this number of segments, or of bytes in them,
     checkpoint_segments = 256
     checkpoint_bytes = 8 << 20
-    #: … once they are that part of the last checkpoint, or after so many times that many segments in any case.
+    #: if they are at least 1/4 of the last checkpoint; or in any case after 16 times the number of segments.
     checkpoint_part = 4
     checkpoint_patience = 16
-    #: Bytes of one transaction at most.
+    #: Maximum bytes of one transaction.
     largest = 1 << 30
 
     def __init__(self, url: str, *, bucket: Bucket | None = None) -> None:
@@ -69,10 +69,9 @@ class ObjectStore(MemoryStore):
         self._tidied = False
         self._checkpointing: asyncio.Task[None] | None = None
         self._next_attempt = 0
-        #: Bytes of what was deleted since checkpoints were last wanted for it, and how many of those are still to come.
+        #: Bytes deleted since checkpoints were last requested for that, and checkpoints that are still due.
         self._freed = self._wanted = 0
 
-    # --- opening -------------------------------------------------------------------------------------------
     async def open(self, *, read_only: bool = False) -> None:
         """See Store. Reads the newest checkpoint, and the segments since then."""
         if self._open:
@@ -81,7 +80,7 @@ class ObjectStore(MemoryStore):
         found = Log(self._given or open_bucket(self.url), self.data)
         await found.refresh()
         if read_only and found.number == 0:
-            raise StorageUnavailable(f"cannot open store {self.url}: there is none, and reading creates none")
+            raise StorageUnavailable(f"cannot open store {self.url}: it does not exist, and reading does not create it")
         self._log = found
         await super().open(read_only=read_only)
 
@@ -107,7 +106,6 @@ class ObjectStore(MemoryStore):
         assert self._log is not None
         return self._log
 
-    # --- the writer ----------------------------------------------------------------------------------------
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
         """See Store. The claim is the next segment; who loses that number to another looks again."""
         async with self._lock:
@@ -119,7 +117,7 @@ class ObjectStore(MemoryStore):
                 self._check_not_fenced()
                 current = await self._last_seen(records)
                 claimed = next_writer(current, nonce, now=now, fresh_for=fresh_for, take_over=take_over, url=self.url)
-                # If the answer is lost, nobody knows who writes; a claim is never recognised as one's own, since
+                # If the answer is lost, the writer is unknown; a claim is never recognised as one's own, since
                 # another process may use the same nonce.
                 self._epoch = None
                 if await self._claim(records, claimed):
@@ -132,7 +130,7 @@ class ObjectStore(MemoryStore):
         raise StorageUnavailable(f"store {self.url} is claimed by many at once, or written all the time; try again")
 
     async def _claim(self, records: Log, writer: Writer) -> bool:
-        """Write a claim; answers whether it is the end of the log. If not, it came too late, or was overtaken."""
+        """Write a claim; return whether it is the end of the log, so that it counts."""
         segment = Segment(writer, Changes())
         body = encode_segment(records.number + 1, segment.writer, segment.changes)
         made = await records.bucket.create(records.next_key, body)
@@ -142,12 +140,12 @@ class ObjectStore(MemoryStore):
         return True
 
     async def _last_seen(self, records: Log) -> Writer:
-        """The writer, with its newest sign of life."""
+        """Return the writer with its newest heartbeat."""
         writer = records.data.writer
         beat = await records.bucket.get(_beat(writer.epoch)) if writer.epoch else None
         if beat is None:
             return writer
-        with contextlib.suppress(ValueError):  # unreadable: the claim itself was a sign of life, too
+        with contextlib.suppress(ValueError):  # unreadable: the claim itself counts as a heartbeat
             text = beat.decode()
             return Writer(writer.epoch, writer.nonce, None if text == _GONE else float(text))
         return writer
@@ -161,8 +159,8 @@ class ObjectStore(MemoryStore):
             self._check_writer()
             if not await self._look(records) and by is not None:
                 self._fenced = WriterFenced(
-                    f"store {self.url} is being taken over by {WriterIdentity.from_text(by.decode(errors='replace'))}, "
-                    f"who asked this writer to give way; its epoch {writer.epoch} is over, and it writes no more"
+                    f"store {self.url} is being taken over by {WriterIdentity.from_text(by.decode(errors='replace'))}; "
+                    f"this writer, of epoch {writer.epoch}, stops writing at its request"
                 )
                 raise self._fenced
 
@@ -171,14 +169,13 @@ class ObjectStore(MemoryStore):
         return self._opened(), writer
 
     async def _look(self, records: Log) -> bool:
-        """Whether the log has more than the records, which is then applied. Raises Fenced if it is another's claim."""
+        """Apply segments that the records lack; return whether there were any. Raises WriterFenced."""
         if not await records.bucket.exists(records.next_key):
             return False
         await records.refresh()
         self._check_writer()
         return True
 
-    # --- writing -------------------------------------------------------------------------------------------
     async def commit(self, operations: Sequence[Operation]) -> list[Answer]:
         """See Store."""
         try:
@@ -204,14 +201,14 @@ class ObjectStore(MemoryStore):
                 if written:
                     self._checkpoint_if_due(records)
                     return answer
-        raise StorageUnavailable(f"store {self.url} answers that an object is there, and does not show it; try again")
+        raise StorageUnavailable(f"store {self.url} reports an object that it does not list; try again")
 
     async def _append(self, records: Log, segment: Segment) -> bool:
-        """Write the next segment. If another one has its number, that is applied, and False is answered."""
+        """Write the next segment. If another segment has its number, apply that one and return False."""
         key, body = records.next_key, encode_segment(records.number + 1, segment.writer, segment.changes)
         if len(body) > self.largest:
             raise UnwritableError(f"it takes {len(body)} bytes, of {self.largest} at most")
-        # If it is there, it may be this very segment, whose first answer was lost on the way.
+        # An existing object may be this segment, if the answer to its first put was lost.
         if not await records.bucket.create(key, body) and await records.bucket.get(key) != body:
             await records.refresh()
             return False
@@ -219,7 +216,7 @@ class ObjectStore(MemoryStore):
         return True
 
     def _decide_singly(self, operations: Sequence[Operation]) -> tuple[Changes, list[Answer]]:
-        """As ``_decide``, where some operations may have no form as bytes: those are refused, and only those."""
+        """Decide as ``_decide``, and reject the operations that cannot be encoded, and only those."""
         good: list[Operation] = []
         refused: dict[int, Answer] = {}
         for index, operation in enumerate(operations):
@@ -234,7 +231,7 @@ class ObjectStore(MemoryStore):
         return changes, [refused[index] if index in refused else next(rest) for index in range(len(operations))]
 
     def _problem(self, operation: Operation) -> RayflowError | None:
-        """Why an operation has no form as bytes, if it has none."""
+        """Return why an operation cannot be encoded; None if it can."""
         try:
             size = size_of(operation)
             why = f"it takes {size} bytes" if size > self.largest else ""
@@ -247,7 +244,6 @@ class ObjectStore(MemoryStore):
             f"Numbers must fit 64 bits, and an operation {self.largest} bytes"
         )
 
-    # --- checkpoints ---------------------------------------------------------------------------------------
     def _checkpoint_if_due(self, records: Log) -> None:
         if self._checkpointing is not None and not self._checkpointing.done():
             return
@@ -265,9 +261,8 @@ class ObjectStore(MemoryStore):
             self._wanted = max(0, self._wanted - 1)
         except RayflowError as error:
             self._next_attempt = records.number + self.checkpoint_segments
-            log.warning("store %s: its log could not be compacted, which is tried again later: %s", self.url, error)
+            log.warning("store %s: compaction of the log failed, will retry later: %s", self.url, error)
 
-    # --- deleting ------------------------------------------------------------------------------------------
     async def collect(self, over: PurgeFilter, *, dry_run: bool = False) -> PurgeBatch:
         """See Store."""
         found = await super().collect(over, dry_run=dry_run)
@@ -286,7 +281,6 @@ class ObjectStore(MemoryStore):
             self._checkpoint_if_due(records)
         return False
 
-    # --- reading -------------------------------------------------------------------------------------------
     async def _reading(self) -> None:
         records = self._opened()
         if self._epoch is None or self._fenced is not None:
@@ -295,9 +289,8 @@ class ObjectStore(MemoryStore):
         elif records.damage is not None:
             raise records.damage
 
-    # --- blobs and values ----------------------------------------------------------------------------------
     async def put_blob(self, digest: str, data: bytes) -> None:
-        """See Store. What this writer has put already is not put again."""
+        """See Store. A blob that this writer has put before is not put again."""
         records, _ = self._opened_for_writing()
         async with self._lock:
             self._check_writer()
@@ -311,23 +304,23 @@ class ObjectStore(MemoryStore):
         return await self._opened().bucket.get(f"{BLOB}/{digest}")
 
     async def put_value(self, digest: str, data: bytes, *, now: float) -> None:
-        """See Store. First the object, then its record; one that is there is only recorded anew."""
+        """See Store. First the object, then its record; for an existing one only the record."""
         place = ""
         for _ in range(_TRIES):
             records, writer = self._opened_for_writing()
             if digest not in self.data.values and not place:
-                # Never a name that was used before: whoever was to delete that object may still do so.
+                # Never a used name: a pending deletion of that object may still happen.
                 place = f"{VALUE}/{digest}-{writer.epoch}-{next(self._places)}"
                 await records.bucket.put(place, data)
             there = await self._write(partial(self._put_there, digest, len(data), now, place))
             if there is not None:
-                if place not in ("", there):  # somebody else has put the same
+                if place not in ("", there):  # another call has put the same value
                     await records.bucket.delete([place])
                 return
         raise StorageUnavailable(f"value {digest} of store {self.url} is collected faster than it is put; try again")
 
     def _put_there(self, digest: str, size: int, now: float, place: str) -> tuple[Changes, str | None]:
-        """Record a value that was put; answers where it is, or None if it was collected and has to be put anew."""
+        """Record a value that was put; return its place, or None if it was collected and must be put again."""
         if digest not in self.data.values and not place:
             return Changes(), None
         record = self._renewed(digest, size, now, place)
@@ -340,12 +333,12 @@ class ObjectStore(MemoryStore):
         return None if record is None else await self._opened().bucket.get(record.place)
 
     async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
-        """See Store. First the records go, then the objects; what a writer's end leaves behind, the next one finds."""
+        """See Store. First the records, then the objects; the next writer deletes what a stopped one leaves."""
         records, writer = self._opened_for_writing()
-        gone = await self._write(lambda: self._swept(now, grace, limit))
+        gone = await self._write(lambda: self._plan_collection(now, grace, limit))
         await records.bucket.delete([value.place for value in gone])
         if not self._tidied:
-            # An earlier writer records nothing any more, so what it has not recorded nobody will ask for.
+            # An earlier writer is fenced, so objects that it has not recorded will never be read.
             known = {value.place for value in self.data.values.values()}
             places = [f"{VALUE}/{name}" for name in await records.bucket.list(VALUE)]
             await records.bucket.delete([p for p in places if p not in known and _epoch_of(p) < writer.epoch])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rayflow.core.execution.requests import WaitsFor
-from rayflow.ids import ExecutionStatus
 from rayflow.storage.model import Attribute, ExecutionRecord
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "contains"]
@@ -100,7 +100,7 @@ def waiting_text(record: ExecutionRecord) -> str:
     """Return what an unfinished execution waits for, one line each with a line break on both sides; "" for nothing."""
     if not record.waits or record.status.terminal:
         return ""
-    lines = [line.replace("\\", "\\\\").replace("\n", "\\n") for line in WaitsFor.from_text(record.waits).words()]
+    lines = [line.replace("\\", "\\\\").replace("\n", "\\n") for line in WaitsFor.from_text(record.waits).describe()]
     return "".join(f"\n{line}" for line in lines) + "\n" if lines else ""
 
 
@@ -110,7 +110,6 @@ def waiting_part(wanted: str) -> str:
     return f"\n{escaped}\n" if " " in escaped else f"\n{escaped} "
 
 
-# --- in memory ------------------------------------------------------------------------------------------------
 Test = Callable[[ExecutionRecord], bool]
 
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -125,11 +124,15 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def test_of(comparisons: Iterable[Comparison]) -> Test:
-    """Return a function that says whether an execution meets all comparisons."""
-    tests = [_test(comparison) for comparison in comparisons]
-    if len(tests) == 1:
-        return tests[0]
+def test_of(comparisons: Iterable[Comparison]) -> Test | None:
+    """Return a function that says whether an execution meets all comparisons; None if there is nothing to test."""
+    return all_of([_test(comparison) for comparison in comparisons])
+
+
+def all_of(tests: Sequence[Test]) -> Test | None:
+    """Return one test for several; None for none."""
+    if len(tests) < 2:
+        return tests[0] if tests else None
     return lambda record: all(test(record) for test in tests)
 
 
@@ -139,27 +142,43 @@ def _test(comparison: Comparison) -> Test:
         return _attribute_test(name, compare, value)
     field = FIELDS[comparison.field]
     if field.kind == "waiting":
-        parts = [waiting_part(str(each)) for each in (value if isinstance(value, tuple) else (value,))]
-        return lambda record: any(part in waiting_text(record) for part in parts) if record.waits else False
+        return _waiting_test(tuple(map(str, value)) if isinstance(value, tuple) else (str(value),))
     if field.kind == "flag":
         return lambda record: compare(record.status.terminal, value)
     get = operator.attrgetter(field.column)
-    if field.kind == "status":
-        value = frozenset(map(ExecutionStatus, value)) if isinstance(value, tuple) else ExecutionStatus(value)  # type: ignore[assignment, arg-type]
-    return lambda record: compare(get(record), value)
+    wanted: Any = frozenset(value) if isinstance(value, tuple) else value
+    return lambda record: compare(get(record), wanted)
+
+
+def _waiting_test(wanted: Sequence[str]) -> Test:
+    parts = [waiting_part(each) for each in wanted]
+    # Most texts are excluded without parsing: a name is in the text as JSON.
+    names = [json.dumps(each.partition(" ")[2])[1:-1] for each in wanted]
+
+    def test(record: ExecutionRecord) -> bool:
+        if not any(name in record.waits for name in names):
+            return False
+        text = waiting_text(record)
+        return any(part in text for part in parts)
+
+    return test
+
+
+_CLASSES: Mapping[str, frozenset[type]] = {
+    "bool": frozenset({bool}),
+    "number": frozenset({int, float}),
+    "text": frozenset({str}),
+}
 
 
 def _attribute_test(name: str, compare: Callable[[Any, Any], bool], value: Any) -> Test:
-    members = value if isinstance(value, tuple) else (value,)
-    by_type = {kind: tuple(each for each in members if type_of(each) == kind) for kind in map(type_of, members)}
+    if isinstance(value, tuple):
+        tests = [_attribute_test(name, operator.eq, each) for each in value]
+        return lambda record: any(test(record) for test in tests)
+    classes = _CLASSES[type_of(value)]
 
     def test(record: ExecutionRecord) -> bool:
         found = record.attributes.get(name)
-        if found is None:
-            return False
-        comparable = by_type.get(type_of(found))
-        if comparable is None:
-            return False
-        return compare(found, comparable if isinstance(value, tuple) else value)
+        return type(found) in classes and compare(found, value)
 
     return test

@@ -8,7 +8,7 @@ import math
 import struct
 import zlib
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 #: Moment of the start and number of an execution: the order of every list.
 Position = tuple[float, int]
@@ -26,7 +26,7 @@ def decode_cursor(text: str) -> Position:
     """Return the position of a cursor.
 
     Raises:
-        DefinitionError: the text is not a cursor that a list returned.
+        InvalidArgument: the text is not a cursor that a list returned.
     """
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -34,7 +34,7 @@ def decode_cursor(text: str) -> Position:
     except (binascii.Error, struct.error, ValueError):
         data, at, number = b"", math.nan, 0
     if math.isnan(at) or zlib.crc32(data[:-4]).to_bytes(4, "big") != data[-4:]:
-        raise DefinitionError(
+        raise InvalidArgument(
             f"after={text!r} is not a cursor. Pass the cursor that came with the page before, unchanged; leave it out "
             "for the first page"
         )

@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.model import Attribute
 from rayflow.storage.query.comparisons import ATTRIBUTE, FIELDS, OPERATORS, Comparison, Operator
@@ -55,7 +55,7 @@ def parse_where(text: str) -> tuple[Comparison, ...]:
     """Return the comparisons of a condition.
 
     Raises:
-        DefinitionError: the text is not a condition; the message has the position, what is allowed and an example.
+        InvalidArgument: the text is not a condition; the message has the position, what is allowed and an example.
 
     Example:
         >>> parse_where("attr.customer = 'acme' and priority > 5")[1]
@@ -98,7 +98,7 @@ class _Parser:
 
     def _fail(self, at: int, what: str, remedy: str) -> NoReturn:
         pointer = f"{self._text[:at]}⟨here⟩{self._text[at:]}"
-        raise DefinitionError(f"where, position {at + 1}: {what}; {remedy}. In: {pointer}")
+        raise InvalidArgument(f"where, position {at + 1}: {what}; {remedy}. In: {pointer}")
 
     def _take(self) -> _Token:
         token = self._tokens[self._next]

@@ -1,72 +1,29 @@
-"""What operations make of parents and children: starts, ends that are told, children that end with their parents."""
+"""Rules of parents and children: starts, answers at a child's end, cancellation with the parent."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from rayflow.core.events import RequestCompleted, label
 from rayflow.core.failures import failure_of
-from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, Failure, RayflowError
+from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, RayflowError
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.codec.journal import decode_failure
-from rayflow.storage.model import ExecutionRecord, InboxRow
-from rayflow.storage.operations import Answer, Append, StartChild
+from rayflow.storage.model import ExecutionRecord
+from rayflow.storage.operations import Append, StartChild
+from rayflow.storage.rules.protocols import Reads, TransactionView
 from rayflow.storage.rules.starts import cancel_row, rewinds_at_call
 
 
-class FamilyReads(Protocol):
-    """What is read of families, in the transaction that will write them."""
-
-    def bound_children(self, execution_id: str) -> Sequence[str]:
-        """Unfinished executions that an execution started, that it does not wait for, and that end with it."""
-
-
-class TransactionView(Protocol):
-    """The records as they are now, and what is written of them."""
-
-    started: list[str]
-
-    def head(self, execution_id: str) -> ExecutionRecord | None:
-        """An execution's row as it is now."""
-
-    def start(self, record: ExecutionRecord) -> RayflowError | None:
-        """Start an execution that is not there; answers why it is not started."""
-
-    def deliver(self, execution_id: str, row: InboxRow) -> Answer:
-        """Put a row into an inbox."""
-
-    def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
-        """Answer what an execution asked."""
-
-    def tell(
-        self,
-        execution_id: str,
-        step: int,
-        about: str,
-        operation: Append,
-        *,
-        value: str | None = None,
-        failure: RayflowError | Failure | None = None,
-    ) -> None:
-        """Answer what an execution asked in this append."""
-
-
 class ChildRules:
-    """See the module's docstring.
+    """Rules of parents and children within one transaction."""
 
-    Args:
-        book: the records.
-        reads: what is there.
-    """
-
-    def __init__(self, book: TransactionView, reads: FamilyReads) -> None:
+    def __init__(self, book: TransactionView, reads: Reads) -> None:
         self._book = book
         self._reads = reads
 
     def start_child(self, parent: str, ask: StartChild, operation: Append) -> None:
-        """Start a child, or find the one that the call has started already."""
+        """Start a child, or find the one that the same call has started before."""
         child, waits = ask.record, ask.record.waited_for
         there, done = self._book.head(child.id), self._superseded(ask)
         failure: RayflowError | None = None
@@ -86,7 +43,7 @@ class ChildRules:
             self._book.put_answer(parent, end, f"answer/{ask.step}/{operation.first_seq}")
 
     def _superseded(self, ask: StartChild) -> ExecutionRecord | None:
-        """A child that a superseded call of the same number has started, and that has done, or does, the same."""
+        """Return the child of a superseded call that has the same input and has completed or continues."""
         for name, nonce in ask.earlier:
             there = self._book.head(name)
             if there is None or there.start_nonce != nonce or not _same_start(there, ask.record):
@@ -97,7 +54,7 @@ class ChildRules:
         return None
 
     def ended(self, execution: ExecutionRecord, operation: Append) -> None:
-        """An execution is over: its parent hears of it, and children that are to end with it are cancelled."""
+        """Answer the parent of a finished execution, and cancel the children that end with it."""
         if execution.waited_for:
             self._tell_parent(execution, operation)
         new = (name for name in self._book.started if _is_child(self._book.head(name), execution))
@@ -107,17 +64,17 @@ class ChildRules:
                 self._book.deliver(name, cancel_row(execution, child.start_nonce, execution.epoch, operation.at))
 
     def _tell_parent(self, child: ExecutionRecord, operation: Append) -> None:
-        """Unless the parent is over, too, or has forgotten the call."""
+        """Answer the parent, unless its present run did not issue the call."""
         parent = self._book.head(child.parent)
         rewinds = None if parent is None else rewinds_at_call(parent, child)
         if parent is not None and rewinds is not None:
             end = replace(_end_of(child, operation.at), rewinds=rewinds)
-            # It is told once for each end, so what matters of the key is that it is new.
+            # Each end is answered once, so the key only has to be new.
             self._book.put_answer(parent.id, end, f"child/{child.id}/{parent.inbox_last + 1}")
 
 
 def _is_child(record: ExecutionRecord | None, parent: ExecutionRecord) -> bool:
-    """Whether this very execution started it, and not another one that had its id before."""
+    """Return whether this execution started it, and not an earlier execution of the same id."""
     return record is not None and record.parent == parent.id and record.start_nonce.startswith(f"{parent.start_nonce}/")
 
 
@@ -132,10 +89,10 @@ def _whose(there: ExecutionRecord, asked: ExecutionRecord) -> str:
 
 
 def _end_of(child: ExecutionRecord, at: float) -> RequestCompleted:
-    """A child's end, as the answer to the call that started it."""
+    """Return a child's end as the answer to the call that started it."""
     try:
         failure = None if child.failure is None else decode_failure(child.failure, execution_id=child.id)
-    except CorruptRecord as error:  # a damaged record is not to keep others from being written
+    except CorruptRecord as error:  # a damaged record must not keep others from being written
         failure = failure_of(error)
     about = label("child", child.workflow_id)
     return RequestCompleted(at, child.parent_step, about, None, child.result, failure, child.created_at, child.id)

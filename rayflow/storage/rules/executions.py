@@ -1,18 +1,17 @@
-"""The one place where the rules of the store stand: pure functions that every store asks.
+"""Rules of executions: pure functions that decide every operation, for all stores.
 
 The rules (docs/architecture.md, "Rules of the protocol"):
 
-* An epoch is claimed by compare-and-set, with the claimer's nonce; never assigned from memory.
-* An append carries its epoch. A stale epoch answers :class:`WriterWriterFenced`, which means stop. So does an epoch
-whose
-  owner gave the execution up: after parking, releasing or ending it, it writes nothing more without a new claim.
-* An append whose last entry is already durable at the same epoch is acknowledged whole and not applied again,
-  if its digest is the same; with another digest it is a :class:`~rayflow.errors.CorruptRecord`.
-* A dead letter is written with the journal entry that it belongs to, and removed with the rewind that supersedes
-  that entry. Of a step's notes the newest is kept; one that arrives late changes nothing.
-* What arrives from outside is an inbox row, unique by its key; a row for an execution without an owner makes it
-  runnable in the same transaction. So an inbox row that is not applied has a live owner or a time at which one is
-  looked for, unless its owner saw it and gave the execution up all the same (paused, with results kept for later).
+* An epoch is claimed by compare-and-set, with the claimer's nonce; it is never assigned from memory.
+* An append carries its epoch. A stale epoch is rejected with :class:`~rayflow.errors.WriterFenced`: its sender must
+  stop. So is the epoch of an owner that has released the execution; that owner must claim it again before it writes.
+* An append whose last entry is already durable at the same epoch is acknowledged and not applied again, if its digest
+  is the same. With another digest it is a :class:`~rayflow.errors.CorruptRecord`.
+* A dead letter is written with its journal entry, and deleted by the rewind that supersedes that entry. Of a step's
+  notes the newest is kept; one that arrives late changes nothing.
+* Messages from outside are inbox rows, unique by key. A row for an execution without an owner makes it runnable in the
+  same transaction. So an inbox row that is not applied belongs to an execution with an owner or with a time at which it
+  needs one; the exception is an owner that saw the row and released the execution (paused, results kept for later).
 * A store has one writer. Its epoch rises with every claim and is checked in every transaction.
 """
 
@@ -49,7 +48,7 @@ _NOTHING: Mapping[str, float] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What a store must write, in the transaction in which it read the row: the new row and its parts."""
+    """Changes of one execution that a store writes in the transaction in which it read the row."""
 
     record: ExecutionRecord
     answer: Done
@@ -66,21 +65,20 @@ class Write:
     next_run: bytes | None = None
 
 
-# --- executions -------------------------------------------------------------------------------------------
 def decide(
     record: ExecutionRecord | None,
     operation: ExecutionOperation,
     *,
     known_key: bool = False,
-    goes_along: bool = False,
+    with_parent: bool = False,
 ) -> Write | AlreadyExists | Rejected:
-    """Whether an operation may be applied to a row, and what it writes.
+    """Decide whether an operation may be applied to a row, and what it writes.
 
     Args:
         record: the execution's row as read in this transaction, or None.
-        operation: what is asked.
+        operation: the operation.
         known_key: for :class:`Deliver`, whether the inbox has ever had a row of that key.
-        goes_along: for :class:`Rewind`, whether it is a child's that goes on with its parent.
+        with_parent: for :class:`Rewind`, whether it belongs to a child that continues with its parent.
     """
     if isinstance(record, DamagedRecord):
         return Rejected(record.error)
@@ -98,7 +96,7 @@ def decide(
         case Deliver():
             return _deliver(record, operation, known_key=known_key)
         case Rewind():
-            return _rewind(record, operation, goes_along=goes_along)
+            return _rewind(record, operation, with_parent=with_parent)
         case Note():
             return _note(record, operation)
 
@@ -133,15 +131,15 @@ def _done(record: ExecutionRecord, *, parked: bool) -> Done:
 
 def _stale(record: ExecutionRecord, epoch: int) -> Rejected:
     return Rejected(
-        WriterFenced(f"execution {record.id!r} is at epoch {record.epoch}; epoch {epoch} may not write any more")
+        WriterFenced(f"execution {record.id!r} is at epoch {record.epoch}; epoch {epoch} may no longer write")
     )
 
 
 def _given_up(record: ExecutionRecord) -> Rejected:
     return Rejected(
         WriterFenced(
-            f"execution {record.id!r} was given up at epoch {record.epoch} ({record.status}); whoever goes on with it "
-            "must claim it first"
+            f"execution {record.id!r} was released at epoch {record.epoch} ({record.status}); claim it before you "
+            "write to it"
         )
     )
 
@@ -156,7 +154,7 @@ def _claim(record: ExecutionRecord, op: Claim) -> Write | Rejected:
     return _write(
         replace(
             record,
-            # One that was rewound or forked may have nothing to write for long.
+            # A rewound or forked execution may write no entry for a long time.
             status=ExecutionStatus.RUNNING
             if record.status is ExecutionStatus.PENDING and record.last_seq
             else record.status,
@@ -203,7 +201,7 @@ def _append(record: ExecutionRecord, op: Append) -> Write | Rejected:
 
 
 def error_of(failure: bytes | None) -> tuple[str, str]:
-    """Return class and shortened message of an encoded failure; empty texts if there is none or it is damaged."""
+    """Return class and shortened message of an encoded failure; empty texts without a failure or if it is damaged."""
     if failure is None:
         return "", ""
     try:
@@ -258,7 +256,7 @@ def _release(record: ExecutionRecord, op: Park) -> Write | Rejected:
     if record.epoch != op.epoch:
         return _stale(record, op.epoch)
     if record.owner == "":
-        return _write(record, parked=True)  # sent again, or over: an inbox row may have set an earlier time meanwhile
+        return _write(record, parked=True)  # sent again, or finished: an inbox row may have set an earlier time since
     if op.seen is not None and record.inbox_last > op.seen:
         return _write(record)
     unread = op.seen is None and record.inbox_last > record.inbox_done
@@ -287,19 +285,19 @@ def _deliver(record: ExecutionRecord, op: Deliver, *, known_key: bool) -> Write 
 
 
 def _begins_later(record: ExecutionRecord, op: Deliver) -> bool:
-    """Whether the row is to wait for the beginning of an execution whose start was delayed."""
-    fresh = record.epoch == 0  # nobody has ever driven it, though a fork has a journal already
+    """Return whether the row has to wait for the delayed start of the execution."""
+    fresh = record.epoch == 0  # it never had an owner, though a fork has a journal already
     return fresh and op.row.kind == "signal" and record.runnable_at is not None and record.runnable_at > op.row.at
 
 
-def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write | Rejected:
+def _rewind(record: ExecutionRecord, op: Rewind, *, with_parent: bool) -> Write | Rejected:
     if op.row.seq != op.last_seq + 1:
         return Rejected(CorruptRecord(record.id, f"a rewind after entry {op.last_seq} holds entry {op.row.seq}"))
     if is_rewound(record, op):
         return _write(record)  # our own rewind, sent again because its answer was lost
     if record.epoch != op.expected or record.last_seq != op.last_seq:
         return _stale(record, op.expected)
-    if record.status is not ExecutionStatus.FAILED and not (goes_along and record.status is ExecutionStatus.CANCELLED):
+    if record.status is not ExecutionStatus.FAILED and not (with_parent and record.status is ExecutionStatus.CANCELLED):
         return Rejected(InvalidTransition(record.id, status=record.status, action="resume"))
     inbox = _numbered(op.carried, record.inbox_last + 1)
     return _write(
@@ -328,7 +326,7 @@ def _rewind(record: ExecutionRecord, op: Rewind, *, goes_along: bool) -> Write |
 
 
 def is_rewound(record: ExecutionRecord, op: Rewind) -> bool:
-    """Whether this very operation was the last that was applied."""
+    """Return whether this operation was the last one that was applied."""
     return (record.epoch, record.last_seq, record.last_digest) == (op.expected + 1, op.row.seq, op.digest)
 
 
@@ -343,7 +341,7 @@ def _note(record: ExecutionRecord, op: Note) -> Write | Rejected:
 
 
 def newer_note(known: StepNote | None, note: StepNote) -> StepNote:
-    """Which of two notes of a step is kept; the later one where both are of the same moment."""
+    """Return the newer of two notes of a step; the second one if both are of the same moment."""
     if known is not None and (known.attempt, known.at) > (note.attempt, note.at):
         return known
     return note

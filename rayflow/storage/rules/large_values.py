@@ -1,12 +1,11 @@
-"""Which records refer to which large values, and which values nothing refers to: functions that every store asks.
+"""Rules of large values, for all stores: which records refer to which values, and which values may be collected.
 
-Nobody has to say what a record refers to: it is read off the very bytes that are written, in the transaction that
-writes them. So no record is there without its mention; and since a record is refused whose value is not there, no
-value is missing that a record refers to.
+References are read from the encoded bytes that a transaction writes, in that transaction. So every record has its
+references; and since a record is rejected if its value is missing, no record refers to a missing value.
 
-A value is collected once nothing has referred to it for twice the grace. Whoever refers to one either has a record that
-does, or has just put it, which makes it as new; what still goes wrong (the clock was set, a writer was away for hours)
-ends in that refusal. Code is kept apart (``put_blob``) and never collected.
+A value is collected when no record has referred to it for twice the grace. A process that is about to refer to a value
+has a record that refers to it, or has just put it, which restarts the grace. Remaining cases (a clock that was set, a
+writer that was away for hours) end in the rejection above. Code is stored apart (``put_blob``) and never collected.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from rayflow.storage.rules.executions import Write
 GRACE = 3600.0
 
 
-def mentions(name: str, write: Write, *, started: bool = False) -> list[ValueReference]:
-    """What the records of an execution refer to that are written.
+def references_of(name: str, write: Write, *, started: bool = False) -> list[ValueReference]:
+    """Return the references of an execution's records that are written.
 
     Args:
         name: the execution's id.
-        write: what is written.
-        started: whether it is a new one, with its input.
+        write: the records to write.
+        started: whether the execution is new, so that its input counts.
     """
     found: list[ValueReference] = []
     if started:
@@ -50,22 +49,22 @@ def mentions(name: str, write: Write, *, started: bool = False) -> list[ValueRef
 
 
 def check_there(operation: ExecutionOperation, write: Write, there: Callable[[str], bool]) -> StorageUnavailable | None:
-    """Why an operation is not to be written: it refers to a value that is not there. None if it may be.
+    """Return the reason to reject an operation that refers to a missing value; None if all its values exist.
 
     Args:
         operation: the operation.
-        write: what it writes, if it may.
-        there: whether there is a value of that digest.
+        write: the records that it would write.
+        there: returns whether the store has a value of that digest.
     """
-    needed = {mention.digest for mention in mentions("", write, started=isinstance(operation, Start))}
+    needed = {reference.digest for reference in references_of("", write, started=isinstance(operation, Start))}
     if isinstance(operation, Append) and write.rows:
         needed.update(_asked(operation.asks))
     for each in sorted(needed):
         if not there(each):
             return StorageUnavailable(
                 f"this {type(operation).__name__} of execution {operation.execution_id!r} refers to the large value "
-                f"{each}, which is not in the store: nobody put it, or it was collected since. Put it again, and then "
-                "send the same"
+                f"{each}, which is not in the store: it was never put, or was collected. Put it again, then send "
+                "the same"
             )
     return None
 
@@ -80,7 +79,7 @@ def _asked(asks: Iterable[CrossOperation]) -> Iterator[str]:
 
 
 def of_payload(data: bytes) -> frozenset[str]:
-    """The digests of the values that a payload refers to; none, if it is damaged."""
+    """Return the digests of the values to which a payload refers; none if it is damaged."""
     try:
         return references(data)
     except CodecError:
@@ -88,7 +87,7 @@ def of_payload(data: bytes) -> frozenset[str]:
 
 
 def of_entry(body: bytes) -> set[str]:
-    """The digests of the values that a journal entry or an inbox row refers to."""
+    """Return the digests of the values to which a journal entry or an inbox row refers."""
     return set() if MARK not in body else set(_walk(contents(body)))
 
 
@@ -103,30 +102,30 @@ def _walk(part: Any) -> Iterator[str]:
             yield from _walk(member)
 
 
-def forgotten(mention: ValueReference, *, first: int, inbox_done: int, run: int) -> bool:
-    """Whether a record goes when its execution continues as new.
+def forgotten(reference: ValueReference, *, first: int, inbox_done: int, run: int) -> bool:
+    """Return whether a reference is deleted when its execution continues as new.
 
     Args:
-        mention: the record, and what it refers to.
-        first: the position of the first entry that stays.
+        reference: the reference.
+        first: position of the first entry that stays.
         inbox_done: inbox rows up to this number have been applied.
-        run: the number of the new run.
+        run: number of the new run.
     """
     limits = {"journal": first, "inbox": inbox_done + 1, "input": run}
-    return mention.place in limits and mention.position < limits[mention.place]
+    return reference.place in limits and reference.position < limits[reference.place]
 
 
-def sweep(
+def plan_collection(
     values: Iterable[ValueRecord], referred: frozenset[str], now: float, grace: float, limit: int
 ) -> tuple[list[ValueRecord], list[ValueRecord]]:
-    """What a look at all values comes to: those whose ``free_at`` changes, and those to be deleted.
+    """Return the values whose ``free_at`` changes, and the values to delete.
 
     Args:
-        values: all there are.
-        referred: digests of those that something refers to.
+        values: all values.
+        referred: digests of the values to which records refer.
         now: seconds since the epoch.
-        grace: see the module's docstring, in seconds.
-        limit: how many are deleted at most.
+        grace: in seconds; see the module's docstring.
+        limit: maximum number of deleted values.
     """
     changed: list[ValueRecord] = []
     gone: list[ValueRecord] = []

@@ -1,9 +1,8 @@
-"""What operations make of locks: claims, grants and leases, each told to its execution by an inbox row."""
+"""Rules of locks: claims, grants and leases; executions receive grants as inbox rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from rayflow.core.events import RequestCompleted, label
 from rayflow.core.locks import machine
@@ -11,53 +10,25 @@ from rayflow.core.locks.machine import Change, Claim, Claimant, Lock
 from rayflow.errors import RayflowError
 from rayflow.storage.codec.journal import decode_failure
 from rayflow.storage.operations import ExpireLeases, FailLockWait, LeaveLease, TakeLease, TakeLock
-
-
-class LockReads(Protocol):
-    """What is read of locks, in the transaction that will write them."""
-
-    def lock(self, name: str) -> Lock | None:
-        """A lock with its claims."""
-
-    def locks_of(self, execution_id: str) -> Sequence[str]:
-        """Names of the locks in which an execution has claims."""
-
-    def leased_locks(self) -> Sequence[str]:
-        """Names of the locks in which leases have claims."""
-
-
-class ClaimListener(Protocol):
-    """Who is told of what becomes of claims."""
-
-    def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
-        """An execution's claim is granted, or refused."""
-
-    def claims_changed(self, execution_id: str, change: int) -> None:
-        """An execution has so many claims more."""
+from rayflow.storage.rules.protocols import Reads, TransactionView
 
 
 class LockRules:
-    """See the module's docstring.
+    """Rules of locks within one transaction."""
 
-    Args:
-        told: told of grants.
-        reads: what is there.
-    """
-
-    def __init__(self, told: ClaimListener, reads: LockReads) -> None:
-        self._told = told
+    def __init__(self, view: TransactionView, reads: Reads) -> None:
+        self._view = view
         self._reads = reads
         self._before: dict[str, Lock | None] = {}
         self._now: dict[str, Lock] = {}
 
     @property
     def changed(self) -> dict[str, tuple[Lock | None, Lock]]:
-        """The locks that changed: what they were, and what they are."""
+        """Return the changed locks: each before and after."""
         return {name: (self._before[name], lock) for name, lock in self._now.items()}
 
-    # --- of executions -------------------------------------------------------------------------------------
     def take(self, execution_id: str, ask: TakeLock, at: float, key: str) -> RayflowError | None:
-        """Claim a permit; answers why that cannot be. Who has it already, and asks again, is told so under the key."""
+        """Claim a permit; return the reason if that is rejected. A holder that claims again is answered by ``key``."""
         claimant = Claimant(execution_id, ask.step)
         try:
             change = machine.acquire(self._lock(ask.name), ask.name, ask.limit, claimant, at, token=ask.token)
@@ -66,29 +37,28 @@ class LockRules:
         self._change(change, at)
         claim = change.lock.claim_of(claimant)
         if claim is not None and claim.token and claim not in change.granted:
-            self._told.put_answer(execution_id, _granted(claim, at), key)
+            self._view.put_answer(execution_id, _granted(claim, at), key)
         return None
 
     def leave(self, name: str, claimant: Claimant, at: float) -> None:
-        """Give a permit back, or the claim to one."""
+        """Release a permit, or the claim to one."""
         lock = self._lock(name)
         if lock is not None:
             self._change(machine.release(lock, claimant), at)
 
     def leave_all(self, execution_id: str, at: float) -> None:
-        """An execution is over: give back all that it has."""
+        """Release all permits and claims of a finished execution."""
         mine = {lock.name for lock in self._now.values() if any(c.execution_id == execution_id for c in lock.claims)}
         names = sorted(mine.union(self._reads.locks_of(execution_id)))
         held = [lock for name in names if (lock := self._lock(name)) is not None]
         for change in machine.release_all(held, execution_id):
             self._change(change, at)
 
-    # --- operations ----------------------------------------------------------------------------------------
     def apply(self, operation: TakeLease | LeaveLease | ExpireLeases | FailLockWait) -> int:
-        """Decide an operation; answers the token of a lease, 0 for none.
+        """Decide an operation; return the token of a lease, 0 for none.
 
         Raises:
-            LockUnavailable, LockLimitMismatch, LockLost: a lease is refused.
+            LockUnavailable, LockPermitsMismatch, LockLost: the lease is rejected.
         """
         match operation:
             case TakeLease():
@@ -122,33 +92,32 @@ class LockRules:
         claimant, lock = Claimant(operation.execution_id, operation.step), self._lock(operation.name)
         claim = None if lock is None else lock.claim_of(claimant)
         if lock is None or claim is None or claim.token:
-            return  # it was granted, or nobody waits for it, in the meantime
+            return  # it was granted, or its claimant no longer waits
         self._change(machine.release(lock, claimant), operation.at)
         failure = decode_failure(operation.failure, execution_id=operation.execution_id)
         answer = RequestCompleted(operation.at, operation.step, label("lock", operation.name), failure=failure)
-        self._told.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
+        self._view.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _lock(self, name: str) -> Lock | None:
         if name not in self._before:
             self._before[name] = self._reads.lock(name)
         return self._now.get(name) or self._before[name]
 
     def _change(self, change: Change, at: float) -> None:
-        """Note what becomes of a lock, and tell executions that were granted a permit."""
+        """Record the new state of a lock, and answer executions that were granted a permit."""
         before = self._lock(change.lock.name)
         self._now[change.lock.name] = change.lock
         self._count(() if before is None else before.claims, change.lock.claims)
         for claim in change.granted:
             if claim.execution_id:
-                self._told.put_answer(claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}")
+                self._view.put_answer(claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}")
 
     def _count(self, before: Sequence[Claim], after: Sequence[Claim]) -> None:
         known, now = {c.order: c.execution_id for c in before}, {c.order: c.execution_id for c in after}
         gone = [(name, -1) for order, name in known.items() if name and order not in now]
         new = [(name, 1) for order, name in now.items() if name and order not in known]
         for name, change in gone + new:
-            self._told.claims_changed(name, change)
+            self._view.claims_changed(name, change)
 
 
 def _granted(claim: Claim, at: float) -> RequestCompleted:

@@ -1,11 +1,11 @@
-"""Which executions that are over may be deleted: the rule, for every store.
+"""Retention rule for all stores: which finished executions may be deleted.
 
-An execution goes whole: its row, journal, inbox, dead letters and notes. What it was counted in stays: totals never
-fall. What is not over is never deleted; nor is a child that the run which called it may still need. That run has been
-told of the child's end (in its inbox, then in its journal), but when it fails and is resumed, what it asked may be
-asked again: a failed child has to be there to be resumed with it, and one that has completed must not run a second
-time. So such a child stays until its parent has completed, was cancelled for good, has gone on to another run, or is
-deleted. One that only ends with its parent stays as long, since it goes on with it, too.
+An execution is deleted with its row, journal, inbox, dead letters, notes and keyed records. The totals keep what it
+counted. Unfinished executions are never deleted. Neither is a child that its parent's current run may still need: if
+that run fails and is resumed, it may issue the call again. Then a failed child must exist to be resumed with its
+parent, and a completed one must not run a second time. Such a child stays until its parent has completed, was cancelled
+for good, has continued with another run, or is deleted. So does a child that ends with its parent, since it is resumed
+together with the parent.
 """
 
 from __future__ import annotations
@@ -25,18 +25,16 @@ Head = Callable[[str], ExecutionRecord | None]
 
 @dataclass(frozen=True, slots=True)
 class PurgeFilter:
-    """Which executions that are over are meant.
-
-    They come in the order in which they ended; with ``expired_by`` in that in which their times are up.
+    """Selection of finished executions, in the order of their ends; with ``expired_by``, of ``expires_at``.
 
     Args:
-        ids: only these; None for all.
+        ids: only these executions; None for all.
         status: only these statuses; empty for all.
         workflow_id: only this workflow.
-        ended_before: only those that ended before that moment.
-        expired_by: only those whose own time is up by then.
-        after: only what comes after that moment and id.
-        limit: at most so many are looked at.
+        ended_before: only executions that ended before this moment.
+        expired_by: only executions whose own retention has ended by this moment.
+        after: only executions after this moment and id, in the order.
+        limit: maximum number of executions that one call reads.
     """
 
     ids: tuple[str, ...] | None = None
@@ -48,12 +46,12 @@ class PurgeFilter:
     limit: int = 100
 
     def place(self, record: ExecutionRecord) -> tuple[float, str]:
-        """Where an execution stands in the order."""
+        """Return the execution's place in the order."""
         at = record.updated_at if self.expired_by is None else record.expires_at
         return (0.0 if at is None else at, record.id)
 
     def fits(self, record: ExecutionRecord) -> bool:
-        """Whether an execution is meant, wherever it stands in the order."""
+        """Return whether the filter selects an execution, wherever it is in the order."""
         if not record.status.terminal or (self.status and record.status not in self.status):
             return False
         if self.ids is not None and record.id not in self.ids:
@@ -67,12 +65,12 @@ class PurgeFilter:
 
 @dataclass(frozen=True, slots=True)
 class PurgeBatch:
-    """What was deleted, or would be.
+    """Executions that one call has deleted, or would delete.
 
     Args:
-        ids: of the executions.
+        ids: ids of the executions.
         size: bytes that their records took.
-        after: where to go on; None if there was nothing more.
+        after: the ``after`` of the next call; None if there are no more.
     """
 
     ids: tuple[str, ...] = ()
@@ -80,31 +78,31 @@ class PurgeBatch:
     after: tuple[float, str] | None = None
 
 
-def needed(record: ExecutionRecord, head: Head) -> bool:
-    """Whether the run that called this child may still need it.
+def is_needed_by_parent(record: ExecutionRecord, head: Head) -> bool:
+    """Return whether the run that called this child may still need it.
 
     Args:
-        record: an execution that is over.
-        head: answers the row of an execution, or None.
+        record: a finished execution.
+        head: returns the row of an execution, or None.
     """
     parent = head(record.parent) if record.parent_step else None
     if parent is None or parent.status is ExecutionStatus.COMPLETED:
         return False
-    if parent.status is ExecutionStatus.CANCELLED:  # it goes on with its own parent, if that had given it up
-        return needed(parent, head)
-    if not record.waited_for:  # it goes on with any run of its parent
+    if parent.status is ExecutionStatus.CANCELLED:  # it is resumed with its own parent, if that cancelled it
+        return is_needed_by_parent(parent, head)
+    if not record.waited_for:  # it continues with any run of its parent
         return record.start_nonce.startswith(f"{parent.start_nonce}/")
     return rewinds_at_call(parent, record) is not None
 
 
 def choose(records: Iterable[ExecutionRecord], over: PurgeFilter, head: Head, *, later: bool) -> PurgeBatch:
-    """Those of some executions that may be deleted in one transaction, without their sizes.
+    """Return the executions that one transaction may delete, without their sizes.
 
     Args:
-        records: executions that are meant, in their order, ``over.limit`` at most.
-        over: what is meant.
-        head: answers the row of an execution, or None.
-        later: also those that may be deleted once others are that are meant as well.
+        records: selected executions, in their order, at most ``over.limit``.
+        over: the selection.
+        head: returns the row of an execution, or None.
+        later: include executions that may be deleted once others of the selection are.
     """
     ids: list[str] = []
     entries = looked_at = 0
@@ -112,7 +110,7 @@ def choose(records: Iterable[ExecutionRecord], over: PurgeFilter, head: Head, *,
     for record in records:
         if entries and entries + record.last_seq > MOST_ENTRIES:
             return PurgeBatch(tuple(ids), after=last)
-        if not (_stays(record, over, head) if later else needed(record, head)):
+        if not (_stays(record, over, head) if later else is_needed_by_parent(record, head)):
             ids.append(record.id)
             entries += record.last_seq
         looked_at += 1
@@ -121,7 +119,7 @@ def choose(records: Iterable[ExecutionRecord], over: PurgeFilter, head: Head, *,
 
 
 def _stays(record: ExecutionRecord, over: PurgeFilter, head: Head) -> bool:
-    if not needed(record, head):
+    if not is_needed_by_parent(record, head):
         return False
     parent = head(record.parent)
     return parent is None or not over.fits(parent) or _stays(parent, over, head)

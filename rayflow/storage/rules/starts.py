@@ -1,4 +1,4 @@
-"""What a start records, and when two starts are the same."""
+"""Starts of executions: their records, their ids and nonces, and when two starts are the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rayflow.core.events import CancelRequested, Entry, Event, SignalReceived
 from rayflow.core.schedules.machine import DueStart, ScheduleState
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import ExecutionAlreadyExists
-from rayflow.ids import LONGEST_ID, ExecutionStatus, check_id
+from rayflow.ids import MAX_ID_LENGTH, ExecutionStatus, check_id
 from rayflow.storage.codec.journal import encode_entry
 from rayflow.storage.codec.payloads import MsgpackCodec, canonical
 from rayflow.storage.codec.schedules import ScheduleSpec, decode_state, encode_state
@@ -31,25 +31,25 @@ def new_record(
     now: float,
     seed: int | None = None,
 ) -> ExecutionRecord:
-    """The row of a new execution.
+    """Return the row of a new execution.
 
     Args:
         definition: the saved workflow.
         args: its arguments.
         kwargs: its keyword arguments.
-        execution_id: the id; "" for one that is made of the nonce.
-        options: how it runs.
-        encode: writes the input.
-        nonce: of this very start, and of its repetitions.
+        execution_id: the id; "" for one that is derived from the nonce.
+        options: the execution's options.
+        encode: encodes the input.
+        nonce: identifies this start and its repetitions.
         now: seconds since the epoch.
         seed: of its random numbers; None derives it from the nonce.
 
     Raises:
-        DefinitionError: the id does not fit.
-        CodecError: the input cannot be written.
+        InvalidArgument: the id is not valid.
+        CodecError: the input cannot be encoded.
     """
     kwargs = dict(kwargs)
-    return fresh_record(
+    return new_execution(
         definition,
         encode((args, kwargs)),
         identity_of(definition.workflow_id, args, kwargs),
@@ -61,7 +61,7 @@ def new_record(
     )
 
 
-def fresh_record(
+def new_execution(
     code: DefinitionRecord | ExecutionRecord,
     given: bytes,
     identity: str,
@@ -72,20 +72,20 @@ def fresh_record(
     now: float,
     seed: int | None = None,
 ) -> ExecutionRecord:
-    """The row of a new execution, of encoded input.
+    """Return the row of a new execution with encoded input.
 
     Args:
-        code: what has its code: the saved workflow, or another execution.
+        code: the saved workflow or the execution whose code it runs.
         given: the encoded input.
-        identity: its digest (:func:`identity_of`).
-        execution_id: as in :func:`new_record`, as are the others.
-        options: how it runs.
-        nonce: of this very start.
+        identity: digest of the input (:func:`identity_of`).
+        execution_id: as for :func:`new_record`, as are the other arguments.
+        options: the execution's options.
+        nonce: identifies this start.
         now: seconds since the epoch.
         seed: of its random numbers; None derives it from the nonce.
 
     Raises:
-        DefinitionError: the id does not fit.
+        InvalidArgument: the id is not valid.
     """
     begins, deadline = times_of(options, now)
     return ExecutionRecord(
@@ -115,24 +115,29 @@ def derived_seed(origin: str) -> int:
     return int.from_bytes(hashlib.sha256(origin.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
+def seed_of_start(execution_id: str, nonce: str) -> int:
+    """Return the seed of a new execution, which follows from its start: an id can be used again once it is deleted."""
+    return derived_seed(nonce)
+
+
 def times_of(options: ExecutionOptions, now: float) -> tuple[float, float | None]:
-    """When an execution that is started now begins, and when its time is up, in seconds since the epoch."""
+    """Return when an execution that is started now begins, and its deadline, in seconds since the epoch."""
     begins = max(now + (options.delay or 0.0), options.start_at or 0.0)
     limits = [options.deadline, None if options.timeout is None else begins + options.timeout]
     return begins, min((limit for limit in limits if limit is not None), default=None)
 
 
 def identity_of(workflow_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Digest of workflow and canonical input; "" where the input holds what can only be pickled."""
+    """Return the digest of workflow and canonical input; "" if the input contains values that only pickle can write."""
     content = canonical((list(args), kwargs))
     return "" if content is None else hashlib.sha256(workflow_id.encode() + b"\0" + content).hexdigest()
 
 
 def check_same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
-    """Whether a start that met an existing execution means that very one.
+    """Check that a start and the existing execution of the same id are the same start.
 
     Raises:
-        ExecutionAlreadyExists: it does not, or it cannot be told.
+        ExecutionAlreadyExists: they are not, or that cannot be determined.
     """
     if asked.start_nonce == there.start_nonce:
         return
@@ -149,29 +154,29 @@ def check_same_start(asked: ExecutionRecord, there: ExecutionRecord) -> None:
 
 
 def child_id(parent: ExecutionRecord, given: str | None, step: int, rewinds: int = 0) -> str:
-    """The id of a child: the one that was given, or one that follows from its parent's and which call it is.
+    """Return the id of a child: the given one, or one derived from its parent and the call.
 
     Args:
-        parent: its parent.
-        given: the id that the code has given it, if it has.
-        step: the call's number.
-        rewinds: how often the parent had been rewound when it issued the call.
+        parent: the parent.
+        given: the id that the workflow's code gave, if any.
+        step: number of the call.
+        rewinds: number of rewinds of the parent before it issued the call.
     """
     if given is not None:
         return given
     run = "" if parent.run == 1 else f"r{parent.run}."
     again = f"w{rewinds}." if rewinds else ""
     made = f"{parent.id}.{run}{again}{step}"
-    if len(made) <= LONGEST_ID:
+    if len(made) <= MAX_ID_LENGTH:
         return made
     return f"child-{hashlib.sha256(made.encode()).hexdigest()[:32]}"
 
 
 def call_nonce(parent: ExecutionRecord, step: int, rewinds: int = 0) -> str:
-    """What a call is known by among all calls of all runs of all executions that ever had their ids.
+    """Return the nonce that identifies a call among all calls of all runs of all executions of that id.
 
-    It is the start's nonce of the child that the call starts. A rewind gives the numbers of the calls that it
-    supersedes to others, so it counts, too.
+    It is the start nonce of the child that the call starts. The number of rewinds is part of it, since a rewind gives
+    the numbers of superseded calls to other calls.
     """
     return f"{parent.start_nonce}/{parent.run}/{step}" + (f"~{rewinds}" if rewinds else "")
 
@@ -185,7 +190,7 @@ def child_seed(parent: ExecutionRecord, step: int, rewinds: int = 0) -> int:
 
 
 def rewinds_at_call(parent: ExecutionRecord, child: ExecutionRecord) -> int | None:
-    """How often the parent had been rewound when it called a child; None if its present run did not call it."""
+    """Return the number of rewinds of the parent before it called a child; None if its present run did not call it."""
     call = call_nonce(parent, abs(child.parent_step))
     if child.parent != parent.id or not child.start_nonce.startswith(call):
         return None
@@ -194,7 +199,7 @@ def rewinds_at_call(parent: ExecutionRecord, child: ExecutionRecord) -> int | No
 
 
 def carried_rows(events: Iterable[Event], key: str) -> tuple[InboxRow, ...]:
-    """Recorded events as an inbox keeps them, to be applied again; ``key`` is what their keys begin with."""
+    """Return recorded events as inbox rows, to be applied again; ``key`` is the beginning of their keys."""
     return tuple(
         InboxRow(f"{key}/{number}", "carried", encode_entry(Entry(0, event)), event.at)
         for number, event in enumerate(events)
@@ -202,26 +207,26 @@ def carried_rows(events: Iterable[Event], key: str) -> tuple[InboxRow, ...]:
 
 
 def cancel_row(parent: ExecutionRecord, call: str, epoch: int, at: float) -> InboxRow:
-    """The cancellation of a child that its parent gives up.
+    """Return the inbox row that cancels a child of an execution that has ended or dropped the call.
 
     Args:
-        parent: its parent.
-        call: what the child's call is known by (:func:`call_nonce`).
-        epoch: the parent's.
-        at: when.
+        parent: the parent.
+        call: nonce of the child's call (:func:`call_nonce`).
+        epoch: epoch of the parent.
+        at: time of the cancellation, in seconds since the epoch.
     """
     reason = f"execution {parent.id!r}, which started it, has ended or given it up"
-    # With the epoch: it may be given up once more, after both have been rewound.
+    # With the epoch: the parent may drop the child once more, after both have been rewound.
     key = f"cancel/{call}/{epoch}"
     return InboxRow(key, "cancel", encode_entry(Entry(0, CancelRequested(at, reason, parent.id))), at)
 
 
 def signal_row(name: str, payload: bytes, key: str, at: float) -> InboxRow:
-    """A signal as an inbox keeps it."""
+    """Return a signal as an inbox row."""
     return InboxRow(key, "signal", encode_entry(Entry(0, SignalReceived(at, name, payload))), at)
 
 
-def fired(
+def schedule_transaction(
     record: ScheduleRecord,
     plan: ScheduleSpec,
     definition: DefinitionRecord | None,
@@ -233,18 +238,18 @@ def fired(
     now: float,
     codec: MsgpackCodec,
 ) -> FireSchedule:
-    """The operation that starts what is due and notes it.
+    """Return the operation that starts due executions of a schedule and records that.
 
     Args:
-        record: the schedule, as it was read.
-        plan: when it starts what.
-        definition: the workflow; only needed if anything starts.
-        state: where the schedule is from now on.
-        starts: what starts.
-        cancels: executions that give way.
-        wake: when it is to be looked at again.
+        record: the schedule's record as it was read.
+        plan: the schedule's plan.
+        definition: the workflow; needed only if an execution starts.
+        state: the schedule's new state.
+        starts: the due starts.
+        cancels: ids of executions to cancel.
+        wake: when the scheduler must check the schedule again; None for never.
         now: seconds since the epoch.
-        codec: reads and writes the input.
+        codec: decodes and encodes the input.
     """
     made = replace(record, state=encode_state(state), version=record.version + 1, wake=wake)
     executions = tuple(_execution(record.name, plan, definition, start.execution_id, codec, now) for start in starts)
@@ -253,7 +258,7 @@ def fired(
 
 
 def unchanged(record: ScheduleRecord, state: ScheduleState, wake: float | None) -> bool:
-    """Whether there is nothing to write."""
+    """Return whether neither the schedule's state nor its next check has changed."""
     return decode_state(record) == state and record.wake == wake
 
 

@@ -1,15 +1,14 @@
-"""Operations decided one after the other, each on what the ones before it made of the records.
+"""Operations of one transaction, decided in order, each on the records as the ones before it left them.
 
-A store reads what is asked for, lets :class:`Transaction` decide, and writes all of it in the same transaction. What
-one execution asks of others (:mod:`rayflow.storage.operations`) is decided here, too: it happens in the transaction of
-the entry that asked for it, or not at all.
+A store reads the records that :class:`Transaction` asks for, and writes all its decisions in the same transaction.
+Operations on other executions and on locks are decided here too: they are applied in the transaction of the journal
+entry that asked for them, or not at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from rayflow.core.events import Entry, RequestCompleted, label
 from rayflow.core.failures import failure_of
@@ -56,55 +55,19 @@ from rayflow.storage.operations import (
 )
 from rayflow.storage.rules.children import ChildRules
 from rayflow.storage.rules.executions import Write, decide, is_rewound, newer_note
-from rayflow.storage.rules.large_values import check_there, mentions
+from rayflow.storage.rules.large_values import check_there, references_of
 from rayflow.storage.rules.locks import LockRules
-
-
-class Reads(Protocol):
-    """What a batch reads, in the transaction that will write it."""
-
-    def head(self, execution_id: str) -> ExecutionRecord | None:
-        """An execution's row; input, code and options may be left out."""
-
-    def had_key(self, execution_id: str, key: str) -> bool:
-        """Whether an execution's inbox has ever had a row of that key."""
-
-    def lock(self, name: str) -> Lock | None:
-        """A lock with its claims."""
-
-    def locks_of(self, execution_id: str) -> Sequence[str]:
-        """Names of the locks in which an execution has claims."""
-
-    def leased_locks(self) -> Sequence[str]:
-        """Names of the locks in which leases have claims."""
-
-    def singleton(self, key: str) -> str | None:
-        """The unfinished execution with that singleton key."""
-
-    def bound_children(self, execution_id: str) -> Sequence[str]:
-        """Unfinished executions that an execution started, that it does not wait for, and that end with it."""
-
-    def schedule(self, name: str) -> ScheduleRecord | None:
-        """A schedule."""
-
-    def record(self, kind: str, key: str) -> KeyedRecord | None:
-        """A keyed record."""
-
-    def has_value(self, digest: str) -> bool:
-        """Whether there is a large value of that digest."""
+from rayflow.storage.rules.protocols import Reads
 
 
 class Transaction:
-    """See the module's docstring.
-
-    Args:
-        reads: what is there.
+    """Decisions of one transaction; see the module's docstring.
 
     Attributes:
-        heads: the rows as they are now; None for executions that are not there.
+        heads: the rows after the operations so far; None for executions that do not exist.
         started, changed: the executions to insert, and to update.
-        schedules: those that changed.
-        records: keyed records that changed, by kind and key; None for deleted ones.
+        schedules: the changed schedules.
+        records: changed keyed records, by kind and key; None for deleted ones.
     """
 
     def __init__(self, reads: Reads) -> None:
@@ -124,16 +87,16 @@ class Transaction:
         self.notes: dict[tuple[str, int], StepNote] = {}
         self.counts: dict[str, float] = {}
         #: What the records of this batch refer to; to be written before those of ``journal_from`` are forgotten.
-        self.mentions: list[ValueReference] = []
+        self.references: list[ValueReference] = []
         self._locks = LockRules(self, reads)
-        self._families = ChildRules(self, reads)
+        self._children = ChildRules(self, reads)
         self.schedules: dict[str, ScheduleRecord] = {}
         self.records: dict[tuple[str, str], KeyedRecord | None] = {}
         self._touched: dict[str, None] = {}
         self._continuing: str | None = None
 
     def apply(self, operation: Operation) -> Answer:
-        """Decide one operation and note what it writes."""
+        """Decide one operation and collect what it writes."""
         self._touched, self._continuing = {}, None
         match operation:
             case TakeLease() | LeaveLease() | ExpireLeases() | FailLockWait():
@@ -170,7 +133,7 @@ class Transaction:
         return self._answer(name, decision.answer)
 
     def _rewind(self, operation: Rewind) -> Answer:
-        """Let an execution go on, with the children that go on with it: all of them or none."""
+        """Rewind an execution together with its children: all of them or none."""
         record = self.head(operation.execution_id)
         again = record is not None and is_rewound(record, operation)
         decided: list[tuple[str, ExecutionRecord | None, Write]] = []
@@ -178,7 +141,7 @@ class Transaction:
         for member in (*(() if again else operation.children), operation):
             before = self.head(member.execution_id)
             refused = None if before is None else self._taken(before, singletons)
-            decision = Rejected(refused) if refused else decide(before, member, goes_along=member is not operation)
+            decision = Rejected(refused) if refused else decide(before, member, with_parent=member is not operation)
             if not isinstance(decision, Write):
                 return decision
             singletons[decision.record.singleton] = member.execution_id
@@ -189,15 +152,14 @@ class Transaction:
         return self._answer(operation.execution_id, decided[-1][2].answer)
 
     def _answer(self, name: str, answer: Done) -> Done:
-        """The answer, with what else became of the execution in the meantime."""
+        """Return the answer with all that this operation changed elsewhere."""
         record = self.heads[name]
         assert record is not None
         touched = tuple(other for other in self._touched if other != name)
         return replace(answer, inbox_last=record.inbox_last, touched=touched)
 
-    # --- reading -------------------------------------------------------------------------------------------
     def head(self, execution_id: str) -> ExecutionRecord | None:
-        """An execution's row as it is now."""
+        """Return an execution's row after the operations so far, or None."""
         if execution_id not in self.heads:
             self.heads[execution_id] = self._reads.head(execution_id)
         return self.heads[execution_id]
@@ -210,7 +172,6 @@ class Transaction:
             self._singletons[singleton] = self._reads.singleton(singleton)
         return self._singletons[singleton]
 
-    # --- noting --------------------------------------------------------------------------------------------
     def _note(self, name: str, before: ExecutionRecord | None, decision: Write) -> None:
         if before is None:
             self.started.append(name)
@@ -218,7 +179,7 @@ class Transaction:
             self.changed[name] = None
         self._settle_singleton(name, before, decision.record)
         self.heads[name] = decision.record
-        self.mentions.extend(mentions(name, decision, started=before is None))
+        self.references.extend(references_of(name, decision, started=before is None))
         self.journal.extend((name, row) for row in decision.rows)
         if decision.journal_from is not None:
             self.journal_from[name] = decision.journal_from
@@ -250,22 +211,21 @@ class Transaction:
                 del self.letters[key]
 
     def _forget_notes(self, name: str) -> None:
-        """Of what was noted so far: those that are stored go as well, before later ones are written."""
+        """Drop the notes of this transaction; the stored ones are deleted before later notes are written."""
         self.notes = {key: note for key, note in self.notes.items() if key[0] != name}
 
-    # --- starting ------------------------------------------------------------------------------------------
     def _refused_start(self, record: ExecutionRecord) -> RayflowError | None:
         return self._refused_starts([record])
 
     def _taken(self, record: ExecutionRecord, besides: Mapping[str, str]) -> RayflowError | None:
-        """Whether another unfinished execution has its singleton, or is to have it by this operation."""
+        """Return the conflict with another unfinished execution of the same singleton key, if there is one."""
         holder = (besides.get(record.singleton) or self._holder(record.singleton)) if record.singleton else None
         if holder is None or holder == record.id:
             return None
         return SingletonConflict(record.singleton, execution_id=holder)
 
     def _refused_starts(self, records: Sequence[ExecutionRecord]) -> RayflowError | None:
-        """Why not all of them can be started together."""
+        """Return why these executions cannot be started together; None if they can."""
         singletons: dict[str, str] = {}
         for record in records:
             refused = None if self.head(record.id) is not None else self._taken(record, singletons)
@@ -275,7 +235,7 @@ class Transaction:
         return None
 
     def start(self, record: ExecutionRecord) -> RayflowError | None:
-        """Start an execution that is not there; answers why it is not started."""
+        """Start an execution that does not exist; return the reason if it cannot be started."""
         refused = self._refused_start(record)
         if refused is None:
             decision = decide(None, Start(record))
@@ -303,7 +263,6 @@ class Transaction:
             self.deliver(send.execution_id, send.row)
         return Done(0, 0, 0, touched=tuple(self._touched))
 
-    # --- keyed records -------------------------------------------------------------------------------------
     def _record(self, kind: str, key: str) -> KeyedRecord | None:
         return self.records[kind, key] if (kind, key) in self.records else self._reads.record(kind, key)
 
@@ -326,13 +285,12 @@ class Transaction:
             self._write_record(record)
         return Done(0, 0, 0)
 
-    # --- crossing ------------------------------------------------------------------------------------------
     def _cross(self, record: ExecutionRecord, operation: Append) -> None:
         self._continuing = None if operation.next_run is None else record.id
         for ask in operation.asks:
             match ask:
                 case StartChild():
-                    self._families.start_child(record.id, ask, operation)
+                    self._children.start_child(record.id, ask, operation)
                 case DeliverTo():
                     failure = self._send(ask)
                     if ask.step:
@@ -348,7 +306,7 @@ class Transaction:
         if head.status.terminal and head.claims:
             self._locks.leave_all(record.id, operation.at)
         if head.status.terminal:
-            self._families.ended(head, operation)
+            self._children.ended(head, operation)
 
     def _send(self, ask: DeliverTo) -> RayflowError | None:
         head = self.head(ask.execution_id)
@@ -358,7 +316,7 @@ class Transaction:
         return refused.error if isinstance(refused, Rejected) else None
 
     def deliver(self, execution_id: str, row: InboxRow) -> Answer:
-        """Put a row into an inbox."""
+        """Add a row to an inbox."""
         before = self.head(execution_id)
         if before is None:
             return Rejected(ExecutionNotFound(execution_id))
@@ -380,20 +338,20 @@ class Transaction:
         value: str | None = None,
         failure: RayflowError | Failure | None = None,
     ) -> None:
-        """Answer what an execution asked in this append."""
+        """Answer a request of this append, with a value or a failure."""
         why = failure_of(failure) if isinstance(failure, RayflowError) else failure
         answer = RequestCompleted(operation.at, step, about, value, failure=why, worker=value or "")
         self.put_answer(execution_id, answer, f"answer/{step}/{operation.first_seq}")
 
     def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
-        """Answer what an execution asked, by its inbox; not a run that ends with this very append."""
+        """Add the answer to a request to the execution's inbox, unless its run ends with this append."""
         head = self.head(execution_id)
         if head is not None and execution_id != self._continuing:
             body = encode_entry(Entry(0, replace(answer, run=head.run)))
             self.deliver(execution_id, InboxRow(key, "answer", body, answer.at))
 
     def claims_changed(self, execution_id: str, change: int) -> None:
-        """An execution has so many claims to locks more."""
+        """Add to the number of lock permits that an execution holds or waits for."""
         head = self.head(execution_id)
         if head is not None and not isinstance(head, DamagedRecord):
             self.heads[execution_id] = replace(head, claims=head.claims + change)
@@ -402,7 +360,7 @@ class Transaction:
 
     @property
     def locks(self) -> dict[str, tuple[Lock | None, Lock]]:
-        """The locks that changed: what they were, and what they are."""
+        """Return the changed locks: each before and after."""
         return self._locks.changed
 
     def _of_lock(self, operation: TakeLease | LeaveLease | ExpireLeases | FailLockWait) -> Answer:

@@ -1,4 +1,4 @@
-"""Making connections to a SQLite file, and the one way to run a function on a connection's thread."""
+"""Connections to a SQLite file, and the way to run a function on a connection's thread."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import aiosqlite
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.sqlite import statements as sql
-from rayflow.storage.sqlite.migrations import format_of, migrate, newest_format, shadow
+from rayflow.storage.sqlite.migrations import add_views, format_of, migrate, newest_format
 
-#: Bytes that the log beside a file keeps when what is in it has been carried over.
+#: Bytes that the write-ahead log keeps after a checkpoint.
 LOG_BYTES = 8 << 20
 
 #: A numbered parameter, which may be used more than once.
@@ -33,11 +33,11 @@ async def on_thread(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Run a function on a connection's thread, where nothing else of that connection runs meanwhile.
+    """Run a function on a connection's thread, where no other use of that connection runs at the same time.
 
-    Each call of an aiosqlite connection is a way to its thread and back, which costs more than most statements;
-    a function makes any number of statements one way. aiosqlite has no public call for that (0.22, core.py):
-    ``_execute`` is what all of its own calls go through, ``_conn`` the connection that they use.
+    Each call of an aiosqlite connection hops to its thread and back, which costs more than most statements; a function
+    runs any number of statements in one hop. aiosqlite has no public call for that (0.22, core.py): ``_execute`` is
+    what all its own calls use, ``_conn`` the connection.
     """
     answer: T = await db._execute(lambda: function(db._conn, *args, **kwargs))  # type: ignore[no-untyped-call]  # noqa: SLF001
     return answer
@@ -45,11 +45,11 @@ async def on_thread(
 
 @dataclass(frozen=True, slots=True)
 class SqliteFile:
-    """A file, and how it is connected to.
+    """SQLite file and the settings of its connections.
 
     Args:
         path: the file.
-        connection_class: what the connections are made of.
+        connection_class: class of the connections.
         busy_timeout: seconds to wait for a lock of another process.
     """
 
@@ -58,13 +58,13 @@ class SqliteFile:
     busy_timeout: float
 
     async def writer(self) -> aiosqlite.Connection:
-        """A connection to a store that is there, for writing."""
+        """Return a connection for writing to an existing store."""
         db = await self._connect("mode=rw")
         await self._for_writing(db)
         return db
 
     async def creator(self) -> aiosqlite.Connection:
-        """A connection for writing, with the file and its tables made where they are missing.
+        """Return a connection for writing; create the file and its tables if they are missing.
 
         Raises:
             StorageUnavailable: the file is not a store, or its file system cannot hold one.
@@ -72,7 +72,7 @@ class SqliteFile:
         await asyncio.to_thread(self.path.parent.mkdir, parents=True, exist_ok=True)
         if await asyncio.to_thread(_has_lost_its_file, self.path):
             raise StorageUnavailable(
-                f"cannot open store {self.path}: the file is empty, but its log beside it ({self.path.name}-wal) is "
+                f"cannot open store {self.path}: the file is empty, but its log ({self.path.name}-wal) is "
                 "not, and SQLite would delete that. Restore the file from a backup, together with its log"
             )
         db = await self._connect("mode=rwc")
@@ -84,14 +84,14 @@ class SqliteFile:
         return db
 
     async def reader(self, *, may_create: bool) -> tuple[aiosqlite.Connection, int]:
-        """A connection for reading, and the format of the file. One of an older format is read as if it were newer.
+        """Return a connection for reading, and the format of the file. A file of an older format is read through views.
 
         Args:
-            may_create: SQLite must be able to create files beside the store; without it, a store in a folder
-                where it cannot is read as it is.
+            may_create: SQLite must be able to create files next to the store; without it, a store in a folder that is
+                not writable is read as it is.
         """
-        # Not "mode=ro": a connection that may not write cannot read a WAL whose index is gone, and leaves its own
-        # index behind. This one may tidy up, and refuses to change anything.
+        # Not "mode=ro": such a connection cannot read a WAL whose index is gone, and leaves its own index behind.
+        # This one may delete its index, and refuses every change.
         db = await self._connect("mode=rw")
         try:
             found = await on_thread(db, self._for_reading)
@@ -104,7 +104,7 @@ class SqliteFile:
             raise
         else:
             return db, found
-        # A folder in which SQLite may create nothing, and no log of a writer: the file can only be read as it is.
+        # The folder is not writable, and there is no log: the file can only be read as it is.
         db = await self._connect("mode=ro&immutable=1")
         try:
             return db, await on_thread(db, self._for_reading)
@@ -116,7 +116,7 @@ class SqliteFile:
         found = format_of(db, str(self.path))
         if found < newest_format():
             db.execute("PRAGMA temp_store = MEMORY")
-            shadow(db, found)
+            add_views(db, found)
         else:
             _probe(db)
         db.execute("PRAGMA query_only = ON")
@@ -127,21 +127,21 @@ class SqliteFile:
         connection = aiosqlite.connect(
             uri, uri=True, isolation_level=None, timeout=self.busy_timeout, factory=self.connection_class
         )
-        # A store that nobody closed must not keep its process from ending; what was acknowledged is on the disk.
+        # A store that was not closed must not keep its process from ending; acknowledged data are on the disk.
         # (aiosqlite before 0.22: the connection is the thread.)
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True
         try:
             return await connection
         except BaseException:
-            # aiosqlite tells its thread to stop and does not wait; it would report to a loop that may be closed.
+            # aiosqlite stops its thread without waiting; the thread would report to a loop that may be closed.
             await asyncio.to_thread(thread.join)
             raise
 
     async def _write_ahead(self, db: aiosqlite.Connection) -> str:
-        """Switch the file to a write-ahead log; answers what SQLite chose.
+        """Switch the file to a write-ahead log; return the mode that SQLite chose.
 
-        SQLite does not wait for its busy timeout here when two connections switch a new file at the same moment.
+        SQLite does not apply its busy timeout when two connections switch a new file at the same moment.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + self.busy_timeout
@@ -156,10 +156,10 @@ class SqliteFile:
                 return str(mode)
 
     async def _prepare(self, db: aiosqlite.Connection) -> None:
-        # The format first: a file of somebody else must not even be switched to WAL.
+        # The format first: another program's file must not even be switched to WAL.
         fresh = await on_thread(db, format_of, str(self.path), may_be_empty=True) == 0
         if fresh:
-            # What is deleted can be given back in small steps. It has to be said before anything is in the file.
+            # Free pages can then be returned in small steps. SQLite accepts this only in an empty file.
             await db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         mode = await self._write_ahead(db)
         if mode != "wal":
@@ -173,7 +173,7 @@ class SqliteFile:
 
     async def _for_writing(self, db: aiosqlite.Connection) -> None:
         await db.execute("PRAGMA synchronous = FULL")
-        await db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")  # it stays as long as it once was otherwise
+        await db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")  # otherwise it never gets shorter
 
     def _create(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
@@ -190,7 +190,7 @@ def _probe(db: sqlite3.Connection) -> None:
 
 
 def _has_lost_its_file(path: Path) -> bool:
-    """Whether the file is empty although it has a log: SQLite writes the one before the other."""
+    """Return whether the file is empty although it has a log: SQLite writes the file before the log."""
     log = path.with_name(f"{path.name}-wal")
     return log.exists() and log.stat().st_size > 0 and not (path.exists() and path.stat().st_size > 0)
 

@@ -1,7 +1,7 @@
-"""How the SQLite store keeps large values: in chunks, one transaction each, so that nobody waits for more than that.
+"""Large values of the SQLite store: chunks, one transaction each, so that other commits wait for one chunk at most.
 
-A value is *complete* once all its chunks are there; until then it is not to be seen. Triggers note, in the very
-statement that adds or deletes a mention, whether anything refers to a value, whoever deletes, and why.
+A value is *complete* once all its chunks are stored; until then reads do not see it. Triggers record, in the statement
+that adds or deletes a reference, whether any record refers to a value.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ CHUNK = 1 << 20
 _DELETED = 16
 
 HAS_VALUE = "SELECT 1 FROM large_values WHERE digest = ? AND complete"
-MENTION = "INSERT OR IGNORE INTO value_references (execution_id, place, position, digest) VALUES (?, ?, ?, ?)"
+SAVE_REFERENCE = "INSERT OR IGNORE INTO value_references (execution_id, place, position, digest) VALUES (?, ?, ?, ?)"
 #: See :func:`rayflow.storage.rules.large_values.forgotten`.
-FORGET_MENTIONS = (
+FORGET_REFERENCES = (
     "DELETE FROM value_references WHERE execution_id = :name AND (place = 'journal' AND position < :first"
     " OR place = 'inbox' AND position <= :inbox_done OR place = 'input' AND position < :run)"
 )
@@ -41,11 +41,11 @@ _BEGIN = (
 _CHUNK = "INSERT OR REPLACE INTO value_chunks (digest, number, data) VALUES (?, ?, ?)"
 _COMPLETE = "UPDATE large_values SET complete = 1 WHERE digest = ?"
 _DATE = "UPDATE large_values SET free_at = ? WHERE free_at = 0"
-_OLD = (
+_UNREFERENCED = (
     "SELECT digest FROM large_values AS v WHERE free_at <= ?"
     " AND NOT EXISTS (SELECT 1 FROM value_references AS m WHERE m.digest = v.digest) ORDER BY free_at LIMIT ?"
 )
-_UNSEE = (
+_MARK_DELETED = (
     "UPDATE large_values SET complete = 0 WHERE digest = ? AND free_at <= ?"
     " AND NOT EXISTS (SELECT 1 FROM value_references AS m WHERE m.digest = large_values.digest)"
 )
@@ -54,7 +54,7 @@ _DROP = "DELETE FROM large_values WHERE digest = ?"
 
 
 def begin(digest: str, size: int, now: float) -> Callable[[sqlite3.Connection, Writer], bool]:
-    """The transaction that begins to put a value, or makes one that is there as new; answers whether it is complete."""
+    """Return the transaction that begins to store a value, or restarts its grace; it returns whether all is there."""
 
     def body(db: sqlite3.Connection, _: Writer) -> bool:
         values = {"digest": digest, "size": size, "now": now}
@@ -65,7 +65,7 @@ def begin(digest: str, size: int, now: float) -> Callable[[sqlite3.Connection, W
 
 
 def chunks(digest: str, data: bytes) -> Iterable[Callable[[sqlite3.Connection, Writer], None]]:
-    """The transactions that put the chunks, the last of which completes the blov."""
+    """Yield the transactions that store the chunks; the last one completes the value."""
     whole = memoryview(data)
     last = max(0, len(data) - 1) // CHUNK
     for number in range(last + 1):
@@ -78,23 +78,23 @@ def chunks(digest: str, data: bytes) -> Iterable[Callable[[sqlite3.Connection, W
         yield body
 
 
-def old(now: float, grace: float, limit: int) -> Callable[[sqlite3.Connection, Writer], list[str]]:
-    """The transaction that finds the values that are to be collected."""
+def unreferenced(now: float, grace: float, limit: int) -> Callable[[sqlite3.Connection, Writer], list[str]]:
+    """Return the transaction that finds the values to delete."""
 
     def body(db: sqlite3.Connection, _: Writer) -> list[str]:
         db.execute(_DATE, (now,))
-        return [digest for (digest,) in db.execute(_OLD, (now - 2 * grace, limit)).fetchall()]
+        return [digest for (digest,) in db.execute(_UNREFERENCED, (now - 2 * grace, limit)).fetchall()]
 
     return body
 
 
-def unsee(digest: str, before: float) -> Callable[[sqlite3.Connection, Writer], bool]:
-    """The transaction after which nobody can refer to a value; answers False if somebody does, or put it again."""
-    return lambda db, _: db.execute(_UNSEE, (digest, before)).rowcount > 0
+def mark_deleted(digest: str, before: float) -> Callable[[sqlite3.Connection, Writer], bool]:
+    """Return the transaction that makes a value unavailable; it returns False if the value is in use again."""
+    return lambda db, _: db.execute(_MARK_DELETED, (digest, before)).rowcount > 0
 
 
-def drop(digest: str) -> Callable[[sqlite3.Connection, Writer], bool]:
-    """The transaction that deletes some chunks of a value, at last the value itself; answers whether there are more."""
+def delete_chunks(digest: str) -> Callable[[sqlite3.Connection, Writer], bool]:
+    """Return the transaction that deletes some chunks, at last the value; it returns whether there are more."""
 
     def body(db: sqlite3.Connection, _: Writer) -> bool:
         if db.execute(_DROP_CHUNKS, (digest, _DELETED)).rowcount == _DELETED:
@@ -106,7 +106,7 @@ def drop(digest: str) -> Callable[[sqlite3.Connection, Writer], bool]:
 
 
 def read(db: sqlite3.Connection, digest: str) -> bytes | None:
-    """A complete value, or None. The chunks are copied once."""
+    """Return a complete value, or None. The chunks are copied once."""
     whole: io.BytesIO | None = None
     for (data,) in db.execute(CHUNKS, (digest,)):
         whole = whole or io.BytesIO()
@@ -114,6 +114,6 @@ def read(db: sqlite3.Connection, digest: str) -> bytes | None:
     return None if whole is None else whole.getvalue()
 
 
-def mention_values(mention: ValueReference) -> tuple[str, str, int, str]:
-    """Parameters of MENTION."""
-    return (mention.execution_id, mention.place, mention.position, mention.digest)
+def reference_values(reference: ValueReference) -> tuple[str, str, int, str]:
+    """Return the parameters of SAVE_REFERENCE."""
+    return (reference.execution_id, reference.place, reference.position, reference.digest)

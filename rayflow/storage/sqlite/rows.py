@@ -1,8 +1,8 @@
-"""Rows of SQLite as records. A row that was damaged on the disk may hold anything in any column.
+"""SQLite rows as records; a row that was damaged on the disk may hold any value in any column.
 
-What is read for a list must not fail because of one row. So an execution's row that cannot be read whole becomes a
-:class:`~rayflow.storage.damage.DamagedRecord`; in other records, columns of a wrong type become empty ones, which
-whoever decodes them reports.
+A list must not fail because of one row. So an execution's row that cannot be read whole becomes a
+:class:`~rayflow.storage.damage.DamagedRecord`. In other records, columns of a wrong type become empty, and their
+decoding reports the damage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EMPTY: dict[type, Any] = {str: "", int: 0, float: 0.0, bytes: b"", type(None): 
 
 
 class _Columns:
-    """The types that a record's columns may have."""
+    """Types that a record's columns may have."""
 
     def __init__(self, cls: type) -> None:
         hints = get_type_hints(cls)
@@ -35,7 +35,7 @@ class _Columns:
         self.sound: set[tuple[type, ...]] = set()
 
     def wrong(self, row: Sequence[Any]) -> dict[int, str]:
-        """The columns that hold what they cannot hold, by position, each in words."""
+        """Return the columns with values of wrong types, by position, each with a description."""
         kinds = tuple(map(type, row))
         if kinds in self.sound:
             return {}
@@ -49,7 +49,7 @@ class _Columns:
         return wrong
 
     def mended(self, row: Sequence[Any], wrong: Iterable[int]) -> list[Any]:
-        """The row with empty values in those columns."""
+        """Return the row with empty values in those columns."""
         values = list(row)
         for index in wrong:
             values[index] = _EMPTY[self.allowed[index][-1]]
@@ -77,7 +77,6 @@ def _columns(cls: type) -> _Columns:
     return _COLUMNS[cls]
 
 
-# --- executions ---------------------------------------------------------------------------------------------
 _STATUSES = {str(status): status for status in ExecutionStatus}
 _STATUS, _ATTRIBUTES = (
     tuple(each.name for each in fields(ExecutionRecord)).index(name) for name in ("status", "attributes")
@@ -86,7 +85,7 @@ _RECORD = _columns(ExecutionRecord)
 
 
 def record(row: Sequence[Any]) -> ExecutionRecord:
-    """The record of a row whose columns are the record's fields."""
+    """Return the record of a row whose columns are the record's fields."""
     wrong = _RECORD.wrong(row)
     status = _STATUSES.get(row[_STATUS])
     attributes = _attributes(row[_ATTRIBUTES])
@@ -99,7 +98,7 @@ def record(row: Sequence[Any]) -> ExecutionRecord:
 
 
 def completed(head: ExecutionRecord, start: Sequence[Any] | None) -> ExecutionRecord:
-    """Return a record that was read without its start fields, with these; a damaged store may have lost them."""
+    """Return a record that was read without its start fields, with them; a damaged store may have lost them."""
     if start is None:
         return head
     values = dict(zip(START_FIELDS, start, strict=True))
@@ -131,20 +130,19 @@ def _damaged(row: Sequence[Any], wrong: dict[int, str]) -> DamagedRecord:
     return DamagedRecord(**values, damage=f"its row is damaged: {'; '.join(problems.values())}")
 
 
-# --- other records ------------------------------------------------------------------------------------------
 def kept(cls: type[T], row: Sequence[Any]) -> T:
-    """A record of another kind; columns that hold what they cannot hold are empty, and bytes and texts with them."""
+    """Return a record of another kind; columns of a wrong type are empty, and with them bytes and texts."""
     columns = _columns(cls)
     wrong = columns.wrong(row)
     if not wrong:
         return cls(*row)
-    # Nothing encoded is trusted beside a damaged neighbour: whoever decodes it says that it is damaged.
+    # Encoded columns of a damaged row are not trusted: empty, they are reported as damaged when they are decoded.
     encoded = {index for index, allowed in enumerate(columns.allowed) if bytes in allowed}
     return cls(*columns.mended(row, {*wrong, *encoded}))
 
 
 def lock(row: Sequence[Any], claims: Iterable[Sequence[Any]]) -> Lock:
-    """A lock of its row and those of its claims. Raises CorruptRecord."""
+    """Return a lock of its row and the rows of its claims. Raises CorruptRecord."""
     name, limit, last_order, last_token = row
     found = list(claims)
     problems = [problem for claim in found for problem in _columns(Claim).wrong(claim).values()]
@@ -167,19 +165,18 @@ def _shown(value: object) -> str:
 _CORRUPT = 11
 
 
-# --- texts that are none ------------------------------------------------------------------------------------
 def is_undecodable(error: BaseException) -> bool:
-    """Whether SQLite's module says that a text is not UTF-8; then it answers no row at all."""
+    """Return whether an error says that a text is not UTF-8; the module then returns no row at all."""
     return isinstance(error, sqlite3.OperationalError) and "Could not decode to UTF-8" in str(error)
 
 
 def is_malformed(error: BaseException) -> bool:
-    """Whether SQLite says that what it has to read or write lies in a damaged part of the file."""
+    """Return whether an error says that SQLite had to read or write a damaged part of the file."""
     return isinstance(error, sqlite3.DatabaseError) and (getattr(error, "sqlite_errorcode", 0) & 0xFF) == _CORRUPT
 
 
 def fetch(db: sqlite3.Connection, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-    """All rows; a text that is none in a damaged row is answered as bytes. On the connection's own thread."""
+    """Return all rows; a text that is not UTF-8 is returned as bytes. Call it on the connection's thread."""
     try:
         return db.execute(statement, values).fetchall()
     except sqlite3.OperationalError as error:

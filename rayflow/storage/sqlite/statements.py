@@ -1,4 +1,4 @@
-"""The SQLite store's statements, and what SQLite's errors mean."""
+"""Statements of the SQLite store, and the meaning of SQLite's errors."""
 
 # ruff: noqa: S608 - statements are put together from names in this module, never from values
 from __future__ import annotations
@@ -19,16 +19,15 @@ TERMINAL = ", ".join(f"'{status}'" for status in ExecutionStatus if status.termi
 UNFINISHED = f"status NOT IN ({TERMINAL})"
 _SINGLETON = f"singleton <> '' AND {UNFINISHED}"
 
-# --- statements -------------------------------------------------------------------------------------------
 RECORD = tuple(f.name for f in fields(ExecutionRecord))
 #: Columns of a row that is inserted, and of one that changes; the last is derived from other fields.
 _HEAD = (*(name for name in RECORD if name not in (*START_FIELDS, "number")), "waiting_for")
 _CHANGING = tuple(name for name in _HEAD if name not in FIXED_FIELDS)
-#: What stands in a row for fields that are not read with it.
+#: Values in a row for fields that are not read with it.
 _UNREAD = {"environment": "''", "code_fingerprint": "''", "environment_id": "''", "seed": "0", "trace": "''",
            "attributes": "'{}'"}  # fmt: skip
 
-# A row without what never changes: reading a megabyte of input to add a step would be a waste as well.
+# A row without its start fields: adding a step must not read a megabyte of input.
 _HEADS = "SELECT {} FROM executions AS e".format(
     ", ".join(_UNREAD.get(name, "x''") if name in START_FIELDS else f"e.{name}" for name in RECORD)
 )
@@ -121,19 +120,19 @@ PUT_BLOB = "INSERT OR IGNORE INTO blobs (digest, data) VALUES (?, ?)"
 BLOB = "SELECT data FROM blobs WHERE digest = ?"
 TOTALS = "SELECT name, value FROM totals"
 
-#: What belongs to executions: each a table, the column of the execution's id, and the bytes that a row takes.
+#: Tables of records that belong to executions, each with the column of the id and the bytes of a row.
 _PARTS = (
     ("journal", "execution_id", "length(body)"),
     ("inbox", "execution_id", "length(body)"),
     ("dead_letters", "execution_id", "length(failure) + length(input)"),
     ("step_notes", "execution_id", "length(body)"),
-    ("value_references", "execution_id", "0"),  # the values themselves are counted when they are collected
+    ("value_references", "execution_id", "0"),  # the values themselves count when they are collected
     ("records", "execution_id", "length(body)"),
     ("starts", "id", "length(input) + length(code) + length(options)"),
     ("executions", "id", "ifnull(length(result), 0) + ifnull(length(failure), 0)"),
 )
 
-#: What a store's file is opened with: each of them fails if the schema, which is a text in the file, is damaged.
+#: Statements that are prepared when a file is opened: each fails if the schema in the file is damaged.
 PROBES = (
     EXECUTION, HEADS, JOURNAL, INBOX, NOTES, LOCK, CLAIMS, SCHEDULES, DEFINITIONS, POOLS, BLOB, TOTALS, WRITER, KEY,
     SINGLETON, VERSIONS, INSERT_EXECUTION, INSERT_START, UPDATE_EXECUTION, INSERT_JOURNAL, INSERT_INBOX, SAVE_LETTER,
@@ -148,7 +147,7 @@ DELETES = (
     ),
     *(f"DELETE FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))" for table, column, _ in _PARTS),
 )
-#: Bytes of what they delete, each with the same list.
+#: Bytes that they delete, each with the same list.
 SIZES = tuple(
     f"SELECT ifnull(sum({size}), 0) FROM {table} WHERE {column} IN (SELECT value FROM json_each(?))"
     for table, column, size in _PARTS
@@ -156,9 +155,9 @@ SIZES = tuple(
 
 
 def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
-    """The statement that finds executions which are over, without what never changes of them, and its parameters."""
+    """Return the statement that finds finished executions, without their start fields, and its parameters."""
     moment = "updated_at" if over.expired_by is None else "expires_at"
-    terms, values = [f"e.status IN ({TERMINAL})"], []
+    terms, values = [f"+e.status IN ({TERMINAL})"], []
     for term, value in (
         ("e.id IN (SELECT value FROM json_each(?))", None if over.ids is None else as_json(over.ids)),
         ("e.status IN (SELECT value FROM json_each(?))", as_json(over.status) if over.status else None),
@@ -177,7 +176,8 @@ def over_listing(over: PurgeFilter) -> tuple[str, list[Any]]:
 
 def record_listing(kind: str, execution_id: str | None, after: str, limit: int) -> tuple[str, list[Any]]:
     """Return the statement that lists keyed records, and its parameters."""
-    of = "" if execution_id is None else " AND execution_id = ? AND execution_id <> ''"
+    of = "" if execution_id is None else " AND execution_id = ?"
+    of += " AND execution_id <> ''" if execution_id else ""  # SQLite uses the partial index
     statement = f"SELECT {', '.join(_KEYED)} FROM records WHERE kind = ? AND key > ?{of} ORDER BY key LIMIT ?"
     return statement, [kind, after, *(() if execution_id is None else (execution_id,)), limit]
 
@@ -185,7 +185,7 @@ def record_listing(kind: str, execution_id: str | None, after: str, limit: int) 
 def letter_listing(
     execution_id: str | None, workflow_id: str | None, step: int | None, limit: int
 ) -> tuple[str, list[Any]]:
-    """The statement that lists dead letters, and its parameters."""
+    """Return the statement that lists dead letters, and its parameters."""
     wanted = {"execution_id": execution_id, "workflow_id": workflow_id, "step": step}
     given = {name: value for name, value in wanted.items() if value is not None}
     where = f" WHERE {' AND '.join(f'{name} = ?' for name in given)}" if given else ""
@@ -193,7 +193,6 @@ def letter_listing(
     return statement, [*given.values(), limit]
 
 
-# --- rows -------------------------------------------------------------------------------------------------
 def head_values(row: ExecutionRecord) -> tuple[Any, ...]:
     """Return the parameters of INSERT_EXECUTION."""
     return (*(getattr(row, name) for name in _HEAD[:-1]), waiting_text(row))
@@ -215,22 +214,21 @@ def attribute_values(row: ExecutionRecord) -> list[tuple[Any, ...]]:
 
 
 def letter_values(letter: DeadLetter) -> tuple[Any, ...]:
-    """Parameters of SAVE_LETTER."""
+    """Return the parameters of SAVE_LETTER."""
     return tuple(getattr(letter, name) for name in _LETTER)
 
 
 def note_values(note: StepNote) -> tuple[Any, ...]:
-    """Parameters of SAVE_NOTE, after the execution's id."""
+    """Return the parameters of SAVE_NOTE, after the execution's id."""
     return (note.step, note.attempt, note.at, note.kind, note.body)
 
 
 def as_json(values: Iterable[Any]) -> str:
-    """A list for json_each: one parameter for any number of values."""
+    """Return a list for json_each: one parameter for any number of values."""
     return json.dumps(list(values))
 
 
-# --- errors -----------------------------------------------------------------------------------------------
-#: What is raised for what one operation holds, while the database itself is well.
+#: Errors that the content of one operation causes, while the database itself works.
 MEMBER_ERRORS = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -241,17 +239,20 @@ MEMBER_ERRORS = (
     TypeError,
 )
 
-#: What to do about a damaged file.
+#: Remedy for a damaged file.
 DAMAGED = (
-    "the file is damaged or was cut off. Stop what uses it and keep a copy; `PRAGMA integrity_check` says what is "
-    "damaged. Restore a backup, or use what `sqlite3 FILE .recover | sqlite3 NEW` saves"
+    "the file is damaged or was cut off. Stop all processes that use it and keep a copy; `PRAGMA integrity_check` "
+    "shows the damage. Restore a backup, or use what `sqlite3 FILE .recover | sqlite3 NEW` saves"
 )
 _ADVICE = (
-    ("disk is full", "free some space on that disk; what waits goes on by itself, and nothing acknowledged is lost"),
+    (
+        "disk is full",
+        "free some space on that disk; waiting executions then continue, no acknowledged data are lost",
+    ),
     ("readonly", "make the file and its folder writable for this user, or open the store read-only"),
     ("locked", "another process holds the file; a store has one writer, so find the other program and close it"),
-    ("disk i/o error", "look at the disk (dmesg); nothing that was acknowledged is lost unless the disk lost it"),
-    ("not a database", "the file was overwritten or was never one; name another file, or restore a backup"),
+    ("disk i/o error", "check the disk (dmesg); acknowledged data are lost only if the disk has lost them"),
+    ("not a database", "the file was overwritten or was never a database; name another file, or restore a backup"),
     ("malformed", DAMAGED),
     ("no such", DAMAGED),
     ("can't decode", DAMAGED),
@@ -260,7 +261,7 @@ _ADVICE = (
 
 
 def unavailable(error: Exception, path: str, doing: str) -> StorageUnavailable:
-    """What an error of SQLite means to the caller, and what would help."""
+    """Return an error of SQLite as StorageUnavailable, with a remedy."""
     text = str(error)
     advice = next((advice for fragment, advice in _ADVICE if fragment in text.lower()), "")
-    return StorageUnavailable(f"cannot {doing} store {path}: {text}" + (f". What helps: {advice}" if advice else ""))
+    return StorageUnavailable(f"cannot {doing} store {path}: {text}" + (f". Remedy: {advice}" if advice else ""))

@@ -1,10 +1,10 @@
-"""The Store contract on one SQLite file.
+"""SQLite implementation of the ``Store`` contract: one file.
 
-Two connections, each with a thread of its own (aiosqlite): one writes, one reads, so that in WAL mode no read
-waits for a commit. A transaction is one function that runs on the writing connection's thread.
-``synchronous=FULL``: a commit returns when the disk has it. A transaction that failed in any other way than by what
-one operation holds leaves the writing connection as it was, or, where nobody knows what became of it, in doubt; then
-it is closed and opened again before the next use, and what is durable is found there.
+Two connections, each with its own thread (aiosqlite): one writes, one reads, so that in WAL mode no read waits for a
+commit. A transaction is one function that runs on the writing connection's thread. With ``synchronous=FULL`` a commit
+returns when the data are on the disk. If a transaction fails because of the content of one operation, it is rolled back
+and the connection stays in use. After any other failure the outcome is in doubt: the connection is closed, opened again
+before the next use, and reads what is durable.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from rayflow.storage.sqlite import large_values as values
 from rayflow.storage.sqlite import rows
 from rayflow.storage.sqlite import statements as sql
 from rayflow.storage.sqlite.connections import SqliteFile, on_thread
-from rayflow.storage.sqlite.listing import listing
+from rayflow.storage.sqlite.lists import listing
 from rayflow.storage.sqlite.migrations import migrate, newest_format
-from rayflow.storage.sqlite.transactions import InDoubtError, collect, collected, commit, reclaim, transaction
+from rayflow.storage.sqlite.transactions import InDoubtError, collect, commit, purgeable, reclaim, transaction
 from rayflow.storage.writer import Writer, check_writer, next_writer
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 
 class SqliteStore:
-    """A store in one SQLite file.
+    """Store in one SQLite file.
 
     Args:
         url: ``sqlite:///`` and the path of the file.
@@ -77,7 +77,6 @@ class SqliteStore:
         self._fenced: WriterFenced | None = None
         self._told: set[object] = set()
 
-    # --- opening -------------------------------------------------------------------------------------------
     async def open(self, *, read_only: bool = False) -> None:
         """See Store. Creates the file and its folder, unless ``read_only``."""
         if self._open:
@@ -101,7 +100,7 @@ class SqliteStore:
     def _cannot_open(self, error: Exception) -> StorageUnavailable:
         if self._read_only and not self._path.exists():
             return StorageUnavailable(
-                f"cannot open store {self._path}: there is no such file, and reading creates none"
+                f"cannot open store {self._path}: the file does not exist, and reading does not create it"
             )
         return sql.unavailable(error, str(self._path), "open")
 
@@ -109,17 +108,17 @@ class SqliteStore:
         """See Store."""
         async with self._lock:
             if self._open and self._epoch is not None and self._fenced is None and not self._in_doubt:
-                await self._say_goodbye(self._epoch)
+                await self._give_up_claim(self._epoch)
             self._open = False
             self._epoch = None
             await self._close_connections()
 
-    async def _say_goodbye(self, epoch: int) -> None:
+    async def _give_up_claim(self, epoch: int) -> None:
         if self._writer is None:
             return
         try:
             await self._writer.execute("UPDATE writer SET heartbeat = NULL WHERE epoch = ?", (epoch,))
-        except sqlite3.Error:  # it only spares the next writer a wait for the heartbeat to grow old
+        except sqlite3.Error:  # it only saves the next writer a wait
             self._in_doubt = True
 
     async def _close_connections(self) -> None:
@@ -129,9 +128,8 @@ class SqliteStore:
             if connection is not None:
                 await connection.close()
 
-    # --- the writer ----------------------------------------------------------------------------------------
     async def claim_writer(self, nonce: str, *, now: float, fresh_for: float, take_over: bool = False) -> int:
-        """See Store. A file of an older format is brought to this one by the claim: nobody else writes it then."""
+        """See Store. The claim also migrates a file of an older format, since no other process writes it then."""
 
         def claim(db: sqlite3.Connection, writer: Writer) -> int:
             claimed = next_writer(writer, nonce, now=now, fresh_for=fresh_for, take_over=take_over, url=self.url)
@@ -141,12 +139,12 @@ class SqliteStore:
 
         epoch = await self._write(claim, claimed=False)
         if self._format != newest_format():
-            await self._read_anew()
+            await self._reopen_reader()
         self._epoch = epoch
         return epoch
 
-    async def _read_anew(self) -> None:
-        """The file has another format than the reader has found."""
+    async def _reopen_reader(self) -> None:
+        """Open the reading connection again after the file's format has changed."""
         old, self._reader = self._reader, None
         try:
             if old is not None:
@@ -160,13 +158,13 @@ class SqliteStore:
         await self._write(lambda db, writer: db.execute(sql.SET_WRITER, (writer.epoch, writer.nonce, now)))
 
     async def _write(self, body: Callable[[sqlite3.Connection, Writer], T], *, claimed: bool = True) -> T:
-        """Run ``body`` in a transaction of the writer, which is one way to the connection's thread and back."""
+        """Run ``body`` in a transaction of the writer, in one hop to the connection's thread."""
         async with self._lock:
             db = await self._writable(claimed=claimed)
             try:
                 return await on_thread(db, transaction, self._check, body)
             except InDoubtError as doubt:
-                # Durable or not, nobody knows: the connection goes, and whoever asks again is told what is there.
+                # The outcome is unknown: the connection is closed, and a repeated operation finds what is durable.
                 self._in_doubt = True
                 raise self._meaning(doubt.error, doubt.doing) from doubt.error
             except Exception as error:
@@ -174,7 +172,7 @@ class SqliteStore:
                 if told is error:
                     raise
                 raise told from error
-            except BaseException:  # cancelled: the transaction may still be running
+            except BaseException:  # cancelled: the transaction may still run
                 self._in_doubt = True
                 raise
 
@@ -183,7 +181,7 @@ class SqliteStore:
             check_writer(writer, self._epoch, self.url)
 
     def _meaning(self, error: BaseException, doing: str) -> BaseException:
-        """What the caller is told of an error in a transaction."""
+        """Return the caller's error for an error in a transaction."""
         if isinstance(error, WriterFenced):
             self._fenced = error
         return sql.unavailable(error, str(self._path), doing) if isinstance(error, sqlite3.Error) else error
@@ -214,7 +212,6 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise sql.unavailable(error, str(self._path), "reopen") from error
 
-    # --- executions ----------------------------------------------------------------------------------------
     async def commit(self, operations: Sequence[Operation]) -> list[Answer]:
         """See Store."""
         return await self._write(lambda db, _: commit(db, operations, self._check))
@@ -247,7 +244,7 @@ class SqliteStore:
         for (name,) in await self._read(sql.CLAIMED):
             try:
                 found += await self._lock_of(name)
-            except CorruptRecord as error:  # the others are to be seen all the same
+            except CorruptRecord as error:  # the other locks are still listed
                 if name not in self._told:
                     self._told.add(name)
                     log.error("store %s: %s", self.url, error)  # noqa: TRY400 - it says it all
@@ -289,23 +286,23 @@ class SqliteStore:
         if not dry_run:
             async with self._lock:
                 await self._writable(claimed=True)
-        found = await self._on_reader(lambda db: collected(db, over, later=dry_run))
-        if dry_run or not found.ids:  # most often there is nothing, which is not worth a transaction
+        found = await self._on_reader(lambda db: purgeable(db, over, later=dry_run))
+        if dry_run or not found.ids:  # the common case, which needs no transaction
             return found
         return await self._write(lambda db, _: collect(db, over))
 
     async def reclaim(self) -> bool:
-        """See Store. The file gets shorter when SQLite next carries its log over, which is done at the end."""
+        """See Store. The file gets shorter with SQLite's next checkpoint, which is made at the end."""
         more = await self._write(lambda db, _: reclaim(db))
         if not more:
             async with self._lock:
                 db = await self._writable(claimed=True)
-                with contextlib.suppress(sqlite3.Error):  # SQLite does it again by itself after some transactions
+                with contextlib.suppress(sqlite3.Error):  # SQLite does it again after some transactions
                     await db.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
         return more
 
     async def _read_of(self, execution_id: str, what: str, statement: str, *values: Any) -> list[Any]:
-        """Read records of one execution. Where the file is damaged there, it is that execution's damage alone."""
+        """Read records of one execution. If the file is damaged there, only that execution is damaged."""
         try:
             return await self._read(statement, values)
         except StorageUnavailable as error:
@@ -321,10 +318,9 @@ class SqliteStore:
             raise StorageUnavailable(f"store {self.url} is not open; call open() first")
         try:
             return await on_thread(self._reader, body)
-        except (sqlite3.Error, ValueError) as error:  # ValueError: closed meanwhile
+        except (sqlite3.Error, ValueError) as error:  # ValueError: closed during the call
             raise sql.unavailable(error, str(self._path), "read") from error
 
-    # --- the rest ------------------------------------------------------------------------------------------
     async def dead_letters(
         self,
         *,
@@ -380,7 +376,7 @@ class SqliteStore:
         return found[0][0] if found else None
 
     async def put_value(self, digest: str, data: bytes, *, now: float) -> None:
-        """See Store. One at a time, so that there is room in memory; other commits go in between."""
+        """See Store. One value at a time, to bound the memory; other commits run in between."""
         async with self._values:
             if not await self._write(values.begin(digest, len(data), now)):
                 for chunk in values.chunks(digest, data):
@@ -391,13 +387,13 @@ class SqliteStore:
         return await self._on_reader(lambda db: values.read(db, digest))
 
     async def collect_values(self, *, now: float, grace: float, limit: int) -> int:
-        """See Store. A large one goes in several transactions; from the first one on it is not to be seen."""
+        """See Store. A value is deleted in several transactions; the first one makes it unavailable."""
         count = 0
-        for digest in await self._write(values.old(now, grace, limit)):
+        for digest in await self._write(values.unreferenced(now, grace, limit)):
             async with self._values:
-                if await self._write(values.unsee(digest, now - 2 * grace)):
+                if await self._write(values.mark_deleted(digest, now - 2 * grace)):
                     count += 1
-                    while await self._write(values.drop(digest)):
+                    while await self._write(values.delete_chunks(digest)):
                         pass
         return count
 

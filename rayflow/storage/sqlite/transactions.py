@@ -1,4 +1,4 @@
-"""What the SQLite store does inside a transaction: plain functions that run on the writing connection's thread."""
+"""Transactions of the SQLite store: functions that run on the writing connection's thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 #: SQLite's number for ``auto_vacuum = INCREMENTAL``.
 _INCREMENTAL = 2
-#: Pages that are given back in one transaction, and free ones that are kept: so many, or that part of all.
+#: Pages to return in one transaction; free pages to keep: a number, or this part of all pages.
 _PAGES_AT_ONCE, _SPARE_PAGES, _SPARE_PART = 250, 64, 16
 
 #: Errors of what one operation holds, or has to read, while the database itself is well.
@@ -30,11 +30,11 @@ MEMBER_ERRORS = (*sql.MEMBER_ERRORS, CorruptRecord)
 
 
 class InDoubtError(Exception):
-    """Nobody knows what became of a transaction, or of its taking back: the connection is of no use any more.
+    """Unknown outcome of a transaction or of its rollback; the connection must be closed.
 
     Args:
-        error: what happened.
-        doing: what failed, for the message: "write" or "commit to".
+        error: the error of SQLite.
+        doing: the action that failed, for the message: "write" or "commit to".
     """
 
     def __init__(self, error: BaseException, doing: str) -> None:
@@ -46,15 +46,15 @@ class InDoubtError(Exception):
 def transaction(
     db: sqlite3.Connection, check: Callable[[Writer], None], body: Callable[[sqlite3.Connection, Writer], T]
 ) -> T:
-    """Run ``body`` in a transaction of the writer, all of it or nothing.
+    """Run ``body`` in a transaction of the writer, all or nothing.
 
     Args:
         db: the connection.
-        check: raises if the writer whose row this is is not ours.
-        body: gets the connection and the writer's row.
+        check: raises if the writer's row is not ours.
+        body: called with the connection and the writer's row.
 
     Raises:
-        InDoubtError: it may be durable or not, or could not be taken back.
+        InDoubtError: the transaction may be durable or not, or could not be rolled back.
     """
     try:
         db.execute("BEGIN IMMEDIATE")
@@ -75,17 +75,17 @@ def _take_back(db: sqlite3.Connection, error: BaseException) -> None:
     try:
         if db.in_transaction:
             db.execute("ROLLBACK")
-    except sqlite3.Error:  # SQLite took it back already, or cannot: either way, a new connection will tell
+    except sqlite3.Error:  # SQLite has rolled it back already, or cannot: a new connection finds out
         raise InDoubtError(error, "write") from error
 
 
 def read_writer(db: sqlite3.Connection) -> Writer:
-    """The writer's row."""
+    """Return the writer's row."""
     return Writer(*db.execute(sql.WRITER).fetchone())
 
 
 def commit(db: sqlite3.Connection, operations: Sequence[Operation], check: Callable[[Writer], None]) -> list[Answer]:
-    """Apply operations inside a transaction; where one cannot be written, one by one, so that only it is refused."""
+    """Apply operations inside a transaction; if one cannot be written, apply each alone and reject only that one."""
     try:
         return apply(db, operations)
     except Exception as error:
@@ -93,12 +93,12 @@ def commit(db: sqlite3.Connection, operations: Sequence[Operation], check: Calla
             raise
     db.execute("ROLLBACK")
     db.execute("BEGIN IMMEDIATE")
-    check(read_writer(db))  # somebody may have claimed since the first attempt
+    check(read_writer(db))  # another writer may have claimed since the first attempt
     return [_alone(db, operation) for operation in operations]
 
 
 def _is_of_one(error: Exception) -> bool:
-    """Whether an error may be that of one operation: of what it holds, or of the damaged records that it needs."""
+    """Return whether one operation may have caused an error, by its content or by damaged records that it needs."""
     return isinstance(error, MEMBER_ERRORS) or rows.is_malformed(error)
 
 
@@ -116,12 +116,7 @@ def _alone(db: sqlite3.Connection, operation: Operation) -> Answer:
 
 
 class _Reads:
-    """See :class:`~rayflow.storage.rules.transaction.Reads`. What all operations need is read at once.
-
-    Args:
-        db: the connection, in a transaction.
-        operations: what will be decided.
-    """
+    """Reads of a transaction; the records that all its operations need are read at once."""
 
     def __init__(self, db: sqlite3.Connection, operations: Sequence[Operation]) -> None:
         self._db = db
@@ -172,13 +167,13 @@ class _Reads:
 
 
 def read_lock(db: sqlite3.Connection, name: str) -> Lock | None:
-    """A lock with its claims, or None. Raises CorruptRecord."""
+    """Return a lock with its claims, or None. Raises CorruptRecord."""
     found = rows.fetch(db, sql.LOCK, (name,))
     return rows.lock(found[0], rows.fetch(db, sql.CLAIMS, (name,))) if found else None
 
 
 def apply(db: sqlite3.Connection, operations: Sequence[Operation]) -> list[Answer]:
-    """Read what the operations concern, decide them in order, and write what was decided."""
+    """Decide operations in order, and write the decisions."""
     batch = Transaction(_Reads(db, operations))
     answers = [batch.apply(operation) for operation in operations]
     for statement, given in _writes(batch):
@@ -220,12 +215,12 @@ def _rare_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
         yield (sql.NEXT_RUN, [(data, name) for name, data in batch.inputs.items()])
     if batch.journal_from:
         yield (sql.FORGET_JOURNAL, list(batch.journal_from.items()))
-    if batch.mentions:
-        yield (values.MENTION, [values.mention_values(mention) for mention in batch.mentions])
+    if batch.references:
+        yield (values.SAVE_REFERENCE, [values.reference_values(reference) for reference in batch.references])
     for name, first in batch.journal_from.items():
         head = _head(batch, name)
         about = {"name": name, "first": first, "inbox_done": head.inbox_done, "run": head.run}
-        yield (values.FORGET_MENTIONS, [about])
+        yield (values.FORGET_REFERENCES, [about])
     if batch.locks:
         yield from _lock_writes(batch)
     if batch.records:
@@ -256,7 +251,7 @@ def _lock_writes(batch: Transaction) -> Iterable[tuple[str, Iterable[Any]]]:
 
 
 def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
-    """The answers, with what heads are read without put into the rows that a caller sees."""
+    """Return the answers with the start fields of existing executions, which heads lack."""
     ids = sql.as_json({answer.record.id for answer in answers if isinstance(answer, AlreadyExists)})
     starts = {name: rest for name, *rest in rows.fetch(db, sql.STARTS, (ids,))}
     complete: list[Answer] = []
@@ -269,11 +264,11 @@ def _with_static(db: sqlite3.Connection, answers: list[Answer]) -> list[Answer]:
 
 
 def unwritable(operation: Operation, error: Exception) -> RayflowError:
-    """Why one operation cannot be written."""
+    """Return the reason why one operation cannot be written."""
     if isinstance(error, CorruptRecord):  # of what it had to read
         return error
     if rows.is_malformed(error):
-        detail = f"what it needs cannot be read or written: {error}. What helps: {sql.DAMAGED}"
+        detail = f"what it needs cannot be read or written: {error}. Remedy: {sql.DAMAGED}"
         return CorruptRecord(operation.execution_id, detail)
     return StorageError(
         f"this {type(operation).__name__} of execution {operation.execution_id!r} cannot be written: {error}. Strings "
@@ -281,9 +276,8 @@ def unwritable(operation: Operation, error: Exception) -> RayflowError:
     )
 
 
-# --- deleting -----------------------------------------------------------------------------------------------
-def collected(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> PurgeBatch:
-    """What may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
+def purgeable(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> PurgeBatch:
+    """Return the executions that may be deleted; see :func:`~rayflow.storage.rules.retention.choose`."""
     statement, values = sql.over_listing(over)
     records = [rows.record(row) for row in rows.fetch(db, statement, values)]
     found = choose(records, over, _Reads(db, ()).head, later=later)
@@ -292,8 +286,8 @@ def collected(db: sqlite3.Connection, over: PurgeFilter, *, later: bool) -> Purg
 
 
 def collect(db: sqlite3.Connection, over: PurgeFilter) -> PurgeBatch:
-    """Delete what may be deleted, inside a transaction."""
-    found = collected(db, over, later=False)
+    """Delete the executions that may be deleted, inside a transaction."""
+    found = purgeable(db, over, later=False)
     ids = sql.as_json(found.ids)
     for statement in sql.DELETES:
         db.execute(statement, (ids,))
@@ -301,10 +295,10 @@ def collect(db: sqlite3.Connection, over: PurgeFilter) -> PurgeBatch:
 
 
 def reclaim(db: sqlite3.Connection) -> bool:
-    """Give some pages that hold nothing back to the file system, inside a transaction; answers whether there are more.
+    """Return some free pages to the file system, inside a transaction; return whether there are more.
 
-    A part is kept for what comes next: otherwise a store from which as much is deleted as is added would shrink and
-    grow all the time. A file of format 1 gives nothing back, since SQLite has to be told when a file is made.
+    Some free pages stay for later records: otherwise a store that deletes as much as it adds would shrink and grow all
+    the time. A file without incremental vacuum returns no pages.
     """
     mode, free, pages = (_pragma(db, name) for name in ("auto_vacuum", "freelist_count", "page_count"))
     spare = free - max(_SPARE_PAGES, pages // _SPARE_PART) if mode == _INCREMENTAL else 0

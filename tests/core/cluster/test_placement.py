@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rayflow.core.cluster.placement import TAKES_OVER, CoordinatorSlot, PendingExecution, Plan, plan
+from rayflow.core.cluster.placement import MAX_LOAD_TO_SHARE, CoordinatorSlot, PendingExecution, PlacementPlan, plan
 
 
 def want(
-    id: str, *, environment: str = "env", priority: int = 5, stamp: float = 0.0, suspect: bool = False
+    id: str, *, environment: str = "env", priority: int = 5, waiting_since: float = 0.0, suspect: bool = False
 ) -> PendingExecution:
-    return PendingExecution(id, environment, priority, stamp, suspect)
+    return PendingExecution(id, environment, priority, waiting_since, suspect)
 
 
 def place(
@@ -17,7 +17,7 @@ def place(
     return CoordinatorSlot(name, environment, ready, set(executions), reserved)
 
 
-def short(result: Plan) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+def short(result: PlacementPlan) -> tuple[list[tuple[str, str]], list[str], list[str]]:
     """Assignments, environments to start coordinators for, and who waits."""
     assigned = [(wanting.id, chosen.name) for wanting, chosen in result.assign]
     return assigned, result.start, [wanting.id for wanting in result.waiting]
@@ -34,7 +34,13 @@ def test_an_idle_coordinator_comes_first() -> None:
 
 
 def test_by_priority_then_age_then_id() -> None:
-    wanting = [want("d", stamp=1), want("c"), want("b"), want("low", priority=1), want("high", priority=9, stamp=9)]
+    wanting = [
+        want("d", waiting_since=1),
+        want("c"),
+        want("b"),
+        want("low", priority=1),
+        want("high", priority=9, waiting_since=9),
+    ]
     assigned, _, waiting = short(plan(wanting, [place("c1"), place("c2"), place("c3")], most=3, share=1))
     assert assigned == [("high", "c1"), ("b", "c2"), ("c", "c3")]
     assert waiting == ["d", "low"]
@@ -110,7 +116,7 @@ def test_one_that_was_interrupted_shares_rather_than_waits_for_a_start() -> None
 
 
 def test_but_not_where_that_would_be_felt_nor_where_it_has_to_run_alone() -> None:
-    full = place("c1", *map(str, range(TAKES_OVER)))
+    full = place("c1", *map(str, range(MAX_LOAD_TO_SHARE)))
     assert short(plan([interrupted("a")], [full], most=9, share=99)) == ([], ["env"], ["a"])
     assert short(plan([interrupted("a")], [place("c1", "x")], most=9, share=1)) == ([], ["env"], ["a"])
     assert short(plan([interrupted("a", suspect=True)], [place("c1", "x")], most=9, share=9)) == ([], ["env"], ["a"])

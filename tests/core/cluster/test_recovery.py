@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from rayflow.core.cluster.recovery import (
-    MOST_TAKEOVERS,
-    TAKEOVERS_BEFORE_ALONE,
+    MAX_TAKEOVERS,
+    TAKEOVERS_BEFORE_ISOLATION,
     FailoverAction,
     FailoverCounter,
     HeartbeatTracker,
@@ -39,39 +39,39 @@ def owned(id: str, *, updated_at: float = 0.0, deadline: float | None = None) ->
 # --- takeovers --------------------------------------------------------------------------------------------
 def test_one_that_does_not_get_further_runs_alone_and_is_then_set_aside() -> None:
     takeovers = FailoverCounter()
-    how = [takeovers.lost("a", 7) for _ in range(MOST_TAKEOVERS + 1)]
-    before = TAKEOVERS_BEFORE_ALONE - 1
-    assert how[:before] == [FailoverAction.BESIDE_OTHERS] * before
-    assert how[before:-1] == [FailoverAction.ALONE] * (MOST_TAKEOVERS - before)
-    assert how[-1] is FailoverAction.ASIDE
-    assert takeovers.counted() == {"a": MOST_TAKEOVERS + 1}
+    how = [takeovers.record_loss("a", 7) for _ in range(MAX_TAKEOVERS + 1)]
+    before = TAKEOVERS_BEFORE_ISOLATION - 1
+    assert how[:before] == [FailoverAction.SHARED] * before
+    assert how[before:-1] == [FailoverAction.EXCLUSIVE] * (MAX_TAKEOVERS - before)
+    assert how[-1] is FailoverAction.QUARANTINE
+    assert takeovers.counts() == {"a": MAX_TAKEOVERS + 1}
 
 
 def test_one_that_gets_further_begins_anew() -> None:
     takeovers = FailoverCounter()
-    for seq in range(3 * MOST_TAKEOVERS):
-        assert takeovers.lost("a", seq) is FailoverAction.BESIDE_OTHERS
+    for seq in range(3 * MAX_TAKEOVERS):
+        assert takeovers.record_loss("a", seq) is FailoverAction.SHARED
         assert not takeovers.suspected("a")
     assert takeovers.times("a") == 1
 
 
 def test_each_is_counted_for_itself_and_forgotten_when_it_is_given_up() -> None:
     takeovers = FailoverCounter()
-    for _ in range(TAKEOVERS_BEFORE_ALONE):
-        takeovers.lost("a", 7)
-    takeovers.lost("b", 7)
+    for _ in range(TAKEOVERS_BEFORE_ISOLATION):
+        takeovers.record_loss("a", 7)
+    takeovers.record_loss("b", 7)
     assert (takeovers.suspected("a"), takeovers.suspected("b"), takeovers.suspected("c")) == (True, False, False)
     takeovers.forget("a")
     takeovers.forget("a")
-    assert takeovers.counted() == {"b": 1}
+    assert takeovers.counts() == {"b": 1}
 
 
 def test_progress_is_what_was_recorded_since_the_coordinator_died() -> None:
     takeovers = FailoverCounter()
-    assert takeovers.is_further("a", 0)
-    takeovers.lost("a", 7)
-    assert not takeovers.is_further("a", 7)
-    assert takeovers.is_further("a", 8)
+    assert takeovers.has_progressed("a", 0)
+    takeovers.record_loss("a", 7)
+    assert not takeovers.has_progressed("a", 7)
+    assert takeovers.has_progressed("a", 8)
 
 
 # --- signs of life ----------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ def test_time_in_which_nobody_listened_counts_against_nobody() -> None:
     pulse.ask("a", 0.0)
     pulse.ask("b", 1.0)
     pulse.answered("b", alive=False)
-    pulse.pardon(10.0)
+    pulse.extend_deadlines(10.0)
     assert pulse.silent(14.0) == {}
     assert pulse.silent(14.5) == {"a": 4.5}
     assert pulse.silent(15.5) == {"a": 5.5, "b": 4.5}

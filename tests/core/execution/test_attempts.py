@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rayflow.core.events import AttemptFailed, StepFailed
-from rayflow.core.execution.retry import MAX_LOST, SUSPICIONS_BEFORE_ALONE
+from rayflow.core.execution.retry import MAX_LOST_ATTEMPTS, SUSPICIONS_BEFORE_ISOLATION
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import Failure, StepTimeout, TerminalError
 from rayflow.errors import StepFailed as StepFailedError
@@ -145,12 +145,12 @@ def test_which_failures_are_retried(policy: dict[str, Any], kind: type[Exception
 # --- lost attempts ---------------------------------------------------------------------------------------------
 def test_attempts_lost_in_company_cost_no_retries_and_raise_suspicion() -> None:
     shell = Shell(flow, options=NO_RETRY).begin()
-    alone = [shell.run_of("one").alone]
-    for _ in range(SUSPICIONS_BEFORE_ALONE):
+    exclusive = [shell.run_of("one").exclusive]
+    for _ in range(SUSPICIONS_BEFORE_ISOLATION):
         shell.lose("one")
-        alone.append(shell.run_of("one").alone)
-    assert alone == [False] * SUSPICIONS_BEFORE_ALONE + [True]
-    assert waits(shell) == [0.0] * SUSPICIONS_BEFORE_ALONE
+        exclusive.append(shell.run_of("one").exclusive)
+    assert exclusive == [False] * SUSPICIONS_BEFORE_ISOLATION + [True]
+    assert waits(shell) == [0.0] * SUSPICIONS_BEFORE_ISOLATION
     assert [event.counts for event in shell.events if isinstance(event, AttemptFailed)] == [False, False]
     assert shell.complete("one", "done").result == "done"
     assert shell.counts["attempts_lost"] == 2
@@ -158,28 +158,28 @@ def test_attempts_lost_in_company_cost_no_retries_and_raise_suspicion() -> None:
 
 
 def test_a_death_alone_is_the_tasks_own_failure() -> None:
-    shell = Shell(flow, options=retrying(1)).begin().lose("one").lose("one").lose("one", alone=True)
+    shell = Shell(flow, options=retrying(1)).begin().lose("one").lose("one").lose("one", exclusive=True)
     assert waits(shell) == [0.0, 0.0, 1.0]
     shell.wake()
-    assert shell.run_of("one").alone
-    shell.lose("one", alone=True)
+    assert shell.run_of("one").exclusive
+    shell.lose("one", exclusive=True)
     assert shell.failure.message == "step 'one' failed after 4 attempts: rayflow.errors.WorkerDied: died"
 
 
 def test_losses_have_a_limit_of_their_own() -> None:
     shell = Shell(flow, options=retrying()).begin()
-    for _ in range(MAX_LOST):
+    for _ in range(MAX_LOST_ATTEMPTS):
         shell.lose("one")
     assert shell.execution.outcome is None
     shell.lose("one")
     assert shell.failure.step == 1
-    assert shell.counts["attempts_lost"] == MAX_LOST + 1
+    assert shell.counts["attempts_lost"] == MAX_LOST_ATTEMPTS + 1
 
 
 def test_suspicion_survives_the_coordinator() -> None:
     shell = Shell(flow, options=retrying(1)).begin().lose("one").lose("one").restored()
     attempt = shell.run_of("one")
-    assert (attempt.alone, attempt.attempt) == (True, 3)
+    assert (attempt.exclusive, attempt.attempt) == (True, 3)
 
 
 def test_failures_survive_the_coordinator() -> None:

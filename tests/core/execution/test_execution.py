@@ -123,7 +123,7 @@ def test_late_results_are_counted_and_dropped() -> None:
     assert not execution.completed(1, 2, result, began=0, worker="w", now=1000.0)
     assert not execution.completed(9, 1, result, began=0, worker="w", now=1000.0)
     assert not execution.failed(1, 0, failure(), began=0, worker="w", now=1000.0)
-    execution.lost(1, 2, failure(), alone=True, worker="w", now=1000.0)
+    execution.lost(1, 2, failure(), exclusive=True, worker="w", now=1000.0)
     execution.not_begun(1, 2)
     execution.sent(1, 2, 1000.0)
     shell.collect()

@@ -104,13 +104,13 @@ async def article() -> Any:
 async def household() -> Any:
     """Children: awaited, alone and together, started, abandoned, failed, and given up."""
     first = await page(1)
-    started = await rf.start_child(page.child(id="left"), 2)
-    together = await asyncio.gather(page(3), page.child(on_parent_end="abandon")(4), check("between"), page(5))
+    started = await rf.start_child(page.options(id="left"), 2)
+    together = await asyncio.gather(page(3), page.options(on_parent_end="abandon")(4), check("between"), page(5))
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(30):
             await page(99)
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(page.child(on_parent_end="abandon")(99), 30)
+        await asyncio.wait_for(page.options(on_parent_end="abandon")(99), 30)
     try:
         await page(13)
     except ChildFailed as error:
@@ -279,7 +279,9 @@ def test_together_they_use_every_feature() -> None:
     labels = [label for entry in entries for label in entry.issued]
     assert {kind_and_name(label)[0] for label in labels} == {"step", "undo", "child", "signal", "lock"}
     assert any(None in entry.state.values() for entry in entries)
-    assert all(any(getattr(entry, what) for entry in entries) for what in ("dropped", "stages", "patches", "undos"))
+    assert all(
+        any(getattr(entry, what) for entry in entries) for what in ("dropped", "stages", "patches", "compensations")
+    )
     assert {run.execution.outcome.status for run in runs if run.execution.outcome} == {
         ExecutionStatus.RUNNING, ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED,
     }  # fmt: skip

@@ -24,7 +24,7 @@ from rayflow.core.events import (
 from rayflow.core.execution.journal import (
     AttemptCount,
     applied,
-    attempts_of,
+    attempt_counts,
     effective,
     plan_rewind,
     rewinds_of,
@@ -226,36 +226,38 @@ def test_what_its_parent_gave_up_goes_on_from_before_that(status: ExecutionStatu
         done(2),
         done(3),  # its clean-up
         CancelRequested(1, by="p"),
-        Ended(1, status, given_up=True),
+        Ended(1, status, cancelled_by_parent=True),
         issued={1: 2, 3: 1},
     )
-    plan = plan_rewind("e", entries, given_up=True)
+    plan = plan_rewind("e", entries, cancelled_by_parent=True)
     assert (plan.to, plan.carried, plan.failed) == (2, (done(2),), 0)
 
 
 def test_what_had_failed_before_it_was_given_up_goes_on_from_before_its_failure() -> None:
-    over = Ended(1, ExecutionStatus.FAILED, failure=Failure("x.Y", "no", step=1), given_up=True)
+    over = Ended(1, ExecutionStatus.FAILED, failure=Failure("x.Y", "no", step=1), cancelled_by_parent=True)
     entries = journal(Started(1), failed(1, 1), CancelRequested(1, by="p"), done(2), over, issued={1: 1, 2: 1})
-    plan = plan_rewind("e", entries, given_up=True)
+    plan = plan_rewind("e", entries, cancelled_by_parent=True)
     assert (plan.to, plan.carried, plan.failed) == (1, (), 1)
 
 
 def test_without_checkpoints_what_was_given_up_starts_anew() -> None:
-    entries = journal(Started(1), Ended(1, ExecutionStatus.CANCELLED, given_up=True))
-    assert plan_rewind("e", entries, given_up=True).to == 0
+    entries = journal(Started(1), Ended(1, ExecutionStatus.CANCELLED, cancelled_by_parent=True))
+    assert plan_rewind("e", entries, cancelled_by_parent=True).to == 0
 
 
 @pytest.mark.parametrize("given_up", [False, True])
 def test_what_anybody_else_has_cancelled_stays_cancelled(*, given_up: bool) -> None:
-    entries = journal(Started(1), CancelRequested(1), Ended(1, ExecutionStatus.CANCELLED, given_up=not given_up))
+    entries = journal(
+        Started(1), CancelRequested(1), Ended(1, ExecutionStatus.CANCELLED, cancelled_by_parent=not given_up)
+    )
     with pytest.raises(InvalidTransition, match="not failed"):
-        plan_rewind("e", entries, given_up=given_up)
+        plan_rewind("e", entries, cancelled_by_parent=given_up)
 
 
 def test_what_was_undone_stays_undone() -> None:
-    over = Ended(1, ExecutionStatus.CANCELLED, compensated=True, given_up=True)
-    with pytest.raises(InvalidTransition, match="cancelled, and its compensations have undone what it did"):
-        plan_rewind("e", journal(Started(1), CancelRequested(1, by="p"), over), given_up=True)
+    over = Ended(1, ExecutionStatus.CANCELLED, compensated=True, cancelled_by_parent=True)
+    with pytest.raises(InvalidTransition, match="cancelled, and its compensations have run"):
+        plan_rewind("e", journal(Started(1), CancelRequested(1, by="p"), over), cancelled_by_parent=True)
 
 
 # --- attempts --------------------------------------------------------------------------------------------------
@@ -263,7 +265,7 @@ def test_attempts_are_counted_by_kind() -> None:
     entries = journal(
         Started(1), again(1, 1), again(1, 2, counts=False, retry_at=11.0), again(2, 1), done(2, attempt=2)
     )
-    assert attempts_of(entries) == {
+    assert attempt_counts(entries) == {
         1: AttemptCount(attempts=2, failures=1, losses=1, retry_at=11.0),
         2: AttemptCount(attempts=2, failures=1, losses=0, retry_at=9.0),
     }
@@ -271,5 +273,5 @@ def test_attempts_are_counted_by_kind() -> None:
 
 def test_a_rewind_gives_fresh_retries_and_numbers_attempts_on() -> None:
     entries = journal(Started(1), again(1, 1), failed(1, 1, attempt=2), done(2), ended(1), Rewound(1, to=1))
-    assert attempts_of(entries) == {1: AttemptCount(attempts=2), 2: AttemptCount(attempts=1)}
-    assert attempts_of([*entries, Entry(7, again(1, 3))])[1] == AttemptCount(3, failures=1, losses=0, retry_at=9.0)
+    assert attempt_counts(entries) == {1: AttemptCount(attempts=2), 2: AttemptCount(attempts=1)}
+    assert attempt_counts([*entries, Entry(7, again(1, 3))])[1] == AttemptCount(3, failures=1, losses=0, retry_at=9.0)

@@ -30,7 +30,7 @@ async def page(number: int) -> int:
     return number
 
 
-def asked_again(shell: Shell) -> list[int]:
+def reissued_requests(shell: Shell) -> list[int]:
     return [step for event in shell.events if isinstance(event, RequestsReissued) for step in event.steps]
 
 
@@ -46,7 +46,7 @@ async def together() -> Any:
 def test_a_child_whose_result_is_carried_along_is_not_asked_again() -> None:
     shell = Shell(together).begin().fail("one").answer("page", 10).answer("page", 20)
     again = shell.rewound()
-    assert (asked_again(again), again.others.log) == ([], [])
+    assert (reissued_requests(again), again.others.log) == ([], [])
     assert again.complete("one", 0).result == [0, 10, 20]
 
 
@@ -59,7 +59,7 @@ def test_nor_is_the_one_whose_end_led_to_the_call_before_which_a_fork_begins() -
     plan = plan_fork("e", shell.journal, "one")
     assert ([type(event) for event in plan.carried], plan.open) == ([RequestCompleted], ())
     fork = shell.forked("one")
-    assert (asked_again(fork), fork.others.log) == ([], [])
+    assert (reissued_requests(fork), fork.others.log) == ([], [])
     assert fork.finish().result == [10, None, None]
 
 
@@ -73,7 +73,7 @@ def test_a_lock_that_led_to_that_call_is_claimed_in_the_forks_own_name() -> None
     plan = plan_fork("e", shell.journal, "one")
     assert (plan.carried, plan.open) == ((), ("lock 'l'",))
     fork = shell.forked("one")
-    assert (asked_again(fork), list(fork.running)) == ([1], [])
+    assert (reissued_requests(fork), list(fork.running)) == ([1], [])
     assert fork.answer("l", 7).complete("one", "done").result == ["done", 7]
 
 
@@ -148,7 +148,7 @@ async def waiting_for_both() -> Any:
 
 def test_a_child_that_is_asked_for_again_is_the_child_of_before() -> None:
     again = Shell(waiting_for_both).begin().fail("one").rewound()
-    assert asked_again(again) == [2]
+    assert reissued_requests(again) == [2]
     assert again.others.open[2].rewinds == 0
     unasked = again.fail("one").others.log[-1]
     assert unasked == "not child page 2"
@@ -191,7 +191,7 @@ def test_the_end_says_whether_it_was_only_given_up(by: list[str], *, given_up: b
         shell.deliver(CancelRequested(shell.now, "no", who))
         shell = shell.restored()
     assert isinstance(shell.events[-1], Ended)
-    assert shell.events[-1].given_up is given_up
+    assert shell.events[-1].cancelled_by_parent is given_up
 
 
 def test_a_lock_that_was_refused_is_not_given_back() -> None:

@@ -131,7 +131,7 @@ def test_code_that_changed_performs_nothing(flow: Flow, message: str) -> None:
         changed.execution.restore(shell.journal, [], 1000.0)
     assert message in str(caught.value)
     work = changed.execution.take()
-    assert (work.entries, work.actions, work.holds) == ([], [], [])
+    assert (work.entries, work.actions, work.deferred) == ([], [], [])
     changed.execution.evict()
     assert shell.restored(in_turn).started == [("two", 1)]
 

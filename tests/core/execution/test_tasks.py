@@ -9,7 +9,7 @@ import pytest
 
 from rayflow.core.events import AttemptFailed, StepFailed
 from rayflow.core.execution.actions import LiveTask
-from rayflow.core.execution.retry import SUSPICIONS_BEFORE_ALONE, WORKER_DIED, WORKER_STOPPED
+from rayflow.core.execution.retry import SUSPICIONS_BEFORE_ISOLATION, WORKER_DIED, WORKER_STOPPED
 from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.errors import StepFailed as StepFailedError
 from rayflow.errors import StepTimeout
@@ -133,12 +133,12 @@ def test_an_attempt_whose_code_is_done_is_not_timed_out_and_the_next_one_is() ->
 # --- who is suspected --------------------------------------------------------------------------------------
 def test_workers_that_were_stopped_are_nobodys_doing() -> None:
     shell = Shell(flow, options=NO_RETRY).begin()
-    for _ in range(2 * SUSPICIONS_BEFORE_ALONE):
+    for _ in range(2 * SUSPICIONS_BEFORE_ISOLATION):
         shell.lose("one", how=WORKER_STOPPED)
-    assert not shell.run_of("one").alone
+    assert not shell.run_of("one").exclusive
     shell.lose("one", how=WORKER_DIED).lose("one", how=WORKER_STOPPED).lose("one", how=WORKER_DIED)
-    assert shell.run_of("one").alone
-    assert shell.restored().run_of("one").alone
+    assert shell.run_of("one").exclusive
+    assert shell.restored().run_of("one").exclusive
     assert [event.counts for event in shell.events if isinstance(event, AttemptFailed)] == [False] * 7
 
 

@@ -75,7 +75,7 @@ IN_REVERSE: list[tuple[str, list[Any]]] = [
 def test_on_completion_nothing_is_undone() -> None:
     shell = before_paying().complete("pay")
     assert (shell.result, ended(shell).compensated) == ("paid", False)
-    assert [entry.undos for entry in shell.journal if entry.undos] == [
+    assert [entry.compensations for entry in shell.journal if entry.compensations] == [
         ("cancel_booking",),
         ("cancel_booking", "refund"),
     ]
@@ -270,7 +270,7 @@ def test_a_crash_after_each_entry(refused: str | None) -> None:
 def test_what_is_undone_cannot_be_resumed() -> None:
     shell = before_paying().fail("pay")
     undone(shell)
-    with pytest.raises(InvalidTransition, match="its compensations have undone what it did") as caught:
+    with pytest.raises(InvalidTransition, match="its compensations have run") as caught:
         shell.rewound()
     assert caught.value.action == "resume"
     fork = shell.forked("pay")
@@ -312,7 +312,7 @@ def test_what_cannot_be_run_is_refused_at_once(flow: Flow, said: str) -> None:
     shell = Shell(flow).begin()
     failed: Failure = shell.failure
     assert said in failed.message
-    assert (ended(shell).compensated, shell.journal[0].undos) == (False, ())
+    assert (ended(shell).compensated, shell.journal[0].compensations) == (False, ())
 
 
 def test_outside_a_workflow() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 import rayflow as rf
 from rayflow.core.events import Ended, Entry, Resumed, SignalReceived, Started, kind_and_name
-from rayflow.core.execution.actions import BuryStep
+from rayflow.core.execution.actions import NewDeadLetter
 from rayflow.core.interpreter.machine import Machine
 from rayflow.definition.options import ExecutionOptions
 from rayflow.errors import NonDeterminismError
@@ -93,7 +93,7 @@ def test_a_signal_that_does_not_fit_is_a_letter_and_the_wait_goes_on() -> None:
     shell = Shell(flow).begin().pass_time(5).signal("review", {"ok": "perhaps"}).signal("other").pass_time(5)
     assert shell.execution.outcome is None
     [letter] = shell.letters
-    assert isinstance(letter, BuryStep)
+    assert isinstance(letter, NewDeadLetter)
     assert (letter.seq, letter.step, kind_and_name(letter.name)) == (2, -1, ("signal", "review"))
     assert (letter.attempts, letter.at, letter.payload) == (1, 1005.0, CODEC.encode({"ok": "perhaps"}))
     assert letter.failure.type.endswith("ValidationError")

@@ -116,7 +116,7 @@ def test_what_cannot_be_written_is_an_error_where_it_is_set_and_nothing_is_set()
     assert shell.result == ["CodecError", 1, False]
     assert set_at(shell, 1) == {"good": 1}
     named = Shell(badly_named).begin()
-    assert named.failure.matches("rayflow.errors.DefinitionError")
+    assert named.failure.matches("rayflow.errors.InvalidArgument")
     assert "state key" in named.failure.message
     assert named.journal[0].state == {}
 

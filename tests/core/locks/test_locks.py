@@ -20,7 +20,7 @@ from rayflow.core.locks.machine import (
     renew,
     renew_all,
 )
-from rayflow.errors import DefinitionError, LockLost, LockPermitsMismatch, LockUnavailable
+from rayflow.errors import InvalidArgument, LockLost, LockPermitsMismatch, LockUnavailable
 
 E1, E2, E3 = Claimant("e1", 1), Claimant("e2", 5), Claimant("e3", 2)
 L1, L2, L3 = Claimant(lease="l1"), Claimant(lease="l2"), Claimant(lease="l3")
@@ -274,8 +274,8 @@ def test_expired_leases_do_not_hold_up_another_limit() -> None:
     [
         (lambda: acquire(None, "", 1, E1, 0.0), "lock name must not be empty"),
         (lambda: acquire(None, "x", 0, E1, 0.0), "limit of lock 'x' must be 1"),
-        (lambda: acquire(None, "x", 1, E1, 0.0, ttl=3.0), r"with a ttl of 3 s: what an execution holds has no ttl"),
-        (lambda: acquire(None, "x", 1, L1, 0.0), "lease 'l1' without a ttl"),
+        (lambda: acquire(None, "x", 1, E1, 0.0, ttl=3.0), r"has a ttl of 3 s, but a permit of an execution has none"),
+        (lambda: acquire(None, "x", 1, L1, 0.0), "claim of lease 'l1' to lock 'x' needs a ttl"),
         (lambda: acquire(None, "x", 1, L1, 0.0, ttl=0.0), "above 0, not 0.0"),
         (lambda: acquire(None, "x", 1, L1, 0.0, ttl=math.inf), "above 0, not inf"),
         (lambda: acquire(None, "x", 1, L1, 0.0, ttl=math.nan), "above 0, not nan"),
@@ -283,7 +283,7 @@ def test_expired_leases_do_not_hold_up_another_limit() -> None:
     ],
 )
 def test_terms_that_cannot_be_meant_are_refused(ask: Callable[[], Change], message: str) -> None:
-    with pytest.raises(DefinitionError, match=message):
+    with pytest.raises(InvalidArgument, match=message):
         ask()
 
 
@@ -301,7 +301,7 @@ def test_a_claimant_is_a_step_or_a_lease(execution: str, step: int, lease: str) 
     ("claimant", "expires_at", "ttl"), [(E1, 5.0, None), (E1, None, 5.0), (L1, None, 5.0), (L1, 5.0, None)]
 )
 def test_only_a_lease_has_an_end(claimant: Claimant, expires_at: float | None, ttl: float | None) -> None:
-    with pytest.raises(ValueError, match="a lease has an end and a ttl, a step has neither"):
+    with pytest.raises(ValueError, match="a lease must have expires_at and ttl, a step must have neither"):
         Claim("x", 1, claimant.execution_id, claimant.step, claimant.lease, 0, expires_at, 0.0, ttl)
 
 

@@ -32,7 +32,7 @@ class Coordinator:
         self.name = name
         self.wants: list[Demand] = []
         self.held: dict[str, str] = {}
-        self.alone: set[str] = set()
+        self.exclusive: set[str] = set()
         self.recalled: list[str] = []
         self.void: list[str] = []
         self.why: list[RevokeReason] = []
@@ -56,8 +56,8 @@ class Coordinator:
                     self.seen += 1
                     self._early.remove(self.seen)
                 self.held[command.token] = command.worker
-                if command.alone:
-                    self.alone.add(command.token)
+                if command.exclusive:
+                    self.exclusive.add(command.token)
                 return True
             case Recall() if command.token in self.held:
                 self.recalled.append(command.token)
@@ -89,10 +89,15 @@ class Coordinator:
 
 
 def wish(
-    priority: int = 5, count: int = 1, *limits: Limit, stamp: float = 0.0, alone: bool = False, env: str = ENV
+    priority: int = 5,
+    count: int = 1,
+    *limits: Limit,
+    waiting_since: float = 0.0,
+    exclusive: bool = False,
+    env: str = ENV,
 ) -> Demand:
     """A demand of as many tasks as slots."""
-    return Demand(env, priority, stamp, count, alone, limits, count)
+    return Demand(env, priority, waiting_since, count, exclusive, limits, count)
 
 
 class Bench:

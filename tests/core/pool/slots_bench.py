@@ -21,18 +21,20 @@ def want(
     *numbers: int,
     environment: str = "env",
     priority: int = 5,
-    alone: bool = False,
+    exclusive: bool = False,
     limits: Limits = (),
     now: float = 0.0,
 ) -> None:
     for number in numbers:
-        slots.want(key(number), "s", environment=environment, priority=priority, alone=alone, limits=limits, now=now)
+        slots.enqueue(
+            key(number), "s", environment=environment, priority=priority, exclusive=exclusive, limits=limits, now=now
+        )
 
 
 def made(*waiting: int, limits: Limits = (), now: float = 0.0) -> Slots:
     """Slots of a coordinator for which these tasks wait."""
     slots = Slots()
-    slots.heard_from(1)
+    slots.accept_epoch(1)
     want(slots, *waiting, limits=limits, now=now)
     return slots
 
@@ -42,14 +44,14 @@ def grant(
     number: int,
     *,
     environment: str = "env",
-    alone: bool = False,
+    exclusive: bool = False,
     limits: Limits = (),
     start_by: float | None = None,
     now: float = 0.0,
 ) -> None:
     """The pool's grant of that number in its present epoch. The token is "t" and the number, then the epoch's."""
     token = f"t{number}" if slots.epoch == 1 else f"t{number}.{slots.epoch}"
-    slots.granted(Grant("c", number, token, f"w{number}", environment, 5, alone, limits, start_by), now)
+    slots.granted(Grant("c", number, token, f"w{number}", environment, 5, exclusive, limits, start_by), now)
 
 
 def numbers(sends: list[SendBatch]) -> list[list[int]]:
@@ -57,7 +59,7 @@ def numbers(sends: list[SendBatch]) -> list[list[int]]:
 
 
 def plain(token: str, worker: str, *keys: Key) -> SendBatch:
-    return SendBatch(token, worker, "env", alone=False, keys=keys, start_by=None, limited=False, rated=False)
+    return SendBatch(token, worker, "env", exclusive=False, keys=keys, start_by=None, limited=False, rated=False)
 
 
 def reported(slots: Slots) -> Report:

@@ -27,7 +27,7 @@ def launch(bench: Bench, commands: list[Command], names: str) -> list[Command]:
 # --- scaling itself ---------------------------------------------------------------------------------------
 def test_an_environment_that_may_have_none_gets_none_before_anything_waits() -> None:
     bench = scaling(0, 3)
-    bench.machine.want("env", 0.0)
+    bench.machine.request_environment("env", 0.0)
     assert bench.decide() == []
     assert bench.environment().wanted == 0
     assert started(bench.wants("c", wish())) == {"env": 1}
@@ -36,7 +36,7 @@ def test_an_environment_that_may_have_none_gets_none_before_anything_waits() -> 
 
 def test_an_environment_has_at_least_the_lower_bound() -> None:
     bench = scaling(2, 3)
-    bench.machine.want("env", 0.0)
+    bench.machine.request_environment("env", 0.0)
     assert started(bench.decide()) == {"env": 2}
 
 
@@ -62,7 +62,7 @@ def test_what_runs_counts_too() -> None:
 def test_a_task_that_must_run_alone_needs_a_worker_for_itself() -> None:
     bench = scaling(0, 9)
     launch(bench, bench.wants("c", wish(5, 1)), "a")
-    assert started(bench.wants("c", wish(5, 2, alone=True), wish(5, 2))) == {"env": 3}
+    assert started(bench.wants("c", wish(5, 2, exclusive=True), wish(5, 2))) == {"env": 3}
 
 
 def test_what_a_limit_holds_back_needs_no_worker_but_the_first() -> None:
@@ -218,7 +218,7 @@ def test_scaled_up_again_leaving_workers_are_taken_back_first_the_fullest_before
     assert bench.environment().leaving == 3
     bench.coordinators["d"] = Coordinator("d")
     assert started(bench.configure(workers=2)) == {}
-    assert [worker.name for worker in bench.machine._book.workers.values() if worker.leaving] == ["c"]
+    assert [worker.name for worker in bench.machine._ledger.workers.values() if worker.leaving] == ["c"]
     assert granted(bench.wants("d", wish())) == [("d", "b")]
     assert started(bench.configure(workers=4)) == {"env": 1}
     assert bench.environment().leaving == 0
@@ -239,8 +239,8 @@ def test_a_pool_that_scales_itself_takes_back_what_it_needs() -> None:
 
 def test_every_environment_gets_the_new_size() -> None:
     bench = Bench(workers=1, up=False)
-    bench.machine.want("b", 0.0)
-    bench.machine.want("a", 0.0)
+    bench.machine.request_environment("b", 0.0)
+    bench.machine.request_environment("a", 0.0)
     assert started(bench.decide()) == {"a": 1, "b": 1}
     for name in "ab":
         bench.machine.worker_starting(name, name, 0.0)
@@ -274,8 +274,8 @@ def test_a_worn_worker_is_replaced_at_once_and_stopped_when_its_tasks_are_done()
     bench = Bench(workers=1, slots=2)
     bench.wants("c", wish(5, 1))
     bench.wants("c")
-    bench.machine.worn("a", 0.0)
-    bench.machine.worn("stranger", 0.0)
+    bench.machine.worker_worn_out("a", 0.0)
+    bench.machine.worker_worn_out("stranger", 0.0)
     assert bench.decide() == [Recall("c", "1.1", 1.0), StartWorkers("env", 1)]
     assert launch(bench, [StartWorkers("env", 1)], "b") == []
     assert granted(bench.wants("d", wish(5, 3))) == [("d", "b"), ("d", "b")]
@@ -286,7 +286,7 @@ def test_a_worn_worker_is_replaced_at_once_and_stopped_when_its_tasks_are_done()
 def test_a_worn_worker_that_is_idle_is_stopped_at_once() -> None:
     bench = Bench(workers=1)
     bench.wants("c")
-    bench.machine.worn("a", 0.0)
+    bench.machine.worker_worn_out("a", 0.0)
     assert bench.decide() == [StopWorker("env", "a")]  # nobody wants another yet
     assert started(bench.wants("c", wish())) == {"env": 1}
 
@@ -296,7 +296,7 @@ def test_a_worn_worker_is_not_taken_back() -> None:
     bench.wants("c", wish(5, 2))
     bench.wants("c")
     bench.configure(workers=1)
-    bench.machine.worn("a", 0.0)
+    bench.machine.worker_worn_out("a", 0.0)
     assert started(bench.configure(workers=2)) == {"env": 1}
 
 
@@ -306,7 +306,7 @@ def test_a_worn_worker_has_no_more_time_than_it_had() -> None:
     bench.wants("c")
     bench.configure(workers=1)
     bench.now = 10.0
-    bench.machine.worn("a", 10.0)
+    bench.machine.worker_worn_out("a", 10.0)
     bench.decide()
     assert bench.at(20.0) == [LeaseRevoked("c", "1.1", "a", RevokeReason.DRAINED), StopWorker("env", "a")]
 
@@ -315,7 +315,7 @@ def test_neighbours_of_a_stuck_task_have_the_same_time_to_finish() -> None:
     bench = Bench(workers=1, slots=2, config={"drain_timeout": 20.0}, lease_term=99.0, recall_term=999.0)
     bench.wants("c", wish(5, 2))
     bench.wants("c")
-    bench.machine.retire("a", "1.1", 0.0)
+    bench.machine.worker_stuck("a", "1.1", 0.0)
     assert bench.decide() == [Recall("c", "1.2", 999.0), StartWorkers("env", 1)]
     bench.machine.worker_starting("b", "env", 0.0)
     assert bench.at(19.9) == []
@@ -326,7 +326,7 @@ def test_neighbours_of_a_stuck_task_have_the_same_time_to_finish() -> None:
 def test_what_was_found_and_is_worn_waits_for_its_census() -> None:
     bench = Bench(workers=1, epoch=2, up=False, settle=0.5)
     bench.machine.worker_starting("a", "env", 0.0)
-    bench.machine.worn("a", 0.1)
+    bench.machine.worker_worn_out("a", 0.1)
     assert stopped(bench.at(0.5)) == []
     bench.up("a")
     assert stopped(bench.decide()) == ["a"]

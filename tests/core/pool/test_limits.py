@@ -61,8 +61,8 @@ def test_what_has_no_room_blocks_nobody_and_asks_nothing_back() -> None:
 
 def test_the_wishes_of_one_plan_share_the_room_by_urgency() -> None:
     bench = Bench(workers=1, slots=4, up=False)
-    bench.wants("young", wish(5, 1, TWO, stamp=-1.0))
-    bench.wants("old", wish(5, 1, TWO, stamp=-2.0))
+    bench.wants("young", wish(5, 1, TWO, waiting_since=-1.0))
+    bench.wants("old", wish(5, 1, TWO, waiting_since=-2.0))
     bench.wants("high", wish(9, 1, TWO))
     bench.up("w")
     assert granted(bench.decide()) == [("high", "w"), ("old", "w")]
@@ -95,7 +95,7 @@ def test_a_lease_in_flight_covers_only_demand_of_its_own_kind() -> None:
 def test_a_thousand_keys_wait_and_each_gets_its_turn() -> None:
     bench = Bench(workers=1, slots=2)
     keys = [Limit(f"key/{number:03}", 1) for number in range(100)]
-    waiting = [wish(5, 1, key, stamp=index / 1000) for index, key in enumerate(keys)]
+    waiting = [wish(5, 1, key, waiting_since=index / 1000) for index, key in enumerate(keys)]
     served: list[str] = []
     commands = bench.wants("c", *waiting)
     while grants := [command for command in commands if isinstance(command, Grant)]:
@@ -148,7 +148,7 @@ def test_slots_under_limits_are_shared_out_in_turns_too() -> None:
     bench = Bench(workers=1, slots=1, quantum=1.0)
     many = Limit("many", 99)
     for name in ("a", "b"):
-        bench.wants(name, wish(5, 99, many, stamp=0.0 if name == "a" else 0.1))
+        bench.wants(name, wish(5, 99, many, waiting_since=0.0 if name == "a" else 0.1))
     turns = []
     for second in range(1, 6):
         bench.now = second * 1.5
@@ -160,24 +160,24 @@ def test_slots_under_limits_are_shared_out_in_turns_too() -> None:
 def test_a_limited_task_that_must_run_alone_needs_both() -> None:
     bench = Bench(workers=2, slots=2, quantum=0.25)
     bench.wants("other", wish(5, 1, KEY))
-    lonely = wish(5, 2, KEY, alone=True)
+    lonely = wish(5, 2, KEY, exclusive=True)
     assert bench.wants("c", lonely) == []
     assert bench.at(1.0) == []
     (grant,) = [command for command in bench.gives_back("other") if isinstance(command, Grant)]
-    assert (grant.token, grant.alone, grant.limits) == ("1.2.alone/key%2Fa%20b", True, (KEY,))
-    bench.coordinators["c"].wants = [wish(5, 1, KEY, alone=True)]
+    assert (grant.token, grant.exclusive, grant.limits) == ("1.2.exclusive/key%2Fa%20b", True, (KEY,))
+    bench.coordinators["c"].wants = [wish(5, 1, KEY, exclusive=True)]
     bench.says("c")
     assert recalled(bench.wants("other", wish(9, 9))) == []  # comes back by itself
-    assert [lease.alone for lease in bench.machine.leases()] == [True, False, False]
+    assert [lease.exclusive for lease in bench.machine.leases()] == [True, False, False]
 
 
 def test_a_worker_is_emptied_for_a_limited_task_and_its_place_is_kept_for_it() -> None:
     bench = Bench(workers=1, slots=2, quantum=0.25)
     bench.wants("other", wish(5, 1))
-    bench.wants("other", wish(5, 9, KEY, stamp=0.1))
+    bench.wants("other", wish(5, 9, KEY, waiting_since=0.1))
     bench.gives_back("other", "1.2/key%2Fa%20b")
-    bench.coordinators["other"].wants = [wish(5, 9, KEY, stamp=0.1)]
-    bench.wants("c", wish(5, 1, KEY, alone=True))
+    bench.coordinators["other"].wants = [wish(5, 9, KEY, waiting_since=0.1)]
+    bench.wants("c", wish(5, 1, KEY, exclusive=True))
     bench.gives_back("other", *[token for token in bench.coordinators["other"].held if "/" in token])
     assert recalled(bench.at(0.25)) == ["other"]
     assert granted(bench.gives_back("other", "1.1")) == [("c", "a")]
@@ -186,8 +186,8 @@ def test_a_worker_is_emptied_for_a_limited_task_and_its_place_is_kept_for_it() -
 def test_room_in_a_limit_is_not_hoarded_by_who_has_too_few_slots_to_use_it() -> None:
     bench = Bench(workers=1, slots=2, up=False)
     shared = Limit("shared", 4)
-    bench.wants("old", *[wish(5, 1, Limit(f"key/{number}", 1), shared, stamp=-2.0) for number in range(4)])
-    bench.wants("new", wish(5, 1, shared, stamp=-1.0))
+    bench.wants("old", *[wish(5, 1, Limit(f"key/{number}", 1), shared, waiting_since=-2.0) for number in range(4)])
+    bench.wants("new", wish(5, 1, shared, waiting_since=-1.0))
     bench.up("w")
     assert granted(bench.decide()) == [("old", "w"), ("new", "w")]
 
@@ -274,7 +274,7 @@ def test_what_no_window_reaches_is_forgotten() -> None:
     bench.gives_back("c")
     for now in (5.0, 12.0, 20.0):
         bench.at(now)
-    limits = bench.machine._book.limits
+    limits = bench.machine._ledger.limits
     assert (list(limits._windows), list(limits._unreported)) == (["slow"], ["1.1"])
     bench.reports("c", "1.1", 1.0)  # after the shorter window has passed
     for now in (30.0, 61.0):

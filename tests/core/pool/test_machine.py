@@ -9,16 +9,16 @@ from tests.core.pool.pool_bench import Bench, Coordinator, granted, recalled, wi
 # --- grants -----------------------------------------------------------------------------------------------
 def test_a_grant_names_all_that_the_coordinator_needs() -> None:
     bench = Bench(workers=1, slots=1)
-    assert bench.wants("c", wish(7, stamp=-2.0)) == [Grant("c", 1, "1.1", "a", "env", 7, alone=False)]
+    assert bench.wants("c", wish(7, waiting_since=-2.0)) == [Grant("c", 1, "1.1", "a", "env", 7, exclusive=False)]
     assert [(lease.token, lease.number, lease.granted_at) for lease in bench.machine.leases()] == [("1.1", 1, 0.0)]
 
 
 def test_higher_priority_goes_first_then_the_older_stamp_then_the_name() -> None:
     bench = Bench(workers=1, slots=4, up=False)
-    bench.wants("low", wish(1, stamp=-9.0))
-    bench.wants("young", wish(5, stamp=-1.0))
-    bench.wants("b", wish(5, stamp=-2.0))
-    bench.wants("a", wish(5, stamp=-2.0))
+    bench.wants("low", wish(1, waiting_since=-9.0))
+    bench.wants("young", wish(5, waiting_since=-1.0))
+    bench.wants("b", wish(5, waiting_since=-2.0))
+    bench.wants("a", wish(5, waiting_since=-2.0))
     bench.wants("high", wish(9))
     bench.up("w")
     assert granted(bench.decide()) == [("high", "w"), ("a", "w"), ("b", "w"), ("young", "w")]

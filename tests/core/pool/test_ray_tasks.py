@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from rayflow.core.pool import Command, Grant, LeaseRevoked, Limit, RevokeReason, StartWorkers, is_own_tasks, own_tasks
+from rayflow.core.pool import (
+    Command,
+    Grant,
+    LeaseRevoked,
+    Limit,
+    RevokeReason,
+    StartWorkers,
+    is_ray_task_environment,
+    ray_task_environment,
+)
 from rayflow.core.pool.protocol import new_token
 from tests.core.pool.pool_bench import Bench, Coordinator, granted, recalled, wish
 
-OWN = own_tasks("env")
+OWN = ray_task_environment("env")
 
 
 def bench_of(slots: int = 2, **terms: Any) -> Bench:
@@ -16,7 +25,7 @@ def bench_of(slots: int = 2, **terms: Any) -> Bench:
 
 
 def test_the_environment_of_own_tasks_is_known_by_its_name() -> None:
-    assert (is_own_tasks(OWN), is_own_tasks("env")) == (True, False)
+    assert (is_ray_task_environment(OWN), is_ray_task_environment("env")) == (True, False)
 
 
 def test_they_are_admitted_without_a_worker_up_to_their_number() -> None:
@@ -49,8 +58,8 @@ def test_nothing_stops_or_replaces_what_they_run_on() -> None:
     bench = bench_of(2)
     bench.wants("c", wish(5, 1, env=OWN))
     bench.wants("c")
-    bench.machine.retire(OWN, "1.1", 0.0)
-    bench.machine.worn(OWN, 0.0)
+    bench.machine.worker_stuck(OWN, "1.1", 0.0)
+    bench.machine.worker_worn_out(OWN, 0.0)
     assert bench.configure(workers=0) == []
     assert len(bench.machine.leases()) == 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rayflow.core.pool.protocol import Demand, own_tasks
+from rayflow.core.pool.protocol import Demand, ray_task_environment
 from rayflow.core.pool.slots import IDLE_KEEP, Report
 from tests.core.pool.slots_bench import BOTH, RATE, grant, key, made, numbers, plain, reported, want
 
@@ -11,7 +11,7 @@ from tests.core.pool.slots_bench import BOTH, RATE, grant, key, made, numbers, p
 def test_nothing_goes_out_without_a_slot() -> None:
     slots = made(1, 2)
     assert slots.plan(0.0) == []
-    assert slots.wanting
+    assert slots.has_waiting
     assert (slots.queued, slots.holding) == (2, 0)
 
 
@@ -22,7 +22,7 @@ def test_a_task_goes_out_on_a_slot_which_is_then_busy() -> None:
     assert slots.plan(0.0) == []
     slots.done("t1", 1.0)
     assert numbers(slots.plan(1.0)) == [[2]]
-    assert not slots.wanting
+    assert not slots.has_waiting
     assert slots.queued == 0
 
 
@@ -62,13 +62,13 @@ def test_a_task_that_is_wanted_again_waits_once() -> None:
 def test_a_slot_serves_its_environment_only() -> None:
     slots = made(1)
     want(slots, 2, environment="other", priority=9)
-    want(slots, 3, environment=own_tasks("env"))
+    want(slots, 3, environment=ray_task_environment("env"))
     for number in (1, 2):
         grant(slots, number)
     assert slots.plan(0.0) == [plain("t1", "w1", key(1))]
-    grant(slots, 3, environment=own_tasks("env"))
+    grant(slots, 3, environment=ray_task_environment("env"))
     (send,) = slots.plan(0.0)
-    assert (send.token, send.environment, send.keys) == ("t3", own_tasks("env"), (key(3),))
+    assert (send.token, send.environment, send.keys) == ("t3", ray_task_environment("env"), (key(3),))
     grant(slots, 4, environment="other")
     (send,) = slots.plan(0.0)
     assert (send.token, send.environment, send.keys) == ("t4", "other", (key(2),))
@@ -77,14 +77,14 @@ def test_a_slot_serves_its_environment_only() -> None:
 def test_suspects_go_out_alone_on_slots_of_their_own() -> None:
     slots = made()
     slots.observe("s", 0.0)
-    want(slots, 1, 2, alone=True)
+    want(slots, 1, 2, exclusive=True)
     want(slots, 3, priority=0)
     grant(slots, 1)
     assert numbers(slots.plan(0.0)) == [[3]]
     want(slots, 4, priority=9)
-    grant(slots, 2, alone=True)
+    grant(slots, 2, exclusive=True)
     (send,) = slots.plan(0.0)
-    assert (send.token, send.alone, send.keys, send.limited) == ("t2", True, (key(1),), False)
+    assert (send.token, send.exclusive, send.keys, send.limited) == ("t2", True, (key(1),), False)
     assert slots.withdraw(key(4))
 
 
@@ -95,7 +95,7 @@ def test_a_grant_that_comes_twice_changes_nothing() -> None:
     slots.plan(0.0)
     grant(slots, 1)
     assert slots.plan(0.0) == []
-    slots.void("t1")
+    slots.revoked("t1")
     grant(slots, 1)
     assert slots.holding == 0
 
@@ -113,8 +113,8 @@ def test_a_later_pool_numbers_anew_and_an_earlier_one_is_not_heard() -> None:
     grant(slots, 1)
     assert slots.report() is not None
     assert slots.report() is None
-    assert slots.heard_from(2)
-    assert not slots.heard_from(1)
+    assert slots.accept_epoch(2)
+    assert not slots.accept_epoch(1)
     assert slots.epoch == 2
     report = reported(slots)
     assert (report.epoch, report.seen, report.holding) == (2, 0, {"t1": "w1"})
@@ -125,7 +125,7 @@ def test_a_later_pool_numbers_anew_and_an_earlier_one_is_not_heard() -> None:
 def test_numbers_that_came_early_mean_nothing_to_a_later_pool() -> None:
     slots = made()
     grant(slots, 2)
-    slots.heard_from(2)
+    slots.accept_epoch(2)
     grant(slots, 2)
     assert slots.full_report().holding == {"t2": "w2", "t2.2": "w2"}
     grant(slots, 1)
@@ -172,8 +172,8 @@ def test_a_void_slot_is_gone() -> None:
     slots = made(1)
     grant(slots, 1)
     slots.plan(0.0)
-    slots.void("t1")
-    slots.void("t1")
+    slots.revoked("t1")
+    slots.revoked("t1")
     slots.done("t1", 1.0)
     assert slots.holding == 0
 
@@ -193,7 +193,7 @@ def test_a_report_is_made_when_something_changed() -> None:
     slots = made(1)
     first = reported(slots)
     assert slots.report() is None
-    slots.forget_told()
+    slots.report_lost()
     second = reported(slots)
     assert (second.sequence, second.demand) == (2, first.demand)
     slots.withdraw(key(1))
@@ -216,6 +216,6 @@ def test_a_step_that_kept_others_waiting_gets_slots_of_its_own() -> None:
     slots = made(1, 2, 3, 4)
     slots.observe("s", 0.0001)
     grant(slots, 1)
-    slots.is_long("s")
+    slots.ran_long("s")
     assert numbers(slots.plan(0.0)) == [[1]]
     assert reported(slots).demand == (Demand("env", 5, 0.0, 3, tasks=3),)

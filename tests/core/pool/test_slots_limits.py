@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rayflow.core.pool.protocol import Limit
-from rayflow.core.pool.slots import REMEMBERED, SendBatch
+from rayflow.core.pool.slots import MAX_UNREPORTED, SendBatch
 from tests.core.pool.slots_bench import BOTH, KEY, RATE, Limits, grant, key, made, numbers, reported, want
 
 
@@ -15,7 +15,7 @@ def test_a_slot_under_limits_takes_one_task_and_is_given_back_after_it() -> None
     slots.observe("s", 0.0)
     grant(slots, 1, limits=BOTH, start_by=2.0)
     assert slots.plan(0.0) == [
-        SendBatch("t1", "w1", "env", alone=False, keys=(key(1),), start_by=2.0, limited=True, rated=True)
+        SendBatch("t1", "w1", "env", exclusive=False, keys=(key(1),), start_by=2.0, limited=True, rated=True)
     ]
     assert slots.plan(9.0) == []
     assert slots.holding == 1
@@ -38,7 +38,7 @@ def test_a_slot_serves_its_limits_only() -> None:
     want(slots, 2, limits=KEY, priority=9)
     want(slots, 3, limits=RATE, priority=9)
     grant(slots, 1, limits=(Limit("customer/5", 3),))
-    grant(slots, 2, limits=RATE, alone=True)
+    grant(slots, 2, limits=RATE, exclusive=True)
     grant(slots, 3, limits=RATE)
     assert [(send.token, send.keys) for send in slots.plan(0.0)] == [("t3", (key(3),))]
     grant(slots, 4)
@@ -70,7 +70,7 @@ def test_a_slot_under_limits_that_was_recalled_or_voided_before_its_use_never_be
     for number in (1, 2):
         grant(slots, number, limits=RATE)
     slots.recalled("t1")
-    slots.void("t2")
+    slots.revoked("t2")
     assert slots.plan(0.0) == []
     report = slots.full_report()
     assert (report.holding, report.begun) == ({}, {"t1": 0.0, "t2": 0.0})
@@ -86,12 +86,12 @@ def test_a_begin_is_reported_until_the_pool_has_dealt_with_it() -> None:
     first = reported(slots)
     assert first.begun == {"t1": 0.3}
     assert slots.report() is None
-    slots.forget_told()
+    slots.report_lost()
     assert reported(slots).begun == {"t1": 0.3}
     slots.done("t1", 1.0)
     second = reported(slots)
     assert (second.begun, second.holding) == ({"t1": 0.3}, {})
-    slots.told(second)
+    slots.report_received(second)
     assert slots.report() is None
     assert slots.full_report().begun == {}
 
@@ -104,7 +104,7 @@ def test_a_begin_that_came_after_a_report_is_not_told_by_it() -> None:
     slots.began("t2", 0.2)
     report = reported(slots)
     slots.began("t1", 0.1)
-    slots.told(report)
+    slots.report_received(report)
     assert reported(slots).begun == {"t1": 0.1}
 
 
@@ -113,7 +113,7 @@ def test_a_begin_may_become_known_when_the_slot_is_gone() -> None:
     for number in (1, 2):
         grant(slots, number, limits=RATE)
     slots.plan(0.0)
-    slots.void("t1")
+    slots.revoked("t1")
     slots.done("t2", 1.0)
     assert slots.full_report().begun == {}
     slots.began("t2", 0.2)
@@ -129,7 +129,7 @@ def test_only_the_first_word_on_a_begin_counts() -> None:
     slots.began("t1", 0.0)
     report = reported(slots)
     assert report.begun == {"t1": 0.3}
-    slots.told(report)
+    slots.report_received(report)
     slots.began("t1", 0.3)
     assert slots.report() is None
 
@@ -154,9 +154,9 @@ def test_begins_of_an_earlier_pool_mean_nothing_to_a_later_one() -> None:
         grant(slots, number, limits=RATE)
     slots.plan(0.0)
     slots.began("t1", 0.1)
-    assert slots.heard_from(1)
+    assert slots.accept_epoch(1)
     assert slots.full_report().begun == {"t1": 0.1}
-    slots.heard_from(2)
+    slots.accept_epoch(2)
     slots.began("t2", 0.2)
     grant(slots, 1, limits=RATE)
     slots.plan(0.0)
@@ -164,12 +164,12 @@ def test_begins_of_an_earlier_pool_mean_nothing_to_a_later_one() -> None:
 
 
 def test_begins_that_never_become_known_are_forgotten_in_the_end() -> None:
-    slots = made(*range(REMEMBERED + 1), limits=RATE)
-    for number in range(REMEMBERED + 1):
+    slots = made(*range(MAX_UNREPORTED + 1), limits=RATE)
+    for number in range(MAX_UNREPORTED + 1):
         grant(slots, number + 1, limits=RATE)
     slots.plan(0.0)
-    for number in range(REMEMBERED + 1):
-        slots.void(f"t{number + 1}")
+    for number in range(MAX_UNREPORTED + 1):
+        slots.revoked(f"t{number + 1}")
     slots.began("t1", 0.1)
     slots.began("t2", 0.2)
     assert slots.full_report().begun == {"t2": 0.2}

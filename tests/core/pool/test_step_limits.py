@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from rayflow.core.pool import Limit
-from rayflow.core.pool.step_limits import START_JITTER, lacking, limits_of, needs_of
+from rayflow.core.pool.step_limits import START_JITTER, limits_of, missing_resources, resource_needs
 from rayflow.definition.context import StepCall, Target
 from rayflow.definition.options import PoolConfig, RateLimit, StepOptions
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 
 
 def limits(options: StepOptions, *args: Any, pool: PoolConfig | None = None, **kwargs: Any) -> tuple[Limit, ...]:
@@ -43,7 +43,7 @@ def test_all_limits_count_the_pools_first() -> None:
 
 
 def test_a_key_that_is_none_is_an_error_and_what_it_raises_is_raised() -> None:
-    with pytest.raises(DefinitionError, match="concurrency_key of step 'mail' answered None"):
+    with pytest.raises(InvalidArgument, match="concurrency_key of step 'mail' returned None"):
         limits(StepOptions(concurrency_limit=1, concurrency_key=lambda: None))
     with pytest.raises(KeyError):
         limits(StepOptions(concurrency_limit=1, concurrency_key=lambda who: who["name"]), {})
@@ -55,8 +55,8 @@ NODES = [{"CPU": 2.0, "memory": 4e9, "object_store_memory": 1e9}, {"CPU": 8.0, "
 
 def test_what_is_reserved_has_rays_names() -> None:
     options = StepOptions(num_cpus=0, num_gpus=0.5, memory=1000, resources={"disk": 1})
-    assert needs_of(options) == {"GPU": 0.5, "memory": 1000.0, "disk": 1.0}
-    assert needs_of(PoolConfig(num_cpus=2)) == {"CPU": 2.0}
+    assert resource_needs(options) == {"GPU": 0.5, "memory": 1000.0, "disk": 1.0}
+    assert resource_needs(PoolConfig(num_cpus=2)) == {"CPU": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -70,22 +70,22 @@ def test_what_is_reserved_has_rays_names() -> None:
     ],
 )
 def test_what_no_node_has_is_said(needs: dict[str, float], said: str) -> None:
-    assert lacking(needs, NODES).startswith(said)
-    assert bool(lacking(needs, NODES)) == bool(said)
+    assert missing_resources(needs, NODES).startswith(said)
+    assert bool(missing_resources(needs, NODES)) == bool(said)
 
 
 def test_what_no_node_has_together_is_said() -> None:
     nodes = [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0}]
-    assert lacking({"CPU": 4.0, "GPU": 1.0}, nodes) == (
+    assert missing_resources({"CPU": 4.0, "GPU": 1.0}, nodes) == (
         "it needs 4 CPU, 1 GPU on one node, and no node has all of it; the nodes have 8 CPU | 1 CPU, 1 GPU"
     )
 
 
 def test_of_many_nodes_some_are_told() -> None:
-    assert lacking({"GPU": 1.0}, [{"CPU": 2.0}] * 7).endswith(
+    assert missing_resources({"GPU": 1.0}, [{"CPU": 2.0}] * 7).endswith(
         "the nodes have " + " | ".join(["2 CPU"] * 5) + " and 2 more"
     )
 
 
 def test_where_nobody_counts_everything_fits() -> None:
-    assert lacking({"GPU": 100.0}, []) == ""
+    assert missing_resources({"GPU": 100.0}, []) == ""

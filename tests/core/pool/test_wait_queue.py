@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from rayflow.core.pool.protocol import Demand, Limit, own_tasks
-from rayflow.core.pool.wait_queue import BATCH_SECONDS, BATCH_TASKS, Key, Kind, Waiting
+from rayflow.core.pool.protocol import Demand, Limit, ray_task_environment
+from rayflow.core.pool.wait_queue import BATCH_SECONDS, BATCH_TASKS, Key, Kind, WaitQueue
 
 SHARED: Kind = ("env", False, ())
 ALONE: Kind = ("env", True, ())
-OWN: Kind = (own_tasks("env"), False, ())
+OWN: Kind = (ray_task_environment("env"), False, ())
 
 
 def key(number: int) -> Key:
@@ -22,24 +22,24 @@ def limited(name: str) -> Kind:
     return ("env", False, (Limit(name, 1),))
 
 
-def made(*numbers: int, step: str = "s", kind: Kind = SHARED, priority: int = 5, now: float = 0.0) -> Waiting:
-    waiting = Waiting()
+def made(*numbers: int, step: str = "s", kind: Kind = SHARED, priority: int = 5, now: float = 0.0) -> WaitQueue:
+    waiting = WaitQueue()
     for number in numbers:
         waiting.add(key(number), step, kind, priority=priority, now=now)
     return waiting
 
 
-def taken(waiting: Waiting, slots: int, kind: Kind = SHARED) -> list[list[int]]:
+def taken(waiting: WaitQueue, slots: int, kind: Kind = SHARED) -> list[list[int]]:
     return [[number for _, number, _ in batch] for batch in waiting.take(kind, slots)]
 
 
-def counts(waiting: Waiting) -> list[tuple[int, int]]:
+def counts(waiting: WaitQueue) -> list[tuple[int, int]]:
     return [(entry.count, entry.tasks) for entry in waiting.demand()]
 
 
 # --- going out ------------------------------------------------------------------------------------------------
 def test_the_highest_priority_goes_first_then_who_waits_longest() -> None:
-    waiting = Waiting()
+    waiting = WaitQueue()
     for number, priority, now in ((1, 5, 3.0), (2, 5, 1.0), (3, 9, 7.0), (4, 0, 0.0), (5, 9, 7.0)):
         waiting.add(key(number), "s", SHARED, priority=priority, now=now)
     assert taken(waiting, 6) == [[3], [5], [2], [1], [4]]
@@ -128,14 +128,14 @@ def test_demand_is_the_most_urgent_first_then_who_waits_longest() -> None:
     assert waiting.demand() == (
         Demand("env", 9, 1.0, 1, limits=(Limit("b", 1),), tasks=1),
         Demand("env", 9, 8.0, 1, tasks=1),
-        Demand("env", 5, 5.0, 2, alone=True, tasks=2),
+        Demand("env", 5, 5.0, 2, exclusive=True, tasks=2),
         Demand("env", 5, 6.0, 3, tasks=3),
         Demand("env", 5, 6.5, 1, limits=(Limit("a", 1),), tasks=1),
-        Demand(own_tasks("env"), 0, 0.0, 1, tasks=1),
+        Demand(ray_task_environment("env"), 0, 0.0, 1, tasks=1),
     )
     waiting.withdraw(key(3))
     waiting.withdraw(key(7))
-    assert [(entry.priority, entry.stamp) for entry in waiting.demand()] == [
+    assert [(entry.priority, entry.waiting_since) for entry in waiting.demand()] == [
         (9, 8.0),
         (5, 5.0),
         (5, 6.5),
@@ -145,7 +145,7 @@ def test_demand_is_the_most_urgent_first_then_who_waits_longest() -> None:
 
 
 def test_who_began_to_wait_at_the_same_time_is_in_the_order_of_coming() -> None:
-    waiting = Waiting()
+    waiting = WaitQueue()
     for number, name in enumerate("cab"):
         waiting.add(key(number), "s", limited(name), priority=5, now=1.0)
     assert [entry.limits[0].name for entry in waiting.demand()] == ["c", "a", "b"]
@@ -167,7 +167,7 @@ def test_demand_for_short_tasks_is_for_as_many_slots_as_they_need() -> None:
 
 
 def test_demand_for_very_short_tasks_is_for_the_batches_that_they_fill() -> None:
-    waiting = Waiting()
+    waiting = WaitQueue()
     waiting.observe("s", 0.0)
     for number in range(2 * BATCH_TASKS + 1):
         waiting.add(key(number), "s", SHARED, priority=5, now=0.0)
@@ -185,7 +185,7 @@ class Unlisted(dict[Kind, Any]):
 
 
 def test_what_did_not_change_is_not_made_again() -> None:
-    waiting = Waiting()
+    waiting = WaitQueue()
     for number in range(100):
         waiting.add(key(number), "s", limited(str(number)), priority=5, now=float(number))
     before = waiting.demand()
@@ -206,7 +206,7 @@ def test_what_did_not_change_is_not_made_again() -> None:
 
 
 def test_nothing_is_left_of_keys_that_went() -> None:
-    waiting = Waiting()
+    waiting = WaitQueue()
     for number in range(1000):
         kind = limited(str(number)) if number % 2 else SHARED
         waiting.add(key(number), "s", kind, priority=number % 10, now=0.0)
@@ -217,7 +217,7 @@ def test_nothing_is_left_of_keys_that_went() -> None:
         else:
             waiting.take(kind, 1)
     assert waiting.demand() == ()
-    assert not any((waiting._tasks, waiting._groups, waiting._sharing, waiting._wishes, waiting._stale))
+    assert not any((waiting._tasks, waiting._groups, waiting._sharing, waiting._ranked, waiting._stale))
 
 
 def test_withdrawn_tasks_do_not_pile_up_behind_one_that_waits() -> None:
@@ -237,9 +237,9 @@ def test_a_step_that_kept_others_waiting_goes_out_one_by_one_until_it_is_seen_to
     waiting = made(1, 2, 3, 4)
     waiting.observe("s", 0.001)
     assert counts(waiting) == [(1, 4)]
-    waiting.is_long("s")
+    waiting.ran_long("s")
     assert counts(waiting) == [(4, 4)]
-    waiting.is_long("s")
+    waiting.ran_long("s")
     assert taken(waiting, 2) == [[1], [2]]
     for _ in range(5):
         waiting.observe("s", 0.001)

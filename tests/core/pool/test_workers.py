@@ -25,7 +25,7 @@ def test_demand_starts_the_environments_workers_once() -> None:
 
 def test_an_environment_is_made_ready_ahead() -> None:
     bench = Bench(workers=2, up=False)
-    bench.machine.want("env", 0.0)
+    bench.machine.request_environment("env", 0.0)
     assert bench.decide() == [StartWorkers("env", 2)]
     assert bench.machine.environments() == ["env"]
 
@@ -46,7 +46,7 @@ def test_a_worker_that_does_not_come_up_is_stopped_and_tried_again_with_growing_
         environment_idle_timeout=999.0,
         config={"start_timeout": 10.0},
     )
-    bench.machine.want("env", 0.0)
+    bench.machine.request_environment("env", 0.0)
     bench.decide()
     waits, names = [], iter(range(99))
     for _ in range(4):
@@ -211,9 +211,9 @@ def test_a_worker_with_a_stuck_task_is_replaced_once_its_others_are_done() -> No
     bench = Bench(workers=1, slots=3)
     bench.wants("c", wish(count=2))
     bench.wants("c")
-    bench.machine.retire("a", "1.1", 1.0)
-    bench.machine.retire("a", "1.99", 1.0)
-    bench.machine.retire("stranger", "1.1", 1.0)
+    bench.machine.worker_stuck("a", "1.1", 1.0)
+    bench.machine.worker_stuck("a", "1.99", 1.0)
+    bench.machine.worker_stuck("stranger", "1.1", 1.0)
     assert bench.decide() == [Recall("c", "1.2", 1.0), StartWorkers("env", 1)]
     bench.machine.worker_starting("b", "env", 1.0)
     assert [bench.wants("high", wish(9, 2)), bench.wants("c", wish(9))] == [[], []]
@@ -231,7 +231,7 @@ def test_a_revoked_task_that_cannot_be_stopped_retires_its_worker_too() -> None:
     bench.wants("dead", wish())
     bench.machine.forget("dead", 0.0)
     bench.decide()
-    bench.machine.retire("a", "1.1", 1.0)
+    bench.machine.worker_stuck("a", "1.1", 1.0)
     assert bench.decide() == [StopWorker("env", "a", at_once=True), StartWorkers("env", 1)]
 
 
@@ -257,11 +257,11 @@ def test_an_idle_environment_is_given_up_and_made_again_on_demand() -> None:
 def test_want_keeps_an_idle_environment_and_changes_nothing_for_one_in_use() -> None:
     bench = Bench(workers=1, slots=1, environment_idle_timeout=100.0)
     bench.decide()
-    bench.machine.want("env", 60.0)
+    bench.machine.request_environment("env", 60.0)
     assert bench.at(100.0) == []
     assert bench.machine.environment_idle_since("env") == 60.0
     bench.wants("c", wish())
-    bench.machine.want("env", 110.0)
+    bench.machine.request_environment("env", 110.0)
     bench.decide()
     assert bench.machine.environment_idle_since("env") is None
 
@@ -284,10 +284,10 @@ def restarted(**terms: Any) -> tuple[Bench, Coordinator]:
 
 def test_a_restarted_pool_listens_before_it_decides() -> None:
     bench = Bench(workers=1, slots=3, epoch=2, settle=0.5)
-    assert bench.wants("late", wish(5, 3, stamp=-1.0)) == []
+    assert bench.wants("late", wish(5, 3, waiting_since=-1.0)) == []
     assert bench.machine.next_wake(0.0) == 0.5
     bench.now = 0.4
-    assert bench.wants("early", wish(5, 2, stamp=-2.0)) == []
+    assert bench.wants("early", wish(5, 2, waiting_since=-2.0)) == []
     assert granted(bench.at(0.5)) == [("early", "a"), ("early", "a"), ("late", "a")]
 
 
@@ -355,33 +355,33 @@ def test_a_busy_token_that_nobody_claims_is_revoked_after_a_lease_term_and_then_
 
 def test_a_lonely_lease_is_taken_over_as_such() -> None:
     bench, coordinator = restarted()
-    coordinator.held = {"1.6.alone": "a"}
-    bench.up("a", busy=["1.6.alone"])
+    coordinator.held = {"1.6.exclusive": "a"}
+    bench.up("a", busy=["1.6.exclusive"])
     assert bench.says("c") == []
-    assert [lease.alone for lease in bench.machine.leases()] == [True]
+    assert [lease.exclusive for lease in bench.machine.leases()] == [True]
     assert bench.machine.stats(0.0).idle == 0
     bench.wants("other", wish(count=3))
-    assert bench.at(0.5) == [Recall("c", "1.6.alone", 1.5)]
+    assert bench.at(0.5) == [Recall("c", "1.6.exclusive", 1.5)]
     assert len(granted(bench.gives_back("c"))) == 3
 
 
 def test_a_lonely_lease_that_is_idle_is_taken_over_only_on_an_empty_worker() -> None:
     bench, coordinator = restarted()
-    coordinator.held = {"1.6.alone": "a"}
+    coordinator.held = {"1.6.exclusive": "a"}
     bench.up("a", busy=["1.5"])
-    assert bench.says("c") == [LeaseRevoked("c", "1.6.alone", "a", RevokeReason.UNKNOWN)]
+    assert bench.says("c") == [LeaseRevoked("c", "1.6.exclusive", "a", RevokeReason.UNKNOWN)]
 
 
 def test_a_pool_that_meets_a_later_epoch_stops() -> None:
     bench = Bench(epoch=2)
-    with pytest.raises(LeaseLost, match="this pool has epoch 2, but c knows epoch 3"):
+    with pytest.raises(LeaseLost, match="the pool's epoch 2 is outdated: coordinator c knows epoch 3"):
         bench.machine.update("c", sequence=1, epoch=3, seen=0, demand=[], holding={}, now=0.0)
 
 
 # --- figures ----------------------------------------------------------------------------------------------
 def test_the_figures_say_how_the_pool_stands() -> None:
     bench = Bench(workers=2, slots=2, up=False)
-    bench.wants("c", wish(9, 1, stamp=-1.0), wish(2, 5, stamp=-3.0))
+    bench.wants("c", wish(9, 1, waiting_since=-1.0), wish(2, 5, waiting_since=-3.0))
     bench.machine.worker_starting("b", "env", 0.5)
     bench.up("a")
     bench.decide()
@@ -397,5 +397,5 @@ def test_an_empty_pool_has_nothing_to_do() -> None:
     stats = bench.machine.stats(3.0)
     assert (stats.waiting_total, stats.oldest_waiting, stats.starting_for, stats.environments) == (0, 0.0, 0.0, ())
     assert (bench.decide(), bench.machine.next_wake(3.0)) == ([], None)
-    bench.machine.want("env", 3.0)
+    bench.machine.request_environment("env", 3.0)
     assert bench.machine.next_wake(3.0) == 3.0

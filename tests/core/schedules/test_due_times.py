@@ -202,9 +202,9 @@ def test_the_longest_name_still_makes_an_id() -> None:
 
 @pytest.mark.parametrize("name", ["a@b", "n" * 161])
 def test_a_name_that_does_not_fit(name: str) -> None:
-    with pytest.raises(rf.DefinitionError, match="does not fit: at most 160 characters and no @"):
+    with pytest.raises(rf.InvalidArgument, match="is not valid: at most 160 characters and no @"):
         check_name(name)
-    with pytest.raises(rf.DefinitionError, match="schedule id must be a string, not int"):
+    with pytest.raises(rf.InvalidArgument, match="schedule id must be a string, not int"):
         check_name(3)
 
 

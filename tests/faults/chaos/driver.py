@@ -14,6 +14,7 @@ import sys
 import time
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.errors import DefinitionError, ExecutionAlreadyExists, InvalidTransition
 from rayflow.storage.base import Filter
 from tests.faults.chaos import expected, plan
@@ -57,7 +58,7 @@ class Driver:
     def _schedule(self, name: str, spec: rf.Schedule, seed: int) -> None:
         def create() -> None:
             try:
-                self._engine.schedules.create(name, job, spec, args=(str(self._settings.ledger), seed))
+                self._engine.schedules.create(name, job.call(str(self._settings.ledger), seed), spec)
             except DefinitionError:
                 if name not in {info.name for info in self._engine.schedules.list()}:
                     raise  # else the life before made it and did not hear of it
@@ -85,7 +86,7 @@ class Driver:
     # --- starting ------------------------------------------------------------------------------------------
     def _start(self, program: Program) -> None:
         args = expected.arguments(program, str(self._settings.ledger))
-        insist(lambda: self._engine.start(WORKFLOWS[program.kind], *args, id=program.id))
+        insist(lambda: self._engine.start(WORKFLOWS[program.kind].options(id=program.id), *args))
         self._acts.accepted("start", program.id)
         self._next += 1
         self._watch(program)
@@ -97,7 +98,7 @@ class Driver:
     def _look(self) -> None:
         """Which of the open ones are over; what is to be forked then is open again as its fork."""
         ids = tuple(self._open)
-        for record in insist(lambda: self._engine.ask("executions", Filter(ids=ids, limit=len(ids) + 1))):
+        for record in insist(lambda: backend_of(self._engine).executions(Filter(ids=ids, limit=len(ids) + 1))):
             if record.status.terminal:
                 program = self._open.pop(record.id)
                 if program.kind == "fork" and record.id == program.id:

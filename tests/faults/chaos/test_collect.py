@@ -27,7 +27,7 @@ def test_a_run_without_blows_leaves_evidence_of_which_all_invariants_hold(tmp_pa
         for number in range(2):
             one = program(7, number)
             args = expected.arguments(one, str(settings.ledger))
-            engine.start(flows.WORKFLOWS[one.kind], *args, id=one.id).result(timeout=60)
+            engine.start(flows.WORKFLOWS[one.kind].options(id=one.id), *args).result(timeout=60)
             acts.accepted("start", one.id)
     collect.keep(settings, [], [], {"c": 7})
     settings.save()

@@ -55,7 +55,7 @@ def test_a_program_comes_to_what_is_expected_of_it(tmp_path: Path, kind: str) ->
     program = Program(0, kind, 7, 6 if kind == "fork" else 3, "l")
     with rf.LocalEngine(store="memory://") as engine:
         arguments = expected.arguments(program, str(tmp_path / "ledger"))
-        handle = engine.start(flows.WORKFLOWS[kind], *arguments, id=program.id)
+        handle = engine.start(flows.WORKFLOWS[kind].options(id=program.id), *arguments)
         found = expected.expected(program)
         if kind == "saga":
             with pytest.raises(rf.ExecutionFailed, match=found[program.id].failure):
@@ -74,7 +74,9 @@ def test_a_program_comes_to_what_is_expected_of_it(tmp_path: Path, kind: str) ->
 def test_signals_come_to_what_is_expected_of_them(tmp_path: Path) -> None:
     program = Program(0, "signals", 7, 2, "l")
     with rf.LocalEngine(store="memory://") as engine:
-        handle = engine.start(flows.signals, *expected.arguments(program, str(tmp_path / "ledger")), id=program.id)
+        handle = engine.start(
+            flows.signals.options(id=program.id), *expected.arguments(program, str(tmp_path / "ledger"))
+        )
         for number in range(2):
             for sender in range(plan.SENDERS):
                 handle.signal("item", [sender, number])

@@ -23,6 +23,22 @@ def noted(ledger: str, number: int) -> int:
     return number
 
 
+@rf.step
+def noted_until(ledger: str, number: int, stop: str) -> bool:
+    """Append a line, and return whether the stop file exists."""
+    noted.fn(ledger, number)
+    return Path(stop).exists()
+
+
+@rf.workflow
+async def chain_until(ledger: str, stop: str) -> int:
+    """Run one noted step after another until the stop file exists; return how many there were."""
+    number = 0
+    while not await noted_until(ledger, number, stop):
+        number += 1
+    return number + 1
+
+
 @rf.workflow
 async def ledger_chain(ledger: str, length: int) -> int:
     """A chain of noted steps."""

@@ -10,7 +10,7 @@ import pytest
 
 import rayflow as rf
 from tests.faults.processes.flows import ledger_chain
-from tests.faults.processes.tools import alive, kill, ledger_lines, until
+from tests.faults.processes.tools import alive, kill, ledger_lines, until, until_longer
 from tests.runtime.cluster_fixtures import RayCluster
 
 pytestmark = pytest.mark.ray
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.ray
 DRIVER = """
 import sys, time
 import rayflow as rf
-from tests.faults.processes.flows import ledger_chain
+from tests.faults.processes.flows import chain_until
 engine = rf.DistributedEngine(store=sys.argv[1], address=sys.argv[2], pool=rf.PoolConfig(workers=2))
-handle = engine.start(ledger_chain, sys.argv[3], 60, id="survivor")
+handle = engine.start(chain_until.options(id="survivor"), *sys.argv[3:])
 print("started", flush=True)
 handle.result()
 """
@@ -49,9 +49,9 @@ with rf.DistributedEngine(store=sys.argv[1], address=sys.argv[2], pool=rf.PoolCo
 def test_an_execution_outlives_its_driver(
     engine: rf.DistributedEngine, ray_cluster: RayCluster, tmp_path: Path
 ) -> None:
-    ledger = tmp_path / "ledger"
+    ledger, stop = tmp_path / "ledger", tmp_path / "stop"
     driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, engine.store, ray_cluster.address, str(ledger)],
+        [sys.executable, "-c", DRIVER, engine.store, ray_cluster.address, str(ledger), str(stop)],
         env=ray_cluster.environ,
         stdout=subprocess.PIPE,
         text=True,
@@ -63,22 +63,22 @@ def test_an_execution_outlives_its_driver(
     finally:
         driver.kill()
         driver.communicate()
-    at = len(ledger_lines(ledger))
-    assert at < 60
-    assert engine.handle("survivor").result(timeout=60) == sum(range(60))
-    assert [int(number) for number, _ in ledger_lines(ledger)] == list(range(60))
     assert not alive(driver.pid)
+    until_longer(ledger, len(ledger_lines(ledger)) + 5)
+    stop.touch()
+    length = engine.handle("survivor").result(timeout=60)
+    assert [int(number) for number, _ in ledger_lines(ledger)] == list(range(length))
 
 
 def test_the_same_id_is_one_execution(engine: rf.DistributedEngine, tmp_path: Path) -> None:
     ledger = str(tmp_path / "ledger")
-    first = engine.start(ledger_chain, ledger, 5, id="once")
-    second = engine.start(ledger_chain, ledger, 5, id="once")
+    first = engine.start(ledger_chain.options(id="once"), ledger, 5)
+    second = engine.start(ledger_chain.options(id="once"), ledger, 5)
     assert first.result(timeout=60) == second.result(timeout=60) == 10
-    assert engine.start(ledger_chain, ledger, 5, id="once").result(timeout=60) == 10
+    assert engine.start(ledger_chain.options(id="once"), ledger, 5).result(timeout=60) == 10
     assert len(ledger_lines(Path(ledger))) == 5
     with pytest.raises(rf.ExecutionAlreadyExists, match="another input"):
-        engine.start(ledger_chain, ledger, 6, id="once")
+        engine.start(ledger_chain.options(id="once"), ledger, 6)
     assert [found.execution_id for found in engine.list(workflow="ledger_chain")].count("once") == 1
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
 from tests.faults.processes.tools import kill, ledger_lines, until
 
@@ -37,9 +38,11 @@ def summed(ledger: str, parts: dict[str, Any]) -> float:
 
 
 @rf.step
-def bumped(ledger: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def bumped(ledger: str, array: np.ndarray[Any, Any], gate: str = "") -> np.ndarray[Any, Any]:
     mark(ledger, "bumped")
     time.sleep(0.05)
+    while gate and not Path(gate).exists():
+        time.sleep(0.01)
     return array + 1
 
 
@@ -57,10 +60,11 @@ async def in_two(ledger: str, gate: str) -> float:
 
 
 @rf.workflow
-async def chained(ledger: str, length: int) -> Any:
+async def chained(ledger: str, length: int, gate: str = "") -> Any:
+    """Run `length` steps in a row; the middle one waits until the gate file exists."""
     array = await made(ledger)
-    for _ in range(length):
-        array = await bumped(ledger, array)
+    for number in range(length):
+        array = await bumped(ledger, array, gate if number == length // 2 else "")
     return array
 
 
@@ -75,10 +79,11 @@ def test_the_worker_that_made_it_is_killed(engine: rf.DistributedEngine, tmp_pat
 
 
 def test_the_coordinator_that_has_the_handles_is_killed(engine: rf.DistributedEngine, tmp_path: Path) -> None:
-    ledger = tmp_path / "ledger"
-    handle = engine.start(chained, str(ledger), 8)
-    until(lambda: len(handle.status().completed_steps) > 3, "some steps are done")
-    kill(engine.pid_of(handle.status().coordinator))
+    ledger, gate = tmp_path / "ledger", tmp_path / "gate"
+    handle = engine.start(chained, str(ledger), 8, str(gate))
+    until(lambda: len(ledger_lines(ledger)) == 6, "the step at the gate is under way")
+    kill(backend_of(engine).pid_of(handle.status().coordinator))
+    gate.touch()
     assert np.array_equal(handle.result(timeout=60), np.arange(float(SIZE)) + 8)
     assert handle.status().epoch == 2
     assert len(ledger_lines(ledger)) <= 10, "at most the one under way ran again"
@@ -89,7 +94,7 @@ def test_the_store_is_stopped_and_killed_while_values_are_put(engine: rf.Distrib
     handle = engine.start(chained, str(ledger), 8)
     for done in (2, 5):
         until(lambda done=done: len(ledger_lines(ledger)) > done, "some steps are done")  # type: ignore[misc]
-        pid = engine.pid_of(actor_names.PERSISTENCE)
+        pid = backend_of(engine).pid_of(actor_names.STORE)
         os.kill(pid, signal.SIGSTOP)  # so that the value of the step under way is on its way
         lines = len(ledger_lines(ledger))
         time.sleep(0.3)

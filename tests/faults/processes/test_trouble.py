@@ -34,7 +34,7 @@ def test_a_failed_attempt_is_readable_and_harms_nobody(engine: rf.DistributedEng
     assert words in step.error.message
     assert step.attempts == attempts
     assert beside.result(timeout=60) == sum(range(50))
-    assert engine.execute(neighbours, 20, timeout=60) == sum(range(20))
+    assert engine.start(neighbours, 20).result(60) == sum(range(20))
 
 
 def test_a_step_that_kills_its_worker_runs_alone_in_the_end_and_fails(
@@ -51,4 +51,4 @@ def test_a_step_that_kills_its_worker_runs_alone_in_the_end_and_fails(
     # Twice in company, under suspicion; then alone, which counts; it was allowed no retry.
     assert len(ledger_lines(ledger)) == 3
     assert beside.result(timeout=60) == sum(range(200))
-    assert engine.execute(neighbours, 20, timeout=60) == sum(range(20))
+    assert engine.start(neighbours, 20).result(60) == sum(range(20))

@@ -24,9 +24,10 @@ def noted(ledger: str, line: int | str) -> int | str:
 
 
 @rf.step
-def slow(seconds: float, answer: int) -> int:
-    """Takes its time."""
-    time.sleep(seconds)
+def held_up(release: str, answer: int) -> int:
+    """Waits until it is released."""
+    while not Path(release).exists():
+        time.sleep(0.01)
     return answer
 
 
@@ -67,6 +68,6 @@ async def due_soon(seconds: float) -> str:
 
 
 @rf.workflow
-async def long_step(seconds: float) -> int:
+async def long_step(release: str) -> int:
     """One step that takes its time."""
-    return await slow(seconds, 7)
+    return await held_up(release, 7)

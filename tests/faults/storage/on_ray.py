@@ -19,6 +19,7 @@ from pathlib import Path
 
 import rayflow as rf
 from benchmarks.waiting import actors_memory
+from rayflow.client.engine import backend_of
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime.actors import actor_names
 from tests.faults.storage.flows import chain, due_soon, fan_out, gated
@@ -34,17 +35,17 @@ def s3(url: str, folder: Path, proxy: str) -> None:
             return said
 
     with rf.DistributedEngine(url, pool=rf.PoolConfig(workers=2)) as engine:
-        assert engine.execute(fan_out, 50, timeout=60) == sum(range(50))
+        assert engine.start(fan_out, 50).result(60) == sum(range(50))
         handle = engine.start(chain, str(folder / "killed"), 40)
         wait_for(lambda: lines(folder / "killed") > 10, "it is under way")
-        os.kill(engine.pid_of(actor_names.PERSISTENCE), signal.SIGKILL)
+        os.kill(backend_of(engine).pid_of(actor_names.STORE), signal.SIGKILL)
         assert handle.result(timeout=60) == 40
         assert in_order(folder / "killed", 40, repeats=1)
         for kind in ("slow", "one-in-five"):
             trouble(kind)
             length = 10 if kind == "slow" else 40
             handle = engine.start(chain, str(folder / kind), length)
-            assert engine.execute(fan_out, 20, timeout=90) == sum(range(20))
+            assert engine.start(fan_out, 20).result(90) == sum(range(20))
             assert handle.result(timeout=90) == length
             assert in_order(folder / kind, length)
         requests, failed = map(int, trouble("none").split())
@@ -70,8 +71,8 @@ def locked(url: str, folder: Path, _: str) -> None:
 def limited(url: str, folder: Path, _: str) -> None:
     """The kernel refuses what the persistence actor writes: its files may not grow any more (RLIMIT_FSIZE)."""
     with rf.DistributedEngine(url, pool=rf.PoolConfig(workers=2)) as engine:
-        assert engine.execute(chain, str(folder / "before"), 20, timeout=60) == 20
-        pid = engine.pid_of(actor_names.PERSISTENCE)
+        assert engine.start(chain, str(folder / "before"), 20).result(60) == 20
+        pid = backend_of(engine).pid_of(actor_names.STORE)
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
 
         def limit() -> None:
@@ -92,7 +93,7 @@ def full(url: str, folder: Path, _: str) -> None:
         accepted: list[rf.ExecutionHandle[int]] = []
         with contextlib.suppress(StorageUnavailable):
             while len(accepted) < 2_000:
-                accepted.append(engine.start(gated, id=f"accepted-{len(accepted)}"))
+                accepted.append(engine.start(gated.options(id=f"accepted-{len(accepted)}")))
         assert len(accepted) < 2_000, "there is no room for so many"
         print(f"refused after {len(accepted)} starts", flush=True)
         at = _stands_still(folder / "full")
@@ -142,7 +143,7 @@ def gone(
 ) -> None:
     """The store is away for so long: what runs waits and goes on, callers are told in time, nothing is lost."""
     ledger = folder / "gone"
-    parked = engine.start(gated, id="parked")
+    parked = engine.start(gated.options(id="parked"))
     wait_for(lambda: parked.status().parked, "it is parked")
     long = engine.start(chain, str(ledger), 150)
     timer = engine.start(due_soon, 2.0)
@@ -163,7 +164,7 @@ def gone(
     wait_for(lambda: _accepts(parked), "the signal is accepted")
     assert parked.result(timeout=60) == 4
     # What was refused may be started again under its id, whatever became of the first try.
-    again = engine.start(gated, id="during-0")
+    again = engine.start(gated.options(id="during-0"))
     again.signal("go", 1)
     assert again.result(timeout=60) == 4
     print(f"all of it was done {time.monotonic() - back:.1f} s after the store was back", flush=True)
@@ -178,7 +179,7 @@ def _starts_are_refused(engine: rf.DistributedEngine, until: float) -> None:
     for attempt in range(2):
         asked = time.monotonic()
         try:
-            engine.start(gated, id=f"during-{attempt}")
+            engine.start(gated.options(id=f"during-{attempt}"))
         except StorageUnavailable as error:
             refused += 1
             print(f"refused after {time.monotonic() - asked:.1f} s: {error}"[:300], flush=True)

@@ -19,6 +19,7 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import main
+from rayflow.client.engine import backend_of
 from rayflow.errors import CorruptRecord, RayflowError
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.operations import Deliver, Done
@@ -47,10 +48,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("made") / "flows.db"
     with rf.LocalEngine(f"sqlite:///{file}", park_idle_after=0.05) as engine:
         for name in NAMES:
-            engine.start(gated, id=name)
+            engine.start(gated.options(id=name))
         wait_for(lambda: all(engine.status(name).parked for name in NAMES), "all are parked")
         with pytest.raises(rf.ExecutionFailed):
-            engine.execute(fails, id="failed")
+            engine.execute(fails.options(id="failed"))
         for name in ("hourly", "daily"):
             engine.schedules.create(name, gated, rf.Schedule(every=3600.0))
         engine.pools.create(rf.PoolConfig(name="other", workers=0))
@@ -135,7 +136,7 @@ DAMAGES = {
     "code": Damage("starts", "code = x'00'", "code reference in its row"),
     "input": Damage("starts", "input = x'01C1'", "input in its row"),
     "start gone": Damage("starts", "DELETE FROM starts", "column 'input' holds None"),
-    "environment": Damage("executions", "environment = '{}'", "code environment in its row"),
+    "environment": Damage("starts", "environment = '{}'", "code environment in its row"),
     "status": Damage("executions", "status = 'runnimg'", "column 'status' holds 'runnimg'"),
     "no text": Damage("executions", "version = CAST(x'FFFE' AS TEXT)", "column 'version' holds b'\\xff\\xfe'"),
     "no number": Damage("executions", "epoch = 'x'", "column 'epoch' holds 'x'"),
@@ -179,7 +180,7 @@ def test_the_damaged_one_is_set_aside_and_all_others_finish(
         if name != "two":
             assert engine.handle(name).result(timeout=30) == 13
     wait_for(lambda: engine.status("two").status == "paused", "it is set aside")
-    wait_for(lambda: not engine.record("two").owner, "nobody drives it")
+    wait_for(lambda: not backend_of(engine).record("two").owner, "nobody drives it")
     error = engine.status("two").error
     assert error is not None
     assert error.type == "rayflow.errors.CorruptRecord"
@@ -192,16 +193,16 @@ def test_the_damaged_one_is_set_aside_and_all_others_finish(
     assert set(listed) >= {*NAMES, "failed"}
     assert damage.says in str(listed["two"].error)
     assert main(["list", "--store", url, "--json"]) == 0
-    shown = {one["execution_id"]: one for one in json.loads(capsys.readouterr().out)}
+    shown = {one["execution_id"]: one for one in json.loads(capsys.readouterr().out)["executions"]}
     assert damage.says in shown["two"]["error"]["message"]
     assert main(["show", "two", "--store", url]) == 0
     assert damage.says in capsys.readouterr().out
     # Resuming says the same, and it is not driven again.
     with pytest.raises(CorruptRecord, match="execution 'two'"):
         engine.resume("two")
-    epoch = engine.record("two").epoch
+    epoch = backend_of(engine).record("two").epoch
     time.sleep(0.3)
-    assert engine.record("two").epoch == epoch
+    assert backend_of(engine).record("two").epoch == epoch
     # A backup of the record mends it.
     backup.restore(damage)
     with contextlib.suppress(rf.InvalidTransition):
@@ -228,8 +229,8 @@ def test_a_damaged_inbox_row_that_arrives_meanwhile_sets_aside(
     engine = open_engine()
     row = signal_row("go", PAYLOAD, "signal/late", time.time())
     damaged = Deliver("two", type(row)(row.key, row.kind, row.body[:-1], row.at))
-    engine.write([damaged])
-    engine.nudge(["two"])
+    backend_of(engine).write([damaged])
+    backend_of(engine).notify(["two"])
     engine.signal("one", "go", 1)
     assert engine.handle("one").result(timeout=30) == 4
     wait_for(lambda: engine.status("two").status == "paused", "it is set aside")
@@ -253,8 +254,8 @@ def test_lists_do_not_fail_because_of_one_record(
         "UPDATE pools SET config = '{' WHERE name = 'other'",
         "UPDATE definitions SET code = '?' WHERE workflow_id = (SELECT max(workflow_id) FROM definitions)",
         "INSERT INTO locks VALUES ('broken', 'x', 1, 1), ('sound', 1, 1, 1)",
-        "INSERT INTO claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
-        "INSERT INTO claims VALUES ('sound', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
+        "INSERT INTO lock_claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
+        "INSERT INTO lock_claims VALUES ('sound', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
     )
     engine = open_engine()
     for name in NAMES:
@@ -287,7 +288,7 @@ def test_a_damaged_lock_refuses_only_those_who_want_it(file: Path, open_engine: 
     alter(
         file,
         "INSERT INTO locks VALUES ('broken', 'x', 1, 1)",
-        "INSERT INTO claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
+        "INSERT INTO lock_claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
     )
     engine = open_engine()
     with pytest.raises(CorruptRecord, match="lock 'broken'"):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import rayflow as rf
+from rayflow.client.engine import watcher_of
 from rayflow.errors import StorageUnavailable
 from rayflow.runtime.store import actor
 from rayflow.storage.base import Store
@@ -136,7 +137,7 @@ def _tried(engine: rf.LocalEngine, seconds: float) -> tuple[list[str], list[str]
         name = f"during-{len(refused) + len(accepted)}"
         asked = time.monotonic()
         try:
-            engine.start(gated, id=name)
+            engine.start(gated.options(id=name))
         except StorageUnavailable as error:
             refused.append(str(error))
         else:
@@ -154,10 +155,10 @@ def test_executions_wait_and_go_on(trouble: tuple[str, Any], tmp_path: Path, cap
     ledger = tmp_path / "ledger"
     gone = switch.share == 1.0
     with rf.LocalEngine(url, park_idle_after=0.1) as engine:
-        engine.start(gated, id="gated")
+        engine.start(gated.options(id="gated"))
         wait_for(lambda: engine.status("gated").parked, "it is parked")
-        long = engine.start(chain, str(ledger), 60, id="long")
-        timer = engine.start(due_soon, 0.6, id="timer")
+        long = engine.start(chain.options(id="long"), str(ledger), 60)
+        timer = engine.start(due_soon.options(id="timer"), 0.6)
         wait_for(lambda: ledger.exists() and len(ledger.read_text().splitlines()) > 5, "it is under way")
         with caplog.at_level(logging.WARNING):
             switch.on()
@@ -187,7 +188,7 @@ def test_cancel_and_pause_are_refused_and_can_be_asked_again(tmp_path: Path, mon
     switch = _Statements("database or disk is full", ("BEGIN",))
     monkeypatch.setattr(actor, "open_store", _sqlite(switch))
     with rf.LocalEngine(f"sqlite:///{tmp_path}/flows.db") as engine:
-        handle = engine.start(gated, id="gated")
+        handle = engine.start(gated.options(id="gated"))
         wait_for(lambda: handle.status().parked, "it is parked")
         switch.on()
         for ask in (
@@ -196,7 +197,7 @@ def test_cancel_and_pause_are_refused_and_can_be_asked_again(tmp_path: Path, mon
             lambda: handle.signal("go", 1),
             lambda: engine.fork("gated", before=1),
         ):
-            with pytest.raises(StorageUnavailable, match=r"disk is full\. What helps: free some space"):
+            with pytest.raises(StorageUnavailable, match=r"disk is full\. Remedy: free some space"):
                 ask()
         switch.off()
         handle.pause()
@@ -224,7 +225,7 @@ def test_reads_that_fail_are_asked_again_without_hurry(
     monkeypatch.setattr(actor, "open_store", _sqlite(switch))
     with rf.LocalEngine(f"sqlite:///{tmp_path}/flows.db") as engine:
         handle = engine.start(due_soon, 0.5)
-        engine.watcher.future(handle.id)
+        watcher_of(engine).future(handle.id)
         switch.on()
         time.sleep(2.0)
         switch.off()

@@ -20,7 +20,8 @@ import pytest
 
 import rayflow as rf
 from rayflow.cli import main
-from rayflow.errors import CodecError, DefinitionError, IncompatibleVersion
+from rayflow.client.engine import backend_of
+from rayflow.errors import CodecError, IncompatibleVersion, InvalidArgument
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.operations import Deliver
 from rayflow.storage.rules.starts import signal_row
@@ -160,7 +161,7 @@ FLOWS: dict[str, tuple[Any, str]] = {
 def test_what_workflows_write_is_refused_with_its_place(place: str, strict: rf.LocalEngine) -> None:
     flow, where = FLOWS[place]
     with pytest.raises(rf.ExecutionFailed) as failed:
-        strict.execute(flow, timeout=30)
+        strict.start(flow).result(30)
     assert "allow_pickle is off" in str(failed.value)
     assert where in str(failed.value)
 
@@ -170,10 +171,10 @@ def _calls(engine: rf.LocalEngine) -> dict[str, tuple[Callable[[], object], str]
     return {
         "input": (lambda: engine.start(takes_anything, [bad]), "[0][0][0]"),
         "keyword": (lambda: engine.start(takes_anything, value={"a": bad}), '[1]["value"]["a"]'),
-        "many": (lambda: engine.start_many(takes_anything, [1, bad]), "[0][0]"),
+        "many": (lambda: engine.start_many([takes_anything.call(1), takes_anything.call(bad)]), "[0][0]"),
         "signal": (lambda: engine.signal("done", "go", [bad]), "[0]"),
         "schedule": (
-            lambda: engine.schedules.create("s", takes_anything, rf.Schedule(every=60), args=(bad,)),
+            lambda: engine.schedules.create("s", takes_anything.call(bad), rf.Schedule(every=60)),
             "[0][0]",
         ),
         "workflow by value": (lambda: engine.start(by_value()), "local_flow"),
@@ -187,10 +188,10 @@ def _calls(engine: rf.LocalEngine) -> dict[str, tuple[Callable[[], object], str]
 
 @pytest.mark.parametrize("call", _calls(None))  # type: ignore[arg-type]
 def test_what_callers_write_is_refused_with_its_place(call: str, strict: rf.LocalEngine) -> None:
-    strict.execute(in_plain, id="done", timeout=30)
+    strict.start(in_plain.options(id="done")).result(30)
     before = len(strict.list())
     ask, where = _calls(strict)[call]
-    with pytest.raises((CodecError, DefinitionError), match="allow_pickle is off") as refused:
+    with pytest.raises((CodecError, InvalidArgument), match="allow_pickle is off") as refused:
         ask()
     assert where in str(refused.value)
     assert len(strict.list()) == before
@@ -230,13 +231,13 @@ def trapped(tmp_path: Path) -> tuple[Path, Path]:
     file, sprung = tmp_path / "flows.db", tmp_path / "sprung"
     url = f"sqlite:///{file}"
     with rf.LocalEngine(url, park_idle_after=0.05) as engine:
-        engine.start(gated, id="waits")
+        engine.start(gated.options(id="waits"))
         wait_for(lambda: engine.status("waits").parked, "it waits")
-        engine.start(takes_anything, id="done").result(timeout=30)
+        engine.start(takes_anything.options(id="done")).result(timeout=30)
         with contextlib.suppress(rf.ExecutionFailed):
-            engine.execute(in_failure, id="failed", timeout=30)
-        engine.start(by_value(), id="by-value").result(timeout=30)
-        engine.schedules.create("soon", takes_anything, rf.Schedule(every=3600.0, start_at=time.time() + 2))
+            engine.start(in_failure.options(id="failed")).result(30)
+        engine.start(by_value().options(id="by-value")).result(timeout=30)
+        engine.schedules.create("soon", takes_anything, rf.Schedule(every=3600.0, start_at=time.time() + 3600))
         engine.pools.create(rf.PoolConfig(name="p", workers=0, setup=lambda: None))
     asyncio.run(_set(url, file, sprung))
     return file, sprung
@@ -254,17 +255,20 @@ async def _set(url: str, file: Path, sprung: Path) -> None:
     await store.open()
     await store.claim_writer("test", now=time.time(), fresh_for=0, take_over=True)
     await store.commit([Deliver("waits", signal_row("go", payload, "signal/1", time.time()))])
-    [plan] = [json.loads(schedule.spec) for schedule in await store.schedules()]
+    [schedule] = await store.schedules()
     await store.close()
+    plan, state, due = json.loads(schedule.spec), json.loads(schedule.state), time.time()
     plan["input"] = base64.b64encode(payload).decode()
+    plan["schedule"]["start_at"] = state["next_due"] = due
     code = pickle.dumps(Trap(sprung))
     digest = hashlib.sha256(code).hexdigest()
     with contextlib.closing(sqlite3.connect(file)) as db, db:
         db.execute("UPDATE starts SET input = ?", (payload,))
         db.execute("UPDATE executions SET result = ? WHERE result IS NOT NULL", (payload,))
         db.execute("UPDATE dead_letters SET input = ?", (payload,))
-        db.execute("UPDATE schedules SET spec = ?", (json.dumps(plan).encode(),))
-        db.execute("INSERT INTO notes VALUES ('waits', 1, 1, 1.0, 'progress', ?)", (payload,))
+        changed = (json.dumps(plan).encode(), json.dumps(state).encode(), due)
+        db.execute("UPDATE schedules SET spec = ?, state = ?, wake = ?", changed)
+        db.execute("INSERT INTO step_notes VALUES ('waits', 1, 1, 1.0, 'progress', ?)", (payload,))
         for (old,) in db.execute("SELECT digest FROM blobs").fetchall():
             db.execute("UPDATE starts SET code = CAST(replace(code, ?, ?) AS BLOB)", (old, digest))
             db.execute("UPDATE definitions SET code = CAST(replace(code, ?, ?) AS BLOB)", (old, digest))
@@ -288,13 +292,15 @@ def test_looking_at_a_store_runs_nothing_of_it(trapped: tuple[Path, Path], capsy
     assert set(sys.modules) == loaded
 
 
-def test_nothing_of_it_runs_where_pickles_are_not_allowed(trapped: tuple[Path, Path]) -> None:
+def test_nothing_of_it_runs_where_pickles_are_not_allowed(
+    trapped: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     file, sprung = trapped
     with rf.LocalEngine(f"sqlite:///{file}", allow_pickle=False, park_idle_after=0.05) as engine:
-        engine.execute(in_plain, id="mine", timeout=30)
+        engine.start(in_plain.options(id="mine")).result(30)
         wait_for(lambda: engine.status("waits").status == "paused", "what needs a pickle is set aside")
         assert "allow_pickle is off" in str(engine.status("waits").error)
-        time.sleep(2.0)  # the schedule falls due
+        wait_for(lambda: "schedule soon cannot go on" in caplog.text, "the schedule is due, and refused")
         for name in ("waits", "done", "failed", "by-value"):
             engine.status(name)
         for name in ("done", "by-value"):
@@ -310,7 +316,7 @@ def test_nothing_of_it_runs_where_pickles_are_not_allowed(trapped: tuple[Path, P
 
 
 def _run_saved(engine: rf.LocalEngine) -> None:
-    handle = engine.start("local_flow", id="again")
+    handle = engine.start(rf.SavedWorkflow("local_flow").options(id="again"))
     wait_for(lambda: handle.status().status == "paused", "it cannot be loaded")
     error = handle.status().error
     assert error is not None
@@ -322,7 +328,7 @@ def test_only_reading_a_payload_itself_runs_it_where_that_is_allowed(trapped: tu
     with rf.LocalEngine(f"sqlite:///{file}", recover=False) as engine:
         engine.list()
         engine.workflows()
-        engine.record("done")
+        backend_of(engine).record("done")
         assert not sprung.exists()
         engine.handle("done").result(timeout=5)
         assert sprung.exists()

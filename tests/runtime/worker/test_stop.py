@@ -1,4 +1,4 @@
-"""The end of a worker: what waits is given back, what runs may finish, and what does not is lost with it."""
+"""A worker stops: waiting tasks are returned, running ones may finish, and the rest is lost with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from rayflow.runtime.messages import BatchReply
 from rayflow.runtime.worker import actor as worker_module
 from tests.runtime.worker import worker_steps as steps
-from tests.runtime.worker.worker_harness import Bench, bench, ended, keys, reach, value
+from tests.runtime.worker.worker_harness import ENOUGH, Bench, bench, ended, keys, reach, value
 from tests.runtime.worker.worker_steps import PATIENCE, STAGE
 
 
@@ -45,7 +45,7 @@ def test_stopping_gives_back_what_waits_and_waits_for_what_runs(two: Bench) -> N
         drained.set()
 
     two.worker.send("stop", PATIENCE, then=stopped, group="control")
-    while two.run(two.task(steps.thread_name)).refused != "busy":  # there is a free slot, until it is told to stop
+    while two.run(two.task(steps.thread_name)).refused != "busy":  # there is a free slot until it stops
         pass
     assert not watched.is_set()
     STAGE.gate("a").opened.set()
@@ -85,7 +85,7 @@ def test_what_does_not_stop_is_given_up(one: Bench, monkeypatch: pytest.MonkeyPa
 
 def test_who_waits_for_the_rest_of_a_batch_is_told_as_well(one: Bench) -> None:
     tasks = [one.task(steps.double, 1), one.task(steps.wait_for_ever, "a")]
-    early = one.run(*tasks, patience=0.3, id="b")
+    early = one.run(*tasks, patience=ENOUGH, id="b")
     assert (ended(early), early.running) == (keys(tasks[0]), keys(tasks[1])[0])
     waiting = one.collecting("b")
     stop(one)
@@ -111,7 +111,7 @@ def test_it_can_be_stopped_again(one: Bench) -> None:
 
 def test_its_threads_end(one: Bench) -> None:
     assert (one.result(steps.double, 1), one.result(steps.double_slowly, 1)) == (2, 2)
-    names = {"w1/slot-0", "w1/async", "w1/news"}
+    names = {"w1/slot-0", "w1/async", "w1/reporter"}
     threads = [thread for thread in threading.enumerate() if thread.name in names]
     assert {thread.name for thread in threads} == names
     stop(one)

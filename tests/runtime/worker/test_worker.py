@@ -1,4 +1,4 @@
-"""Batches on a worker: their order, early answers, what is refused, given back and cancelled."""
+"""Batches on a worker: order, early replies, refused, returned and cancelled tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayflow.errors import LeaseLost
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage
 from rayflow.runtime.worker.slots import WorkerSlots
 from tests.runtime.worker import worker_steps as steps
-from tests.runtime.worker.worker_harness import Bench, bench, ended, keys, reach, value
+from tests.runtime.worker.worker_harness import ENOUGH, Bench, bench, ended, keys, reach, value
 from tests.runtime.worker.worker_steps import STAGE
 
 
@@ -95,7 +95,7 @@ def test_impatience_answers_what_is_done_and_gives_the_rest_back(one: Bench) -> 
         one.task(steps.double, 2),
         one.task(steps.double, 3),
     ]
-    early = one.run(*tasks, patience=0.5, id="b")
+    early = one.run(*tasks, patience=ENOUGH, id="b")
     assert ended(early) == keys(tasks[0])
     assert early.running == keys(tasks[1])[0]
     assert list(early.not_begun) == keys(tasks[2], tasks[3])
@@ -115,7 +115,7 @@ def test_impatience_answers_what_is_done_and_gives_the_rest_back(one: Bench) -> 
 
 def test_a_batch_of_one_that_is_to_tell_its_begin_is_answered_early(one: Bench) -> None:
     task = one.task(steps.wait_at, "a")
-    early = one.run(task, patience=0.3, id="b", tell_begin=True)
+    early = one.run(task, patience=ENOUGH, id="b", tell_begin=True)
     assert early == BatchReply(running=keys(task)[0], began=early.began)
     assert 0.0 < early.began <= time.time()
     STAGE.gate("a").opened.set()
@@ -133,7 +133,7 @@ def test_a_task_that_would_begin_too_late_is_given_back(one: Bench) -> None:
 
 def test_a_batch_that_comes_again_is_run_once(one: Bench) -> None:
     tasks = [one.task(steps.wait_at, "a"), one.task(steps.double, 1)]
-    early = one.run(*tasks, patience=0.3, id="b")
+    early = one.run(*tasks, patience=ENOUGH, id="b")
     assert one.run(*tasks, patience=0.0, id="b") == early
     STAGE.gate("a").opened.set()
     one.collect("b")

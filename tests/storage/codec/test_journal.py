@@ -87,7 +87,7 @@ def test_every_event_comes_back_the_same(cls: type) -> None:
         found = decode_entry("x", entry.seq, encode_entry(entry))
         assert found == entry
         assert type(found.event) is cls
-        for part in (found.issued, found.dropped, found.stages, found.patches, found.undos):
+        for part in (found.issued, found.dropped, found.stages, found.patches, found.compensations):
             assert isinstance(part, tuple)
         if isinstance(found.event, Ended):
             assert isinstance(found.event.status, ExecutionStatus)

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import rayflow as rf
+from rayflow.client.engine import backend_of
 from rayflow.definition.code import PYTHON
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.code.environment import Environment
@@ -64,7 +65,7 @@ def _record(url: str) -> None:
     _set_clock_back()
     ObjectStore.checkpoint_segments = 40
     engine = rf.LocalEngine(url, park_idle_after=0.05)
-    engine._env = SOMEWHERE
+    engine._environment = SOMEWHERE
     over(engine)
     under_way(engine)
     os._exit(0)
@@ -77,48 +78,48 @@ def _set_clock_back() -> None:
 
 def over(engine: rf.LocalEngine) -> None:
     """Executions that have ended."""
-    engine.execute(flows.chain, "a", "b", id="completed")
-    engine.execute(flows.declared, {"number": 21}, id="declared")
-    engine.execute(flows.by_value("number"), 7, id="by-value")
+    engine.execute(flows.chain.options(id="completed"), "a", "b")
+    engine.execute(flows.declared.options(id="declared"), {"number": 21})
+    engine.execute(flows.by_value("number").options(id="by-value"), 7)
     engine.fork("completed", before=2, id="forked", allow_reacquire=True).result(30)
-    engine.start(flows.failing, "a", id="failed")
-    until(lambda: engine.record("failed").status.terminal)
-    engine.start(flows.waiting, "never", id="cancelled")
+    engine.start(flows.failing.options(id="failed"), "a")
+    until(lambda: backend_of(engine).record("failed").status.terminal)
+    engine.start(flows.waiting.options(id="cancelled"), "never")
     parked(engine, "cancelled")
     engine.cancel("cancelled", reason="nobody needs it")
-    until(lambda: engine.record("cancelled").status.terminal)
+    until(lambda: backend_of(engine).record("cancelled").status.terminal)
     engine.pools.create(rf.PoolConfig(name="small", workers=1, concurrency=1))
     plan = rf.Schedule(every=3600, end_at=BEGIN + 86_400)
-    engine.schedules.create("hourly", flows.chain, plan, args=("c", "d"))
+    engine.schedules.create("hourly", flows.chain.call("c", "d"), plan)
     engine.schedules.trigger("hourly").result(30)
 
 
 def under_way(engine: rf.LocalEngine) -> None:
     """Executions that have not."""
-    engine.start(flows.waiting, "go", id="paused")
+    engine.start(flows.waiting.options(id="paused"), "go")
     parked(engine, "paused")
     engine.pause("paused")
     engine.signal("paused", "go", {"kept": [1, 2]})
-    engine.start(flows.sleeping, 60.0, id="sleeping")
-    engine.start(flows.parent, "go", id="parent")
-    engine.start(flows.locking, "ledger", "go", id="holder")
-    engine.start(flows.looping, 1, id="looping")
+    engine.start(flows.sleeping.options(id="sleeping"), 60.0)
+    engine.start(flows.parent.options(id="parent"), "go")
+    engine.start(flows.locking.options(id="holder"), "ledger", "go")
+    engine.start(flows.looping.options(id="looping"), 1)
     for name in ("sleeping", "parent", "holder", "looping"):
         parked(engine, name)
-    engine.start(flows.locking, "ledger", "go", id="queued")
+    engine.start(flows.locking.options(id="queued"), "ledger", "go")
     parked(engine, "queued")
-    engine.start(flows.chain, "e", "f", id="delayed", options=rf.ExecutionOptions(delay=60.0, singleton="only"))
+    engine.start(flows.chain.options(id="delayed", delay=60.0, singleton="only"), "e", "f")
     engine.lock("lease").__enter__()
-    engine.start(flows.holding, "half", id="held")
+    engine.start(flows.holding.options(id="held"), "half")
     until(lambda: Path(os.environ[flows.HELD]).exists())
-    until(lambda: bool(engine.ask("notes", "held")))
+    until(lambda: bool(backend_of(engine).notes("held")))
 
 
 def parked(engine: rf.LocalEngine, name: str) -> None:
     """Wait until nobody drives the execution."""
 
     def resting() -> bool:
-        record = engine.record(name)
+        record = backend_of(engine).record(name)
         return record.status is ExecutionStatus.RUNNING and not record.owner and record.last_seq > 0
 
     until(resting)

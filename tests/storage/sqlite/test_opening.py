@@ -71,14 +71,14 @@ def test_another_programs_database_is_refused_and_left_alone(file: Path) -> None
 def test_a_file_that_is_no_database_is_refused_and_left_alone(file: Path) -> None:
     file.write_bytes(b"this is a text, and a long one at that" * 100)
     before = file.read_bytes()
-    assert "not a database. What helps: the file was overwritten" in run(open_error(file))
+    assert "not a database. Remedy: the file was overwritten" in run(open_error(file))
     assert file.read_bytes() == before
 
 
 def test_a_truncated_file_is_refused(file: Path) -> None:
     fill(file, rows=200)
     os.truncate(file, file.stat().st_size // 2)
-    assert "malformed. What helps: the file is damaged or was cut off" in run(open_error(file))
+    assert "malformed. Remedy: the file is damaged or was cut off" in run(open_error(file))
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_two_processes_that_create_one_store_agree(file: Path) -> None:
 
 # --- reading beside a writer ------------------------------------------------------------------------------
 def test_reading_only_creates_nothing(file: Path) -> None:
-    assert "there is no such file, and reading creates none" in run(open_error(file, read_only=True))
+    assert "the file does not exist, and reading does not create it" in run(open_error(file, read_only=True))
     assert list(file.parent.iterdir()) == []
     file.touch()
     assert "no store was made in it yet" in run(open_error(file, read_only=True))

@@ -16,8 +16,9 @@ from rayflow.errors import StorageUnavailable
 from rayflow.storage.base import Filter
 from rayflow.storage.model import StepNote
 from rayflow.storage.operations import Done, Operation, Rejected
+from rayflow.storage.query.where import parse_where
 from rayflow.storage.sqlite.connections import on_thread
-from rayflow.storage.sqlite.listing import listing
+from rayflow.storage.sqlite.lists import listing
 from rayflow.storage.sqlite.statements import letter_listing
 from tests.contract.operations import NOW, append, claim, deliver, done, fail, letter, note, row, start
 from tests.storage.faults import FaultyConnection
@@ -36,7 +37,7 @@ def test_a_lock_of_another_process_is_told_and_passes(file: Path) -> None:
         await opened(store)
         with closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StorageUnavailable, match=r"locked\. What helps: another process holds the file"):
+            with pytest.raises(StorageUnavailable, match=r"locked\. Remedy: another process holds the file"):
                 await store.commit([start()])
         await done(store, start())
         await store.close()
@@ -51,7 +52,7 @@ def test_a_full_disk_is_told_and_passes(file: Path) -> None:
         big = append(first=2, bodies=[b"x" * 100_000])
         assert store._writer is not None
         await store._writer.execute("PRAGMA max_page_count = 30")  # the disk is "full"
-        with pytest.raises(StorageUnavailable, match=r"full\. What helps: free some space"):
+        with pytest.raises(StorageUnavailable, match=r"full\. Remedy: free some space"):
             await store.commit([big, deliver()])
         assert ((await row(store)).last_seq, await store.inbox("x")) == (1, [])
         await done(store, append(first=2))  # a small one still fits
@@ -261,6 +262,29 @@ def test_the_heartbeat_of_a_broken_store_is_no_reason_not_to_close(file: Path) -
         (Filter(workflow_id="w"), "executions_workflow"),
         (Filter(runnable_before=NOW), "executions_runnable"),
         (Filter(unread_inbox=True), "executions_unread"),
+        (Filter(stuck=True), "executions_stuck"),
+        (Filter(parent="p"), "executions_parent"),
+        (Filter(schedule="s"), "executions_schedule"),
+        (Filter(ids=("x", "y")), "executions_1 (id=?)"),
+        *(
+            (Filter(where=parse_where(where), after=(NOW, 7)), index)
+            for where, index in (
+                ("status = 'failed'", "COVERING INDEX executions_status (status=? AND created_at<?)"),
+                ("workflow = 'w'", "COVERING INDEX executions_workflow (workflow_id=? AND created_at<?)"),
+                ("started > 5 and started < 7", "COVERING INDEX executions_newest (created_at>? AND created_at<?)"),
+                ("attr.x = 'a'", "a USING PRIMARY KEY (name=? AND type=? AND value=? AND created_at<?)"),
+                ("attr.x > 5", "a USING PRIMARY KEY (name=? AND type=? AND value>?)"),
+                ("attr.x = 'a' and status = 'failed'", "a USING PRIMARY KEY (name=? AND type=? AND value=?"),
+                ("error_type = 'E'", "COVERING INDEX executions_error (error_type=? AND created_at<?)"),
+                ("error contains 'part'", "COVERING INDEX executions_error"),
+                ("waiting_for = 'signal go'", "COVERING INDEX executions_waiting"),
+                ("parent = 'p'", "COVERING INDEX executions_parent (parent=? AND created_at<?)"),
+                ("schedule = 's'", "COVERING INDEX executions_schedule (schedule=? AND created_at<?)"),
+                ("singleton = 'k'", "COVERING INDEX executions_singleton (singleton=? AND created_at<?)"),
+                ("forked_from = 'f'", "COVERING INDEX executions_fork (forked_from=? AND created_at<?)"),
+                ("id = 'x'", "executions_1 (id=?)"),
+            )
+        ),
     ],
 )
 def test_every_list_has_its_index(file: Path, query: Filter, index: str) -> None:
