@@ -16,7 +16,7 @@
     ├── InvalidTransition                     the execution's status does not allow that
     ├── NonDeterminismError                   replay took another path than the journal
     ├── SideEffectError                       real I/O, a thread or a real clock inside a workflow
-    ├── WorkflowStalled                   the code polls, or swallows its cancellation
+    ├── WorkflowStalled                       the code polls, or swallows its cancellation
     ├── StepFailed                            a step used up its attempts (.failure)
     │   ├── StepTimeout (TimeoutError)        … and the last one ran out of time
     │   ├── ChildFailed                       a child workflow failed, or was cancelled

@@ -289,7 +289,7 @@ EVENT_TRAITS: Mapping[type[Event], EventTraits] = {
     SignalReceived: EventTraits(12),
     RequestCompleted: EventTraits(13),
     RequestsReissued: EventTraits(14, applied=False, always=True, copied=False),
-    Forked: EventTraits(15, copied=False),
+    Forked: EventTraits(15),
     Continued: EventTraits(16, always=True),
 }
 

@@ -1,7 +1,7 @@
-"""What a definition needs of whoever runs it.
+"""Interface between definitions and the execution that runs them.
 
-Floor 1 knows no machine: it asks the running event loop. Inside a workflow that loop carries an ``execution``
-(the machine of floor 2 sets it); anywhere else there is none, and a step simply runs.
+Definitions do not know the interpreter: they ask the running event loop. In a workflow, the loop has an ``execution``,
+which the interpreter sets. Anywhere else there is no execution, and a step just runs its function.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OnParentEnd = Literal["cancel", "abandon"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a worker has to call: an object that can be found again, and a part of it.
+    """Object that a worker calls: an importable or stored owner, and a part of it.
 
     Args:
         owner: a ``Step``, or the declared ``Workflow`` that holds the agent.
-        part: "" for the owner itself, else a path that ``owner.part(path)`` resolves.
+        part: "" for the owner itself, or a path that ``owner.part(path)`` resolves.
     """
 
     owner: Any
@@ -37,31 +37,33 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class StepCall:
-    """One call of a step, as the workflow's code issued it."""
+    """Call of a step, as the workflow's code issued it."""
 
     name: str
     target: Target
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     options: StepOptions = StepOptions()
-    #: The annotation of the result, to rebuild it; None where there is none.
+    #: Annotation of the result, by which it is rebuilt; None without one.
     returns: Any = None
+    #: Context variables that the code has set, as ``module:name``, with their encoded values.
+    context: tuple[tuple[str, bytes], ...] = ()
     kind: ClassVar[str] = "step"
 
 
 @dataclass(frozen=True, slots=True)
 class ChildCall:
-    """A call of a workflow in a workflow: an execution of its own.
+    """Call of a workflow in a workflow: a child execution.
 
     Args:
-        name: the workflow's id.
-        workflow: its definition.
-        args: its arguments.
-        kwargs: its keyword arguments.
-        id: the execution's id; None derives one from the parent's id and the call's number.
-        changes: fields of its ExecutionOptions; the others are its parent's, without a limit on its time.
-        on_parent_end: what becomes of it when its parent ends, or stops waiting for it: "cancel" or "abandon".
-        waits: whether the answer is its result; otherwise it is its id, as soon as it has been started.
+        name: id of the workflow.
+        workflow: definition of the workflow.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        id: id of the execution; None derives one from the parent's id and the number of the call.
+        changes: fields of the execution's options; the others are the parent's, without a limit on the time.
+        on_parent_end: "cancel" or "abandon": what happens when the parent ends, or stops waiting.
+        waits: whether the outcome of the call is the child's result; otherwise it is the child's id, once started.
     """
 
     name: str
@@ -76,13 +78,13 @@ class ChildCall:
 
     @property
     def returns(self) -> Any:
-        """The annotation of the result."""
+        """Annotation of the result."""
         return self.workflow.returns
 
 
 @dataclass(frozen=True, slots=True)
 class SignalCall:
-    """A signal to another execution; answered once it is durable."""
+    """Signal to another execution; completed once the signal is durable."""
 
     execution_id: str
     name: str
@@ -93,7 +95,7 @@ class SignalCall:
 
 @dataclass(frozen=True, slots=True)
 class LockCall:
-    """A claim to one of the permits of a lock or semaphore; answered when it is granted, with a fencing token."""
+    """Claim of one permit of a lock or semaphore; completed with a fencing token when it is granted."""
 
     name: str
     limit: int = 1
@@ -105,60 +107,60 @@ Call = StepCall | ChildCall | SignalCall | LockCall
 
 
 class HeldPermit(Protocol):
-    """A permit of a lock or semaphore that the execution has."""
+    """Permit of a lock or semaphore that the execution holds."""
 
     @property
     def token(self) -> int:
-        """The fencing token of the newest grant."""
+        """Fencing token of the newest grant."""
 
     def release(self) -> None:
-        """Give the permit back."""
+        """Release the permit."""
 
 
 class ExecutionContext(Protocol):
-    """The execution in which workflow code runs, as the definition floor sees it."""
+    """Execution in which workflow code runs, as definitions see it."""
 
     execution_id: str
     workflow_id: str
 
     async def call(self, call: Call) -> Any:
-        """Issue the call, wait for its recorded answer, return it decoded. Raises StepFailed, StepTimeout."""
+        """Issue the call, and return its recorded outcome, decoded. Raises StepFailed, StepTimeout."""
 
     async def lock(self, call: LockCall) -> HeldPermit:
         """Issue the claim and wait until it is granted."""
 
     async def receive(self, name: str, annotation: Any) -> Any:
-        """Take the next signal of that name; one that does not fit the annotation is passed over and kept."""
+        """Return the next signal of that name. A signal that does not fit the annotation becomes a dead letter."""
 
     def compensate(self, call: StepCall) -> None:
-        """Have that step run if the workflow fails or is cancelled."""
+        """Register a step that runs if the workflow fails or is cancelled."""
 
     def continue_as_new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:
-        """End this run, and begin the workflow anew with other arguments."""
+        """End this run, and start the workflow again with other arguments."""
 
     def patched(self, change: str) -> bool:
-        """Whether the code that is running here is to behave as changed."""
+        """Return whether the running code follows a change."""
 
     def now(self) -> float:
-        """Seconds since the epoch, as of the event being applied; the same in every replay."""
+        """Return the time of the event being applied, in seconds since the epoch; the same in every replay."""
 
     @property
     def random(self) -> random.Random:
-        """A generator seeded by the execution's id; the same in every replay."""
+        """Random numbers that follow from the execution's seed; the same in every replay."""
 
     def uuid4(self) -> uuid.UUID:
-        """A random UUID from that generator."""
+        """Return a UUID made of these random numbers."""
 
     @property
     def state(self) -> MutableMapping[str, Any]:
-        """What the snapshot shows as the execution's state."""
+        """State that snapshots of the execution show."""
 
     def stage(self, index: int, name: str, status: str, result: Any = None) -> None:
         """Record that a declared step is "running", "completed", "failed" or "skipped"."""
 
 
 def current_execution() -> ExecutionContext | None:
-    """The execution whose workflow code is running here, or None outside a workflow."""
+    """Return the execution whose workflow code runs on this thread; None outside of workflows."""
     loop = asyncio._get_running_loop()
     return getattr(loop, "execution", None)
 

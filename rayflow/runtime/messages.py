@@ -20,7 +20,8 @@ class TaskMessage(NamedTuple):
     """One attempt at a step, for a worker to run.
 
     After ``start_by`` (seconds since the epoch) the worker returns the task instead of beginning it. Heartbeats reach
-    the coordinator at most every ``beat_every`` seconds.
+    the coordinator at most every ``beat_every`` seconds. ``context`` holds context variables of the workflow's code, as
+    ``module:name``, with their encoded values.
     """
 
     execution_id: str
@@ -36,6 +37,7 @@ class TaskMessage(NamedTuple):
     idempotency_key: str
     start_by: float | None = None
     beat_every: float = BEAT_EVERY
+    context: tuple[tuple[str, bytes], ...] = ()
 
 
 class BatchMessage(NamedTuple):
@@ -120,6 +122,7 @@ def task_message(record: ExecutionRecord, epoch: int, run: RunAttempt, code: dic
         run.timeout,
         idempotency_key=hashlib.sha256(what).hexdigest()[:32],
         beat_every=min(BEAT_EVERY, (run.call.options.heartbeat_timeout or math.inf) / 4),
+        context=run.call.context,
     )
 
 

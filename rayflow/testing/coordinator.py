@@ -197,7 +197,7 @@ class DeterministicDriver(ExecutionDriver):
         played = applied(entries)
         if not played:
             return machine
-        fresh = machine.anew()
+        fresh = machine.fresh_copy()
         try:
             fresh.replay(played)
             _compare(machine, fresh, played[-1].seq)

@@ -174,7 +174,7 @@ class TestEngine(Engine):
         return self._coordinator
 
     def _new_seed(self, execution_id: str, nonce: str) -> int:
-        """The same in every run of a test; another one each time an id is used again."""
+        """Return a seed that is the same in every run of a test, and another one each time an id is used again."""
         self._starts[execution_id] += 1
         return derived_seed(f"{execution_id}/{self._starts[execution_id]}")
 

@@ -56,7 +56,6 @@ class History:
         code: the reference to the workflow's code.
         input: the encoded arguments.
         rows: the journal.
-        seed: seed of the execution's random numbers.
 
     Example:
         >>> history = History.of(engine, "doc-17")  # doctest: +SKIP

@@ -24,7 +24,7 @@ async def child() -> str:
 CALLS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "execute": (lambda engine: engine.execute(child), "await rf.start_child"),
     "start": (lambda engine: engine.start(child), "await rf.start_child"),
-    "start_many": (lambda engine: engine.start_many(child, [()]), "await rf.start_child"),
+    "start_many": (lambda engine: engine.start_many([child.call()]), "await rf.start_child"),
     "signal": (lambda engine: engine.signal("other", "go"), "await rf.send_signal"),
     "lock": (lambda engine: engine.lock("db").acquire(), "async with rf.lock"),
     "status": (lambda engine: engine.status("other"), "step"),

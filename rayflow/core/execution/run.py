@@ -262,7 +262,7 @@ class JournalWriter:
                 effects.state,
                 tuple(effects.stages),
                 tuple(effects.patches),
-                tuple(effects.undos),
+                tuple(effects.compensations),
             )
         )
         return True

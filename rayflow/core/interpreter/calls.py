@@ -1,16 +1,18 @@
-"""The calls of one run of a workflow: their numbers, which of them the code waits for, and the locks that it has.
+"""Calls of one run of a workflow: their numbers, their recorded outcomes, and the permits of locks.
 
-It owns no meaning: steps, children, signals and locks are all issued with the next number, and answered once.
+Steps, children, signals and locks are alike here: each call gets the next number, and one recorded outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from rayflow.core.events import RequestCompleted, StepCompleted, StepFailed
 from rayflow.core.failures import failure_of, request_error, step_error
+from rayflow.core.interpreter.context_variables import ContextVariables
 from rayflow.core.interpreter.effects import Dispatch, Effects, Payloads
 from rayflow.core.interpreter.event_loop import DurableLoop
 from rayflow.core.interpreter.replay_check import named
@@ -19,74 +21,69 @@ from rayflow.errors import NonDeterminismError
 
 
 class Calls:
-    """See the module's docstring.
-
-    Args:
-        loop: on which the code runs.
-        payloads: the codec.
-        on_issued: receives the number of each call as soon as it is issued.
+    """Calls that the code has issued, by number.
 
     Attributes:
-        effects: of the event being applied; what happens is noted there.
-        issued: the number of calls so far; the newest call has this number.
-        answered: numbers of those that a replay knows to be answered: their arguments are not encoded again.
-        failed: the order in which calls failed, by their numbers.
+        effects: effects of the event being applied, to which issued and dropped calls are added.
+        issued: number of calls so far, and the number of the newest call.
+        answered: in a replay, numbers of the calls with a recorded outcome. Their arguments are not encoded again.
+        failed: position in the order of failures, by the number of the call.
     """
 
-    def __init__(self, loop: DurableLoop, payloads: Payloads, on_issued: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        loop: DurableLoop,
+        payloads: Payloads,
+        variables: ContextVariables,
+        on_issued: Callable[[int], None],
+    ) -> None:
         self.loop = loop
         self.effects = Effects()
         self.issued = 0
         self.answered: Collection[int] = frozenset()
         self.failed: dict[int, int] = {}
         self._payloads = payloads
+        self._variables = variables
         self._on_issued = on_issued
         self._open: dict[int, tuple[str, Call, asyncio.Future[Any]]] = {}
         self._held: dict[int, LockPermit] = {}
 
     def is_open(self, seq: int) -> bool:
-        """Whether the code still waits for that call."""
+        """Return whether the code still waits for that call."""
         return seq in self._open
 
     @property
     def held(self) -> list[LockPermit]:
-        """The permits that the code has."""
+        """Permits of locks that the code holds."""
         return list(self._held.values())
 
-    def disown(self) -> None:
-        """The execution is a fork from here on: the permits were another execution's."""
+    def mark_locks_foreign(self) -> None:
+        """Forget the tokens of all permits: in a fork, they were granted to the source."""
         for held in self._held.values():
             held.own_token = 0
 
     def drop_all(self) -> None:
-        """The code waits for nothing any more."""
+        """Drop all calls that the code waits for."""
         self.effects.dropped.extend(self._open)
         self._open.clear()
 
-    def issue(self, call: Call, payload: bytes = b"", *, undo: bool = False) -> int:
-        """Issue a call; answers its number.
-
-        Args:
-            call: the call.
-            payload: the encoded arguments of a compensation.
-            undo: whether it is one.
-
-        Raises:
-            CodecError: its arguments cannot be written.
-        """
+    def issue(self, call: Call, payload: bytes = b"", *, compensation: bool = False) -> int:
+        """Issue a call and return its number. Raises CodecError if its arguments cannot be encoded."""
         self.issued = seq = self.issued + 1
         self._on_issued(seq)
-        if seq not in self.answered and not undo:
-            # Encoded now, not when it is sent: the code may change its arguments afterwards.
+        if seq not in self.answered and not compensation:
+            # Encoded now, not when the call is dispatched: the code may change its arguments afterwards.
             try:
                 payload = self._encoded(call)
+                if isinstance(call, StepCall) and (context := self._variables.encoded()):
+                    call = replace(call, context=context)
             except BaseException:
-                # Its number is used up all the same. Were it given to the next step, a replay that finds that one
-                # answered would not encode these arguments, and so would not fail here.
+                # The number is used up. If the next step had it, a replay that finds that step completed would not
+                # encode these arguments, and so would not fail here.
                 self.effects.dispatches.append(Dispatch(seq, call, b""))
                 self.effects.dropped.append(seq)
                 raise
-        dispatch = Dispatch(seq, call, payload, undo)
+        dispatch = Dispatch(seq, call, payload, compensation)
         self.effects.dispatches.append(dispatch)
         self._open[seq] = (dispatch.label, call, self.loop.create_future())
         return seq
@@ -112,7 +109,7 @@ class Calls:
                 del self._open[seq]
                 self.effects.dropped.append(seq)
 
-    def _give_back(self, seq: int) -> None:
+    def _release(self, seq: int) -> None:
         if self._held.pop(seq, None) is not None and not self.loop.dead:
             self.effects.dropped.append(seq)
 
@@ -122,21 +119,17 @@ class Calls:
         try:
             token = await self.wait_for(seq)
         except BaseException:
-            if seq in self._held:  # granted, and then cancelled before the code went on
-                self._give_back(seq)
+            if seq in self._held:  # granted, and cancelled before the code continued
+                self._release(seq)
             raise
         held = self._held[seq]
         assert held.token == token
         return held
 
     def answer(self, event: StepCompleted | StepFailed | RequestCompleted) -> None:
-        """Give the code the answer to a call.
-
-        Raises:
-            NonDeterminismError: the code does not wait for it.
-        """
+        """Give the code the outcome of a call. Raises NonDeterminismError if the code does not wait for that call."""
         if isinstance(event, RequestCompleted) and event.step in self._held and isinstance(event.value, int):
-            self._held[event.step].granted(event.value)  # again, after a rewind
+            self._held[event.step].granted(event.value)  # granted again, after a rewind
             return
         labelled, call, future = self._open.get(event.step, (None, None, None))
         if call is None or future is None or labelled != event.name:
@@ -154,7 +147,7 @@ class Calls:
     def _resolve(
         self, event: StepCompleted | StepFailed | RequestCompleted, call: Call, future: asyncio.Future[Any]
     ) -> object | None:
-        """Give the code its answer; answers what failed, if it did."""
+        """Resolve the future that the code awaits, and return the event if the call failed."""
         if isinstance(event, StepFailed):
             future.set_exception(step_error(event))
             return event
@@ -164,7 +157,7 @@ class Calls:
                 return event
             if isinstance(call, LockCall):
                 assert isinstance(event.value, int)
-                self._held[event.step] = LockPermit(event.step, call, event.value, self._give_back)
+                self._held[event.step] = LockPermit(event.step, call, event.value, self._release)
             if event.result is None:
                 future.set_result(event.value)
                 return None
@@ -174,28 +167,23 @@ class Calls:
 
 
 class LockPermit:
-    """See :class:`rayflow.definition.context.Held`.
-
-    Args:
-        seq: the number of the call that claimed it.
-        call: that call.
-        token: the fencing token of its newest grant.
-        give_back: told its number when it is released.
+    """Permit of a lock or semaphore that the code holds.
 
     Attributes:
-        own_token: the same, but 0 as long as it was granted to the execution that this one was forked from.
+        token: fencing token of the newest grant.
+        own_token: the same; 0 in a fork until the lock is granted to the fork itself.
     """
 
-    def __init__(self, seq: int, call: LockCall, token: int, give_back: Callable[[int], None]) -> None:
+    def __init__(self, seq: int, call: LockCall, token: int, on_release: Callable[[int], None]) -> None:
         self.seq = seq
         self.call = call
         self.token = self.own_token = token
-        self._give_back = give_back
+        self._release = on_release
 
     def granted(self, token: int) -> None:
-        """It is granted again."""
+        """Take the token of a new grant."""
         self.token = self.own_token = token
 
     def release(self) -> None:
-        """Give the permit back."""
-        self._give_back(self.seq)
+        """Release the permit."""
+        self._release(self.seq)

@@ -1,4 +1,4 @@
-"""What a machine answers: the steps that the code issued, what it gave up and published, and how it ended."""
+"""Effects of applying one event to workflow code: calls issued and dropped, published values, and the outcome."""
 
 from __future__ import annotations
 
@@ -13,46 +13,45 @@ from rayflow.ids import ExecutionStatus
 
 
 class Payloads(Protocol):
-    """The codec, as the machine needs it (floor 3 has the real one)."""
+    """Codec, as the interpreter needs it (implemented in ``rayflow.storage.codec``)."""
 
     def encode(self, value: Any) -> bytes:
-        """The value as bytes. Raises CodecError."""
+        """Return the value as bytes. Raises CodecError."""
 
     def decode(self, data: bytes, annotation: Any = None) -> Any:
-        """The value of those bytes, rebuilt through the annotation. Raises CodecError."""
+        """Return the value of those bytes, rebuilt through the annotation. Raises CodecError."""
 
 
 class Dispatch(NamedTuple):
-    """The code issued a call: a step has to be run, anything else to be asked for; its outcome is applied.
+    """A call that the code issued: a step to run, or a request to the store or to another execution.
 
     Args:
-        seq: the call's number.
-        call: what the code called.
-        payload: the encoded [args, kwargs], or a signal's payload; empty while replay knows that the answer is
-            recorded already.
-        undo: whether it is a compensation.
+        seq: number of the call.
+        call: the call.
+        payload: encoded [args, kwargs], or a signal's payload; empty in a replay that knows the outcome.
+        compensation: whether the step is a compensation.
     """
 
     seq: int
     call: Call
     payload: bytes
-    undo: bool = False
+    compensation: bool = False
 
     @property
     def label(self) -> str:
-        """What the journal calls it."""
-        return label("undo" if self.undo else self.call.kind, self.call.name)
+        """Name of the call in the journal."""
+        return label("undo" if self.compensation else self.call.kind, self.call.name)
 
 
 class RejectedSignal(NamedTuple):
-    """A signal that did not fit the type that the code waited for."""
+    """A signal whose payload does not fit the type that the code waited for."""
 
     signal: SignalReceived
     failure: Failure
 
 
 class ContinueAsNew(BaseException):
-    """Ends a run of a workflow's code, which then begins anew. Not an Exception: nobody is to catch it."""
+    """End of a run that continues as new. Not an Exception, since user code must not catch it."""
 
     def __init__(self, payload: bytes) -> None:
         super().__init__("the workflow continues as new")
@@ -60,7 +59,7 @@ class ContinueAsNew(BaseException):
 
 
 def continuation_in(error: BaseException | None) -> ContinueAsNew | None:
-    """Return the new run that an exception asks for; a group must hold nothing else but cancellations."""
+    """Return the new run that an exception asks for. A group may hold cancellations next to it, and nothing else."""
     if isinstance(error, ContinueAsNew):
         return error
     if not isinstance(error, BaseExceptionGroup):
@@ -74,13 +73,13 @@ def continuation_in(error: BaseException | None) -> ContinueAsNew | None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the workflow's code ended.
+    """End of a run of the workflow's code.
 
     Args:
-        status: as what. RUNNING: it continues as new.
-        result: the encoded result, or the encoded (args, kwargs) of the next run.
-        failure: why it did not complete.
-        unconsumed: the signals that nobody received.
+        status: status of the execution. RUNNING: it continues as new.
+        result: encoded result, or encoded (args, kwargs) of the next run.
+        failure: why the workflow did not complete; None if it did.
+        unconsumed: signals that the code did not receive.
         compensated: whether compensations were run.
     """
 
@@ -93,13 +92,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Effects:
-    """What the code did when one event was applied."""
+    """Everything that the code did when one event was applied."""
 
     dispatches: list[Dispatch] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     state: dict[str, bytes | None] = field(default_factory=dict)
     stages: list[StageNote] = field(default_factory=list)
     patches: list[str] = field(default_factory=list)
-    undos: list[str] = field(default_factory=list)
+    compensations: list[str] = field(default_factory=list)
     rejected: list[RejectedSignal] = field(default_factory=list)
     outcome: Outcome | None = None

@@ -1,13 +1,12 @@
-"""The deterministic event loop on which workflow code runs.
+"""Deterministic event loop of workflow code.
 
-It is an ``asyncio`` loop without a selector, a clock or threads. ``call_soon`` runs in order; ``time()`` is the
-time of the event being applied; ``call_at`` makes a numbered timer that only an event can fire. Everything that
-could order things differently in another process is given a number: tasks and futures hash by theirs, so that
-sets of them (``TaskGroup``, ``asyncio.wait``) iterate alike everywhere.
+The loop is an ``asyncio`` loop without selector, clock and threads. ``call_soon`` runs callbacks in order; ``time()``
+is the time of the event being applied; ``call_at`` makes a numbered timer, which only an event fires. Tasks and futures
+hash by their number, so that sets of them (``TaskGroup``, ``asyncio.wait``) iterate alike in every process.
 
-The loop owns the order in which callbacks run. Its owner (:mod:`rayflow.core.interpreter.machine`) owns what may be
-issued to the outside, and calls :meth:`DurableLoop.drain` from a thread that runs no other loop: inside a running task
-of another loop, the tasks of this one would never advance (Python 3.14).
+The loop owns the order of callbacks. The machine (:mod:`rayflow.core.interpreter.machine`) owns what the code may
+issue, and calls :meth:`DurableLoop.drain` from a thread that runs no other loop: inside a running task of another loop,
+the tasks of this loop would not advance (Python 3.14).
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core.interpreter import sandbox
 from rayflow.core.interpreter.cancellation import Position, position_of
-from rayflow.core.interpreter.compensation import Generators, end_coroutine
+from rayflow.core.interpreter.coroutine_cleanup import Generators, end_coroutine
 from rayflow.core.interpreter.effects import ContinueAsNew
 from rayflow.core.interpreter.sandbox import RestrictedEventLoop, refuse_as_completed
 from rayflow.core.interpreter.source_lines import origin_of, place_of
@@ -33,35 +32,35 @@ from rayflow.errors import SideEffectError, WorkflowStalled
 
 Ts = TypeVarTuple("Ts")
 
-#: Callbacks that one event may cause. Ordinary fan-outs need about five a task; code that polls with
-#: ``sleep(0)`` or swallows its cancellation needs more than any number.
+#: Maximum number of callbacks for one event. An ordinary fan-out needs about five for each task; code that polls with
+#: ``sleep(0)`` exceeds any number.
 CALLBACK_BUDGET = 2_000_000
 
-#: How often code that is over is told so by an exception. Code that swallows even that, in a loop, is from then on
-#: made to wait instead, since an exception would keep it busy for ever.
+#: Number of exceptions that code gets which issues calls after its end. Code that swallows them in a loop waits from
+#: then on instead, since an exception would keep it busy.
 REFUSALS = 100
 
-#: Frames that each coroutine keeps of where it was made: enough to get from a step to the code that called it.
+#: Frames that each coroutine keeps of where it was made: enough to lead from a step to the code that called the step.
 _ORIGINS = 4
 
 _Before = tuple[asyncio.AbstractEventLoop | None, Any, int]
 
-#: Finished tasks and cancelled timers that are kept at least before they are swept out.
+#: Minimum number of cancelled timers before they are removed from the heap.
 _SWEEP = 64
 
-#: Loops that are not evicted. Whoever drops one without evicting it leaks it, instead of having the garbage
-#: collector, or the interpreter's end, run its clean-up outside every workflow.
+#: Loops that are not evicted. A loop that is dropped without eviction stays here, so that neither the garbage collector
+#: nor the interpreter's end runs its clean-up outside of the workflow.
 _alive: set[DurableLoop] = set()
 
 
 class DurableLoop(RestrictedEventLoop):
-    """See the module's docstring.
+    """Event loop of one execution.
 
     Args:
-        execution: what :func:`rayflow.definition.context.current_execution` answers on this loop.
-        name: prefix of the tasks' names.
-        budget: callbacks that one drain may run.
-        on_unhandled: told of exceptions that nobody awaited, as text.
+        execution: what :func:`rayflow.definition.context.current_execution` returns on this loop.
+        name: prefix of the tasks' names: the execution's id.
+        budget: maximum number of callbacks in one drain.
+        on_unhandled: receives a message and the exception, for everything that the code does not handle.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class DurableLoop(RestrictedEventLoop):
         self.guarded = True
         self.dead = self._quiet = False
         self.name = name
-        #: Why code could not use an object that another execution uses, if it could not.
+        #: Refusal of an asyncio object that another execution uses; None if there was none.
         self.conflict: Exception | None = None
         self._budget = budget
         self._on_unhandled = on_unhandled
@@ -88,10 +87,10 @@ class DurableLoop(RestrictedEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._heap: list[tuple[float, int]] = []
         self._timers: dict[int, DurableTimer] = {}
-        #: The tasks that are not done, by number. A finished one is not held, so that asyncio reports its failure at
-        #: once if nothing else refers to the task.
+        #: Tasks that are not done, by number. A finished task is not held, so that asyncio reports its failure at once
+        #: if nothing else refers to the task.
         self._tasks: dict[int, DurableTask] = {}
-        #: Whether the code was told to end: its tasks are cancelled, and may only clean up.
+        #: Whether the code has to end: its tasks are cancelled, and may clean up.
         self.ending = False
         #: Cancelled tasks that ran in the newest drain.
         self._cancelled: dict[int, DurableTask] = {}
@@ -99,17 +98,16 @@ class DurableLoop(RestrictedEventLoop):
         self._eager = False
         _alive.add(self)
 
-    # --- driven by the machine ---------------------------------------------------------------------------
     def advance(self, now: float) -> None:
-        """Set the loop's time, in seconds since the epoch; it never goes back."""
+        """Set the loop's time, in seconds since the epoch. Time does not go back."""
         self._now = max(self._now, now)
 
     def drain(self) -> None:
         """Run callbacks until none is ready.
 
         Raises:
-            WorkflowStalled: the budget is used up; the loop should be evicted.
-            RuntimeError: another loop runs in this thread, where tasks of this one would not advance.
+            WorkflowStalled: if the budget is used up; the loop must be evicted.
+            RuntimeError: if another loop runs in this thread, where tasks of this loop would not advance.
         """
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
@@ -131,7 +129,7 @@ class DurableLoop(RestrictedEventLoop):
                 try:
                     handle._run()
                 except (SystemExit, KeyboardInterrupt) as stop:
-                    # It must end the workflow, not the process that drives it. A task has recorded it as its outcome.
+                    # It ends the workflow, not the coordinator's process: a task has it as its outcome by now.
                     callback = handle._callback  # type: ignore[attr-defined]
                     if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
                         self._report(f"{type(stop).__name__} in a callback of a workflow", stop)
@@ -167,7 +165,7 @@ class DurableLoop(RestrictedEventLoop):
             self._leave(before)
 
     def next_timer(self) -> tuple[float, int] | None:
-        """When the earliest live timer is due, and its number; ties go to the lower number."""
+        """Return when the earliest live timer is due, and its number; of equal times, the lower number."""
         heap = self._heap
         while heap:
             if heap[0][1] in self._timers:
@@ -176,19 +174,19 @@ class DurableLoop(RestrictedEventLoop):
         return None
 
     def timer_alive(self, number: int) -> bool:
-        """Whether that timer still waits."""
+        """Return whether that timer is neither fired nor cancelled."""
         return number in self._timers
 
     def fire(self, number: int) -> None:
-        """Make a live timer's callback ready."""
+        """Make the callback of a live timer ready."""
         self._ready.append(self._timers.pop(number))
 
     def pending_tasks(self) -> list[DurableTask]:
-        """The tasks that are not done, oldest first."""
+        """Return the tasks that are not done, oldest first."""
         return [task for task in self._tasks.values() if not task.done()]
 
     def check_cancelled(self) -> None:
-        """Raise WorkflowStalled if a task waits again where its cancellation has reached it."""
+        """Raise WorkflowStalled if a task waits again where its cancellation reached it."""
         ran, self._cancelled = self._cancelled, {}
         for task in ran.values():
             if task.swallowed():
@@ -199,18 +197,17 @@ class DurableLoop(RestrictedEventLoop):
                 )
 
     def next_number(self) -> int:
-        """A number for something that may be put into a set."""
+        """Return the number of an object that may be put into a set."""
         self._number += 1
         return self._number
 
-    # --- how it ends ---------------------------------------------------------------------------------------
     def close_generators(self) -> None:
         """Close async generators that the code left unfinished, oldest first."""
         with self._running():
-            self._generators.close_all(self._tell)
+            self._generators.close_all(self._report_cleanup)
 
-    def _tell(self, message: str, error: BaseException | None) -> None:
-        if not self.dead:  # in an eviction it is an echo
+    def _report_cleanup(self, message: str, error: BaseException | None) -> None:
+        if not self.dead:  # during an eviction it has no meaning
             self._report(message, error)
 
     def _report(self, message: str, error: BaseException | None) -> None:
@@ -218,10 +215,10 @@ class DurableLoop(RestrictedEventLoop):
             self._on_unhandled(message, error)
 
     def evict(self, *, quiet: bool = False) -> None:
-        """Drop everything without letting the code do anything more: clean-up code runs, commands raise.
+        """Drop the code: its clean-up runs, and the calls that it issues are refused.
 
         Args:
-            quiet: say nothing of exceptions that nobody has awaited: somebody may yet, when the code is replayed.
+            quiet: do not report exceptions that the code has not awaited, since it may await them after a replay.
         """
         if self.dead:
             return
@@ -230,7 +227,7 @@ class DurableLoop(RestrictedEventLoop):
         self._timers.clear()
         self._heap.clear()
         with self._running():
-            # In a context of its own: what clean-up code sets must not stay behind in this thread's.
+            # In a separate context: the variables that clean-up code sets must not stay in this thread's context.
             contextvars.Context().run(self._close_all)
         self._tasks.clear()
         _alive.discard(self)
@@ -240,8 +237,8 @@ class DurableLoop(RestrictedEventLoop):
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             coroutine = task.get_coro()
             if coroutine is not None:
-                # As if the task ran: a clean-up that found none would get errors that no live code gets, for
-                # example of asyncio.timeout(), and might retry for ever.
+                # As if the task ran: without a running task, asyncio.timeout() and the like raise errors that live
+                # code never gets, and clean-up might retry for ever.
                 asyncio.tasks._enter_task(self, task)
                 try:
                     end_coroutine(coroutine, self._report)
@@ -250,16 +247,11 @@ class DurableLoop(RestrictedEventLoop):
         self.close_generators()
 
     def refuse(self, message: str) -> None:
-        """Raise, unless the code has been told so often that it evidently swallows it.
-
-        Raises:
-            RuntimeError: with the message.
-        """
+        """Raise RuntimeError with the message, unless the code has swallowed that too many times."""
         self._refusals += 1
         if self._refusals <= REFUSALS:
             raise RuntimeError(message)
 
-    # --- what asyncio asks of a loop ---------------------------------------------------------------------
     def time(self) -> float:
         """Seconds since the epoch, as of the event being applied."""
         return self._now
@@ -267,7 +259,7 @@ class DurableLoop(RestrictedEventLoop):
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        """Run the callback in this drain, after those that are ready already."""
+        """Run the callback in this drain, after those that are ready."""
         handle = DurableHandle(callback, args, self, context)
         if not self.dead:
             self._ready.append(handle)
@@ -299,14 +291,14 @@ class DurableLoop(RestrictedEventLoop):
         return handle
 
     def _timer_handle_cancelled(self, handle: DurableTimer) -> None:
-        """Called by TimerHandle.cancel."""
+        """Remove a cancelled timer; called by ``TimerHandle.cancel``."""
         self._timers.pop(handle.number, None)
         if len(self._heap) > 2 * len(self._timers) + _SWEEP:
             self._heap = [(timer.when(), number) for number, timer in self._timers.items()]
             heapq.heapify(self._heap)
 
     def create_future(self) -> DurableFuture:
-        """A future that hashes by its number."""
+        """Return a future that hashes by its number."""
         future = DurableFuture(loop=self)
         future.number = self._number = self._number + 1
         return future
@@ -319,11 +311,11 @@ class DurableLoop(RestrictedEventLoop):
         context: contextvars.Context | None = None,
         **kwargs: Any,
     ) -> DurableTask:
-        """A task that hashes by its number and has a name of this execution's own."""
+        """Return a task that hashes by its number, and whose name begins with the execution's id."""
         refuse_as_completed(coro)
         if self.dead:
-            # It never runs. An error here would leave the other coroutines of a gather unawaited, with a warning
-            # for each; whoever waits for this task is ended while waiting.
+            # The task never runs. An error here would leave the other coroutines of a gather unawaited, with a
+            # warning for each; the code that waits for this task is ended while it waits.
             coro.close()
         self._number += 1
         number = self._number
@@ -338,18 +330,20 @@ class DurableLoop(RestrictedEventLoop):
         return task
 
     def set_task_factory(self, factory: Any) -> None:
-        """Only eager tasks (3.12+) and the default can be repeated on replay."""
+        """Set eager tasks (3.12+) or the default; other factories would not repeat their order."""
         eager = getattr(asyncio, "eager_task_factory", None)
         if factory is not None and factory is not eager:
-            raise SideEffectError("setting a task factory of one's own")
+            raise SideEffectError(
+                "setting a task factory", instead="Use asyncio.eager_task_factory, or None for the default"
+            )
         self._eager = factory is not None
 
     def get_task_factory(self) -> Any:
-        """The factory that was set, or None."""
+        """Return the task factory, or None for the default."""
         return getattr(asyncio, "eager_task_factory", None) if self._eager else None
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Pass on what nobody awaited."""
+        """Report an exception that the code does not handle."""
         error = context.get("exception")
         if not self._quiet and not isinstance(error, ContinueAsNew):
             message = str(context.get("message", "unhandled error in a workflow"))
@@ -361,22 +355,22 @@ class DurableLoop(RestrictedEventLoop):
             self._report(f"{coro.__qualname__!r} was called{origin_of(coro)} and never awaited: it did not run", None)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """The same as :meth:`call_exception_handler`."""
+        """Report an exception that the code does not handle."""
         self.call_exception_handler(context)
 
     def get_debug(self) -> bool:
-        """Always false: debug mode adds callbacks and frames of its own."""
+        """Return False: debug mode adds callbacks and frames."""
         return False
 
     def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - as asyncio has it
-        """Ignored, for the same reason."""
+        """Ignore the setting: debug mode adds callbacks and frames."""
 
     def is_running(self) -> bool:
-        """Whether the loop runs in this thread."""
+        """Return whether the loop runs in this thread."""
         return asyncio._get_running_loop() is self
 
     def is_closed(self) -> bool:
-        """Whether the execution was evicted."""
+        """Return whether the loop is evicted."""
         return self.dead
 
 
@@ -387,7 +381,7 @@ def _evict_all() -> None:
 
 
 class DurableFuture(asyncio.Future[Any]):
-    """A future that hashes by its number, which its loop sets as soon as it is made."""
+    """Future that hashes by its number, which the loop sets at once."""
 
     number: int
 
@@ -396,11 +390,12 @@ class DurableFuture(asyncio.Future[Any]):
 
 
 class DurableTask(asyncio.Task[Any]):
-    """A task that hashes by its number. The number is set first: Task.__init__ already hashes it."""
+    """Task that hashes by its number, which is set first: ``Task.__init__`` hashes the task."""
 
     def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> None:
         self.number = number
-        #: Where cancellations reached it while its workflow was ending, each with the number that it was.
+        #: Positions at which cancellations reached the task while its workflow was ending, each with the value of
+        #: ``cancelling()`` after it.
         self.interrupted: list[tuple[int, Position]] = []
         super().__init__(coro, **kwargs)
 
@@ -408,7 +403,7 @@ class DurableTask(asyncio.Task[Any]):
         return self.number
 
     def cancel(self, msg: Any = None) -> bool:
-        """As asyncio's; while the workflow is ending, the place is kept."""
+        """Cancel the task, and keep its position if the workflow is ending."""
         ending = getattr(self.get_loop(), "ending", False)
         position = position_of(self) if ending and not self.done() else None
         accepted = super().cancel(msg)
@@ -417,7 +412,7 @@ class DurableTask(asyncio.Task[Any]):
         return accepted
 
     def swallowed(self) -> bool:
-        """Whether it waits where a cancellation reached it. One that was taken back (uncancel) does not count."""
+        """Return whether the task waits where a cancellation reached it that was not taken back (``uncancel``)."""
         if self.done():
             return False
         position = position_of(self)
@@ -425,7 +420,7 @@ class DurableTask(asyncio.Task[Any]):
 
 
 class DurableHandle(asyncio.Handle):
-    """A callback that is ready. The same as its base without a question about debug mode, asked 40,000 times."""
+    """Callback that is ready: the base class without its check of debug mode, which takes time for each callback."""
 
     __slots__ = ()
 
@@ -446,7 +441,7 @@ class DurableHandle(asyncio.Handle):
 
 
 class DurableTimer(asyncio.TimerHandle):
-    """A timer with a number, under which its loop finds it again."""
+    """Timer with a number, by which events refer to it."""
 
     __slots__ = ("number",)
     number: int

@@ -1,10 +1,9 @@
-"""The machine: workflow code as a deterministic function from events to effects.
+"""Interpreter of workflow code: a deterministic function from events to effects.
 
-The machine owns the workflow's coroutine and the loop on which it runs, the numbering of its steps, and the
-comparison of a replay with what the journal recorded. Its owner (:mod:`rayflow.core.execution.execution`) owns time,
-retries, statuses and the journal. One event is applied at a time; then the loop runs until nothing is ready;
-what the code did meanwhile is the answer. Applying the same events in the same order gives the same effects, in
-any process, on any day: that is all that recovery needs.
+The machine owns the workflow's coroutine, its event loop, the numbers of its calls, and the comparison of a replay with
+the journal. The execution (:mod:`rayflow.core.execution.execution`) owns time, retries, statuses and the journal.
+The machine applies one event at a time and then runs the loop until no callback is ready. The effects are what the code
+did in between. The same events in the same order give the same effects in any process, which is what recovery needs.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from rayflow.core.events import (
 from rayflow.core.failures import deadline_failure, failure_of
 from rayflow.core.interpreter.calls import Calls, LockPermit
 from rayflow.core.interpreter.compensation import Compensations
+from rayflow.core.interpreter.context_variables import ContextVariables
 from rayflow.core.interpreter.effects import (
     ContinueAsNew,
     Dispatch,
@@ -56,17 +56,17 @@ __all__ = ["Dispatch", "Effects", "Machine", "Outcome", "Payloads", "failure_of"
 
 
 class Machine:
-    """One execution's code. See the module's docstring for who owns what.
+    """The code of one run of an execution.
 
     Args:
-        begin: makes the workflow's coroutine; called when ``Started`` is applied.
-        execution_id: names its tasks.
-        workflow_id: for the code to see.
-        payloads: the codec.
-        seed: of the random numbers of the execution's first run.
+        begin: returns the workflow's coroutine; called when ``Started`` is applied.
+        execution_id: id of the execution, and prefix of its tasks' names.
+        workflow_id: id of the workflow, for the code to read.
+        payloads: codec of arguments, results and state.
+        seed: seed of the random numbers of the first run.
         check: raises TypeError if arguments do not fit the workflow, for ``continue_as_new``.
-        budget: callbacks that one event may cause.
-        on_unhandled: told of exceptions that nobody awaited.
+        budget: maximum number of callbacks that one event may cause.
+        on_unhandled: receives a message and the exception, for everything that the code does not handle.
     """
 
     def __init__(
@@ -83,30 +83,30 @@ class Machine:
     ) -> None:
         self.execution_id, self.workflow_id = execution_id, workflow_id
         self._begin = begin
-        self._payloads = payloads
-        self._check = check
+        self._payloads, self._check = payloads, check
         self._budget = budget
         self._on_unhandled = on_unhandled
         self._loop = self._new_loop()
         self._seed = seed
         self._random = RandomNumbers(seed)
-        self._calls = Calls(self._loop, payloads, self._random.issued)
+        self._variables = ContextVariables(payloads, self._report)
+        self._calls = Calls(self._loop, payloads, self._variables, self._random.issued)
         self._effects = Effects()
         self._signals = Signals(payloads, self._reject)
         self._state = ExecutionState(payloads)
-        self._undoing = Compensations()
+        self._compensations = Compensations()
         self._patches: dict[str, bool] = {}
-        #: While an entry is replayed: the patches that were followed when it was recorded.
+        #: During a replay, the patches of the entry being applied; None otherwise.
         self._recorded_patches: Collection[str] | None = None
         self._root: asyncio.Task[Any] | None = None
         self._cancelled: CancelRequested | None = None
         self._overdue: DeadlinePassed | None = None
-        #: A new run that was asked for outside of the workflow's own task, which is cancelled for it.
+        #: A new run that another task than the workflow's own has asked for; the workflow's task is cancelled for it.
         self._continues: ContinueAsNew | None = None
-        self._closing = False
-        #: Numbers of the tasks that were cancelled at the workflow's end. The tasks themselves would be held.
-        self._told: set[int] = set()
-        self._unissued: RuntimeError | None = None
+        self._closed = False
+        #: Numbers of the tasks that were cancelled at the workflow's end. Not the tasks, which would be kept alive.
+        self._leftovers: set[int] = set()
+        self._refusal: RuntimeError | None = None
         self._decided: Outcome | None = None
         self.outcome: Outcome | None = None
 
@@ -115,28 +115,27 @@ class Machine:
             execution=self, name=self.execution_id, budget=self._budget, on_unhandled=self._report
         )
 
-    # --- what its owner calls ------------------------------------------------------------------------------
     @property
     def issued(self) -> int:
-        """The number of steps issued so far; the newest step has this number."""
+        """Number of calls issued so far, and the number of the newest one."""
         return self._calls.issued
 
     def is_open(self, seq: int) -> bool:
-        """Whether the code still waits for that call."""
+        """Return whether the code still waits for that call."""
         return self._calls.is_open(seq)
 
     @property
     def held_locks(self) -> list[LockPermit]:
-        """The permits that the code has."""
+        """Permits of locks that the code holds."""
         return self._calls.held
 
     @property
     def awaited_signals(self) -> list[Awaited]:
-        """The signals that the code waits for."""
+        """Signals that the code waits for."""
         return self._signals.awaited()
 
     def final_state(self) -> dict[str, bytes]:
-        """What the code has set of its state, for another run."""
+        """Return the encoded state, for the next run."""
         return self._state.encoded()
 
     def next_seed(self) -> int:
@@ -144,35 +143,36 @@ class Machine:
         return self._random.next_seed()
 
     def next_timer(self) -> tuple[float, int] | None:
-        """When the earliest timer is due, and its number."""
+        """Return when the earliest timer is due, and its number."""
         return None if self.outcome else self._loop.next_timer()
 
     def apply(self, event: Event) -> Effects:
-        """Apply one event, run the code until it waits again, and answer what it did.
+        """Apply one event, run the code until it waits again, and return what it did.
 
         Raises:
-            NonDeterminismError: the event answers a step or timer that the code did not make.
+            NonDeterminismError: if the code has not issued the call, or made the timer, that the event is about.
         """
         effects = self._effects = self._calls.effects = Effects()
         if self.outcome is not None:
             return effects
         self._loop.advance(event.at)
         try:
-            self._feed(event)
+            self._apply_to_code(event)
             self._loop.drain()
             self._finish()
             if self.outcome is None:
                 self._loop.check_cancelled()
         except WorkflowStalled as error:
-            self._give_up(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)), event.at)
+            self._end_stalled(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)), event.at)
         effects.state.update(self._state.take())
         return effects
 
     def replay(self, entries: Sequence[Entry]) -> list[Dispatch]:
-        """Apply recorded entries; answer the steps that are still unanswered, in the order they were issued.
+        """Apply recorded entries, and return the calls without a recorded outcome, in the order of their numbers.
 
         Raises:
-            NonDeterminismError: the code did something else than what was recorded.
+            NonDeterminismError: if the code did something else than the entries record.
+            SideEffectError: if that is because another execution uses an asyncio object of the code.
         """
         self._calls.answered = {
             e.event.step for e in entries if isinstance(e.event, StepCompleted | StepFailed | RequestCompleted)
@@ -190,15 +190,15 @@ class Machine:
             try:
                 compare(entry, effects)
             except NonDeterminismError as error:
-                if self._loop.conflict is not None:  # which explains the difference
+                if self._loop.conflict is not None:  # the cause of the difference
                     raise self._loop.conflict from error
                 raise
             waiting.update((d.seq, d) for d in effects.dispatches)
         self._calls.answered, self._recorded_patches = frozenset(), None
         return [dispatch for seq, dispatch in waiting.items() if self._calls.is_open(seq)]
 
-    def anew(self) -> Machine:
-        """Another machine of the same code, in which nothing has happened."""
+    def fresh_copy(self) -> Machine:
+        """Return another machine for the same code, to which no event has been applied."""
         return Machine(
             self._begin,
             execution_id=self.execution_id,
@@ -211,10 +211,9 @@ class Machine:
         )
 
     def evict(self) -> None:
-        """Drop the code: its clean-up runs, but nothing that it issues happens."""
+        """Drop the code. Its ``finally`` blocks run, and everything that they issue is refused."""
         self._loop.evict(quiet=self.outcome is None)
 
-    # --- what the code calls, through rayflow.definition.context --------------------------------------------
     async def call(self, call: Call) -> Any:
         """Issue a call and wait for its recorded outcome."""
         await self._may_issue()
@@ -225,13 +224,13 @@ class Machine:
         await self._may_issue()
         return await self._calls.lock(call)
 
-    async def _undo(self, call: StepCall, payload: bytes) -> Any:
-        return await self._calls.wait_for(self._calls.issue(call, payload, undo=True))
+    async def _run_compensation(self, call: StepCall, payload: bytes) -> Any:
+        return await self._calls.wait_for(self._calls.issue(call, payload, compensation=True))
 
     async def _may_issue(self) -> None:
-        if self._loop.dead or self._closing:
+        if self._loop.dead or self._closed:
             self._refuse()
-            await self._loop.create_future()  # for ever: this code swallows refusals
+            await self._loop.create_future()  # never resolved: this code swallows refusals
 
     async def receive(self, name: str, annotation: Any) -> Any:
         """Take the next signal of a name."""
@@ -241,19 +240,20 @@ class Machine:
         self._effects.rejected.append(rejected)
 
     def compensate(self, call: StepCall) -> None:
-        """Have a step run if the workflow does not complete."""
-        if self._loop.dead or self._closing or self._undoing.begun:
+        """Register a step to be run if the workflow does not complete."""
+        if self._loop.dead or self._closed or self._compensations.begun:
             self._refuse()
             return
-        self._undoing.add(call, self._payloads.encode([list(call.args), dict(call.kwargs)]))
-        self._effects.undos.append(call.name)
+        call = replace(call, context=self._variables.encoded())
+        self._compensations.add(call, self._payloads.encode([list(call.args), dict(call.kwargs)]))
+        self._effects.compensations.append(call.name)
 
     def continue_as_new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:
-        """End this run."""
-        if self._undoing:
+        """End this run, so that another one begins with these arguments."""
+        if self._compensations:
             raise RuntimeError(
-                f"{len(self._undoing)} compensations are registered, which a new run would forget: continue as new "
-                "where nothing has to be undone any more"
+                f"cannot continue as new: {len(self._compensations)} compensations are registered, and a new run would "
+                "forget them. Call rf.continue_as_new() where no compensation is registered"
             )
         if self._root is None or self._root.done():
             raise RuntimeError(
@@ -267,7 +267,7 @@ class Machine:
         raise continues
 
     def patched(self, change: str) -> bool:
-        """Whether the code is to behave as changed."""
+        """Return whether the code follows a change: always live, and in a replay if the entry recorded it."""
         followed = self._patches.get(change)
         if followed is None:
             followed = self._recorded_patches is None or change in self._recorded_patches
@@ -282,48 +282,47 @@ class Machine:
 
     @property
     def random(self) -> random.Random:
-        """The execution's own random numbers."""
+        """Random numbers of the execution."""
         return self._random.generator
 
     def uuid4(self) -> uuid.UUID:
-        """A random UUID from the execution's own random numbers."""
+        """Return a UUID made of the execution's random numbers."""
         return uuid.UUID(int=self._random.generator.getrandbits(128), version=4)
 
     @property
     def state(self) -> ExecutionState:
-        """The state, for the code to see and to set."""
-        if self._loop.dead or self._closing:
+        """State that the code publishes."""
+        if self._loop.dead or self._closed:
             self._refuse()
-            return ExecutionState(self._payloads)  # nobody's
+            return ExecutionState(self._payloads)  # belongs to no execution
         return self._state
 
     def stage(self, index: int, name: str, status: str, result: Any = None) -> None:
         """Record what happened to a declared step."""
-        if self._loop.dead or self._closing:
+        if self._loop.dead or self._closed:
             self._refuse()
             return
         encoded = None if result is None else self._payloads.encode(result)
         self._effects.stages.append(StageNote(index, name, status, encoded))
 
     def _report(self, message: str, error: BaseException | None) -> None:
-        if self._recorded_patches is None:  # a replay repeats what was reported when it was live
+        if self._recorded_patches is None:  # a replay would report again what was reported live
             self._on_unhandled(message, error)
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _refuse(self) -> None:
         if self._loop.dead:
-            self._loop.refuse("this execution was set aside while its code ran; nothing more can be issued in it")
+            self._loop.refuse("this execution was dropped while its code ran; it can issue no more calls")
             return
         try:
             self._loop.refuse(
-                "the clean-up of an async generator ran after the workflow's end, when nothing can be issued any more; "
-                "use `async with contextlib.aclosing(...)` so that it is closed while the workflow runs"
+                "the clean-up of an async generator ran after the workflow's end, when no call can be issued; use "
+                "`async with contextlib.aclosing(...)` so that the generator is closed while the workflow runs"
             )
         except RuntimeError as refused:
-            self._unissued = self._unissued or refused
+            self._refusal = self._refusal or refused
             raise
 
-    def _feed(self, event: Event) -> None:
+    def _apply_to_code(self, event: Event) -> None:
         match event:
             case StepCompleted() | StepFailed() | RequestCompleted():
                 self._calls.answer(event)
@@ -342,7 +341,7 @@ class Machine:
             case Started():
                 self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
             case Forked():
-                self._calls.disown()
+                self._calls.mark_locks_foreign()
                 self._random.forked(event.before, event.seed)
                 self._state.load(event.state)
             case CancelRequested():
@@ -355,53 +354,53 @@ class Machine:
                 raise TypeError(f"{type(event).__name__} is not applied to workflow code")
 
     def _cancel(self, message: str) -> None:
-        if self._root is None or self._undoing.begun:
+        if self._root is None or self._compensations.begun:
             return
         self._loop.ending = True
-        if self._root.done():  # what it left running is still cleaning up, and is asked once more
+        if self._root.done():  # the tasks that it left running are cleaning up, and are cancelled once more
             for task in self._loop.pending_tasks():
                 task.cancel(message)
         self._root.cancel(message)
 
     def _finish(self) -> None:
-        """End, if the code has: once what it left running has cleaned up, and what it did is undone if it has to be."""
+        """End the run once its code has ended: after the clean-up of its tasks, and after its compensations."""
         if self._root is None or not (self._root.done() or self._decided):
             return
-        if not self._undoing.begun:
-            self._cancel_leftovers()
+        if not self._compensations.begun:
+            self._cancel_remaining()
             if self._loop.pending_tasks():
                 return
             self._decided = self._outcome(self._root)
-            if self._undoing and self._decided.status in {ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}:
-                self._begin_to_undo()
+            if self._compensations and self._decided.status in {ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}:
+                self._begin_compensations()
         if self._loop.pending_tasks():
             return
-        self._closing = True
+        self._closed = True
         self._loop.close_generators()
         self._loop.drain()
         decided = self._decided
         assert decided is not None
-        if self._unissued is not None and decided.failure is None:
-            decided = Outcome(ExecutionStatus.FAILED, failure=failure_of(self._unissued))
+        if self._refusal is not None and decided.failure is None:
+            decided = Outcome(ExecutionStatus.FAILED, failure=failure_of(self._refusal))
         self._end(decided)
 
-    def _cancel_leftovers(self) -> None:
-        # As asyncio.run does: what the workflow left running is cancelled, and may still clean up, durably.
+    def _cancel_remaining(self) -> None:
+        # As asyncio.run() does: the tasks that the workflow left running are cancelled, and may clean up durably.
         self._loop.ending = True
-        while untold := [task for task in self._loop.pending_tasks() if task.number not in self._told]:
-            self._told.update(task.number for task in untold)
-            for task in untold:
+        while leftovers := [task for task in self._loop.pending_tasks() if task.number not in self._leftovers]:
+            self._leftovers.update(task.number for task in leftovers)
+            for task in leftovers:
                 task.cancel("the workflow ended")
-            del untold, task
+            del leftovers, task
             self._loop.drain()
 
-    def _begin_to_undo(self) -> None:
-        self._loop.create_task(self._undoing.run(self._undo), context=contextvars.Context())
+    def _begin_compensations(self) -> None:
+        self._loop.create_task(self._compensations.run(self._run_compensation), context=contextvars.Context())
         self._loop.drain()
 
-    def _give_up(self, outcome: Outcome, now: float) -> None:
-        """The code never settles: end without it. What it did is undone all the same, on a loop of its own."""
-        if not self._undoing or self._undoing.begun:
+    def _end_stalled(self, outcome: Outcome, now: float) -> None:
+        """End without the code, which never settles. Its compensations run on a loop of their own."""
+        if not self._compensations or self._compensations.begun:
             self._end(outcome)
             return
         self._calls.drop_all()
@@ -409,12 +408,12 @@ class Machine:
         self._loop = self._calls.loop = self._new_loop()
         self._loop.advance(now)
         self._decided = outcome
-        self._begin_to_undo()
+        self._begin_compensations()
         self._finish()
 
     def _end(self, outcome: Outcome) -> None:
         self.outcome = self._effects.outcome = replace(
-            outcome, unconsumed=self._signals.unconsumed(), compensated=self._undoing.begun
+            outcome, unconsumed=self._signals.unconsumed(), compensated=self._compensations.begun
         )
         self._calls.drop_all()
         self.evict()

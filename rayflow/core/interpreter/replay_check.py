@@ -1,4 +1,4 @@
-"""Whether a replay does what the journal recorded, and how its parts are called in messages."""
+"""Comparison of a replay with the journal, and the names of calls and events in messages."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _KINDS = {"undo": "compensation", "child": "child workflow", "signal": "signal t
 
 
 def compare(entry: Entry, effects: Effects) -> None:
-    """Compare what the code did with what the entry recorded: names and numbers, and not the values of arguments.
+    """Compare what the code did with the entry: names and numbers, not the values of arguments, results and state.
 
     Raises:
-        NonDeterminismError: something differs.
+        NonDeterminismError: if something differs.
     """
     issued = tuple(dispatch.label for dispatch in effects.dispatches)
     if issued != entry.issued:
@@ -39,10 +39,10 @@ def compare(entry: Entry, effects: Effects) -> None:
         )
     if tuple(effects.dropped) != entry.dropped:
         raise NonDeterminismError(
-            expected=f"steps {list(entry.dropped)} to be given up", seen=f"{effects.dropped}", position=entry.seq
+            expected=f"steps {list(entry.dropped)} to be dropped", seen=f"{effects.dropped}", position=entry.seq
         )
     for what, recorded, made in (
-        ("compensation", tuple(map(repr, entry.compensations)), tuple(map(repr, effects.undos))),
+        ("compensation", tuple(map(repr, entry.compensations)), tuple(map(repr, effects.compensations))),
         ("patch", tuple(map(repr, entry.patches)), tuple(map(repr, effects.patches))),
         ("declared step", tuple(map(_stage, entry.stages)), tuple(map(_stage, effects.stages))),
         ("state key", _changes(entry.state), _changes(effects.state)),
@@ -77,13 +77,13 @@ def _called(labelled: str) -> str:
 
 
 def named(seq: int, labelled: str) -> str:
-    """A call in a message: its kind, number and name."""
+    """Return a call as messages show it: kind, number and name."""
     kind, name = kind_and_name(labelled)
     return f"{_KINDS.get(kind, kind)} {seq} {name!r}"
 
 
 def describe(event: Event) -> str:
-    """An event in a message."""
+    """Return an event as messages show it."""
     match event:
         case StepCompleted() | StepFailed() | RequestCompleted():
             return named(event.step, event.name)

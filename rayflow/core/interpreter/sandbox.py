@@ -1,13 +1,12 @@
-"""Catches workflow code that reaches the outside world directly, as far as Python lets it be seen.
+"""Sandbox of workflow code: refusal of side effects, by audit events and by the methods of the event loop.
 
-Python's audit events show files, sockets, processes and (from 3.12 and 3.13) threads and ``time.sleep``; the
-last two are patched for the versions before. Everything is judged by the *running loop of this thread*: only
-code that runs on a durable loop is refused, anything else in the process goes on untouched. What the interpreter
-does on the code's behalf (imports and all that a module does while it is imported, source lines for tracebacks,
-time zones) is let through.
+Python's audit events show files, sockets, processes and (from 3.12 and 3.13) threads and ``time.sleep``; functions
+without an audit event are patched. Only code on a durable loop is refused, by the *running loop of the thread*;
+all other code of the process is unaffected. The sandbox allows what the interpreter does for the code: imports, and
+everything that a module does while it is imported; source lines for tracebacks; time zones.
 
-What cannot be caught is documented in docs/workflows.md: reading the clock, random numbers and environment variables,
-asking whether a file exists, writing to a file that was opened before, and C extensions that raise no audit event.
+docs/workflows.md lists what the sandbox cannot see: reading the clock, random numbers and environment variables, asking
+whether a file exists, writing to an open file, and C extensions without audit events.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ _WATCHED = {
     "time.sleep": _SLEEP,
 }
 
-#: Modules that open files on behalf of the interpreter, not of the workflow.
+#: Modules that open files for the interpreter, not for the workflow.
 _EXEMPT = frozenset(
     {
         "importlib._bootstrap",
@@ -111,7 +110,7 @@ _EXEMPT = frozenset(
     }
 )
 
-#: Where the search for them ends: what called the loop says nothing about the workflow's code.
+#: Where the search for these modules ends: callers of the loop are not workflow code.
 _LOOP = "rayflow.core.interpreter.event_loop"
 
 _installed = False
@@ -154,14 +153,14 @@ def _by_interpreter() -> bool:
 
 
 def _is_time_zone(path: object) -> bool:
-    # zoneinfo's C half opens its files without a frame of its own. They are the same for everybody.
+    # The C half of zoneinfo opens files without a Python frame. Their content is the same in every process.
     zoneinfo = sys.modules.get("zoneinfo")
     return zoneinfo is not None and isinstance(path, str) and path.startswith(tuple(zoneinfo.TZPATH))
 
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """What is done meanwhile on this thread is not the doing of the code whose loop runs there."""
+    """Treat what this thread does as the interpreter's work, and not as workflow code."""
     loop = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     try:
@@ -181,15 +180,18 @@ def _guarded(function: Callable[P, R], what: str) -> Callable[P, R]:
 
 
 def install() -> None:
-    """Install the guard in this process, once. It cannot be removed, and costs other code next to nothing."""
-    global _installed  # noqa: PLW0603 - an audit hook belongs to the process, and so does the knowledge of it
+    """Install the sandbox and the patches in this process, once. They cannot be removed."""
+    global _installed  # noqa: PLW0603 - an audit hook belongs to the process
     with _install_lock:
-        if _installed:
-            return
-        _installed = True
-    library_patches.install()
-    shared_objects.install()
-    sys.addaudithook(_audit)
+        if not _installed:
+            library_patches.install()
+            shared_objects.install()
+            _patch_functions()
+            sys.addaudithook(_audit)
+            _installed = True
+
+
+def _patch_functions() -> None:
     for name in ("write", "writev", "pwrite", "pwritev"):  # which raise no audit event
         if (original := getattr(os, name, None)) is not None:
             library_patches.replace_everywhere(original, _guarded(original, f"os.{name}()"))
@@ -199,31 +201,8 @@ def install() -> None:
         threading.Thread.start = _guarded(threading.Thread.start, _THREAD)  # type: ignore[method-assign]
 
 
-#: Up to 3.12, and from 3.13.
-_AS_COMPLETED = frozenset({"as_completed", "_AsCompletedIterator.__init__"})
-
-
 class RestrictedEventLoop(asyncio.AbstractEventLoop):
-    """An event loop that refuses threads, connections, processes and signals, with a word on what to do."""
-
-
-def refuse_as_completed(coro: Coroutine[Any, Any, Any]) -> None:
-    """Refuse to make a task for ``as_completed``.
-
-    Over bare coroutines it makes tasks in the order of a set of them, and they hash by their address.
-    """
-    frame: FrameType | None = sys._getframe(2)
-    for _ in range(4):
-        if frame is None:
-            return
-        code = frame.f_code
-        if code.co_name in {"as_completed", "__init__"} and code.co_qualname in _AS_COMPLETED:
-            coro.close()
-            raise SideEffectError(
-                "asyncio.as_completed() over bare coroutines (their order differs from run to run; make tasks first, "
-                "`[asyncio.create_task(c) for c in coros]`)"
-            )
-        frame = frame.f_back
+    """Event loop that refuses threads, connections, processes and signals of the operating system."""
 
 
 def _refusal(name: str, what: str) -> Callable[..., NoReturn]:
@@ -254,3 +233,26 @@ _REFUSED = {
 for _what, _names in _REFUSED.items():
     for _name in _names:
         setattr(RestrictedEventLoop, _name, _refusal(_name, _what))
+
+
+#: Qualified names of what calls create_task, up to 3.12 and from 3.13.
+_AS_COMPLETED = frozenset({"as_completed", "_AsCompletedIterator.__init__"})
+
+
+def refuse_as_completed(coro: Coroutine[Any, Any, Any]) -> None:
+    """Refuse a task that ``asyncio.as_completed`` makes of a bare coroutine.
+
+    It makes them in the order of a set of coroutines, which hash by their address.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(4):
+        if frame is None:
+            return
+        code = frame.f_code
+        if code.co_name in {"as_completed", "__init__"} and code.co_qualname in _AS_COMPLETED:
+            coro.close()
+            raise SideEffectError(
+                "asyncio.as_completed() over bare coroutines (their order differs from run to run; make tasks first, "
+                "`[asyncio.create_task(c) for c in coros]`)"
+            )
+        frame = frame.f_back

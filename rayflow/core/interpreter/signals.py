@@ -1,7 +1,7 @@
-"""The signals of one execution: those that wait for the code, and the code that waits for them.
+"""Signals that an execution has accepted, and the state that its code publishes.
 
-It owns the order: signals of one name are received in the order in which they were accepted, each once, and waiting
-code gets them first come, first served. It knows nothing of inboxes; its machine feeds it.
+The code receives signals of one name in the order in which they were accepted, each once; tasks that wait for one name
+receive them first come, first served. Changes of the state are kept, encoded, for the entry of the event.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rayflow.definition.checks import fitted
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Awaited:
-    """The code waits for a signal.
+    """Signal that the code waits for.
 
     Args:
-        name: of that name.
-        annotation: what its payload has to be; None for anything.
+        name: name of the signal.
+        annotation: type of the payload; None for any.
     """
 
     name: str
@@ -31,31 +31,26 @@ class Awaited:
 
 
 class Signals:
-    """See the module's docstring.
-
-    Args:
-        payloads: the codec.
-        reject: told of signals that do not fit.
-    """
+    """Queues of signals by name; ``reject`` receives signals whose payload does not fit."""
 
     def __init__(self, payloads: Payloads, reject: Callable[[RejectedSignal], None]) -> None:
         self._payloads = payloads
         self._reject = reject
-        #: Each signal with its place in the order of acceptance. The numbers of inbox rows do not tell it: those of a
-        #: fork begin anew, while it has taken over signals of the other execution.
+        #: Each signal with its position in the order of acceptance. Numbers of inbox rows do not give that order: those
+        #: of a fork start again, while the fork has taken over signals of its source.
         self._queues: dict[str, asyncio.Queue[tuple[int, SignalReceived]]] = {}
         self._accepted = 0
-        #: In the order in which the waits began.
+        #: In the order in which the tasks began to wait.
         self._awaited: dict[int, Awaited] = {}
 
     def deliver(self, signals: Iterable[SignalReceived]) -> None:
-        """Signals were accepted."""
+        """Put accepted signals into their queues."""
         for signal in signals:
             self._accepted += 1
             self._queue(signal.name).put_nowait((self._accepted, signal))
 
     async def receive(self, name: str, annotation: Any) -> Any:
-        """Take the next signal of a name; one that does not fit the annotation is rejected, and the next is taken."""
+        """Return the payload of the next signal of a name. Signals that do not fit the annotation are rejected."""
         awaited = Awaited(name, annotation)
         self._awaited[id(awaited)] = awaited
         try:
@@ -63,17 +58,17 @@ class Signals:
                 _, signal = await self._queue(name).get()
                 try:
                     return fitted(self._payloads.decode(signal.payload, annotation), annotation)
-                except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises: it does not fit
+                except Exception as error:  # noqa: BLE001 - whatever a codec or a model raises means that it does not fit
                     self._reject(RejectedSignal(signal, failure_of(error)))
         finally:
             del self._awaited[id(awaited)]
 
     def awaited(self) -> list[Awaited]:
-        """What the code waits for."""
+        """Return the signals that the code waits for."""
         return list(self._awaited.values())
 
     def unconsumed(self) -> tuple[SignalReceived, ...]:
-        """The signals that nobody has received, in the order in which they were accepted."""
+        """Return the signals that the code has not received, in the order in which they were accepted."""
         left = dict(item for queue in self._queues.values() for item in _items(queue))
         return tuple(left[place] for place in sorted(left))
 
@@ -92,29 +87,25 @@ def _items(queue: asyncio.Queue[tuple[int, SignalReceived]]) -> list[tuple[int, 
 
 
 class ExecutionState(MutableMapping[str, Any]):
-    """A mapping whose changes are noted, encoded, for the journal.
-
-    Args:
-        payloads: the codec.
-    """
+    """Mapping that keeps its changes, encoded, for the journal."""
 
     def __init__(self, payloads: Payloads) -> None:
         self._payloads = payloads
         self._values: dict[str, Any] = {}
-        #: What changed since :meth:`take`; None for what was deleted.
+        #: Changes since :meth:`take`, by key; None for a deleted key.
         self._changes: dict[str, bytes | None] = {}
 
     def take(self) -> dict[str, bytes | None]:
-        """What changed since the last call."""
+        """Return the changes since the last call."""
         changes, self._changes = self._changes, {}
         return changes
 
     def load(self, encoded: Mapping[str, bytes]) -> None:
-        """Set values that are recorded elsewhere."""
+        """Set values that the journal has already."""
         self._values.update((key, self._payloads.decode(value)) for key, value in encoded.items())
 
     def encoded(self) -> dict[str, bytes]:
-        """All of it, for another run to load."""
+        """Return all values, encoded, for the next run."""
         return {key: self._payloads.encode(value) for key, value in self._values.items()}
 
     def __getitem__(self, key: str) -> Any:

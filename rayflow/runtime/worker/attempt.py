@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import importlib
 import inspect
+import logging
 import re
 import threading
 import time
 import types
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, cast
@@ -44,6 +46,8 @@ from rayflow.runtime.worker.async_loop import LoopThread
 from rayflow.runtime.worker.heartbeat import HeartbeatRecorder
 from rayflow.storage.codec.annotations import fits, names_classes
 from rayflow.storage.codec.payloads import Codec
+
+log = logging.getLogger(__name__)
 
 Resolve = Callable[[Mapping[str, Any], str], Any]
 """Resolves a code reference and a part of it to a step or agent."""
@@ -193,6 +197,8 @@ class Runner:
         fn = _function(target, task, agent=agent)
         attempt.phase_error = "the arguments of step {} cannot be read"
         args, kwargs = read_arguments(attempt.values.codec, task.payload, fn)
+        attempt.phase_error = "the context variables of step {} cannot be read"
+        set_variables(attempt.values.codec, task.context)
         given = _only(args) if agent else None
         attempt.phase_error = ""
         if attempt.stopped is not None:
@@ -334,6 +340,20 @@ def cancelled(reason: str) -> Failure:
 
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def set_variables(codec: Codec, variables: Sequence[tuple[str, bytes]]) -> None:
+    """Set context variables of the workflow's code in the step's context. One that is not here is left out."""
+    for place, value in variables:
+        module, _, name = place.partition(":")
+        try:
+            variable = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            variable = None
+        if isinstance(variable, contextvars.ContextVar):
+            variable.set(codec.decode(value))
+        else:
+            log.warning("context variable %s of the workflow is not in this worker; the step runs without it", place)
 
 
 def read_arguments(codec: Codec, payload: bytes, fn: Callable[..., Any]) -> Arguments:

@@ -199,7 +199,7 @@ async def unwritable(lock: Any = None) -> None:
 @pytest.mark.parametrize(
     ("flow", "said"),
     [
-        (compensated, "1 compensations are registered, which a new run would forget"),
+        (compensated, "1 compensations are registered, and a new run would forget them"),
         (wrong_arguments, "too many positional arguments"),
         (unwritable, "lock"),
     ],

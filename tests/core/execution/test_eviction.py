@@ -15,8 +15,8 @@ import pytest
 
 import rayflow as rf
 from rayflow.core.execution.actions import RunAttempt
-from rayflow.core.interpreter import compensation
-from rayflow.core.interpreter.compensation import CLOSINGS, Evicted
+from rayflow.core.interpreter import coroutine_cleanup
+from rayflow.core.interpreter.coroutine_cleanup import CLOSINGS, Evicted
 from rayflow.definition.context import current_execution
 from tests.core.fake import Shell, stub, sweep
 
@@ -79,7 +79,7 @@ def test_eviction_ends_although_the_code_swallows_it_and_tries_again(
     retry: Callable[[], Coroutine[Any, Any, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unending: list[object] = []
-    monkeypatch.setattr(compensation, "_unending", unending)
+    monkeypatch.setattr(coroutine_cleanup, "_unending", unending)
     free: list[int] = []
 
     async def flow() -> Any:

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import pytest
 
 import rayflow as rf
-from rayflow.core.interpreter import compensation
-from rayflow.core.interpreter.compensation import Evicted
+from rayflow.core.interpreter import coroutine_cleanup
+from rayflow.core.interpreter.coroutine_cleanup import Evicted
 from rayflow.core.interpreter.event_loop import DurableLoop
 from rayflow.ids import ExecutionStatus
 from tests.core.fake import run, stub, sweep
@@ -85,13 +85,13 @@ def test_a_generator_that_waits_in_its_clean_up_after_the_end_is_told_of() -> No
     ended = run(flow)
     assert ended.result == "done"
     assert len(ended.told.messages) == 1
-    assert "waits for something in its clean-up" in ended.told.messages[0]
+    assert "waits in its clean-up" in ended.told.messages[0]
     assert "contextlib.aclosing" in ended.told.messages[0]
 
 
 def test_a_generator_that_swallows_its_end_is_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     unending: list[object] = []
-    monkeypatch.setattr(compensation, "_unending", unending)
+    monkeypatch.setattr(coroutine_cleanup, "_unending", unending)
     free: list[int] = []
 
     async def stubborn() -> AsyncIterator[int]:
