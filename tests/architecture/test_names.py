@@ -27,11 +27,11 @@ SHARED = {
     "base": "the contract that the other modules of the folder implement",
     "cluster": "the nodes as one: placement and recovery rules in core/, joining and starting in runtime/",
     "code": "references to code: their form in definition/, loading in runtime/",
-    "control": "pause, resume and cancel",
     "coordinator": "the actor that drives executions",
     "dead_letters": "steps that failed permanently",
     "engine": "the object through which a program uses rayflow",
     "errors": "exception classes, and errors of Ray turned into them",
+    "executions": "runs of workflows: views in display/, commands in cli/, rules of their storage in storage/",
     "forks": "executions that begin with a recorded prefix of another one",
     "journal": "the record of an execution: its events in core/, their encoding in storage/",
     "large_values": "values that are stored once, by content",
@@ -43,7 +43,6 @@ SHARED = {
     "retention": "purging finished executions",
     "schedules": "starts by the calendar",
     "setup": "the setup function of a pool's workers",
-    "signals": "durable messages to an execution",
     "slots": "places for one attempt: a coordinator's leases in core/, a worker's in runtime/",
     "store": "where executions are kept",
     "supervisor": "the actor that assigns executions to coordinators and repairs",
@@ -53,12 +52,10 @@ SHARED = {
 TWO_THINGS = {
     "local": "the engine without a cluster in client/, a Ray cluster on this machine in runtime/cluster/",
     "options": "options of workflows and steps in definition/, options of the command line in cli/",
-    "run": "one run of an execution's code in core/, the command `run` in cli/",
-    "tasks": "attempts in cli/ and display/, Ray tasks in ray_system/",
 }
 
 #: Folders whose README.md does not name each module yet.
-NOT_YET = ("cli", "client", "core", "definition", "display", "runtime", "storage", "testing")
+NOT_YET = ("client", "core", "definition", "runtime", "storage")
 
 
 def participles(known: Iterable[str]) -> list[str]:
