@@ -70,7 +70,7 @@ def looks(engine: rf.DistributedEngine, handle: rf.ExecutionHandle[Any]) -> Iter
     while not (snapshot := handle.status()).status.terminal:
         coordinator = coordinator or snapshot.coordinator
         if coordinator:
-            names = {"coordinator": coordinator, "persistence": actor_names.PERSISTENCE}
+            names = {"coordinator": coordinator, "persistence": actor_names.STORE}
             yield {role: memory(backend_of(engine).pid_of(name)) for role, name in names.items()}
         time.sleep(LOOK)
 

@@ -28,7 +28,7 @@ from typing import Any
 import rayflow as rf
 from rayflow.client.engine import backend_of
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ask_all
+from rayflow.runtime.actors.base import call_all
 from rayflow.runtime.cluster import processes
 from tests.clusters import ManyNodes, Node, lasting_gcs
 from tests.faults.nodes.node_flows import noted_chain, read, stop_file
@@ -74,7 +74,7 @@ class Bench:
     def pids(self) -> dict[str, int]:
         """The processes of the actors that say."""
         system = self.engine._system
-        found = ask_all(system, system.names(), "pid", timeout=3.0, group="control")
+        found = call_all(system, system.names(), "pid", timeout=3.0, group="control")
         return {name: reply.value for name, reply in found.items() if reply.error is None}
 
     def workers(self) -> int:
@@ -189,7 +189,7 @@ ROWS: dict[str, Callable[[Bench], list[str]]] = {
     "all processes of a node killed": node_lost,
     "all processes of a node stopped": node_hangs,
     "coordinator stopped": coordinator_hangs,
-    "persistence actor stopped": hangs(actor_names.PERSISTENCE),
+    "persistence actor stopped": hangs(actor_names.STORE),
     "supervisor stopped": hangs(actor_names.SUPERVISOR),
     "pool stopped": hangs(POOL),
     "GCS killed, started again after 2 s": gcs_killed,

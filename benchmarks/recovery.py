@@ -48,7 +48,7 @@ def _once(engine: rf.DistributedEngine, row: str, folder: Path) -> float:
 def actor_name(engine: rf.DistributedEngine, row: str, execution_id: str) -> str:
     """The name of the actor of that kind that has to do with the execution."""
     names = {
-        "persistence": actor_names.PERSISTENCE,
+        "persistence": actor_names.STORE,
         "supervisor": actor_names.SUPERVISOR,
         "pool": actor_names.pool(engine.config.pool.name),
     }

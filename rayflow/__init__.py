@@ -92,6 +92,7 @@ from rayflow.errors import (
     StorageUnavailable,
     TerminalError,
     WorkflowNotRegistered,
+    WorkflowStalled,
     WriterFenced,
 )
 from rayflow.ids import ExecutionStatus
@@ -203,6 +204,7 @@ __all__ = [
     "WorkflowFunction",
     "WorkflowInfo",
     "WorkflowNotRegistered",
+    "WorkflowStalled",
     "WriterFenced",
     "__version__",
     "agent",

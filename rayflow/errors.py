@@ -16,6 +16,7 @@
     ├── InvalidTransition                     the execution's status does not allow that
     ├── NonDeterminismError                   replay took another path than the journal
     ├── SideEffectError                       real I/O, a thread or a real clock inside a workflow
+    ├── WorkflowStalled                   the code polls, or swallows its cancellation
     ├── StepFailed                            a step used up its attempts (.failure)
     │   ├── StepTimeout (TimeoutError)        … and the last one ran out of time
     │   ├── ChildFailed                       a child workflow failed, or was cancelled
@@ -236,14 +237,18 @@ class NonDeterminismError(RayflowError):
 
 
 class SideEffectError(RayflowError):
-    """Workflow code tried to reach the outside world directly."""
+    """Workflow code reached the outside world directly, or called the engine."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, instead: str = "Put it into a step (`@rf.step`) and await that") -> None:
         self.what = what
         super().__init__(
-            f"{what} inside a workflow: a workflow is replayed after a crash, so it must not touch the world "
-            "itself. Put it into a step (`@rf.step`) and await that"
+            f"{what} inside a workflow: workflow code is replayed after a crash or a long wait, so it must neither act "
+            f"on the outside world nor read from it. {instead}"
         )
+
+
+class WorkflowStalled(RayflowError):
+    """The workflow's code never settles: it polls, or swallows its cancellation. Its execution has failed."""
 
 
 class StepFailed(RayflowError):

@@ -15,7 +15,7 @@ from rayflow.cli.options import Commands, add_command, count, port
 from rayflow.cli.screen import Screen
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.display import duration_text, to_json
-from rayflow.display.formats import facts_text
+from rayflow.display.formatting import facts_text
 from rayflow.runtime.cluster import connection
 
 _SECONDS = {"oldest_waiting", "avg_task_duration", "avg_execution_time"}

@@ -16,7 +16,7 @@ from rayflow.cli.watch import watch_engine
 from rayflow.client.dead_letters import DeadLetterInfo, FailedAttempt, infos, letter_info
 from rayflow.display import duration_text, failure_text, time_text, to_json, value_text
 from rayflow.display.as_json import input_of
-from rayflow.display.formats import PLAIN, Column, Style, facts_text, indented, table, worker_text
+from rayflow.display.formatting import PLAIN, Column, Style, facts_text, indented, table, worker_text
 from rayflow.errors import DeadLetterNotFound
 from rayflow.storage.base import Store
 from rayflow.storage.codec.payloads import MsgpackCodec

@@ -13,7 +13,7 @@ from rayflow.cli.screen import Screen
 from rayflow.client.locks import LockInfo, lock_info
 from rayflow.core.locks.machine import Claim
 from rayflow.display import duration_text, time_text, to_json
-from rayflow.display.formats import PLAIN, Column, Style, table
+from rayflow.display.formatting import PLAIN, Column, Style, table
 
 
 def add_commands(commands: Commands) -> None:

@@ -29,7 +29,7 @@ from rayflow.core.cluster.metrics import PoolStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
 from rayflow.display import duration_text, to_json
-from rayflow.display.formats import PLAIN, Column, Style, one_line, plural, table
+from rayflow.display.formatting import PLAIN, Column, Style, one_line, plural, table
 
 #: Options of ``pool create`` by group: flag, field of PoolConfig ("" if named as the flag), type, metavar, help.
 _OPTIONS: dict[str, Sequence[tuple[str, str, Callable[[str], Any], str, str]]] = {

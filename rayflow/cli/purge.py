@@ -13,7 +13,7 @@ from rayflow.cli.options import Commands, add_command, add_workflow, duration
 from rayflow.cli.screen import Screen
 from rayflow.client.retention import PurgePasses, PurgeResult, select
 from rayflow.display import size_text, to_json
-from rayflow.display.formats import plural
+from rayflow.display.formatting import plural
 from rayflow.errors import StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.store.actor import FRESH_FOR

@@ -36,7 +36,7 @@ from rayflow.definition.start_options import SavedWorkflow
 from rayflow.definition.workflow import AnyWorkflow
 from rayflow.display import duration_text, time_text, to_json, value_text
 from rayflow.display.as_json import input_of
-from rayflow.display.formats import PLAIN, Column, Style, facts_text, plural, table
+from rayflow.display.formatting import PLAIN, Column, Style, facts_text, plural, table
 from rayflow.errors import ScheduleNotFound
 from rayflow.storage.base import Store
 from rayflow.storage.codec.payloads import MsgpackCodec

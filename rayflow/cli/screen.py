@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rayflow.display import Style
-from rayflow.display.formats import clip
+from rayflow.display.formatting import clip
 
 _ERASE = "\r\x1b[K"
 

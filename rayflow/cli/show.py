@@ -36,7 +36,7 @@ from rayflow.display import (
     tree_text,
 )
 from rayflow.display.as_json import task_elapsed
-from rayflow.display.formats import PLAIN, Column, Style, one_line, table, worker_text
+from rayflow.display.formatting import PLAIN, Column, Style, one_line, table, worker_text
 from rayflow.errors import ExecutionNotFound
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.base import Filter, Store

@@ -23,7 +23,7 @@ from rayflow.cli.screen import ProgressLine, Screen
 from rayflow.client.engine import Engine, backend_of, watcher_of
 from rayflow.client.views import summary
 from rayflow.display import duration_text, failure_text, snapshot_text, summary_json, to_json, value_text
-from rayflow.display.formats import plural
+from rayflow.display.formatting import plural
 from rayflow.errors import ClusterError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.damage import failure_or_damage

@@ -113,11 +113,11 @@ class Backend:
     def notify(self, ids: Sequence[str]) -> None:
         """Have the inboxes of executions read."""
         if ids:
-            self._supervisor.send("nudge", tuple(ids))
+            self._supervisor.send("notify", tuple(ids))
 
     def completions(self, cursor: tuple[str, int], timeout: float) -> Completions:
         """Wait until an execution ends after the cursor, at most ``timeout`` seconds, and return those that did."""
-        found: Completions = self._store("news", cursor, timeout, timeout=4 * timeout, group="news")
+        found: Completions = self._store("completions", cursor, timeout, timeout=4 * timeout, group="completions")
         return found
 
     # --- definitions, values -------------------------------------------------------------------------------
@@ -132,11 +132,11 @@ class Backend:
 
     def put_value(self, reference: Reference, data: bytes) -> None:
         """Keep the payload of a large value."""
-        put_value(self._actor(actor_names.PERSISTENCE), reference, data)
+        put_value(self._actor(actor_names.STORE), reference, data)
 
     def read_value(self, reference: Reference) -> bytes:
         """Return the payload of a large value."""
-        return read_value(self._actor(actor_names.PERSISTENCE), reference, "")
+        return read_value(self._actor(actor_names.STORE), reference, "")
 
     def save_definition(self, record: DefinitionRecord) -> None:
         """Save a workflow's definition."""
@@ -226,7 +226,7 @@ class Backend:
 
     def pool_status(self, name: str) -> PoolStatus:
         """Return what a pool does now."""
-        now: PoolStatus = self._actor(actor_names.pool(name)).call("now", group="control")
+        now: PoolStatus = self._actor(actor_names.pool(name)).call("status", group="control")
         return now
 
     def save_pool(self, config: PoolConfig) -> None:
@@ -241,7 +241,7 @@ class Backend:
     # --- actors --------------------------------------------------------------------------------------------
     def open_store(self, *, take_over: bool, timeout: float | None = None) -> str:
         """Wait until the store is open and this cluster is its writer; return its URL."""
-        url: str = self.system.find(actor_names.PERSISTENCE).call("ready", take_over, timeout=timeout)
+        url: str = self.system.find(actor_names.STORE).call("ready", take_over, timeout=timeout)
         return url
 
     def settings(self, timeout: float | None = None) -> Settings:
@@ -300,10 +300,10 @@ class Backend:
         return self._actor(actor_names.SUPERVISOR)
 
     def _store(self, method: str, *args: object, **how: Any) -> Any:
-        return self._actor(actor_names.PERSISTENCE).call(method, *args, **how)
+        return self._actor(actor_names.STORE).call(method, *args, **how)
 
     def _store_once(self, method: str, *args: object) -> Any:
-        return self._once(actor_names.PERSISTENCE, method, *args)
+        return self._once(actor_names.STORE, method, *args)
 
     def _supervise(self, method: str, *args: object, **how: Any) -> Any:
         return self._supervisor.call(method, *args, **how)

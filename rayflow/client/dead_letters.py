@@ -8,6 +8,7 @@ from typing import Any
 
 from rayflow.client.backend import Backend
 from rayflow.client.views import decode_or_placeholder
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.events import AttemptFailed, Entry, StepFailed, kind_and_name
 from rayflow.errors import CorruptRecord, DeadLetterNotFound, Failure, InvalidTransition
 from rayflow.ids import ExecutionStatus
@@ -80,6 +81,7 @@ class DeadLetterInfo:
         return self.args, self.kwargs
 
 
+@refused_in_workflows("engine.dead_letters")
 class DeadLetters:
     """The dead letters of an engine's store: ``engine.dead_letters``.
 

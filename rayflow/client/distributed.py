@@ -9,13 +9,14 @@ from typing import Any
 
 from rayflow.client.engine import Engine
 from rayflow.client.pools import QueueBackpressure
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.cluster import connection
 from rayflow.runtime.code.environment import capture
 from rayflow.runtime.supervisor.actor import supervisor_spec
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.codec.payloads import digest
 from rayflow.storage.urls import namespace_of, resolve
 
@@ -28,6 +29,7 @@ _OWN = frozenset({"store", "namespace", "address", "recover"})
 _READY = 120.0
 
 
+@refused_in_workflows("engine", constructor=True)
 class DistributedEngine(Engine):
     """Runs executions on a Ray cluster, where they survive the death of any process, this one included.
 
@@ -86,7 +88,7 @@ class DistributedEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        self._system.spawn(persistence_spec(self.store))
+        self._system.spawn(store_spec(self.store))
         bound = self._backend.open_store(take_over=take_over, timeout=_READY)
         if bound != self.store:
             raise ClusterError(

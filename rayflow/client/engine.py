@@ -20,6 +20,7 @@ from rayflow.client.schedules import Schedules
 from rayflow.client.starts import Starter
 from rayflow.client.views import ExecutionPage, Output, WorkflowInfo, list_query, workflow_infos
 from rayflow.client.watcher import Watcher
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.cluster.metrics import DistributedMetrics
 from rayflow.core.execution.snapshot import ExecutionSnapshot, TaskStatus
 from rayflow.definition.function import WorkflowFunction
@@ -31,11 +32,13 @@ from rayflow.runtime.actors.base import ActorSystem
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
+from rayflow.storage.rules.starts import derived_seed
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@refused_in_workflows("engine")
 class Engine:
     """Starts executions and controls them. Use :class:`DistributedEngine` or :class:`LocalEngine`.
 
@@ -69,9 +72,15 @@ class Engine:
         self._commands = ExecutionCommands(backend, codec, encoder)
         self._handles = Handles(self._queries, self._commands, self._watcher)
         self._starter = Starter(
-            backend, self._handles, config=config, codec=codec, encoder=encoder, environment=environment
+            backend,
+            self._handles,
+            config=config,
+            codec=codec,
+            encoder=encoder,
+            environment=environment,
+            new_seed=self._new_seed,
         )
-        self._forks = Forks(backend, self._starter, self._handles, codec, encoder)
+        self._forks = Forks(backend, self._starter, self._handles, codec, encoder, new_seed=self._new_seed)
         self._backpressure: QueueBackpressure
         self.pools = Pools(backend, codec)
         self.schedules = Schedules(backend, self._starter, self._handles, codec, config)
@@ -91,6 +100,10 @@ class Engine:
         """Close the engine. Executions continue where their actors outlive this process; LocalEngine stops them."""
         self._backend.closed = True
         self._watcher.close()
+
+    def _new_seed(self, execution_id: str, nonce: str) -> int:
+        """Return the seed of the random numbers of a new execution, or of a fork from its first new call on."""
+        return derived_seed(nonce)
 
     def _make_watcher(self) -> Watcher:
         return Watcher(self._backend)

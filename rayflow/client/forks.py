@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,16 +34,25 @@ class Forks:
         handles: makes handles.
         codec: decodes inputs.
         encoder: encodes inputs and state.
+        new_seed: returns a seed for an execution id and a nonce.
     """
 
     def __init__(
-        self, backend: Backend, starter: Starter, handles: Handles, codec: MsgpackCodec, encoder: LargeValueEncoder
+        self,
+        backend: Backend,
+        starter: Starter,
+        handles: Handles,
+        codec: MsgpackCodec,
+        encoder: LargeValueEncoder,
+        *,
+        new_seed: Callable[[str, str], int],
     ) -> None:
         self._backend = backend
         self._starter = starter
         self._handles = handles
         self._codec = codec
         self._encoder = encoder
+        self._new_seed = new_seed
 
     def fork(
         self,
@@ -62,16 +71,19 @@ class Forks:
         source, plan = self._plan(execution_id, before, allow_reacquire=allow_reacquire)
         other = self._other_version(source, workflow)
         given, identity = self._input(source, args, kwargs)
+        nonce = uuid.uuid4().hex
         made = new_execution(
             other or source,
             given,
             identity,
             execution_id=id or "",
             options=options or options_of(source).replace(deadline=None, singleton=None),
-            nonce=uuid.uuid4().hex,
+            nonce=nonce,
+            seed=source.seed,  # recorded results depend on the numbers that the source has drawn
             now=self._backend.clock.now(),
         )
-        return self._start(replace(made, run=source.run, forked_from=source.id), plan, state or {})
+        made = replace(made, run=source.run, forked_from=source.id)
+        return self._start(made, plan, state or {}, self._new_seed(made.id, nonce))
 
     def _plan(self, execution_id: str, before: str | int, *, allow_reacquire: bool) -> tuple[ExecutionRecord, ForkPlan]:
         source = self._backend.record(execution_id)
@@ -118,11 +130,13 @@ class Forks:
             )  # fmt: skip
         return found
 
-    def _start(self, record: ExecutionRecord, plan: ForkPlan, state: Mapping[str, Any]) -> ExecutionHandle[Any]:
+    def _start(
+        self, record: ExecutionRecord, plan: ForkPlan, state: Mapping[str, Any], seed: int
+    ) -> ExecutionHandle[Any]:
         encoded = {check_name("state key", key): self._encoder.encode(value) for key, value in state.items()}
         last = len(plan.entries) + 1
         at = max([record.created_at, *(entry.event.at for entry in plan.entries[-1:])])
-        entries = [*plan.entries, Entry(last, Forked(at, record.forked_from, plan.to, encoded))]
+        entries = [*plan.entries, Entry(last, Forked(at, record.forked_from, plan.to, encoded, plan.before, seed))]
         rows = tuple(JournalRow(entry.seq, encode_entry(entry)) for entry in entries)
         # Its own signals are numbered after those that it takes over.
         record = replace(record, last_seq=last, inbox_last=plan.inbox, inbox_done=plan.inbox)
@@ -144,4 +158,8 @@ class Forks:
         if found[: len(prefix)] != prefix or len(found) < len(rows):
             return False
         forked, asked_for = (decode_entry(there.id, row.seq, row.body).event for row in (found[len(prefix)], last))
-        return isinstance(forked, Forked) and replace(forked, at=asked_for.at) == asked_for
+        return (
+            isinstance(forked, Forked)
+            and isinstance(asked_for, Forked)
+            and replace(forked, at=asked_for.at, seed=asked_for.seed) == asked_for
+        )

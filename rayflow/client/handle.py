@@ -11,12 +11,14 @@ from typing import Any, Generic, TypeVar
 from rayflow.client.control import ExecutionCommands
 from rayflow.client.queries import ExecutionQueries
 from rayflow.client.watcher import Watcher
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.execution.snapshot import ExecutionSnapshot
 from rayflow.errors import ResultTimeout
 
 R_co = TypeVar("R_co", covariant=True)
 
 
+@refused_in_workflows("handle")
 class ExecutionHandle(Generic[R_co]):
     """One execution. It can be awaited. It may be dropped at any time; the execution continues.
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from rayflow.client.engine import Engine
 from rayflow.client.pools import QueueBackpressure
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import RequiresCluster
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from rayflow.runtime.code.environment import capture
 from rayflow.runtime.supervisor.actor import supervisor_spec
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.base import Filter
 from rayflow.storage.urls import resolve
 
@@ -23,6 +24,7 @@ from rayflow.storage.urls import resolve
 _NEEDS_CLUSTER = {"address": "join a cluster", "namespace": "keep actors in a namespace"}
 
 
+@refused_in_workflows("engine", constructor=True)
 class LocalEngine(Engine):
     """Runs executions in this process: for tests, laptops and quick looks.
 
@@ -71,7 +73,7 @@ class LocalEngine(Engine):
             raise
 
     def _open(self, *, take_over: bool) -> None:
-        self._threads.spawn(persistence_spec(self.store))
+        self._threads.spawn(store_spec(self.store))
         self._backend.open_store(take_over=take_over)
         settings = self._settings()
         self._threads.spawn(supervisor_spec(settings))
@@ -116,5 +118,5 @@ def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None
 
 def _closing_order(name: str) -> int:
     """Return the order of closing: actors that start others first, the store last."""
-    first = [actor_names.SUPERVISOR, "rayflow:coordinator", "rayflow:pool", "rayflow:worker", actor_names.PERSISTENCE]
+    first = [actor_names.SUPERVISOR, "rayflow:coordinator", "rayflow:pool", "rayflow:worker", actor_names.STORE]
     return next(i for i, prefix in enumerate(first) if name.startswith(prefix))

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from rayflow.client.backend import Backend
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.locks import machine
 from rayflow.core.locks.machine import Claim, Lock
 from rayflow.errors import LockLost, LockUnavailable, RayflowError
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.25
 
 
+@refused_in_workflows("lease")
 class Lease:
     """A permit of a lock or semaphore held by a script, for ``with``. Made by ``engine.lock()``.
 
@@ -85,8 +87,9 @@ class Lease:
             self._pause(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
             self.token = self._ask(renew=True)
-        self._renewing = threading.Thread(target=self._renew, name=f"lease of {self.name}", daemon=True)
-        self._renewing.start()
+        renewing = threading.Thread(target=self._renew, name=f"lease of {self.name}", daemon=True)
+        renewing.start()
+        self._renewing = renewing
         return self
 
     def release(self) -> None:
@@ -157,6 +160,7 @@ class LockInfo:
     waiting: tuple[Claim, ...]
 
 
+@refused_in_workflows("engine.locks")
 class Locks:
     """The locks of an engine's store: ``engine.locks``.
 

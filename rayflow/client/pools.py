@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rayflow.client.backend import Backend
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.cluster.metrics import PoolStatus
 from rayflow.definition.options import PoolConfig
 from rayflow.definition.setup import setup_reference
@@ -27,6 +28,7 @@ _CHECK_INTERVAL = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
 
+@refused_in_workflows("pool")
 class WorkerPool:
     """One worker pool. The object may be dropped at any time; the pool outlives the process that created it.
 
@@ -110,6 +112,7 @@ class WorkerPool:
         self._pools.remove(self.name)
 
 
+@refused_in_workflows("engine.pools")
 class Pools:
     """The worker pools of an engine's namespace.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rayflow.client.backend import Backend
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.cluster.recovery import CRASH_LOOP, OverdueItem, RecoveryStatus
 from rayflow.errors import ClusterError, CorruptRecord, Failure, InvalidArgument, InvalidTransition
 from rayflow.ids import ExecutionStatus
@@ -16,6 +17,7 @@ from rayflow.storage.damage import failure_or_damage
 _LIMIT = 10_000
 
 
+@refused_in_workflows("engine.recovery")
 class RecoveryManager:
     """Shows what recovery does for an engine's executions, and starts it by hand.
 

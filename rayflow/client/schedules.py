@@ -11,6 +11,7 @@ from rayflow.client.backend import Backend
 from rayflow.client.handle import ExecutionHandle, Handles
 from rayflow.client.starts import Starter
 from rayflow.client.views import decode_or_describe
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.core.schedules import machine
 from rayflow.core.schedules.due_times import check_name
 from rayflow.core.schedules.machine import DueStart, ScheduleState
@@ -79,6 +80,7 @@ class ScheduleInfo:
     damage: str = ""
 
 
+@refused_in_workflows("engine.schedules")
 class Schedules:
     """The schedules of an engine's store: ``engine.schedules``. They outlive the engine.
 

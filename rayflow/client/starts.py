@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rayflow.client.backend import Backend
@@ -34,6 +34,7 @@ class Starter:
         codec: says whether code may be pickled.
         encoder: encodes inputs.
         environment: the code environment of this process.
+        new_seed: returns a seed for an execution id and a nonce.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Starter:
         codec: MsgpackCodec,
         encoder: LargeValueEncoder,
         environment: Environment,
+        new_seed: Callable[[str, str], int],
     ) -> None:
         self._backend = backend
         self._handles = handles
@@ -52,6 +54,7 @@ class Starter:
         self._codec = codec
         self._encoder = encoder
         self._environment = environment
+        self._new_seed = new_seed
         self._nonce = uuid.uuid4().hex
         # With the steps that a declared workflow had: more can be added until it is registered again.
         self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
@@ -111,6 +114,7 @@ class Starter:
             raise InvalidArgument(
                 f"workflow {chosen.workflow.id!r}: on_parent_end applies to children only; leave it out"
             )
+        nonce = f"{self._nonce}/{uuid.uuid4().hex}"
         return new_record(
             self.definition(chosen.workflow),
             call.args,
@@ -118,6 +122,7 @@ class Starter:
             execution_id=chosen.id or "",
             options=self._config.execution.replace(**chosen.changes),
             encode=self._encoder.encode,
-            nonce=f"{self._nonce}/{uuid.uuid4().hex}",
+            nonce=nonce,
+            seed=self._new_seed(chosen.id or "", nonce),
             now=self._backend.clock.now(),
         )

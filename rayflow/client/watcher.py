@@ -106,7 +106,7 @@ class Watcher:
                 ids = list(self._pending) if found.reset else [i for i in found.ended if i in self._pending]
             problem = self._check(ids)
             if problem is None:
-                outage.over()
+                outage.recovered()
             else:
                 outage.failed(problem)
                 time.sleep(_RETRY_AFTER)

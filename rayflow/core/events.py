@@ -36,12 +36,14 @@ class Continued:
         run: number of the next run, from 2.
         signals: signals that the previous run did not receive.
         state: the previous run's state, encoded.
+        seed: seed of the new run's random numbers.
     """
 
     at: float
     run: int
     signals: tuple[SignalReceived, ...] = ()
     state: dict[str, bytes] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +146,17 @@ class Forked:
         source: id of the other execution.
         to: last position that was copied.
         state: values that the fork changes in the state, by key, encoded.
+        before: number of the first call that runs again.
+        seed: seed of the random numbers drawn after that call. Those before it are the source's: recorded results
+            may depend on them.
     """
 
     at: float
     source: str
     to: int
     state: dict[str, bytes] = field(default_factory=dict)
+    before: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

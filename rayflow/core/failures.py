@@ -10,6 +10,9 @@ from rayflow.core.events import DeadlinePassed, RequestCompleted, StepFailed, ki
 from rayflow.errors import ChildFailed, Deadlock, Failure, StepTimeout, class_name
 from rayflow.errors import StepFailed as StepFailedError
 
+#: Members of an exception group that its message names.
+_MEMBERS = 3
+
 
 def step_error(event: StepFailed) -> StepFailedError:
     """Return the exception that the workflow's code sees for a failed step."""
@@ -36,7 +39,7 @@ def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyTyp
     """
     causes = _step_failures_in(error)
     try:
-        message, trace = str(error), "".join(traceback.format_exception(error))
+        message, trace = _message(error), "".join(traceback.format_exception(error))
         # User code may set any value; the journal records a bool.
         retryable = bool(getattr(error, "retryable", True))
     except Exception as broken:  # noqa: BLE001 - the exception's own __str__ may raise anything
@@ -49,6 +52,15 @@ def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyTyp
         mro=tuple(class_name(c) for c in type(error).__mro__[:-1]),
         step=min(causes, key=lambda seq: failed.get(seq, len(failed)), default=None),
     )
+
+
+def _message(error: BaseException) -> str:
+    """The exception's own text; of a group, its first members as well."""
+    if not isinstance(error, BaseExceptionGroup):
+        return str(error)
+    members = [f"{class_name(type(member))}: {_message(member)}" for member in error.exceptions[:_MEMBERS]]
+    more = len(error.exceptions) - len(members)
+    return f"{error}: {'; '.join(members)}{f'; and {more} more' if more else ''}"
 
 
 def _step_failures_in(error: BaseException | None, depth: int = 0) -> list[int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, Protocol
 
 from rayflow.definition.options import StepOptions
+from rayflow.errors import SideEffectError
 
 if TYPE_CHECKING:
     from rayflow.definition.base import WorkflowDefinition
@@ -160,3 +161,17 @@ def current_execution() -> ExecutionContext | None:
     """The execution whose workflow code is running here, or None outside a workflow."""
     loop = asyncio._get_running_loop()
     return getattr(loop, "execution", None)
+
+
+def refuse_in_workflow(call: str, instead: str) -> None:
+    """Refuse a call in workflow code: it would block the loop on which the code runs, or repeat at each replay.
+
+    Args:
+        call: the call, as user code writes it.
+        instead: what to call instead, as a sentence without its full stop.
+
+    Raises:
+        SideEffectError: this thread runs workflow code.
+    """
+    if current_execution() is not None:
+        raise SideEffectError(call, instead=instead)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
 from rayflow.definition.base import Definition, making_module
 from rayflow.definition.checks import (
@@ -90,7 +90,9 @@ class WorkflowFunction(Definition, Generic[P, R_co]):
         """
         self.bind(*args, **kwargs)
         if current_execution() is not None:
-            return self.options()(*args, **kwargs)
+            called: Any = self.options()(*args, **kwargs)
+            called.__qualname__ = self.id  # for messages about a coroutine that is never awaited
+            return cast("Coroutine[Any, Any, R_co]", called)
         return self.begin(args, kwargs)
 
     def options(self, **given: Unpack[StartOptions]) -> ConfiguredWorkflow[P, R_co]:

@@ -193,7 +193,7 @@ class ExecutionOptions(Options):
         step_timeout: the timeout in seconds of steps that have none of their own; None for none.
         checkpoints: ``"sync"``: no step starts before the results that it depends on are durable. ``"async"``:
             recorded in order, but dependents may start before (a crash may repeat the last few steps).
-            ``"off"``: only start and end are recorded.
+            ``"off"``: only start and end are recorded; the execution is not parked while it waits.
         priority: 0 to 9; higher goes first in every pool.
         distributed: False runs all steps in the execution's coordinator.
         strict_versions: refuse to go on when the workflow's source changed under the same version.

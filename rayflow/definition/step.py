@@ -86,7 +86,9 @@ class Step(Definition, Generic[P, R]):
             TypeError: the arguments do not fit the function.
         """
         self.check_arguments(args, kwargs)
-        return self._call(args, kwargs)
+        called: Any = self._call(args, kwargs)
+        called.__qualname__ = self.name  # for messages about a coroutine that is never awaited
+        return cast("Coroutine[Any, Any, R]", called)
 
     def check_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError if the arguments do not fit the function."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from rayflow.display.as_json import summary_json, to_json
 from rayflow.display.executions import Detail, list_text, snapshot_text, tree_text
-from rayflow.display.formats import Style, duration_text, failure_text, size_text, time_text, value_text
+from rayflow.display.formatting import Style, duration_text, failure_text, size_text, time_text, value_text
 from rayflow.display.html import to_html
 
 __all__ = [

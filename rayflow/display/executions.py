@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 from rayflow.client.views import ExecutionTree
 from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StageSnapshot, StepSnapshot
 from rayflow.display.as_json import elapsed, step_elapsed, to_json
-from rayflow.display.formats import (
+from rayflow.display.formatting import (
     PLAIN,
     Column,
     Style,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rayflow.core.execution.snapshot import ExecutionSnapshot
 from rayflow.display.as_json import to_json
 from rayflow.display.executions import CHILDREN, STAGES, STEPS, facts_of
-from rayflow.display.formats import PLAIN, Column, Style
+from rayflow.display.formatting import PLAIN, Column, Style
 
 T = TypeVar("T")
 

@@ -1,1 +1,1 @@
-"""Floor 4: the actors and the shells around the machines. Only ``actors/ray_system`` imports ray."""
+"""Runtime: the actors, and the shells around the pure machines. Only ``actors/ray_system`` imports ray."""

@@ -1,7 +1,8 @@
-"""Large values as one process reads and keeps them: from the system's own memory, and from the store.
+"""Large values in one process: read from shared memory or the store, and stored before they are reported.
 
-What a step answers goes to the store before anybody is told of it; what is told is the reference, with a handle on the
-bytes that this process holds. The handle is a hint: whoever finds that it is lost reads from the store.
+A step's large result is in the store before its coordinator receives it. The coordinator receives the digest together
+with a reference to the bytes in this process's shared memory. That reference is a hint: if the bytes are lost, the
+reader takes them from the store.
 """
 
 from __future__ import annotations
@@ -24,92 +25,80 @@ from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-#: Seconds that the owner of a held object, and the store, may take to answer.
-_HELD, _STORE = 10.0, 60.0
+#: Seconds that shared memory, and the store, may take to return a value.
+_MEMORY_TIMEOUT, _STORE_TIMEOUT = 10.0, 60.0
 #: Seconds between two attempts to reach a store that does not answer.
-_AGAIN = 0.2
+_RETRY_DELAY = 0.2
 
 
 def retry_until(
     what: str, get: Callable[[], T], wait: Callable[[float], bool], within: Callable[[], bool] = lambda: True
 ) -> T:
-    """What ``get`` answers, once the store can be reached: a persistence actor that died is back within seconds.
+    """Return what ``get`` returns, repeated while the store cannot be reached: it restarts within seconds.
 
     Args:
-        what: what cannot be done meanwhile, for the log.
-        get: asks the store.
-        wait: waits so many seconds; answers True if nobody is to wait any longer.
-        within: whether there is time for another attempt.
+        what: what fails during this time, for the log.
+        get: calls the store.
+        wait: blocks for a number of seconds, and returns True if the caller should stop waiting.
+        within: returns whether there is time for another attempt.
 
     Raises:
-        ClusterError, StorageUnavailable: the store cannot be reached, and there is no time left.
+        ClusterError, StorageUnavailable: if the store cannot be reached, and there is no time left.
     """
     outage = ThrottledWarning(log, what)
     while True:
         try:
             found = get()
         except (ClusterError, StorageUnavailable) as error:
-            if not within() or wait(_AGAIN):
+            if not within() or wait(_RETRY_DELAY):
                 raise
             outage.failed(error)
         else:
-            outage.over()
+            outage.recovered()
             return found
 
 
 def read_value(store: Actor, reference: Reference, execution_id: str) -> bytes:
-    """The payload of a large value, from the store.
-
-    Args:
-        store: the store's actor.
-        reference: which one.
-        execution_id: whose it is, for the error.
+    """Return the payload of a large value from the store actor.
 
     Raises:
-        CorruptRecord: it is not there, or is not what was put.
-        ClusterError, StorageUnavailable: the store cannot be reached now.
+        CorruptRecord: if it is missing or damaged; the error names ``execution_id``.
+        ClusterError, StorageUnavailable: if the store cannot be reached now.
     """
-    data: bytes | None = store.call("value", reference.digest, timeout=_STORE, group="loads")
+    data: bytes | None = store.call("value", reference.digest, timeout=_STORE_TIMEOUT, group="loads")
     if data is None:
         raise CorruptRecord(
-            execution_id, f"the large value {reference} is not in the store: there is nothing of {reference.digest}"
+            execution_id, f"the large value {reference} is missing in the store, under digest {reference.digest}"
         )
     seen = hashlib.sha256(data).hexdigest()
     if seen != reference.digest:
         raise CorruptRecord(
             execution_id,
-            f"the large value {reference} is damaged: {len(data)} bytes of sha256 {seen} are there, where "
-            f"{reference.digest} was put",
+            f"the large value {reference} is damaged: the store has {len(data)} bytes with sha256 {seen} under digest "
+            f"{reference.digest}",
         )
     return data
 
 
 def put_value(store: Actor, reference: Reference, data: Any) -> None:
-    """Have the store keep the payload of a large value.
-
-    Args:
-        store: the store's actor.
-        reference: what it is.
-        data: the bytes, or a handle on them.
+    """Save the payload of a large value: its bytes or their shared-memory handle.
 
     Raises:
-        ClusterError, StorageUnavailable: it cannot be kept now.
+        ClusterError, StorageUnavailable: if it cannot be saved now.
     """
-    store.call("put_value", reference.digest, data, timeout=_STORE, group="values")
+    store.call("put_value", reference.digest, data, timeout=_STORE_TIMEOUT, group="values")
 
 
 class Values:
-    """The large values of one attempt. See the module's docstring.
+    """The large values of one attempt.
 
     Args:
-        system: where the store is found.
-        codec: reads and writes payloads.
-        threshold: bytes of a payload beyond which a value is kept by reference.
-        execution_id: whose attempt it is.
-        held: handles that came with it, by digest.
-        made: where handles go that are to be told.
-        wait: see :func:`retry_until`.
-        keeping: told before something that the attempt answered is kept: its own code is done.
+        threshold: payload size in bytes beyond which a value is stored by reference.
+        execution_id: the execution of the attempt.
+        refs: the references that came with the task, by digest.
+        new_refs: receives the references for the reply.
+        wait: as for :func:`retry_until`.
+        storing: called before a result is stored: the step's own code has finished.
     """
 
     def __init__(
@@ -119,65 +108,63 @@ class Values:
         threshold: int,
         *,
         execution_id: str,
-        held: Mapping[str, ObjectRef],
-        made: dict[str, ObjectRef],
+        refs: Mapping[str, ObjectRef],
+        new_refs: dict[str, ObjectRef],
         wait: Callable[[float], bool],
-        keeping: Callable[[], None],
+        storing: Callable[[], None],
     ) -> None:
         self.codec = codec.reading(self._fetch)
-        self._keeping = LargeValueEncoder(self.codec, self._keep, threshold)
+        self._encoder = LargeValueEncoder(self.codec, self._keep, threshold)
         self._system = system
         self._execution_id = execution_id
-        self._held = held
-        self._made = made
+        self._refs = refs
+        self._new_refs = new_refs
         self._wait = wait
-        self._told = keeping
+        self._storing = storing
 
     def encode(self, value: Any) -> bytes:
-        """The payload of what a step answered; what is large in it is in the store by then."""
-        return self._keeping.encode(value)
+        """Encode a step's result; its large values are in the store afterwards."""
+        return self._encoder.encode(value)
 
     def _fetch(self, reference: Reference) -> bytes:
-        held = self._held.get(reference.digest)
-        data = None if held is None else self._system.fetch(held.handle, _HELD)
+        ref = self._refs.get(reference.digest)
+        data = None if ref is None else self._system.get_object(ref.handle, _MEMORY_TIMEOUT)
         if data is None:
-            what = f"a large value that a step of execution {self._execution_id} was given cannot be read"
+            what = f"a large argument of a step of execution {self._execution_id} cannot be read"
             data = retry_until(what, lambda: read_value(self._store(), reference, self._execution_id), self._wait)
-            self._hold(reference, data)  # for the next one
+            self._share(reference, data)  # for the next reader
         return data
 
     def _keep(self, reference: Reference, data: bytes) -> None:
-        self._told()
-        handle = self._hold(reference, data)
+        self._storing()
+        handle = self._share(reference, data)
         given = data if handle is None else handle
-        what = f"the large result of a step of execution {self._execution_id} cannot be kept"
+        what = f"the large result of a step of execution {self._execution_id} cannot be stored"
         retry_until(what, lambda: put_value(self._store(), reference, given), self._wait)
 
     def _store(self) -> Actor:
-        return self._system.find(actor_names.PERSISTENCE)
+        return self._system.find(actor_names.STORE)
 
-    def _hold(self, reference: Reference, data: bytes) -> Any:
-        handle = self._system.hold(data)
+    def _share(self, reference: Reference, data: bytes) -> Any:
+        handle = self._system.put_object(data)
         if handle is not None:
-            self._made[reference.digest] = ObjectRef(handle, reference.size)
+            self._new_refs[reference.digest] = ObjectRef(handle, reference.size)
         return handle
 
 
 class CodeValues:
-    """The large values of one execution, as its workflow's code has them: read when they are used, and not before.
+    """The large values of one execution's workflow code, read only when they are used.
 
-    What the code makes that is recorded and large is kept by reference, too. It is handed out to be put into the store,
-    which has to be done before anything is written that refers to it.
+    Large values that the code makes are recorded by reference, too. :meth:`take` returns them to the coordinator, which
+    puts them into the store before it writes anything that refers to them.
 
     Args:
-        codec: reads and writes payloads.
-        read: answers the payload of a large value of an execution; see :func:`read_value`.
-        execution_id: the execution.
+        read: returns the payload of a large value of an execution, as :func:`read_value` does.
         threshold: as for :class:`Values`.
 
     Attributes:
-        codec: the codec that the code's payloads go through.
-        failed: why a value could not be read. Whatever the code has made of that must not count.
+        codec: the codec for the code's payloads.
+        failed: why a value could not be read. What the code has done since must not be recorded.
     """
 
     def __init__(
@@ -185,21 +172,21 @@ class CodeValues:
     ) -> None:
         self.codec = codec.reading(self._fetch, lazy=True)
         self.failed: RayflowError | None = None
-        self._keeping = LargeValueEncoder(self.codec, self._keep, threshold)
+        self._encoder = LargeValueEncoder(self.codec, self._keep, threshold)
         self._read = read
         self._execution_id = execution_id
         self._made: dict[str, tuple[Reference, bytes]] = {}
 
     def encode(self, value: Any) -> bytes:
-        """A value as it is recorded."""
-        return self._keeping.encode(value)
+        """Encode a value for the journal."""
+        return self._encoder.encode(value)
 
     def refer(self, data: bytes) -> bytes:
-        """A payload as it is recorded."""
-        return self._keeping.refer(data)
+        """Return a payload for the journal, with its large values by reference."""
+        return self._encoder.refer(data)
 
     def recorded(self, entry: Entry) -> Entry:
-        """A journal entry as it is recorded: what the code has made, by reference where it is large."""
+        """Return a journal entry with its large values by reference."""
         event = entry.event
         if isinstance(event, Ended) and event.result is not None:
             entry = replace(entry, event=replace(event, result=self.refer(event.result)))
@@ -213,12 +200,12 @@ class CodeValues:
         return entry
 
     def check(self) -> None:
-        """Raise what kept a value from being read."""
+        """Raise the error of a value that could not be read."""
         if self.failed is not None:
             raise self.failed
 
     def take(self) -> dict[str, tuple[Reference, bytes]]:
-        """What is to be put into the store, by digest, since the last call."""
+        """Return the values to put into the store since the last call, by digest."""
         made, self._made = self._made, {}
         return made
 

@@ -1,4 +1,4 @@
-"""What travels between coordinators and workers. Plain tuples: they are pickled thousands of times a second."""
+"""Messages between coordinators and workers: plain tuples, because thousands of them are pickled per second."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rayflow.core.execution.retry import WORKER_DIED, WORKER_STOPPED
 from rayflow.errors import Failure
 from rayflow.storage.model import ExecutionRecord
 
-#: Seconds between two heartbeats of a step that reach its coordinator.
+#: Minimum seconds between two heartbeats of a step that reach its coordinator.
 BEAT_EVERY = 0.5
 
 
 class TaskMessage(NamedTuple):
     """One attempt at a step, for a worker to run.
 
-    ``start_by``, in seconds since the epoch, is the moment after which the worker gives it back instead of beginning
-    it. Its heartbeats reach the coordinator at most every ``beat_every`` seconds.
+    After ``start_by`` (seconds since the epoch) the worker returns the task instead of beginning it. Heartbeats reach
+    the coordinator at most every ``beat_every`` seconds.
     """
 
     execution_id: str
@@ -41,10 +41,10 @@ class TaskMessage(NamedTuple):
 class BatchMessage(NamedTuple):
     """Tasks that one slot of a worker runs, one after another.
 
-    ``patience`` is the time in seconds after which the worker answers although tasks are left: what is done,
-    which one is under way, and those that it gives back without having begun them. A single task is waited for to
-    its end all the same, unless ``tell_begin``: then the early answer says when it began. ``code_as_of`` is when the
-    coordinator last saw that its code is what is on the disk, in seconds since the epoch.
+    After ``patience`` seconds the worker replies although tasks are left: with the outcomes so far, the task that runs,
+    and the tasks that it returns without having begun them. The reply to a single task comes at its end, unless
+    ``tell_begin`` is set: then an early reply says when the task began. ``code_as_of`` is when the coordinator last
+    checked that its code equals the files on disk, in seconds since the epoch.
     """
 
     id: str
@@ -58,9 +58,9 @@ class BatchMessage(NamedTuple):
 
 
 class TaskOutcome(NamedTuple):
-    """How one attempt ended: a result, or a failure, or (with neither) refused as stale.
+    """Outcome of one attempt: a result, a failure, or (with neither) refused as stale.
 
-    ``unreadable`` says that the failure is none of the step's: what it was given is damaged or missing in the store.
+    ``unreadable`` means that the step is not to blame: a value that it received is damaged or missing in the store.
     """
 
     execution_id: str
@@ -75,15 +75,15 @@ class TaskOutcome(NamedTuple):
 
 
 class BatchReply(NamedTuple):
-    """A worker's answer to a batch.
+    """A worker's reply to a batch.
 
     Args:
-        outcomes: what is done.
-        running: (execution id, seq, attempt) of the task under way, or None: ask ``collect`` for it.
-        not_begun: tasks that are given back.
-        refused: "busy" or "stale" if nothing was taken at all.
-        began: when the task under way began, in seconds since the epoch; 0.0 if none is.
-        stopped: tasks that were under way when the worker stopped: lost with it, which is not their fault.
+        outcomes: outcomes of the tasks that have ended.
+        running: (execution id, seq, attempt) of the running task, for ``collect``; None if no task runs.
+        not_begun: tasks that are returned.
+        refused: "busy" or "stale" if the whole batch was refused.
+        began: when the running task began, in seconds since the epoch; 0.0 if no task runs.
+        stopped: tasks that ran when the worker stopped: lost with it, which is not their fault.
     """
 
     outcomes: tuple[TaskOutcome, ...] = ()
@@ -95,19 +95,18 @@ class BatchReply(NamedTuple):
 
 
 def task_message(record: ExecutionRecord, epoch: int, run: RunAttempt, code: dict[str, str], part: str) -> TaskMessage:
-    """An attempt as a worker gets it.
+    """Return an attempt as a message for a worker.
 
     Args:
         record: the execution's row.
-        epoch: its coordinator's.
+        epoch: the epoch of its coordinator.
         run: the attempt.
-        code: where the worker finds what it calls.
-        part: the part of that.
+        code: reference to the code that the worker calls.
+        part: the part of the code.
     """
-    # Of execution, number, name and arguments: the same on each try, whoever asks for it.
-    # Another run of an execution that continued as new issues other steps under the same numbers.
-    whose = record.id if record.run == 1 else f"{record.id}\0{record.run}"
-    what = f"{whose}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
+    # The key is the same for each attempt and coordinator. The start counts, since an id can be used again after its
+    # execution was deleted. The run counts, since a run after `continue_as_new` issues other steps with these numbers.
+    what = f"{record.id}\0{record.start_nonce}\0{record.run}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
     return TaskMessage(
         record.id,
         record.workflow_id,
@@ -125,23 +124,23 @@ def task_message(record: ExecutionRecord, epoch: int, run: RunAttempt, code: dic
 
 
 def pack(message: Any) -> bytes:
-    """A message as bytes. Only processes of one cluster exchange them."""
+    """Return a message as bytes, for a process of the same cluster."""
     return pickle.dumps(message, protocol=5)
 
 
 def unpack(data: bytes) -> Any:
-    """The message of those bytes."""
+    """Return the message in bytes of :func:`pack`."""
     return pickle.loads(data)  # noqa: S301 - written by pack() in another process of this cluster
 
 
 def worker_died(message: TaskMessage, *, worker: str, detail: str, exclusive: bool = False) -> Failure:
-    """Its worker died: perhaps by the task's own doing."""
-    company = "alone on it" if exclusive else "perhaps with others on it"
+    """Return the failure of a task whose worker died, perhaps because of the task."""
+    company = "as its only task" if exclusive else "perhaps with other tasks"
     what = f"worker {worker} died while it ran step {message.step!r} (attempt {message.attempt}), {company}: {detail}"
     return Failure(type=WORKER_DIED, message=what, mro=(WORKER_DIED,))
 
 
 def worker_stopped(message: TaskMessage, *, worker: str, detail: str = "it was drained") -> Failure:
-    """Its worker was stopped: not the task's doing."""
+    """Return the failure of a task whose worker was stopped, not because of the task."""
     what = f"worker {worker} was stopped before step {message.step!r} (attempt {message.attempt}) ended: {detail}"
     return Failure(type=WORKER_STOPPED, message=what, mro=(WORKER_STOPPED,))

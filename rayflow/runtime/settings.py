@@ -1,4 +1,4 @@
-"""What all actors of a namespace share, fixed when its supervisor is made."""
+"""Settings that all actors of a namespace share, fixed when the supervisor starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ class Settings:
     """Settings of a namespace.
 
     Args:
-        url: the store's URL.
         config: the engine's configuration.
     """
 
@@ -21,5 +20,5 @@ class Settings:
 
     @property
     def allow_pickle(self) -> bool:
-        """Whether payloads may hold pickles, and code may travel by value."""
+        """Return whether payloads may hold pickles, and code may travel by value."""
         return self.config.allow_pickle

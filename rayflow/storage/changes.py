@@ -343,6 +343,11 @@ def snapshot(data: MemoryData) -> MemoryData:
         values=dict(data.values),
         references={name: list(found) for name, found in data.references.items()},
         totals=dict(data.totals),
+        order=list(data.order),
+        last_number=data.last_number,
+        unfinished=dict(data.unfinished),
+        children={name: dict(found) for name, found in data.children.items()},
+        expiring=list(data.expiring),
         writer=data.writer,
     )
 

@@ -254,7 +254,7 @@ class ExecutionRecord:
     attributes: Mapping[str, Attribute] = field(default_factory=dict, hash=False)
     error_type: str = ""
     error_text: str = ""
-    number: int = field(default=0, compare=False)
+    number: int = field(default=0, compare=False, repr=False)
 
     @property
     def waited_for(self) -> bool:

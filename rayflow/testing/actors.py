@@ -12,20 +12,18 @@ from typing import Any
 
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, Reply, RunningTask, TaskSpec
+from rayflow.runtime.actors.in_process import InProcessSystem
 from rayflow.testing.virtual_time import VirtualTimeLoop, in_step
 
 #: Methods that read from outside only after everything has run that can run at the current time.
 SETTLED = frozenset({
     "execution", "executions", "journal", "inbox", "notes", "locks", "schedules", "versions", "dead_letters", "totals",
-    "live", "progress", "now",
+    "live", "progress", "status",
 })  # fmt: skip
 
 
-class DeterministicActorSystem(VirtualTimeLoop):
+class DeterministicActorSystem(InProcessSystem, VirtualTimeLoop):
     """Actor system on one thread with virtual time, see :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-
-    restarted = False
-    separate = False
 
     def __init__(self, now: float, patience: float) -> None:
         # Unique, to distinguish this writer from another process that writes the same store.
@@ -60,29 +58,9 @@ class DeterministicActorSystem(VirtualTimeLoop):
         """Return 1: everything runs on one thread."""
         return 1.0
 
-    def nodes(self) -> list[dict[str, float]]:
-        """Return nothing: a test has no nodes."""
-        return []
-
-    def free(self) -> list[dict[str, float]]:
-        """Return nothing: a test has no nodes."""
-        return []
-
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
         """Refuse: a step with its own resources runs like all others."""
         raise ClusterError(f"cannot run {spec.name!r}: a test starts no processes")
-
-    def hold(self, data: bytes) -> Any:
-        """Return the bytes: in one process, they are their own handle."""
-        return data
-
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
-        """Return the bytes of a handle."""
-        data: bytes = handle
-        return data
-
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
-        """Do nothing: all code is in this process."""
 
     def actor(self, name: str) -> Any:
         """Return an actor's object. Raises ActorLost if there is none."""

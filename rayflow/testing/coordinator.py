@@ -40,11 +40,11 @@ class DeterministicMailbox(Mailbox):
     def start(self) -> None:
         """Do nothing: the actor system has a thread."""
 
-    def ask(self, question: Callable[[], T]) -> T:
+    def call(self, question: Callable[[], T]) -> T:
         """Return the answer immediately: the caller is on the thread."""
         return question()
 
-    def every(self, seconds: float, action: Callable[[], None]) -> None:
+    def submit_every(self, seconds: float, action: Callable[[], None]) -> None:
         """Run the action whenever the clock has moved; the clock does not stop for it."""
         self._housekeeping.append(action)
 
@@ -61,7 +61,7 @@ class DeterministicMailbox(Mailbox):
     def moved(self) -> None:
         """Submit the periodic actions after the clock has moved."""
         for action in self._housekeeping:
-            self.post(action)
+            self.submit(action)
 
 
 class DeterministicCoordinator(Coordinator):
@@ -99,14 +99,14 @@ class DeterministicCoordinator(Coordinator):
         def mailbox(*given: Any, **named: Any) -> DeterministicMailbox:
             return DeterministicMailbox(system, *given, **named)
 
-        super().__init__(system, name, env, settings, turns=mailbox, driver=driver, performer=performer)
+        super().__init__(system, name, env, settings, mailbox=mailbox, driver=driver, router=performer)
 
     def driver(self, execution_id: str) -> ExecutionDriver | None:
         """Return the driver of an execution; None if there is none."""
         return self._drivers.get(execution_id)
 
     def _rows(self, execution_id: str) -> list[JournalRow]:
-        rows: list[JournalRow] = self._actor_system.perform(actor_names.PERSISTENCE, "journal", (execution_id,))
+        rows: list[JournalRow] = self._actor_system.perform(actor_names.STORE, "journal", (execution_id,))
         return rows
 
     def _next_wake(self) -> float | None:
@@ -136,7 +136,7 @@ class DeterministicCoordinator(Coordinator):
         except NonDeterminismError as error:
             found = [d for d in self._drivers.values() if isinstance(d, DeterministicDriver) and d.difference is error]
             for driver in found:
-                if not driver.set_aside(error, self.now()):
+                if not driver.quarantine(error, self.now()):
                     raise
                 self._touch(driver)
             if not found:

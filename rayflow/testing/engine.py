@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -15,6 +16,7 @@ from rayflow.client.engine import Engine
 from rayflow.client.local import check_local
 from rayflow.client.locks import Lease
 from rayflow.client.pools import QueueBackpressure
+from rayflow.client.workflow_guard import refused_in_workflows
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.schedule import Moment
 from rayflow.errors import InvalidArgument
@@ -24,7 +26,8 @@ from rayflow.runtime.code.environment import capture
 from rayflow.runtime.coordinator.actor import CoordinatorActor
 from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.runtime.settings import Settings
-from rayflow.runtime.supervisor.actor_specs import persistence_spec
+from rayflow.runtime.supervisor.actor_specs import store_spec
+from rayflow.storage.rules.starts import derived_seed
 from rayflow.storage.urls import resolve
 from rayflow.testing.actors import DeterministicActorSystem
 from rayflow.testing.coordinator import DeterministicCoordinator
@@ -39,6 +42,7 @@ BEGINNING = 1_577_836_800.0
 _MOMENT: TypeAdapter[float] = TypeAdapter(Moment)
 
 
+@refused_in_workflows("engine", constructor=True)
 class TestEngine(Engine):
     """Engine with virtual time, in which a month passes in milliseconds; for tests of workflows.
 
@@ -109,6 +113,7 @@ class TestEngine(Engine):
             )
         chosen = (config or EngineConfig()).replace(**options)
         self._scripts = Scripts()
+        self._starts: Counter[str] = Counter()
         self._problems: list[Exception] = []
         self._blocked: dict[str, Exception] = {}
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
@@ -134,7 +139,7 @@ class TestEngine(Engine):
         return self._watching
 
     def _open(self) -> None:
-        self._actor_system.spawn(persistence_spec(self.store)).call("ready")
+        self._actor_system.spawn(store_spec(self.store)).call("ready")
         settings, name = self._settings(), actor_names.coordinator(self._environment.id, "test")
         self._actor_system.spawn(ActorSpec(DeterministicSupervisor, actor_names.SUPERVISOR, (settings, name)))
         coordinator = ActorSpec(CoordinatorActor, name, (name, self._environment, settings, self._make_coordinator))
@@ -168,6 +173,11 @@ class TestEngine(Engine):
         )
         return self._coordinator
 
+    def _new_seed(self, execution_id: str, nonce: str) -> int:
+        """The same in every run of a test; another one each time an id is used again."""
+        self._starts[execution_id] += 1
+        return derived_seed(f"{execution_id}/{self._starts[execution_id]}")
+
     def _driver(self, execution_id: str) -> ExecutionDriver | None:
         return self._coordinator.driver(execution_id)
 
@@ -186,7 +196,7 @@ class TestEngine(Engine):
         self._actor_system.close(self._stop)
 
     def _stop(self) -> None:
-        for name in sorted(self._actor_system.names(), key=lambda name: name == actor_names.PERSISTENCE):
+        for name in sorted(self._actor_system.names(), key=lambda name: name == actor_names.STORE):
             stop = getattr(self._actor_system.actor(name), "stop", None)
             if stop is not None:
                 stop()

@@ -56,6 +56,7 @@ class History:
         code: the reference to the workflow's code.
         input: the encoded arguments.
         rows: the journal.
+        seed: seed of the execution's random numbers.
 
     Example:
         >>> history = History.of(engine, "doc-17")  # doctest: +SKIP
@@ -70,6 +71,7 @@ class History:
     code: Mapping[str, Any]
     input: bytes
     rows: tuple[JournalRow, ...]
+    seed: int = 0
 
     @classmethod
     def of(cls, engine: Engine, execution_id: str) -> History:
@@ -125,6 +127,7 @@ class History:
             json.loads(record.code),
             record.input,
             tuple(rows),
+            record.seed,
         )
 
     def save(self, path: str | Path) -> None:
@@ -137,6 +140,7 @@ class History:
             "checkpoints": self.checkpoints,
             "code": dict(self.code),
             "input": self.input,
+            "seed": self.seed,
             "journal": [{"seq": row.seq, "body": row.body} for row in self.rows],
         }
         if Path(path).suffix == ".msgpack":
@@ -164,7 +168,7 @@ class History:
                 raise InvalidArgument(f"{path} has format {data['format']!r}, but this rayflow reads {FORMAT!r}")
             rows = tuple(JournalRow(row["seq"], _bytes(row["body"])) for row in data["journal"])
             given = {name: data[name] for name in ("execution_id", "workflow_id", "version", "checkpoints", "code")}
-            return cls(**given, input=_bytes(data["input"]), rows=rows)
+            return cls(**given, input=_bytes(data["input"]), rows=rows, seed=data.get("seed", 0))
         except (ValueError, KeyError, TypeError) as error:
             if isinstance(error, InvalidArgument):
                 raise
@@ -206,6 +210,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
         execution_id=history.execution_id,
         workflow_id=history.workflow_id,
         payloads=codec,
+        seed=history.seed,
         check=definition.bind,
     )
     # On a separate thread, as in a coordinator: the caller may run an event loop.

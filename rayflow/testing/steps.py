@@ -28,7 +28,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.definition.step import Step
 from rayflow.errors import PoolNotFound
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, opened
+from rayflow.runtime.actors.base import ActorSystem, as_envelope
 from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.driver import ExecutionDriver
@@ -153,11 +153,11 @@ class Steps(AttemptRouter):
         """Deliver a result whose virtual time has passed, or start an attempt; return whether there was one."""
         if self._later and self._later[0][0] <= self._actor_system.clock.now():
             *_, outcome, worker, epoch = heapq.heappop(self._later)
-            self._host.post(partial(self._host.outcome, outcome, worker, epoch))
+            self._host.submit(partial(self._host.outcome, outcome, worker, epoch))
             return True
         if not self._waiting or len(self._running) >= self._at_once:
             return False
-        self._host.post(partial(self._begin, self._waiting.popleft()))
+        self._host.submit(partial(self._begin, self._waiting.popleft()))
         return True
 
     def next_due(self) -> float | None:
@@ -239,7 +239,7 @@ class Steps(AttemptRouter):
         if pool not in self._workers:
             setup = config.setup if isinstance(config.setup, str) else ""
             shared = (self._settings.allow_pickle, self._settings.config.large_value_bytes)
-            settings = WorkerSettings(_MOST, pool, actor_names.PERSISTENCE, *shared, setup=setup)
+            settings = WorkerSettings(_MOST, pool, actor_names.STORE, *shared, setup=setup)
             label = f"{self._host.name}:{pool or 'scripts'}"
             self._workers[pool] = StandInWorker(self._actor_system, label, self._env, settings, self._scripts)
         return self._workers[pool]
@@ -255,7 +255,7 @@ class Steps(AttemptRouter):
     def _refused(self, message: TaskMessage, error: Exception) -> None:
         key = (message.execution_id, message.seq, message.attempt)
         self._running.pop(key, None)
-        self._host.post(partial(self._host.refused, key, error))
+        self._host.submit(partial(self._host.refused, key, error))
 
     def _returned(self, reply: BatchReply, message: TaskMessage, worker: str, takes: float) -> None:
         key = (message.execution_id, message.seq, message.attempt)
@@ -265,7 +265,7 @@ class Steps(AttemptRouter):
                 item = (self._actor_system.clock.now() + takes, next(self._numbers), outcome, worker, message.epoch)
                 heapq.heappush(self._later, item)
             else:
-                self._host.post(partial(self._host.outcome, outcome, worker, message.epoch))
+                self._host.submit(partial(self._host.outcome, outcome, worker, message.epoch))
 
     def _stop(self, key: Key) -> None:
         self._waiting = deque(attempt for attempt in self._waiting if attempt.key != key)
@@ -273,7 +273,7 @@ class Steps(AttemptRouter):
         heapq.heapify(self._later)
         if self._running.pop(key, self._away.pop(key, None)) is not None:  # its result is not needed
             for worker in self._workers.values():
-                worker.cancel(*key, "the workflow does not wait for it")
+                worker.cancel(*key, "its result is no longer wanted")
 
 
 class StandInWorker(Worker):
@@ -295,7 +295,7 @@ class StandInWorker(Worker):
         task = stand_in.message._replace(code={_STAND_IN: number}, part=part)
         batch = BatchMessage(number, number, 0, coordinator, (task,), 0.0)
         try:
-            reply: BatchReply = unpack(opened(self.run(pack(batch))).data)
+            reply: BatchReply = unpack(as_envelope(self.run(pack(batch))).data)
         finally:
             del self._stand_ins[number]
         return reply

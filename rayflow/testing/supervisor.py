@@ -38,7 +38,7 @@ class DeterministicSupervisor:
         self._actor_system = system
         self._coordinator = coordinator
         self._default = settings.config.pool
-        self._maintenance = MaintenanceLoop(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
+        self._maintenance = MaintenanceLoop(self._ask, self.notify, MsgpackCodec(allow_pickle=settings.allow_pickle))
         self._retention = RetentionSweeper(self._ask)
         self._owned: set[str] = set()
         self._seen = -1
@@ -72,11 +72,11 @@ class DeterministicSupervisor:
             self._owned.update(record.id for record in due)
             self._actor_system.send(self._coordinator, "assign", (due,), None)
 
-    def nudge(self, ids: Sequence[str]) -> None:
+    def notify(self, ids: Sequence[str]) -> None:
         """Notify the coordinator of new messages for its executions."""
         mine = tuple(name for name in ids if name in self._owned)
         if mine:
-            self._actor_system.send(self._coordinator, "nudge", (mine,), None)
+            self._actor_system.send(self._coordinator, "notify", (mine,), None)
         # The next query of the store finds the others.
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
@@ -117,8 +117,8 @@ class DeterministicSupervisor:
             return False
         self._seen = self._actor_system.done
         now, waiting = self._actor_system.clock.now(), self._actor_system.waiting
-        self._next = self._maintenance.look(now)
-        while self._retention.look(now):
+        self._next = self._maintenance.run(now)
+        while self._retention.sweep(now):
             pass
         self.submit(self._ask("executions", Filter(runnable_before=now, limit=_MOST)))
         return self._actor_system.waiting > waiting
@@ -149,7 +149,7 @@ class DeterministicSupervisor:
         self._actor_system.spawn(ActorSpec(_Pool, actor_names.pool(config.name), (config,)))
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return self._actor_system.perform(actor_names.PERSISTENCE, method, args)
+        return self._actor_system.perform(actor_names.STORE, method, args)
 
 
 class _Pool:
@@ -161,6 +161,6 @@ class _Pool:
     def configure(self) -> None:
         """Do nothing: a new configuration creates a new actor."""
 
-    def now(self) -> PoolStatus:
+    def status(self) -> PoolStatus:
         """Return the status of an idle pool."""
         return PoolStatus(name=self._config.name, config=self._config)

@@ -110,9 +110,7 @@ class DeterministicWatcher(Watcher):
             self._actor_system.settle(0.0, cancelled=cancelled)
             if cancelled():
                 raise RayflowError("the wait was cancelled")
-            record: ExecutionRecord | None = self._actor_system.perform(
-                actor_names.PERSISTENCE, "execution", (execution_id,)
-            )
+            record: ExecutionRecord | None = self._actor_system.perform(actor_names.STORE, "execution", (execution_id,))
             if record is None:
                 raise ExecutionNotFound(execution_id)
             self.raise_problem()

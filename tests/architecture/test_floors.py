@@ -146,7 +146,6 @@ def test_imports_point_downwards() -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.xfail(reason="client: engine, forks, handle and schedules import each other, for their types")
 def test_imports_form_no_circle() -> None:
     found = import_circles(ROOT)
     assert not found, "\n".join(found)

@@ -17,6 +17,8 @@ _PARTICIPLE = re.compile(r"ing$|ed$|^(?:begun|built|done|driven|given|held|kept|
 PARTICIPLES = {
     "rayflow.cli.blocked": "the word of `rayflow list` for executions that only wait: nothing is blocking",
     "rayflow.client.distributed": "named for the public `DistributedEngine`",
+    "rayflow.display.formatting": "the noun for what the module does to values",
+    "rayflow.storage.sqlite.listing": "the noun: a filtered list of executions",
     "rayflow.testing": "public: users import it",
 }
 
@@ -31,7 +33,7 @@ SHARED = {
     "dead_letters": "steps that failed permanently",
     "engine": "the object through which a program uses rayflow",
     "errors": "exception classes, and errors of Ray turned into them",
-    "executions": "runs of workflows: views in display/, commands in cli/, rules of their storage in storage/",
+    "executions": "runs of workflows: their commands, their views, their rules in the store",
     "forks": "executions that begin with a recorded prefix of another one",
     "journal": "the record of an execution: its events in core/, their encoding in storage/",
     "large_values": "values that are stored once, by content",
@@ -44,6 +46,7 @@ SHARED = {
     "schedules": "starts by the calendar",
     "setup": "the setup function of a pool's workers",
     "slots": "places for one attempt: a coordinator's leases in core/, a worker's in runtime/",
+    "starts": "new executions: the engine's side, and the store's rules",
     "store": "where executions are kept",
     "supervisor": "the actor that assigns executions to coordinators and repairs",
 }
@@ -55,7 +58,7 @@ TWO_THINGS = {
 }
 
 #: Folders whose README.md does not name each module yet.
-NOT_YET = ("client", "core", "definition", "runtime", "storage")
+NOT_YET = ("client", "core", "definition")
 
 
 def participles(known: Iterable[str]) -> list[str]:

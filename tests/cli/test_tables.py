@@ -21,7 +21,7 @@ from rayflow.core.execution.snapshot import TaskState, TaskStatus
 from rayflow.core.locks.machine import Claimant, Lock, acquire
 from rayflow.definition.options import PoolConfig, RateLimit
 from rayflow.display import Style, to_json
-from rayflow.display.formats import width
+from rayflow.display.formatting import width
 from rayflow.errors import Failure
 
 UTC = Style(tz=dt.UTC)

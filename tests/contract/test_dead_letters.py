@@ -197,9 +197,9 @@ def test_only_the_owner_notes(stores: Stores) -> None:
     async def body(store: Store) -> None:
         progress = StepNote(1, 1, NOW, "progress", b"")
         await done(store, start(), claim())
-        assert "epoch 2 may not write" in str(await refused(store, note("x", progress, epoch=2), WriterFenced))
+        assert "epoch 2 may no longer write" in str(await refused(store, note("x", progress, epoch=2), WriterFenced))
         await done(store, Park("x", 1, NOW, NOW))
-        assert "given up" in str(await refused(store, note("x", progress), WriterFenced))
+        assert "was released" in str(await refused(store, note("x", progress), WriterFenced))
         await done(store, claim(expected=1), end(epoch=2))
         await refused(store, note("x", progress, epoch=2), WriterFenced)
         assert await store.notes("x") == []

@@ -119,7 +119,7 @@ def test_parking_gives_the_execution_up_until_it_is_due(stores: Stores) -> None:
         parked = await row(store)
         assert (parked.owner, parked.runnable_at, parked.status) == ("", NOW + 60, ExecutionStatus.RUNNING)
         assert await done(store, park(until=NOW + 60)) == answer  # sent again
-        assert "given up" in str(await refused(store, append(first=2), WriterFenced))
+        assert "was released" in str(await refused(store, append(first=2), WriterFenced))
         await done(store, claim(expected=1, nonce="next"), append(first=2, epoch=2))
 
     stores.run(body)

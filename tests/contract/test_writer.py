@@ -76,7 +76,7 @@ def test_a_fenced_writer_writes_no_more_ever(stores: Stores, name: str) -> None:
         second = stores.new()
         await second.open()
         await second.claim_writer("other", now=NOW, fresh_for=5, take_over=True)
-        with pytest.raises(WriterFenced, match="epoch 1 is over"):
+        with pytest.raises(WriterFenced, match="epoch 1, can no longer write"):
             await WRITES[name](first)
         await second.close()
         for late in (WRITES[name], WRITES["commit"]):

@@ -55,7 +55,7 @@ def test_a_fork_goes_on_when_its_coordinator_dies_and_repeats_nothing_of_its_pre
     until(lambda: words(ledger)["checked"] == 2, "so is the fork")
     kill_coordinator(engine, "fork")
     until(lambda: words(ledger)["checked"] >= 3, "that step runs again, for it was not recorded")
-    kill(backend_of(engine).pid_of(actor_names.PERSISTENCE))
+    kill(backend_of(engine).pid_of(actor_names.STORE))
     # Asked for twice, made once.
     again = engine.fork("draft", before="held_up", id="fork", state={"by": "ada"})
     with pytest.raises(rf.ExecutionAlreadyExists, match="a fork needs an id that no execution has"):
@@ -85,7 +85,7 @@ def test_what_a_driver_forked_that_was_killed_is_there_once(
     )
     try:
         before = until_made(engine, 5)
-        kill(backend_of(engine).pid_of(actor_names.PERSISTENCE))
+        kill(backend_of(engine).pid_of(actor_names.STORE))
         until_made(engine, before + 5)
         kill(driver.pid)
     finally:

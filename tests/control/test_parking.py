@@ -30,7 +30,7 @@ def test_supervisor_and_persistence_die_while_it_sleeps(engine: rf.DistributedEn
     handle = engine.start(sleeping.options(id="long-sleeper"), 10.0)
     until_parked(engine, "long-sleeper")
     kill(backend_of(engine).pid_of(actor_names.SUPERVISOR))
-    kill(backend_of(engine).pid_of(actor_names.PERSISTENCE))
+    kill(backend_of(engine).pid_of(actor_names.STORE))
     assert handle.result(timeout=60) >= 0
 
 

@@ -85,6 +85,8 @@ class Shell:
         rows: the inbox, from row 1.
         now: seconds since the epoch.
         budget: callbacks for one event.
+        execution_id: the execution's.
+        seed: of its random numbers.
     """
 
     def __init__(
@@ -98,19 +100,14 @@ class Shell:
         rows: Sequence[InboxItem] = (),
         now: float = 1000.0,
         budget: int = CALLBACK_BUDGET,
+        execution_id: str = "e",
+        seed: int = 0,
     ) -> None:
+        self.execution_id, self.seed = execution_id, seed
         self.flow, self.options, self.deadline, self.now, self.budget = flow, options, deadline, now, budget
         self.args = args
         self.told = Told()
-        self.machine = Machine(
-            lambda: flow(*args[0], **args[1]),
-            execution_id="e",
-            workflow_id="w",
-            payloads=CODEC,
-            check=inspect.signature(flow).bind,
-            budget=budget,
-            on_unhandled=self.told,
-        )
+        self.machine = self._machine()
         self.execution = Execution(self.machine, options, deadline=deadline)
         self.journal = list(journal)
         self.rows = list(rows)
@@ -127,6 +124,18 @@ class Shell:
         self.next_run: bytes | None = None
         self.counts: dict[str, int] = {}
         self.letters: list[NewDeadLetter] = []
+
+    def _machine(self) -> Machine:
+        return Machine(
+            lambda: self.flow(*self.args[0], **self.args[1]),
+            execution_id=self.execution_id,
+            workflow_id="w",
+            payloads=CODEC,
+            seed=self.seed,
+            check=inspect.signature(self.flow).bind,
+            budget=self.budget,
+            on_unhandled=self.told,
+        )
 
     # --- beginning -----------------------------------------------------------------------------------------
     def begin(self) -> Shell:
@@ -150,6 +159,8 @@ class Shell:
             rows=self.rows if entries is None else self._rows_after(entries, later=later),
             now=self.now if entries is None else kept[-1].event.at,
             budget=self.budget,
+            execution_id=self.execution_id,
+            seed=self.seed,
         )
         done = self.inbox_done if entries is None else self.done_at[entries - 1]
         other.inbox_done, other.done_at, other.rows_at = done, self.done_at[: len(kept)], self.rows_at[: len(kept)]
@@ -178,7 +189,8 @@ class Shell:
         """Another execution, which takes over what happened until a call was issued."""
         plan = plan_fork("e", self.journal, before)
         encoded = {key: CODEC.encode(value) for key, value in state.items()}
-        last = Entry(len(plan.entries) + 1, Forked(self.now, "e", plan.to, encoded))
+        forked = Forked(self.now, self.execution_id, plan.to, encoded, plan.before, self.seed + 1)
+        last = Entry(len(plan.entries) + 1, forked)
         journal = [*plan.entries, last]
         other = Shell(
             flow or self.flow,
@@ -187,6 +199,8 @@ class Shell:
             journal=journal,
             rows=plan.carried,
             now=self.now,
+            execution_id=f"fork of {self.execution_id}",
+            seed=self.seed,
         )
         return other.restored()
 
@@ -201,6 +215,8 @@ class Shell:
             journal=self.journal[-1:],
             rows=self.rows,
             now=self.now,
+            execution_id=self.execution_id,
+            seed=self.seed,
         )
         other.inbox_done, other.done_at = self.inbox_done, self.done_at[-1:]
         items = list(enumerate(other.rows, 1))[other.inbox_done :]
@@ -385,7 +401,7 @@ def sweep(shell: Shell, answer: Reply = lambda asked: None) -> None:
 
     A fork begins with all that it takes over.
     """
-    begins = next((entry.seq for entry in shell.journal if isinstance(entry.event, Forked)), 1)
+    begins = max((entry.seq for entry in shell.journal if isinstance(entry.event, Forked)), default=1)
     for entries in range(begins, len(shell.journal)):
         other = shell.restored(entries=entries)
         known = {

@@ -143,3 +143,32 @@ def test_a_timedelta_stands_for_its_seconds() -> None:
     assert RetryPolicy(max_delay=dt.timedelta(hours=1)).max_delay == 3600
     assert StepOptions(timeout=dt.timedelta(milliseconds=1500)).timeout == 1.5
     assert rf.Schedule(every=dt.timedelta(minutes=1)).every == 60
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ([("a", 1)], "needs a mapping of names to values"),
+        ({str(number): 1 for number in range(33)}, "has 33 attributes; at most 32 are allowed"),
+        ({"1st": 1}, "attribute name '1st' is not allowed; a name has 1 to 64 letters"),
+        ({"a b": 1}, "attribute name 'a b' is not allowed"),
+        ({"a": None}, "attribute 'a' is a NoneType; a value must be a str, int, float or bool"),
+        ({"a": float("nan")}, "attribute 'a' is nan; a float must be finite"),
+        ({"a": 2**63}, "an int must fit 64 bits"),
+        ({"a": "x" * 257}, "attribute 'a' has 257 characters; at most 256 are allowed"),
+        ({"a": "\ud800"}, "is not valid Unicode"),
+    ],
+)
+def test_wrong_attributes_are_refused(attributes: Any, message: str) -> None:
+    with pytest.raises(rf.InvalidArgument, match=message):
+        rf.ExecutionOptions(attributes=attributes)
+
+
+def test_attributes_keep_their_types_as_json() -> None:
+    given = {"text": "é", "int": -(2**63), "float": 1.0, "yes": True, "dotted.name-1": 0}
+    options = rf.ExecutionOptions(attributes=given)
+    again = rf.ExecutionOptions.model_validate_json(options.model_dump_json())
+    for found in (options.attributes, again.attributes):
+        assert [(name, type(value), value) for name, value in found.items()] == [
+            (name, type(value), value) for name, value in given.items()
+        ]

@@ -31,7 +31,7 @@ from rayflow.display import (
     to_json,
     value_text,
 )
-from rayflow.display.formats import Column, clip, pad, table, visible, width
+from rayflow.display.formatting import Column, clip, pad, table, visible, width
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.model import DefinitionRecord

@@ -13,7 +13,7 @@ from rayflow.client.views import ExecutionTree, summary
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.core.execution.snapshot import ChildSnapshot, ExecutionSnapshot, StepSnapshot
 from rayflow.display import Style, list_text, snapshot_text, to_html, to_json, tree_text
-from rayflow.display.formats import width
+from rayflow.display.formatting import width
 from rayflow.errors import Failure
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.model import ExecutionRecord

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import rayflow as rf
 from rayflow.client.engine import backend_of
 from rayflow.definition.options import Checkpoints
 from rayflow.runtime.actors import actor_names
+from rayflow.testing import TestEngine
 from tests.fundamentals.tools import Gate, Ledger, eventually, hold, note
 
 
@@ -61,3 +64,26 @@ def test_a_switch_is_understood(engine: rf.LocalEngine) -> None:
     assert rf.ExecutionOptions(checkpoints=False).checkpoints == "off"
     with pytest.raises(rf.InvalidArgument, match="checkpoints"):
         rf.ExecutionOptions(checkpoints="sometimes")
+
+
+@rf.workflow
+async def waits_long(ledger: str) -> list[str]:
+    lines = []
+    for line in ("a", "b"):
+        lines.append(await note(ledger, line))
+        await asyncio.sleep(3600)
+    return [*lines, await rf.wait_for_signal("go")]
+
+
+@pytest.mark.parametrize("mode", ["sync", "off"])
+def test_a_long_wait_begins_nothing_again(ledger: Ledger, mode: Checkpoints) -> None:
+    with TestEngine() as env:
+        handle = env.start(waits_long.options(checkpoints=mode), ledger.path)
+        env.advance(3 * 3600)
+        handle.pause()
+        env.advance(3600)
+        handle.resume()
+        handle.signal("go", "c")
+        assert handle.result() == ["a", "b", "c"]
+        assert ledger.lines() == ["a", "b"]
+        assert (handle.status().epoch == 1) == (mode == "off"), "what is not recorded is not parked"

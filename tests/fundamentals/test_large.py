@@ -207,12 +207,12 @@ def test_agents_hand_large_texts_on(engine: rf.LocalEngine, reads: Reads) -> Non
 
 
 def test_what_nothing_refers_to_is_collected_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance, "VALUES_PAUSE", 0.01)
+    monkeypatch.setattr(maintenance, "VALUE_INTERVAL", 0.01)
     monkeypatch.setattr(maintenance, "GRACE", 0.1)
     with rf.LocalEngine() as engine:
         handle = engine.start(forked)
         handle.result(timeout=30)
-        store = backend_of(engine).system.find(actor_names.PERSISTENCE)
+        store = backend_of(engine).system.find(actor_names.STORE)
         store.call("put_value", "nobody's", b"data")
         eventually(lambda: store.call("value", "nobody's") is None, "it is collected")
         assert np.array_equal(handle.result(timeout=30), np.arange(float(SIZE)) + 1)

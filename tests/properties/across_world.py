@@ -108,9 +108,15 @@ class Hand(Engine):
         self._commands = self.commands
         handles = Handles(self._queries, self.commands, self._watcher)
         starter = KnownFlows(
-            backend, handles, config=self.config, codec=codec, encoder=encoder, environment=self._environment
+            backend,
+            handles,
+            config=self.config,
+            codec=codec,
+            encoder=encoder,
+            environment=self._environment,
+            new_seed=self._new_seed,
         )
-        self._forks = Forks(backend, starter, handles, codec, encoder)
+        self._forks = Forks(backend, starter, handles, codec, encoder, new_seed=self._new_seed)
         self.schedules = Schedules(backend, starter, handles, codec, self.config)
         self.dead_letters = DeadLetters(backend, self._queries.decode, self.commands.resume)
 
@@ -127,7 +133,7 @@ class Asked:
         self.name = name
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
-        return self.world.ask(method, *args) if self.name == actor_names.PERSISTENCE else None
+        return self.world.ask(method, *args) if self.name == actor_names.STORE else None
 
     def send(self, method: str, *args: Any, **about: Any) -> None:
         assert self.name == actor_names.SUPERVISOR
@@ -194,7 +200,7 @@ class World:
         def ask(method: str, *args: Any) -> Any:
             return instead[method] if method in instead else self.ask(method, *args)
 
-        MaintenanceLoop(ask, lambda ids: None, CODEC).look(self.clock.now())
+        MaintenanceLoop(ask, lambda ids: None, CODEC).run(self.clock.now())
 
     def start(self, flow: Any, *args: Any, name: str, **options: Any) -> Answer:
         record = new_record(

@@ -74,10 +74,10 @@ class Keeping(Across):
         left = len(before) + 1
         while at_once and len(data.executions) < left:  # round after round, as once a second
             left = len(data.executions)
-            while self.collector.look(now):
+            while self.collector.sweep(now):
                 pass
         if not at_once:
-            self.collector.look(now)
+            self.collector.sweep(now)
         self.world.watch.committed()
         assert data.totals == totals
         gone = [before[name] for name in before.keys() - data.executions.keys()]

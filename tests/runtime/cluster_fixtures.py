@@ -1,4 +1,4 @@
-"""One Ray cluster for all tests of a session that need one, and a namespace of its own for each test.
+"""One Ray cluster for all tests of a session that need one, and a separate namespace for each test.
 
 A folder of tests gets the fixtures by importing them in its conftest.py::
 

@@ -1,4 +1,4 @@
-"""Logs say which execution, step and attempt they are about, and reach the person who watches."""
+"""Log records carry their execution, step and attempt, and reach the captured output."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from rayflow.errors import DefinitionError
-from rayflow.runtime.logs import PlaceFilter, StderrHandler, configure, within
-from rayflow.runtime.worker.output import OutputLines, collecting, install
+from rayflow.runtime.logs import LogContextFilter, StderrHandler, configure, log_context
+from rayflow.runtime.worker.output import OutputLines, capture, install
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import bench
 
@@ -39,7 +39,7 @@ def logging_to() -> Iterator[io.StringIO]:
 def test_json_has_one_object_a_line_with_what_is_known() -> None:
     with logging_to() as err:
         configure(json=True)
-        with within("doc-17", "extract", 2):
+        with log_context("doc-17", "extract", 2):
             log.info("read %d pages\nof it", 3, extra={"pages": 3, "where": {1}})
         log.info("alone")
         inside, outside = map(json.loads, err.getvalue().splitlines())
@@ -80,9 +80,9 @@ def test_time_is_that_of_the_record_in_utc() -> None:
 def test_text_names_the_place_in_brackets() -> None:
     with logging_to() as err:
         configure(json=False)
-        with within("doc-17"):
+        with log_context("doc-17"):
             log.warning("in the coordinator")
-            with within("doc-17", "extract", 2):
+            with log_context("doc-17", "extract", 2):
                 log.warning("in the step")
         log.warning("in neither")
         lines = [line.partition(" WARNING some.module: ")[2] for line in err.getvalue().splitlines()]
@@ -92,7 +92,7 @@ def test_text_names_the_place_in_brackets() -> None:
 def test_what_extra_says_is_not_overwritten() -> None:
     with logging_to() as err:
         configure(json=True)
-        with within("doc-17", "train", 1):
+        with log_context("doc-17", "train", 1):
             log.info("loss", extra={"step": 1000})
         assert json.loads(err.getvalue())["step"] == 1000
 
@@ -101,11 +101,11 @@ def test_a_programs_own_handler_can_name_the_place() -> None:
     with logging_to():
         own, stream = logging.StreamHandler(io.StringIO()), io.StringIO()
         own.setStream(stream)
-        own.addFilter(PlaceFilter())
+        own.addFilter(LogContextFilter())
         own.setFormatter(logging.Formatter("%(execution)s/%(step)s/%(attempt)s %(message)s"))
         log.addHandler(own)
         try:
-            with within("doc-17", "extract", 2):
+            with log_context("doc-17", "extract", 2):
                 log.error("oh")
         finally:
             log.removeHandler(own)
@@ -149,8 +149,11 @@ def test_configuring_again_replaces_the_handler() -> None:
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"RAYFLOW_LOG_FORMAT": "xml"}, "RAYFLOW_LOG_FORMAT is 'xml'; it can be json or text"),
-        ({"RAYFLOW_LOG_LEVEL": "LOUD"}, "RAYFLOW_LOG_LEVEL is 'LOUD'; it can be DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ({"RAYFLOW_LOG_FORMAT": "xml"}, "RAYFLOW_LOG_FORMAT is 'xml'; allowed are json and text"),
+        (
+            {"RAYFLOW_LOG_LEVEL": "LOUD"},
+            "RAYFLOW_LOG_LEVEL is 'LOUD'; allowed are DEBUG, INFO, WARNING, ERROR, CRITICAL",
+        ),
     ],
 )
 def test_a_wrong_setting_says_what_would_be_right(environ: dict[str, str], says: str) -> None:
@@ -167,7 +170,7 @@ def test_a_record_made_while_collecting_is_a_line() -> None:
         configure(json=False)
         install()  # after the handler was made: it looks for standard error when it writes
         lines = OutputLines()
-        with collecting(lines):
+        with capture(lines):
             log.warning("careful")
         [line] = lines.take()
         assert line.endswith("WARNING some.module: careful")

@@ -250,6 +250,11 @@ class Execution:
         return not self._attempts.running
 
     @property
+    def recorded(self) -> bool:
+        """Whether the journal has all that happened, so that the code may be dropped and brought back."""
+        return self._journal.complete
+
+    @property
     def issued(self) -> int:
         """Number of calls that the code has issued."""
         return self._run.machine.issued

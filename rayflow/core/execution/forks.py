@@ -30,6 +30,7 @@ class ForkPlan:
     Args:
         entries: copied entries, renumbered from 1.
         to: last position that was copied.
+        before: number of the first call that runs again.
         carried: events to apply again: the event that led to the call, then recorded results of earlier calls.
             Timers and the start of the code are not carried, because replay derives them.
         issued: number of calls that the entries issued.
@@ -39,6 +40,7 @@ class ForkPlan:
 
     entries: tuple[Entry, ...]
     to: int
+    before: int
     carried: tuple[Carried, ...]
     issued: int
     inbox: int
@@ -79,7 +81,8 @@ def plan_fork(execution_id: str, entries: Sequence[Entry], before: str | int) ->
     carried = (first,) if isinstance(first, Carried) and not _grants_lock(first) else ()
     results = (e.event for e in counted[cut + 1 :] if isinstance(e.event, StepCompleted) and e.event.step < number)
     to = counted[cut - 1].seq if cut else 0
-    return ForkPlan(kept, to, (*carried, *results), issued, _last_signal(kept), _open(kept, names[:issued], carried))
+    carries = (*carried, *results)
+    return ForkPlan(kept, to, number, carries, issued, _last_signal(kept), _open(kept, names[:issued], carried))
 
 
 def _number(names: Sequence[str], before: str | int) -> int | None:

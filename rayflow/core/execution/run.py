@@ -197,7 +197,8 @@ class ExecutionRun:
         if self.continued:
             self.journal.work.next_run = outcome.result
             state = self.machine.final_state()
-            self.journal.record(Continued(at, self._run_number + 1, outcome.unconsumed, state))
+            seed = self.machine.next_seed()
+            self.journal.record(Continued(at, self._run_number + 1, outcome.unconsumed, state, seed))
             return
         unconsumed = tuple(signal.name for signal in outcome.unconsumed)
         by_parent = bool(self._cancelled_by) and "" not in self._cancelled_by
@@ -215,12 +216,14 @@ class JournalWriter:
     Attributes:
         seq: position of the newest entry.
         work: entries and actions since the last :meth:`take`.
+        complete: whether a replay of the journal restores the execution.
     """
 
     def __init__(self, *, all_events: bool) -> None:
         self.seq = 0
         self.work = Work()
         self._all = all_events
+        self.complete = True
         self._at = 0.0
 
     def resume(self, last: Entry) -> None:
@@ -244,6 +247,7 @@ class JournalWriter:
     def record(self, event: Event, effects: Effects | None = None) -> bool:
         """Append an entry if the event is recorded; return whether it is."""
         if not self._all and not EVENT_TRAITS[type(event)].always:
+            self.complete = False
             return False
         self.seq += 1
         if effects is None:

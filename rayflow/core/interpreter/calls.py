@@ -24,6 +24,7 @@ class Calls:
     Args:
         loop: on which the code runs.
         payloads: the codec.
+        on_issued: receives the number of each call as soon as it is issued.
 
     Attributes:
         effects: of the event being applied; what happens is noted there.
@@ -32,13 +33,14 @@ class Calls:
         failed: the order in which calls failed, by their numbers.
     """
 
-    def __init__(self, loop: DurableLoop, payloads: Payloads) -> None:
+    def __init__(self, loop: DurableLoop, payloads: Payloads, on_issued: Callable[[int], None]) -> None:
         self.loop = loop
         self.effects = Effects()
         self.issued = 0
         self.answered: Collection[int] = frozenset()
         self.failed: dict[int, int] = {}
         self._payloads = payloads
+        self._on_issued = on_issued
         self._open: dict[int, tuple[str, Call, asyncio.Future[Any]]] = {}
         self._held: dict[int, LockPermit] = {}
 
@@ -73,6 +75,7 @@ class Calls:
             CodecError: its arguments cannot be written.
         """
         self.issued = seq = self.issued + 1
+        self._on_issued(seq)
         if seq not in self.answered and not undo:
             # Encoded now, not when it is sent: the code may change its arguments afterwards.
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -56,6 +57,19 @@ class ContinueAsNew(BaseException):
     def __init__(self, payload: bytes) -> None:
         super().__init__("the workflow continues as new")
         self.payload = payload
+
+
+def continuation_in(error: BaseException | None) -> ContinueAsNew | None:
+    """Return the new run that an exception asks for; a group must hold nothing else but cancellations."""
+    if isinstance(error, ContinueAsNew):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    others = error.split(lambda each: isinstance(each, ContinueAsNew | asyncio.CancelledError))[1]
+    asked: BaseException | None = error.split(ContinueAsNew)[0]
+    while isinstance(asked, BaseExceptionGroup):
+        asked = asked.exceptions[0]
+    return asked if others is None and isinstance(asked, ContinueAsNew) else None
 
 
 @dataclass(frozen=True, slots=True)

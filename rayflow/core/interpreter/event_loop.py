@@ -24,9 +24,12 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVarTuple, Unpack
 
 from rayflow.core.interpreter import sandbox
+from rayflow.core.interpreter.cancellation import Position, position_of
 from rayflow.core.interpreter.compensation import Generators, end_coroutine
+from rayflow.core.interpreter.effects import ContinueAsNew
 from rayflow.core.interpreter.sandbox import RestrictedEventLoop, refuse_as_completed
-from rayflow.errors import SideEffectError
+from rayflow.core.interpreter.source_lines import origin_of, place_of
+from rayflow.errors import SideEffectError, WorkflowStalled
 
 Ts = TypeVarTuple("Ts")
 
@@ -38,22 +41,17 @@ CALLBACK_BUDGET = 2_000_000
 #: made to wait instead, since an exception would keep it busy for ever.
 REFUSALS = 100
 
+#: Frames that each coroutine keeps of where it was made: enough to get from a step to the code that called it.
+_ORIGINS = 4
+
+_Before = tuple[asyncio.AbstractEventLoop | None, Any, int]
+
 #: Finished tasks and cancelled timers that are kept at least before they are swept out.
 _SWEEP = 64
 
 #: Loops that are not evicted. Whoever drops one without evicting it leaks it, instead of having the garbage
 #: collector, or the interpreter's end, run its clean-up outside every workflow.
 _alive: set[DurableLoop] = set()
-
-
-class WorkflowStalled(Exception):
-    """One event caused more callbacks than the budget allows: the code polls, or refuses to be cancelled."""
-
-    def __init__(self, budget: int) -> None:
-        super().__init__(
-            f"the workflow's code was still busy after {budget:,} callbacks for one event: it polls (for example with "
-            "`await asyncio.sleep(0)`) or swallows its cancellation. Wait for a step, a timer or a signal instead"
-        )
 
 
 class DurableLoop(RestrictedEventLoop):
@@ -75,11 +73,12 @@ class DurableLoop(RestrictedEventLoop):
         on_unhandled: Callable[[str, BaseException | None], None],
     ) -> None:
         sandbox.install()
-        number_gatherings()
         self.execution = execution
         self.guarded = True
         self.dead = self._quiet = False
-        self._name = name
+        self.name = name
+        #: Why code could not use an object that another execution uses, if it could not.
+        self.conflict: Exception | None = None
         self._budget = budget
         self._on_unhandled = on_unhandled
         self._now = 0.0
@@ -89,8 +88,13 @@ class DurableLoop(RestrictedEventLoop):
         self._ready: deque[asyncio.Handle] = deque()
         self._heap: list[tuple[float, int]] = []
         self._timers: dict[int, DurableTimer] = {}
-        self._tasks: list[DurableTask] = []
-        self._sweep_tasks_at = _SWEEP
+        #: The tasks that are not done, by number. A finished one is not held, so that asyncio reports its failure at
+        #: once if nothing else refers to the task.
+        self._tasks: dict[int, DurableTask] = {}
+        #: Whether the code was told to end: its tasks are cancelled, and may only clean up.
+        self.ending = False
+        #: Cancelled tasks that ran in the newest drain.
+        self._cancelled: dict[int, DurableTask] = {}
         self._generators = Generators()
         self._eager = False
         _alive.add(self)
@@ -110,7 +114,7 @@ class DurableLoop(RestrictedEventLoop):
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
         budget = self._budget
-        ready = self._ready
+        ready, tasks = self._ready, self._tasks
         before = self._enter()
         try:
             while ready:
@@ -119,25 +123,38 @@ class DurableLoop(RestrictedEventLoop):
                     continue
                 budget -= 1
                 if budget < 0:
-                    raise WorkflowStalled(self._budget)
+                    raise WorkflowStalled(
+                        f"the workflow's code was still busy after {self._budget:,} callbacks for one event: it polls "
+                        "(for example with `await asyncio.sleep(0)`) or swallows its cancellation. Wait for a step, a "
+                        "timer or a signal instead"
+                    )
                 try:
                     handle._run()
                 except (SystemExit, KeyboardInterrupt) as stop:
                     # It must end the workflow, not the process that drives it. A task has recorded it as its outcome.
                     callback = handle._callback  # type: ignore[attr-defined]
                     if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
-                        self._on_unhandled(f"{type(stop).__name__} in a callback of a workflow", stop)
-
+                        self._report(f"{type(stop).__name__} in a callback of a workflow", stop)
+                task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+                if task.__class__ is DurableTask:
+                    if task.done():
+                        tasks.pop(task.number, None)
+                    elif task.interrupted:
+                        self._cancelled[task.number] = task
+                del task, handle
         finally:
             self._leave(before)
 
-    def _enter(self) -> tuple[asyncio.AbstractEventLoop | None, Any]:
-        before = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+    def _enter(self) -> _Before:
+        origins = sys.get_coroutine_origin_tracking_depth()
+        before = asyncio._get_running_loop(), sys.get_asyncgen_hooks(), origins
+        sys.set_coroutine_origin_tracking_depth(_ORIGINS)
         sys.set_asyncgen_hooks(self._generators.hold, None)
         events._set_running_loop(self)
         return before
 
-    def _leave(self, before: tuple[asyncio.AbstractEventLoop | None, Any]) -> None:
+    def _leave(self, before: _Before) -> None:
+        sys.set_coroutine_origin_tracking_depth(before[2])
         events._set_running_loop(before[0])
         sys.set_asyncgen_hooks(*before[1])
 
@@ -168,8 +185,18 @@ class DurableLoop(RestrictedEventLoop):
 
     def pending_tasks(self) -> list[DurableTask]:
         """The tasks that are not done, oldest first."""
-        self._tasks = [task for task in self._tasks if not task.done()]
-        return list(self._tasks)
+        return [task for task in self._tasks.values() if not task.done()]
+
+    def check_cancelled(self) -> None:
+        """Raise WorkflowStalled if a task waits again where its cancellation has reached it."""
+        ran, self._cancelled = self._cancelled, {}
+        for task in ran.values():
+            if task.swallowed():
+                raise WorkflowStalled(
+                    f"the workflow's code swallowed its cancellation and waits at {place_of(task)} again. Let "
+                    "asyncio.CancelledError pass, or raise it again after the clean-up; a bare `except:` and `except "
+                    "BaseException:` catch it"
+                )
 
     def next_number(self) -> int:
         """A number for something that may be put into a set."""
@@ -184,6 +211,10 @@ class DurableLoop(RestrictedEventLoop):
 
     def _tell(self, message: str, error: BaseException | None) -> None:
         if not self.dead:  # in an eviction it is an echo
+            self._report(message, error)
+
+    def _report(self, message: str, error: BaseException | None) -> None:
+        with sandbox.outside():  # the log may write a file
             self._on_unhandled(message, error)
 
     def evict(self, *, quiet: bool = False) -> None:
@@ -213,7 +244,7 @@ class DurableLoop(RestrictedEventLoop):
                 # example of asyncio.timeout(), and might retry for ever.
                 asyncio.tasks._enter_task(self, task)
                 try:
-                    end_coroutine(coroutine, self._on_unhandled)
+                    end_coroutine(coroutine, self._report)
                 finally:
                     asyncio.tasks._leave_task(self, task)
         self.close_generators()
@@ -298,18 +329,13 @@ class DurableLoop(RestrictedEventLoop):
         number = self._number
         if self._eager and not self.dead:
             kwargs.setdefault("eager_start", True)
-        label = f"{self._name}/{number}" if name is None else str(name)
+        label = f"{self.name}/{number}" if name is None else str(name)
         task = DurableTask(number, coro, loop=self, name=label, context=context, **kwargs)
         if self.dead:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
         elif not task.done():
-            self._keep_task(task)
+            self._tasks[number] = task
         return task
-
-    def _keep_task(self, task: DurableTask) -> None:
-        if len(self._tasks) >= self._sweep_tasks_at:
-            self._sweep_tasks_at = 2 * len(self.pending_tasks()) + _SWEEP
-        self._tasks.append(task)
 
     def set_task_factory(self, factory: Any) -> None:
         """Only eager tasks (3.12+) and the default can be repeated on replay."""
@@ -324,9 +350,15 @@ class DurableLoop(RestrictedEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Pass on what nobody awaited."""
-        if self._quiet:
-            return
-        self._on_unhandled(str(context.get("message", "unhandled error in a workflow")), context.get("exception"))
+        error = context.get("exception")
+        if not self._quiet and not isinstance(error, ContinueAsNew):
+            message = str(context.get("message", "unhandled error in a workflow"))
+            self._report(message.removeprefix("Durable"), error)  # classes of this module are asyncio's to the reader
+
+    def report_unawaited(self, coro: Any) -> None:
+        """Report a coroutine that was freed before it has begun: its ``await`` was forgotten."""
+        if not self.dead:
+            self._report(f"{coro.__qualname__!r} was called{origin_of(coro)} and never awaited: it did not run", None)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         """The same as :meth:`call_exception_handler`."""
@@ -368,10 +400,28 @@ class DurableTask(asyncio.Task[Any]):
 
     def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> None:
         self.number = number
+        #: Where cancellations reached it while its workflow was ending, each with the number that it was.
+        self.interrupted: list[tuple[int, Position]] = []
         super().__init__(coro, **kwargs)
 
     def __hash__(self) -> int:
         return self.number
+
+    def cancel(self, msg: Any = None) -> bool:
+        """As asyncio's; while the workflow is ending, the place is kept."""
+        ending = getattr(self.get_loop(), "ending", False)
+        position = position_of(self) if ending and not self.done() else None
+        accepted = super().cancel(msg)
+        if accepted and position is not None:
+            self.interrupted.append((self.cancelling(), position))
+        return accepted
+
+    def swallowed(self) -> bool:
+        """Whether it waits where a cancellation reached it. One that was taken back (uncancel) does not count."""
+        if self.done():
+            return False
+        position = position_of(self)
+        return any(level <= self.cancelling() and position == place for level, place in self.interrupted)
 
 
 class DurableHandle(asyncio.Handle):
@@ -400,22 +450,3 @@ class DurableTimer(asyncio.TimerHandle):
 
     __slots__ = ("number",)
     number: int
-
-
-def number_gatherings() -> None:
-    """Let the futures that ``asyncio.gather`` answers hash by number too, on loops that number.
-
-    gather makes them itself, without asking the loop; so their class is taught to ask when it is first hashed.
-    On any other loop they hash as ever.
-    """
-    gathering = getattr(asyncio.tasks, "_GatheringFuture", None)
-    if gathering is not None and "__hash__" not in vars(gathering):
-        gathering.__hash__ = _hash_gathering
-
-
-def _hash_gathering(future: Any) -> int:
-    known: int | None = getattr(future, "rayflow_number", None)
-    if known is None:
-        numbers = getattr(future.get_loop(), "next_number", None)
-        future.rayflow_number = known = object.__hash__(future) if numbers is None else numbers()
-    return known

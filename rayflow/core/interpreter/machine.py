@@ -35,12 +35,21 @@ from rayflow.core.events import (
 from rayflow.core.failures import deadline_failure, failure_of
 from rayflow.core.interpreter.calls import Calls, LockPermit
 from rayflow.core.interpreter.compensation import Compensations
-from rayflow.core.interpreter.effects import ContinueAsNew, Dispatch, Effects, Outcome, Payloads, RejectedSignal
-from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop, WorkflowStalled
+from rayflow.core.interpreter.effects import (
+    ContinueAsNew,
+    Dispatch,
+    Effects,
+    Outcome,
+    Payloads,
+    RejectedSignal,
+    continuation_in,
+)
+from rayflow.core.interpreter.event_loop import CALLBACK_BUDGET, DurableLoop
+from rayflow.core.interpreter.random_numbers import RandomNumbers
 from rayflow.core.interpreter.replay_check import compare, describe
 from rayflow.core.interpreter.signals import Awaited, ExecutionState, Signals
 from rayflow.definition.context import Call, LockCall, StepCall
-from rayflow.errors import Failure, NonDeterminismError, RayflowError
+from rayflow.errors import Failure, NonDeterminismError, RayflowError, WorkflowStalled
 from rayflow.ids import ExecutionStatus
 
 __all__ = ["Dispatch", "Effects", "Machine", "Outcome", "Payloads", "failure_of"]
@@ -51,9 +60,10 @@ class Machine:
 
     Args:
         begin: makes the workflow's coroutine; called when ``Started`` is applied.
-        execution_id: seeds the execution's random numbers and names its tasks.
+        execution_id: names its tasks.
         workflow_id: for the code to see.
         payloads: the codec.
+        seed: of the random numbers of the execution's first run.
         check: raises TypeError if arguments do not fit the workflow, for ``continue_as_new``.
         budget: callbacks that one event may cause.
         on_unhandled: told of exceptions that nobody awaited.
@@ -66,20 +76,21 @@ class Machine:
         execution_id: str,
         workflow_id: str,
         payloads: Payloads,
+        seed: int = 0,
         check: Callable[..., object] = lambda *args, **kwargs: None,
         budget: int = CALLBACK_BUDGET,
         on_unhandled: Callable[[str, BaseException | None], None] = lambda message, error: None,
     ) -> None:
-        self.execution_id = execution_id
-        self.workflow_id = workflow_id
+        self.execution_id, self.workflow_id = execution_id, workflow_id
         self._begin = begin
         self._payloads = payloads
         self._check = check
         self._budget = budget
         self._on_unhandled = on_unhandled
         self._loop = self._new_loop()
-        self._calls = Calls(self._loop, payloads)
-        self._random = random.Random(execution_id)
+        self._seed = seed
+        self._random = RandomNumbers(seed)
+        self._calls = Calls(self._loop, payloads, self._random.issued)
         self._effects = Effects()
         self._signals = Signals(payloads, self._reject)
         self._state = ExecutionState(payloads)
@@ -90,15 +101,18 @@ class Machine:
         self._root: asyncio.Task[Any] | None = None
         self._cancelled: CancelRequested | None = None
         self._overdue: DeadlinePassed | None = None
+        #: A new run that was asked for outside of the workflow's own task, which is cancelled for it.
+        self._continues: ContinueAsNew | None = None
         self._closing = False
-        self._told: set[asyncio.Task[Any]] = set()
+        #: Numbers of the tasks that were cancelled at the workflow's end. The tasks themselves would be held.
+        self._told: set[int] = set()
         self._unissued: RuntimeError | None = None
         self._decided: Outcome | None = None
         self.outcome: Outcome | None = None
 
     def _new_loop(self) -> DurableLoop:
         return DurableLoop(  # type: ignore[abstract]
-            execution=self, name=self.execution_id, budget=self._budget, on_unhandled=self._on_unhandled
+            execution=self, name=self.execution_id, budget=self._budget, on_unhandled=self._report
         )
 
     # --- what its owner calls ------------------------------------------------------------------------------
@@ -125,6 +139,10 @@ class Machine:
         """What the code has set of its state, for another run."""
         return self._state.encoded()
 
+    def next_seed(self) -> int:
+        """Return the seed of the execution's next run."""
+        return self._random.next_seed()
+
     def next_timer(self) -> tuple[float, int] | None:
         """When the earliest timer is due, and its number."""
         return None if self.outcome else self._loop.next_timer()
@@ -143,6 +161,8 @@ class Machine:
             self._feed(event)
             self._loop.drain()
             self._finish()
+            if self.outcome is None:
+                self._loop.check_cancelled()
         except WorkflowStalled as error:
             self._give_up(Outcome(ExecutionStatus.FAILED, failure=failure_of(error)), event.at)
         effects.state.update(self._state.take())
@@ -167,7 +187,12 @@ class Machine:
                 )
             self._recorded_patches = entry.patches
             effects = self.apply(entry.event)
-            compare(entry, effects)
+            try:
+                compare(entry, effects)
+            except NonDeterminismError as error:
+                if self._loop.conflict is not None:  # which explains the difference
+                    raise self._loop.conflict from error
+                raise
             waiting.update((d.seq, d) for d in effects.dispatches)
         self._calls.answered, self._recorded_patches = frozenset(), None
         return [dispatch for seq, dispatch in waiting.items() if self._calls.is_open(seq)]
@@ -179,6 +204,7 @@ class Machine:
             execution_id=self.execution_id,
             workflow_id=self.workflow_id,
             payloads=self._payloads,
+            seed=self._seed,
             check=self._check,
             budget=self._budget,
             on_unhandled=self._on_unhandled,
@@ -229,8 +255,16 @@ class Machine:
                 f"{len(self._undoing)} compensations are registered, which a new run would forget: continue as new "
                 "where nothing has to be undone any more"
             )
+        if self._root is None or self._root.done():
+            raise RuntimeError(
+                "rf.continue_as_new() was called after the workflow's end; call it in the workflow itself"
+            )
         self._check(*args, **kwargs)
-        raise ContinueAsNew(self._payloads.encode((args, dict(kwargs))))
+        continues = ContinueAsNew(self._payloads.encode((args, dict(kwargs))))
+        if asyncio.current_task() is not self._root:
+            self._continues = self._continues or continues
+            self._root.cancel("the workflow continues as new")
+        raise continues
 
     def patched(self, change: str) -> bool:
         """Whether the code is to behave as changed."""
@@ -249,11 +283,11 @@ class Machine:
     @property
     def random(self) -> random.Random:
         """The execution's own random numbers."""
-        return self._random
+        return self._random.generator
 
     def uuid4(self) -> uuid.UUID:
         """A random UUID from the execution's own random numbers."""
-        return uuid.UUID(int=self._random.getrandbits(128), version=4)
+        return uuid.UUID(int=self._random.generator.getrandbits(128), version=4)
 
     @property
     def state(self) -> ExecutionState:
@@ -270,6 +304,10 @@ class Machine:
             return
         encoded = None if result is None else self._payloads.encode(result)
         self._effects.stages.append(StageNote(index, name, status, encoded))
+
+    def _report(self, message: str, error: BaseException | None) -> None:
+        if self._recorded_patches is None:  # a replay repeats what was reported when it was live
+            self._on_unhandled(message, error)
 
     # --- inside --------------------------------------------------------------------------------------------
     def _refuse(self) -> None:
@@ -298,13 +336,14 @@ class Machine:
                     )
                 self._loop.fire(event.timer)
             case Continued():
-                self._random = random.Random(f"{self.execution_id}/{event.run}")
+                self._random.continued(event.seed)
                 self._state.load(event.state)
                 self._signals.deliver(event.signals)
             case Started():
                 self._root = self._loop.create_task(self._begin(), context=contextvars.Context())
             case Forked():
                 self._calls.disown()
+                self._random.forked(event.before, event.seed)
                 self._state.load(event.state)
             case CancelRequested():
                 self._cancelled = self._cancelled or event
@@ -318,6 +357,7 @@ class Machine:
     def _cancel(self, message: str) -> None:
         if self._root is None or self._undoing.begun:
             return
+        self._loop.ending = True
         if self._root.done():  # what it left running is still cleaning up, and is asked once more
             for task in self._loop.pending_tasks():
                 task.cancel(message)
@@ -347,10 +387,12 @@ class Machine:
 
     def _cancel_leftovers(self) -> None:
         # As asyncio.run does: what the workflow left running is cancelled, and may still clean up, durably.
-        while untold := [task for task in self._loop.pending_tasks() if task not in self._told]:
-            self._told.update(untold)
+        self._loop.ending = True
+        while untold := [task for task in self._loop.pending_tasks() if task.number not in self._told]:
+            self._told.update(task.number for task in untold)
             for task in untold:
                 task.cancel("the workflow ended")
+            del untold, task
             self._loop.drain()
 
     def _begin_to_undo(self) -> None:
@@ -383,11 +425,14 @@ class Machine:
         error = asyncio.CancelledError() if root.cancelled() else root.exception()
         if self._overdue is not None:
             return Outcome(ExecutionStatus.FAILED, failure=deadline_failure(self._overdue))
-        if self._cancelled is not None and (error is None or isinstance(error, asyncio.CancelledError | ContinueAsNew)):
+        continues = continuation_in(error)
+        if continues is None and (error is None or isinstance(error, asyncio.CancelledError)):
+            continues = self._continues
+        if self._cancelled is not None and (error is None or continues or isinstance(error, asyncio.CancelledError)):
             reason = Failure(type="ExecutionCancelled", message=self._cancelled.reason, retryable=False)
             return Outcome(ExecutionStatus.CANCELLED, failure=reason)
-        if isinstance(error, ContinueAsNew):
-            return Outcome(ExecutionStatus.RUNNING, result=error.payload)
+        if continues is not None:
+            return Outcome(ExecutionStatus.RUNNING, result=continues.payload)
         if error is not None:
             return Outcome(ExecutionStatus.FAILED, failure=failure_of(error, self._calls.failed))
         try:

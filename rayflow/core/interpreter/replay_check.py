@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
 from rayflow.core.events import (
     Entry,
     Event,
     RequestCompleted,
     SignalReceived,
+    StageNote,
     StepCompleted,
     StepFailed,
     TimerFired,
@@ -19,28 +23,52 @@ _KINDS = {"undo": "compensation", "child": "child workflow", "signal": "signal t
 
 
 def compare(entry: Entry, effects: Effects) -> None:
-    """Compare what the code did with what it did when the entry was recorded.
+    """Compare what the code did with what the entry recorded: names and numbers, and not the values of arguments.
 
     Raises:
-        NonDeterminismError: it is not the same.
+        NonDeterminismError: something differs.
     """
-    issued = tuple(d.label for d in effects.dispatches)
-    for position, (expected, seen) in enumerate(zip(entry.issued, issued, strict=False)):
-        if expected != seen:
-            raise NonDeterminismError(
-                expected=f"{_called(expected)} (number {position + 1} of this entry)",
-                seen=_called(seen),
-                position=entry.seq,
-            )
-    if len(issued) != len(entry.issued):
-        shorter = min(len(issued), len(entry.issued))
-        expected = _called(entry.issued[shorter]) if len(entry.issued) > shorter else "no further step"
-        seen = _called(issued[shorter]) if len(issued) > shorter else "no further step"
-        raise NonDeterminismError(expected=expected, seen=seen, position=entry.seq)
+    issued = tuple(dispatch.label for dispatch in effects.dispatches)
+    if issued != entry.issued:
+        position, expected, seen = _first_difference(entry.issued, issued)
+        where = f" (number {position + 1} of this entry)" if seen else ""
+        raise NonDeterminismError(
+            expected=f"{_called(expected)}{where}" if expected else "no further step",
+            seen=_called(seen) if seen else "no further step",
+            position=entry.seq,
+        )
     if tuple(effects.dropped) != entry.dropped:
         raise NonDeterminismError(
             expected=f"steps {list(entry.dropped)} to be given up", seen=f"{effects.dropped}", position=entry.seq
         )
+    for what, recorded, made in (
+        ("compensation", tuple(map(repr, entry.compensations)), tuple(map(repr, effects.undos))),
+        ("patch", tuple(map(repr, entry.patches)), tuple(map(repr, effects.patches))),
+        ("declared step", tuple(map(_stage, entry.stages)), tuple(map(_stage, effects.stages))),
+        ("state key", _changes(entry.state), _changes(effects.state)),
+    ):
+        if recorded != made:
+            _, expected, seen = _first_difference(recorded, made)
+            raise NonDeterminismError(
+                expected=f"{what} {expected}" if expected else f"no further {what}",
+                seen=f"{what} {seen}" if seen else f"no further {what}",
+                position=entry.seq,
+            )
+
+
+def _first_difference(recorded: Sequence[str], made: Sequence[str]) -> tuple[int, str, str]:
+    """Return the position of the first difference, and what is there; "" where one has ended."""
+    pairs = enumerate(zip_longest(recorded, made, fillvalue=""))
+    return next((position, expected, seen) for position, (expected, seen) in pairs if expected != seen)
+
+
+def _stage(note: StageNote) -> str:
+    return f"{note.index} {note.name!r} {note.status}"
+
+
+def _changes(state: Mapping[str, bytes | None]) -> tuple[str, ...]:
+    """The keys that were set or deleted. A large value is recorded as a reference, so values are not compared."""
+    return tuple(f"{key!r} {'deleted' if value is None else 'set'}" for key, value in state.items())
 
 
 def _called(labelled: str) -> str:

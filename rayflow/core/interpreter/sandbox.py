@@ -6,14 +6,15 @@ code that runs on a durable loop is refused, anything else in the process goes o
 does on the code's behalf (imports and all that a module does while it is imported, source lines for tracebacks,
 time zones) is let through.
 
-What cannot be caught is documented in docs/workflows.md: reading the clock, random numbers, environment
-variables, and C extensions that raise no audit event.
+What cannot be caught is documented in docs/workflows.md: reading the clock, random numbers and environment variables,
+asking whether a file exists, writing to a file that was opened before, and C extensions that raise no audit event.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
+from rayflow.core.interpreter import library_patches, shared_objects
 from rayflow.errors import SideEffectError
 
 P = ParamSpec("P")
@@ -31,6 +33,14 @@ _THREAD = "starting a thread"
 _PROCESS = "starting a process"
 _SLEEP = "time.sleep() (use `await asyncio.sleep()`, which is durable)"
 _LOOKUP = "looking up a host"
+_LISTING = "listing a folder"
+_CHANGE = "changing a file"
+_ATTRIBUTES = "reading or changing a file's attributes"
+_LOCKING = "locking or controlling a file"
+_ENVIRONMENT = "changing an environment variable"
+_CHDIR = "changing the working directory"
+_SIGNAL = "sending a signal to a process"
+_SYSLOG = "writing to the system's log"
 
 _WATCHED = {
     "open": "opening a file",
@@ -40,9 +50,37 @@ _WATCHED = {
     "os.rmdir": "removing a folder",
     "os.link": "linking a file",
     "os.symlink": "linking a file",
-    "os.truncate": "changing a file",
+    "os.truncate": _CHANGE,
+    "os.chmod": _CHANGE,
+    "os.chown": _CHANGE,
+    "os.chflags": _CHANGE,
+    "os.utime": _CHANGE,
+    "os.getxattr": _ATTRIBUTES,
+    "os.listxattr": _ATTRIBUTES,
+    "os.setxattr": _ATTRIBUTES,
+    "os.removexattr": _ATTRIBUTES,
+    "os.lockf": _LOCKING,
+    "fcntl.fcntl": _LOCKING,
+    "fcntl.flock": _LOCKING,
+    "fcntl.ioctl": _LOCKING,
+    "fcntl.lockf": _LOCKING,
+    "mmap.__new__": "mapping a file",
+    "os.listdir": _LISTING,
+    "os.scandir": _LISTING,
+    "os.chdir": _CHDIR,
+    "os.fchdir": _CHDIR,
+    "os.putenv": _ENVIRONMENT,
+    "os.unsetenv": _ENVIRONMENT,
+    "os.kill": _SIGNAL,
+    "os.killpg": _SIGNAL,
+    "signal.pthread_kill": _SIGNAL,
+    "resource.setrlimit": "changing a limit of the process",
+    "syslog.openlog": _SYSLOG,
+    "syslog.syslog": _SYSLOG,
     "os.exec": _PROCESS,
     "os.fork": _PROCESS,
+    "os.forkpty": _PROCESS,
+    "os.spawn": _PROCESS,
     "os.posix_spawn": _PROCESS,
     "os.system": _PROCESS,
     "subprocess.Popen": _PROCESS,
@@ -50,6 +88,9 @@ _WATCHED = {
     "socket.connect": "connecting a socket",
     "socket.bind": "binding a socket",
     "socket.sendto": "sending to a socket",
+    "socket.sendmsg": "sending to a socket",
+    "socket.gethostbyaddr": _LOOKUP,
+    "socket.getnameinfo": _LOOKUP,
     "socket.getaddrinfo": _LOOKUP,
     "socket.gethostbyname": _LOOKUP,
     "sqlite3.connect": "opening a database",
@@ -60,7 +101,14 @@ _WATCHED = {
 
 #: Modules that open files on behalf of the interpreter, not of the workflow.
 _EXEMPT = frozenset(
-    {"importlib._bootstrap", "importlib._bootstrap_external", "linecache", "zipimport", "zoneinfo._common"}
+    {
+        "importlib._bootstrap",
+        "importlib._bootstrap_external",
+        "linecache",
+        "zipimport",
+        "zoneinfo._common",
+        "zoneinfo._tzpath",
+    }
 )
 
 #: Where the search for them ends: what called the loop says nothing about the workflow's code.
@@ -75,6 +123,8 @@ def _refusing() -> bool:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if event == "import" and args[0] == "anyio":
+        library_patches.patch_anyio()
     what = _WATCHED.get(event)
     if what is None or not _refusing():
         return
@@ -137,9 +187,14 @@ def install() -> None:
         if _installed:
             return
         _installed = True
+    library_patches.install()
+    shared_objects.install()
     sys.addaudithook(_audit)
+    for name in ("write", "writev", "pwrite", "pwritev"):  # which raise no audit event
+        if (original := getattr(os, name, None)) is not None:
+            library_patches.replace_everywhere(original, _guarded(original, f"os.{name}()"))
     if sys.version_info < (3, 13):
-        time.sleep = _guarded(time.sleep, _SLEEP)
+        library_patches.replace_everywhere(time.sleep, _guarded(time.sleep, _SLEEP))
     if sys.version_info < (3, 12):
         threading.Thread.start = _guarded(threading.Thread.start, _THREAD)  # type: ignore[method-assign]
 

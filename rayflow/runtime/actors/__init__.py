@@ -1,1 +1,1 @@
-"""Actor systems: the interface that the runtime needs, and its implementations on Ray and on threads."""
+"""Actor systems: the interface that the runtime requires, and its implementations on Ray and on threads."""

@@ -1,10 +1,10 @@
-"""The seam: what the runtime asks of whatever its actors run on.
+"""Actor system interface: what the runtime requires of the platform that its actors run on.
 
-Two systems exist: ``rayflow.runtime.actors.ray_system.RaySystem`` (a Ray cluster) and
-``rayflow.runtime.actors.thread_system.ThreadSystem`` (one process, for :class:`rayflow.LocalEngine` and for tests).
-Actors are plain classes; their methods are called from several threads. An actor's ``__init__`` must not fail and must
-not take long: with Ray, an exception there is final. The first argument of each is the system itself, then
-``ActorSpec.args``.
+Two systems implement it: :class:`rayflow.runtime.actors.ray_system.RaySystem` (a Ray cluster) and
+:class:`rayflow.runtime.actors.thread_system.ThreadSystem` (one process, for :class:`rayflow.LocalEngine` and tests).
+
+Actors are plain classes; several threads call their methods. An actor's ``__init__`` must neither fail nor block: with
+Ray, an exception there is final. Its first argument is the system, followed by ``ActorSpec.args``.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from rayflow.runtime.actors.clock import SystemClock
 
 
 class ActorLost(ClusterError):
-    """The actor is dead (or never was); the call may or may not have been executed."""
+    """The actor is dead or never existed; the call may have been executed."""
 
     def __init__(self, name: str, detail: str = "") -> None:
         self.name = name
-        super().__init__(f"actor {name!r} is gone{': ' + detail if detail else ''}")
+        super().__init__(f"actor {name!r} is dead{': ' + detail if detail else ''}")
 
 
 class ActorUnavailable(ClusterError):
-    """The actor cannot be reached now (it restarts); the call may or may not have been executed."""
+    """The actor cannot be reached at the moment, for example during a restart; the call may have been executed."""
 
     def __init__(self, name: str, detail: str = "") -> None:
         self.name = name
-        super().__init__(f"actor {name!r} cannot be reached now{': ' + detail if detail else ''}")
+        super().__init__(f"actor {name!r} is not reachable at the moment{': ' + detail if detail else ''}")
 
 
 class CallTimeout(ClusterError, TimeoutError):
-    """The actor did not answer in time; it may be hung, or only busy."""
+    """The actor did not reply in time; it may hang or be busy."""
 
     def __init__(self, name: str, method: str, seconds: float) -> None:
         self.name = name
         self.method = method
-        super().__init__(f"actor {name!r} did not answer {method}() within {seconds:g} s")
+        super().__init__(f"actor {name!r} did not reply to {method}() within {seconds:g} s")
 
 
 class TaskRefused(ClusterError):
-    """A task's options do not fit: it can never run."""
+    """The options of a task are invalid: the task can never run."""
 
     def __init__(self, name: str, detail: str) -> None:
         self.name = name
@@ -57,7 +57,7 @@ class TaskRefused(ClusterError):
 
 
 class TaskCrashed(ClusterError):
-    """The process of a task died while it ran."""
+    """The process of a task died while the task ran."""
 
     def __init__(self, name: str, detail: str = "") -> None:
         self.name = name
@@ -66,20 +66,20 @@ class TaskCrashed(ClusterError):
 
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
-    """How an actor is made.
+    """Specification of an actor.
 
     Args:
         cls: the plain class.
-        name: unique in the namespace; it is how the actor is found again.
+        name: unique in the namespace; actors are found by name.
         args: arguments after the system.
-        threads: calls that run at once.
-        groups: separate sets of threads, by name, for calls that must not wait behind others.
-        restart: let the system make it anew, by the same arguments, when it dies.
+        threads: calls that run at the same time.
+        groups: concurrency groups (name to number of threads), for calls that must not wait behind others.
+        restart: whether the system restarts the actor, with the same arguments, when it dies.
         num_cpus: CPUs reserved for it.
         num_gpus: GPUs reserved for it.
         memory: bytes of memory reserved for it; None for none.
         resources: custom resources reserved for it.
-        pinned: keep it on the head node, beside its disk.
+        pinned: whether it stays on the head node, next to its disk.
         runtime_env: Ray's runtime environment for its process.
     """
 
@@ -99,12 +99,12 @@ class ActorSpec:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """How a function runs once, in a process of its own.
+    """Specification of a task: a function that runs once, in its own process.
 
     Args:
-        fn: a function of a module; it gets the system, then ``args``, and, where nothing can interrupt it, the
-            keyword ``cancelled``: a threading.Event that is set when it is to stop.
-        name: what the task is called in the Ray dashboard.
+        fn: a module-level function. It receives the system, then ``args``. Where its process cannot be interrupted, it
+            also receives the keyword ``cancelled``, a threading.Event that is set when it has to stop.
+        name: the task's name in the Ray dashboard.
         args: its arguments.
         options: Ray's options: resources and scheduling strategy.
         runtime_env: Ray's runtime environment for its process.
@@ -119,18 +119,18 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """How a call ended: a value, or an error."""
+    """The end of a call: a value or an error."""
 
     value: Any = None
     error: BaseException | None = None
 
 
 class ObjectRef(NamedTuple):
-    """Bytes in the system's own memory.
+    """Reference to bytes in the system's shared memory.
 
     Args:
-        handle: what :meth:`ActorSystem.fetch` takes. It may be sent on inside of lists and dictionaries.
-        size: how many bytes there are.
+        handle: the argument of :meth:`ActorSystem.get_object`. It can be sent inside of lists and dictionaries.
+        size: number of bytes.
     """
 
     handle: Any
@@ -138,24 +138,24 @@ class ObjectRef(NamedTuple):
 
 
 class Envelope(NamedTuple):
-    """What goes over a line where more than bytes do.
+    """A message with references to shared memory.
 
     Args:
-        data: the bytes.
-        held: what they refer to that is in the system's own memory, by digest.
+        data: the message.
+        refs: references to large values that the message mentions, by digest.
     """
 
     data: bytes
-    held: Mapping[str, ObjectRef]
+    refs: Mapping[str, ObjectRef]
 
 
-def opened(received: Any) -> Envelope:
-    """What came over a line: bytes alone, or a parcel."""
+def as_envelope(received: Any) -> Envelope:
+    """Return a received message as an envelope; plain bytes have no references."""
     return received if isinstance(received, Envelope) else Envelope(received, {})
 
 
 class Actor(Protocol):
-    """A handle on an actor. Handles are not sent around or stored: names are."""
+    """A handle on an actor. Handles are neither sent nor stored: names are."""
 
     name: str
 
@@ -163,9 +163,9 @@ class Actor(Protocol):
         """Call and wait.
 
         Raises:
-            ActorLost: it is dead.
-            ActorUnavailable: it cannot be reached now.
-            CallTimeout: no answer within ``timeout`` seconds.
+            ActorLost: if the actor is dead.
+            ActorUnavailable: if the actor cannot be reached at the moment.
+            CallTimeout: if there is no reply within ``timeout`` seconds.
             Exception: whatever the method raised.
         """
 
@@ -177,100 +177,98 @@ class Actor(Protocol):
         group: str = "",
         label: str = "",
     ) -> None:
-        """Call without waiting; ``then`` gets the reply, on some thread of the system's.
-
-        ``then`` must be quick; it may send, but not call.
+        """Call without waiting.
 
         Args:
             method: the method's name.
             args: its arguments.
-            then: told how it ended, exactly once.
-            group: the set of threads it runs on.
-            label: what the call is called in the Ray dashboard.
+            then: receives the reply exactly once, on any thread. It must be quick; it may send, but not call.
+            group: the concurrency group.
+            label: the call's name in the Ray dashboard.
         """
 
 
 class RunningTask(Protocol):
-    """A task that was submitted."""
+    """A submitted task."""
 
     def cancel(self, *, force: bool = False) -> None:
-        """Ask it to stop, by a KeyboardInterrupt where it runs; with ``force`` kill its process."""
+        """Stop the task by a KeyboardInterrupt; with ``force``, kill its process."""
 
 
 class ActorSystem(Protocol):
-    """Makes, finds, lists and kills actors, and runs tasks."""
+    """Creates, finds, lists and kills actors, and runs tasks."""
 
     @property
     def identity(self) -> str:
-        """Which namespace of which cluster this is, in words: the same for all actors of one life of the cluster."""
+        """Return the namespace and the cluster in words: the same for all actors until the cluster is restarted."""
 
     @property
     def restarted(self) -> bool:
-        """Inside of an actor: whether the system has made it anew."""
+        """Return, inside of an actor, whether the system has restarted it."""
 
     @property
     def clock(self) -> SystemClock:
-        """The time that everything in this system goes by."""
+        """Return the clock of the namespace."""
 
     @property
     def separate(self) -> bool:
-        """Whether each actor has a process of its own, which imports its code when it is made."""
+        """Return whether each actor has its own process, which imports its code when it starts."""
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """The actor of that name: the one there is, or a new one."""
+        """Return the actor of that name, created if there is none."""
 
     def find(self, name: str) -> Actor:
-        """The actor of that name. Raises ActorLost if there is none."""
+        """Return the actor of that name. Raises ActorLost if there is none."""
 
     def names(self) -> list[str]:
-        """Names of all actors in the namespace."""
+        """Return the names of all actors in the namespace."""
 
     def kill(self, name: str, *, restart: bool = False) -> None:
-        """Kill the actor's process; with ``restart`` let the system make it anew. No error if it is gone."""
+        """Kill the actor's process; with ``restart``, let the system restart it. A dead actor is not an error."""
 
     def cpus(self) -> float:
-        """CPUs of the cluster."""
+        """Return the CPUs of the cluster."""
 
     def nodes(self) -> list[dict[str, float]]:
-        """What each live node has in all: CPU, GPU, memory (bytes), custom resources. Empty if nobody counts them."""
+        """Return all resources of each live node: CPU, GPU, memory (bytes), custom ones. Empty if not counted."""
 
     def free(self) -> list[dict[str, float]]:
-        """What each live node has left: as :meth:`nodes`, less what is reserved."""
+        """Return the resources of each live node that are not reserved."""
 
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
-        """Run a function once, in a process of its own, as soon as there is room for it.
+        """Run a function once, in its own process, as soon as the cluster has room for it.
 
         Args:
-            spec: what runs, and what it needs.
-            then: told how it ended, exactly once, on some thread: TaskCrashed if its process died by itself,
-                ActorLost if it was lost otherwise.
+            spec: the function and what it needs.
+            then: receives the reply exactly once, on any thread. TaskCrashed: the process died; ActorLost: the task
+                was lost otherwise.
 
         Raises:
-            TaskRefused: its options do not fit.
-            ClusterError: it cannot be submitted now.
+            TaskRefused: if the options are invalid.
+            ClusterError: if it cannot be submitted at the moment.
         """
 
-    def hold(self, data: bytes) -> Any:
-        """Put bytes into the system's own memory, where actors of other processes can have them.
+    def put_object(self, data: bytes) -> Any:
+        """Put bytes into shared memory, from where actors of other processes can read them.
 
-        They are there as long as this process lives and anybody has the handle; nothing durable depends on them.
+        They stay as long as this process lives and a process has the handle; nothing durable depends on them.
 
         Returns:
-            A handle; None if there is no room now.
+            A handle; None if there is no room at the moment.
         """
 
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
-        """The bytes behind a handle; None if they are lost, or not here within ``timeout`` seconds."""
+    def get_object(self, handle: Any, timeout: float) -> bytes | None:
+        """Return the bytes behind a handle; None if they are lost or do not arrive within ``timeout`` seconds."""
 
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
-        """Make a package of code available under its URI, if it is not.
+    def ensure_package(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
+        """Upload a code package unless the cluster has it.
 
         Args:
-            uri: as ``ActorSpec.runtime_env`` names it.
-            fetch: answers its bytes; None if they are lost.
+            uri: the URI as in ``ActorSpec.runtime_env``.
+            fetch: returns its bytes; None if they are lost.
 
         Raises:
-            ClusterError: they are lost.
+            ClusterError: if the package is lost.
         """
 
 
@@ -283,17 +281,7 @@ def send_to(
     group: str = "",
     label: str = "",
 ) -> None:
-    """Send to an actor by its name; that there is none is told to ``then``, like any other error.
-
-    Args:
-        system: where it is found.
-        name: its name.
-        method: as for :meth:`Actor.send`, like the arguments after it.
-        args: see there.
-        then: see there.
-        group: see there.
-        label: see there.
-    """
+    """Send to an actor by its name; ``then`` also receives the error that there is no such actor."""
     try:
         actor = system.find(name)
     except ActorLost as error:
@@ -303,18 +291,10 @@ def send_to(
         actor.send(method, *args, then=then, group=group, label=label)
 
 
-def ask_all(
+def call_all(
     system: ActorSystem, names: Sequence[str], method: str, *, timeout: float, group: str = ""
 ) -> dict[str, Reply]:
-    """Ask many actors the same at once; answers the replies that came in time.
-
-    Args:
-        system: where they are found.
-        names: their names.
-        method: as for :meth:`Actor.send`.
-        timeout: seconds to wait for all of them together.
-        group: as for :meth:`Actor.send`.
-    """
+    """Call the same method of many actors, and return the replies that arrive within ``timeout`` seconds in all."""
     replies: queue.SimpleQueue[tuple[str, Reply]] = queue.SimpleQueue()
 
     def put(name: str, reply: Reply) -> None:
@@ -323,10 +303,10 @@ def ask_all(
     for name in names:
         send_to(system, name, method, then=partial(put, name), group=group)
     found: dict[str, Reply] = {}
-    give_up = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while len(found) < len(names):
         try:
-            name, reply = replies.get(timeout=max(0.0, give_up - time.monotonic()))
+            name, reply = replies.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
             break
         found[name] = reply
@@ -334,41 +314,34 @@ def ask_all(
 
 
 def kill_async(system: ActorSystem, name: str, *, restart: bool = False) -> None:
-    """Kill an actor without waiting for it: killing a process that is stopped takes seconds.
-
-    Args:
-        system: where it is found.
-        name: its name.
-        restart: let the system make it anew.
-    """
+    """Kill an actor on another thread: killing a stopped process takes seconds."""
 
     def kill() -> None:
-        with suppress(SystemExit):  # whoever asked was killed meanwhile
+        with suppress(SystemExit):  # the calling actor was killed in the meantime
             system.kill(name, restart=restart)
 
     threading.Thread(target=kill, name="kill", daemon=True).start()
 
 
 class Channel(Protocol):
-    """One way from a coordinator to a worker or to the store: bytes there, bytes back, or parcels.
+    """Request channel from a coordinator to a worker or to the store.
 
-    The only road today is an actor call; a faster one can be put behind the same two methods.
+    The only implementation is an actor call. A faster transport can implement the same two members.
     """
 
     def send(self, request: bytes | Envelope, then: Callable[[Reply], None], label: str = "") -> None:
-        """Send a request; ``then`` gets the reply, or an error, exactly once, on some other thread."""
+        """Send a request; ``then`` receives the reply or an error exactly once, on another thread."""
 
     @property
     def peer(self) -> str:
-        """Name of the actor at the other end."""
+        """Return the name of the actor at the other end."""
 
 
 class ActorChannel:
-    """A line that is an actor call.
+    """Channel over actor calls.
 
     Args:
-        actor: who is called.
-        method: its method, which takes and returns bytes, or parcels.
+        method: its method, which takes and returns bytes or envelopes.
     """
 
     def __init__(self, actor: Actor, method: str) -> None:
@@ -377,49 +350,47 @@ class ActorChannel:
 
     @property
     def peer(self) -> str:
-        """Name of the actor at the other end."""
+        """Return the name of the actor at the other end."""
         return self._actor.name
 
     def send(self, request: bytes | Envelope, then: Callable[[Reply], None], label: str = "") -> None:
-        """See :class:`Channel`."""
+        """Send a request as an actor call."""
         self._actor.send(self._method, request, then=then, label=label)
 
 
-#: Seconds for which a call is sent again: several times what the system takes to make an actor anew.
-PATIENCE = 10.0
-#: Seconds between two of them.
-AGAIN = 0.1
+#: Seconds for which a failed call is repeated: several times the duration of an actor's restart.
+RETRY_FOR = 10.0
+#: Seconds between two attempts.
+RETRY_DELAY = 0.1
 
 
 class RetryingActor(Actor):
-    """An actor by its name, also while it restarts.
+    """Handle on an actor, by name, whose calls outlast a restart of the actor.
 
-    Since a call that failed may have been executed, only what may be done twice is called like this.
+    A failed call may have been executed, so only calls that may be executed twice are made through this handle.
 
     Args:
-        system: where it is found.
-        name: its name.
-        over: whether nobody is to wait any more.
+        stopped: returns whether the caller has stopped, so that a failed call is not repeated.
     """
 
-    def __init__(self, system: ActorSystem, name: str, over: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, system: ActorSystem, name: str, stopped: Callable[[], bool] = lambda: False) -> None:
         self._system = system
         self.name = name
-        self._over = over
+        self._stopped = stopped
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
-        """Call and wait, and again while it cannot be reached. See :meth:`Actor.call`."""
-        give_up: float | None = None
+        """Call and wait; repeat the call while the actor cannot be reached."""
+        deadline: float | None = None
         while True:
             try:
                 return self._system.find(self.name).call(method, *args, timeout=timeout, group=group)
             except (ActorLost, ActorUnavailable) as error:
-                give_up = give_up or monotonic() + PATIENCE
-                # One that the method raised itself is about another actor.
-                if error.name != self.name or self._over() or monotonic() > give_up:
+                deadline = deadline or monotonic() + RETRY_FOR
+                # An error with another name was raised by the method itself, about another actor.
+                if error.name != self.name or self._stopped() or monotonic() > deadline:
                     raise
-                sleep(AGAIN)
+                sleep(RETRY_DELAY)
 
     def send(self, method: str, *args: Any, **how: Any) -> None:
-        """Call once, without waiting; that there is none is told to ``then``. See :meth:`Actor.send`."""
+        """Send once, without waiting; ``then`` also receives the error that there is no such actor."""
         send_to(self._system, self.name, method, *args, **how)

@@ -1,9 +1,8 @@
-"""The time that a namespace goes by: its executions, their schedules and locks, and whoever waits for them.
+"""Clock of a namespace: the time by which executions, schedules, locks and leases are recorded.
 
-An actor system has one clock (``ActorSystem.clock``), and everything whose moment is recorded, or compared with what
-is recorded, reads it there: when something happened, when a timer, a retry or a schedule is due, until when a lease
-lasts. What is only about processes (pings, heartbeats of a store's writer, patience with a call) goes by the machine's
-own time, whatever the clock says.
+An actor system has one clock (``ActorSystem.clock``). Code reads it wherever a time is recorded, or compared with a
+recorded one: when an event happened, when a timer, a retry or a schedule is due, when a lease expires. What is only
+about processes (pings, heartbeats of the store's writer, timeouts of calls) uses the machine's own time.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import time
 
 
 class SystemClock:
-    """The machine's own time; :mod:`rayflow.testing` has another one behind the same methods.
+    """The machine's time. :mod:`rayflow.testing` has a virtual clock with the same methods.
 
     Example:
         >>> clock = SystemClock()
@@ -21,17 +20,17 @@ class SystemClock:
     """
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the time in seconds since the epoch."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since some moment, by a clock that is never set back: for whoever waits."""
+        """Return seconds since an arbitrary moment, by a clock that is never set back."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, while others work. Not for actors: they have their turns."""
+        """Block the calling thread. Not for actors, which have a mailbox."""
         time.sleep(seconds)
 
 
-#: The machine's clock. It holds nothing, so one is enough.
+#: The machine's clock. It has no state, so one is enough.
 REAL = SystemClock()

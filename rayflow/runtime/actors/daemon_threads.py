@@ -1,4 +1,4 @@
-"""Daemon threads that run jobs: those of an executor would keep the interpreter from ending."""
+"""Pool of daemon threads: unlike those of an executor, they do not keep the interpreter from exiting."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 
 class DaemonThreadPool:
-    """Up to ``limit`` daemon threads, started as they are needed.
+    """Up to ``limit`` daemon threads, each started when it is first needed.
 
     Args:
-        name: what the threads are called.
-        limit: how many jobs run at once.
+        name: prefix of the threads' names.
+        limit: jobs that run at the same time.
     """
 
     def __init__(self, name: str, limit: int) -> None:
@@ -26,28 +26,29 @@ class DaemonThreadPool:
         self._change = threading.Condition()
 
     def submit(self, job: Callable[[], None]) -> bool:
-        """Run the job on one of the threads, which must not raise. Answers False if they are closed."""
+        """Run the job, which must not raise, on one of the threads. Return False if the pool is closed."""
         with self._change:
             if self._closed:
                 return False
-            self._jobs.append(job)
-            if len(self._jobs) > self._idle and len(self._threads) < self._limit:
+            if len(self._jobs) >= self._idle and len(self._threads) < self._limit:
                 name = f"{self._name}-{len(self._threads)}"
                 thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                thread.start()  # first: a thread that cannot start must leave neither a job nor a thread to join
                 self._threads.append(thread)
-                thread.start()
+                self._jobs.append(job)
             else:
+                self._jobs.append(job)
                 self._change.notify()
             return True
 
     def close(self) -> None:
-        """Take no more jobs; threads end when those that were submitted are done."""
+        """Accept no more jobs; the threads end when all submitted jobs are done."""
         with self._change:
             self._closed = True
             self._change.notify_all()
 
     def join(self, deadline: float) -> list[str]:
-        """Wait for the threads until that moment of ``time.monotonic()``; the names of those that still run."""
+        """Wait for the threads until ``deadline`` (monotonic). Return the names of those that still run."""
         me = threading.current_thread()
         others = [thread for thread in self._threads if thread is not me]
         for thread in others:

@@ -1,10 +1,10 @@
-"""Signs of life: finds actors that hang, which nobody's death notice tells of.
+"""Health checks by ping: finds actors that hang, which no death notice reports.
 
-Who has been silent for too long is decided by :class:`~rayflow.core.cluster.recovery.HeartbeatTracker`; this shell
-sends the questions. A question goes to the actor's ``ping`` in a group of threads of its own, so a busy actor answers
-all the same; one that knows itself to be broken raises there. An answer counts from the moment when it arrives, and
-time in which its owner does not listen (it waits for the store, or is stopped itself) counts against nobody: who is
-taken for hung is killed, and all that was under way there is done again.
+:class:`~rayflow.core.cluster.recovery.HeartbeatTracker` decides which actors have been silent for too long; this shell
+sends the pings. A ping goes to the actor's ``ping`` method in the concurrency group ``control``, so a busy actor
+replies too; an actor that knows itself to be broken raises there. A hung actor is killed and its work is repeated, so
+two rules protect the living: a reply counts from the moment it arrives, and time in which the monitor's owner does not
+run (it waits for the store, or its process is stopped) does not count.
 """
 
 from __future__ import annotations
@@ -21,101 +21,94 @@ log = logging.getLogger(__name__)
 
 
 class HealthMonitor:
-    """Pings actors. Everything is called on its owner's one thread, also what it calls.
+    """Pings actors and reports those that hang, are broken or are dead.
+
+    All methods and callbacks run on the owner's thread.
 
     Args:
-        system: where they are found.
-        patience: seconds that one may take to answer.
-        post: runs an action on the owner's thread.
-        failed: told of an actor that does not answer or is broken, with why, in words. It is not pinged any more
-            until it is asked for again.
-        gone: told of an actor that is dead; None where the system makes it anew by itself: then one that cannot be
-            reached is taken for one that restarts.
+        timeout: seconds within which an actor has to reply.
+        failed: receives the name of an actor that hangs or is broken, and why. It is pinged again only on request.
+        gone: receives the name of a dead actor; None if the system restarts dead actors itself.
     """
 
     def __init__(
         self,
         system: ActorSystem,
-        patience: float,
-        post: Callable[[Callable[[], None]], None],
+        timeout: float,
+        submit: Callable[[Callable[[], None]], None],
         failed: Callable[[str, str], None],
         gone: Callable[[str], None] | None = None,
     ) -> None:
         self._system = system
-        self._post = post
+        self._submit = submit
         self._failed = failed
         self._gone = gone
-        self._patience = patience
-        self._pulse = HeartbeatTracker(patience)
-        #: Answers that have arrived and are not dealt with yet; appended by the system's threads.
+        self._timeout = timeout
+        self._tracker = HeartbeatTracker(timeout)
+        #: Replies that are not processed yet; the system's threads append to it.
         self._arrived: deque[tuple[str, Reply]] = deque()
-        self._listened = time.monotonic()
+        self._processed_at = time.monotonic()
 
     def ping(self, name: str) -> None:
-        """Ask an actor, unless it owes an answer; then see for how long it has."""
-        self._listen()
-        if self._pulse.ask(name, time.monotonic()):
+        """Ping an actor, unless its last reply is still due; then check all open pings."""
+        self._process_replies()
+        if self._tracker.ask(name, time.monotonic()):
 
-            def reply(answer: Reply) -> None:
-                self._arrived.append((name, answer))
-                self._post(self._listen)
+            def replied(reply: Reply) -> None:
+                self._arrived.append((name, reply))
+                self._submit(self._process_replies)
 
-            send_to(self._system, name, "ping", then=reply, group="control")
-        self.look()
+            send_to(self._system, name, "ping", then=replied, group="control")
+        self.check()
 
-    def look(self) -> None:
-        """See who has not answered for too long."""
+    def check(self) -> None:
+        """Report the actors that have been silent for too long."""
         for name, seconds in self.silent().items():
-            self._fails(name, f"it has not answered for {seconds:.1f} s")
+            self._report(name, f"no reply to a ping for {seconds:.1f} s")
 
     def silent(self) -> dict[str, float]:
-        """Who has not answered for too long, and for how many seconds."""
-        self._listen()
-        return self._pulse.silent(time.monotonic())
+        """Return the actors that have been silent for too long, with the seconds since the unanswered ping."""
+        self._process_replies()
+        return self._tracker.silent(time.monotonic())
 
     def forget(self, name: str) -> None:
-        """Nobody asks this one any more."""
-        self._pulse.forget(name)
+        """Drop the open ping of an actor."""
+        self._tracker.forget(name)
 
-    def _listen(self) -> None:
-        """Deal with what has arrived."""
+    def _process_replies(self) -> None:
         while self._arrived:
-            self._answered(*self._arrived.popleft())
+            self._replied(*self._arrived.popleft())
         now = time.monotonic()
-        if now - self._listened > self._patience / 2:
-            self._pulse.extend_deadlines(now - self._listened)
-        self._listened = now
+        if now - self._processed_at > self._timeout / 2:
+            self._tracker.extend_deadlines(now - self._processed_at)
+        self._processed_at = now
 
-    def _answered(self, name: str, answer: Reply) -> None:
-        error = answer.error
+    def _replied(self, name: str, reply: Reply) -> None:
+        error = reply.error
         if error is None:
-            self._pulse.answered(name)
+            self._tracker.answered(name)
         elif not isinstance(error, ActorLost | ActorUnavailable):
-            self._fails(name, f"it is broken: {error}")
+            self._report(name, f"it is broken: {error}")
         elif self._gone is None:
-            self._pulse.forget(name)
+            self._tracker.forget(name)
         elif isinstance(error, ActorLost):
-            self._pulse.forget(name)
+            self._tracker.forget(name)
             self._gone(name)
-        else:  # it may be on a node that nobody reaches
-            self._pulse.answered(name, alive=False)
+        else:  # perhaps its node is unreachable
+            self._tracker.answered(name, alive=False)
 
-    def _fails(self, name: str, why: str) -> None:
-        self._pulse.forget(name)
+    def _report(self, name: str, why: str) -> None:
+        self._tracker.forget(name)
         self._failed(name, why)
 
 
-def keeping_alive(system: ActorSystem, patience: float, post: Callable[[Callable[[], None]], None]) -> HealthMonitor:
-    """Pings for actors that the system makes anew when they die, but not when they hang: those are killed.
+def restarting_monitor(
+    system: ActorSystem, timeout: float, submit: Callable[[Callable[[], None]], None]
+) -> HealthMonitor:
+    """Return a monitor for actors that the system restarts when they die: it kills those that hang."""
 
-    Args:
-        system: where they are found.
-        patience: seconds that one may take to answer.
-        post: runs an action on the owner's thread.
-    """
-
-    def replace(name: str, why: str) -> None:
-        log.error("%s is killed and made anew: %s", name, why)
+    def restart(name: str, why: str) -> None:
+        log.error("killing %s so that it is restarted: %s", name, why)
         kill_async(system, name, restart=True)
 
-    return HealthMonitor(system, patience, post, replace)
+    return HealthMonitor(system, timeout, submit, restart)

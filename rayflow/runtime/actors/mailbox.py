@@ -1,4 +1,8 @@
-"""A thread that does everything that has an order: what arrives from other threads, and what is due."""
+"""Mailbox: one thread that runs all actions of its owner, in order.
+
+Other threads submit actions; the mailbox runs them one after another, together with timers and delayed actions. So the
+owner needs no locks.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +21,25 @@ from rayflow.runtime.logs import ThrottledWarning
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-#: Posted actions that one turn takes, so that what is due is not kept waiting by what arrives.
-_MOST = 1_000
+#: Submitted actions per turn: delayed actions must not wait for an endless stream of submitted ones.
+_ACTIONS_PER_TURN = 1_000
 
-#: Seconds that somebody waits for the answer to a question.
-_PATIENCE = 60.0
+#: Seconds that `call` waits for its result.
+_CALL_TIMEOUT = 60.0
 
 
 class Mailbox:
-    """One thread and its queue.
+    """One thread and its queue of actions.
 
-    Each turn runs what was posted, then what is due, then ``after``. An exception ends the thread: a defect must not
-    go on with half of its work done, and whoever asks :meth:`check` learns of it. Only what is ``tolerated`` is logged
-    instead: whoever names errors there tries again by itself.
+    Each turn runs the submitted actions, then the delayed ones that are due, then ``after``. An exception ends the
+    thread, because a defect must not continue with half of its work done; :meth:`check` raises it. The errors in
+    ``tolerated`` are logged instead: the actions that raise them are repeated by their owner.
 
     Args:
         name: the thread's name.
         after: called at the end of each turn.
-        next_wake: when ``after`` wants to be called by itself, in seconds since the epoch; None for never.
-        clock: what tells the time.
+        next_wake: returns when ``after`` has work without a message, in seconds since the epoch; None for never.
+        clock: the clock for delays.
         tolerated: errors that do not end the thread.
     """
 
@@ -54,7 +58,7 @@ class Mailbox:
         self._clock = clock
         self._tolerated = tolerated
         self._queue: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._delayed: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
         self._stopped = threading.Event()
         self._starting = threading.Lock()
@@ -63,73 +67,89 @@ class Mailbox:
         self._outages: dict[str, ThrottledWarning] = {}
 
     def start(self) -> None:
-        """Start the thread, once."""
+        """Start the thread. Further calls have no effect."""
         with self._starting:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
 
-    def post(self, action: Callable[[], None]) -> None:
-        """Run the action in a turn. From any thread."""
+    def submit(self, action: Callable[[], None]) -> None:
+        """Run the action in a turn. Any thread may call this."""
         self._queue.put(action)
 
-    def ask(self, question: Callable[[], T]) -> T:
-        """The answer to a question that is put in a turn. From another thread.
+    def call(self, question: Callable[[], T]) -> T:
+        """Run the function in a turn and return its result. Only other threads may call this.
 
         Raises:
-            TimeoutError: there is no answer for long.
-            Exception: whatever the question raises.
+            TimeoutError: if there is no result within a minute.
+            Exception: whatever the function raises.
         """
         answer: Future[T] = Future()
 
-        def put() -> None:
+        def run() -> None:
             try:
                 answer.set_result(question())
-            except Exception as error:  # noqa: BLE001 - raised to who asks
+            except Exception as error:  # noqa: BLE001 - raised in the caller's thread
                 answer.set_exception(error)
 
-        self.post(put)
-        return answer.result(_PATIENCE)
+        self.submit(run)
+        return answer.result(_CALL_TIMEOUT)
 
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run the action in a turn, after a while. From the thread itself, or before it starts."""
+    def submit_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run the action in a turn after a delay. Only the mailbox's thread may call this, or any before the start."""
         self._order += 1
-        heapq.heappush(self._later, (self.now() + seconds, self._order, action))
+        heapq.heappush(self._delayed, (self.now() + seconds, self._order, action))
 
-    def every(self, seconds: float, action: Callable[[], None]) -> None:
-        """Run the action in a turn, again and again. For housekeeping: nothing may depend on its moments."""
+    def submit_every(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run the action periodically. For housekeeping only: nothing may depend on the exact moments."""
 
         def again() -> None:
-            self.later(seconds, again)
+            self.submit_later(seconds, again)
             action()
 
-        self.later(seconds, again)
+        self.submit_later(seconds, again)
+
+    def retry(self, action: Callable[[Callable[[], None]], None], first: float, most: float | None = None) -> None:
+        """Run ``action(again)`` now; each call of ``again``, on the mailbox's thread, repeats it after a pause.
+
+        Args:
+            action: the work; it calls ``again`` when it has failed and has to be repeated.
+            first: seconds of the first pause. Each further pause is twice as long.
+            most: seconds of the longest pause; None for pauses of equal length.
+        """
+        limit = first if most is None else most
+
+        def attempt(pause: float) -> None:
+            action(lambda: self.submit_later(pause, lambda: attempt(min(2 * pause, limit))))
+
+        attempt(first)
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the current time, in seconds since the epoch."""
         return self._clock.now()
 
     def next_due(self) -> float | None:
-        """When something is due by itself, in seconds since the epoch. From the thread itself."""
+        """Return when the next turn is due without a message. Only the mailbox's thread may call this."""
         wakes = [] if (wake := self._next_wake()) is None else [wake]
-        if self._later:
-            wakes.append(self._later[0][0])
+        if self._delayed:
+            wakes.append(self._delayed[0][0])
         return min(wakes, default=None)
 
     def check(self) -> None:
-        """Raise what ended the thread, if something did."""
+        """Raise the exception that ended the thread, if there is one."""
         if self._failure is not None:
             raise self._failure
 
     def wait(self) -> None:
-        """Block until the thread is stopped."""
+        """Block until the mailbox is stopped."""
         self._stopped.wait()
 
     def stop(self) -> None:
-        """Stop the thread, and wait for its turn to end."""
+        """Stop the thread and wait for the end of its turn."""
         self._stopped.set()
         self._queue.put(lambda: None)
-        with self._starting:  # whoever stops it may come while somebody else is starting it
+        with self._starting:  # another thread may be starting it right now
             thread = self._thread
         if thread is not None:
             thread.join(timeout=5)
@@ -138,17 +158,17 @@ class Mailbox:
         while not self._stopped.is_set():
             try:
                 self._turn()
-            except SystemExit as error:  # somebody's code, or the death of an actor that is a part of this process
-                self._failure = ClusterError(f"thread {self._name} was told to exit: {error}")
+            except SystemExit as error:  # raised by user code, or because the actor was killed inside this process
+                self._failure = ClusterError(f"thread {self._name!r} was told to exit: {error}")
                 return
             except Exception as error:
-                log.critical("thread %s has ended by a defect", self._name, exc_info=True)
+                log.critical("thread %s ended because of a defect", self._name, exc_info=True)
                 self._failure = error
                 return
 
     def _turn(self) -> None:
         action = self._first()
-        left = _MOST
+        left = _ACTIONS_PER_TURN
         while action is not None:
             self._do(action)
             left -= 1
@@ -157,8 +177,8 @@ class Mailbox:
 
     def _end_turn(self) -> None:
         now = self.now()
-        while self._later and self._later[0][0] <= now:
-            self._do(heapq.heappop(self._later)[2])
+        while self._delayed and self._delayed[0][0] <= now:
+            self._do(heapq.heappop(self._delayed)[2])
         self._do(self._after)
 
     def _do(self, action: Callable[[], None]) -> None:
@@ -167,7 +187,7 @@ class Mailbox:
         except self._tolerated as error:
             kind = type(error).__name__
             if kind not in self._outages:
-                self._outages[kind] = ThrottledWarning(log, f"thread {self._name} cannot do something")
+                self._outages[kind] = ThrottledWarning(log, f"an action of thread {self._name} failed")
             self._outages[kind].failed(error)
 
     def _first(self) -> Callable[[], None] | None:

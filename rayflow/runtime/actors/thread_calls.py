@@ -1,4 +1,8 @@
-"""The lives of actors that are objects of one process, and the calls that they have not answered."""
+"""Calls and tasks of the thread actor system: what is pending, and what ends it.
+
+Every call and every task is settled exactly once: by its result, or by the death of its actor. Threads cannot be
+killed, so the result of a killed actor or task is dropped.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,17 @@ from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, Reply, TaskCrashed, TaskSpec
 from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
 
+log = logging.getLogger(__name__)
+
+#: Tasks that run at the same time.
+_MAX_TASKS = 1_000
+
+#: Guards the first reply of every call; it is held for an instant.
+_settling = threading.Lock()
+
 
 class ActorInstance:
-    """One object of an actor, from its making to its death, and the calls that it has not answered."""
+    """One object of an actor, from its creation to its death, with the calls that are pending."""
 
     def __init__(self, spec: ActorSpec, *, restarted: bool) -> None:
         self.name = spec.name
@@ -27,17 +39,17 @@ class ActorInstance:
 
 
 class Call:
-    """A call under way. It is settled once, by its answer or by the death of the actor."""
+    """A pending call. It is settled once, by its reply or by the death of the actor."""
 
-    def __init__(self, life: ActorInstance, then: Callable[[Reply], None] | None) -> None:
-        self.life = life
+    def __init__(self, instance: ActorInstance, then: Callable[[Reply], None] | None) -> None:
+        self.instance = instance
         self.then = then
         self.reply = Reply()
         self._first = True
         self.settled = threading.Event()
 
     def settle(self, reply: Reply) -> bool:
-        """Whether this was the first answer."""
+        """Store the reply, and return whether it was the first one."""
         with _settling:
             if not self._first:
                 return False
@@ -47,35 +59,35 @@ class Call:
         return True
 
 
-#: Guards the first answer of every call; it is held for an instant.
-_settling = threading.Lock()
-
-
 def check_alive(caller: ActorInstance | None) -> None:
-    """End the thread if it belongs to an actor that was killed."""
+    """End the current thread if it belongs to an actor that was killed."""
     if caller is not None and not caller.alive:
         # Threads end quietly by this very class, and by none that is derived from it.
         raise SystemExit(f"actor {caller.name!r} was killed")
 
 
-def unless_dead(then: Callable[[Reply], None], caller: ActorInstance | None) -> Callable[[Reply], None]:
-    """A callback that is not called when the actor that it belongs to was killed."""
+def if_alive(then: Callable[[Reply], None], caller: ActorInstance | None) -> Callable[[Reply], None]:
+    """Return a callback that does nothing once the actor that it belongs to was killed."""
 
-    def told(reply: Reply) -> None:
+    def guarded(reply: Reply) -> None:
         if caller is None or caller.alive:
             then(reply)
 
-    return told
+    return guarded
 
 
-log = logging.getLogger(__name__)
-
-#: Tasks that run at once.
-_MOST = 1_000
+def call_back(then: Callable[[Reply], None], reply: Reply) -> None:
+    """Call back, and log what the callback raises."""
+    try:
+        then(reply)
+    except SystemExit:
+        return  # the callback belongs to an actor that was killed in the meantime
+    except Exception:
+        log.exception("the callback of a call failed")
 
 
 class ThreadTask:
-    """A task that was submitted. Threads cannot be killed, so one that is killed is cut off."""
+    """A submitted task."""
 
     def __init__(self, name: str, then: Callable[[Reply], None], tasks: ThreadTasks) -> None:
         self.cancelled = threading.Event()
@@ -85,81 +97,71 @@ class ThreadTask:
         self._lock = threading.Lock()
 
     def cancel(self, *, force: bool = False) -> None:
-        """See :class:`~rayflow.runtime.actors.base.RunningTask`."""
+        """Set the event ``cancelled``; with ``force``, settle the task at once as killed."""
         self.cancelled.set()
         if force:
             reply = Reply(error=ActorLost(self._name, "it was killed"))
-            # Elsewhere: whoever cancels does not expect to be called back.
-            self._tasks.elsewhere(lambda: self.settle(reply))
+            # On another thread: the caller does not expect to be called back.
+            self._tasks.call_back_later(lambda: self.settle(reply))
 
     def settle(self, reply: Reply) -> None:
-        """Tell how it ended, if nobody was told yet."""
+        """Pass on the first reply; ignore later ones."""
         with self._lock:
             then, self._then = self._then, None
         if then is not None:
-            tell(then, reply)
+            call_back(then, reply)
 
 
 class ThreadTasks:
     """Runs tasks on threads, whatever resources they ask for."""
 
     def __init__(self) -> None:
-        self._threads = DaemonThreadPool("task", _MOST)
-        self._answers = DaemonThreadPool("task-answers", 1)
+        self._threads = DaemonThreadPool("task", _MAX_TASKS)
+        self._callbacks = DaemonThreadPool("task-callbacks", 1)
 
     def run(
         self, view: ActorSystem, spec: TaskSpec, then: Callable[[Reply], None], ended: Callable[[ThreadTask], None]
     ) -> ThreadTask:
-        """Run a function.
+        """Run a function on a thread.
 
         Args:
-            view: the system as its owner sees it.
+            view: the system as the task's owner sees it.
             spec: the function.
-            then: told how it ended.
-            ended: told that its thread has.
+            then: receives the task's reply.
+            ended: called when the task's thread has ended.
 
         Raises:
-            ClusterError: the system is closed.
+            ClusterError: if the system is closed.
         """
         task = ThreadTask(spec.name, then, self)
 
         def body() -> None:
-            reply = _performed(view, spec, task.cancelled)
+            reply = _run(view, spec, task.cancelled)
             ended(task)
             task.settle(reply)
 
         if not self._threads.submit(body):
-            raise ClusterError(f"cannot run task {spec.name!r}: the system is closed")
+            raise ClusterError(f"cannot run task {spec.name!r}: the actor system is closed")
         return task
 
-    def elsewhere(self, job: Callable[[], None]) -> None:
+    def call_back_later(self, job: Callable[[], None]) -> None:
         """Run a short job on another thread."""
-        self._answers.submit(job)
+        self._callbacks.submit(job)
 
     def close(self) -> None:
-        """Take no more tasks."""
+        """Accept no more tasks."""
         self._threads.close()
-        self._answers.close()
+        self._callbacks.close()
 
     def join(self, deadline: float) -> list[str]:
-        """See :meth:`DaemonThreadPool.join`."""
-        return self._threads.join(deadline) + self._answers.join(deadline)
+        """Wait for all threads, as :meth:`DaemonThreadPool.join` does."""
+        return self._threads.join(deadline) + self._callbacks.join(deadline)
 
 
-def _performed(view: ActorSystem, spec: TaskSpec, cancelled: threading.Event) -> Reply:
+def _run(view: ActorSystem, spec: TaskSpec, cancelled: threading.Event) -> Reply:
     try:
         return Reply(value=spec.fn(view, *spec.args, cancelled=cancelled))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the submitter's
         return Reply(error=error)
-    except BaseException as error:  # noqa: BLE001 - a process would have ended by it
+    except BaseException as error:  # noqa: BLE001 - a separate process would have ended
         return Reply(error=TaskCrashed(spec.name, f"{type(error).__name__}: {error}"))
-
-
-def tell(then: Callable[[Reply], None], reply: Reply) -> None:
-    """Call back, unless whoever wanted to be called was killed meanwhile."""
-    try:
-        then(reply)
-    except SystemExit:
-        return  # the callback belongs to an actor that was killed meanwhile
-    except Exception:
-        log.exception("the callback of a call failed")

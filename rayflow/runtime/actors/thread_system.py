@@ -1,15 +1,13 @@
-"""The actor system of one process: actors are plain objects, and their methods run on threads.
+"""Actor system on threads: actors are plain objects of one process, and their methods run on threads.
 
-What a cluster promises is kept: a call is answered exactly once; the calls of an actor that was killed, and those
-that still run, are answered at once and their results dropped. Daemons cannot be killed, so an actor that was
-killed is cut off instead: what it still tries to call ends its thread, as the death of its process would, and
-nobody answers it any more.
+It gives the guarantees of a cluster: a call is settled exactly once; the pending calls of a killed actor are settled at
+once and their results dropped. Threads cannot be killed, so a killed actor is cut off instead: its next call ends the
+calling thread, as the death of its process would, and it receives no more replies.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -29,29 +27,28 @@ from rayflow.runtime.actors.base import (
 )
 from rayflow.runtime.actors.clock import REAL, SystemClock
 from rayflow.runtime.actors.daemon_threads import DaemonThreadPool
-from rayflow.runtime.actors.thread_calls import ActorInstance, Call, ThreadTasks, check_alive, tell, unless_dead
+from rayflow.runtime.actors.in_process import InProcessSystem
+from rayflow.runtime.actors.thread_calls import ActorInstance, Call, ThreadTasks, call_back, check_alive, if_alive
 
 log = logging.getLogger(__name__)
 
-#: Seconds that closing the system waits for threads that are still in a call.
+#: Seconds that `close` waits for threads that are still in a call.
 JOIN = 5.0
 
 
 class _Record:
-    """One actor: its specification, and the object that it is at present."""
+    """One actor: its specification and its current instance."""
 
-    def __init__(self, spec: ActorSpec, life: ActorInstance) -> None:
+    def __init__(self, spec: ActorSpec, instance: ActorInstance) -> None:
         self.spec = spec
-        self.life = life
+        self.instance = instance
 
 
 class _Handle:
     """A handle on an actor, as one caller holds it.
 
     Args:
-        system: the system.
-        record: who is called.
-        caller: the life that calls; None for the world outside the actors.
+        caller: the actor instance that calls; None for callers outside of actors.
     """
 
     def __init__(self, system: ThreadSystem, record: _Record, caller: ActorInstance | None) -> None:
@@ -61,7 +58,7 @@ class _Handle:
         self._caller = caller
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
-        """See :class:`~rayflow.runtime.actors.base.Actor`."""
+        """Call and wait."""
         check_alive(self._caller)
         call = self._system.submit(self._record, method, args, group=group, caller=self._caller)
         if not call.settled.wait(timeout):
@@ -79,93 +76,64 @@ class _Handle:
         group: str = "",
         label: str = "",
     ) -> None:
-        """See :class:`~rayflow.runtime.actors.base.Actor`."""
+        """Call without waiting."""
         check_alive(self._caller)
         self._system.submit(self._record, method, args, then=then, group=group, caller=self._caller)
 
 
-class _View:
-    """The system as one actor sees it: while it lives, everything; after its death, nothing."""
+class _View(InProcessSystem):
+    """The system as one actor sees it. Once the actor is dead, every use ends the calling thread."""
 
-    def __init__(self, system: ThreadSystem, life: ActorInstance) -> None:
+    def __init__(self, system: ThreadSystem, instance: ActorInstance) -> None:
         self._system = system
-        self._life = life
+        self._instance = instance
 
     @property
     def identity(self) -> str:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
+        """Return the identity of the system."""
         return self._system.identity
 
     @property
     def restarted(self) -> bool:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        return self._life.restarted
-
-    @property
-    def separate(self) -> bool:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        return self._system.separate
+        """Return whether the system has restarted this actor."""
+        return self._instance.restarted
 
     @property
     def clock(self) -> SystemClock:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
+        """Return the clock of the system."""
         return self._system.clock
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        check_alive(self._life)
-        return self._system.handle(self._system.made(spec), self._life)
+        """Return the actor of that name, created if there is none."""
+        check_alive(self._instance)
+        return self._system.handle(self._system.made(spec), self._instance)
 
     def find(self, name: str) -> Actor:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        check_alive(self._life)
-        return self._system.handle(self._system.known(name), self._life)
+        """Return the actor of that name."""
+        check_alive(self._instance)
+        return self._system.handle(self._system.known(name), self._instance)
 
     def names(self) -> list[str]:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        check_alive(self._life)
+        """Return the names of all actors."""
+        check_alive(self._instance)
         return self._system.names()
 
     def kill(self, name: str, *, restart: bool = False) -> None:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        check_alive(self._life)
+        """Kill an actor."""
+        check_alive(self._instance)
         self._system.kill(name, restart=restart)
 
-    def hold(self, data: bytes) -> Any:
-        """See ActorSystem: in one process, bytes are their own handle."""
-        return data
-
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
-        """See ActorSystem."""
-        data: bytes = handle
-        return data
-
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
-        """Nothing: all actors are in this process, whose code is there."""
-
-    def cpus(self) -> float:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        return self._system.cpus()
-
-    def nodes(self) -> list[dict[str, float]]:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        return self._system.nodes()
-
-    def free(self) -> list[dict[str, float]]:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        return self._system.free()
-
     def run(self, spec: TaskSpec, then: Callable[[Reply], None]) -> RunningTask:
-        """See :class:`~rayflow.runtime.actors.base.ActorSystem`."""
-        check_alive(self._life)
-        return self._system.run(spec, then, self._life)
+        """Run a task, which is killed together with this actor."""
+        check_alive(self._instance)
+        return self._system.run(spec, then, self._instance)
 
 
-class ThreadSystem:
-    """See the module's docstring. Values are passed by reference, so actors must not change what they are given.
+class ThreadSystem(InProcessSystem):
+    """All actors of one process. Values are passed by reference, so actors must not change what they receive.
 
     Args:
-        identity: what the system answers as its cluster's identity.
+        identity: what the system returns as its cluster's identity.
 
     Example:
         >>> class Echo:
@@ -184,61 +152,51 @@ class ThreadSystem:
         # Re-entrant: an actor's __init__ may spawn and find others.
         self._lock = threading.RLock()
         self._closed = False
-        # Calls of the dead are answered here: neither the killer nor the caller expects to be called back.
-        self._answers = DaemonThreadPool("answers", 2)
+        # The calls of dead actors are settled here: neither the killer nor the caller expects to be called back.
+        self._callbacks = DaemonThreadPool("callbacks", 2)
         self._tasks = ThreadTasks()
 
     @property
     def identity(self) -> str:
-        """The identity that it was given."""
+        """Return the identity that the system was given."""
         return self._identity
 
     @property
-    def restarted(self) -> bool:
-        """No: this is the world outside of the actors."""
-        return False
-
-    @property
-    def separate(self) -> bool:
-        """No: all of them have what this process has imported."""
-        return False
-
-    @property
     def clock(self) -> SystemClock:
-        """The machine's clock."""
+        """Return the machine's clock."""
         return REAL
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """The actor of that name: the one there is, or a new one.
+        """Return the actor of that name, created if there is none.
 
         Raises:
-            ClusterError: the system is closed.
+            ClusterError: if the system is closed.
             Exception: whatever the actor's ``__init__`` raised.
         """
         return self.handle(self.made(spec), None)
 
     def find(self, name: str) -> Actor:
-        """The actor of that name. Raises ActorLost if there is none."""
+        """Return the actor of that name. Raises ActorLost if there is none."""
         return self.handle(self.known(name), None)
 
     def names(self) -> list[str]:
-        """Names of all actors, oldest first."""
+        """Return the names of all actors, oldest first."""
         with self._lock:
             return list(self._records)
 
     def kill(self, name: str, *, restart: bool = False) -> None:
-        """Kill the actor; with ``restart``, and where its specification allows it, make it anew.
+        """Kill the actor; with ``restart``, and where its specification allows it, restart it.
 
-        Its calls are answered at once: ActorLost, or ActorUnavailable if it was made anew.
+        Its pending calls are settled at once: with ActorLost, or with ActorUnavailable if it was restarted.
         """
         with self._lock:
             record = self._records.get(name)
             if record is None:
                 return
             again = restart and record.spec.restart
-            dead, dead.alive = record.life, False
+            dead, dead.alive = record.instance, False
             if again:
-                record.life = self._begin(record.spec, restarted=True)
+                record.instance = self._start(record.spec, restarted=True)
             else:
                 del self._records[name]
             pending, tasks = list(dead.pending), list(dead.tasks)
@@ -248,78 +206,53 @@ class ThreadSystem:
             task.cancel(force=True)
         lost = ActorUnavailable if again else ActorLost
         for call in pending:
-            self._settle(call, Reply(error=lost(name, "it was killed")), self._answers)
-
-    def hold(self, data: bytes) -> Any:
-        """See ActorSystem: in one process, bytes are their own handle."""
-        return data
-
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
-        """See ActorSystem."""
-        data: bytes = handle
-        return data
-
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
-        """Nothing: all actors are in this process, whose code is there."""
-
-    def cpus(self) -> float:
-        """CPUs of this machine."""
-        return float(os.cpu_count() or 1)
-
-    def nodes(self) -> list[dict[str, float]]:
-        """Nothing: nobody counts resources here."""
-        return []
-
-    def free(self) -> list[dict[str, float]]:
-        """Nothing, as for :meth:`nodes`."""
-        return []
+            self._settle(call, Reply(error=lost(name, "it was killed")), self._callbacks)
 
     def run(self, spec: TaskSpec, then: Callable[[Reply], None], owner: ActorInstance | None = None) -> RunningTask:
-        """See ActorSystem. The tasks of an actor that is killed are killed as well.
+        """Run a task on a thread. The tasks of a killed actor are killed with it.
 
         Raises:
-            ClusterError: the system is closed.
+            ClusterError: if the system is closed.
         """
         view: ActorSystem = self if owner is None else _View(self, owner)
         running = set() if owner is None else owner.tasks
-        task = self._tasks.run(view, spec, unless_dead(then, owner), running.discard)
+        task = self._tasks.run(view, spec, if_alive(then, owner), running.discard)
         running.add(task)
         return task
 
     def close(self) -> None:
-        """Stop all actors, newest first, and wait for their threads: at most a few seconds."""
+        """Stop all actors, newest first, and wait a few seconds for their threads."""
         with self._lock:
             self._closed = True
             records = list(reversed(self._records.values()))
         for record in records:
-            stop = getattr(record.life.target, "stop", None)
+            stop = getattr(record.instance.target, "stop", None)
             if stop is not None:
                 try:
                     stop()
                 except Exception:
-                    log.exception("actor %s did not stop cleanly", record.spec.name)
+                    log.exception("actor %s failed while it was stopped", record.spec.name)
         for record in records:
             self.kill(record.spec.name)
         self._tasks.close()
-        self._answers.close()
+        self._callbacks.close()
         deadline = time.monotonic() + JOIN
-        groups = [threads for record in records for threads in record.life.groups.values()]
-        running = [name for threads in (*groups, self._answers) for name in threads.join(deadline)]
+        groups = [threads for record in records for threads in record.instance.groups.values()]
+        running = [name for threads in (*groups, self._callbacks) for name in threads.join(deadline)]
         running += self._tasks.join(deadline)
         if running:
-            log.warning("threads that still run end with the process: %s", ", ".join(running))
+            log.warning("these threads still run and end with the process: %s", ", ".join(running))
 
     def perform(self, name: str, target: Any, method: str, args: tuple[Any, ...]) -> Any:
-        """Call a method of an actor's object. The one place where a subclass delays, fails or repeats calls."""
+        """Call a method of an actor's object. A subclass may delay, fail or repeat calls here."""
         return getattr(target, method)(*args)
 
-    # --- what handles and views call -----------------------------------------------------------------------
     def handle(self, record: _Record, caller: ActorInstance | None) -> Actor:
-        """A handle for a caller."""
+        """Return a handle for a caller."""
         return _Handle(self, record, caller)
 
     def known(self, name: str) -> _Record:
-        """The actor of that name. Raises ActorLost if there is none."""
+        """Return the actor of that name. Raises ActorLost if there is none."""
         with self._lock:
             record = self._records.get(name)
         if record is None:
@@ -327,13 +260,13 @@ class ThreadSystem:
         return record
 
     def made(self, spec: ActorSpec) -> _Record:
-        """The actor of the specification's name; made now if there is none."""
+        """Return the actor of the specification's name, created if there is none."""
         with self._lock:
             if self._closed:
-                raise ClusterError(f"cannot make actor {spec.name!r}: the system is closed")
+                raise ClusterError(f"cannot create actor {spec.name!r}: the actor system is closed")
             record = self._records.get(spec.name)
             if record is None:
-                record = self._records[spec.name] = _Record(spec, self._begin(spec))
+                record = self._records[spec.name] = _Record(spec, self._start(spec))
             return record
 
     def submit(
@@ -346,54 +279,53 @@ class ThreadSystem:
         group: str,
         caller: ActorInstance | None,
     ) -> Call:
-        """Put a call on its actor's threads."""
+        """Put a call into the queue of its actor's threads."""
         with self._lock:
-            life = record.life
-            call = Call(life, None if then is None else unless_dead(then, caller))
-            threads = life.groups.get(group)
-            if threads is not None and life.alive:
-                life.pending.add(call)
-                if threads.submit(lambda: self._perform(call, method, args, threads)):
+            instance = record.instance
+            call = Call(instance, None if then is None else if_alive(then, caller))
+            threads = instance.groups.get(group)
+            if threads is not None and instance.alive:
+                instance.pending.add(call)
+                if threads.submit(lambda: self._perform(call, method, args)):
                     return call
         if threads is None:
-            known = ", ".join(repr(name) for name in life.groups)
+            known = ", ".join(repr(name) for name in instance.groups)
             error: ClusterError = ClusterError(
-                f"actor {life.name!r} has no group {group!r} of threads; it has: {known}"
+                f"actor {instance.name!r} has no concurrency group {group!r}; its groups are: {known}"
             )
         else:
-            error = ActorLost(life.name, "it was killed")
-        self._settle(call, Reply(error=error), self._answers)
+            error = ActorLost(instance.name, "it was killed")
+        self._settle(call, Reply(error=error), self._callbacks)
         return call
 
-    # --- inside --------------------------------------------------------------------------------------------
-    def _begin(self, spec: ActorSpec, *, restarted: bool = False) -> ActorInstance:
-        life = ActorInstance(spec, restarted=restarted)
-        view: ActorSystem = _View(self, life)
-        life.target = spec.cls(view, *spec.args)
-        return life
+    def _start(self, spec: ActorSpec, *, restarted: bool = False) -> ActorInstance:
+        instance = ActorInstance(spec, restarted=restarted)
+        view: ActorSystem = _View(self, instance)
+        instance.target = spec.cls(view, *spec.args)
+        return instance
 
-    def _perform(self, call: Call, method: str, args: tuple[Any, ...], threads: DaemonThreadPool) -> None:
-        life = call.life
-        if not life.alive:
+    def _perform(self, call: Call, method: str, args: tuple[Any, ...]) -> None:
+        instance = call.instance
+        if not instance.alive:
             return
         try:
-            reply = Reply(value=self.perform(life.name, life.target, method, args))
+            reply = Reply(value=self.perform(instance.name, instance.target, method, args))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the caller's
             reply = Reply(error=error)
         except BaseException as error:  # noqa: BLE001 - it would end the caller's thread in place of the actor's
             reply = Reply(
-                error=ClusterError(f"{method}() of actor {life.name!r} raised {type(error).__name__}: {error}")
+                error=ClusterError(f"{method}() of actor {instance.name!r} raised {type(error).__name__}: {error}")
             )
-        if life.alive:
+        if instance.alive:
             self._settle(call, reply, None)
 
     def _settle(self, call: Call, reply: Reply, elsewhere: DaemonThreadPool | None) -> None:
         if not call.settle(reply):
             return
         with self._lock:
-            call.life.pending.discard(call)
+            call.instance.pending.discard(call)
         then = call.then
         if then is None:
             return
-        if elsewhere is None or not elsewhere.submit(lambda: tell(then, reply)):
-            tell(then, reply)
+        if elsewhere is None or not elsewhere.submit(lambda: call_back(then, reply)):
+            call_back(then, reply)

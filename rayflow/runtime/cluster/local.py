@@ -1,8 +1,8 @@
-"""The local Ray cluster: started where there is none, and stopped by ``rayflow down``.
+"""Local Ray cluster: started when there is none, and stopped by ``rayflow down``.
 
-It belongs to nobody: it lives on when the process that started it dies, since a driver that owns its Ray takes
-every detached actor down with it. It is described by ``local-cluster.json`` in rayflow's folder (``RAYFLOW_HOME``,
-else in the user's data folder), and one lock there makes sure that two who start at once get one cluster.
+The cluster outlives the process that started it, because a driver that owns its Ray takes every detached actor down
+with it. ``local-cluster.json`` in rayflow's folder (``RAYFLOW_HOME``, or ``rayflow`` in the user's data folder)
+describes the cluster. A lock file there ensures that two processes that start a cluster at the same time get one.
 """
 
 from __future__ import annotations
@@ -28,33 +28,31 @@ from rayflow.storage.urls import user_data_dir
 
 #: Seconds that the start may take.
 START = 120.0
-#: Seconds that each kind of processes gets to end by itself, and then again to be gone after it was killed.
+#: Seconds for each kind of process to end after SIGTERM, and again after SIGKILL.
 GRACE = 5.0
 
-#: Its processes that end first and last; all others are equal.
+#: The processes that are ended first and last.
 _ENDS = ("raylet", "gcs_server")
-#: On one machine a late answer means that the machine is busy or was asleep, and there is nowhere else to go on.
+#: On a single machine, a late health check means that the machine is busy or was asleep, and failover has no target.
 _PATIENT = {"RAY_health_check_timeout_ms": "30000", "RAY_health_check_failure_threshold": "20"}
-#: What Ray says after 30 s in which its part for this machine did not come up, as happens on a busy one.
+#: Ray's message when its raylet did not start within 30 s, as happens on a busy machine.
 _TOO_SLOW = "timed out during startup"
-#: Of a cluster or a job that the starting process may itself be part of.
+#: Variables of another cluster or job, if the starting process is part of one.
 _NOT_INHERITED = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID", "RAY_RAYLET_PID")
-
-
-#: Where Ray's dashboard is looked for; the next free port is taken where another cluster has it.
+#: Default port of Ray's dashboard; if another cluster uses it, the next free port is taken.
 _DASHBOARD = 8265
 
 
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
-    """The local cluster, as it is written down.
+    """The local cluster, as its file describes it.
 
     Args:
-        mark: what its processes carry in their environment.
+        mark: the value that its processes have in their environment.
         address: its address; "" until it has started.
         session_dir: Ray's folder with its logs.
         dashboard: URL of its dashboard; "" without one.
-        pids: its daemons.
+        pids: process ids of its daemons.
         created: when it was started, in seconds since the epoch.
     """
 
@@ -68,12 +66,12 @@ class LocalCluster:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """What :func:`down` stopped.
+    """Result of :func:`down`.
 
     Args:
         cluster: the cluster; None if there was none.
-        ended: its processes that ran, as (pid, name), in the order in which they had begun.
-        killed: pids of those that did not end when they were asked to.
+        ended: its processes, as (pid, name), in the order of their start.
+        killed: process ids of those that did not end after SIGTERM.
     """
 
     cluster: LocalCluster | None
@@ -83,12 +81,12 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Whether there is a local cluster.
+    """Status of the local cluster.
 
     Args:
-        cluster: what is written down; None if nothing is.
+        cluster: the cluster; None if there is none.
         running: whether it can be joined.
-        processes: how many processes of it run.
+        processes: number of its processes.
     """
 
     cluster: LocalCluster | None
@@ -97,7 +95,7 @@ class Status:
 
 
 def home(environ: Mapping[str, str] = os.environ) -> Path:
-    """Rayflow's own folder: ``RAYFLOW_HOME``, else ``rayflow`` in the user's data folder. It need not exist yet."""
+    """Return rayflow's folder: ``RAYFLOW_HOME``, or ``rayflow`` in the user's data folder. It may not exist yet."""
     given = environ.get("RAYFLOW_HOME")
     return Path(given).absolute() if given else user_data_dir(environ, sys.platform) / "rayflow"
 
@@ -105,18 +103,18 @@ def home(environ: Mapping[str, str] = os.environ) -> Path:
 def up(
     *, num_cpus: int | None = None, dashboard: bool = True, environ: Mapping[str, str] = os.environ
 ) -> tuple[LocalCluster, bool]:
-    """The local cluster, started if it does not run.
+    """Return the local cluster, started if it does not run.
 
     Args:
-        num_cpus: CPUs that it offers; None for those of the machine. Only for a new one.
-        dashboard: with Ray's dashboard, which takes 2 to 3 s and about 0.7 GB more. Only for a new one.
-        environ: the environment's variables. ``RAY_*`` of them reach the cluster.
+        num_cpus: CPUs of a new cluster; None for those of the machine.
+        dashboard: whether a new cluster has Ray's dashboard, which takes 2 to 3 s and about 0.7 GB more.
+        environ: the environment variables. The ``RAY_*`` variables reach the cluster.
 
     Returns:
-        The cluster, and whether it was started just now.
+        The cluster, and whether it was started by this call.
 
     Raises:
-        ClusterError: it did not start; the message has the end of its output.
+        ClusterError: if it did not start; the message has the end of its output.
     """
     with _locked(environ) as folder:
         known = _read(folder)
@@ -129,22 +127,22 @@ def up(
         except ClusterError as error:
             if _TOO_SLOW not in str(error):
                 raise
-        # Now its files are in memory.
+        # The second start is faster: Ray's files are in memory.
         return _start(folder, num_cpus=num_cpus, dashboard=dashboard, environ=environ), True
 
 
 def down(*, environ: Mapping[str, str] = os.environ) -> Stopped:
-    """Stop the local cluster: its own processes and what they started, and nothing else on this machine.
+    """Stop the local cluster: its own processes and their children, and nothing else on this machine.
 
     Raises:
-        ClusterError: some of its processes cannot be stopped.
+        ClusterError: if some of its processes cannot be stopped.
     """
     with _locked(environ) as folder:
         known = _read(folder)
         if known is None:
             return Stopped(None)
         ended, killed = _end(known.mark)
-        # Ray would go on trying to reach it there.
+        # Otherwise Ray would try to join it.
         address_file = ray_address_file(environ)
         if known.address and _text_of(address_file) == known.address:
             address_file.unlink(missing_ok=True)
@@ -153,7 +151,7 @@ def down(*, environ: Mapping[str, str] = os.environ) -> Stopped:
 
 
 def status(*, environ: Mapping[str, str] = os.environ) -> Status:
-    """Whether there is a local cluster, and whether it runs. Waits while it is being started or stopped."""
+    """Return the status of the local cluster. Waits while it is started or stopped."""
     with _locked(environ) as folder:
         known = _read(folder)
         if known is None:
@@ -163,13 +161,13 @@ def status(*, environ: Mapping[str, str] = os.environ) -> Status:
 
 
 def ray_address_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where Ray writes the address of the cluster that was started last on this machine."""
+    """Return the file in which Ray writes the address of the cluster that was started last on this machine."""
     folder = environ.get("RAY_TMPDIR") or (environ.get("TMPDIR") if sys.platform == "linux" else "") or "/tmp"  # noqa: S108 - as Ray has it
     return Path(folder, "ray", "ray_current_cluster")
 
 
 def running_address(environ: Mapping[str, str] = os.environ) -> str:
-    """Address of a cluster that runs on this machine: the one that Ray would take, else ours; "" without one."""
+    """Return the address of a cluster that runs on this machine: Ray's choice, or rayflow's; "" without one."""
     address = _text_of(ray_address_file(environ))
     if address and processes.serves(address):
         return address
@@ -180,17 +178,18 @@ def running_address(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def local_address(environ: Mapping[str, str] = os.environ) -> str:
-    """Address of the local cluster, as it is written down; "" without one."""
+    """Return the address of the local cluster from its file; "" without one."""
     known = _read(home(environ))
     return known.address if known is not None else ""
 
 
-# --- the file and its lock ---------------------------------------------------------------------------------------
 @contextmanager
 def _locked(environ: Mapping[str, str]) -> Iterator[Path]:
     folder = home(environ)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "local-cluster.lock").open("w") as file:  # closing it, also by dying, lets go of the lock
+    with (folder / "local-cluster.lock").open(
+        "w"
+    ) as file:  # closing the file releases the lock, also when the process dies
         fcntl.flock(file, fcntl.LOCK_EX)
         yield folder
 
@@ -208,8 +207,8 @@ def _read(folder: Path) -> LocalCluster | None:
         return LocalCluster(**{**fields, "pids": tuple(fields["pids"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ClusterError(
-            f"{_state_file(folder)} does not describe a local cluster ({error}). If no cluster of rayflow runs here, "
-            "delete the file"
+            f"{_state_file(folder)} does not describe a local cluster ({error}). If no local cluster runs on this "
+            "machine, delete the file"
         ) from error
 
 
@@ -227,13 +226,12 @@ def _text_of(file: Path) -> str:
         return ""
 
 
-# --- its processes -----------------------------------------------------------------------------------------------
 def _runs(cluster: LocalCluster, found: list[Process]) -> bool:
     return bool(cluster.address) and {"gcs_server", "raylet"} <= {processes.name_of(p) for p in found}
 
 
 def _start(folder: Path, *, num_cpus: int | None, dashboard: bool, environ: Mapping[str, str]) -> LocalCluster:
-    # Written down first: whoever comes after a start that was cut short finds and ends what it left.
+    # The file is written first, so that the processes of an interrupted start can be found and ended.
     cluster = _write(folder, LocalCluster(mark=uuid.uuid4().hex, created=time.time()))
     output = folder / "local-cluster.log"
     try:
@@ -251,7 +249,7 @@ def _run(command: list[str], environment: dict[str, str], output: Path) -> None:
             subprocess.run(  # noqa: S603 - our own command
                 command,
                 env=environment,
-                cwd=Path.home() if Path.home().is_dir() else "/",  # it outlives the folder of whoever starts it
+                cwd=Path.home() if Path.home().is_dir() else "/",  # the cluster may outlive the current folder
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -265,11 +263,11 @@ def _run(command: list[str], environment: dict[str, str], output: Path) -> None:
 
 
 def _command(num_cpus: int | None, *, dashboard: bool) -> list[str]:
-    # These two cannot be left to Ray, which refuses to start where they are taken.
+    # Ray refuses to start if one of these two ports is taken.
     client_port = _free_port(0)
     dashboard_port = next((port for port in range(_DASHBOARD, _DASHBOARD + 50) if _free_port(port)), _free_port(0))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--port=0", "--disable-usage-stats"]
-    # Any free ports, so that it does not get in the way of another cluster.
+    # Any free ports, to avoid conflicts with another cluster.
     command += ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--ray-client-server-port={client_port}", f"--include-dashboard={str(dashboard).lower()}"]
     command += [f"--dashboard-port={dashboard_port}"]
@@ -277,7 +275,7 @@ def _command(num_cpus: int | None, *, dashboard: bool) -> list[str]:
 
 
 def _free_port(port: int) -> int:
-    """That port, or any for 0, if nobody listens on it; else 0."""
+    """Return the port (any for 0) if it is free, and 0 otherwise."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -288,17 +286,16 @@ def _free_port(port: int) -> int:
 
 
 def _environment(mark: str, environ: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
-    if "RAY_AUTH_MODE" not in kept:
-        # As ray.init() has it for a new cluster: its ports are open to the network, and whoever may speak to them
-        # may run code.
+    variables = {name: value for name, value in environ.items() if name not in _NOT_INHERITED}
+    if "RAY_AUTH_MODE" not in variables:
+        # As ray.init() does for a new cluster: its ports are open to the network, and a client may run code.
         from rayflow.runtime.actors import ray_system
 
         ray_system.ensure_token()
-        kept["RAY_AUTH_MODE"] = "token"
-    # Submitted jobs say `python` and `rayflow`, and mean those of whoever started the cluster.
-    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
-    return {**_PATIENT, **kept, processes.MARK: mark}
+        variables["RAY_AUTH_MODE"] = "token"
+    # `python` and `rayflow` of submitted jobs are those of the process that started the cluster.
+    variables["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), variables.get("PATH", os.defpath)])
+    return {**_PATIENT, **variables, processes.MARK: mark}
 
 
 def _described(cluster: LocalCluster, found: list[Process], output: str) -> LocalCluster:
@@ -316,17 +313,17 @@ def _described(cluster: LocalCluster, found: list[Process], output: str) -> Loca
 
 
 def _end(mark: str) -> tuple[tuple[tuple[int, str], ...], tuple[int, ...]]:
-    """End the cluster's processes; answers them, and the pids of those that had to be killed."""
+    """End the cluster's processes. Return them, and the ids of those that had to be killed."""
     names: dict[int, str] = {}
     known: dict[int, Process] = {}
     killed: list[int] = []
-    # The machine's part first, which stops the workers; the cluster's memory last, or the others wait for it.
+    # The raylet first, which stops the workers; the GCS last, because the others would wait for it.
     for kind in ("raylet", "", "gcs_server"):
         for process in processes.carrying(mark):
             known.setdefault(process.pid, process)
             names.setdefault(process.pid, processes.name_of(process))
-        told = [p for p in known.values() if kind == (names[p.pid] if names[p.pid] in _ENDS else "")]
-        stubborn = processes.end(told, GRACE)
+        selected = [p for p in known.values() if kind == (names[p.pid] if names[p.pid] in _ENDS else "")]
+        stubborn = processes.end(selected, GRACE)
         processes.kill(stubborn, GRACE)
         killed += [p.pid for p in stubborn]
     left = processes.kill(processes.carrying(mark), GRACE)

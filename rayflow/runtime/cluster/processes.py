@@ -1,8 +1,8 @@
-"""Finds and ends the processes of one local cluster, by what they carry and descend from, never by their names.
+"""Processes of one local cluster: found by environment, session and ancestry, never by name, and ended.
 
-A cluster's processes are started with a mark in their environment and in a session of their own. Its daemons keep
-the mark; its workers overwrite parts of theirs, but descend from a daemon or are in its session. No other process
-is looked at twice.
+A cluster's processes are started with a mark in their environment, in a new session. Its daemons keep the mark; its
+workers overwrite parts of their environment, but are in the session or descend from a daemon. No other process is
+touched.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 
 #: The environment variable that holds a cluster's mark.
 MARK = "RAYFLOW_LOCAL_CLUSTER"
-#: Seconds between two looks at processes that were told to end.
-_LOOK = 0.05
+#: Seconds between two checks whether processes have ended.
+_POLL_INTERVAL = 0.05
 
 #: A ``psutil.Process``. It knows when its process began, and signals no other one that got the same pid.
 Process = Any
 
 
 def carrying(mark: str) -> list[Process]:
-    """All running processes of the cluster with that mark, in the order in which they began."""
+    """Return all running processes of the cluster with that mark, in the order of their start."""
     everything = list(_all())
     seeds = {p.pid: p for p in everything if _environment(p).get(MARK) == mark}
     sessions = {_session(pid) for pid in seeds} - {None}
@@ -36,7 +36,7 @@ def carrying(mark: str) -> list[Process]:
 
 
 def running(process: Process) -> bool:
-    """Whether the process still runs; one that has ended and that nobody has asked about does not."""
+    """Return whether the process still runs; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != _psutil().STATUS_ZOMBIE)
     except _psutil().NoSuchProcess:
@@ -44,23 +44,23 @@ def running(process: Process) -> bool:
 
 
 def name_of(process: Process) -> str:
-    """The name of the process's program; "" if it has ended."""
-    return str(_asked(process.name, ""))
+    """Return the name of the process's program; "" if the process has ended."""
+    return str(_query(process.name, ""))
 
 
 def programs(found: list[Process], name: str) -> list[Process]:
-    """Those that run the program of that name: not what one of them has just forked, to become another program."""
+    """Return the processes that run a program, without children that are about to run another program."""
     alike = {process.pid: process for process in found if name_of(process) == name}
     return [process for process in alike.values() if _parent(process) not in alike]
 
 
 def command_of(process: Process) -> list[str]:
-    """The words of the process's command line; none if it has ended."""
-    return list(_asked(process.cmdline, []))
+    """Return the words of the process's command line; none if the process has ended."""
+    return list(_query(process.cmdline, []))
 
 
 def end(processes: list[Process], seconds: float) -> list[Process]:
-    """Ask processes to end, and wait for so many seconds at most; answers those that still run then."""
+    """Terminate processes, wait at most ``seconds``, and return those that still run."""
     for process in processes:
         with contextlib.suppress(_psutil().NoSuchProcess):
             process.terminate()
@@ -68,7 +68,7 @@ def end(processes: list[Process], seconds: float) -> list[Process]:
 
 
 def kill(processes: list[Process], seconds: float) -> list[Process]:
-    """Kill processes, and wait for so many seconds at most; answers those that still run then."""
+    """Kill processes, wait at most ``seconds``, and return those that still run."""
     for process in processes:
         with contextlib.suppress(_psutil().NoSuchProcess):
             process.kill()
@@ -76,17 +76,17 @@ def kill(processes: list[Process], seconds: float) -> list[Process]:
 
 
 def wait(processes: list[Process], seconds: float) -> list[Process]:
-    """Wait until processes have ended, for so many seconds at most; answers those that still run then."""
+    """Wait at most ``seconds`` until processes have ended, and return those that still run."""
     until = time.monotonic() + seconds
     left = [process for process in processes if running(process)]
     while left and time.monotonic() < until:
-        time.sleep(_LOOK)
+        time.sleep(_POLL_INTERVAL)
         left = [process for process in left if running(process)]
     return left
 
 
 def serves(address: str) -> bool:
-    """Whether a Ray process on this machine belongs to the cluster at ``host:port``; Ray finds them the same way."""
+    """Return whether a process on this machine belongs to the Ray cluster at ``host:port``, as Ray itself does."""
     return any(f"--gcs-address={address}" in command_of(process) for process in _all())
 
 
@@ -101,11 +101,11 @@ def _psutil() -> Any:
 
 
 def _environment(process: Process) -> dict[str, str]:
-    return dict(_asked(process.environ, {}))
+    return dict(_query(process.environ, {}))
 
 
 def _parent(process: Process) -> int:
-    return int(_asked(process.ppid, 0))
+    return int(_query(process.ppid, 0))
 
 
 def _session(pid: int) -> int | None:
@@ -115,8 +115,8 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _asked(question: Callable[[], Any], otherwise: Any) -> Any:
-    # A process may end, or belong to another user, at any moment while it is looked at.
+def _query(question: Callable[[], Any], otherwise: Any) -> Any:
+    # A process may end at any moment, or belong to another user.
     try:
         return question()
     except (_psutil().Error, OSError):

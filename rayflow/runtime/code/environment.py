@@ -89,7 +89,7 @@ def capture(*, working_dir: str = "", package: str = "") -> Environment:
 def make_available(system: ActorSystem, env: Environment) -> None:
     """See to it that actors of this environment can be made: a cluster that never saw its package gets it."""
     if env.package:
-        system.provide(env.working_dir, lambda: system.find(actor_names.PERSISTENCE).call("blob", env.package))
+        system.ensure_package(env.working_dir, lambda: system.find(actor_names.STORE).call("blob", env.package))
 
 
 def merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

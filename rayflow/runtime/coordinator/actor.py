@@ -1,7 +1,7 @@
-"""The coordinator actor: the door to a :class:`~rayflow.runtime.coordinator.coordinator.Coordinator`.
+"""Coordinator actor: the actor methods in front of :class:`~rayflow.runtime.coordinator.coordinator.Coordinator`.
 
-Ray wraps every method of an actor's class, also those that it calls itself; so the class that has the work to do is
-another one.
+Ray wraps every method of an actor's class, including those that the class calls itself, so the logic is a separate
+class.
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ from rayflow.storage.model import ExecutionRecord
 
 
 class CoordinatorActor:
-    """Drives executions. See :mod:`rayflow.runtime.coordinator.coordinator`.
+    """The actor that drives executions.
 
     Args:
-        system: where the other actors are found.
-        name: its own name.
-        env: its code environment.
-        settings: shared by all actors of the namespace.
-        conductor: makes what does the work.
+        coordinator: creates the coordinator's logic.
     """
 
     def __init__(
@@ -39,87 +35,87 @@ class CoordinatorActor:
         name: str,
         env: environment.Environment,
         settings: Settings,
-        conductor: Callable[..., Coordinator] = Coordinator,
+        coordinator: Callable[..., Coordinator] = Coordinator,
     ) -> None:
         self._name = name
         self._env = env
-        self._conductor = conductor(system, name, env, settings)
-        self._begun = threading.Lock()
+        self._coordinator = coordinator(system, name, env, settings)
+        self._starting = threading.Lock()
         self._applied = False
 
     def __repr__(self) -> str:
         return self._name
 
     def ready(self) -> str:
-        """Load what it needs and begin; answers its name."""
-        with self._begun:
+        """Apply the code environment, start, and return the actor's name."""
+        with self._starting:
             if not self._applied:
                 environment.apply(self._env)
                 self._applied = True
-                self._conductor.start()
+                self._coordinator.start()
         return self._name
 
     def assign(self, records: Sequence[ExecutionRecord]) -> None:
-        """Drive these executions, if their epochs still are those of the records."""
-        self._conductor.turns.post(lambda: self._conductor.assign(records))
+        """Drive executions, if their epochs still equal those of the records."""
+        self._coordinator.mailbox.submit(lambda: self._coordinator.assign(records))
 
-    def nudge(self, ids: Sequence[str]) -> None:
-        """Look into the inboxes of these executions."""
-        self._conductor.turns.post(lambda: self._conductor.read_inboxes(ids))
+    def notify(self, ids: Sequence[str]) -> None:
+        """Read the inboxes of executions."""
+        self._coordinator.mailbox.submit(lambda: self._coordinator.read_inboxes(ids))
 
     def slots(self, data: bytes) -> None:
-        """A pool grants, recalls or voids slots by itself."""
-        self._conductor.turns.post(lambda: self._conductor.slots(data))
+        """Apply a pool's decisions about slots: grants, recalls and revoked leases."""
+        self._coordinator.mailbox.submit(lambda: self._coordinator.slots(data))
 
     def output(self, execution_id: str, seq: int, step: str, lines: Sequence[str]) -> None:
-        """A step that still runs printed something."""
-        self._conductor.prints.add(execution_id, lines)
+        """Receive output of a running step."""
+        self._coordinator.output_buffer.add(execution_id, lines)
 
-    def beat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
-        """A step says that it is alive, how far it is, and whether its code is done."""
-        self._conductor.turns.post(lambda: self._conductor.beat(key, epoch, Heartbeat(*beat)))
+    def heartbeat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
+        """Receive a heartbeat of a step: its progress, and whether its code has finished."""
+        self._coordinator.mailbox.submit(lambda: self._coordinator.heartbeat(key, epoch, Heartbeat(*beat)))
 
     def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
-        """A step that is a Ray task of its own has begun."""
-        self._conductor.turns.post(lambda: self._conductor.begun((execution_id, seq, attempt), epoch, at))
+        """Receive that a step has begun as a Ray task."""
+        self._coordinator.mailbox.submit(lambda: self._coordinator.begun((execution_id, seq, attempt), epoch, at))
 
     def live(self, execution_id: str) -> list[tuple[LiveTask, str]]:
-        """The unanswered steps of an execution, each with the worker that has it."""
-        return self._conductor.turns.ask(lambda: self._conductor.live(execution_id))
+        """Return the unfinished steps of an execution, each with its worker."""
+        return self._coordinator.mailbox.call(lambda: self._coordinator.live(execution_id))
 
     def overdue(self, grace: float) -> list[OverdueItem]:
-        """The attempts driven here whose time was up more than so many seconds ago, and that nobody has ended."""
-        return self._conductor.turns.ask(lambda: self._overdue(self._conductor.now(), grace))
+        """Return the attempts that should have ended more than ``grace`` seconds ago."""
+        return self._coordinator.mailbox.call(lambda: self._overdue(self._coordinator.now(), grace))
 
     def _overdue(self, now: float, grace: float) -> list[OverdueItem]:
         return [
             OverdueItem(name, "step", task.name, task.due, now - task.due, self._name)
-            for name in self._conductor.census()
-            for task, _ in self._conductor.live(name)
+            for name in self._coordinator.census()
+            for task, _ in self._coordinator.live(name)
             if task.due and task.due + grace < now
         ]
 
     def progress(self, execution_id: str, cursor: int = 0) -> Progress:
-        """How far an execution is, and the new output of its steps since a cursor."""
-        return self._conductor.progress(execution_id, cursor)
+        """Return how far an execution is, and the output of its steps since a cursor."""
+        return self._coordinator.progress(execution_id, cursor)
 
     def census(self) -> dict[str, int]:
-        """The executions driven here, with their epochs."""
-        return self._conductor.census()
+        """Return the executions that are driven here, with their epochs."""
+        return self._coordinator.census()
 
     def ping(self) -> bool:
-        """Answer. Raises whatever ended its thread: its executions have to be taken up elsewhere then."""
-        self._conductor.turns.check()
+        """Return True, or raise what ended the coordinator's thread."""
+        self._coordinator.mailbox.check()
         return True
 
     def pid(self) -> int:
-        """The id of its process."""
+        """Return the id of the actor's process."""
         return os.getpid()
 
     def watch(self) -> None:
-        """Block until it is stopped: whoever calls this learns at once when its process dies."""
-        self._conductor.turns.wait()
+        """Block until the coordinator stops. The call fails at once when its process dies."""
+        self._coordinator.mailbox.wait()
 
     def stop(self) -> None:
-        """Stop. Its executions are taken up elsewhere."""
-        self._conductor.stop()
+        """Stop. Other coordinators resume its executions."""
+        self._coordinator.stop()

@@ -44,7 +44,7 @@ class CodeRegistry:
             CorruptRecord: it is not there, although it was stored before anything that names it.
             ClusterError, StorageUnavailable: the store cannot be asked now.
         """
-        data: bytes | None = self._system.find(actor_names.PERSISTENCE).call("blob", digest)
+        data: bytes | None = self._system.find(actor_names.STORE).call("blob", digest)
         if data is None:
             raise CorruptRecord("", f"blob {digest} is missing in the store")
         return data
@@ -59,14 +59,14 @@ class CodeRegistry:
         give_up = time.monotonic() + PATIENCE
         return retry_until(
             f"a large value that the code of execution {execution_id} uses cannot be read",
-            lambda: read_value(self._system.find(actor_names.PERSISTENCE), reference, execution_id),
+            lambda: read_value(self._system.find(actor_names.STORE), reference, execution_id),
             threading.Event().wait,
             lambda: time.monotonic() < give_up,
         )
 
     def put_value(self, digest: str, data: bytes, then: Callable[[Reply], None]) -> None:
         """Have the store keep a large value; ``then`` is told."""
-        send_to(self._system, actor_names.PERSISTENCE, "put_value", digest, data, then=then, group="values")
+        send_to(self._system, actor_names.STORE, "put_value", digest, data, then=then, group="values")
 
     def workflow(self, definition: WorkflowDefinition) -> CodeRef:
         """A reference to a workflow's code, for a child. What travels by value is stored first.
@@ -79,7 +79,7 @@ class CodeRegistry:
         if known is None:
             found = self.cache.target_ref(Target(definition))
             if found.blob is not None:
-                self._system.find(actor_names.PERSISTENCE).call("put_blob", found.ref.digest, found.blob)
+                self._system.find(actor_names.STORE).call("put_blob", found.ref.digest, found.blob)
             known = self._workflows[id(definition)] = (definition, found.ref)
             if len(self._workflows) > _KEPT:
                 del self._workflows[next(iter(self._workflows))]
@@ -100,7 +100,7 @@ class CodeRegistry:
         if known is None:
             found = self.cache.target_ref(target, within)
             if found.blob is not None:
-                self._system.find(actor_names.PERSISTENCE).call("put_blob", found.ref.digest, found.blob)
+                self._system.find(actor_names.STORE).call("put_blob", found.ref.digest, found.blob)
             known = self._known[id(target.owner), target.part] = (target.owner, found.ref.to_dict(), found.part)
             if len(self._known) > _KEPT:
                 del self._known[next(iter(self._known))]

@@ -1,10 +1,11 @@
-"""Drives executions: the one thread of a coordinator on which everything happens.
+"""Coordinator logic: drives executions on one thread.
 
-It takes what arrives, gives it to the executions, commits what must be durable, then does what that calls for. There
-is at most one commit under way; what happens meanwhile goes into the next one. All other threads only post to it.
+A turn takes the messages that have arrived, passes them to the executions, commits what must be durable, and then
+carries out the actions that this allows. There is at most one commit under way; what happens during that time goes
+into the next one. All other threads only submit to the mailbox.
 
-It owns the drivers of its executions and its slots. It owns nothing durable: it can be killed at any moment, and its
-executions go on elsewhere from their journals, under the next epoch.
+The coordinator owns the drivers of its executions and its slots, and nothing durable: it can be killed at any moment,
+and its executions continue elsewhere from their journals, under the next epoch.
 """
 
 from __future__ import annotations
@@ -59,16 +60,12 @@ REFRESH = 1.0
 
 
 class Coordinator:
-    """See the module's docstring.
+    """The logic of a coordinator actor.
 
     Args:
-        system: where the other actors are found.
-        name: the coordinator's name.
-        env: its code environment.
-        settings: shared by all actors of the namespace.
-        turns: makes its thread.
-        driver: makes what drives one execution.
-        performer: makes what runs attempts.
+        mailbox: creates its mailbox.
+        driver: creates the driver of an execution.
+        router: creates what runs attempts.
     """
 
     def __init__(
@@ -78,55 +75,57 @@ class Coordinator:
         env: Environment,
         settings: Settings,
         *,
-        turns: Callable[..., Mailbox] = Mailbox,
+        mailbox: Callable[..., Mailbox] = Mailbox,
         driver: Callable[..., ExecutionDriver] = ExecutionDriver,
-        performer: Callable[..., AttemptRouter] = AttemptRouter,
+        router: Callable[..., AttemptRouter] = AttemptRouter,
     ) -> None:
         self.name = name
-        self.prints = OutputBuffer()
-        self.turns = turns("coordinator", self._after, self._next_wake, clock=system.clock)
-        self.post = self.turns.post
-        self.later = self.turns.later
-        self.now = self.turns.now
+        self.output_buffer = OutputBuffer()
+        self.mailbox = mailbox("coordinator", self._after, self._next_wake, clock=system.clock)
+        self.submit = self.mailbox.submit
+        self.submit_later = self.mailbox.submit_later
+        self.now = self.mailbox.now
         self._system = system
         self._env = env
         self._settings = settings
         self._nonce = uuid.uuid4().hex
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
-        self._codes = CodeRegistry(system, allow_pickle=settings.allow_pickle)
-        self._loaded = CodeChangeDetector(env.paths if system.separate else ())
-        #: When the code that is loaded was last seen to be what is on the disk, in seconds since the epoch.
+        self._code = CodeRegistry(system, allow_pickle=settings.allow_pickle)
+        self._code_changes = CodeChangeDetector(env.paths if system.separate else ())
+        #: When the loaded code was last checked to equal the files on disk, in seconds since the epoch.
         self.code_as_of = 0.0
         self._drivers: dict[str, ExecutionDriver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
         self._dispatchers = PoolDispatchers(self, system, env, settings)
-        self._remarks = StepProgress(self._drivers.get, self.now, self._codec, self._schedule)
+        self._progress = StepProgress(self._drivers.get, self.now, self._codec, self._schedule)
         self._driver = driver
-        self._performer = performer(self, system, env, self._dispatchers, settings)
+        self._router = router(self, system, env, self._dispatchers, settings)
         self._commits: CommitQueue | None = None
-        self._inboxes = InboxReader(system, self.post, self.later, self._received)
-        self._reports = SupervisorClient(system, name, self.post, self.later)
-        self._takeups = ExecutionClaims(system, self.turns, self._holds, self._taken_up, self._drop)
+        self._inboxes = InboxReader(system, self.mailbox, self._received)
+        self._supervisor = SupervisorClient(system, name, self.mailbox)
+        self._claims = ExecutionClaims(system, self.mailbox, self._holds, self._claimed, self._drop)
 
     def start(self) -> None:
-        """Begin."""
-        line, put = ActorChannel(self._system.find(actor_names.PERSISTENCE), "commit"), self._codes.put_value
-        self._commits = CommitQueue(line, put, self.post, self.later, finish=self._finish, fenced=self._fenced)
-        self.turns.every(REFRESH, self._refresh)
-        self.turns.start()
+        """Start the coordinator's thread."""
+        channel = ActorChannel(self._system.find(actor_names.STORE), "commit")
+        self._commits = CommitQueue(
+            channel, self._code.put_value, self.mailbox, finish=self._finish, fenced=self._fenced
+        )
+        self.mailbox.submit_every(REFRESH, self._refresh)
+        self.mailbox.start()
 
     def stop(self) -> None:
-        """Stop, and drop all code; nothing is issued any more."""
-        self.turns.stop()
+        """Stop, and drop all workflow code."""
+        self.mailbox.stop()
         for driver in list(self._drivers.values()):
             driver.evict()
-        self._performer.stop()
+        self._router.stop()
 
-    # --- asked from other threads --------------------------------------------------------------------------
+    # Methods for any thread.
     def progress(self, execution_id: str, cursor: int) -> Progress:
-        """How far an execution is, and what its steps printed since a cursor."""
-        lines, cursor = self.prints.since(execution_id, cursor)
+        """Return how far an execution is, and what its steps printed since a cursor."""
+        lines, cursor = self.output_buffer.since(execution_id, cursor)
         driver = self._drivers.get(execution_id)
         execution = None if driver is None else driver.execution
         if execution is None:
@@ -135,56 +134,56 @@ class Coordinator:
         return Progress(lines, cursor, driving=True, issued=issued, completed=issued - execution.unanswered)
 
     def census(self) -> dict[str, int]:
-        """The executions driven here, with their epochs."""
+        """Return the executions that are driven here, with their epochs."""
         return {driver.id: driver.epoch for driver in list(self._drivers.values())}
 
     def live(self, execution_id: str) -> list[tuple[LiveTask, str]]:
-        """The unanswered steps of an execution, each with its worker; for the coordinator's own thread."""
+        """Return the unfinished steps of an execution, each with its worker. Only for the coordinator's thread."""
         driver = self._drivers.get(execution_id)
         if driver is None or driver.execution is None:
             return []
         tasks = driver.execution.live()
         return [(task, self._dispatchers.worker_of((execution_id, task.seq, task.attempt))) for task in tasks]
 
-    # --- posted --------------------------------------------------------------------------------------------
+    # Methods for the coordinator's thread only, from here to the end.
     def slots(self, data: bytes) -> None:
-        """A pool says something by itself."""
+        """Apply the decisions of a pool."""
         self._dispatchers.apply(*unpack(data))
 
-    def beat(self, key: Key, epoch: int, beat: Heartbeat) -> None:
-        """A step says that it is alive, and how far it is."""
-        self._remarks.beat(key, epoch, beat)
+    def heartbeat(self, key: Key, epoch: int, beat: Heartbeat) -> None:
+        """Record that a step is alive, and how far it is."""
+        self._progress.heartbeat(key, epoch, beat)
 
     def begun(self, key: Key, epoch: int, at: float) -> None:
-        """A step that is a Ray task of its own has begun."""
+        """Record that a step has begun as a Ray task."""
         driver = self._drivers.get(key[0])
         if driver is not None and driver.epoch == epoch:
             self._dispatchers.begun(key, at)
-            self._remarks.begun(key, at)
+            self._progress.begun(key, at)
 
     def assign(self, records: Sequence[ExecutionRecord]) -> None:
-        """Drive these executions."""
-        known = {record.id: held for record in records if (held := self._drivers.get(record.id)) is not None}
-        records = [r for r in records if r.id not in known or known[r.id].epoch <= r.epoch]  # or it is told twice
-        if self._loaded.changed():
-            self._reports.outdated(records)
+        """Drive executions."""
+        known = {record.id: driver for record in records if (driver := self._drivers.get(record.id)) is not None}
+        records = [r for r in records if r.id not in known or known[r.id].epoch <= r.epoch]  # messages may come twice
+        if self._code_changes.changed():
+            self._supervisor.outdated(records)
             return
         self.code_as_of = time.time()
         for record in records:
-            if (held := known.get(record.id)) is not None:
-                self._let_go(held)
+            if (driver := known.get(record.id)) is not None:
+                self._evict(driver)
             driver = self._driver(
-                record, nonce=self._nonce, coordinator=self.name, codec=self._codec, cache=self._codes.cache,
-                fetch=self._codes.fetch, refer=self._codes.workflow, read=self._codes.value,
+                record, nonce=self._nonce, coordinator=self.name, codec=self._codec, cache=self._code.cache,
+                fetch=self._code.fetch, refer=self._code.workflow, read=self._code.value,
                 config=self._settings.config,
             )  # fmt: skip
             self._drivers[record.id] = driver
-            self._takeups.begin(driver)
+            self._claims.begin(driver)
 
-    def _taken_up(self, driver: ExecutionDriver) -> None:
-        if driver.blocked and self._loaded.changed():  # by the code that it has been mended from, perhaps
-            self._let_go(driver)
-            self._reports.declined(driver)
+    def _claimed(self, driver: ExecutionDriver) -> None:
+        if driver.blocked and self._code_changes.changed():  # the edited code may be the fix
+            self._evict(driver)
+            self._supervisor.rejected(driver)
         else:
             self._touch(driver)
 
@@ -192,24 +191,23 @@ class Coordinator:
         return self._drivers.get(driver.id) is driver
 
     def _drop(self, driver: ExecutionDriver, why: object, *, over: bool = False) -> None:
-        driver.log.info("execution %s is not driven here any more: %s", driver.id, why)
-        self._let_go(driver)
-        (self._reports.released if over else self._reports.superseded)(driver)
+        driver.log.info("dropping execution %s: %s", driver.id, why)
+        self._evict(driver)
+        (self._supervisor.released if over else self._supervisor.superseded)(driver)
 
-    def _let_go(self, driver: ExecutionDriver) -> None:
-        self._performer.forget(driver.id)
-        self._remarks.forget(driver.id)
+    def _evict(self, driver: ExecutionDriver) -> None:
+        self._router.forget(driver.id)
+        self._progress.forget(driver.id)
         driver.evict()
         if self._holds(driver):
             del self._drivers[driver.id]
 
-    # --- inbox ---------------------------------------------------------------------------------------------
     def read_inboxes(self, ids: Sequence[str]) -> None:
-        """Look into the inboxes of these executions."""
+        """Read the inboxes of executions."""
         for execution_id in ids:
             driver = self._drivers.get(execution_id)
             if driver is None:
-                self._reports.astray(execution_id)
+                self._supervisor.misrouted(execution_id)
             elif driver.execution is not None:
                 self._inboxes.read(driver)
 
@@ -218,82 +216,83 @@ class Coordinator:
             return
         try:
             driver.receive(rows, self.now())
-        except CorruptRecord:  # what is there before it is recorded; whoever takes it up now sets it aside
+        except CorruptRecord:  # nothing was applied; restoring it again quarantines it
             self.assign([dataclasses.replace(driver.record, epoch=driver.epoch)])
         else:
             self._touch(driver)
 
-    # --- Host: what dispatchers call -----------------------------------------------------------------------
+    # Implementation of AttemptCallbacks.
     def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
-        """The task as a worker gets it."""
+        """Return the task for a worker; None if it is no longer wanted."""
         driver = self._drivers.get(execution_id)
         if driver is None or driver.execution is None or not driver.execution.is_current(run.seq, run.attempt):
             return None
         try:
-            code, part = self._codes.reference(run.call.target, driver.code)
+            code, part = self._code.reference(run.call.target, driver.code)
         except InvalidArgument as error:
             self.refused((execution_id, run.seq, run.attempt), error)
             return None
         except (ClusterError, StorageUnavailable) as error:
-            driver.log.warning("the code of step %s cannot be stored now: %s", run.call.name, error)
-            self.later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
+            driver.log.warning(
+                "cannot store the code of step %s, retrying in %g s: %s", run.call.name, RETRY_MOST, error
+            )
+            self.submit_later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
             return None
         return task_message(driver.record, driver.epoch, run, code, part)
 
     def refused(self, key: Key, error: BaseException) -> None:
-        """An attempt cannot be made, and but for a full queue another could not either."""
+        """Fail an attempt that cannot be made. Only a full queue allows another one."""
         failure = dataclasses.replace(failure_of(error), retryable=isinstance(error, QueueFull))
         about: dict[str, Any] = {"began": 0.0, "worker": "", "now": self.now()}
         self._tell(key, lambda execution: execution.failed(key[1], key[2], failure, **about))
 
     def waits(self, key: Key, why: str) -> None:
-        """An attempt waits for something that the cluster does not have."""
-        self._remarks.waits(key, why)
+        """Record that an attempt waits for a resource that the cluster does not have."""
+        self._progress.waits(key, why)
 
     def look_up_pool(self, pool: str) -> None:
-        """See whether there still is a pool of that name."""
+        """Check whether a pool still exists."""
         self._dispatchers.look_up(pool)
 
     def sent(self, key: Key, at: float) -> None:
-        """The attempt went out: its timeout begins."""
+        """Start the timeout of an attempt that was sent."""
         self._tell(key, lambda execution: execution.sent(key[1], key[2], at))
 
     def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
-        """An attempt ended."""
+        """Apply the outcome of an attempt."""
         if outcome.output:
-            self.prints.add(outcome.execution_id, outcome.output)
+            self.output_buffer.add(outcome.execution_id, outcome.output)
         driver = self._drivers.get(outcome.execution_id)
         if driver is None or driver.epoch != epoch:
             return
         if outcome.result is None and outcome.failure is None:
-            self._drop(driver, "a worker refused it, because it knows a newer coordinator of this execution")
+            self._drop(driver, "a worker refused an attempt, because it knows a newer coordinator of this execution")
         else:
             key, now = (outcome.execution_id, outcome.seq, outcome.attempt), self.now()
             self._tell(key, lambda _: driver.outcome(outcome, worker, now), epoch)
 
     def lost(self, key: Key, failure: Failure, *, exclusive: bool, worker: str, epoch: int) -> None:
-        """An attempt was lost with its worker."""
+        """Apply the loss of an attempt with its worker."""
         about: dict[str, Any] = {"exclusive": exclusive, "worker": worker, "now": self.now()}
         self._tell(key, lambda execution: execution.lost(key[1], key[2], failure, **about), epoch)
 
     def not_begun(self, key: Key, epoch: int) -> None:
-        """An attempt was given back."""
+        """Dispatch an attempt again that was returned before it began."""
         self._tell(key, lambda execution: execution.not_begun(key[1], key[2]), epoch)
 
     def _tell(self, key: Key, what: Callable[[Execution], object], epoch: int | None = None) -> None:
-        # An attempt of an earlier epoch is nobody's, also where this very coordinator took the execution up again.
+        # An attempt of an earlier epoch does not count, even if this coordinator has claimed the execution again.
         driver = self._drivers.get(key[0])
         if driver is not None and driver.execution is not None and epoch in {None, driver.epoch}:
             what(driver.execution)
             self._touch(driver)
 
-    # --- turns ---------------------------------------------------------------------------------------------
     def _after(self) -> None:
         now = self.now()
         self._tick(now)
-        self._hurry()
+        self._perform_early()
         self._commit(now)
-        self._dispatchers.pump()
+        self._dispatchers.dispatch_ready()
 
     def _next_wake(self) -> float | None:
         wakes = [] if (wake := self._dispatchers.next_wake()) is None else [wake]
@@ -324,12 +323,11 @@ class Coordinator:
             heapq.heappush(self._wakes, (wake, driver.id))
         driver.wake = wake
 
-    # --- committing ----------------------------------------------------------------------------------------
-    def _hurry(self) -> None:
+    def _perform_early(self) -> None:
         for execution_id in self._dirty:
             driver = self._drivers.get(execution_id)
             if driver is not None:
-                self._performer.perform(driver, driver.hurry())
+                self._router.perform(driver, driver.ready_early())
                 self._schedule(driver)
 
     def _commit(self, now: float) -> None:
@@ -344,8 +342,8 @@ class Coordinator:
             try:
                 operations = driver.operations(now)
             except (ClusterError, StorageUnavailable) as error:
-                driver.log.warning("what execution %s asks cannot be written now: %s", driver.id, error)
-                self.later(RETRY_MOST, partial(self._touch, driver))
+                driver.log.warning("cannot write the requests of execution %s, retrying: %s", driver.id, error)
+                self.submit_later(RETRY_MOST, partial(self._touch, driver))
                 continue
             if operations:
                 members.append((driver, operations))
@@ -355,7 +353,7 @@ class Coordinator:
             self._commits.send(members)
 
     def _fenced(self, error: WriterFenced) -> None:
-        """Another cluster writes this store: nothing that is driven here counts any more."""
+        """Drop all executions, because another cluster writes this store."""
         for driver in list(self._drivers.values()):
             self._drop(driver, error)
 
@@ -368,16 +366,16 @@ class Coordinator:
             self._drop(driver, error)
             return
         except RayflowError as error:
-            driver.log.warning("the store refuses what execution %s has to write: %s", driver.id, error)
-            if driver.set_aside(error, self.now()):
+            driver.log.warning("the store rejects what execution %s has to write: %s", driver.id, error)
+            if driver.quarantine(error, self.now()):
                 self._touch(driver)
             else:
                 self._drop(driver, error)
             return
-        self._performer.perform(driver, actions)
+        self._router.perform(driver, actions)
         if driver.over:
-            self._drop(driver, "it is over or parked", over=True)
-        self._nudge(touched)
+            self._drop(driver, "it has finished or is parked", over=True)
+        self._notify(touched)
         if driver.over:
             return
         if driver.dirty:
@@ -386,10 +384,10 @@ class Coordinator:
             self._inboxes.read(driver)
         self._schedule(driver)
 
-    def _nudge(self, touched: Sequence[str]) -> None:
-        """Other executions have something new: those that are driven here read it, the supervisor sees to the rest."""
+    def _notify(self, touched: Sequence[str]) -> None:
+        """Notify other executions: those that are driven here read their inboxes, the supervisor notifies the rest."""
         mine = [name for name in touched if name in self._drivers]
         others = tuple(name for name in touched if name not in self._drivers)
         self.read_inboxes(mine)
         if others:
-            self._reports.nudge(others)
+            self._supervisor.notify(others)

@@ -1,8 +1,8 @@
-"""Drives one execution: the shell between its machine and the store.
+"""Driver of one execution: the shell between its machine and the store.
 
-It owns the claim, the encoding of journal entries, and what has been written so far. It has no thread: its
-coordinator calls it from one thread only, sends the operations that it hands out, and brings back the answers.
-The order is always the same: entries are made, they are committed, then what they call for is done.
+The driver owns the claim, the encoding of journal entries, and the record of what has been written. It has no thread:
+the coordinator calls it from its own thread, sends the operations that the driver returns, and brings back the answers.
+The order is always the same: entries are made, they are committed, then their actions are carried out.
 """
 
 from __future__ import annotations
@@ -33,23 +33,20 @@ from rayflow.storage.operations import Answer, Claim, Done, Note, Operation, Par
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which an execution is taken up again whose code could not read a value.
-VALUE_AGAIN = 1.0
+#: Seconds after which an execution is driven again whose code could not read a value.
+VALUE_RETRY = 1.0
 
 
 class ExecutionDriver:
     """One execution, as its coordinator holds it.
 
     Args:
-        record: the execution's row, as it was when this coordinator was told to drive it.
-        nonce: the coordinator's own, for claims.
-        coordinator: the coordinator's name, for people.
-        codec: reads and writes payloads.
-        cache: loads code.
-        fetch: answers blobs of the store.
+        record: the execution's row at the time of the assignment.
+        nonce: the coordinator's nonce for claims.
+        coordinator: the coordinator's name, for messages.
         refer: makes references to the code of children.
-        read: answers the payload of a large value of an execution.
-        config: how actors run: after how long what only waits is parked, and for how long what is over is kept.
+        read: returns the payload of a large value of an execution.
+        config: `park_idle_after` and `retention` of the engine.
     """
 
     def __init__(
@@ -65,7 +62,7 @@ class ExecutionDriver:
         read: Callable[[Reference, str], bytes],
         config: EngineConfig,
     ) -> None:
-        self._stand(record)
+        self._reset_to(record)
         self.id = record.id
         self.epoch = record.epoch + 1
         self._row = read_row(record)
@@ -78,7 +75,7 @@ class ExecutionDriver:
         self._codec = self.values.codec
         self._cache, self._fetch = cache, fetch
         options = self.options
-        self._scribe = OperationBuilder(record, self.epoch, self.values, refer, options, retention=config.retention)
+        self._builder = OperationBuilder(record, self.epoch, self.values, refer, options, retention=config.retention)
         self._park_after, self._active_at = config.park_idle_after, 0.0
         self._waits = record.waits
         self._execution: Execution | None = None
@@ -88,33 +85,32 @@ class ExecutionDriver:
         self._sent: Work | None = None
         self._blocked: Failure | None = None
         self._blocked_seen = 0
-        #: The journal that is being taken up.
+        #: The journal that is being restored.
         self._journal: Sequence[JournalRow] = ()
-        #: What steps said of themselves and is not written yet, by their numbers.
+        #: Progress notes of steps that are not written yet, by step number.
         self.notes: dict[int, StepNote] = {}
 
-    def _stand(self, record: ExecutionRecord) -> None:
-        """What is durable is what the execution's row says."""
+    def _reset_to(self, record: ExecutionRecord) -> None:
+        """Take the execution's row as what is durable."""
         self.record = record
         self._last_seq = self._durable = record.last_seq
         self._inbox_done = record.inbox_done
 
-    # --- taking up -----------------------------------------------------------------------------------------
     def claim(self, now: float) -> Claim:
-        """The operation that makes this coordinator the owner."""
+        """Return the operation that makes this coordinator the owner."""
         return Claim(self.id, self.record.epoch, self._nonce, self._coordinator, now)
 
     def begin(self, now: float) -> None:
-        """Start a new execution: its claim goes out together with its first entry."""
+        """Start a new execution: its claim is written with its first entry."""
         self._unclaimed = True
         self._load(lambda execution: execution.begin(now), now)
 
     def restore(
         self, record: ExecutionRecord, journal: Sequence[JournalRow], inbox: Sequence[InboxRow], now: float
     ) -> None:
-        """Take the execution up where its journal ends, after the claim was granted."""
-        self._stand(record)
-        self._scribe.record = record
+        """Restore the execution to the end of its journal, after the claim was granted."""
+        self._reset_to(record)
+        self._builder.record = record
         self._active_at = now
 
         def go(execution: Execution) -> None:
@@ -128,10 +124,10 @@ class ExecutionDriver:
         self._journal = journal
         self._load(go, now, seen=record.inbox_last)
         self._journal = ()
-        self.log.info("execution %s taken up at entry %d, epoch %d", self.id, self._last_seq, self.epoch)
+        self.log.info("restored execution %s to entry %d, epoch %d", self.id, self._last_seq, self.epoch)
 
     def set_damaged(self, error: CorruptRecord, now: float) -> None:
-        """The claim was granted, but what is to be taken up cannot be read at all."""
+        """Block an execution that was claimed, but cannot be read."""
         self._block(error, now, self.record.inbox_last)
         self.dirty = True
 
@@ -139,13 +135,14 @@ class ExecutionDriver:
         try:
             self._row.check()
             definition = load_definition(self.record, self.code, self._cache, self._fetch, self.log)
-            self._scribe.workflow_retention = definition.retention
+            self._builder.workflow_retention = definition.retention
             machine = Machine(
-                # Read each time it begins: the code may change what it is given.
+                # Read at each start: the code may change the objects that it receives.
                 lambda: definition.begin(*read_input(self.record, self._codec)),
                 execution_id=self.id,
                 workflow_id=self.record.workflow_id,
                 payloads=self._codec,
+                seed=self.record.seed,
                 check=definition.bind,
                 on_unhandled=self._unhandled,
             )
@@ -154,12 +151,12 @@ class ExecutionDriver:
             self.values.check()
         except Exception as raised:  # noqa: BLE001 - a module may raise anything while it is imported
             failed, self.values.failed = self.values.failed, None
-            error = failed or raised  # what the code made of a value that it could not read does not count
+            error = failed or raised  # what the code does without a value that could not be read does not count
             if isinstance(error, ClusterError | StorageUnavailable):
                 self.evict()
-                raise error from None  # it may be there in a moment; the coordinator tries again
-            # Code that is gone or does not repeat itself, payloads that cannot be read: nothing was performed, and
-            # nothing of the execution may be lost by going on without them.
+                raise error from None  # temporary; the coordinator tries again
+            # The code is missing or not deterministic, or a payload cannot be read. Nothing was performed, and
+            # continuing could lose a part of the execution.
             self._block(error, now, seen)
         self.dirty = True
 
@@ -173,8 +170,8 @@ class ExecutionDriver:
         else:
             reason = failure_of(error)
         self._blocked, self._blocked_seen = reason, seen
-        self.log.error("execution %s is paused: %s", self.id, reason.message)
-        # What waits in the inbox stays there, for mended code.
+        self.log.error("pausing execution %s: %s", self.id, reason.message)
+        # Inbox rows stay unread, for the fixed code.
         self._work = Work(status=ExecutionStatus.PAUSED, reason=self._blocked)
         self._last_seq = self._durable
         known = self._paused_for()
@@ -187,28 +184,27 @@ class ExecutionDriver:
     def _unhandled(self, message: str, error: BaseException | None) -> None:
         self.log.warning("execution %s: %s", self.id, message, exc_info=error)
 
-    # --- what happens --------------------------------------------------------------------------------------
     @property
     def execution(self) -> Execution | None:
-        """The machine; None while it is not loaded, or its code cannot be."""
+        """Return the machine; None while its code is not loaded or cannot be."""
         return self._execution
 
     @property
     def blocked(self) -> bool:
-        """Whether its code cannot be loaded, or does not repeat itself."""
+        """Return whether the code cannot be loaded, or is not deterministic."""
         return self._blocked is not None
 
     @property
     def inbox_seen(self) -> int:
-        """The newest inbox row that was read."""
+        """Return the number of the newest inbox row that was read."""
         return self._blocked_seen if self._execution is None else self._execution.inbox_seen
 
     def receive(self, rows: Sequence[InboxRow], now: float) -> None:
-        """Inbox rows arrived. Raises CorruptRecord, and has done nothing, if one is damaged."""
+        """Apply inbox rows. Raises CorruptRecord, and applies none, if one is damaged."""
         self._receive(items_of(self.id, rows), now)
 
     def outcome(self, outcome: TaskOutcome, worker: str, now: float) -> None:
-        """An attempt ended, with a result or a failure."""
+        """Apply the result or failure of an attempt."""
         key = (outcome.seq, outcome.attempt)
         about: dict[str, Any] = {"began": outcome.began, "worker": worker, "now": now}
         execution = self._execution
@@ -216,12 +212,12 @@ class ExecutionDriver:
         if outcome.result is not None:
             execution.completed(*key, outcome.result, **about)
         elif outcome.failure is not None and outcome.unreadable:
-            self.set_aside(CorruptRecord(self.id, outcome.failure.message), now)
+            self.quarantine(CorruptRecord(self.id, outcome.failure.message), now)
         elif outcome.failure is not None:
             execution.failed(*key, outcome.failure, **about)
 
     def note(self, step: int, attempt: int, at: float, body: bytes, *, kind: str = "progress") -> None:
-        """Keep what a step says of itself; it is written with the next entries, or soon."""
+        """Keep a progress note of a step; it is written with the next entries, or soon."""
         self.notes[step] = StepNote(step, attempt, at, kind, body)
 
     def _receive(self, items: Sequence[tuple[int, InboxItem]], now: float) -> None:
@@ -231,9 +227,8 @@ class ExecutionDriver:
             self._execution.inbox(number, item, now)
         self.dirty = True
 
-    # --- writing -------------------------------------------------------------------------------------------
-    def hurry(self) -> list[Action]:
-        """Actions that need not wait for the journal, where the execution's checkpoints allow it."""
+    def ready_early(self) -> list[Action]:
+        """Return the actions that need not wait for the journal, if the execution's `checkpoints` option allows it."""
         if self.options.checkpoints == "sync" or self._execution is None or self._unclaimed or self._sent_claim:
             return []
         if self.values.failed is not None:
@@ -245,15 +240,15 @@ class ExecutionDriver:
         return actions
 
     def operations(self, now: float) -> list[Operation]:
-        """What has to be written now; the answers go to :meth:`committed`.
+        """Return what has to be written now; :meth:`committed` takes the answers.
 
         Raises:
-            ClusterError, StorageUnavailable: the code of a child cannot be stored now; call it again later.
+            ClusterError, StorageUnavailable: if the code of a child cannot be stored now. Call it again later.
         """
         if self.values.failed is not None and (given_up := self._without_value(now)):
             return given_up
         self._collect()
-        asks = self._scribe.asks(self._work.requests, now)
+        asks = self._builder.requests(self._work.requests, now)
         self.dirty = False
         operations: list[Operation] = []
         if self._unclaimed:
@@ -261,15 +256,15 @@ class ExecutionDriver:
             self._unclaimed, self._sent_claim = False, True
         work, self._work = self._work, Work()
         if self._entries:
-            operations.append(self._scribe.append(self._entries, work, asks, now, waits=self._changed_waits()))
+            operations.append(self._builder.append(self._entries, work, asks, now, waits=self._changed_waits()))
             self._last_seq = self._entries[-1].seq
             self._inbox_done = max(self._inbox_done, work.inbox_done)
             self._entries = []
         else:
-            self._work.counts.update(work.counts)  # they go with the next entry
+            self._work.counts.update(work.counts)  # they are written with the next entry
             self._work.dead_letters.extend(work.dead_letters)
-        operations.extend(self._scribe.hold(outcome) for outcome in work.deferred)
-        # Inbox rows that were passed over have no entry, and would count as unread.
+        operations.extend(self._builder.keep_outcome(outcome) for outcome in work.deferred)
+        # Inbox rows that were skipped have no entry, and would count as unread.
         if (self.notes or work.inbox_done > self._inbox_done) and not self._sent_claim:
             operations.append(Note(self.id, self.epoch, tuple(self.notes.values()), work.inbox_done))
             self._inbox_done = max(self._inbox_done, work.inbox_done)
@@ -283,25 +278,25 @@ class ExecutionDriver:
         return operations
 
     def _without_value(self, now: float) -> list[Operation]:
-        """The code could not read a value. What it has done since is not recorded, and happens again once it can.
+        """Drop what the code did without a value that it could not read: it happens again from the journal.
 
-        Results that came meanwhile are kept by the inbox, so that no step runs again.
+        Results that arrived during this time are kept in the inbox, so that no step runs again.
         """
         error, self.values.failed = self.values.failed, None
         assert error is not None
         if isinstance(error, CorruptRecord):
             self._block(error, now, self.inbox_seen)
             return []
-        self.log.warning("execution %s is begun anew from its journal: %s", self.id, error)
+        self.log.warning("restoring execution %s from its journal again: %s", self.id, error)
         self._collect()
-        held = [self._scribe.hold(e.event) for e in self._entries if isinstance(e.event, StepCompleted)]
+        outcomes = [self._builder.keep_outcome(e.event) for e in self._entries if isinstance(e.event, StepCompleted)]
         self.evict()
         self._entries, self._work, self._sent = [], Work(), Work()
         self.dirty, self._sent_release = False, True
-        return [*held, Park(self.id, self.epoch, runnable_at=now + VALUE_AGAIN, at=now)]
+        return [*outcomes, Park(self.id, self.epoch, runnable_at=now + VALUE_RETRY, at=now)]
 
     def _changed_waits(self) -> str | None:
-        """The signals that the code waits for, if that changed: senders look there what they have to be."""
+        """Return the signals that the code waits for, if they have changed: senders check their types there."""
         signals = () if self._execution is None else self._execution.awaited_signals
         said = WaitsFor(signals).to_text()
         if said == self._waits:
@@ -312,7 +307,7 @@ class ExecutionDriver:
     def _release(self, now: float) -> Park:
         execution = self._execution
         wake = None if execution is None else execution.next_wake()
-        waits = "" if execution is None else execution.waits_for(self._scribe.child_id).to_text()
+        waits = "" if execution is None else execution.waits_for(self._builder.child_id).to_text()
         return Park(self.id, self.epoch, runnable_at=wake, at=now, seen=self.inbox_seen, waits=waits)
 
     def _collect(self) -> None:
@@ -327,12 +322,12 @@ class ExecutionDriver:
         execution = self._execution
         if execution is None:
             return self._blocked is not None
-        if work.actions or not execution.idle:
+        if work.actions or not execution.idle or not execution.recorded:
             return False
         return execution.paused or parked_at(execution, self._active_at + self._park_after) <= now
 
     def next_wake(self) -> float | None:
-        """When something is due by itself: a timer, a timeout, or that it is parked."""
+        """Return when something is due without a message: a timer, a timeout, or parking."""
         if self._execution is None:
             return None
         wake, park = self._execution.next_wake(), parked_at(self._execution, self._active_at + self._park_after)
@@ -340,12 +335,12 @@ class ExecutionDriver:
         return None if soonest == math.inf else soonest
 
     def committed(self, answers: Sequence[Answer], now: float) -> CommitResult:
-        """The operations are durable, or refused. Answers what is to be done now.
+        """Process the store's answers, and return what is to be done now.
 
-        Sets ``over`` when this coordinator has nothing to do with the execution any more.
+        Sets ``over`` when this coordinator no longer drives the execution.
 
         Raises:
-            RayflowError: the store refused an operation: stop driving the execution.
+            RayflowError: if the store rejected an operation; the caller stops driving the execution.
         """
         for answer in answers:
             if isinstance(answer, Rejected):
@@ -360,19 +355,19 @@ class ExecutionDriver:
         if work.outcome is not None or work.next_run is not None or released:
             self.over = True
         elif newest <= self.inbox_seen and self._parkable(work, now):
-            self.dirty = True  # the next round parks it
+            self.dirty = True  # the next commit parks it
         touched = tuple(name for a in answers if isinstance(a, Done) for name in a.touched)
         if work.next_run is not None:
             touched = (*touched, self.id)  # its next run is driven like any other execution
         return CommitResult(work.actions, newest, touched)
 
-    def set_aside(self, error: RayflowError, now: float) -> bool:
-        """The store refused to write it: pause it with the reason, or begin anew. Answers whether that can be done."""
+    def quarantine(self, error: RayflowError, now: float) -> bool:
+        """Pause an execution whose write was rejected, or restore it again. Return whether that is possible."""
         if self._blocked is not None or self._unclaimed:
             return False
         self.over = False
         self._sent = None
-        if isinstance(error, StorageUnavailable):  # what it refers to was collected before it could be written
+        if isinstance(error, StorageUnavailable):  # a value that it refers to was purged before it was written
             self.values.failed = error
         else:
             self._block(error, now, self.inbox_seen)
@@ -385,17 +380,17 @@ class ExecutionDriver:
             self._execution = None
 
 
-#: Seconds ahead of its next timer at which an execution is not parked any more.
+#: An execution is not parked if its next timer is due within this many seconds after it became idle.
 PARK_AHEAD = 2.0
 
 
 class CommitResult(NamedTuple):
-    """What follows from a commit.
+    """Result of a commit.
 
     Args:
-        actions: to be done now.
-        newest: the newest inbox row of the execution.
-        touched: other executions that have something new in their inboxes, or were started.
+        actions: what is to be done now.
+        newest: number of the newest inbox row of the execution.
+        touched: other executions that were started, or have new rows in their inboxes.
     """
 
     actions: list[Action]
@@ -404,7 +399,7 @@ class CommitResult(NamedTuple):
 
 
 def items_of(execution_id: str, rows: Sequence[InboxRow]) -> list[tuple[int, InboxItem]]:
-    """What inbox rows hold, with their numbers. Raises CorruptRecord."""
+    """Return the contents of inbox rows, with their numbers. Raises CorruptRecord."""
     items: list[tuple[int, InboxItem]] = []
     for row in rows:
         event = decode_entry(execution_id, 0, row.body, where=f"inbox row {row.number}").event
@@ -415,18 +410,18 @@ def items_of(execution_id: str, rows: Sequence[InboxRow]) -> list[tuple[int, Inb
 
 
 def is_fresh(record: ExecutionRecord) -> bool:
-    """Whether an execution has never been driven: it can be claimed and begun in one transaction."""
+    """Return whether an execution has never been driven, so that it can be claimed with its first entry."""
     return record.last_seq == 0 and record.epoch == 0 and record.inbox_last == 0
 
 
 def parked_at(execution: Execution, quiet: float) -> float:
-    """When an execution is parked, if nothing happens until then: infinity if it is not.
+    """Return when an execution is parked, if nothing happens until then; infinity if it is not idle.
 
     Args:
         execution: the machine.
-        quiet: when nothing has happened for long enough.
+        quiet: when it has been idle for long enough.
     """
-    if not execution.idle or execution.outcome is not None:
+    if not execution.idle or not execution.recorded or execution.outcome is not None:
         return math.inf
     wake = execution.next_wake()
     return quiet if wake is None or wake > quiet + PARK_AHEAD else math.inf

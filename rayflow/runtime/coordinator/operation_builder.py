@@ -1,7 +1,7 @@
-"""Writes down what an execution's work comes to: store operations, in its name and epoch.
+"""Operation builder: translates an execution's work into store operations, with its name and epoch.
 
-It owns no state of the execution. What is asked of others is put in the store's words here; what cannot be asked (a
-child that can neither be imported nor pickled) is answered as a failure, by the execution's own inbox.
+The builder owns no state of the execution. Requests to others become store operations here; a request that cannot be
+made (a child whose code can neither be imported nor pickled) is answered with a failure in the execution's own inbox.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from rayflow.runtime.large_values import CodeValues
 from rayflow.storage.codec.journal import append_digest, encode_entry, encode_failure
 from rayflow.storage.model import DeadLetter, DefinitionRecord, ExecutionRecord, InboxRow, JournalRow
 from rayflow.storage.operations import Append, CrossOperation, Deliver, DeliverTo, ReleaseLock, StartChild, TakeLock
-from rayflow.storage.rules.starts import call_nonce, cancel_row, child_id, new_record, signal_row
+from rayflow.storage.rules.starts import call_nonce, cancel_row, child_id, child_seed, new_record, signal_row
 
-#: Makes a reference to a workflow's code, storing the code where it has to.
+#: Makes a reference to a workflow's code, and stores the code if needed.
 Refer = Callable[[WorkflowDefinition], CodeRef]
 
 
-#: Options of an execution that its children do not take over.
+#: Options of an execution that its children do not inherit.
 _OWN: dict[str, Any] = {
     "timeout": None,
     "deadline": None,
@@ -42,18 +42,16 @@ _OWN: dict[str, Any] = {
 
 
 class OperationBuilder:
-    """See the module's docstring.
+    """Builds the operations of one execution.
 
     Args:
-        record: the execution's row.
-        epoch: the coordinator's.
-        values: the large values among what it writes.
-        refer: for children's code.
-        options: how the execution runs, and its children where they have none of their own.
-        retention: how long what is over is kept, where neither its options nor its workflow say.
+        values: encodes what is large by reference.
+        refer: makes references to the code of children.
+        options: the execution's options, which its children inherit where they have none.
+        retention: the default where neither the options nor the workflow specify one.
 
     Attributes:
-        workflow_retention: what its workflow says; None if that says nothing.
+        workflow_retention: the workflow's own setting; None if it has none.
     """
 
     def __init__(
@@ -77,13 +75,13 @@ class OperationBuilder:
     def append(
         self, entries: Sequence[Entry], work: Work, asks: Sequence[CrossOperation], now: float, *, waits: str | None
     ) -> Append:
-        """The operation that adds entries to the journal, with all that goes along."""
+        """Return the operation that appends entries to the journal, with everything that they change."""
         values = self._values
         rows = tuple(JournalRow(entry.seq, encode_entry(values.recorded(entry))) for entry in entries)
         outcome = work.outcome
         failure = outcome.failure if outcome is not None else work.reason
         first, last = entries[0].seq, entries[-1].seq
-        kept = (self._options.retention or self.workflow_retention or self._default_retention).seconds(work.status)
+        seconds = (self._options.retention or self.workflow_retention or self._default_retention).seconds(work.status)
         return Append(
             execution_id=self.record.id,
             epoch=self.epoch,
@@ -100,11 +98,11 @@ class OperationBuilder:
             asks=tuple(asks),
             waits=waits,
             next_run=None if work.next_run is None else values.refer(work.next_run),
-            expires_at=None if kept is None else now + kept,
+            expires_at=None if seconds is None else now + seconds,
         )
 
-    def hold(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
-        """Keep an outcome for after a pause."""
+    def keep_outcome(self, outcome: StepCompleted | AttemptFailed) -> Deliver:
+        """Return the operation that keeps an outcome in the inbox until the execution resumes."""
         key = f"outcome/{self.epoch}/{outcome.step}/{outcome.attempt}"
         row = InboxRow(key=key, kind="outcome", body=encode_entry(Entry(0, outcome)), at=outcome.at)
         return Deliver(self.record.id, row, epoch=self.epoch)
@@ -113,7 +111,7 @@ class OperationBuilder:
         return DeadLetter(
             execution_id=self.record.id,
             step=letter.step,
-            seq=min(max(letter.seq, first), last),  # with checkpoints="off" the failure has no entry of its own
+            seq=min(max(letter.seq, first), last),  # with checkpoints="off" the failure has no entry
             workflow_id=self.record.workflow_id,
             name=letter.name,
             attempts=letter.attempts,
@@ -124,56 +122,56 @@ class OperationBuilder:
             input=letter.payload,
         )
 
-    # --- others --------------------------------------------------------------------------------------------
-    def asks(self, asks: Sequence[Request | CancelRequest], now: float) -> list[CrossOperation]:
-        """What is asked of others, in the store's words.
+    def requests(self, requests: Sequence[Request | CancelRequest], now: float) -> list[CrossOperation]:
+        """Return the operations for requests to others.
 
         Raises:
-            ClusterError, StorageUnavailable: a child's code cannot be stored now.
+            ClusterError, StorageUnavailable: if a child's code cannot be stored now.
         """
-        return [self._ask(ask, now) if isinstance(ask, Request) else self._unask(ask, now) for ask in asks]
+        return [self._request(r, now) if isinstance(r, Request) else self._cancel_request(r, now) for r in requests]
 
-    def _ask(self, ask: Request, now: float) -> CrossOperation:
-        match ask.call:
+    def _request(self, request: Request, now: float) -> CrossOperation:
+        seq, call = request.seq, request.call
+        match call:
             case LockCall():
-                return TakeLock(ask.seq, ask.call.name, ask.call.limit, ask.token)
+                return TakeLock(seq, call.name, call.limit, request.token)
             case SignalCall():
-                # With what it says: after a rewind, another signal may have the number.
-                said = hashlib.sha256(f"{ask.call.name}\0".encode() + ask.payload).hexdigest()[:16]
-                key = f"signal/{call_nonce(self.record, ask.seq)}/{said}"
-                row = signal_row(ask.call.name, self._values.refer(ask.payload), key, now)
-                return DeliverTo(ask.seq, ask.call.execution_id, row, ask.call.name)
+                # With the content: after a rewind, another signal may have the same number.
+                content = hashlib.sha256(f"{call.name}\0".encode() + request.payload).hexdigest()[:16]
+                key = f"signal/{call_nonce(self.record, seq)}/{content}"
+                row = signal_row(call.name, self._values.refer(request.payload), key, now)
+                return DeliverTo(seq, call.execution_id, row, call.name)
             case ChildCall():
                 try:
-                    return self._start_child(ask, ask.call, now)
+                    return self._start_child(request, call, now)
                 except (InvalidArgument, CodecError, TypeError) as error:
-                    about, run = label("child", ask.call.name), self.record.run
-                    answer = RequestCompleted(now, ask.seq, about, failure=failure_of(error), run=run)
-                    row = InboxRow(f"unasked/{self.epoch}/{ask.seq}", "answer", encode_entry(Entry(0, answer)), now)
+                    about, run = label("child", call.name), self.record.run
+                    answer = RequestCompleted(now, seq, about, failure=failure_of(error), run=run)
+                    row = InboxRow(f"unasked/{self.epoch}/{seq}", "answer", encode_entry(Entry(0, answer)), now)
                     return DeliverTo(0, self.record.id, row)
 
-    def _unask(self, unask: CancelRequest, now: float) -> CrossOperation:
-        call = unask.call
+    def _cancel_request(self, request: CancelRequest, now: float) -> CrossOperation:
+        call = request.call
         if isinstance(call, LockCall):
-            return ReleaseLock(unask.seq, call.name)
+            return ReleaseLock(request.seq, call.name)
         assert isinstance(call, ChildCall)
-        child = child_id(self.record, call.id, unask.seq, unask.rewinds)
-        nonce = call_nonce(self.record, unask.seq, unask.rewinds)
+        child = child_id(self.record, call.id, request.seq, request.rewinds)
+        nonce = call_nonce(self.record, request.seq, request.rewinds)
         return DeliverTo(0, child, cancel_row(self.record, nonce, self.epoch, now), start_nonce=nonce)
 
-    def child_id(self, ask: Request) -> str:
-        """The id of the child that a call starts."""
-        assert isinstance(ask.call, ChildCall)
-        return child_id(self.record, ask.call.id, ask.seq, ask.rewinds)
+    def child_id(self, request: Request) -> str:
+        """Return the id of the child that a call starts."""
+        assert isinstance(request.call, ChildCall)
+        return child_id(self.record, request.call.id, request.seq, request.rewinds)
 
-    def _start_child(self, ask: Request, call: ChildCall, now: float) -> StartChild:
+    def _start_child(self, request: Request, call: ChildCall, now: float) -> StartChild:
         earlier = tuple(
-            (child_id(self.record, call.id, ask.seq, rewinds), call_nonce(self.record, ask.seq, rewinds))
-            for rewinds in range(ask.rewinds)
+            (child_id(self.record, call.id, request.seq, rewinds), call_nonce(self.record, request.seq, rewinds))
+            for rewinds in range(request.rewinds)
         )
-        return StartChild(ask.seq, self._child(ask, call, now), earlier)
+        return StartChild(request.seq, self._child(request, call, now), earlier)
 
-    def _child(self, ask: Request, call: ChildCall, now: float) -> ExecutionRecord:
+    def _child(self, request: Request, call: ChildCall, now: float) -> ExecutionRecord:
         ref = self._refer(call.workflow)
         definition = DefinitionRecord(
             workflow_id=call.workflow.id,
@@ -185,16 +183,17 @@ class OperationBuilder:
             saved_at=now,
             environment=self.record.environment,
         )
-        args, kwargs = self._values.codec.decode(ask.payload)
+        args, kwargs = self._values.codec.decode(request.payload)
         record = new_record(
             definition,
             args,
             kwargs,
-            execution_id=child_id(self.record, call.id, ask.seq, ask.rewinds),
+            execution_id=child_id(self.record, call.id, request.seq, request.rewinds),
             options=self._options.replace(**{**_OWN, **call.changes}),
             encode=self._values.encode,
-            nonce=call_nonce(self.record, ask.seq, ask.rewinds),
+            nonce=call_nonce(self.record, request.seq, request.rewinds),
             now=now,
+            seed=child_seed(self.record, request.seq, request.rewinds),
         )
-        step = ask.seq if call.waits else -ask.seq if call.on_parent_end == "cancel" else 0
+        step = request.seq if call.waits else -request.seq if call.on_parent_end == "cancel" else 0
         return replace(record, parent=self.record.id, parent_step=step)

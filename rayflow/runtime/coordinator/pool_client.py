@@ -1,4 +1,4 @@
-"""What a coordinator and one pool tell each other: reports there, answers back."""
+"""Pool client of a coordinator: reports demand and held slots to one pool, and applies the pool's decisions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,60 @@ from rayflow.runtime.messages import TaskMessage, TaskOutcome, pack, unpack
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two attempts to reach the pool, and attempts after which somebody looks whether there is one.
-AGAIN, MISSED = 0.2, 10
+#: Seconds between two attempts to reach the pool, and attempts after which the store is asked whether the pool exists.
+RETRY_DELAY, LOOKUP_AFTER = 0.2, 10
+
+
+class AttemptCallbacks(Protocol):
+    """Coordinator interface used by dispatchers and local step runners."""
+
+    name: str
+    #: When the coordinator last checked that its code equals the files on disk, in seconds since the epoch.
+    code_as_of: float
+
+    def submit(self, action: Callable[[], None]) -> None:
+        """Run the action on the coordinator's thread."""
+
+    def submit_later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Run the action on the coordinator's thread after a delay."""
+
+    def now(self) -> float:
+        """Return the time in seconds since the epoch."""
+
+    def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
+        """Return the task for a worker; None if it is no longer wanted."""
+
+    def sent(self, key: Key, at: float) -> None:
+        """Receive that an attempt has begun, or was sent to a slot where it begins at once."""
+
+    def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
+        """Receive the outcome of an attempt of that epoch."""
+
+    def lost(self, key: Key, failure: Failure, *, exclusive: bool, worker: str, epoch: int) -> None:
+        """Receive that an attempt was lost with its worker."""
+
+    def not_begun(self, key: Key, epoch: int) -> None:
+        """Receive that an attempt was returned before it began."""
+
+    def refused(self, key: Key, error: BaseException) -> None:
+        """Receive that an attempt cannot be made."""
+
+    def waits(self, key: Key, why: str) -> None:
+        """Receive that an attempt waits for a resource that the cluster does not have."""
+
+    def look_up_pool(self, pool: str) -> None:
+        """Check whether a pool still exists that cannot be reached or was restarted."""
 
 
 class PoolClient:
-    """See the module's docstring. One report is under way at a time. Used on the coordinator's thread only.
+    """Reports to one pool: one report under way at a time. All methods run on the coordinator's thread.
 
     Args:
-        host: the coordinator.
-        system: where the pool is found.
-        pool: its name.
         slots: what is reported.
-        apply: told the pool's epoch and what it decided.
+        apply: receives the pool's epoch and its decisions.
 
     Attributes:
-        full: whether the pool's queue was at its limit when it last answered.
+        full: whether the pool's queue was at its limit at the last reply.
     """
 
     def __init__(
@@ -48,91 +86,50 @@ class PoolClient:
         self._pool = pool
         self._slots = slots
         self._apply = apply
-        self._asking = False
-        self._missed = 0
+        self._reporting = False
+        self._failures = 0
 
-    def tell(self) -> None:
-        """Tell the pool what it does not know, if there is anything."""
-        if not self._asking:
+    def report(self) -> None:
+        """Report what has changed since the last report, if anything has."""
+        if not self._reporting:
             report = self._slots.report()
             if report is not None:
-                self._ask(report)
+                self._send(report)
 
-    def tell_all(self) -> None:
-        """Tell the pool everything again; it forgets coordinators that it does not hear from."""
-        if not self._asking and (self._slots.has_waiting or self._slots.holding or self.full):
-            self._ask(self._slots.full_report())
+    def report_all(self) -> None:
+        """Report everything again: the pool forgets coordinators that stay silent."""
+        if not self._reporting and (self._slots.has_waiting or self._slots.holding or self.full):
+            self._send(self._slots.full_report())
 
-    def _ask(self, report: Report) -> None:
-        self._asking = True
+    def _send(self, report: Report) -> None:
+        self._reporting = True
 
-        def reply(answer: Reply) -> None:
-            self._host.post(lambda: self._answered(report, answer))
+        def replied(reply: Reply) -> None:
+            self._host.submit(lambda: self._replied(report, reply))
 
-        send_to(self._system, actor_names.pool(self._pool), "update", pack((self._host.name, report)), then=reply)
+        send_to(self._system, actor_names.pool(self._pool), "update", pack((self._host.name, report)), then=replied)
 
-    def _answered(self, report: Report, answer: Reply) -> None:
-        self._asking = False
-        if answer.error is not None:
-            self._try_again(answer.error)
+    def _replied(self, report: Report, reply: Reply) -> None:
+        self._reporting = False
+        if reply.error is not None:
+            self._failed(reply.error)
             return
-        self._missed = 0
-        epoch, commands, self.full = unpack(answer.value)
+        self._failures = 0
+        epoch, commands, self.full = unpack(reply.value)
         if 0 < self._slots.epoch < epoch:
             self._host.look_up_pool(self._pool)
         self._slots.report_received(report)
         self._apply(epoch, commands)
 
-    def _try_again(self, error: BaseException) -> None:
-        if not self._missed:
-            log.warning("pool %s cannot be reached: %s", self._pool, error)
-        self._missed += 1
-        if self._missed % MISSED == 0:
+    def _failed(self, error: BaseException) -> None:
+        if not self._failures:
+            log.warning("cannot report to pool %s, retrying: %s", self._pool, error)
+        self._failures += 1
+        if self._failures % LOOKUP_AFTER == 0:
             self._host.look_up_pool(self._pool)
         self._slots.report_lost()
-        self._asking = True
-        self._host.later(AGAIN, self._rested)
+        self._reporting = True  # until the pause has passed
+        self._host.submit_later(RETRY_DELAY, self._resume)
 
-    def _rested(self) -> None:
-        self._asking = False
-
-
-class AttemptCallbacks(Protocol):
-    """A coordinator, as dispatchers and local runs see it."""
-
-    name: str
-    #: When the coordinator last saw that its code is what is on the disk, in seconds since the epoch.
-    code_as_of: float
-
-    def post(self, action: Callable[[], None]) -> None:
-        """Run the action on the coordinator's thread."""
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """The same, after a while."""
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-
-    def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
-        """The task as a worker gets it; None if nobody wants it any more."""
-
-    def sent(self, key: Key, at: float) -> None:
-        """The attempt began, or went out to where it begins at once."""
-
-    def outcome(self, outcome: TaskOutcome, worker: str, epoch: int) -> None:
-        """An attempt of that epoch ended."""
-
-    def lost(self, key: Key, failure: Failure, *, exclusive: bool, worker: str, epoch: int) -> None:
-        """An attempt was lost with its worker."""
-
-    def not_begun(self, key: Key, epoch: int) -> None:
-        """An attempt was given back."""
-
-    def refused(self, key: Key, error: BaseException) -> None:
-        """An attempt cannot be made."""
-
-    def waits(self, key: Key, why: str) -> None:
-        """An attempt waits for something that the cluster does not have."""
-
-    def look_up_pool(self, pool: str) -> None:
-        """The pool cannot be reached, or its actor is another one: it may have been deleted, or made again."""
+    def _resume(self) -> None:
+        self._reporting = False

@@ -1,4 +1,4 @@
-"""What steps say of themselves while they are under way: that they begin, live, are so far, wait for the cluster."""
+"""Progress of running steps: their heartbeats and notes, and the output that they print."""
 
 from __future__ import annotations
 
@@ -12,15 +12,36 @@ from rayflow.runtime.coordinator.driver import ExecutionDriver
 from rayflow.runtime.worker.heartbeat import Heartbeat
 from rayflow.storage.codec.payloads import MsgpackCodec
 
+#: Lines that are kept for each execution, and executions for which lines are kept.
+MAX_LINES = 1_000
+MAX_EXECUTIONS = 1_000
 
-class StepProgress:
-    """Keeps them as notes of their executions. Used on the coordinator's thread only.
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Progress of an execution, for the engine that watches it.
 
     Args:
-        find: answers the driver of an execution, if it is driven here.
-        now: seconds since the epoch.
-        codec: writes notes.
-        alive: told of a driver one of whose steps is alive: its watchdog begins anew.
+        lines: new lines of the steps' output.
+        cursor: where the next call continues.
+        driving: whether this coordinator drives the execution.
+        issued: steps that the workflow has issued so far.
+        completed: those of them that have finished.
+    """
+
+    lines: tuple[str, ...] = ()
+    cursor: int = 0
+    driving: bool = False
+    issued: int = 0
+    completed: int = 0
+
+
+class StepProgress:
+    """Records the heartbeats of steps as notes of their executions. All methods run on the coordinator's thread.
+
+    Args:
+        find: returns the driver of an execution that is driven here.
+        alive: receives a driver one of whose steps is alive, so that its heartbeat timeout is scheduled again.
     """
 
     def __init__(
@@ -36,8 +57,8 @@ class StepProgress:
         self._alive = alive
         self._waiting: set[Key] = set()
 
-    def beat(self, key: Key, epoch: int, beat: Heartbeat) -> None:
-        """A step says that it is alive, how far it is, or that only its result is still to be kept."""
+    def heartbeat(self, key: Key, epoch: int, beat: Heartbeat) -> None:
+        """Record a heartbeat: the step is alive, has made progress, or has only its result left to store."""
         driver = self._find(key[0])
         if driver is None or driver.execution is None or driver.epoch != epoch:
             return
@@ -49,14 +70,14 @@ class StepProgress:
                 driver.note(key[1], key[2], self._now(), beat.progress)
 
     def begun(self, key: Key, at: float) -> None:
-        """A step that had to wait has begun."""
+        """Record that a step that had to wait has begun."""
         driver = self._find(key[0])
         if driver is not None and key in self._waiting:
             self._waiting.discard(key)
             driver.note(key[1], key[2], at, self._codec.encode(None))
 
     def waits(self, key: Key, why: str) -> None:
-        """A step waits for something that the cluster does not have."""
+        """Record that a step waits for a resource that the cluster does not have."""
         driver = self._find(key[0])
         if driver is not None:
             driver.log.warning("step %d of execution %s waits: %s", key[1], key[0], why)
@@ -64,62 +85,38 @@ class StepProgress:
             self._waiting.add(key)
 
     def forget(self, execution_id: str) -> None:
-        """The execution is not driven here any more."""
+        """Drop what is known of an execution that is no longer driven here."""
         self._waiting = {key for key in self._waiting if key[0] != execution_id}
 
 
-#: Lines that are kept for each execution, and executions for which they are kept.
-LINES_KEPT = 1_000
-EXECUTIONS_KEPT = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a watcher is told.
-
-    Args:
-        lines: new lines of the steps' output.
-        cursor: where to go on from.
-        driving: whether this coordinator drives the execution.
-        issued: steps that the workflow has issued so far.
-        completed: steps of these that are over.
-    """
-
-    lines: tuple[str, ...] = ()
-    cursor: int = 0
-    driving: bool = False
-    issued: int = 0
-    completed: int = 0
-
-
 @dataclass(slots=True)
-class _Kept:
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
+class _Output:
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_LINES))
     total: int = 0
 
 
 class OutputBuffer:
-    """The newest lines of each execution. Safe to use from several threads."""
+    """The newest lines of output of each execution. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._outputs: OrderedDict[str, _Output] = OrderedDict()
 
     def add(self, execution_id: str, lines: Sequence[str]) -> None:
-        """Keep lines."""
+        """Add lines."""
         with self._lock:
-            kept = self._kept.setdefault(execution_id, _Kept())
-            kept.lines.extend(lines)
-            kept.total += len(lines)
-            self._kept.move_to_end(execution_id)
-            if len(self._kept) > EXECUTIONS_KEPT:
-                self._kept.popitem(last=False)
+            output = self._outputs.setdefault(execution_id, _Output())
+            output.lines.extend(lines)
+            output.total += len(lines)
+            self._outputs.move_to_end(execution_id)
+            if len(self._outputs) > MAX_EXECUTIONS:
+                self._outputs.popitem(last=False)
 
     def since(self, execution_id: str, cursor: int) -> tuple[tuple[str, ...], int]:
-        """The lines after a cursor, as far as they are kept, and the new cursor."""
+        """Return the lines after a cursor that are still here, and the new cursor."""
         with self._lock:
-            kept = self._kept.get(execution_id)
-            if kept is None:
+            output = self._outputs.get(execution_id)
+            if output is None:
                 return (), cursor
-            fresh = min(len(kept.lines), max(0, kept.total - cursor))
-            return tuple(kept.lines)[len(kept.lines) - fresh :], kept.total
+            fresh = min(len(output.lines), max(0, output.total - cursor))
+            return tuple(output.lines)[len(output.lines) - fresh :], output.total

@@ -1,4 +1,4 @@
-"""A coordinator's dispatchers, one for each pool that its steps name."""
+"""Attempt router: runs each attempt in the coordinator itself or in the pool that its step names."""
 
 from __future__ import annotations
 
@@ -23,19 +23,12 @@ from rayflow.runtime.coordinator.worker_client import ObjectRefCache
 from rayflow.runtime.settings import Settings
 from rayflow.storage.model import PoolRecord
 
-#: Seconds that the store may take to say how a pool is configured.
-_PATIENCE = 5.0
+#: Seconds that the store may take to return a pool's configuration.
+_STORE_TIMEOUT = 5.0
 
 
 class PoolDispatchers:
-    """See the module's docstring. Used on the coordinator's thread only.
-
-    Args:
-        host: the coordinator.
-        system: where pools and workers are found.
-        env: the coordinator's code environment.
-        settings: shared by all actors of the namespace.
-    """
+    """The dispatchers of a coordinator, one for each pool in use. All methods run on the coordinator's thread."""
 
     def __init__(self, host: AttemptCallbacks, system: ActorSystem, env: Environment, settings: Settings) -> None:
         self._host = host
@@ -45,71 +38,70 @@ class PoolDispatchers:
         self._tasks = RayTaskSubmitter(system, host.name, env, settings)
         self._values = ObjectRefCache()
         self._known: dict[str, Dispatcher] = {}
-        #: Of pools that are no more, as long as anything of theirs is under way.
+        #: Dispatchers of deleted pools, until nothing of theirs is under way.
         self._leaving: list[Dispatcher] = []
 
     def run(self, execution_id: str, run: RunAttempt, priority: int) -> None:
         """Run an attempt in the pool that its step names.
 
         Raises:
-            PoolNotFound: there is no such pool.
-            QueueFull: its queue is at its limit, and the step is not to wait.
-            ClusterError, StorageUnavailable: it cannot be found out now.
+            PoolNotFound: if there is no such pool.
+            QueueFull: if the pool's queue is at its limit, and the step must not wait.
+            ClusterError, StorageUnavailable: if the pool's configuration cannot be read now.
             Exception: whatever the step's ``concurrency_key`` raises.
         """
         self._dispatcher(run.call.options.pool).want(execution_id, run, priority)
 
     def stop(self, key: Key) -> None:
-        """Nobody waits for the attempt any more."""
+        """Stop an attempt whose result is no longer wanted."""
         for dispatcher in self._all():
             dispatcher.stop(key)
 
     def forget(self, execution_id: str) -> None:
-        """The execution is not driven here any more."""
+        """Stop all attempts of an execution that is no longer driven here."""
         for dispatcher in self._all():
             dispatcher.forget(execution_id)
         self._values.forget(execution_id)
 
     def apply(self, pool: str, epoch: int, commands: Sequence[Grant | Recall | LeaseRevoked]) -> None:
-        """A pool says something by itself."""
+        """Apply decisions that a pool sent without a report."""
         if pool in self._known:
             self._known[pool].apply(epoch, commands)
 
     def begun(self, key: Key, at: float) -> None:
-        """A Ray task has begun."""
+        """Record that a Ray task has begun."""
         for dispatcher in self._all():
             dispatcher.begun(key, at)
 
     def worker_of(self, key: Key) -> str:
-        """Where an attempt is under way; "" if it waits."""
+        """Return the worker that runs an attempt; "" if the attempt waits."""
         return next((worker for each in self._all() if (worker := each.worker_of(key))), "")
 
-    def pump(self) -> None:
-        """Send what can be sent."""
+    def dispatch_ready(self) -> None:
+        """Send the tasks that have a slot."""
         for dispatcher in self._known.values():
-            dispatcher.pump()
+            dispatcher.dispatch_ready()
         if self._leaving:
             self._leaving = [dispatcher for dispatcher in self._leaving if dispatcher.at_work]
 
     def refresh(self) -> None:
-        """Tell the pools everything again."""
+        """Report everything to the pools again."""
         for dispatcher in self._known.values():
             dispatcher.refresh()
 
     def next_wake(self) -> float | None:
-        """When :meth:`pump` has something to do by itself."""
+        """Return when :meth:`dispatch_ready` has something to do without a message."""
         return min((w for d in self._known.values() if (w := d.next_wake()) is not None), default=None)
 
-    # --- pools that changed --------------------------------------------------------------------------------
     def look_up(self, pool: str) -> None:
-        """See whether there still is a pool of that name, and how it is configured now."""
+        """Check whether a pool still exists, and read its configuration again."""
 
         def reply(answer: Reply) -> None:
             if answer.error is None:
-                self._host.post(partial(self._found, pool, answer.value))
+                self._host.submit(partial(self._found, pool, answer.value))
 
         if pool != self._settings.config.pool.name:
-            send_to(self._system, actor_names.PERSISTENCE, "pool", pool, then=reply)
+            send_to(self._system, actor_names.STORE, "pool", pool, then=reply)
 
     def _found(self, pool: str, record: PoolRecord | None) -> None:
         if record is not None and pool in self._known:
@@ -122,7 +114,6 @@ class PoolDispatchers:
     def _all(self) -> list[Dispatcher]:
         return [*self._known.values(), *self._leaving]
 
-    # --- inside --------------------------------------------------------------------------------------------
     def _dispatcher(self, pool: str) -> Dispatcher:
         if pool not in self._known:
             config = self._config(pool)
@@ -134,23 +125,15 @@ class PoolDispatchers:
     def _config(self, pool: str) -> PoolConfig:
         if pool == self._settings.config.pool.name:
             return self._settings.config.pool
-        persistence = self._system.find(actor_names.PERSISTENCE)
-        record: PoolRecord | None = persistence.call("pool", pool, timeout=_PATIENCE)
+        store = self._system.find(actor_names.STORE)
+        record: PoolRecord | None = store.call("pool", pool, timeout=_STORE_TIMEOUT)
         if record is None:
-            raise PoolNotFound(pool, known=tuple(each.name for each in persistence.call("pools", timeout=_PATIENCE)))
+            raise PoolNotFound(pool, known=tuple(each.name for each in store.call("pools", timeout=_STORE_TIMEOUT)))
         return PoolConfig.model_validate_json(record.config)
 
 
 class AttemptRouter:
-    """See the module's docstring. Used on the coordinator's thread only.
-
-    Args:
-        host: the coordinator.
-        system: where the store is found.
-        env: the code environment.
-        dispatchers: the ways to the pools.
-        settings: shared by all actors of the namespace.
-    """
+    """Carries out the actions of executions: runs and stops attempts. All methods run on the coordinator's thread."""
 
     def __init__(
         self,
@@ -179,13 +162,13 @@ class AttemptRouter:
                 self._run_on_pool(driver, key, action)
 
     def forget(self, execution_id: str) -> None:
-        """The execution is not driven here any more."""
+        """Stop all attempts of an execution that is no longer driven here."""
         self._dispatchers.forget(execution_id)
         if self._local is not None:
             self._local.forget(execution_id)
 
     def stop(self) -> None:
-        """Run nothing here any more."""
+        """Run no more local steps."""
         if self._local is not None:
             self._local.stop()
 
@@ -193,9 +176,9 @@ class AttemptRouter:
         try:
             self._dispatchers.run(driver.id, run, driver.options.priority)
         except (ClusterError, StorageUnavailable) as error:
-            driver.log.warning("step %s cannot be sent now: %s", run.call.name, error)
-            self._host.later(RETRY_MOST, lambda: self._host.not_begun(key, driver.epoch))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a function of the user's says which key a step has
+            driver.log.warning("cannot send step %s, retrying in %g s: %s", run.call.name, RETRY_MOST, error)
+            self._host.submit_later(RETRY_MOST, lambda: self._host.not_begun(key, driver.epoch))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - raised by the user's function for a concurrency key
             self._host.refused(key, error)
 
     def _stop(self, key: Key) -> None:

@@ -1,4 +1,9 @@
-"""A coordinator's commits: one under way at a time, sent again until it is answered."""
+"""Store client of a coordinator: claims, inbox reads and commits.
+
+Every request is repeated until the store has answered it, and the answer arrives on the coordinator's thread. There is
+at most one commit under way; what happens during that time becomes the next commit. When the store answers
+`WriterFenced`, another cluster writes it, and nothing is repeated.
+"""
 
 from __future__ import annotations
 
@@ -13,217 +18,222 @@ from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.coordinator.driver import ExecutionDriver, is_fresh
 from rayflow.runtime.logs import ThrottledWarning
 from rayflow.runtime.messages import pack, unpack
-from rayflow.runtime.store.actor import WriterClaimed
+from rayflow.runtime.store.actor import ClaimResult
 from rayflow.storage.model import InboxRow
 from rayflow.storage.operations import Answer, Operation, Rejected
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two attempts to reach a store or a pool that does not answer.
+#: Seconds between two attempts to reach a store or a pool that does not reply: the first pause, and the longest.
 RETRY_FIRST, RETRY_MOST = 0.05, 2.0
 
-Members = list[tuple[ExecutionDriver, list[Operation]]]
-
-
-class CommitQueue:
-    """See the module's docstring. Used on the coordinator's thread only.
-
-    What the executions' code has made that is large goes to the store first: their operations refer to it.
-
-    Args:
-        line: the way to the store.
-        put: has the store keep a large value: its digest and payload, and who is told.
-        post: runs an action on the coordinator's thread.
-        later: the same, after some seconds.
-        finish: told the answers to a driver's operations.
-        fenced: told that another cluster writes this store now.
-    """
-
-    def __init__(
-        self,
-        line: Channel,
-        put: Callable[[str, bytes, Callable[[Reply], None]], None],
-        post: Callable[[Callable[[], None]], None],
-        later: Callable[[float, Callable[[], None]], None],
-        *,
-        finish: Callable[[ExecutionDriver, Sequence[Answer]], None],
-        fenced: Callable[[WriterFenced], None],
-    ) -> None:
-        self._line = line
-        self._put = put
-        self._post = post
-        self._later = later
-        self._finish = finish
-        self._fenced = fenced
-        self._outage = ThrottledWarning(log, "commits are not answered")
-        self.under_way = False
-
-    def send(self, members: Members) -> None:
-        """Commit the operations of some drivers, all in one message."""
-        self.under_way = True
-        request = pack([operation for _, operations in members for operation in operations])
-        values = {digest: data for driver, _ in members for digest, (_, data) in driver.values.take().items()}
-        self._keep(values, request, members, RETRY_FIRST)
-
-    def _keep(self, values: dict[str, bytes], request: bytes, members: Members, wait: float) -> None:
-        """Put the values one after the other, then send the request."""
-        if not values:
-            self._send(request, members, RETRY_FIRST)
-            return
-        digest = next(iter(values))
-
-        def kept(answer: Reply) -> None:
-            if isinstance(answer.error, WriterFenced):
-                self._answered(request, members, answer, wait)
-            elif answer.error is not None:
-                log.warning("a large value cannot be kept: %s; it is sent again", answer.error)
-                self._later(wait, lambda: self._keep(values, request, members, min(wait * 2, RETRY_MOST)))
-            else:
-                del values[digest]
-                self._keep(values, request, members, RETRY_FIRST)
-
-        self._put(digest, values[digest], lambda answer: self._post(lambda: kept(answer)))
-
-    def _send(self, request: bytes, members: Members, wait: float) -> None:
-        def reply(answer: Reply) -> None:
-            self._post(lambda: self._answered(request, members, answer, wait))
-
-        self._line.send(request, reply, "commit")
-
-    def _answered(self, request: bytes, members: Members, answer: Reply, wait: float) -> None:
-        if isinstance(answer.error, WriterFenced):
-            self.under_way = False
-            self._fenced(answer.error)
-            return
-        if answer.error is not None:
-            self._outage.failed(answer.error)
-            self._later(wait, lambda: self._send(request, members, min(wait * 2, RETRY_MOST)))
-            return
-        self._outage.over()
-        self.under_way = False
-        answers: list[Answer] = unpack(answer.value)
-        for driver, operations in members:
-            mine, answers = answers[: len(operations)], answers[len(operations) :]
-            self._finish(driver, mine)
-
-
 #: Seconds until an inbox that could not be read is read again.
-_AGAIN = 1.0
+_INBOX_RETRY = 1.0
 
+Members = list[tuple[ExecutionDriver, list[Operation]]]
+"""What one commit writes: the operations of each driver."""
 
-class InboxReader:
-    """See the module's docstring. Used on the coordinator's thread only.
-
-    Args:
-        system: where the store is found.
-        post: runs an action on the coordinator's thread.
-        later: the same, after some seconds.
-        received: told of rows that a driver has not seen.
-    """
-
-    def __init__(
-        self,
-        system: ActorSystem,
-        post: Callable[[Callable[[], None]], None],
-        later: Callable[[float, Callable[[], None]], None],
-        received: Callable[[ExecutionDriver, Sequence[InboxRow]], None],
-    ) -> None:
-        self._system = system
-        self._post = post
-        self._later = later
-        self._received = received
-        self._outage = ThrottledWarning(log, "inboxes cannot be read")
-
-    def read(self, driver: ExecutionDriver) -> None:
-        """Read what is new in an execution's inbox."""
-
-        def reply(answer: Reply) -> None:
-            self._post(lambda: self._read(driver, answer))
-
-        send_to(self._system, actor_names.PERSISTENCE, "inbox", driver.id, driver.inbox_seen, then=reply)
-
-    def _read(self, driver: ExecutionDriver, answer: Reply) -> None:
-        if driver.over:
-            return
-        if answer.error is not None:
-            self._outage.failed(answer.error)
-            self._later(_AGAIN, lambda: self.read(driver))
-            return
-        self._outage.over()
-        if answer.value:
-            self._received(driver, answer.value)
+Again = Callable[[], None]
 
 
 class ExecutionClaims:
-    """See the module's docstring. Used on the coordinator's thread only.
+    """Claims executions for the coordinator and loads them into their drivers.
 
     Args:
-        system: where the store is found.
-        turns: the coordinator's thread.
-        held: whether the coordinator still wants to drive it.
-        loaded: told that an execution is ready.
-        drop: told that it is somebody else's, and why.
+        wanted: returns whether the coordinator still wants to drive the execution.
+        loaded: receives a driver whose execution is ready.
+        drop: receives a driver whose execution belongs to another coordinator, and why.
     """
 
     def __init__(
         self,
         system: ActorSystem,
-        turns: Mailbox,
-        held: Callable[[ExecutionDriver], bool],
+        mailbox: Mailbox,
+        wanted: Callable[[ExecutionDriver], bool],
         loaded: Callable[[ExecutionDriver], None],
         drop: Callable[[ExecutionDriver, object], None],
     ) -> None:
         self._system = system
-        self._turns = turns
-        self._held = held
+        self._mailbox = mailbox
+        self._wanted = wanted
         self._loaded = loaded
         self._drop = drop
-        self._outage = ThrottledWarning(log, "executions cannot be taken up")
-        self._loading = ThrottledWarning(log, "executions cannot be loaded")
+        self._outage = ThrottledWarning(log, "executions cannot be claimed")
+        self._load_outage = ThrottledWarning(log, "executions cannot be loaded")
 
     def begin(self, driver: ExecutionDriver) -> None:
-        """Take an execution up, a new one or one that has a journal."""
+        """Claim and load an execution. The claim of a new one is written with its first entry."""
         if is_fresh(driver.record):
-            self._load(driver, partial(driver.begin, self._turns.now()))
+            self._load(driver, partial(driver.begin, self._mailbox.now()))
         else:
-            self._claim(driver)
+            self._mailbox.retry(partial(self._claim, driver), RETRY_FIRST, RETRY_MOST)
 
-    def _load(self, driver: ExecutionDriver, load: Callable[[], None], wait: float = RETRY_FIRST) -> None:
-        if not self._held(driver):
+    def _load(self, driver: ExecutionDriver, load: Callable[[], None]) -> None:
+        self._mailbox.retry(partial(self._try_to_load, driver, load), RETRY_FIRST, RETRY_MOST)
+
+    def _try_to_load(self, driver: ExecutionDriver, load: Callable[[], None], again: Again) -> None:
+        if not self._wanted(driver):
             return
         try:
             load()
         except (RayflowError, OSError) as error:
-            self._loading.failed(f"{driver.id}: {error}")
-            self._turns.later(wait, lambda: self._load(driver, load, min(wait * 2, RETRY_MOST)))
+            self._load_outage.failed(f"{driver.id}: {error}")
+            again()
         else:
             self._loaded(driver)
 
-    def _claim(self, driver: ExecutionDriver, wait: float = RETRY_FIRST) -> None:
-        def reply(answer: Reply) -> None:
-            self._turns.post(lambda: self._claimed(driver, answer, wait))
+    def _claim(self, driver: ExecutionDriver, again: Again) -> None:
+        def replied(reply: Reply) -> None:
+            self._mailbox.submit(lambda: self._claimed(driver, reply, again))
 
-        request = pack(driver.claim(self._turns.now()))
-        send_to(self._system, actor_names.PERSISTENCE, "take_up", request, then=reply, label=f"take up {driver.id}")
+        request = pack(driver.claim(self._mailbox.now()))
+        send_to(self._system, actor_names.STORE, "claim", request, then=replied, label=f"claim {driver.id}")
 
-    def _claimed(self, driver: ExecutionDriver, answer: Reply, wait: float) -> None:
-        if not self._held(driver):
+    def _claimed(self, driver: ExecutionDriver, reply: Reply, again: Again) -> None:
+        if not self._wanted(driver):
             return
-        if isinstance(answer.error, WriterFenced):
-            self._drop(driver, answer.error)
+        if isinstance(reply.error, WriterFenced):
+            self._drop(driver, reply.error)
             return
-        if isinstance(damage := answer.error, CorruptRecord):  # it is ours now, but cannot be read
-            self._load(driver, lambda: driver.set_damaged(damage, self._turns.now()))
+        if isinstance(damage := reply.error, CorruptRecord):  # claimed, but unreadable
+            self._load(driver, lambda: driver.set_damaged(damage, self._mailbox.now()))
             return
-        if answer.error is not None:
-            self._outage.failed(answer.error)
-            self._turns.later(wait, lambda: self._claim(driver, min(wait * 2, RETRY_MOST)))
+        if reply.error is not None:
+            self._outage.failed(reply.error)
+            again()
             return
-        self._outage.over()
-        taken: WriterClaimed = unpack(answer.value)
-        if isinstance(taken.answer, Rejected):
-            self._drop(driver, taken.answer.error)
+        self._outage.recovered()
+        claimed: ClaimResult = unpack(reply.value)
+        if isinstance(claimed.answer, Rejected):
+            self._drop(driver, claimed.answer.error)
             return
-        record = taken.record
+        record = claimed.record
         assert record is not None
-        self._load(driver, lambda: driver.restore(record, taken.journal, taken.inbox, self._turns.now()))
+        self._load(driver, lambda: driver.restore(record, claimed.journal, claimed.inbox, self._mailbox.now()))
+
+
+class InboxReader:
+    """Reads the inboxes of executions.
+
+    Args:
+        received: receives the rows that a driver has not seen.
+    """
+
+    def __init__(
+        self,
+        system: ActorSystem,
+        mailbox: Mailbox,
+        received: Callable[[ExecutionDriver, Sequence[InboxRow]], None],
+    ) -> None:
+        self._system = system
+        self._mailbox = mailbox
+        self._received = received
+        self._outage = ThrottledWarning(log, "inboxes cannot be read")
+
+    def read(self, driver: ExecutionDriver) -> None:
+        """Read the new rows of an execution's inbox."""
+        self._mailbox.retry(partial(self._read, driver), _INBOX_RETRY)
+
+    def _read(self, driver: ExecutionDriver, again: Again) -> None:
+        def replied(reply: Reply) -> None:
+            self._mailbox.submit(lambda: self._replied(driver, reply, again))
+
+        send_to(self._system, actor_names.STORE, "inbox", driver.id, driver.inbox_seen, then=replied)
+
+    def _replied(self, driver: ExecutionDriver, reply: Reply, again: Again) -> None:
+        if driver.over:
+            return
+        if reply.error is not None:
+            self._outage.failed(reply.error)
+            again()
+            return
+        self._outage.recovered()
+        if reply.value:
+            self._received(driver, reply.value)
+
+
+class CommitQueue:
+    """Commits the operations of drivers: one commit under way at a time.
+
+    Large values that the workflows' code has made are put into the store first, because the operations refer to them.
+
+    Args:
+        channel: the channel to the store.
+        put: puts a large value into the store: its digest, its payload, and the callback for the reply.
+        finish: receives the answers to a driver's operations.
+        fenced: receives the error when another cluster writes the store.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        put: Callable[[str, bytes, Callable[[Reply], None]], None],
+        mailbox: Mailbox,
+        *,
+        finish: Callable[[ExecutionDriver, Sequence[Answer]], None],
+        fenced: Callable[[WriterFenced], None],
+    ) -> None:
+        self._channel = channel
+        self._put = put
+        self._mailbox = mailbox
+        self._finish = finish
+        self._fenced = fenced
+        self._outage = ThrottledWarning(log, "commits get no reply")
+        self.under_way = False
+
+    def send(self, members: Members) -> None:
+        """Commit the operations of some drivers in one message."""
+        self.under_way = True
+        request = pack([operation for _, operations in members for operation in operations])
+        values = {digest: data for driver, _ in members for digest, (_, data) in driver.values.take().items()}
+        self._put_values(values, partial(self._send_request, request, members))
+
+    def _put_values(self, values: dict[str, bytes], then: Callable[[], None]) -> None:
+        """Put the values one after another, then continue with ``then``."""
+        if values:
+            self._mailbox.retry(partial(self._put_next, values, then), RETRY_FIRST, RETRY_MOST)
+        else:
+            then()
+
+    def _put_next(self, values: dict[str, bytes], then: Callable[[], None], again: Again) -> None:
+        digest = next(iter(values))
+
+        def stored(reply: Reply) -> None:
+            if isinstance(reply.error, WriterFenced):
+                self._stop(reply.error)
+            elif reply.error is not None:
+                log.warning("cannot store a large value, retrying: %s", reply.error)
+                again()
+            else:
+                del values[digest]
+                self._put_values(values, then)
+
+        self._put(digest, values[digest], lambda reply: self._mailbox.submit(lambda: stored(reply)))
+
+    def _send_request(self, request: bytes, members: Members) -> None:
+        def attempt(again: Again) -> None:
+            def replied(reply: Reply) -> None:
+                self._mailbox.submit(lambda: self._replied(members, reply, again))
+
+            self._channel.send(request, replied, "commit")
+
+        self._mailbox.retry(attempt, RETRY_FIRST, RETRY_MOST)
+
+    def _replied(self, members: Members, reply: Reply, again: Again) -> None:
+        if isinstance(reply.error, WriterFenced):
+            self._stop(reply.error)
+            return
+        if reply.error is not None:
+            self._outage.failed(reply.error)
+            again()
+            return
+        self._outage.recovered()
+        self.under_way = False
+        answers: list[Answer] = unpack(reply.value)
+        for driver, operations in members:
+            mine, answers = answers[: len(operations)], answers[len(operations) :]
+            self._finish(driver, mine)
+
+    def _stop(self, error: WriterFenced) -> None:
+        self.under_way = False
+        self._fenced(error)

@@ -1,4 +1,4 @@
-"""A coordinator's lines to the workers of one pool, and what goes over them beside bytes."""
+"""Worker client of a coordinator: channels to workers, and the references to large values that travel with tasks."""
 
 from __future__ import annotations
 
@@ -15,121 +15,114 @@ from rayflow.runtime.actors.base import (
     Envelope,
     ObjectRef,
     Reply,
-    opened,
+    as_envelope,
 )
 from rayflow.runtime.messages import BatchReply, TaskMessage, unpack
 from rayflow.storage.codec.payloads import references
 
-#: Lines that are kept at hand.
-_LINES = 256
+#: Channels that are kept open.
+_MAX_CHANNELS = 256
+
+#: Bytes and references that one coordinator keeps.
+MAX_BYTES, MAX_REFS = 1 << 30, 1_000
 
 
 class WorkerChannels:
-    """See the module's docstring. Used on the coordinator's thread only.
-
-    Args:
-        system: where workers are found.
-        pool: the pool's name.
-        values: the coordinator's handles on large values.
-    """
+    """Channels to the workers of one pool. All methods run on the coordinator's thread."""
 
     def __init__(self, system: ActorSystem, pool: str, values: ObjectRefCache) -> None:
         self._system = system
         self._pool = pool
         self._values = values
-        self._lines: dict[str, Channel] = {}
+        self._channels: dict[str, Channel] = {}
 
-    def parcel(self, data: bytes, tasks: Sequence[TaskMessage]) -> bytes | Envelope:
-        """A request, with handles on the large values in its tasks' arguments, as far as there are any."""
+    def envelope(self, data: bytes, tasks: Sequence[TaskMessage]) -> bytes | Envelope:
+        """Return a request together with references to the large values in its tasks' arguments, if there are any."""
         digests = {digest for task in tasks for digest in references(task.payload)}
-        held = self._values.of(digests) if digests else {}
-        return Envelope(data, held) if held else data
+        refs = self._values.of(digests) if digests else {}
+        return Envelope(data, refs) if refs else data
 
     def read(self, answer: Any, executions: Iterable[str]) -> BatchReply:
-        """What a worker has answered; the handles that came with it are kept for these executions."""
-        data, held = opened(answer)
-        if held:
-            self._values.add(executions, held)
+        """Unpack a worker's reply, and keep its references for these executions."""
+        data, refs = as_envelope(answer)
+        if refs:
+            self._values.add(executions, refs)
         reply: BatchReply = unpack(data)
         return reply
 
     def call(
         self, worker: str, method: str, request: bytes | Envelope, then: Callable[[Reply], None], label: str
     ) -> None:
-        """Send a request to a worker; that there is none is told to ``then``, like any other error."""
+        """Send a request to a worker; ``then`` also receives the error that there is no such worker."""
         try:
-            line = self._line(worker, method)
+            channel = self._channel(worker, method)
         except ActorLost as error:
             then(Reply(error=error))
         else:
-            line.send(request, then, label)
+            channel.send(request, then, label)
 
     def forget(self, worker: str) -> None:
-        """The worker is gone."""
+        """Close the channels to a worker that has died."""
         for method in ("run", "collect"):
-            self._lines.pop(f"{worker}/{method}", None)
+            self._channels.pop(f"{worker}/{method}", None)
 
-    def _line(self, worker: str, method: str) -> Channel:
+    def _channel(self, worker: str, method: str) -> Channel:
         key = f"{worker}/{method}"
-        if key not in self._lines:
-            if len(self._lines) >= _LINES:
-                self._lines.clear()
-            self._lines[key] = ActorChannel(self._system.find(actor_names.worker(self._pool, worker)), method)
-        return self._lines[key]
-
-
-#: Bytes and handles that a coordinator holds at most.
-MOST_BYTES, MOST = 1 << 30, 1_000
+        if key not in self._channels:
+            if len(self._channels) >= _MAX_CHANNELS:
+                self._channels.clear()
+            self._channels[key] = ActorChannel(self._system.find(actor_names.worker(self._pool, worker)), method)
+        return self._channels[key]
 
 
 class ObjectRefCache:
-    """Who was used longest ago goes first. See the module's docstring.
+    """References to large values in shared memory. The least recently used are dropped first.
 
-    It owns handles, never the bytes behind them: those are wherever they were made. A handle that is dropped, or whose
-    bytes are lost, only costs its user a read from the store.
+    The cache owns references, never the bytes behind them: those stay in the process that made them. A reference that
+    is dropped, or whose bytes are lost, only costs its user a read from the store.
 
     Args:
-        most_bytes: how many bytes are held at most.
-        most: how many handles.
+        max_bytes: bytes behind all references.
+        max_refs: number of references.
     """
 
-    def __init__(self, most_bytes: int = MOST_BYTES, most: int = MOST) -> None:
-        self._most_bytes, self._most = most_bytes, most
-        self._held: OrderedDict[str, ObjectRef] = OrderedDict()
+    def __init__(self, max_bytes: int = MAX_BYTES, max_refs: int = MAX_REFS) -> None:
+        self._max_bytes, self._max_refs = max_bytes, max_refs
+        self._refs: OrderedDict[str, ObjectRef] = OrderedDict()
         self._of: dict[str, set[str]] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._refs)
 
-    def add(self, executions: Iterable[str], held: Mapping[str, ObjectRef]) -> None:
-        """Handles have come with what steps of these executions answered; of no execution, nobody will ask for them."""
+    def add(self, executions: Iterable[str], refs: Mapping[str, ObjectRef]) -> None:
+        """Add references that steps of these executions returned. Without an execution they would never be used."""
         names = list(executions)
         if not names:
             return
-        for digest, each in held.items():
+        for digest, ref in refs.items():
             self._drop(digest)
-            self._held[digest] = each
-            self.bytes += each.size
+            self._refs[digest] = ref
+            self.bytes += ref.size
         for name in names:
-            self._of.setdefault(name, set()).update(held)
-        while self._held and (self.bytes > self._most_bytes or len(self._held) > self._most):
-            self._drop(next(iter(self._held)))
+            self._of.setdefault(name, set()).update(refs)
+        while self._refs and (self.bytes > self._max_bytes or len(self._refs) > self._max_refs):
+            self._drop(next(iter(self._refs)))
 
     def of(self, digests: Iterable[str]) -> dict[str, ObjectRef]:
-        """The handles on these, as far as there are any."""
-        found = {digest: self._held[digest] for digest in digests if digest in self._held}
+        """Return the references to these values that are here."""
+        found = {digest: self._refs[digest] for digest in digests if digest in self._refs}
         for digest in found:
-            self._held.move_to_end(digest)
+            self._refs.move_to_end(digest)
         return found
 
     def forget(self, execution_id: str) -> None:
-        """The execution is not driven here any more: what no other one has used goes."""
+        """Drop the references that only this execution has used, because it is no longer driven here."""
         used = self._of.pop(execution_id, set())
         for digest in used.difference(*self._of.values()):
             self._drop(digest)
 
     def _drop(self, digest: str) -> None:
-        gone = self._held.pop(digest, None)
-        if gone is not None:
-            self.bytes -= gone.size
+        dropped = self._refs.pop(digest, None)
+        if dropped is not None:
+            self.bytes -= dropped.size

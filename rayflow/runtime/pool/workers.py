@@ -1,7 +1,7 @@
-"""The workers of one pool, as processes: started, adopted, watched, pinged, stopped.
+"""Workers of one pool: started, adopted, watched, pinged and stopped.
 
-It owns the actors and what is known of their lives; how many there are to be, and who may use them, is the pool
-machine's. Everything is called on the pool's one thread; what arrives on others is posted to it.
+The group owns the worker actors and what is known of their lives; the pool machine decides how many there are and who
+may use them. All methods run on the pool's thread.
 """
 
 from __future__ import annotations
@@ -16,47 +16,42 @@ from rayflow.core.pool.step_limits import missing_resources, resource_needs
 from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorLost, ActorSpec, ActorSystem, ActorUnavailable, Reply, kill_async, send_to
-from rayflow.runtime.actors.health import HealthMonitor
+from rayflow.runtime.actors.actor_group import ActorGroup
+from rayflow.runtime.actors.base import ActorSpec, ActorSystem, Reply, send_to
 from rayflow.runtime.code.environment import Environment, make_available, merged
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a worker may take to stop by itself, what its setup made included, before it is killed.
-_STOPPING = 15.0
+#: Seconds that a worker may take to stop, including the end of its setup, before it is killed.
+_STOP_TIMEOUT = 15.0
 
-#: Seconds that a worker which has stopped keeps its process, so that its last answers arrive.
-_LAST_WORDS = 0.5
+#: Seconds for which the process of a stopped worker is kept, so that its last replies arrive.
+_REPLY_GRACE = 0.5
 
-#: Seconds after which it is looked whether a worker that has not started can be placed at all, and between two
-#: times that it is said that it cannot.
-_PLACING, _SAY_AGAIN = 5.0, 60.0
+#: Seconds after which a worker that has not started is reported as not placeable, and between two such warnings.
+_START_TIMEOUT, _WARNING_INTERVAL = 5.0, 60.0
 
 
 class WorkerEvents(Protocol):
-    """Who is told what becomes of workers: the pool."""
+    """Receiver of what happens to workers: the pool."""
 
     def up(self, worker: str, busy_tokens: Sequence[str]) -> None:
-        """A worker is ready; on these tokens something runs there."""
+        """Receive that a worker is ready, and on which tokens it already runs tasks."""
 
     def down(self, worker: str) -> None:
-        """A worker died, hangs, or could not be started."""
+        """Receive that a worker died, hangs, or could not be started."""
 
     def freed(self, worker: str, token: str) -> None:
-        """Nothing runs on a revoked token any more."""
+        """Receive that no task runs on a revoked token."""
 
 
 class WorkerGroup:
-    """See the module's docstring.
+    """The workers of one pool.
 
     Args:
-        system: where actors are made and found.
-        config: the pool's configuration; replaced when that changes.
-        settings: shared by all actors of the namespace.
-        told: the pool.
-        post: runs an action on the pool's thread.
+        config: the pool's configuration; replaced when it changes.
     """
 
     def __init__(
@@ -64,188 +59,128 @@ class WorkerGroup:
         system: ActorSystem,
         config: PoolConfig,
         settings: Settings,
-        told: WorkerEvents,
-        post: Callable[[Callable[[], None]], None],
+        events: WorkerEvents,
+        submit: Callable[[Callable[[], None]], None],
     ) -> None:
         self.config = config
         self.environments: dict[str, Environment] = {}
         self._system = system
         self._settings = settings
-        self._told = told
-        self._post = post
-        self._up: dict[str, None] = {}
-        self._pings = HealthMonitor(system, settings.config.ping_timeout, post, self._fails, self._is_gone)
-        self._starting: dict[str, float] = {}
+        self._events = events
+        self._submit = submit
+        #: The members are known by their actor names; everywhere else, a worker has its name in the pool.
+        self.group = ActorGroup(
+            "worker", system, settings.config.ping_timeout, submit, started=self._started, ended=self._ended
+        )
         self._adopted: dict[str, float] = {}
         self._stopping: dict[str, float] = {}
         self._problems: dict[str, str] = {}
-        self._said = 0.0
+        self._warned_at = 0.0
 
-    # --- starting ------------------------------------------------------------------------------------------
     def start(self, name: str, environment: str) -> None:
         """Start a worker."""
         try:
-            self._spawn(name, self.environments.get(environment) or self._learn(environment))
+            self._spawn(name, self.environments.get(environment) or self._fetch_environment(environment))
         except (RayflowError, OSError) as error:
-            self._down(name, error)  # the machine has another one started, after a while
+            self.group.end(self._actor(name), error)  # the machine starts another worker after a pause
 
     def _spawn(self, name: str, env: Environment) -> None:
         make_available(self._system, env)
         config = self.config
-        actor = actor_names.worker(config.name, name)
+        actor = self._actor(name)
         settings = WorkerSettings(
             config.concurrency,
             config.name,
-            actor_names.PERSISTENCE,
+            actor_names.STORE,
             self._settings.allow_pickle,
             self._settings.config.large_value_bytes,
             setup=str(config.setup or ""),
             max_tasks=config.max_tasks_per_worker,
             pool_actor=actor_names.pool(config.name),
         )
-        spec = ActorSpec(
-            cls=Worker,
-            name=actor,
-            args=(actor, env, settings),
-            threads=2 * config.concurrency + 2,  # a run and a collect for each slot
-            groups={"watch": 2, "control": 4},
-            num_cpus=config.num_cpus,
-            num_gpus=config.num_gpus,
-            memory=config.memory,
-            resources=config.resources,
-            runtime_env=merged(env.runtime_env(), config.runtime_env),
+        self.group.start(
+            ActorSpec(
+                cls=Worker,
+                name=actor,
+                args=(actor, env, settings),
+                threads=2 * config.concurrency + 2,  # a run and a collect for each slot
+                groups={"watch": 2, "control": 4},
+                num_cpus=config.num_cpus,
+                num_gpus=config.num_gpus,
+                memory=config.memory,
+                resources=config.resources,
+                runtime_env=merged(env.runtime_env(), config.runtime_env),
+            )
         )
-        self._starting[name] = time.monotonic()
-        self._system.spawn(spec)
-        self._ask(name, "ready", partial(self._came_up, name), group="")
 
-    def _learn(self, environment: str) -> Environment:
-        """The environment of that id, from the supervisor: the pool was restarted."""
+    def _fetch_environment(self, environment: str) -> Environment:
+        """Ask the supervisor for a code environment that this pool does not know since its restart."""
         text: str = self._system.find(actor_names.SUPERVISOR).call("environment_text", environment, timeout=10)
         self.environments[environment] = Environment.from_json(text)
         return self.environments[environment]
 
     def adopt(self, name: str, epoch: int) -> None:
-        """Take up a worker of the pool's earlier life: fence that life there, and ask what is under way."""
+        """Take over a worker from before the pool's restart: fence the earlier epoch, and ask what it runs."""
         self._send(name, "fence_pool", epoch)
-        # It may have been starting when the pool died: then its setup is waited for.
-        self._starting[name] = time.monotonic()
-        self._ask(name, "ready", partial(self._count, name), group="")
+        self.group.adopt(self._actor(name), census=True)  # it may still be running its setup
         self._adopted[name] = time.monotonic()
-        self._send(name, "ping", then=lambda reply: self._post(partial(self._found, name)))
+        self._send(name, "ping", then=lambda _: self._submit(partial(self._replied, name)))
 
-    def _found(self, name: str) -> None:
+    def _replied(self, name: str) -> None:
         self._adopted.pop(name, None)
 
-    def _count(self, name: str, reply: Reply) -> None:
-        def counted(answer: Reply) -> None:
-            self._came_up(name, answer, [token for token, *_ in answer.value or ()])
-
-        if reply.error is not None:
-            self._came_up(name, reply)
-        elif name in self._starting:
-            self._ask(name, "census", counted)
-
-    def _ask(self, name: str, method: str, then: Callable[[Reply], None], *, group: str = "control") -> None:
-        """Ask one that is starting; again if only the call fails."""
-
-        def reply(answer: Reply) -> None:
-            if isinstance(answer.error, ActorUnavailable) and name in self._starting:
-                self._ask(name, method, then, group=group)
-            else:
-                then(answer)
-
-        self._send(name, method, then=lambda answer: self._post(partial(reply, answer)), group=group)
-
-    def _came_up(self, name: str, reply: Reply, busy: Sequence[str] = ()) -> None:
-        if name not in self._starting:
-            return  # given up meanwhile
-        if reply.error is not None:
-            self._problems[actor_names.environment_of(name)] = str(reply.error)
-            self._down(name, reply.error)
-        else:
-            self._came(name, busy)
-
-    def _came(self, name: str, busy: Sequence[str]) -> None:
-        self._starting.pop(name, None)
+    def _started(self, actor: str, census: Any) -> None:
+        name = actor_names.worker_in(actor)
         self._problems.pop(actor_names.environment_of(name), None)
-        self._up[name] = None
+        # Only the census of an adopted worker is a list of rows.
+        self._events.up(name, [token for token, *_ in census] if isinstance(census, list) else ())
 
-        self._watch(name)
-        self._told.up(name, busy)
-
-    def _watch(self, name: str) -> None:
-        def ended(reply: Reply) -> None:
-            self._post(partial(self._ended, name, reply.error))
-
-        self._send(name, "watch", then=ended, group="watch")
-
-    # --- ending --------------------------------------------------------------------------------------------
-    def _ended(self, name: str, why: BaseException | None) -> None:
-        if name not in self._up:
-            return
-        if isinstance(why, ActorUnavailable):  # the call failed, not the process; if it hangs as well, the pings tell
-            self._watch(name)
-        else:
-            self._down(name, why)
-
-    def _down(self, name: str, why: BaseException | None) -> None:
-        if why is None:
-            log.info("worker %s was stopped", name)
-        else:
-            log.warning("worker %s is down: %s", name, why)
-        self._kill(name)
+    def _ended(self, actor: str, why: BaseException | None, had_started: bool) -> None:  # noqa: FBT001 - a callback
+        name = actor_names.worker_in(actor)
+        if why is not None and not had_started:
+            self._problems[actor_names.environment_of(name)] = str(why)
+        self._adopted.pop(name, None)
+        self._stopping.pop(name, None)
+        self._events.down(name)
 
     def stop(self, name: str, *, at_once: bool) -> None:
-        """Stop a worker that the machine has given up: it leaves what its setup made, then it is killed.
+        """Stop a worker that the pool machine has dropped: its setup ends first, then it is killed.
 
         Args:
             name: the worker.
-            at_once: kill it, since something runs there that cannot be stopped.
+            at_once: kill it without waiting, because a task that cannot be stopped runs there.
         """
-        if at_once or name not in self._up:
-            self._kill(name)
+        actor = self._actor(name)
+        if at_once or actor not in self.group.running:
+            self.group.end(actor, None)
             return
-        self._forget(name)
-        self._stopping[name] = time.monotonic() + _STOPPING
-        self._send(name, "stop", 0.0, then=lambda _: self._post(partial(self._has_stopped, name)))
+        self.group.forget(actor)
+        self._stopping[name] = time.monotonic() + _STOP_TIMEOUT
+        self._send(name, "stop", 0.0, then=lambda _: self._submit(partial(self._has_stopped, name)))
 
     def _has_stopped(self, name: str) -> None:
-        # What it has answered to coordinators is on its way.
         if name in self._stopping:
-            self._stopping[name] = time.monotonic() + _LAST_WORDS
+            self._stopping[name] = time.monotonic() + _REPLY_GRACE
 
-    def _kill(self, name: str) -> None:
-        self._forget(name)
-        self._stopping.pop(name, None)
-        kill_async(self._system, self._actor(name))
-        self._told.down(name)
-
-    def _forget(self, name: str) -> None:
-        for known in (self._starting, self._adopted, self._up):
-            known.pop(name, None)
-        self._pings.forget(self._actor(name))
-
-    # --- watching ------------------------------------------------------------------------------------------
     def names(self) -> list[str]:
-        """The workers that are up."""
-        return list(self._up)
+        """Return the workers that are ready."""
+        return [actor_names.worker_in(actor) for actor in list(self.group.running)]
 
     def tick(self) -> None:
-        """End the processes of workers that were told to stop, and say what cannot be placed."""
+        """Kill workers whose time to stop or to reply is up, and warn about those that cannot be placed."""
         now = time.monotonic()
         for name in [name for name, until in self._stopping.items() if now > until]:
-            self._kill(name)
-        patience = self._settings.config.ping_timeout
-        for name in [name for name, since in self._adopted.items() if now > since + patience]:
-            self._down(name, ClusterError("it has not answered since the pool was restarted"))
-        if now > self._said + _SAY_AGAIN and self._is_late(now):
-            self._said = now
+            self.group.end(self._actor(name), None)
+        timeout = self._settings.config.ping_timeout
+        for name in [name for name, since in self._adopted.items() if now > since + timeout]:
+            self.group.end(self._actor(name), ClusterError("no reply to a ping since the pool was restarted"))
+        if now > self._warned_at + _WARNING_INTERVAL and self._is_late(now):
+            self._warned_at = now
             if problem := self.problem():
                 log.warning("pool %s: %s", self.config.name, problem)
 
     def problem(self) -> str:
-        """Why workers do not start, in words; "" if they do, or have only begun to. From any thread."""
+        """Return why workers do not start; "" if they do, or have just begun to. Any thread may call this."""
         if self._is_late(time.monotonic()):
             needs = resource_needs(self.config)
             missing = missing_resources(needs, self._system.nodes()) or missing_resources(
@@ -256,36 +191,27 @@ class WorkerGroup:
         return next(iter(list(self._problems.values())), "")
 
     def _is_late(self, now: float) -> bool:
-        return any(now > since + _PLACING for since in list(self._starting.values()))
+        return any(now > since + _START_TIMEOUT for since in list(self.group.starting.values()))
 
     def ping_all(self) -> None:
-        """Ping all workers; one that does not answer for long is given up."""
-        for name in self.names():
-            self.ping(name)
+        """Ping all workers; those that stay silent for too long are killed."""
+        self.group.ping_all()
 
     def ping(self, name: str) -> None:
-        """Ping a worker, unless it has not answered yet; then see for how long it has not."""
-        if name in self._up:
-            self._pings.ping(self._actor(name))
-
-    def _fails(self, actor: str, why: str) -> None:
-        self._down(actor_names.worker_in(actor), ClusterError(why))
-
-    def _is_gone(self, actor: str) -> None:
-        if (name := actor_names.worker_in(actor)) in self._up:
-            self._down(name, ActorLost(actor))
+        """Ping one worker."""
+        self.group.ping(self._actor(name))
 
     def _actor(self, name: str) -> str:
         return actor_names.worker(self.config.name, name)
 
     def revoke(self, worker: str, token: str) -> None:
-        """Have a worker refuse a token; while a task still runs there the machine asks again, after a while."""
+        """Make a worker refuse a token. While a task still runs on it, the machine repeats this after a pause."""
 
-        def reply(answer: Reply) -> None:
-            if answer.error is None and answer.value:
-                self._post(partial(self._told.freed, worker, token))
+        def replied(reply: Reply) -> None:
+            if reply.error is None and reply.value:
+                self._submit(partial(self._events.freed, worker, token))
 
-        self._send(worker, "revoke_token", token, then=reply)
+        self._send(worker, "revoke_token", token, then=replied)
 
     def _send(
         self, worker: str, method: str, *args: Any, then: Callable[[Reply], None] | None = None, group: str = "control"

@@ -1,7 +1,7 @@
-"""What has ended, for engines that wait for it: remembered for a while, by the store's actor.
+"""Completion log: the executions that have finished recently, for engines that wait for them.
 
-An engine asks with the cursor of the answer before. After a restart, and after more endings than are remembered, it is
-told to look for itself.
+An engine passes the cursor of the last answer. After a restart of the store actor, or after more completions than the
+log holds, the answer says `reset`, and the engine reads the executions it waits for.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-#: How many endings are remembered.
+#: Completions that the log holds.
 KEPT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """What ended since a cursor; ``reset`` says that the cursor is from before a restart, so look for yourself."""
+    """Executions that have finished since a cursor; ``reset`` means that some may be missing."""
 
     cursor: tuple[str, int]
     ended: tuple[str, ...] = ()
@@ -26,49 +26,51 @@ class Completions:
 
 
 class CompletionLog:
-    """See the module's docstring.
+    """A bounded log of finished executions. Thread-safe.
 
     Attributes:
-        life: what cursors of this memory begin with; another one after it was begun anew.
+        generation: the first part of this log's cursors; :meth:`reset` changes it.
     """
 
     def __init__(self) -> None:
-        self.life = uuid.uuid4().hex
-        self._kept: deque[str] = deque(maxlen=KEPT)
+        self.generation = uuid.uuid4().hex
+        self._ids: deque[str] = deque(maxlen=KEPT)
         self._count = 0
-        self._told = threading.Condition()
+        self._changed = threading.Condition()
 
     def add(self, ids: Sequence[str]) -> None:
-        """These executions have ended."""
-        with self._told:
-            self._kept.extend(ids)
+        """Add executions that have finished."""
+        with self._changed:
+            self._ids.extend(ids)
             self._count += len(ids)
-            self._told.notify_all()
+            self._changed.notify_all()
 
-    def begin_anew(self) -> None:
-        """What is remembered may not be all."""
-        with self._told:
-            self.life = uuid.uuid4().hex
-            self._told.notify_all()
+    def reset(self) -> None:
+        """Invalidate all cursors, because completions may be missing."""
+        with self._changed:
+            self.generation = uuid.uuid4().hex
+            self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have those who wait look whether it is over."""
-        with self._told:
-            self._told.notify_all()
+        """Have all waiting callers check whether they should stop."""
+        with self._changed:
+            self._changed.notify_all()
 
-    def since(self, cursor: tuple[str, int], timeout: float, over: Callable[[], bool]) -> Completions:
-        """Wait until something has ended after the cursor; then say what has.
+    def since(self, cursor: tuple[str, int], timeout: float, stopped: Callable[[], bool]) -> Completions:
+        """Wait for executions that finish after the cursor, and return them.
 
         Args:
-            cursor: that of the last answer.
-            timeout: seconds that it waits at most.
-            over: answers whether it is not to be waited for any more.
+            cursor: the cursor of the last answer.
+            timeout: seconds to wait.
+            stopped: returns whether to stop waiting.
         """
-        life, position = cursor
-        with self._told:
-            if life == self.life:
-                self._told.wait_for(lambda: life != self.life or self._count > position or over(), timeout)
-            if life != self.life or position < self._count - len(self._kept):
-                return Completions((self.life, self._count), reset=True)
+        generation, position = cursor
+        with self._changed:
+            if generation == self.generation:
+                self._changed.wait_for(
+                    lambda: generation != self.generation or self._count > position or stopped(), timeout
+                )
+            if generation != self.generation or position < self._count - len(self._ids):
+                return Completions((self.generation, self._count), reset=True)
             fresh = self._count - position
-            return Completions((self.life, self._count), tuple(self._kept)[-fresh:] if fresh else ())
+            return Completions((self.generation, self._count), tuple(self._ids)[-fresh:] if fresh else ())

@@ -1,4 +1,4 @@
-"""The supervisor actor: the door to a :class:`~rayflow.runtime.supervisor.supervisor.Supervisor`."""
+"""Supervisor actor: the actor methods in front of :class:`~rayflow.runtime.supervisor.supervisor.Supervisor`."""
 
 from __future__ import annotations
 
@@ -17,104 +17,100 @@ from rayflow.storage.model import ExecutionRecord
 
 
 class SupervisorActor:
-    """Sees to it that every execution that needs a coordinator has one.
-
-    Args:
-        system: where actors are made and found.
-        settings: shared by all actors of the namespace.
-    """
+    """The actor that assigns executions to coordinators and repairs what has failed."""
 
     def __init__(self, system: ActorSystem, settings: Settings) -> None:
         self._settings = settings
-        self._overseer = Supervisor(system, settings)
-        # Here, since nobody calls it when the system has made it anew.
-        self._overseer.start()
+        self._supervisor = Supervisor(system, settings)
+        # Started here, because nothing calls the actor when the system has restarted it.
+        self._supervisor.start()
 
     def ready(self) -> Settings:
-        """The settings that it was made with."""
+        """Return the settings of the namespace."""
         return self._settings
 
     def environment(self, text: str) -> None:
-        """An engine of this code environment is at work: have a coordinator and workers ready."""
+        """Have a coordinator and workers ready for a code environment, because an engine uses it."""
         env = Environment.from_json(text)
-        self._overseer.turns.post(lambda: self._overseer.want_environment(env))
+        self._supervisor.mailbox.submit(lambda: self._supervisor.prepare_environment(env))
 
     def environment_text(self, environment: str) -> str:
-        """The code environment of that id, as text, for a pool that was restarted. Raises ClusterError."""
-        known = self._overseer.fleet.environments.get(environment)
+        """Return a code environment as text, for a restarted pool. Raises ClusterError if it is unknown."""
+        known = self._supervisor.coordinators.environments.get(environment)
         if known is None:
-            raise ClusterError(f"the supervisor knows no code environment {environment!r} yet")
+            raise ClusterError(f"the supervisor does not know code environment {environment!r} yet")
         return known.to_json()
 
     def save_pool(self, config: str) -> None:
-        """Make a pool, or change it: its configuration as JSON. Raises StorageUnavailable."""
+        """Create or change a pool, given its configuration as JSON. Raises StorageUnavailable."""
         made = PoolConfig.model_validate_json(config)
-        self._overseer.turns.ask(lambda: self._overseer.pools.save(made))
+        self._supervisor.mailbox.call(lambda: self._supervisor.pools.save(made))
 
     def delete_pool(self, name: str) -> None:
         """Delete a pool and its workers. Raises InvalidArgument."""
-        self._overseer.turns.ask(lambda: self._overseer.pools.delete(name))
+        self._supervisor.mailbox.call(lambda: self._supervisor.pools.delete(name))
 
     def submit(self, records: Sequence[ExecutionRecord]) -> None:
-        """These executions were started: have them driven."""
-        self._overseer.turns.post(lambda: self._overseer.submit(records))
+        """Have executions driven that were started."""
+        self._supervisor.mailbox.submit(lambda: self._supervisor.submit(records))
 
-    def nudge(self, ids: Sequence[str]) -> None:
-        """Something was put into the inboxes of these executions."""
-        self._overseer.turns.post(lambda: self._overseer.nudge(ids))
+    def notify(self, ids: Sequence[str]) -> None:
+        """Have executions driven that have new rows in their inboxes."""
+        self._supervisor.mailbox.submit(lambda: self._supervisor.notify(ids))
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """A coordinator does not drive these executions, given with its epochs of them, any more."""
-        self._overseer.turns.post(lambda: self._overseer.released(coordinator, epochs))
+        """Receive that a coordinator has finished or parked executions, given with its epochs of them."""
+        self._supervisor.mailbox.submit(lambda: self._supervisor.released(coordinator, epochs))
 
     def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """The same, since somebody else has them."""
-        self._overseer.turns.post(lambda: self._overseer.superseded(coordinator, epochs))
+        """Receive that a coordinator has lost executions to another one."""
+        self._supervisor.mailbox.submit(lambda: self._supervisor.superseded(coordinator, epochs))
 
     def outdated(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """A coordinator's code was edited since it loaded it: it does not take these executions up."""
-        self._overseer.turns.post(lambda: self._overseer.outdated(coordinator, epochs))
+        """Receive that a coordinator returns executions because its code has been edited since it was loaded."""
+        self._supervisor.mailbox.submit(lambda: self._supervisor.outdated(coordinator, epochs))
 
     def recover(self, ids: Sequence[str] | None = None, older_than: float = 0.0) -> list[str]:
-        """Take up unfinished executions that have no live coordinator; answers which.
+        """Resume unfinished executions that have no live coordinator, and return them.
 
         Args:
             ids: only these; None for all.
-            older_than: only those for which nothing was done for so many seconds.
+            older_than: only executions without activity for this many seconds.
 
         Raises:
-            RayflowError: the store cannot be read now.
+            RayflowError: if the store cannot be read now.
         """
-        return self._overseer.turns.ask(lambda: self._overseer.recovering.recover(ids, older_than))
+        return self._supervisor.mailbox.call(lambda: self._supervisor.recovery_loop.recover(ids, older_than))
 
     def overdue(self, grace: float) -> list[OverdueItem]:
-        """Executions whose deadline or waking is overdue by more than so many seconds; nobody's are taken up."""
-        return self._overseer.turns.ask(lambda: self._overseer.recovering.overdue(grace))
+        """Return what is overdue by more than ``grace`` seconds, and resume what of it has no coordinator."""
+        return self._supervisor.mailbox.call(lambda: self._supervisor.recovery_loop.overdue(grace))
 
     def recovery(self) -> RecoveryStatus:
-        """What the recovery knows and does now."""
-        return self._overseer.turns.ask(self._overseer.recovery)
+        """Return the current state of the recovery."""
+        return self._supervisor.mailbox.call(self._supervisor.recovery)
 
     def coordinators(self) -> dict[str, tuple[str, int]]:
-        """Every coordinator: its environment and the number of executions it drives."""
-        return {p.name: (p.environment, len(p.executions)) for p in list(self._overseer.fleet.places.values())}
+        """Return the code environment of each coordinator, and the number of executions that it drives."""
+        slots = list(self._supervisor.coordinators.slots.values())
+        return {slot.name: (slot.environment, len(slot.executions)) for slot in slots}
 
     def ping(self) -> bool:
-        """Answer. Raises whatever ended its thread."""
-        self._overseer.turns.check()
+        """Return True, or raise what ended the supervisor's thread."""
+        self._supervisor.mailbox.check()
         return True
 
     def pid(self) -> int:
-        """The id of its process."""
+        """Return the id of the actor's process."""
         return os.getpid()
 
     def stop(self) -> None:
-        """Stop supervising. Other actors stay as they are."""
-        self._overseer.turns.stop()
+        """Stop supervising. Other actors continue."""
+        self._supervisor.mailbox.stop()
 
 
 def supervisor_spec(settings: Settings) -> ActorSpec:
-    """How the supervisor is made."""
+    """Return the specification of the supervisor actor."""
     return ActorSpec(
         cls=SupervisorActor,
         name=actor_names.SUPERVISOR,

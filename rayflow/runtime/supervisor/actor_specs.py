@@ -1,4 +1,4 @@
-"""How the actors of a namespace are made."""
+"""Specifications of the store, pool and coordinator actors."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rayflow.runtime.settings import Settings
 from rayflow.runtime.store.actor import StoreActor
 
 
-def persistence_spec(url: str) -> ActorSpec:
-    """The persistence actor: beside its disk, made anew when it dies."""
+def store_spec(url: str) -> ActorSpec:
+    """Return the specification of the store actor: pinned next to its disk, restarted when it dies."""
     return ActorSpec(
         cls=StoreActor,
-        name=actor_names.PERSISTENCE,
+        name=actor_names.STORE,
         args=(url,),
         threads=32,
         # Few threads for large values: each holds one in memory.
-        groups={"control": 2, "news": 64, "values": 2, "loads": 4},
+        groups={"control": 2, "completions": 64, "values": 2, "loads": 4},
         restart=True,
         pinned=True,
     )
 
 
 def pool_spec(name: str, settings: Settings) -> ActorSpec:
-    """A pool's actor."""
+    """Return the specification of a pool actor."""
     return ActorSpec(
         cls=PoolActor,
         name=actor_names.pool(name),
@@ -38,7 +38,7 @@ def pool_spec(name: str, settings: Settings) -> ActorSpec:
 
 
 def coordinator_spec(name: str, env: Environment, settings: Settings) -> ActorSpec:
-    """A coordinator: when it dies, another one takes over, so it is not made anew."""
+    """Return the specification of a coordinator: not restarted, because another coordinator takes over."""
     return ActorSpec(
         cls=CoordinatorActor,
         name=name,

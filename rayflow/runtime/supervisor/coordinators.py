@@ -1,7 +1,7 @@
-"""The coordinators of a namespace: started ahead, watched, pinged, given up when they are of no use.
+"""Coordinators of a namespace: started ahead of need, watched, pinged, and stopped when they are idle.
 
-It owns which coordinators there are and whether they live; what they drive is the overseer's. Everything is called on
-the supervisor's one thread; what arrives on others is posted to it.
+The registry owns which coordinators exist and whether they live; the supervisor owns what they drive. All methods run
+on the supervisor's thread.
 """
 
 from __future__ import annotations
@@ -10,106 +10,100 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from rayflow.core.cluster.placement import CoordinatorSlot
 from rayflow.core.cluster.recovery import CoordinatorStatus
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ActorSystem, ActorUnavailable, Reply, ask_all, kill_async, send_to
-from rayflow.runtime.actors.health import HealthMonitor
+from rayflow.runtime.actors.actor_group import ActorGroup
+from rayflow.runtime.actors.base import ActorSystem, ActorUnavailable, Reply, call_all, kill_async
 from rayflow.runtime.code.environment import Environment, make_available
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import coordinator_spec
 
 log = logging.getLogger(__name__)
 
-#: Seconds for which a coordinator beyond the standby_coordinators is kept without work.
-SPARE_FOR = 30.0
+#: Seconds for which an idle coordinator beyond `standby_coordinators` is kept.
+SPARE_TIMEOUT = 30.0
 
-#: Seconds for which executions are under way without an idle coordinator before another standby is started: whoever
-#: runs for longer than that is not to wait for a cold start when its coordinator dies, whoever is done sooner does not
-#: pay for one.
-BARE_FOR = 3.0
+#: Seconds for which an environment may have no idle coordinator before another standby is started. Longer executions
+#: then need no cold start when their coordinator dies; shorter ones do not pay for a standby.
+STANDBY_DELAY = 3.0
 
-#: Seconds that a coordinator may take to start before nobody waits for it any more: perhaps its node hangs.
-LATE = 15.0
+#: Seconds that a coordinator may take to start before it counts as late: perhaps its node hangs.
+START_TIMEOUT = 15.0
 
 
 class CoordinatorRegistry:
-    """See the module's docstring.
+    """The coordinators of a namespace.
 
     Args:
-        system: where actors are made and found.
-        settings: shared by all actors of the namespace.
-        post: runs an action on the supervisor's thread.
-        gone: told of a coordinator that is gone, with what it drove.
+        lost: receives the name of a coordinator that has ended, and the executions that it drove.
     """
 
     def __init__(
         self,
         system: ActorSystem,
         settings: Settings,
-        post: Callable[[Callable[[], None]], None],
-        gone: Callable[[str, set[str]], None],
+        submit: Callable[[Callable[[], None]], None],
+        lost: Callable[[str, set[str]], None],
     ) -> None:
-        self.places: dict[str, CoordinatorSlot] = {}
+        self.slots: dict[str, CoordinatorSlot] = {}
         self.environments: dict[str, Environment] = {}
         self._system = system
         self._settings = settings
         self._config = settings.config
-        self._post = post
-        self._tell_gone = gone
-        self._active: dict[str, float] = {}
-        self._bare: dict[str, float] = {}
-        patience = self._config.ping_timeout
-        self._pings = HealthMonitor(system, patience, post, self._fails, self._gone)
-        self._most: int | None = None
+        self._report_lost = lost
+        #: By environment: when it was last used, and since when it has had no idle coordinator.
+        self._used_at: dict[str, float] = {}
+        self._without_standby: dict[str, float] = {}
+        self.group = ActorGroup(
+            "coordinator", system, self._config.ping_timeout, submit, started=self._started, ended=self._ended
+        )
+        self._limit: int | None = None
 
     @property
-    def most(self) -> int:
-        """Coordinators at most."""
-        if self._most is None:
-            self._most = self._config.max_coordinators or max(2, int(2 * self._system.cpus()))
-        return self._most
+    def limit(self) -> int:
+        """Return the maximum number of coordinators."""
+        if self._limit is None:
+            self._limit = self._config.max_coordinators or max(2, int(2 * self._system.cpus()))
+        return self._limit
 
     def adopt(self) -> dict[str, tuple[str, int]]:
-        """Take up the coordinators that are there already; answers who drives which execution, and at which epoch."""
+        """Take over the existing coordinators. Return the driver and the epoch of each execution that they drive."""
         owners: dict[str, tuple[str, int]] = {}
         names = [name for name in self._system.names() if actor_names.is_coordinator(name)]
-        answers = self._census(names)
-        # That a call fails does not mean that the process did.
-        answers |= self._census([name for name in answers if isinstance(answers[name].error, ActorUnavailable)])
+        replies = self._census(names)
+        # A failed call does not mean that the process died.
+        replies |= self._census([name for name in replies if isinstance(replies[name].error, ActorUnavailable)])
         for name in names:
-            answer = answers.get(name)
-            if answer is None or answer.error is not None:
-                kill_async(self._system, name)  # it hangs, or dies anyway; what it drives is taken up by others
+            reply = replies.get(name)
+            if reply is None or reply.error is not None:
+                kill_async(self._system, name)  # it hangs or is dying; other coordinators take over
                 continue
-            # It may have been starting when the supervisor died, so it is told to begin, whether it has or not.
-            place = self.places[name] = CoordinatorSlot(
-                name, actor_names.environment_of(name), idle_since=time.monotonic()
-            )
-            place.executions.update(answer.value)
-            owners.update((held, (name, epoch)) for held, epoch in answer.value.items())
-            self._begin(name)
+            slot = self._add(name, actor_names.environment_of(name))
+            slot.executions.update(reply.value)
+            owners.update((execution_id, (name, epoch)) for execution_id, epoch in reply.value.items())
+            self.group.adopt(name)
         return owners
 
     def _census(self, names: Sequence[str]) -> dict[str, Reply]:
-        return ask_all(self._system, names, "census", timeout=self._config.ping_timeout, group="control")
+        return call_all(self._system, names, "census", timeout=self._config.ping_timeout, group="control")
 
-    def _begin(self, name: str) -> None:
-        send_to(self._system, name, "ready", then=lambda reply: self._post(partial(self._started, name, reply)))
+    def _add(self, name: str, environment: str) -> CoordinatorSlot:
+        slot = self.slots[name] = CoordinatorSlot(name, environment, idle_since=time.monotonic())
+        return slot
 
     def use(self, env: Environment) -> None:
-        """There is work for this code environment."""
+        """Register a code environment, and note that there is work for it."""
         self.environments[env.id] = env
-        self._active[env.id] = time.monotonic()
+        self._used_at[env.id] = time.monotonic()
 
     def keep_standbys(self, environment: str) -> None:
-        """Have as many idle coordinators ready ahead as the configuration says."""
-        current = [place for place in self.places.values() if not place.outdated]
-        idle = [place for place in current if place.environment == environment and not place.executions]
+        """Start idle coordinators until there are as many as configured."""
+        current = [slot for slot in self.slots.values() if not slot.outdated]
+        idle = [slot for slot in current if slot.environment == environment and not slot.executions]
         for _ in range(self._config.standby_coordinators - len(idle)):
-            if len(current) < self.most:
+            if len(current) < self.limit:
                 self.start(environment)
 
     def start(self, environment: str) -> None:
@@ -117,115 +111,76 @@ class CoordinatorRegistry:
         name = actor_names.coordinator(environment, uuid.uuid4().hex[:6])
         env = self.environments[environment]
         make_available(self._system, env)
-        self._system.spawn(coordinator_spec(name, env, self._settings))
-        self.places[name] = CoordinatorSlot(name, environment, idle_since=time.monotonic())
-        self._begin(name)
+        self.group.start(coordinator_spec(name, env, self._settings))
+        self._add(name, environment)
 
-    def _started(self, name: str, reply: Reply) -> None:
-        place = self.places.get(name)
-        if place is None:
-            return
-        if isinstance(reply.error, ActorUnavailable):
-            self._begin(name)
-            return
-        if reply.error is not None:
-            log.error("coordinator %s did not start: %s", name, reply.error)
-            kill_async(self._system, name)  # nobody counts on it any more
-            self._gone(name)
-            return
-        place.ready = True
-        place.idle_since = time.monotonic()
-        self._watch(name)
-        self.keep_standbys(place.environment)
+    def _started(self, name: str, _: object) -> None:
+        slot = self.slots[name]
+        slot.ready = True
+        slot.idle_since = time.monotonic()
+        self.keep_standbys(slot.environment)
 
-    def _watch(self, name: str) -> None:
-        send_to(self._system, name, "watch", then=lambda r: self._post(partial(self._watched, name, r)), group="watch")
+    def _ended(self, name: str, why: BaseException | None, had_started: bool) -> None:  # noqa: FBT001 - a callback
+        slot = self.slots.pop(name, None)
+        if slot is not None:
+            self._report_lost(name, slot.executions)
 
-    def _watched(self, name: str, reply: Reply) -> None:
-        # That the call failed does not mean that the process did; if it hangs as well, the pings tell.
-        if isinstance(reply.error, ActorUnavailable) and name in self.places:
-            self._watch(name)
-        else:
-            self._gone(name)
-
-    def tend(self) -> None:
-        """See who is late in starting, and have another standby ready where there was none for a while."""
+    def check_startup(self) -> None:
+        """Mark coordinators that start too slowly, and start a standby where there has been none for a while."""
         now = time.monotonic()
         served: dict[str, bool] = {}
-        for place in self.places.values():
-            place.late = not place.ready and now > place.idle_since + LATE
-            if not place.outdated:
-                idle = not place.executions and not place.late
-                served[place.environment] = served.get(place.environment, False) or idle
+        for slot in self.slots.values():
+            slot.late = not slot.ready and now > slot.idle_since + START_TIMEOUT
+            if not slot.outdated:
+                idle = not slot.executions and not slot.late
+                served[slot.environment] = served.get(slot.environment, False) or idle
         for environment, idle in served.items():
-            since = self._bare.setdefault(environment, now)
+            since = self._without_standby.setdefault(environment, now)
             if idle:
-                self._bare[environment] = now
-            elif now > since + BARE_FOR:
-                self._bare[environment] = now
+                self._without_standby[environment] = now
+            elif now > since + STANDBY_DELAY:
+                self._without_standby[environment] = now
                 self.keep_standbys(environment)
 
-    def _gone(self, name: str) -> None:
-        place = self.places.pop(name, None)
-        self._pings.forget(name)
-        if place is not None:
-            self._tell_gone(name, place.executions)
-
-    def drop_idle(self) -> None:
-        """Give up coordinators of code environments that have had no work for long."""
+    def stop_idle(self) -> None:
+        """Stop idle coordinators that are outdated, spare, or of an environment that is no longer used."""
         now = time.monotonic()
-        for place in self.places.values():
-            if place.executions:
-                self._active[place.environment] = now
-        for place in list(self.places.values()):
-            idle = now - self._active.get(place.environment, 0.0)
-            if (
-                not place.executions
-                and place.ready
-                and (place.outdated or idle > self._config.environment_idle_timeout)
-            ):
-                self._give_up(place)
-        for environment in {place.environment for place in self.places.values()}:
-            self._drop_spare(environment, now)
+        for slot in self.slots.values():
+            if slot.executions:
+                self._used_at[slot.environment] = now
+        for slot in list(self.slots.values()):
+            unused = now - self._used_at.get(slot.environment, 0.0) > self._config.environment_idle_timeout
+            if not slot.executions and slot.ready and (slot.outdated or unused):
+                self._stop(slot)
+        for environment in {slot.environment for slot in self.slots.values()}:
+            self._stop_spare(environment, now)
 
-    def _drop_spare(self, environment: str, now: float) -> None:
+    def _stop_spare(self, environment: str, now: float) -> None:
         """Stop idle coordinators beyond `standby_coordinators`: each keeps a process, and perhaps a node."""
-        idle = [p for p in self.places.values() if p.environment == environment and p.ready and not p.executions]
-        idle.sort(key=lambda place: place.idle_since, reverse=True)
-        for place in idle[max(1, self._config.standby_coordinators) :]:
-            if now > place.idle_since + SPARE_FOR:
-                self._give_up(place)
+        idle = [s for s in self.slots.values() if s.environment == environment and s.ready and not s.executions]
+        idle.sort(key=lambda slot: slot.idle_since, reverse=True)
+        for slot in idle[max(1, self._config.standby_coordinators) :]:
+            if now > slot.idle_since + SPARE_TIMEOUT:
+                self._stop(slot)
 
-    def give_up_all(self) -> None:
-        """Give up all coordinators, whatever they drive."""
-        for place in list(self.places.values()):
-            self._give_up(place)
+    def stop_all(self) -> None:
+        """Stop all coordinators, including those that drive executions."""
+        for slot in list(self.slots.values()):
+            self._stop(slot)
 
-    def _give_up(self, place: CoordinatorSlot) -> None:
-        del self.places[place.name]
-        self._pings.forget(place.name)
-        kill_async(self._system, place.name)
+    def _stop(self, slot: CoordinatorSlot) -> None:
+        del self.slots[slot.name]
+        self.group.kill(slot.name)
 
-    # --- pings ---------------------------------------------------------------------------------------------
     def ping_all(self) -> None:
-        """Ping coordinators; who does not answer for long is killed."""
-        self._most = None  # nodes may have come or gone
-        for name in [p.name for p in self.places.values() if p.ready]:
-            self._pings.ping(name)
-
-    def look(self) -> None:
-        """See which coordinators have not answered for too long."""
-        self._pings.look()
+        """Ping all coordinators that are ready; those that stay silent for too long are killed."""
+        self._limit = None  # the number of nodes may have changed
+        self.group.ping_all()
 
     def status(self) -> tuple[CoordinatorStatus, ...]:
-        """All coordinators, by name."""
-        silent = self._pings.silent()
-        places = sorted(self.places.values(), key=lambda place: place.name)
+        """Return the status of all coordinators, by name."""
+        silent = self.group.silent()
+        slots = sorted(self.slots.values(), key=lambda slot: slot.name)
         return tuple(
-            CoordinatorStatus(p.name, len(p.executions), p.ready, silent.get(p.name, 0.0), p.reserved) for p in places
+            CoordinatorStatus(s.name, len(s.executions), s.ready, silent.get(s.name, 0.0), s.reserved) for s in slots
         )
-
-    def _fails(self, name: str, why: str) -> None:
-        log.error("coordinator %s is killed: %s", name, why)
-        kill_async(self._system, name)  # taking over what it drives needs nothing of it
-        self._gone(name)

@@ -1,7 +1,7 @@
-"""What has to be done from time to time across executions: schedules, leases of locks, deadlocks.
+"""Periodic maintenance across executions: schedules, leases of locks, deadlocks, retention.
 
-It owns nothing: all of it is read from the store, and decided by pure functions; each change is one transaction with
-a compare-and-set, so that two of these, or one that dies half way, do no harm.
+Maintenance owns no state: it reads the store, pure functions decide, and each change is one transaction with a
+compare-and-set. So two supervisors, or one that dies halfway, do no harm. All methods run on the supervisor's thread.
 """
 
 from __future__ import annotations
@@ -32,36 +32,36 @@ from rayflow.storage.rules.starts import schedule_transaction, unchanged
 
 log = logging.getLogger(__name__)
 
-Ask = Callable[..., Any]
+#: Executions that one purge transaction considers, and seconds between two of them, so that commits go first.
+BATCH, PAUSE = 100, 0.02
+
+#: Large values that are deleted at a time, and seconds between two searches for unreferenced ones.
+VALUE_BATCH, VALUE_INTERVAL = 20, 30.0
+
+StoreCall = Callable[..., Any]
+"""Calls a method of the store actor: its name, then its arguments."""
 
 
 class MaintenanceLoop:
-    """See the module's docstring.
+    """Fires schedules, expires leases and resolves deadlocks.
 
     Args:
-        ask: calls a method of the store's actor.
-        nudge: has executions driven that were started, or have something new in their inboxes.
-        codec: reads and writes inputs.
+        notify: has executions driven that were started, or have new rows in their inboxes.
     """
 
-    def __init__(self, ask: Ask, nudge: Callable[[Sequence[str]], None], codec: MsgpackCodec) -> None:
-        self._ask = ask
-        self._nudge = nudge
+    def __init__(self, call_store: StoreCall, notify: Callable[[Sequence[str]], None], codec: MsgpackCodec) -> None:
+        self._call_store = call_store
+        self._notify = notify
         self._codec = codec
         self._outages: dict[str, ThrottledWarning] = {}
 
-    def look(self, now: float) -> float | None:
-        """Do what is due; answers when a schedule is due next.
+    def run(self, now: float) -> float | None:
+        """Do what is due, and return when the next schedule is due. Raises RayflowError if the store fails."""
+        self._check_locks(now)
+        return self._check_schedules(now)
 
-        Raises:
-            RayflowError: the store cannot be asked now.
-        """
-        self._look_at_locks(now)
-        return self._look_at_schedules(now)
-
-    # --- locks ---------------------------------------------------------------------------------------------
-    def _look_at_locks(self, now: float) -> None:
-        locks: list[Lock] = self._ask("locks", None)
+    def _check_locks(self, now: float) -> None:
+        locks: list[Lock] = self._call_store("locks", None)
         contended = [lock for lock in locks if lock.waiting]
         if any(claim.expired(now) for lock in contended for claim in lock.claims):
             self._write([ExpireLeases(now)])
@@ -69,11 +69,11 @@ class MaintenanceLoop:
             self._break_deadlocks(contended, now)
 
     def _break_deadlocks(self, locks: Sequence[Lock], now: float) -> None:
-        stuck: list[ExecutionRecord] = self._ask("executions", Filter(stuck=True, limit=100_000))
+        stuck: list[ExecutionRecord] = self._call_store("executions", Filter(stuck=True, limit=100_000))
         waits = {}
         for record in stuck:
-            said = WaitsFor.from_text(record.waits)
-            waits[record.id] = Waits(record.id, said.locks, said.children)
+            waits_for = WaitsFor.from_text(record.waits)
+            waits[record.id] = Waits(record.id, waits_for.locks, waits_for.children)
         for cycle in find_deadlocks(waits, {lock.name: lock.claims for lock in locks}):
             if cycle.claim is None:
                 continue
@@ -82,25 +82,24 @@ class MaintenanceLoop:
             claim = cycle.claim
             self._write([FailLockWait(claim.execution_id, claim.step, claim.name, now, failure)])
 
-    # --- schedules -----------------------------------------------------------------------------------------
-    def _look_at_schedules(self, now: float) -> float | None:
+    def _check_schedules(self, now: float) -> float | None:
         wakes: list[float] = []
-        for record in self._ask("schedules"):
+        for record in self._call_store("schedules"):
             try:
-                wake = self._look_at_schedule(record, now)
-            except RayflowError as error:  # one that cannot be started holds up no other
-                known = self._outages.setdefault(
-                    record.name, ThrottledWarning(log, f"schedule {record.name} cannot go on")
+                wake = self._check_schedule(record, now)
+            except RayflowError as error:  # the other schedules continue
+                outage = self._outages.setdefault(
+                    record.name, ThrottledWarning(log, f"schedule {record.name} cannot start its executions")
                 )
-                known.failed(error)
+                outage.failed(error)
                 continue
-            if (trouble := self._outages.pop(record.name, None)) is not None:
-                trouble.over()
+            if (ended_outage := self._outages.pop(record.name, None)) is not None:
+                ended_outage.recovered()
             if wake is not None:
                 wakes.append(wake)
         return min(wakes, default=None)
 
-    def _look_at_schedule(self, record: ScheduleRecord, now: float) -> float | None:
+    def _check_schedule(self, record: ScheduleRecord, now: float) -> float | None:
         state = decode_state(record)
         if state.paused or (record.wake is not None and record.wake > now and not state.queued_due):
             return record.wake
@@ -118,12 +117,12 @@ class MaintenanceLoop:
         return decision.wake
 
     def _fire(self, record: ScheduleRecord, plan: ScheduleSpec, decision: Decision, now: float) -> None:
-        """Start what is decided and note it. Raises SingletonConflict if not all of it can be started."""
+        """Write a decision with all its starts. Raises SingletonConflict if not all of them can be started."""
         if unchanged(record, decision.state, decision.wake):
             return
         definition: DefinitionRecord | None = None
         if decision.starts:
-            definition = self._ask("definition", plan.workflow_id, plan.version or None)
+            definition = self._call_store("definition", plan.workflow_id, plan.version or None)
             if definition is None:
                 raise WorkflowNotRegistered(plan.workflow_id, known=())
         operation = schedule_transaction(
@@ -135,99 +134,79 @@ class MaintenanceLoop:
     def _ended(self, running: Sequence[str]) -> list[str]:
         if not running:
             return []
-        there: list[ExecutionRecord] = self._ask("executions", Filter(ids=tuple(running), limit=len(running)))
+        there: list[ExecutionRecord] = self._call_store("executions", Filter(ids=tuple(running), limit=len(running)))
         unfinished = {record.id for record in there if not ExecutionStatus(record.status).terminal}
         return [name for name in running if name not in unfinished]
 
     def _write(self, operations: Sequence[Operation]) -> None:
-        answers: Sequence[Answer] = self._ask("start", list(operations))
+        answers: Sequence[Answer] = self._call_store("start", list(operations))
         touched = [name for answer in answers if isinstance(answer, Done) for name in answer.touched]
         for answer in answers:
             if isinstance(answer, Rejected) and isinstance(answer.error, SingletonConflict):
                 raise answer.error
             if isinstance(answer, Rejected):
-                log.info("somebody else was faster: %s", answer.error)
+                log.info("a maintenance operation lost against a concurrent one: %s", answer.error)
         if touched:
-            self._nudge(touched)
-
-
-#: Executions that one transaction looks at, and seconds between two of them, so that commits go first.
-BATCH, PAUSE = 100, 0.02
-
-#: Large values that are deleted at a time, and seconds between two looks for some to which nothing refers.
-VALUES, VALUES_PAUSE = 20, 30.0
+            self._notify(touched)
 
 
 class RetentionSweeper:
-    """See the module's docstring.
+    """Deletes expired executions, one batch per call, and then reclaims their space."""
 
-    Args:
-        ask: calls a method of the store's actor.
-    """
-
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
+    def __init__(self, call_store: StoreCall) -> None:
+        self._call_store = call_store
         self._after: tuple[float, str] | None = None
         self._deleted = 0
-        self._spare = False
+        self._reclaimable = False
 
-    def look(self, now: float) -> bool:
-        """Do one short piece of work; answers whether there is more to do at once.
-
-        Args:
-            now: seconds since the epoch.
-
-        Raises:
-            RayflowError: the store cannot be asked now.
-        """
-        found: PurgeBatch = self._ask("collect", PurgeFilter(expired_by=now, after=self._after, limit=BATCH))
+    def sweep(self, now: float) -> bool:
+        """Delete one batch, and return whether there is more to do. Raises RayflowError if the store fails."""
+        found: PurgeBatch = self._call_store("collect", PurgeFilter(expired_by=now, after=self._after, limit=BATCH))
         self._after = found.after
         self._deleted += len(found.ids)
-        self._spare = self._spare or bool(found.ids)
+        self._reclaimable = self._reclaimable or bool(found.ids)
         if self._after is not None:
             return True
         if self._deleted:
-            log.info("%d executions were deleted, whose time to live was over", self._deleted)
+            log.info("deleted %d executions whose retention had expired", self._deleted)
             self._deleted = 0
-        self._spare = self._spare and bool(self._ask("reclaim"))
-        return self._spare
+        self._reclaimable = self._reclaimable and bool(self._call_store("reclaim"))
+        return self._reclaimable
 
 
-class Collecting:
-    """When the supervisor collects: it goes on in a moment where there is more, and nobody waits for it.
+class RetentionLoop:
+    """Runs the retention sweeper: one batch at a time, so that commits go first.
 
     Args:
-        turns: the supervisor's.
-        ask: calls a method of the store's actor.
-        send: sends to the store's actor.
+        send: sends to the store actor.
     """
 
-    def __init__(self, turns: Mailbox, ask: Ask, send: Callable[..., None]) -> None:
-        self._turns = turns
+    def __init__(self, mailbox: Mailbox, call_store: StoreCall, send: Callable[..., None]) -> None:
+        self._mailbox = mailbox
         self._send = send
-        self._collector = RetentionSweeper(ask)
+        self._sweeper = RetentionSweeper(call_store)
         self._busy = False
 
     def tick(self) -> None:
-        """Delete what has expired, unless it is at it."""
+        """Start a sweep, unless one is under way."""
         if not self._busy:
-            self._turns.post(self._look)
+            self._mailbox.submit(self._sweep)
 
-    def _look(self) -> None:
-        self._busy = False  # also where the store cannot be asked
-        if self._collector.look(self._turns.now()):
+    def _sweep(self) -> None:
+        self._busy = False  # also if the store fails
+        if self._sweeper.sweep(self._mailbox.now()):
             self._busy = True
-            self._turns.later(PAUSE, self._look)
+            self._mailbox.submit_later(PAUSE, self._sweep)
 
-    def look_for_values(self) -> None:
-        """Have large values of nobody deleted, now and from time to time."""
-        # Not asked, but sent: it may take longer than this thread may wait.
-        self._send("collect_values", GRACE, VALUES, then=self._told, group="values")
-        self._turns.later(VALUES_PAUSE, self.look_for_values)
+    def purge_values(self) -> None:
+        """Delete unreferenced large values, now and periodically."""
+        # Sent, not called: it may take longer than this thread may wait.
+        self._send("collect_values", GRACE, VALUE_BATCH, then=self._purged_values, group="values")
+        self._mailbox.submit_later(VALUE_INTERVAL, self.purge_values)
 
     @staticmethod
-    def _told(reply: Reply) -> None:
+    def _purged_values(reply: Reply) -> None:
         if reply.error is not None:
-            log.info("large values cannot be collected now: %s", reply.error)
+            log.info("cannot delete unreferenced large values, retrying in %g s: %s", VALUE_INTERVAL, reply.error)
         elif reply.value:
-            log.info("%d large values were deleted, to which nothing refers any more", reply.value)
+            log.info("deleted %d unreferenced large values", reply.value)

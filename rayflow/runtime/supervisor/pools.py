@@ -1,6 +1,6 @@
-"""Which worker pools a namespace has: their records in the store, and their actors.
+"""Worker pools of a namespace: their records in the store and their actors.
 
-Everything is called on the supervisor's one thread.
+All methods run on the supervisor's thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import CorruptRecord, InvalidArgument, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem, send_to
-from rayflow.runtime.actors.health import keeping_alive
+from rayflow.runtime.actors.health import restarting_monitor
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import pool_spec
@@ -22,91 +22,84 @@ from rayflow.storage.model import PoolRecord
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a pool's actor may take to be ready.
-_READY = 60.0
+#: Seconds within which a pool actor has to start.
+_START_TIMEOUT = 60.0
 
 
 class PoolRegistry:
-    """See the module's docstring.
+    """The pools of a namespace."""
 
-    Args:
-        system: where actors are made and found.
-        settings: shared by all actors of the namespace.
-        post: runs an action on the supervisor's thread.
-    """
-
-    def __init__(self, system: ActorSystem, settings: Settings, post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, system: ActorSystem, settings: Settings, submit: Callable[[Callable[[], None]], None]) -> None:
         self._system = system
         self._settings = settings
         self._default = settings.config.pool
-        self._kept: set[str] = set()
-        self._pings = keeping_alive(system, settings.config.ping_timeout, post)
+        self._names: set[str] = set()
+        self._monitor = restarting_monitor(system, settings.config.ping_timeout, submit)
 
-    def begin(self, *, restarted: bool) -> None:
-        """Have an actor for each pool.
+    def start(self, *, restarted: bool) -> None:
+        """Start an actor for each pool.
 
         Args:
-            restarted: the namespace is at work already. Else the default pool begins as it is configured, whatever
-                size it was given in an earlier cluster.
+            restarted: whether the namespace is running already. Otherwise the default pool starts as configured,
+                whatever size it had in an earlier cluster.
         """
         if not restarted:
-            self._keep(self._default)
-        for record in self._ask("pools"):
+            self._save(self._default)
+        for record in self._call_store("pools"):
             try:
                 pool_config(record)
             except CorruptRecord as error:
                 if record.name != self._default.name:
-                    log.error("pool %s cannot begin, others can: %s", record.name, error)  # noqa: TRY400 - it says it all
+                    log.error("pool %s does not start: %s", record.name, error)  # noqa: TRY400 - the message says it all
                     continue
-                self._keep(self._default)  # there is no namespace without it
-            self._open(record.name).call("ready", timeout=_READY)
+                self._save(self._default)  # a namespace cannot work without it
+            self._spawn(record.name).call("ready", timeout=_START_TIMEOUT)
 
     def save(self, config: PoolConfig) -> None:
-        """Make a pool, or change the one of that name. Its actor reads it when it begins, and when it is told."""
-        self._keep(config)
-        self._open(config.name).send("configure")
+        """Create a pool or change the existing one. Its actor reads the configuration from the store."""
+        self._save(config)
+        self._spawn(config.name).send("configure")
 
     def delete(self, name: str) -> None:
-        """Delete a pool with its workers; nothing may need it any more.
+        """Delete a pool and its workers. The caller ensures that no execution needs it.
 
         Raises:
-            InvalidArgument: it is the default pool.
-            PoolNotFound: there is none of that name.
+            InvalidArgument: if it is the default pool.
+            PoolNotFound: if there is no such pool.
         """
         if name == self._default.name:
             raise InvalidArgument(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
-        if not self._ask("delete_pool", name):
+        if not self._call_store("delete_pool", name):
             raise PoolNotFound(name)
-        self._kept.discard(name)
-        self._pings.forget(actor_names.pool(name))
+        self._names.discard(name)
+        self._monitor.forget(actor_names.pool(name))
         self._system.kill(actor_names.pool(name))
         for actor in self._system.names():
             if actor_names.is_worker(actor, name):
                 self._system.kill(actor)
 
     def want(self, env: Environment) -> None:
-        """An engine of this code environment is at work: have the default pool's workers ready."""
+        """Have workers of the default pool ready for a code environment."""
         send_to(self._system, actor_names.pool(self._default.name), "want", env.to_json())
 
     def forget(self, coordinator: str) -> None:
-        """A coordinator died."""
-        for name in self._kept:
+        """Notify all pools that a coordinator has ended."""
+        for name in self._names:
             send_to(self._system, actor_names.pool(name), "forget", coordinator)
 
     def ping_all(self) -> None:
-        """Ping the pools' actors; one that does not answer for long is killed and made anew."""
-        for name in self._kept:
-            self._pings.ping(actor_names.pool(name))
+        """Ping the pool actors; one that stays silent for too long is killed and restarted."""
+        for name in self._names:
+            self._monitor.ping(actor_names.pool(name))
 
-    def _keep(self, config: PoolConfig) -> None:
-        self._ask("save_pool", PoolRecord(config.name, config.model_dump_json().encode(), self._system.clock.now()))
+    def _save(self, config: PoolConfig) -> None:
+        record = PoolRecord(config.name, config.model_dump_json().encode(), self._system.clock.now())
+        self._call_store("save_pool", record)
 
-    def _open(self, name: str) -> Actor:
+    def _spawn(self, name: str) -> Actor:
         actor = self._system.spawn(pool_spec(name, self._settings))
-        self._kept.add(name)
+        self._names.add(name)
         return actor
 
-    def _ask(self, method: str, *args: Any) -> Any:
-        return self._system.find(actor_names.PERSISTENCE).call(
-            method, *args, timeout=self._settings.config.ping_timeout
-        )
+    def _call_store(self, method: str, *args: Any) -> Any:
+        return self._system.find(actor_names.STORE).call(method, *args, timeout=self._settings.config.ping_timeout)

@@ -1,15 +1,14 @@
-"""Sees to it that every execution that needs a coordinator has one.
+"""Supervisor logic: ensures that every execution that needs a coordinator has one.
 
-It owns who drives what, and what waits for a coordinator. All of that can be read back from the store and the
-coordinators, so its process can be restarted at any moment. What nobody drives is found by its part
-:mod:`rayflow.runtime.supervisor.recovery`.
+The supervisor owns the assignment of executions to coordinators, and the queue of those that wait for one. All of that
+can be read back from the store and the coordinators, so its process can be restarted at any moment.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,286 +21,291 @@ from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.coordinators import CoordinatorRegistry
-from rayflow.runtime.supervisor.maintenance import Collecting, MaintenanceLoop
+from rayflow.runtime.supervisor.maintenance import MaintenanceLoop, RetentionLoop
 from rayflow.runtime.supervisor.pools import PoolRegistry
-from rayflow.runtime.supervisor.recovery import AGAIN, DRIVEN, Quarantine, RecoveryLoop
+from rayflow.runtime.supervisor.recovery import DRIVEN, RETRY_DELAY, Quarantine, RecoveryLoop
 from rayflow.storage.base import Filter
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.model import ExecutionRecord
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks into the store for executions that nobody was told of.
+#: Seconds between two sweeps of the store for executions that no message is about.
 SWEEP = 1.0
 
-#: How far ahead a look into the store sees what will be due: further than until the next look.
+#: Seconds that a sweep looks ahead for executions that become due: longer than until the next sweep.
 AHEAD = 2.5
 
-#: Seconds after the end of a patience at which it is over for sure.
-_JUST_AFTER = 0.01
+#: Seconds after a ping's timeout at which the timeout has certainly passed.
+_MARGIN = 0.01
 
 
 class Supervisor:
-    """See the module's docstring.
-
-    Args:
-        system: where actors are made and found.
-        settings: shared by all actors of the namespace.
-    """
+    """The logic of the supervisor actor. All methods run on its mailbox's thread."""
 
     def __init__(self, system: ActorSystem, settings: Settings) -> None:
         self._system = system
         self._settings = settings
         self._config = settings.config
-        self.turns = Mailbox(
+        self.mailbox = Mailbox(
             "supervisor", self._place, lambda: None, clock=system.clock, tolerated=(RayflowError, OSError)
         )
-        self.fleet = CoordinatorRegistry(system, settings, self.turns.post, self._lost_coordinator)
-        self.pools = PoolRegistry(system, settings, self.turns.post)
-        self._timekeeper = MaintenanceLoop(self._ask, self.nudge, MsgpackCodec(allow_pickle=settings.allow_pickle))
-        self._collecting = Collecting(self.turns, self._ask, partial(send_to, system, actor_names.PERSISTENCE))
-        self._asides = Quarantine(self.turns, self._ask)
-        self.recovering = RecoveryLoop(self.turns, self._ask, self._driven, self.submit, self._asides.put)
-        # Who drives what, and since which epoch.
+        self.coordinators = CoordinatorRegistry(system, settings, self.mailbox.submit, self._coordinator_lost)
+        self.pools = PoolRegistry(system, settings, self.mailbox.submit)
+        codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
+        self._maintenance = MaintenanceLoop(self._call_store, self.notify, codec)
+        self._retention = RetentionLoop(self.mailbox, self._call_store, partial(send_to, system, actor_names.STORE))
+        self._quarantine = Quarantine(self.mailbox, self._call_store)
+        self.recovery_loop = RecoveryLoop(
+            self.mailbox, self._call_store, self._driven, self.submit, self._quarantine.put
+        )
+        #: The coordinator of each execution, and the epoch at which it drives it.
         self._owners: dict[str, tuple[str, int]] = {}
-        self._wanting: dict[str, tuple[PendingExecution, ExecutionRecord]] = {}
-        self._begun = False
-        self._next_look: float | None = None
-        self._next_time: float | None = None
+        self._pending: dict[str, tuple[PendingExecution, ExecutionRecord]] = {}
+        self._started = False
+        self._next_runnable: float | None = None
+        self._next_maintenance: float | None = None
 
     def start(self) -> None:
-        """Begin, on its own thread."""
-        self.turns.post(self._begin)
-        self.turns.start()
+        """Start the supervisor's thread."""
+        self.mailbox.submit(lambda: self.mailbox.retry(self._start, RETRY_DELAY))
+        self.mailbox.start()
 
-    # --- turns ---------------------------------------------------------------------------------------------
-    def _begin(self) -> None:
-        """Read back what there is: pools, coordinators with what they drive, unfinished executions."""
+    def _start(self, again: Callable[[], None]) -> None:
+        """Read back the pools, the coordinators with what they drive, and the unfinished executions."""
         try:
-            # Made anew in a namespace that is at work: then it goes on seeing to what there is, whatever was chosen.
+            # A supervisor that was restarted in a running namespace continues, whatever `recover` says.
             restarted = actor_names.pool(self._config.pool.name) in self._system.names()
-            self.pools.begin(restarted=restarted)
-            self._owners.update(self.fleet.adopt())
-            for record in self._ask("executions", DRIVEN):
-                if (env := self._asides.environment(record)) is not None:
-                    self.fleet.environments.setdefault(env.id, env)
+            self.pools.start(restarted=restarted)
+            self._owners.update(self.coordinators.adopt())
+            for record in self._call_store("executions", DRIVEN):
+                if (env := self._quarantine.environment(record)) is not None:
+                    self.coordinators.environments.setdefault(env.id, env)
             if restarted or self._config.recover:
-                self.recovering.begin()
+                self.recovery_loop.start()
         except (RayflowError, OSError) as error:
-            log.warning("the supervisor cannot begin now; it tries again: %s", error)
-            self.turns.later(AGAIN, self._begin)
+            log.warning("the supervisor cannot start, retrying: %s", error)
+            again()
         else:
-            self._begun = True
+            self._started = True
             self._tick()
-            self._collecting.look_for_values()
+            self._retention.purge_values()
 
     def _tick(self) -> None:
-        fleet = self.fleet
-        pings = (fleet.ping_all, self.pools.ping_all)
-        for action in (*pings, self._sweep, self._keep_time, fleet.tend, fleet.drop_idle, self.recovering.look):
-            self.turns.post(action)
-        self._collecting.tick()
-        # Not with the next pings: who does not answer those of now is known to hang as soon as the patience is over.
-        self.turns.later(self._config.ping_timeout + _JUST_AFTER, lambda: self.turns.post(fleet.look))
-        self.turns.later(min(self._config.ping_interval, SWEEP), self._tick)
+        coordinators = self.coordinators
+        for action in (
+            coordinators.ping_all,
+            self.pools.ping_all,
+            self._sweep,
+            self._run_maintenance,
+            coordinators.check_startup,
+            coordinators.stop_idle,
+            self.recovery_loop.sweep,
+        ):
+            self.mailbox.submit(action)
+        self._retention.tick()
+        # Not with the next pings: a hung coordinator is known as soon as the timeout of these pings has passed.
+        check = coordinators.group.check
+        self.mailbox.submit_later(self._config.ping_timeout + _MARGIN, lambda: self.mailbox.submit(check))
+        self.mailbox.submit_later(min(self._config.ping_interval, SWEEP), self._tick)
 
-    # --- posted --------------------------------------------------------------------------------------------
-    def want_environment(self, env: Environment) -> None:
-        """An engine of this code environment is at work: have a coordinator and workers ready."""
-        self.fleet.use(env)
-        self.fleet.keep_standbys(env.id)
+    def prepare_environment(self, env: Environment) -> None:
+        """Have a coordinator and workers ready for a code environment, because an engine uses it."""
+        self.coordinators.use(env)
+        self.coordinators.keep_standbys(env.id)
         self.pools.want(env)
 
     def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False) -> None:
-        """Have these executions driven."""
+        """Have executions driven, now or when they are due; with ``suspect``, each gets its own coordinator."""
         for record in records:
             if record.id in self._owners:
                 continue
-            if record.runnable_at is not None and record.runnable_at > self.turns.now():
-                self._look_at(record.runnable_at)
+            if record.runnable_at is not None and record.runnable_at > self.mailbox.now():
+                self._submit_runnable_at(record.runnable_at)
                 continue
-            env = self._asides.environment(record)
+            env = self._quarantine.environment(record)
             if env is None:
                 continue
-            self.fleet.use(env)
+            self.coordinators.use(env)
             interrupted = bool(record.owner)
             want = PendingExecution(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
-            self._wanting[record.id] = (want, record)
+            self._pending[record.id] = (want, record)
 
-    def nudge(self, ids: Sequence[str]) -> None:
-        """Something was put into the inboxes of these executions."""
+    def notify(self, ids: Sequence[str]) -> None:
+        """Have the coordinators of these executions read their inboxes; submit those that are parked."""
         owned: dict[str, list[str]] = {}
         others: list[str] = []
         for execution_id in ids:
             owner, _ = self._owners.get(execution_id, ("", 0))
             (owned.setdefault(owner, []) if owner else others).append(execution_id)
         for owner, mine in owned.items():
-            send_to(self._system, owner, "nudge", tuple(mine))
+            send_to(self._system, owner, "notify", tuple(mine))
         if others:
-            records = self._ask("executions", Filter(ids=tuple(others), limit=len(others)))
+            records = self._call_store("executions", Filter(ids=tuple(others), limit=len(others)))
             self.submit([record for record in records if record.runnable_at is not None])
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """A coordinator does not drive these executions any more."""
-        self.recovering.forget(self._let_go(coordinator, epochs))
+        """Remove executions that a coordinator has finished or parked, given with its epochs of them."""
+        self.recovery_loop.forget(self._release(coordinator, epochs))
 
     def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """Somebody else has these executions, by the store's word: perhaps one to whom an earlier supervisor gave them.
+        """Remove executions that a coordinator has lost to another one, and look up their owners in the store.
 
-        The claim of two who were given the same one is decided there, and whoever loses says so afterwards.
+        An earlier supervisor may have assigned the same execution to another coordinator. The store decides between
+        the two claims, and the loser reports it here.
         """
-        self._let_go(coordinator, epochs)
-        self._look_who(tuple(epochs))
+        self._release(coordinator, epochs)
+        self.mailbox.retry(partial(self._look_up_owners, tuple(epochs)), RETRY_DELAY)
 
-    def _look_who(self, ids: tuple[str, ...]) -> None:
+    def _look_up_owners(self, ids: tuple[str, ...], again: Callable[[], None]) -> None:
         try:
-            records = self._ask("executions", Filter(ids=ids, limit=len(ids)))
+            records = self._call_store("executions", Filter(ids=ids, limit=len(ids)))
         except RayflowError as error:
-            log.warning("who has %s cannot be looked up now; it is tried again: %s", ", ".join(ids), error)
-            self.turns.later(AGAIN, lambda: self._look_who(ids))
+            log.warning("cannot look up the owners of %s, retrying: %s", ", ".join(ids), error)
+            again()
             return
         for record in records:
             if record.id in self._owners or record.status.terminal:
                 continue
-            place = self.fleet.places.get(record.coordinator) if record.owner else None
-            if place is not None:
-                place.executions.add(record.id)
-                self._owners[record.id] = (place.name, record.epoch)
+            slot = self.coordinators.slots.get(record.coordinator) if record.owner else None
+            if slot is not None:
+                slot.executions.add(record.id)
+                self._owners[record.id] = (slot.name, record.epoch)
             elif record.owner or record.runnable_at is not None:
                 self.submit([record])
 
     def outdated(self, coordinator: str, epochs: Mapping[str, int]) -> None:
-        """The code that a coordinator has loaded was edited since, so it does not take these executions up."""
-        ids = self._let_go(coordinator, epochs)
-        place = self.fleet.places.get(coordinator)
-        if place is not None:
-            log.info(
-                "the code of coordinator %s was edited since it loaded it; another one takes its place", coordinator
-            )
-            place.outdated = True
-        self.recovering.submit_again(ids)
+        """Reassign executions that a coordinator returns because its loaded code has been edited since."""
+        ids = self._release(coordinator, epochs)
+        slot = self.coordinators.slots.get(coordinator)
+        if slot is not None:
+            log.info("coordinator %s has outdated code, its executions go to another one", coordinator)
+            slot.outdated = True
+        self.recovery_loop.submit_again(ids)
 
-    def _let_go(self, coordinator: str, epochs: Mapping[str, int]) -> list[str]:
-        """Take them from a coordinator, but those that it was given again at a later epoch; answers which."""
-        place = self.fleet.places.get(coordinator)
-        gone = []
+    def _release(self, coordinator: str, epochs: Mapping[str, int]) -> list[str]:
+        """Remove executions from a coordinator, except those assigned to it again at a later epoch. Return them."""
+        slot = self.coordinators.slots.get(coordinator)
+        released = []
         for execution_id, epoch in epochs.items():
             owner, since = self._owners.get(execution_id, ("", 0))
             if owner == coordinator and since > epoch:
                 continue
-            gone.append(execution_id)
+            released.append(execution_id)
             if owner == coordinator:
                 del self._owners[execution_id]
-            if place is not None:
-                place.executions.discard(execution_id)
-        if place is not None and not place.executions:
-            place.reserved = False
-            place.idle_since = time.monotonic()
-        return gone
+            if slot is not None:
+                slot.executions.discard(execution_id)
+        if slot is not None and not slot.executions:
+            slot.reserved = False
+            slot.idle_since = time.monotonic()
+        return released
 
-    # --- placing -------------------------------------------------------------------------------------------
     def _place(self) -> None:
-        if not self._wanting or not self._begun:
+        """Assign pending executions to coordinators, and start coordinators for the others."""
+        if not self._pending or not self._started:
             return
         decided = plan(
-            [want for want, _ in self._wanting.values()],
-            list(self.fleet.places.values()),
-            most=self.fleet.most,
+            [want for want, _ in self._pending.values()],
+            list(self.coordinators.slots.values()),
+            most=self.coordinators.limit,
             share=self._config.executions_per_coordinator,
         )
         for environment in decided.start:
             try:
-                self.fleet.start(environment)
+                self.coordinators.start(environment)
             except RayflowError as error:  # only the executions of this environment have to wait
-                log.error("no coordinator of code environment %s can be started: %s", environment, error)  # noqa: TRY400
+                log.error("cannot start a coordinator of code environment %s: %s", environment, error)  # noqa: TRY400
         batches: dict[str, list[ExecutionRecord]] = {}
-        for want, place in decided.assign:
-            _, record = self._wanting.pop(want.id)
-            place.executions.add(want.id)
-            place.reserved = place.reserved or want.suspect
-            self._owners[want.id] = (place.name, record.epoch + 1)
-            batches.setdefault(place.name, []).append(record)
+        for want, slot in decided.assign:
+            _, record = self._pending.pop(want.id)
+            slot.executions.add(want.id)
+            slot.reserved = slot.reserved or want.suspect
+            self._owners[want.id] = (slot.name, record.epoch + 1)
+            batches.setdefault(slot.name, []).append(record)
         for name, records in batches.items():
+            self.mailbox.retry(partial(self._assign, name, records), RETRY_DELAY)
+
+    def _assign(self, name: str, records: Sequence[ExecutionRecord], again: Callable[[], None]) -> None:
+        """Send an assignment until it arrives. Claims are compare-and-set, so it may arrive twice."""
+
+        def replied(reply: Reply) -> None:
+            if reply.error is not None:
+                self.mailbox.submit(again)
+
+        if name in self.coordinators.slots:
             label = f"drive {records[0].id}" + (f" and {len(records) - 1} more" if len(records) > 1 else "")
-            send_to(self._system, name, "assign", records, then=partial(self._assigned, name, records), label=label)
-
-    def _assigned(self, name: str, records: Sequence[ExecutionRecord], reply: Reply) -> None:
-        if reply.error is not None:
-            again = partial(self._assign_again, name, records)
-            self.turns.post(lambda: self.turns.later(AGAIN, again))
-
-    def _assign_again(self, name: str, records: Sequence[ExecutionRecord]) -> None:
-        """An assignment may not have arrived: claims are by compare-and-set, so it does no harm twice."""
-        if name in self.fleet.places:
-            send_to(self._system, name, "assign", records, then=partial(self._assigned, name, records))
+            send_to(self._system, name, "assign", records, then=replied, label=label)
 
     def _sweep(self) -> None:
-        self._look_at_runnable()
-        for record in self._ask("executions", Filter(unread_inbox=True, limit=1_000)):
+        self._submit_runnable()
+        for record in self._call_store("executions", Filter(unread_inbox=True, limit=1_000)):
             if record.id in self._owners:
-                send_to(self._system, self._owners[record.id][0], "nudge", (record.id,))
-        for place in self.fleet.places.values():
-            if place.reserved:
-                place.reserved = not self.recovering.made_progress(place.executions)
+                send_to(self._system, self._owners[record.id][0], "notify", (record.id,))
+        for slot in self.coordinators.slots.values():
+            if slot.reserved:
+                slot.reserved = not self.recovery_loop.made_progress(slot.executions)
 
-    def _look_at_runnable(self) -> None:
-        """Have driven what needs it, and look again at the moment when the next one does."""
-        now = self.turns.now()
-        if self._next_look is not None and self._next_look <= now:
-            self._next_look = None
-        runnable = self._ask("executions", Filter(runnable_before=now + AHEAD, limit=10_000))
-        self.submit([r for r in runnable if r.id not in self._owners and r.id not in self._wanting])
+    def _submit_runnable(self) -> None:
+        """Submit executions that are due, and schedule this again for the next that will be."""
+        now = self.mailbox.now()
+        if self._next_runnable is not None and self._next_runnable <= now:
+            self._next_runnable = None
+        runnable = self._call_store("executions", Filter(runnable_before=now + AHEAD, limit=10_000))
+        self.submit([r for r in runnable if r.id not in self._owners and r.id not in self._pending])
 
-    def _keep_time(self) -> None:
-        """Do what is due of schedules and locks, and again at the moment when the next schedule is."""
-        now = self.turns.now()
-        if self._next_time is not None and self._next_time <= now:
-            self._next_time = None
-        wake = self._timekeeper.look(now)
-        if wake is not None and wake < now + SWEEP and (self._next_time is None or wake < self._next_time):
-            self._next_time = max(wake, now)
-            self.turns.later(self._next_time - now, self._keep_time)
+    def _submit_runnable_at(self, moment: float) -> None:
+        if self._next_runnable is None or moment < self._next_runnable:
+            self._next_runnable = moment
+            self.mailbox.submit_later(moment - self.mailbox.now(), self._submit_runnable)
 
-    def _look_at(self, moment: float) -> None:
-        if self._next_look is None or moment < self._next_look:
-            self._next_look = moment
-            self.turns.later(moment - self.turns.now(), self._look_at_runnable)
+    def _run_maintenance(self) -> None:
+        """Run schedules and lock maintenance, and schedule this again for the next due schedule."""
+        now = self.mailbox.now()
+        if self._next_maintenance is not None and self._next_maintenance <= now:
+            self._next_maintenance = None
+        wake = self._maintenance.run(now)
+        if (
+            wake is not None
+            and wake < now + SWEEP
+            and (self._next_maintenance is None or wake < self._next_maintenance)
+        ):
+            self._next_maintenance = max(wake, now)
+            self.mailbox.submit_later(self._next_maintenance - now, self._run_maintenance)
 
-    # --- recovering ----------------------------------------------------------------------------------------
-    def _lost_coordinator(self, name: str, executions: set[str]) -> None:
+    def _coordinator_lost(self, name: str, executions: set[str]) -> None:
         for execution_id in executions:
             self._owners.pop(execution_id, None)
         self.pools.forget(name)
-        self.recovering.lost(name, executions)
+        self.recovery_loop.lost(name, executions)
 
     def _driven(self) -> set[str]:
-        """Who has a coordinator, or waits for one."""
-        return {*self._owners, *self._wanting}
+        """Return the executions that have a coordinator or wait for one."""
+        return {*self._owners, *self._pending}
 
     def recovery(self) -> RecoveryStatus:
-        """What the recovery knows and does now."""
+        """Return the current state of the recovery."""
         return RecoveryStatus(
-            coordinators=self.fleet.status(),
+            coordinators=self.coordinators.status(),
             driven=len(self._owners),
-            waiting=tuple(self._wanting),
-            stale=tuple(record.id for record in self.recovering.stale()),
-            takeovers=self.recovering.takeovers.counts(),
+            waiting=tuple(self._pending),
+            stale=tuple(record.id for record in self.recovery_loop.stale()),
+            takeovers=self.recovery_loop.takeovers.counts(),
         )
 
-    # --- the store -----------------------------------------------------------------------------------------
-    def _ask(self, method: str, *args: Any) -> Any:
-        # Never for long: this is the thread that would notice that the store's actor hangs.
+    def _call_store(self, method: str, *args: Any) -> Any:
+        # With a short timeout: this is the thread that would notice that the store actor hangs.
         try:
-            return self._system.find(actor_names.PERSISTENCE).call(method, *args, timeout=self._config.ping_timeout)
+            return self._system.find(actor_names.STORE).call(method, *args, timeout=self._config.ping_timeout)
         except WriterFenced:
-            self._stop_driving()
+            self._stop_coordinators()
             raise
 
-    def _stop_driving(self) -> None:
-        """Somebody else has the store: nothing is driven here any more, until an engine opens it anew."""
-        if self.fleet.places:
-            log.critical("all coordinators of this namespace stop: somebody else has taken its store over")
-        self.fleet.give_up_all()
+    def _stop_coordinators(self) -> None:
+        """Stop driving executions until an engine opens the store again, because another writer has taken it over."""
+        if self.coordinators.slots:
+            log.critical("stopping all coordinators: another process took over as the store's writer")
+        self.coordinators.stop_all()
         self._owners.clear()
-        self._wanting.clear()
-        self.recovering.forget(self.recovering.takeovers.counts())
+        self._pending.clear()
+        self.recovery_loop.forget(self.recovery_loop.takeovers.counts())

@@ -1,4 +1,4 @@
-"""One asyncio loop on a thread of its own, for a worker's async steps."""
+"""Event loop thread: one asyncio loop with its own thread, for the async steps of a worker."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ T = TypeVar("T")
 
 
 class LoopThread:
-    """See the module's docstring. The thread is started when it is first needed.
-
-    Args:
-        name: the thread's name.
-    """
+    """An asyncio loop on the thread ``name``, which is started when it is first needed."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -31,7 +27,7 @@ class LoopThread:
         """Run a coroutine on the loop, in a copy of the caller's context, and wait for it.
 
         Raises:
-            concurrent.futures.CancelledError: the loop was stopped.
+            concurrent.futures.CancelledError: if the loop was stopped.
         """
         with self._lock:
             if self._stopped:
@@ -46,16 +42,16 @@ class LoopThread:
                 self._open.discard(future)
 
     def call(self, callback: Callable[[], object]) -> None:
-        """Call something on the loop, soon; nothing happens if the loop is not running."""
+        """Call a function on the loop soon; do nothing if the loop does not run."""
         with self._lock:
             if self._loop is not None and not self._stopped:
                 self._loop.call_soon_threadsafe(callback)
 
     def stop(self, grace: float) -> None:
-        """Cancel all that runs there, let it clean up, and end the thread.
+        """Cancel all tasks, let them clean up, and end the thread.
 
         Args:
-            grace: seconds for the clean-up. What does not end by then is given up.
+            grace: seconds for the clean-up. Tasks that do not end by then are abandoned.
         """
         with self._lock:
             loop = self._loop
@@ -77,7 +73,7 @@ class LoopThread:
                 loop.run_forever()
             except (SystemExit, KeyboardInterrupt) as error:
                 # asyncio lets these end the loop when a task of a step raises them. The step that awaits the task
-                # gets the exception too; the other steps of this loop have nothing to do with it.
+                # gets the exception too, and the other steps of this loop must continue.
                 log.warning("a task of a step raised %s", type(error).__name__)
             else:
                 break
@@ -92,5 +88,5 @@ class LoopThread:
         with self._lock:
             left = list(self._open)
         for future in left:
-            future.cancel()  # whoever waits for a step that cannot be ended is let go
+            future.cancel()  # its caller must not wait for a step that cannot be stopped
         loop.stop()

@@ -1,7 +1,7 @@
-"""Runs one attempt at a step, and makes whatever comes of it an outcome.
+"""Attempt runner: runs one attempt at a step and returns its outcome.
 
-Sync functions run on the calling thread, what they or async functions answer is awaited on the worker's loop. No
-exception of a step gets any further, whatever its kind.
+Sync functions run on the calling thread; awaitables are awaited on the worker's event loop. An exception of a step,
+whatever its class, becomes a failure. Arguments are decoded here too, by the annotations of the step's function.
 """
 
 from __future__ import annotations
@@ -46,28 +46,25 @@ from rayflow.storage.codec.annotations import fits, names_classes
 from rayflow.storage.codec.payloads import Codec
 
 Resolve = Callable[[Mapping[str, Any], str], Any]
-"""Finds the step or agent of a code reference and a part of it."""
+"""Resolves a code reference and a part of it to a step or agent."""
 
-#: The part of a blob that is a definition itself, not an agent inside it.
+#: The part of a blob that is itself a definition, not an agent inside it.
 _WHOLE = re.compile(r"@\d+")
 
-#: Packages whose frames lead from the worker to the step's own code, and tell its author nothing.
-_ROAD = frozenset({"rayflow", "asyncio", "concurrent"})
+#: Packages whose frames stand between the worker and the step's own code in a traceback.
+_FRAMEWORK = frozenset({"rayflow", "asyncio", "concurrent"})
 
 
 class Attempt:
-    """One attempt under way.
+    """One running attempt.
 
     Args:
-        task: what runs.
-        worker: the worker's name.
-        coordinator: name of the actor that is told what the step prints, and that it is alive.
-        beats: what it says of being alive.
-        prepared: answers what the pool's setup did.
-        values: makes what reads and writes payloads; told how to wait for the store, as long as anybody wants it, and
-            whom to tell that only the store is waited for.
-        begun: told when the step's own code begins.
-        clock: what tells the time.
+        coordinator: name of the actor that receives output and heartbeats.
+        beats: records heartbeats.
+        prepared: returns the value of the pool's setup.
+        values: creates what reads and writes payloads. Its arguments: a function that waits for the store until the
+            attempt is cancelled, and one to call when the step's code has finished.
+        begun: called when the step's own code begins.
 
     Attributes:
         began: when the step's own code began, in seconds since the epoch; 0 before.
@@ -92,8 +89,8 @@ class Attempt:
         self.beats = beats
         self.since = time.monotonic()
         self.lines = output.OutputLines()
-        #: While something is done that another attempt would not mend: what it means if it fails.
-        self.needs = ""
+        #: During a phase whose errors another attempt would not fix: what to say if it fails.
+        self.phase_error = ""
         self.context = StepContext(
             execution_id=task.execution_id,
             workflow_id=task.workflow_id,
@@ -109,13 +106,13 @@ class Attempt:
         self.values = values(self.context.cancel.wait, beats.ran)
         self._begun = begun
         self._lock = threading.Lock()
-        #: Whether what it was given is damaged or missing in the store.
+        #: Whether a value that the step received is damaged or missing in the store.
         self.unreadable = False
         self._reason: str | None = None
         self._interrupt: Callable[[], None] | None = None
 
-    def begins(self) -> None:
-        """The step's own code begins now. Raises TooLate if it should have begun before."""
+    def begin(self) -> None:
+        """Record that the step's own code begins now. Raises TooLate if its time to begin has passed."""
         now = self.clock()
         if self.task.start_by is not None and now > self.task.start_by:
             raise TooLate
@@ -125,11 +122,11 @@ class Attempt:
 
     @property
     def stopped(self) -> str | None:
-        """Why the attempt was told to stop; None if it was not."""
+        """Return why the attempt was told to stop; None if it was not."""
         return self._reason
 
     def stop(self, reason: str) -> None:
-        """Tell the attempt to stop. An async step is cancelled; a sync one sees it in ``step_context().cancelled``."""
+        """Stop the attempt: an async step is cancelled, a sync step sees ``step_context().cancelled``."""
         with self._lock:
             if self._reason is None:
                 self._reason = reason
@@ -138,8 +135,8 @@ class Attempt:
         if interrupt is not None:
             interrupt()
 
-    def interruptible(self, interrupt: Callable[[], None]) -> None:
-        """From now on stopping it calls this; now, if it was stopped already."""
+    def on_stop(self, interrupt: Callable[[], None]) -> None:
+        """Call ``interrupt`` when the attempt is stopped; at once, if it was stopped already."""
         with self._lock:
             self._interrupt = interrupt
             stopped = self._reason is not None
@@ -148,22 +145,17 @@ class Attempt:
 
 
 class Runner:
-    """Runs attempts.
-
-    Args:
-        resolve: finds code.
-        loop: where async steps run.
-    """
+    """Runs attempts, with code from ``resolve`` and async steps on ``loop``."""
 
     def __init__(self, resolve: Resolve, loop: LoopThread) -> None:
         self._resolve = resolve
         self._loop = loop
 
     def run(self, attempt: Attempt) -> TaskOutcome | None:
-        """Run an attempt on this thread, to its end. None if it should have begun before, and was not begun."""
+        """Run an attempt on this thread to its end. Return None if its time to begin had passed."""
         output.install()
         try:
-            # A context of its own, so that what one step sets in it is not seen by the next.
+            # With a new context, so that what one step sets in it does not reach the next.
             result, failure = contextvars.copy_context().run(self._run, attempt)
         except TooLate:
             return None
@@ -181,8 +173,8 @@ class Runner:
 
     def _run(self, attempt: Attempt) -> tuple[bytes | None, Failure | None]:
         task = attempt.task
-        place = logs.within(task.execution_id, task.step, task.attempt)
-        with entered(attempt.context), place, output.collecting(attempt.lines):
+        place = logs.log_context(task.execution_id, task.step, task.attempt)
+        with entered(attempt.context), place, output.capture(attempt.lines):
             try:
                 return self._result(attempt), None
             except _TimedOut as late:
@@ -192,44 +184,44 @@ class Runner:
             except TooLate:
                 raise
             except BaseException as error:  # noqa: BLE001 - also SystemExit: a step does not end its worker
-                return None, _explained(attempt, error)
+                return None, _failure_of(attempt, error)
 
     def _result(self, attempt: Attempt) -> bytes:
         task, agent = attempt.task, is_agent(attempt.task)
-        attempt.needs = "the code of step {} cannot be loaded"
+        attempt.phase_error = "the code of step {} cannot be loaded"
         target = self._resolve(task.code, task.part)
         fn = _function(target, task, agent=agent)
-        attempt.needs = "the arguments of step {} cannot be read"
+        attempt.phase_error = "the arguments of step {} cannot be read"
         args, kwargs = read_arguments(attempt.values.codec, task.payload, fn)
         given = _only(args) if agent else None
-        attempt.needs = ""
+        attempt.phase_error = ""
         if attempt.stopped is not None:
             raise _Stopped(attempt.stopped)
-        attempt.begins()
+        attempt.begin()
         if agent:
-            on_this_thread = _OnThisThread(agent_id(target), lambda value: self._settled(attempt, fn(value)))
-            value = _driven(run_agent(on_this_thread, given, attempt.clock))
+            on_this_thread = _OnThisThread(agent_id(target), lambda value: self._awaited_value(attempt, fn(value)))
+            value = _run_to_end(run_agent(on_this_thread, given, attempt.clock))
         else:
-            value = self._settled(attempt, fn(*args, **kwargs))
-        attempt.needs = "the result of step {} cannot be recorded"
+            value = self._awaited_value(attempt, fn(*args, **kwargs))
+        attempt.phase_error = "the result of step {} cannot be recorded"
         return attempt.values.encode(value)
 
-    def _settled(self, attempt: Attempt, answer: Any) -> Any:
+    def _awaited_value(self, attempt: Attempt, answer: Any) -> Any:
         if not inspect.isawaitable(answer):
             return answer
-        value, error = self._loop.run(self._awaited(attempt, answer))
+        value, error = self._loop.run(self._await_with_timeout(attempt, answer))
         if error is not None:
             raise error
         return value
 
-    async def _awaited(self, attempt: Attempt, answer: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-        # What the step raises is answered, not raised: asyncio lets SystemExit end the whole loop.
+    async def _await_with_timeout(self, attempt: Attempt, answer: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+        # Exceptions of the step are returned, not raised: with asyncio, SystemExit would end the whole loop.
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         limit = asyncio.timeout(attempt.task.timeout)
         try:
-            attempt.interruptible(lambda: self._loop.call(task.cancel))
+            attempt.on_stop(lambda: self._loop.call(task.cancel))
             if inspect.iscoroutine(answer) and inspect.getcoroutinestate(answer) == inspect.CORO_CREATED:
-                attempt.begins()  # only now does its code begin
+                attempt.begin()  # only now does its code begin
             async with limit:
                 return await answer, None
         except BaseException as error:  # noqa: BLE001 - see above
@@ -244,14 +236,14 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class _OnThisThread:
-    """An agent whose call is over when it returns: what is to be awaited was awaited on the loop."""
+    """An agent whose call has finished when it returns: awaitables were awaited on the event loop."""
 
     id: str
     run: Callable[[Any], Any]
 
 
 def is_agent(task: TaskMessage) -> bool:
-    """Whether a task calls an agent inside a declared workflow, rather than a step."""
+    """Return whether a task calls an agent of a declared workflow, rather than a step."""
     whole = task.code.get("kind") == "value" and _WHOLE.fullmatch(task.part) is not None
     return bool(task.part) and not whole
 
@@ -259,12 +251,12 @@ def is_agent(task: TaskMessage) -> bool:
 def _function(target: Any, task: TaskMessage, *, agent: bool) -> Callable[..., Any]:
     if not agent and not isinstance(target, Step):
         raise IncompatibleVersion(
-            f"{task.code.get('module')}:{task.code.get('qualname')} is {target!r} here, and no step; the execution "
-            f"issued step {task.step!r} from it"
+            f"{task.code.get('module')}:{task.code.get('qualname')} is {target!r} here, which is not a step; the "
+            f"execution issued step {task.step!r} from it"
         )
     fn: Callable[..., Any] | None = target.fn if isinstance(target, Definition) else target.run
     if fn is None:
-        raise IncompatibleVersion(f"{target!r} has no function that could be called as step {task.step!r}")
+        raise IncompatibleVersion(f"{target!r} has no function to call as step {task.step!r}")
     return fn
 
 
@@ -273,27 +265,26 @@ def _only(args: tuple[Any, ...]) -> Any:
     return value
 
 
-def _driven(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that has nothing to wait for."""
+def _run_to_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return the result of a coroutine that never waits."""
     try:
         coroutine.send(None)
     except StopIteration as done:
         return done.value
     coroutine.close()
-    raise TypeError("the agent answered something to be awaited, and that again something to be awaited")
+    raise TypeError("the agent returned an awaitable whose result is again an awaitable")
 
 
-# --- what goes wrong ----------------------------------------------------------------------------------------
 class TooLate(BaseException):
-    """The attempt was to begin before now, or not at all. Not for the step: its code has not begun."""
+    """The time to begin the attempt has passed. Not an error of the step: its code has not begun."""
 
 
 class _Stopped(Exception):
-    """The attempt was told to stop, and did."""
+    """The attempt was stopped on request."""
 
 
 class _TimedOut(Exception):
-    """The attempt's time was up."""
+    """The attempt exceeded its timeout."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -308,32 +299,32 @@ class _TimedOut(Exception):
         )
 
 
-def _explained(attempt: Attempt, error: BaseException) -> Failure:
+def _failure_of(attempt: Attempt, error: BaseException) -> Failure:
     found = failure_from(error)
-    # What cannot be reached now may be there at the next attempt; what cannot be read or written never will be.
-    if not attempt.needs or isinstance(error, (ClusterError, StorageUnavailable)):
+    # Another attempt may reach what is unreachable now, but never read or write what cannot be decoded or encoded.
+    if not attempt.phase_error or isinstance(error, (ClusterError, StorageUnavailable)):
         return found
     attempt.unreadable = isinstance(error, CorruptRecord)
-    what = attempt.needs.format(repr(attempt.task.step))
+    what = attempt.phase_error.format(repr(attempt.task.step))
     return replace(found, message=f"{what}: {found.message or found.type}", retryable=False)
 
 
 def failure_from(error: BaseException) -> Failure:
-    """An exception of a step as data, its traceback beginning where the step's own code does."""
+    """Return an exception of a step as data, with a traceback that begins at the step's own code."""
     own = error.__traceback__
-    while own is not None and _on_the_road(own):
+    while own is not None and _is_framework_frame(own):
         own = own.tb_next
     if own is not None:
         error.__traceback__ = own
     return failure_of(error)
 
 
-def _on_the_road(frame: TracebackType) -> bool:
-    return str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _ROAD
+def _is_framework_frame(frame: TracebackType) -> bool:
+    return str(frame.tb_frame.f_globals.get("__name__", "")).partition(".")[0] in _FRAMEWORK
 
 
 def cancelled(reason: str) -> Failure:
-    """The failure of an attempt that was cancelled from outside. Whoever cancelled it does not wait for it."""
+    """Return the failure of an attempt that was cancelled from outside; its caller no longer waits for it."""
     cls = asyncio.CancelledError
     return Failure(
         type=class_name(cls),
@@ -346,15 +337,10 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def read_arguments(codec: Codec, payload: bytes, fn: Callable[..., Any]) -> Arguments:
-    """The positional and keyword arguments for ``fn``.
-
-    Args:
-        codec: wrote the payload.
-        payload: an encoded (args, kwargs).
-        fn: the function that they are for.
+    """Return the positional and keyword arguments for ``fn`` from a payload with (args, kwargs).
 
     Raises:
-        CodecError: the payload cannot be read, not even through the annotations.
+        CodecError: if the payload cannot be read, not even through the annotations of ``fn``.
     """
     hints = _cached_hints(fn)
     try:
@@ -362,27 +348,27 @@ def read_arguments(codec: Codec, payload: bytes, fn: Callable[..., Any]) -> Argu
     except CodecError:
         if not hints:
             raise
-        # Objects whose class is gone become plain data, which the annotations then make into what is declared.
+        # Objects whose class no longer exists become plain data, which is converted by the annotations.
         args, kwargs = codec.decode(payload, tuple[tuple[Any, ...], dict[str, Any]])
     if not hints:
         return tuple(args), dict(kwargs)
-    return _each(fn, args, kwargs, lambda name, value: _rebuilt(codec, value, hints.get(name)))
+    return _map_arguments(fn, args, kwargs, lambda name, value: _convert(codec, value, hints.get(name)))
 
 
-def _rebuilt(codec: Codec, value: Any, hint: Any) -> Any:
+def _convert(codec: Codec, value: Any, hint: Any) -> Any:
     if hint is None or fits(value, hint):
         return value
     return codec.decode(codec.encode(value), hint)
 
 
-def _each(
+def _map_arguments(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], change: Callable[[str, Any], Any]
 ) -> Arguments:
-    """The arguments with each one changed, given the name of its parameter."""
+    """Return the arguments, each replaced by ``change(parameter name, value)``."""
     try:
         bound = inspect.signature(fn).bind(*args, **kwargs)
     except TypeError:
-        return tuple(args), dict(kwargs)  # they do not fit: calling the function says so best
+        return tuple(args), dict(kwargs)  # they do not fit: the call itself gives the best error
     for name, parameter in bound.signature.parameters.items():
         if name not in bound.arguments:
             continue
@@ -404,7 +390,7 @@ def _cached_hints(fn: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def _find_hints(fn: Callable[..., Any]) -> Mapping[str, Any]:
-    """The annotations that could rebuild an argument, by parameter; those that cannot be resolved are left out."""
+    """Return the annotations by which an argument can be converted; without those that cannot be resolved."""
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
@@ -428,10 +414,10 @@ _hints = functools.lru_cache(maxsize=1024)(_find_hints)
 
 
 def resolved(annotation: Any, fn: Any) -> Any:
-    """An annotation of a function with its names looked up; None if they cannot be."""
+    """Return an annotation of a function with its names resolved; None if they cannot be."""
     carrier = types.SimpleNamespace(__annotations__={"it": annotation})
     nearby: dict[str, Any] = {}
-    with contextlib.suppress(TypeError, ValueError):  # no plain function, or an empty cell: fewer names are known
+    with contextlib.suppress(TypeError, ValueError):  # not a plain function, or an empty cell: fewer names are known
         nearby = dict(inspect.getclosurevars(fn).nonlocals)
     try:
         return typing.get_type_hints(carrier, getattr(fn, "__globals__", {}), nearby, include_extras=True)["it"]

@@ -1,4 +1,4 @@
-"""Heartbeats of one attempt, taken from its step and sent to the coordinator at intervals."""
+"""Heartbeats of one attempt: recorded by its step, and sent to the coordinator at intervals."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any, NamedTuple
 
 
 class Heartbeat(NamedTuple):
-    """One heartbeat: the encoded progress, or None if it says nothing of that; and whether the step's code is done."""
+    """One heartbeat: the encoded progress (None if there is no new one), and whether the step's code has finished."""
 
     progress: bytes | None
     ran: bool = False
 
 
 class HeartbeatRecorder:
-    """See the module's docstring. Safe to use from several threads.
+    """Keeps the newest heartbeat of an attempt until it may be sent. Thread-safe.
 
     Args:
-        every: seconds between two beats that are taken, at least.
-        encode: writes a progress.
-        wake: called when there is something to be taken, now or soon; it must be quick.
+        every: minimum seconds between two heartbeats that are sent.
+        encode: encodes a progress.
+        wake: called when there is a new heartbeat; it must be quick.
 
     Example:
-        >>> beats = Beats(10.0, lambda value: str(value).encode(), lambda: None)
+        >>> beats = HeartbeatRecorder(10.0, lambda value: str(value).encode(), lambda: None)
         >>> beats.beat("half")
         >>> beats.take(1.0)
-        Beat(progress=b'half')
+        Heartbeat(progress=b'half', ran=False)
         >>> beats.beat("most")
         >>> beats.take(2.0), beats.due
         (None, 11.0)
@@ -38,52 +38,48 @@ class HeartbeatRecorder:
         self._encode = encode
         self._wake = wake
         self._lock = threading.Lock()
-        self._held: Heartbeat | None = None
+        self._pending: Heartbeat | None = None
         self._next = -math.inf
         self._ran = False
 
     def beat(self, progress: Any = None) -> None:
-        """The step is alive.
+        """Record that the step is alive.
 
         Args:
-            progress: how far it is; None leaves what was said last.
+            progress: how far it is; None keeps the last progress.
 
         Raises:
-            CodecError: the progress cannot be written.
+            CodecError: if the progress cannot be encoded.
         """
-        # Written at once: the step may change the object, and must see that it cannot be written.
+        # Encoded at once: the step may change the object later, and the error belongs to this call.
         beat = Heartbeat(None if progress is None else self._encode(progress))
         with self._lock:
-            first = self._held is None
+            first = self._pending is None
             if first or beat.progress is not None:
-                self._held = Heartbeat(beat.progress, self._ran)
+                self._pending = Heartbeat(beat.progress, self._ran)
         if first:
             self._wake()
 
     def ran(self) -> None:
-        """The step's code is done, which is said at once, and with all that follows; its result takes longer."""
+        """Record that the step's code has finished, while its result is still being stored. Sent at once."""
         with self._lock:
             if self._ran:
                 return
             self._ran = True
-            self._held = Heartbeat(None if self._held is None else self._held.progress, ran=True)
+            self._pending = Heartbeat(None if self._pending is None else self._pending.progress, ran=True)
             self._next = -math.inf
         self._wake()
 
     @property
     def due(self) -> float:
-        """When there is a beat to take, by the clock of :meth:`take`; infinity if the step said nothing new."""
-        return math.inf if self._held is None else self._next
+        """Return when a heartbeat may be taken, by the clock of :meth:`take`; infinity if there is no new one."""
+        return math.inf if self._pending is None else self._next
 
     def take(self, now: float) -> Heartbeat | None:
-        """The newest beat, if one may go out.
-
-        Args:
-            now: seconds of a clock that never goes back.
-        """
+        """Return the newest heartbeat, if one may be sent at ``now`` (seconds of a monotonic clock)."""
         with self._lock:
             if now < self.due:
                 return None
-            taken, self._held = self._held, None
+            taken, self._pending = self._pending, None
             self._next = now + self._every
             return taken

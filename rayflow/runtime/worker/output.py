@@ -1,8 +1,8 @@
-"""What steps print, collected line by line for the person who watches.
+"""Output capture: collects line by line what steps print.
 
-``sys.stdout`` and ``sys.stderr`` of the process are wrapped once. Everything still goes where it went; what is
-written inside a step is also collected. Threads that a step starts with ``threading.Thread`` do not inherit the
-context and are not collected; ``asyncio.to_thread`` does.
+``sys.stdout`` and ``sys.stderr`` of the process are wrapped once. Output still goes to the original stream; what a step
+writes is also collected. Threads that a step starts with ``threading.Thread`` do not inherit the context and are not
+captured; ``asyncio.to_thread`` does.
 """
 
 from __future__ import annotations
@@ -15,24 +15,22 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO
 
-#: Lines that one attempt keeps between two times that they are taken, and how long one may be.
+#: Lines of one attempt that are kept until they are sent, and characters of one line.
 LINES = 200
-
-
 WIDTH = 2_000
 
 
 class OutputLines:
-    r"""The last lines of what was written, complete ones only until the end.
+    r"""The last lines that an attempt has written; incomplete lines appear only at the end.
 
-    A carriage return begins the line again, as on a terminal, so that a progress bar is one line.
+    A carriage return begins the line again, as on a terminal, so a progress bar is one line.
 
     Args:
-        limit: lines to keep; of more, the last ones.
-        width: characters of a line to keep; of more, the first ones.
+        limit: number of lines to keep: the last ones.
+        width: characters of a line to keep: the first ones.
 
     Example:
-        >>> lines = Lines()
+        >>> lines = OutputLines()
         >>> lines.feed("stdout", "one\ntwo")
         >>> lines.take(), lines.take(end=True)
         (('one',), ('two',))
@@ -46,19 +44,19 @@ class OutputLines:
         self._partial: dict[str, str] = {}
 
     def feed(self, stream: str, text: str) -> None:
-        """Add what was written to a stream."""
+        """Add text that was written to a stream."""
         with self._lock:
             *whole, rest = (self._partial.get(stream, "") + text).split("\n")
             for line in whole:
                 self._add(line)
-            # One character more than fits shows that the line was longer.
+            # One more character than fits shows that the line was longer.
             self._partial[stream] = _visible(rest)[: self._width + 1] + ("\r" if rest.endswith("\r") else "")
 
     def take(self, *, end: bool = False) -> tuple[str, ...]:
-        """The lines since the last time; a first line says how many were dropped.
+        """Return the lines since the last call; if lines were dropped, the first one says how many.
 
         Args:
-            end: nothing follows: the last lines are taken too, complete or not.
+            end: whether nothing follows, so that incomplete lines are returned too.
         """
         with self._lock:
             if end:
@@ -86,8 +84,8 @@ _LINES: ContextVar[OutputLines | None] = ContextVar("rayflow_lines", default=Non
 
 
 @contextlib.contextmanager
-def collecting(lines: OutputLines) -> Iterator[None]:
-    """Collect what is written inside this block, in this context and those copied from it."""
+def capture(lines: OutputLines) -> Iterator[None]:
+    """Collect what this context, and those copied from it, write inside of this block."""
     token = _LINES.set(lines)
     try:
         yield
@@ -96,10 +94,10 @@ def collecting(lines: OutputLines) -> Iterator[None]:
 
 
 class Tee:
-    """A text stream that passes everything on, and collects what is written inside a step.
+    """A text stream that writes to another one, and collects what a step writes.
 
     Args:
-        original: the stream behind it; everything but writing is its own.
+        original: the other stream.
         name: "stdout" or "stderr".
     """
 
@@ -108,11 +106,11 @@ class Tee:
         self._name = name
 
     def write(self, text: str) -> int:
-        """Write to the original stream, and collect."""
+        """Write to the original stream, and collect the text."""
         lines = _LINES.get()
         if lines is None:
             return self._original.write(text)
-        # Somebody may have put a stream of their own around a Tee, and then a Tee around that: collected once.
+        # User code may wrap a Tee in its own stream, which is then wrapped in another Tee: the text is collected once.
         token = _LINES.set(None)
         try:
             written = self._original.write(text)
@@ -122,18 +120,18 @@ class Tee:
         return written
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each of them."""
+        """Write several lines."""
         for line in lines:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_original":  # only while it is being copied or unpickled
+        if name == "_original":  # only while this object is copied or unpickled
             raise AttributeError(name)
         return getattr(self._original, name)
 
 
 def install() -> None:
-    """Wrap the process's output streams, unless they are wrapped. It is cheap, and may be called again at any time."""
+    """Wrap the process's output streams, unless they are wrapped already. Cheap; may be called at any time."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, Tee):

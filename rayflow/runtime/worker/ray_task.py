@@ -1,7 +1,7 @@
-"""The body of a Ray task that runs one step in a process of its own.
+"""Ray task body: runs one step in its own process.
 
-It is a worker with one slot and one task, which lives as long as the task does. There is no early answer: that the
-task has begun is told to its coordinator.
+The body is a worker with one slot and one task, which lives as long as the task. There is no early reply: a message to
+the coordinator reports that the task has begun.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import Future, wait
 from dataclasses import replace
 
-from rayflow.runtime.actors.base import ActorSystem, Envelope, opened, send_to
+from rayflow.runtime.actors.base import ActorSystem, Envelope, as_envelope, send_to
 from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
@@ -19,12 +19,12 @@ from rayflow.runtime.worker.actor import Worker, WorkerSettings
 from rayflow.runtime.worker.attempt import Attempt
 from rayflow.runtime.worker.slots import key_of
 
-#: Seconds between two looks at whether the task was cancelled. Ray interrupts the main thread, but does not wake it:
-#: it is not to wait for longer than this at once.
-LOOK = 0.05
+#: Seconds between two checks whether the task was cancelled. Ray interrupts the main thread, but does not wake it, so
+#: the thread must not block for longer.
+POLL_INTERVAL = 0.05
 
 
-def run_own_task(
+def run_ray_task(
     system: ActorSystem,
     environment: Environment,
     settings: WorkerSettings,
@@ -33,26 +33,26 @@ def run_own_task(
     *,
     cancelled: threading.Event | None = None,
 ) -> bytes | Envelope:
-    """Run one step, and leave nothing behind.
+    """Run one step to its end.
 
-    An interrupt of the main thread cancels the attempt, which is then waited for: an async step cleans up, a sync one
-    sees it in ``step_context().cancelled``.
+    An interrupt of the main thread cancels the attempt and waits for its end: an async step cleans up, a sync step sees
+    ``step_context().cancelled``.
 
     Args:
-        system: where the coordinator and the store are found.
+        system: the actor system.
         environment: the code environment.
-        settings: as for a worker; its slots, setup and end do not matter here.
+        settings: settings of a worker; slots, setup and task limit are ignored.
         name: the name of the worker in the step's context.
         given: a packed BatchMessage with one task.
-        cancelled: another way to cancel, for threads, which nobody can interrupt.
+        cancelled: cancels the attempt where the task runs on a thread, which cannot be interrupted.
 
     Returns:
         A packed BatchReply.
     """
-    _hear_interrupts()
+    _enable_interrupts()
     if system.separate:
-        CodeChangeDetector(environment.paths).refresh()  # Ray may give it a process that has run another one
-    data, held = opened(given)
+        CodeChangeDetector(environment.paths).refresh()  # Ray may reuse the process of an earlier task
+    data, refs = as_envelope(given)
     message: BatchMessage = unpack(data)
     [task] = message.tasks
 
@@ -63,23 +63,23 @@ def run_own_task(
     alone = replace(settings, concurrency=1, setup="", max_tasks=None)
     worker = Worker(system, name, environment, alone, begun)
     answer: Future[bytes | Envelope] = Future()
-    request = Envelope(pack(message._replace(tell_begin=False)), held)
-    asked: list[bool] = []
+    request = Envelope(pack(message._replace(tell_begin=False)), refs)
+    interrupts: list[bool] = []
     go = threading.Event()
-    work = ((_answer, answer, go, worker, request), (_cancel_when_asked, answer, worker, task, asked, cancelled))
+    work = ((_answer, answer, go, worker, request), (_cancel_on_request, answer, worker, task, interrupts, cancelled))
     try:
         for target, *arguments in work:
             threading.Thread(target=target, args=arguments, name=f"{name}/{target.__name__}", daemon=True).start()
-        _await(answer, go, asked)
+        _await(answer, go, interrupts)
         return answer.result()
     finally:
-        answer.cancel()  # an interrupt before it began
+        answer.cancel()  # an interrupt may have come before the start
         go.set()
         worker.stop()
 
 
-def _hear_interrupts() -> None:
-    """Make interrupts arrive: a cluster that a shell started in the background ignores them, and its processes too."""
+def _enable_interrupts() -> None:
+    """Enable interrupts: a cluster that a shell started in the background ignores them, like all its processes."""
     on_main = threading.current_thread() is threading.main_thread()
     if on_main and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -91,31 +91,31 @@ def _answer(answer: Future[bytes | Envelope], go: threading.Event, worker: Worke
         return
     try:
         answer.set_result(worker.run(request))
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised where the task's result is
+    except BaseException as error:  # noqa: BLE001 - raised by the caller's result()
         answer.set_exception(error)
 
 
-def _await(answer: Future[bytes | Envelope], go: threading.Event, asked: list[bool]) -> None:
-    """Let it begin and wait for the answer; notes each interrupt, wherever it strikes."""
+def _await(answer: Future[bytes | Envelope], go: threading.Event, interrupts: list[bool]) -> None:
+    """Let the worker start, wait for its answer, and record each interrupt of this thread."""
     while True:
         try:
             go.set()
-            if wait((answer,), LOOK).done:
+            if wait((answer,), POLL_INTERVAL).done:
                 return
         except KeyboardInterrupt:
-            asked.append(True)
+            interrupts.append(True)
 
 
-def _cancel_when_asked(
+def _cancel_on_request(
     answer: Future[bytes | Envelope],
     worker: Worker,
     task: TaskMessage,
-    asked: list[bool],
+    interrupts: list[bool],
     cancelled: threading.Event | None,
 ) -> None:
-    """Cancel the task when somebody asks for that; on a thread of its own, which no interrupt strikes half way."""
-    while not wait((answer,), LOOK).done:
-        if (asked or (cancelled is not None and cancelled.is_set())) and worker.cancel(
-            *key_of(task), "nobody waits for it"
+    """Cancel the task on request; on a separate thread, which interrupts do not reach."""
+    while not wait((answer,), POLL_INTERVAL).done:
+        if (interrupts or (cancelled is not None and cancelled.is_set())) and worker.cancel(
+            *key_of(task), "its result is no longer wanted"
         ):
-            return  # else the worker does not even have it yet: it is told the next time
+            return  # otherwise the worker does not have the task yet, and is called again

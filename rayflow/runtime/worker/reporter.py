@@ -1,6 +1,6 @@
-"""Brings what steps say while they run to their coordinators: the lines that they print, and their heartbeats.
+"""Progress reporter: sends the output and the heartbeats of running steps to their coordinators.
 
-It owns one thread. Steps never wait for it, so one that beats in an event loop does not hold up the others there.
+The reporter owns one thread. Steps never wait for it, so a heartbeat in an event loop does not delay other steps there.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ from rayflow.runtime.worker.attempt import Attempt
 
 log = logging.getLogger(__name__)
 
-#: Seconds after which a step's lines are sent ahead of its outcome, and between two times that they are.
+#: Seconds after which a step's output is sent ahead of its outcome, and between two such messages.
 LINES_AFTER = 0.5
 
 
 class ProgressReporter:
-    """See the module's docstring.
+    """Reports on the running attempts of one worker.
 
     Args:
-        system: where coordinators are found.
-        attempts: answers the attempts under way.
+        attempts: returns the running attempts.
     """
 
     def __init__(self, system: ActorSystem, attempts: Callable[[], list[Attempt]]) -> None:
@@ -36,24 +35,24 @@ class ProgressReporter:
         self._ended = False
 
     def start(self, name: str) -> None:
-        """Start the thread, of that name."""
+        """Start the thread under that name."""
         threading.Thread(target=self._serve, name=name, daemon=True).start()
 
-    def work(self) -> None:
-        """There are attempts under way."""
+    def resume(self) -> None:
+        """Resume, because an attempt runs."""
         self._working.set()
 
-    def rest(self) -> None:
-        """There are none."""
+    def pause(self) -> None:
+        """Pause, because no attempt runs."""
         if not self._ended:
             self._working.clear()
 
     def wake(self) -> None:
-        """A step beats."""
+        """Send a new heartbeat soon."""
         self._woken.set()
 
     def stop(self) -> None:
-        """End the thread. Not to be called at the same time as :meth:`rest`."""
+        """End the thread. The caller ensures that :meth:`pause` is not called at the same time."""
         self._ended = True
         self._working.set()
         self._woken.set()
@@ -70,32 +69,32 @@ class ProgressReporter:
             now = time.monotonic()
             attempts = self._attempts()
             for attempt in attempts:
-                self._bring_beat(attempt, now)
+                self._send_heartbeat(attempt, now)
             if now >= lines_at:
                 for attempt in attempts:
                     if now - attempt.since >= LINES_AFTER:
-                        self._bring_lines(attempt)
+                        self._send_lines(attempt)
                 lines_at = now + LINES_AFTER
             wake_at = min([lines_at, *(attempt.beats.due for attempt in attempts)])
 
-    def _bring_beat(self, attempt: Attempt, now: float) -> None:
+    def _send_heartbeat(self, attempt: Attempt, now: float) -> None:
         beat = attempt.beats.take(now)
         if beat is not None:
             task = attempt.task
-            self._tell(attempt, "beat", (task.execution_id, task.seq, task.attempt), task.epoch, tuple(beat))
+            self._send(attempt, "heartbeat", (task.execution_id, task.seq, task.attempt), task.epoch, tuple(beat))
 
-    def _bring_lines(self, attempt: Attempt) -> None:
+    def _send_lines(self, attempt: Attempt) -> None:
         lines = attempt.lines.take()
         if lines:
             task = attempt.task
-            self._tell(attempt, "output", task.execution_id, task.seq, task.step, lines)
+            self._send(attempt, "output", task.execution_id, task.seq, task.step, lines)
 
-    def _tell(self, attempt: Attempt, method: str, *args: Any) -> None:
+    def _send(self, attempt: Attempt, method: str, *args: Any) -> None:
         task = attempt.task
         try:
             self._system.find(attempt.coordinator).send(method, *args)
         except ActorLost as error:
-            log.info("nobody watches step %s of %s any more: %s", task.step, task.execution_id, error)
+            log.info("step %s of %s has no coordinator to report to: %s", task.step, task.execution_id, error)
         except Exception:
-            # Whatever it is, the other steps' heartbeats must go on: without them they count as hung.
-            log.exception("cannot tell %s of step %s of %s", attempt.coordinator, task.step, task.execution_id)
+            # Whatever it is, the other steps' heartbeats must be sent: without them the steps count as hung.
+            log.exception("cannot report step %s of %s to %s", task.step, task.execution_id, attempt.coordinator)

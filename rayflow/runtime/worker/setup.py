@@ -1,7 +1,7 @@
-"""What a pool's setup did in one worker: run once, kept for the steps, left when the worker stops.
+"""Pool setup in one worker: run once, kept for the steps, ended when the worker stops.
 
-A sync setup runs on the thread that asks for it; what is awaitable runs on the worker's loop. An async context
-manager is entered and left by one task there, since task groups and cancel scopes insist on that.
+A sync setup runs on the thread that calls :meth:`PoolSetup.begin`; an async one runs on the worker's event loop. One
+task there enters and exits an async context manager, as task groups and cancel scopes require.
 """
 
 from __future__ import annotations
@@ -22,19 +22,16 @@ from rayflow.runtime.worker.attempt import failure_from
 
 log = logging.getLogger(__name__)
 
-#: Seconds that leaving an async context manager may take.
-LEAVE_WITHIN = 10.0
+#: Seconds that the exit of an async context manager may take.
+EXIT_TIMEOUT = 10.0
 
 
 class PoolSetup:
-    """See the module's docstring.
+    """The setup of one worker.
 
     Args:
-        text: the setup, as :func:`~rayflow.definition.setup.load_setup` finds it; "" for none.
-        pool: the pool's name, for messages.
-        fetch: answers a blob's bytes.
-        loop: the worker's loop.
-        allow_pickle: whether the setup may have been stored by value.
+        text: the setup, as :func:`~rayflow.definition.setup.load_setup` takes it; "" for none.
+        allow_pickle: whether the setup may be stored by value.
     """
 
     def __init__(self, text: str, pool: str, fetch: Fetch, loop: LoopThread, *, allow_pickle: bool = True) -> None:
@@ -48,14 +45,14 @@ class PoolSetup:
         self._done = threading.Event()
         self._failed = ""
         self._value: Any = None
-        self._leave: Callable[[], None] | None = None
+        self._exit: Callable[[], None] | None = None
         self._ended = False
 
     def begin(self) -> None:
-        """Run the setup, the first time; at any time, wait until it has run.
+        """Run the setup on the first call; on any call, wait until it has run.
 
         Raises:
-            ClusterError: it failed; this names the setup, the pool and the exception.
+            ClusterError: if it failed; the message names the setup, the pool and the exception.
         """
         if not self._text:
             return
@@ -64,56 +61,56 @@ class PoolSetup:
         if first:
             try:
                 self._run()
-            except BaseException as error:  # noqa: BLE001 - also SystemExit: the pool is told, and starts another one
+            except BaseException as error:  # noqa: BLE001 - also SystemExit: the pool receives it and starts another worker
                 failure = failure_from(error)
                 self._failed = f"{failure.type}: {failure.message}\n{failure.traceback}"
             self._done.set()
-            if self._ended:  # the worker was stopped meanwhile
+            if self._ended:  # the worker was stopped in the meantime
                 self.end()
         self._done.wait()
         if self._failed:
             raise ClusterError(f"the setup {self._text} of pool {self._pool!r} failed: {self._failed}")
 
     def value(self) -> Any:
-        """What the steps get of it.
+        """Return the setup's value for ``step_context().setup``.
 
         Raises:
-            RuntimeError: no setup has run here.
+            RuntimeError: if no setup has run here.
         """
         if not self._done.is_set() or self._failed:
             raise RuntimeError(
-                "rf.step_context().setup: no setup has run where this step runs. Either the step's pool has none "
-                "(PoolConfig(setup=...)), or the step is not on one of its workers: a local step runs in the "
-                "coordinator, and a step with resources or a runtime_env of its own in a process of its own"
+                "rf.step_context().setup: no setup has run in the process of this step. Either the step's pool has no "
+                "setup (PoolConfig(setup=...)), or the step does not run on a worker of the pool: a local step runs in "
+                "the coordinator, and a step with its own resources or runtime_env in its own process"
             )
         return self._value
 
     def end(self) -> None:
-        """Leave what was entered. One that still begins is left when it has begun."""
+        """Exit the setup's context manager. A setup that still runs is ended when it has run."""
         self._ended = True
         if not self._done.is_set():
             return
         with self._lock:
-            leave, self._leave = self._leave, None
-        if leave is not None:
+            exit_context, self._exit = self._exit, None
+        if exit_context is not None:
             try:
-                leave()
+                exit_context()
             except BaseException:
-                log.exception("the setup %s of pool %r could not be left", self._text, self._pool)
+                log.exception("the setup %s of pool %r failed to end", self._text, self._pool)
 
     def _run(self) -> None:
         answer = load_setup(self._text, self._fetch, allow_pickle=self._allow_pickle)()
-        # Before what is awaitable: connections often are both, and entering them awaits them.
+        # Context managers before awaitables: connections are often both, and entering them awaits them.
         if not _is_manager(answer) and inspect.isawaitable(answer):
             answer = self._on_loop(_awaited(answer))
         if _is_async_manager(answer):
-            stay = _Stay(answer)
-            self._value = self._on_loop(stay.enter())
-            self._leave = lambda: self._on_loop(stay.leave())
+            context = _AsyncContext(answer)
+            self._value = self._on_loop(context.enter())
+            self._exit = lambda: self._on_loop(context.exit())
         elif _is_manager(answer):
             stack = contextlib.ExitStack()
             self._value = stack.enter_context(answer)
-            self._leave = stack.close
+            self._exit = stack.close
         else:
             self._value = answer
 
@@ -124,34 +121,34 @@ class PoolSetup:
         return value
 
 
-class _Stay:
-    """One task on the loop that enters an async context manager, waits, and leaves it."""
+class _AsyncContext:
+    """One task on the event loop that enters an async context manager, waits, and exits it."""
 
     def __init__(self, manager: Any) -> None:
         self._manager = manager
-        self._left = asyncio.Event()
+        self._exiting = asyncio.Event()
         self._entered = asyncio.Event()
         self._value: Any = None
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
 
-    # What goes wrong is answered, not raised: asyncio lets SystemExit end the whole loop.
+    # Errors are returned, not raised: with asyncio, SystemExit would end the whole loop.
     async def enter(self) -> tuple[Any, BaseException | None]:
-        self._task = asyncio.create_task(self._stay())
+        self._task = asyncio.create_task(self._hold_open())
         await self._entered.wait()
         return self._value, self._error
 
-    async def leave(self) -> tuple[Any, BaseException | None]:
+    async def exit(self) -> tuple[Any, BaseException | None]:
         assert self._task is not None
-        self._left.set()
-        done, _ = await asyncio.wait({self._task}, timeout=LEAVE_WITHIN)
-        return None, self._error if done else TimeoutError(f"it takes longer than {LEAVE_WITHIN:g} s")
+        self._exiting.set()
+        done, _ = await asyncio.wait({self._task}, timeout=EXIT_TIMEOUT)
+        return None, self._error if done else TimeoutError(f"the exit takes longer than {EXIT_TIMEOUT:g} s")
 
-    async def _stay(self) -> None:
+    async def _hold_open(self) -> None:
         try:
             async with self._manager as self._value:
                 self._entered.set()
-                await self._left.wait()
+                await self._exiting.wait()
         except BaseException as error:  # noqa: BLE001 - see above
             self._error = error
         self._entered.set()
@@ -160,7 +157,7 @@ class _Stay:
 async def _awaited(answer: Any) -> tuple[Any, BaseException | None]:
     try:
         return await answer, None
-    except BaseException as error:  # noqa: BLE001 - see _Stay
+    except BaseException as error:  # noqa: BLE001 - see _AsyncContext
         return None, error
 
 

@@ -1,7 +1,7 @@
-"""What a worker holds: its slots, the batches on them, and what it refuses.
+"""Slots of a worker: the batches on them, and what the worker refuses.
 
-It owns the decisions and no thread, lock or clock: the worker calls it under its one lock and performs what it
-says. So a task that is given back can never be one that was begun.
+This state owns the decisions, and no thread, lock or clock: the worker calls it under its one lock. So a task that is
+returned has never begun.
 """
 
 from __future__ import annotations
@@ -18,76 +18,77 @@ from rayflow.runtime.worker.attempt import Attempt, cancelled
 Key = tuple[str, int, int]
 """Execution id, sequence number, attempt."""
 
-#: Executions whose newest epoch is remembered, and revoked tokens; the oldest are forgotten first.
+#: Number of executions whose newest epoch is remembered, and of revoked tokens; the oldest are forgotten first.
 REMEMBERED = 10_000
 
-#: Outcomes of batches that were answered early are kept for those who ask: so many batches, so many seconds after
-#: their end, and so many after they were asked for (the answer may have been lost).
-KEPT = 256
-KEEP = 300.0
-KEEP_COLLECTED = 30.0
+#: Finished batches that got an early reply are kept for `collect`: their maximum number, the seconds after their end,
+#: and the seconds after they were collected (that reply may have been lost).
+MAX_FINISHED = 256
+FINISHED_TTL = 300.0
+COLLECTED_TTL = 30.0
 
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """A batch on one of the slots, or what is left of one.
+    """A batch on one of the slots, or a finished one.
 
-    ``settled`` is set when all that was not given back has ended, or never will on this worker.
+    ``settled`` is set when all tasks that were not returned have ended, or never will on this worker.
     """
 
     message: BatchMessage
     waiting: deque[TaskMessage]
     outcomes: list[TaskOutcome] = field(default_factory=list)
     given_back: list[Key] = field(default_factory=list)
-    #: What was under way when the worker stopped.
+    #: The tasks that ran when the worker stopped.
     stopped: list[Key] = field(default_factory=list)
     running: TaskMessage | None = None
     attempt: Attempt | None = None
-    over: bool = False
-    #: How many outcomes went out with an early answer; None if there was none.
+    finished: bool = False
+    #: Number of outcomes in the early reply; None if there was no early reply.
     answered: int | None = None
-    #: How many of those given back it told.
+    #: Number of returned tasks in the early reply.
     returned: int = 0
     expires: float = 0.0
-    #: Handles on large values: those that came with it, and those that are to be told with its answer.
-    held: Mapping[str, ObjectRef] = field(default_factory=dict)
-    made: dict[str, ObjectRef] = field(default_factory=dict)
+    #: References to large values: those that came with the batch, and new ones for its reply.
+    refs: Mapping[str, ObjectRef] = field(default_factory=dict)
+    new_refs: dict[str, ObjectRef] = field(default_factory=dict)
     settled: threading.Event = field(default_factory=threading.Event)
 
 
 class WorkerSlots:
-    """See the module's docstring.
+    """The slots of one worker.
 
     Args:
-        slots: batches that are worked on at once.
-        most: tasks that are begun, after which no batch is taken any more; None for any number.
-        remembered: how many executions' epochs, and how many revoked tokens.
-        kept: how many batches that were answered early are kept after their end.
+        slots: batches that run at the same time.
+        most: number of tasks after which no batch is accepted; None for no limit.
+        remembered: number of epochs of executions, and of revoked tokens, to remember.
+        keep: number of finished batches to keep for `collect`.
     """
 
-    def __init__(self, slots: int, *, most: int | None = None, remembered: int = REMEMBERED, kept: int = KEPT) -> None:
+    def __init__(
+        self, slots: int, *, most: int | None = None, remembered: int = REMEMBERED, keep: int = MAX_FINISHED
+    ) -> None:
         self._slots = slots
         self._left = most
         self._remembered = remembered
-        self._keep = kept
+        self._max_finished = keep
         self._epochs: OrderedDict[str, int] = OrderedDict()
         self._revoked: OrderedDict[str, None] = OrderedDict()
-        self._kept: OrderedDict[str, Batch] = OrderedDict()
+        self._finished: OrderedDict[str, Batch] = OrderedDict()
         self.active: dict[str, Batch] = {}
         self.pool_epoch = 0
         self.closed = False
-        #: What is under way was told to stop: however it ends, that is not its own doing.
+        #: Running tasks were told to stop: however they end, that is not their own result.
         self._ending = False
-        #: Counts what begins and ends: it stands still only while nothing happens.
+        #: Grows with each task that begins or ends.
         self.progress = 0
 
-    # --- what is taken -------------------------------------------------------------------------------------
     def find(self, batch_id: str) -> Batch | None:
-        """The batch of that id, if it is under way or kept."""
-        return self.active.get(batch_id) or self._kept.get(batch_id)
+        """Return the batch of that id, if it runs or is kept."""
+        return self.active.get(batch_id) or self._finished.get(batch_id)
 
     def refusal(self, message: BatchMessage) -> str:
-        """Why a batch is not taken: "stale", "busy", or "" if it is."""
+        """Return why a batch is refused: "stale", "busy", or "" if it is accepted."""
         if message.pool_epoch < self.pool_epoch or message.token in self._revoked:
             return "stale"
         self.pool_epoch = message.pool_epoch
@@ -95,11 +96,11 @@ class WorkerSlots:
 
     @property
     def worn(self) -> bool:
-        """Whether as many tasks were begun as may be, or no further one may."""
+        """Return whether no further task may begin, because the limit is reached or the code is outdated."""
         return self._left is not None and self._left <= 0
 
     def wear_out(self) -> None:
-        """Take no further task."""
+        """Accept no further task."""
         self._left = 0
 
     def take(self, message: BatchMessage) -> Batch:
@@ -111,14 +112,14 @@ class WorkerSlots:
         return batch
 
     def revoke(self, execution_id: str, epoch: int) -> None:
-        """Below that epoch nothing of the execution is begun any more."""
+        """Refuse tasks of an execution below that epoch."""
         known = self._epochs.pop(execution_id, 0)
         self._epochs[execution_id] = max(known, epoch)
         if len(self._epochs) > self._remembered:
             self._epochs.popitem(last=False)
 
     def revoke_token(self, token: str, mono: float) -> None:
-        """Nothing more is begun or taken with that token."""
+        """Refuse a token, and return its tasks that have not begun."""
         self._revoked[token] = None
         if len(self._revoked) > self._remembered:
             self._revoked.popitem(last=False)
@@ -126,14 +127,13 @@ class WorkerSlots:
             self.give_back(batch, mono)
 
     def in_use(self, token: str) -> bool:
-        """Whether something still runs with that token."""
+        """Return whether a task runs on that token."""
         return any(batch.message.token == token for batch in self.active.values())
 
-    # --- how it goes on ------------------------------------------------------------------------------------
     def begin(self, batch: Batch, now: float, mono: float) -> TaskMessage | None:
-        """The next task of a batch, which begins now; None at its end, when its slot is free again.
+        """Return the next task of a batch, which begins now; None at the batch's end, when its slot is free.
 
-        What a newer coordinator has taken over is refused.
+        Tasks of an execution that a newer coordinator has claimed are refused.
 
         Args:
             batch: the batch.
@@ -154,9 +154,9 @@ class WorkerSlots:
         return None
 
     def finish(self, batch: Batch, outcome: TaskOutcome, mono: float) -> None:
-        """The running task of a batch ended."""
-        if batch.over:
-            return  # it was given up before
+        """Record the outcome of the running task of a batch."""
+        if batch.finished:
+            return  # it was abandoned before
         if self._ending:
             batch.stopped.append((outcome.execution_id, outcome.seq, outcome.attempt))
         else:
@@ -167,8 +167,8 @@ class WorkerSlots:
             self._end(batch, mono)
 
     def not_begun(self, batch: Batch, mono: float) -> None:
-        """The running task of a batch was not begun after all: it was too late for that."""
-        if batch.over or batch.running is None:
+        """Return the running task of a batch, because its time to begin had passed."""
+        if batch.finished or batch.running is None:
             return
         batch.given_back.append(key_of(batch.running))
         batch.running = batch.attempt = None
@@ -176,77 +176,75 @@ class WorkerSlots:
             self._end(batch, mono)
 
     def _end(self, batch: Batch, mono: float) -> None:
-        if batch.over:
+        if batch.finished:
             return
-        batch.over = True
+        batch.finished = True
         del self.active[batch.message.id]
         if batch.answered is not None:
-            batch.expires = mono + KEEP
-            self._kept[batch.message.id] = batch
+            batch.expires = mono + FINISHED_TTL
+            self._finished[batch.message.id] = batch
             self._prune(mono)
         batch.settled.set()
 
     def _prune(self, mono: float) -> None:
-        for batch_id in [batch_id for batch_id, batch in self._kept.items() if batch.expires < mono]:
-            del self._kept[batch_id]
-        while len(self._kept) > self._keep:
-            self._kept.popitem(last=False)
+        for batch_id in [batch_id for batch_id, batch in self._finished.items() if batch.expires < mono]:
+            del self._finished[batch_id]
+        while len(self._finished) > self._max_finished:
+            self._finished.popitem(last=False)
 
-    # --- what is answered ----------------------------------------------------------------------------------
-    def answer(self, batch: Batch, mono: float) -> BatchReply:
-        """The answer to a batch, at its end or because patience is: what has not begun is given back."""
+    def reply(self, batch: Batch, mono: float) -> BatchReply:
+        """Return the reply to a batch, at its end or early; tasks that have not begun are returned."""
         self.give_back(batch, mono)
-        if not batch.over:
+        if not batch.finished:
             batch.answered, batch.returned = len(batch.outcomes), len(batch.given_back)
         return _under_way(batch)._replace(
             outcomes=tuple(batch.outcomes), not_begun=tuple(batch.given_back), stopped=tuple(batch.stopped)
         )
 
     def give_back(self, batch: Batch, mono: float) -> None:
-        """Withdraw what has not begun. The slot is free at once if nothing runs."""
+        """Withdraw the tasks that have not begun. The slot is free at once if no task runs."""
         batch.given_back.extend(key_of(task) for task in batch.waiting)
         batch.waiting.clear()
         if batch.running is None:
             self._end(batch, mono)
 
     def collect(self, batch: Batch, mono: float) -> BatchReply:
-        """What came of the task that was running when a batch was answered early."""
-        if not batch.over:
+        """Return the outcome of the task that ran at the early reply to a batch."""
+        if not batch.finished:
             return _under_way(batch)
-        batch.expires = min(batch.expires, mono + KEEP_COLLECTED)
+        batch.expires = min(batch.expires, mono + COLLECTED_TTL)
         return BatchReply(
             tuple(batch.outcomes[batch.answered or 0 :]),
             not_begun=tuple(batch.given_back[batch.returned :]),
             stopped=tuple(batch.stopped),
         )
 
-    # --- the end -------------------------------------------------------------------------------------------
     def close(self, mono: float) -> None:
-        """Take nothing more, and give back what has not begun."""
+        """Accept no more batches, and return the tasks that have not begun."""
         self.closed = True
         for batch in list(self.active.values()):
             self.give_back(batch, mono)
 
     def end(self) -> list[Attempt]:
-        """The attempts under way, which are to be told to stop. From now on nothing that comes of them counts."""
+        """Return the running attempts, which the caller stops. Their outcomes no longer count."""
         self._ending = True
         return [batch.attempt for batch in self.active.values() if batch.attempt is not None]
 
-    def give_up(self, mono: float) -> None:
-        """Wait no more for those that did not stop."""
+    def abandon(self, mono: float) -> None:
+        """Abandon the attempts that did not stop."""
         for batch in list(self.active.values()):
-            assert batch.running is not None, "what had not begun was given back before"
+            assert batch.running is not None, "tasks that had not begun were returned before"
             batch.stopped.append(key_of(batch.running))
             batch.running = batch.attempt = None
             self._end(batch, mono)
 
     def cancel(self, key: Key, epoch: int | None, reason: str, now: float) -> tuple[bool, list[Attempt]]:
-        """Withdraw a task that has not begun; find the attempts that have to be told.
+        """Withdraw a task that has not begun, or find its running attempts.
 
         Args:
-            key: which task.
-            epoch: only those of coordinators up to this one; None for all.
-            reason: why, for the failure.
+            key: the task.
+            epoch: only tasks of coordinators up to this epoch; None for all.
+            reason: why, for the failure's message.
             now: seconds since the epoch.
 
         Returns:
@@ -254,18 +252,18 @@ class WorkerSlots:
         """
         known, attempts = False, []
         for batch in self.active.values():
-            for task in [task for task in batch.waiting if _meant(task, key, epoch)]:
+            for task in [task for task in batch.waiting if _matches(task, key, epoch)]:
                 batch.waiting.remove(task)
                 batch.outcomes.append(TaskOutcome(*key, None, cancelled(reason), now, now))
                 known = True
-            if batch.running is not None and _meant(batch.running, key, epoch):
+            if batch.running is not None and _matches(batch.running, key, epoch):
                 known = True
                 if batch.attempt is not None:
                     attempts.append(batch.attempt)
         return known, attempts
 
     def census(self) -> list[tuple[str, str, int, int]]:
-        """One row for each slot in use: token, and the task that is under way there or comes next."""
+        """Return one row for each slot in use: the token, and the task that runs there or is next."""
         rows = []
         for batch in self.active.values():
             task = batch.running or (batch.waiting[0] if batch.waiting else None)
@@ -275,7 +273,7 @@ class WorkerSlots:
 
 
 def key_of(task: TaskMessage) -> Key:
-    """What names an attempt."""
+    """Return the key of an attempt."""
     return task.execution_id, task.seq, task.attempt
 
 
@@ -285,5 +283,5 @@ def _under_way(batch: Batch) -> BatchReply:
     return BatchReply(running=key_of(batch.running), began=0.0 if batch.attempt is None else batch.attempt.began)
 
 
-def _meant(task: TaskMessage, key: Key, epoch: int | None) -> bool:
+def _matches(task: TaskMessage, key: Key, epoch: int | None) -> bool:
     return key_of(task) == key and (epoch is None or task.epoch <= epoch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from typing import Any, NoReturn, Protocol
 import cloudpickle
 import msgpack
 
+from rayflow.core.interpreter.source_lines import origin_of
 from rayflow.definition.agent import AgentResult
 from rayflow.errors import CodecError, RayflowError, class_name
 from rayflow.storage.codec.annotations import children, fits, names_classes, path_to, rebuild, unpicklable
@@ -388,6 +390,14 @@ class _RefusedError(Exception):
                 "allow_pickle is off. Make it a dataclass or pydantic model of an importable module, or plain data"
             )
         step, culprit = unpicklable(self.part)
+        if inspect.isawaitable(culprit):
+            what = getattr(culprit, "__qualname__", class_name(type(culprit)))
+            if inspect.iscoroutine(culprit):
+                culprit.close()  # Python need not warn of it as well
+            return (
+                f"cannot write {_where(path + step)}: {what!r} was called{origin_of(culprit)} without `await`, so "
+                f"this is a {class_name(type(culprit))} and not its result. Write `await` in front of the call"
+            )
         return (
             f"cannot write {_where(path + step)}: a {class_name(type(culprit))} cannot be serialised "
             f"({self.reason}). Pass what it is made from (an address, a path, a key) and make it inside the step"

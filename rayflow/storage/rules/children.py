@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from rayflow.core.events import RequestCompleted, label
 from rayflow.core.failures import failure_of
-from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, Failure, RayflowError
+from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, RayflowError
 from rayflow.ids import ExecutionStatus
 from rayflow.storage.codec.journal import decode_failure
-from rayflow.storage.model import ExecutionRecord, InboxRow
-from rayflow.storage.operations import Answer, Append, StartChild
+from rayflow.storage.model import ExecutionRecord
+from rayflow.storage.operations import Append, StartChild
+from rayflow.storage.rules.protocols import Reads, TransactionView
 from rayflow.storage.rules.starts import cancel_row, rewinds_at_call
-
-
-class ChildReads(Protocol):
-    """Reads of children from the store, in the transaction that writes them."""
-
-    def bound_children(self, execution_id: str) -> Sequence[str]:
-        """Return the unfinished children that an execution does not wait for and that are cancelled when it ends."""
-
-
-class TransactionView(Protocol):
-    """Records of a transaction after the operations so far, and how they are changed."""
-
-    started: list[str]
-
-    def head(self, execution_id: str) -> ExecutionRecord | None:
-        """Return an execution's row, or None."""
-
-    def start(self, record: ExecutionRecord) -> RayflowError | None:
-        """Start an execution that does not exist; return the reason if it cannot be started."""
-
-    def deliver(self, execution_id: str, row: InboxRow) -> Answer:
-        """Add a row to an inbox."""
-
-    def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
-        """Add the answer to a request to the execution's inbox."""
-
-    def tell(
-        self,
-        execution_id: str,
-        step: int,
-        about: str,
-        operation: Append,
-        *,
-        value: str | None = None,
-        failure: RayflowError | Failure | None = None,
-    ) -> None:
-        """Answer a request of this append, with a value or a failure."""
 
 
 class ChildRules:
     """Rules of parents and children within one transaction."""
 
-    def __init__(self, book: TransactionView, reads: ChildReads) -> None:
+    def __init__(self, book: TransactionView, reads: Reads) -> None:
         self._book = book
         self._reads = reads
 

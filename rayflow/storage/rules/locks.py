@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from rayflow.core.events import RequestCompleted, label
 from rayflow.core.locks import machine
@@ -11,36 +10,14 @@ from rayflow.core.locks.machine import Change, Claim, Claimant, Lock
 from rayflow.errors import RayflowError
 from rayflow.storage.codec.journal import decode_failure
 from rayflow.storage.operations import ExpireLeases, FailLockWait, LeaveLease, TakeLease, TakeLock
-
-
-class LockReads(Protocol):
-    """Reads of locks from the store, in the transaction that writes them."""
-
-    def lock(self, name: str) -> Lock | None:
-        """Return a lock with its claims, or None."""
-
-    def locks_of(self, execution_id: str) -> Sequence[str]:
-        """Return the names of the locks in which an execution has claims."""
-
-    def leased_locks(self) -> Sequence[str]:
-        """Return the names of the locks in which leases have claims."""
-
-
-class ClaimListener(Protocol):
-    """Receiver of grants and of changed numbers of claims."""
-
-    def put_answer(self, execution_id: str, answer: RequestCompleted, key: str) -> None:
-        """Receive the grant or the rejection of an execution's claim."""
-
-    def claims_changed(self, execution_id: str, change: int) -> None:
-        """Add to the number of lock permits that an execution holds or waits for."""
+from rayflow.storage.rules.protocols import Reads, TransactionView
 
 
 class LockRules:
     """Rules of locks within one transaction."""
 
-    def __init__(self, told: ClaimListener, reads: LockReads) -> None:
-        self._told = told
+    def __init__(self, view: TransactionView, reads: Reads) -> None:
+        self._view = view
         self._reads = reads
         self._before: dict[str, Lock | None] = {}
         self._now: dict[str, Lock] = {}
@@ -60,7 +37,7 @@ class LockRules:
         self._change(change, at)
         claim = change.lock.claim_of(claimant)
         if claim is not None and claim.token and claim not in change.granted:
-            self._told.put_answer(execution_id, _granted(claim, at), key)
+            self._view.put_answer(execution_id, _granted(claim, at), key)
         return None
 
     def leave(self, name: str, claimant: Claimant, at: float) -> None:
@@ -119,7 +96,7 @@ class LockRules:
         self._change(machine.release(lock, claimant), operation.at)
         failure = decode_failure(operation.failure, execution_id=operation.execution_id)
         answer = RequestCompleted(operation.at, operation.step, label("lock", operation.name), failure=failure)
-        self._told.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
+        self._view.put_answer(operation.execution_id, answer, f"broken/{operation.name}/{claim.order}")
 
     def _lock(self, name: str) -> Lock | None:
         if name not in self._before:
@@ -133,14 +110,14 @@ class LockRules:
         self._count(() if before is None else before.claims, change.lock.claims)
         for claim in change.granted:
             if claim.execution_id:
-                self._told.put_answer(claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}")
+                self._view.put_answer(claim.execution_id, _granted(claim, at), f"lock/{claim.name}/{claim.order}")
 
     def _count(self, before: Sequence[Claim], after: Sequence[Claim]) -> None:
         known, now = {c.order: c.execution_id for c in before}, {c.order: c.execution_id for c in after}
         gone = [(name, -1) for order, name in known.items() if name and order not in now]
         new = [(name, 1) for order, name in now.items() if name and order not in known]
         for name, change in gone + new:
-            self._told.claims_changed(name, change)
+            self._view.claims_changed(name, change)
 
 
 def _granted(claim: Claim, at: float) -> RequestCompleted:

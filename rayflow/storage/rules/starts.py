@@ -29,6 +29,7 @@ def new_record(
     encode: Callable[[Any], bytes],
     nonce: str,
     now: float,
+    seed: int | None = None,
 ) -> ExecutionRecord:
     """Return the row of a new execution.
 
@@ -41,6 +42,7 @@ def new_record(
         encode: encodes the input.
         nonce: identifies this start and its repetitions.
         now: seconds since the epoch.
+        seed: of its random numbers; None derives it from the nonce.
 
     Raises:
         InvalidArgument: the id is not valid.
@@ -55,6 +57,7 @@ def new_record(
         options=options,
         nonce=nonce,
         now=now,
+        seed=seed,
     )
 
 
@@ -67,6 +70,7 @@ def new_execution(
     options: ExecutionOptions,
     nonce: str,
     now: float,
+    seed: int | None = None,
 ) -> ExecutionRecord:
     """Return the row of a new execution with encoded input.
 
@@ -78,6 +82,7 @@ def new_execution(
         options: the execution's options.
         nonce: identifies this start.
         now: seconds since the epoch.
+        seed: of its random numbers; None derives it from the nonce.
 
     Raises:
         InvalidArgument: the id is not valid.
@@ -100,8 +105,14 @@ def new_execution(
         runnable_at=begins,
         singleton=options.singleton or "",
         deadline=deadline,
+        seed=derived_seed(nonce) if seed is None else seed,
         attributes=dict(options.attributes),
     )
+
+
+def derived_seed(origin: str) -> int:
+    """Return a seed of random numbers, 0 to 2**63 - 1, that follows from a text alone."""
+    return int.from_bytes(hashlib.sha256(origin.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
 def times_of(options: ExecutionOptions, now: float) -> tuple[float, float | None]:
@@ -163,6 +174,14 @@ def call_nonce(parent: ExecutionRecord, step: int, rewinds: int = 0) -> str:
     the numbers of superseded calls to other calls.
     """
     return f"{parent.start_nonce}/{parent.run}/{step}" + (f"~{rewinds}" if rewinds else "")
+
+
+def child_seed(parent: ExecutionRecord, step: int, rewinds: int = 0) -> int:
+    """Return the seed of a child's random numbers, which follows from its parent's and from the call.
+
+    A fork has the seed of its source, so the parent's id and start count as well.
+    """
+    return derived_seed(f"{parent.seed}/{parent.id}/{parent.created_at!r}/{parent.run}/{step}~{rewinds}")
 
 
 def rewinds_at_call(parent: ExecutionRecord, child: ExecutionRecord) -> int | None:
@@ -250,7 +269,8 @@ def _execution(  # noqa: PLR0917 - a part of the above
         execution_id=name,
         options=plan.options,
         encode=codec.encode,
-        nonce=f"schedule/{name}",
+        # With the moment: a due time can be started again once its execution is deleted.
+        nonce=f"schedule/{name}/{now!r}",
         now=now,
     )
     return replace(made, schedule=schedule)

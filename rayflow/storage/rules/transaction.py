@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from rayflow.core.events import Entry, RequestCompleted, label
 from rayflow.core.failures import failure_of
@@ -58,40 +57,7 @@ from rayflow.storage.rules.children import ChildRules
 from rayflow.storage.rules.executions import Write, decide, is_rewound, newer_note
 from rayflow.storage.rules.large_values import check_there, references_of
 from rayflow.storage.rules.locks import LockRules
-
-
-class Reads(Protocol):
-    """Reads of a transaction from its store."""
-
-    def head(self, execution_id: str) -> ExecutionRecord | None:
-        """Return an execution's row, or None; the fields that only its start needs may be empty."""
-
-    def had_key(self, execution_id: str, key: str) -> bool:
-        """Return whether an execution's inbox has ever had a row of that key."""
-
-    def lock(self, name: str) -> Lock | None:
-        """Return a lock with its claims, or None."""
-
-    def locks_of(self, execution_id: str) -> Sequence[str]:
-        """Return the names of the locks in which an execution has claims."""
-
-    def leased_locks(self) -> Sequence[str]:
-        """Return the names of the locks in which leases have claims."""
-
-    def singleton(self, key: str) -> str | None:
-        """Return the id of the unfinished execution with that singleton key, or None."""
-
-    def bound_children(self, execution_id: str) -> Sequence[str]:
-        """Return the unfinished children that an execution does not wait for and that are cancelled when it ends."""
-
-    def schedule(self, name: str) -> ScheduleRecord | None:
-        """Return a schedule, or None."""
-
-    def record(self, kind: str, key: str) -> KeyedRecord | None:
-        """Return a keyed record, or None."""
-
-    def has_value(self, digest: str) -> bool:
-        """Return whether the store has a large value of that digest."""
+from rayflow.storage.rules.protocols import Reads
 
 
 class Transaction:

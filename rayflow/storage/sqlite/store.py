@@ -40,7 +40,7 @@ from rayflow.storage.sqlite import large_values as values
 from rayflow.storage.sqlite import rows
 from rayflow.storage.sqlite import statements as sql
 from rayflow.storage.sqlite.connections import SqliteFile, on_thread
-from rayflow.storage.sqlite.listing import listing
+from rayflow.storage.sqlite.lists import listing
 from rayflow.storage.sqlite.migrations import migrate, newest_format
 from rayflow.storage.sqlite.transactions import InDoubtError, collect, commit, purgeable, reclaim, transaction
 from rayflow.storage.writer import Writer, check_writer, next_writer

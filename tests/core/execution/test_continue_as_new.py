@@ -16,6 +16,7 @@ from tests.core.fake import Flow, Shell, run, stub, sweep
 from tests.core.others import CODEC
 
 one = stub("one")
+two = stub("two")
 undo = stub("undo")
 
 
@@ -32,7 +33,9 @@ def test_a_run_ends_and_the_next_one_begins_with_its_arguments_and_state() -> No
     shell = Shell(counting).begin().complete("one")
     assert CODEC.decode(shell.next_run or b"") == ((1,), {"step": 1})
     state = {"n": CODEC.encode(0), "first": CODEC.encode(0)}
-    assert shell.journal[-1] == Entry(3, Continued(1000.0, 2, (), state))
+    continued = shell.journal[-1].event
+    assert isinstance(continued, Continued)
+    assert shell.journal[-1] == Entry(3, Continued(1000.0, 2, (), state, continued.seed))
     assert shell.execution.take().status is ExecutionStatus.RUNNING
     nxt = shell.run_on()
     assert [type(event) for event in nxt.events] == [Continued, Started]
@@ -231,3 +234,116 @@ def test_outside_a_workflow() -> None:
     with pytest.raises(RuntimeError, match=r"rf\.continue_as_new\(\) works in a workflow's own code"):
         rf.continue_as_new()
     assert issubclass(ExecutionNotFound, LookupError)
+
+
+# --- from where it is called -----------------------------------------------------------------------------------
+async def in_a_group(run: int = 0) -> Any:
+    if run == 0:
+        async with asyncio.TaskGroup():
+            await one()
+            rf.continue_as_new(run + 1)
+    return "done"
+
+
+async def in_a_child_of_a_group(run: int = 0) -> Any:
+    async def child() -> None:
+        await one()
+        rf.continue_as_new(run + 1)
+
+    if run == 0:
+        async with asyncio.timeout(1000), asyncio.TaskGroup() as group:
+            group.create_task(child())
+            group.create_task(two())
+    return "done"
+
+
+async def in_a_gather(run: int = 0) -> Any:
+    async def child() -> None:
+        await one()
+        rf.continue_as_new(run + 1)
+
+    if run == 0:
+        await asyncio.gather(child(), two(), return_exceptions=True)
+    return "done"
+
+
+async def in_the_background(run: int = 0) -> Any:
+    async def watches() -> None:
+        await one()
+        rf.continue_as_new(run + 1)
+
+    if run == 0:
+        task = asyncio.create_task(watches())
+        await asyncio.sleep(0)
+        await two()
+        await task
+    return "done"
+
+
+async def in_a_callback(run: int = 0) -> Any:
+    if run == 0:
+        await one()
+        asyncio.get_running_loop().call_soon(rf.continue_as_new, run + 1)
+        await two()
+    return "done"
+
+
+@pytest.mark.parametrize("flow", [in_a_group, in_a_child_of_a_group, in_a_gather, in_the_background, in_a_callback])
+def test_it_continues_from_groups_background_tasks_and_callbacks(flow: Any) -> None:
+    shell = Shell(flow).begin().complete("one")
+    assert shell.next_run is not None
+    assert shell.told.messages == []
+    assert shell.run_on().result == "done"
+    sweep(shell)
+
+
+def test_another_failure_in_the_group_fails_the_execution_and_says_both() -> None:
+    async def flow() -> None:
+        async def fails() -> None:
+            try:
+                await two()
+            finally:
+                raise ValueError("clean-up failed")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+            await one()
+            rf.continue_as_new()
+
+    failure = Shell(flow).begin().complete("one").failure
+    assert "ContinueAsNew" in failure.message
+    assert "ValueError: clean-up failed" in failure.message
+
+
+def test_a_cancellation_counts_where_a_background_task_continues() -> None:
+    async def flow() -> None:
+        async def watches() -> None:
+            try:
+                await one()
+            finally:
+                rf.continue_as_new()
+
+        task = asyncio.create_task(watches())
+        try:
+            await task
+        finally:
+            await asyncio.sleep(0)
+
+    assert Shell(flow).begin().cancel().execution.outcome.status == "cancelled"  # type: ignore[union-attr]
+
+
+def test_after_the_workflow_s_end_it_is_refused() -> None:
+    async def flow() -> str:
+        async def left() -> None:
+            try:
+                await one()
+            finally:
+                rf.continue_as_new()
+
+        task = asyncio.create_task(left())
+        await asyncio.sleep(0)
+        return f"done {task.done()}"
+
+    shell = Shell(flow).begin()
+    assert shell.result == "done False"
+    assert "called after the workflow's end" in shell.told.messages[0]

@@ -138,3 +138,65 @@ def test_pauses_and_rewinds_of_the_other_one_are_no_part_of_it() -> None:
     assert [entry.seq for entry in fork.journal] == [1, 2, 3, 4]
     assert [type(event) for event in fork.events[-1:]] == [StepCompleted]
     assert names(fork) == ["one"]
+
+
+# --- random numbers --------------------------------------------------------------------------------------------
+async def draws() -> list[Any]:
+    order = str(rf.uuid4())
+    room = await one(order)
+    confirmed = await two(order, str(rf.uuid4()))
+    return [order, room, confirmed, str(rf.uuid4()), await one("last")]
+
+
+def all_drawn() -> Shell:
+    return Shell(draws).begin().complete("one", "room").complete("two", "yes").complete("one", None)
+
+
+def test_a_fork_draws_the_numbers_with_which_the_results_that_it_takes_over_were_made() -> None:
+    source = all_drawn()
+    fork = source.forked("two")
+    assert fork.run_of("two").call.args[0] == source.result[0]
+    sweep(fork.finish())
+
+
+def test_a_fork_draws_numbers_of_its_own_after_the_call_that_is_done_again() -> None:
+    source, fork = all_drawn(), all_drawn().forked("two").finish()
+    other = all_drawn().forked("two").forked("two").finish()
+    assert (fork.result[0], other.result[0]) == (source.result[0], source.result[0])
+    assert fork.result[3] != source.result[3]
+
+
+def test_results_that_came_with_the_call_fit_the_numbers_of_the_code_that_runs_again() -> None:
+    async def both() -> str:
+        order = str(rf.uuid4())
+        await asyncio.gather(one(order), two(order))
+        return order
+
+    source = Shell(both).begin().complete("one", 1).complete("two", 2)
+    fork = source.forked("two")
+    assert fork.run_of("two").call.args[0] == source.result
+    sweep(fork.finish())
+
+
+def test_a_fork_of_a_fork_has_what_the_first_one_has_drawn_and_changed() -> None:
+    async def flow() -> list[Any]:
+        first = [await one(str(rf.uuid4())), str(rf.uuid4()), rf.state.get("by")]
+        return [*first, await two(*first)]
+
+    fork = Shell(flow).begin().complete("one", 1).complete("two", 2).forked("one", by="ada").complete("one", 1)
+    again = fork.complete("two", 2).forked("two")
+    assert again.run_of("two").call.args == tuple(fork.result[:3])
+    assert fork.result[2] == "ada"
+    sweep(again.finish())
+
+
+def test_runs_of_a_fork_draw_other_numbers_than_those_of_its_source() -> None:
+    async def flow(run: int = 1) -> Any:
+        if run == 1:
+            await one(run)
+            rf.continue_as_new(run + 1)
+        return str(rf.uuid4())
+
+    source = Shell(flow).begin()
+    fork = source.complete("one", 1).forked("one").complete("one", 1)
+    assert source.run_on().result != fork.run_on().result

@@ -121,7 +121,7 @@ def test_polling_is_an_error() -> None:
             await asyncio.sleep(0)
 
     ended = Shell(flow, budget=1000).begin().complete("one")
-    assert ended.failure.matches("rayflow.core.interpreter.event_loop.WorkflowStalled")
+    assert ended.failure.matches("rayflow.errors.WorkflowStalled")
     assert "after 1,000 callbacks for one event: it polls" in ended.failure.message
     assert ended.restored(entries=2).execution.outcome == ended.execution.outcome
 

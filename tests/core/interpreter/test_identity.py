@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from rayflow.core.interpreter.event_loop import DurableFuture, DurableLoop, DurableTimer, number_gatherings
+from rayflow.core.interpreter.event_loop import DurableFuture, DurableLoop, DurableTimer
 from tests.core.fake import Told
 
 
@@ -35,10 +33,3 @@ def test_timers_have_a_count_of_their_own() -> None:
     second.cancel()
     assert made.next_timer() == (2, 1)
     made.evict()
-
-
-def test_gatherings_are_numbered_once() -> None:
-    number_gatherings()
-    before = vars(asyncio.tasks._GatheringFuture)["__hash__"]  # type: ignore[attr-defined]
-    number_gatherings()
-    assert vars(asyncio.tasks._GatheringFuture)["__hash__"] is before  # type: ignore[attr-defined]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import importlib
 import linecache
+import logging
+import mmap
 import os
 import socket
 import sqlite3
@@ -16,7 +19,9 @@ import time
 import traceback
 import zoneinfo
 from collections.abc import Callable, Coroutine
+from os import write as write_imported_before
 from pathlib import Path
+from time import sleep as sleep_imported_before
 from typing import Any
 
 import pytest
@@ -59,7 +64,23 @@ ACTS: dict[str, tuple[Callable[[], Any], str]] = {
     "lookup by name": (lambda: socket.gethostbyname("localhost"), "looking up a host"),
     "sqlite": (lambda: sqlite3.connect(":memory:"), "opening a database"),
     "thread": (start_thread, "starting a thread"),
-    "sleep": (lambda: time.sleep(0), "time.sleep() (use `await asyncio.sleep()`, which is durable)"),
+    "sleep": (lambda: time.sleep(0), sandbox._SLEEP),
+    "sleep imported before": (lambda: sleep_imported_before(0), sandbox._SLEEP),
+    "listdir": (lambda: os.listdir("/"), "listing a folder"),  # noqa: PTH208 - it is refused
+    "scandir": (lambda: list(os.scandir("/")), "listing a folder"),
+    "glob": (lambda: list(Path("/").glob("*")), "listing a folder"),
+    "chmod": (lambda: Path("/nowhere/x").chmod(0o600), "changing a file"),
+    "utime": (lambda: os.utime("/nowhere/x"), "changing a file"),
+    "chown": (lambda: os.chown("/nowhere/x", 0, 0), "changing a file"),
+    "touch": (lambda: Path("/etc/hostname").touch(), "changing a file"),
+    "chdir": (lambda: os.chdir("/"), "changing the working directory"),
+    "environ": (lambda: os.environ.update(RAYFLOW_X="1"), "changing an environment variable"),
+    "environ less": (lambda: os.environ.pop("PATH"), "changing an environment variable"),
+    "kill": (lambda: os.kill(os.getpid(), 0), "sending a signal to a process"),
+    "write": (lambda: os.write(2, b""), "os.write()"),
+    "write imported before": (lambda: write_imported_before(2, b""), "os.write()"),
+    "flock": (lambda: fcntl.flock(0, fcntl.LOCK_UN), "locking or controlling a file"),
+    "mmap": (lambda: mmap.mmap(-1, 10), "mapping a file"),
     "temporary": (tempfile.mkdtemp, "making a folder"),
 }
 
@@ -98,6 +119,23 @@ def test_run_in_executor_is_refused() -> None:
         return await asyncio.get_running_loop().run_in_executor(None, int)
 
     assert run(flow).failure.message.startswith("running a function in a thread inside a workflow")
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    before = dict(os.environ), Path.cwd()
+    for name in ("environ", "environ less", "chdir"):
+        in_workflow(ACTS[name][0])
+    assert (dict(os.environ), Path.cwd()) == before
+
+
+def test_printing_and_logging_are_allowed(capsys: pytest.CaptureFixture[str]) -> None:
+    async def flow() -> Any:
+        print("printed")
+        logging.getLogger("flow").warning("logged")
+        return await one()
+
+    assert Shell(flow).begin().complete("one").execution.outcome is not None
+    assert capsys.readouterr().out == "printed\n"
 
 
 def test_a_workflow_may_handle_the_refusal() -> None:

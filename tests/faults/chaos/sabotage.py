@@ -14,7 +14,8 @@ from typing import Any
 
 import aiosqlite
 
-from rayflow.errors import CorruptRecord
+from rayflow.errors import ClusterError, CorruptRecord
+from rayflow.runtime.actors import actor_group
 from rayflow.runtime.supervisor import coordinators
 from rayflow.runtime.worker import slots
 from rayflow.storage.model import ExecutionRecord
@@ -53,10 +54,15 @@ def partition() -> None:
 
     With all rules in place that does no harm.
     """
+    hangs = actor_group.ActorGroup._hangs
 
-    def fails(self: coordinators.CoordinatorRegistry, name: str, why: str) -> None:
-        coordinators.log.error("coordinator %s cannot be reached to be killed: %s", name, why)
-        self._gone(name)
+    def unreachable(self: actor_group.ActorGroup, name: str, why: str) -> None:
+        if self._kind != "coordinator":
+            hangs(self, name, why)
+            return
+        actor_group.log.error("coordinator %s cannot be reached to be killed: %s", name, why)
+        self.forget(name)
+        self._tell_ended(name, ClusterError(why), True)  # noqa: FBT003 - a callback
 
     adopt = coordinators.CoordinatorRegistry.adopt
 
@@ -67,7 +73,7 @@ def partition() -> None:
         finally:
             self._system = system
 
-    coordinators.CoordinatorRegistry._fails = fails  # type: ignore[method-assign]
+    actor_group.ActorGroup._hangs = unreachable  # type: ignore[method-assign]
     coordinators.CoordinatorRegistry.adopt = adopts  # type: ignore[method-assign]
 
 

@@ -26,7 +26,7 @@ from tests.faults.chaos.trouble import Trouble
 from tests.faults.processes.tools import alive
 
 _SINGLETONS = {
-    "persistence": actor_names.PERSISTENCE,
+    "persistence": actor_names.STORE,
     "supervisor": actor_names.SUPERVISOR,
     "pool": actor_names.pool("default"),
 }

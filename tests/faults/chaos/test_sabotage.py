@@ -14,12 +14,13 @@ from tests.runtime.cluster_fixtures import ROOT
 
 #: Says which rules are as they were written, by the module in which their functions were.
 LOOK = """
+from rayflow.runtime.actors.actor_group import ActorGroup
 from rayflow.runtime.supervisor.coordinators import CoordinatorRegistry
 from rayflow.runtime.worker.slots import WorkerSlots
 from rayflow.storage.rules import executions, transaction
 from rayflow.storage.sqlite import store
 functions = {
-    "adopt": CoordinatorRegistry.adopt, "fails": CoordinatorRegistry._fails, "revoke": WorkerSlots.revoke,
+    "adopt": CoordinatorRegistry.adopt, "hangs": ActorGroup._hangs, "revoke": WorkerSlots.revoke,
     "append": executions._append, "decide": transaction.decide,
     "transaction": store.transaction, "read": store.SqliteStore._read,
 }
@@ -28,8 +29,8 @@ print(*sorted(name for name, function in functions.items() if not function.__mod
 
 REPLACED = {
     "": "",
-    "partition": "adopt fails",
-    "fencing": "adopt append fails revoke",
+    "partition": "adopt hangs",
+    "fencing": "adopt append hangs revoke",
     "acks": "read transaction",
     "commits": "append decide",
 }

@@ -12,7 +12,7 @@ import rayflow as rf
 from rayflow.definition.code import reference
 from rayflow.definition.options import Checkpoints
 from rayflow.runtime.actors import actor_names
-from rayflow.runtime.actors.base import ask_all
+from rayflow.runtime.actors.base import call_all
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage, pack, unpack
 from rayflow.storage.codec.payloads import MsgpackCodec
 from tests.faults.nodes.node_flows import noted, noted_chain
@@ -57,7 +57,7 @@ class Hands:
     def pids(self) -> dict[str, int]:
         """The processes of all actors that say."""
         system = self._engine._system
-        found = ask_all(system, system.names(), "pid", timeout=ANSWERS, group="control")
+        found = call_all(system, system.names(), "pid", timeout=ANSWERS, group="control")
         return {name: reply.value for name, reply in found.items() if reply.error is None}
 
     def metrics(self) -> rf.DistributedMetrics:

@@ -227,7 +227,7 @@ def test_a_coordinator_that_hangs_and_goes_on_beside_its_successor(scene: Scene)
     scene.finish({name: results for name, results in recorded.items() if name == "stopped-sync"})
 
 
-@pytest.mark.parametrize("name", [actor_names.PERSISTENCE, actor_names.SUPERVISOR, actor_names.pool("default")])
+@pytest.mark.parametrize("name", [actor_names.STORE, actor_names.SUPERVISOR, actor_names.pool("default")])
 def test_a_singleton_that_hangs_is_made_anew(scene: Scene, name: str) -> None:
     for number in range(2):
         scene.begin(f"{name.rpartition(':')[2]}-{number}")

@@ -185,7 +185,7 @@ def test_a_state_file_that_is_none_is_named(environ: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("address", ["nowhere", "http://127.0.0.1:8265", "127.0.0.1:ray", "ray://somewhere"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(ClusterError, match="is no address of a Ray cluster: write host:port"):
+    with pytest.raises(ClusterError, match="is not an address of a Ray cluster; allowed are host:port"):
         connection.check_reachable(address)
 
 
@@ -193,7 +193,7 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(ClusterError, match=f"no Ray cluster answers at {address}"):
+    with pytest.raises(ClusterError, match=f"no Ray cluster is reachable at {address}"):
         connection.check_reachable(address)
 
 

@@ -20,7 +20,7 @@ import sys, time
 import rayflow as rf
 from tests.faults.processes.flows import chain_until
 engine = rf.DistributedEngine(store=sys.argv[1], address=sys.argv[2], pool=rf.PoolConfig(workers=2))
-handle = engine.start(chain_until, *sys.argv[3:], id="survivor")
+handle = engine.start(chain_until.options(id="survivor"), *sys.argv[3:])
 print("started", flush=True)
 handle.result()
 """

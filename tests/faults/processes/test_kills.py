@@ -28,7 +28,7 @@ def test_coordinator_worker_and_persistence_are_killed_in_the_middle(
         if victim == "worker":
             pid = int(ledger_lines(ledger)[-1][1])
         else:
-            name = actor_names.PERSISTENCE if victim == "persistence" else handle.status().coordinator
+            name = actor_names.STORE if victim == "persistence" else handle.status().coordinator
             pid = backend_of(engine).pid_of(name)
         at = len(ledger_lines(ledger))
         kill(pid)

@@ -94,7 +94,7 @@ def test_the_store_is_stopped_and_killed_while_values_are_put(engine: rf.Distrib
     handle = engine.start(chained, str(ledger), 8)
     for done in (2, 5):
         until(lambda done=done: len(ledger_lines(ledger)) > done, "some steps are done")  # type: ignore[misc]
-        pid = backend_of(engine).pid_of(actor_names.PERSISTENCE)
+        pid = backend_of(engine).pid_of(actor_names.STORE)
         os.kill(pid, signal.SIGSTOP)  # so that the value of the step under way is on its way
         lines = len(ledger_lines(ledger))
         time.sleep(0.3)

@@ -38,7 +38,7 @@ def s3(url: str, folder: Path, proxy: str) -> None:
         assert engine.start(fan_out, 50).result(60) == sum(range(50))
         handle = engine.start(chain, str(folder / "killed"), 40)
         wait_for(lambda: lines(folder / "killed") > 10, "it is under way")
-        os.kill(backend_of(engine).pid_of(actor_names.PERSISTENCE), signal.SIGKILL)
+        os.kill(backend_of(engine).pid_of(actor_names.STORE), signal.SIGKILL)
         assert handle.result(timeout=60) == 40
         assert in_order(folder / "killed", 40, repeats=1)
         for kind in ("slow", "one-in-five"):
@@ -72,7 +72,7 @@ def limited(url: str, folder: Path, _: str) -> None:
     """The kernel refuses what the persistence actor writes: its files may not grow any more (RLIMIT_FSIZE)."""
     with rf.DistributedEngine(url, pool=rf.PoolConfig(workers=2)) as engine:
         assert engine.start(chain, str(folder / "before"), 20).result(60) == 20
-        pid = backend_of(engine).pid_of(actor_names.PERSISTENCE)
+        pid = backend_of(engine).pid_of(actor_names.STORE)
         before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
 
         def limit() -> None:

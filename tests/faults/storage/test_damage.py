@@ -136,7 +136,7 @@ DAMAGES = {
     "code": Damage("starts", "code = x'00'", "code reference in its row"),
     "input": Damage("starts", "input = x'01C1'", "input in its row"),
     "start gone": Damage("starts", "DELETE FROM starts", "column 'input' holds None"),
-    "environment": Damage("executions", "environment = '{}'", "code environment in its row"),
+    "environment": Damage("starts", "environment = '{}'", "code environment in its row"),
     "status": Damage("executions", "status = 'runnimg'", "column 'status' holds 'runnimg'"),
     "no text": Damage("executions", "version = CAST(x'FFFE' AS TEXT)", "column 'version' holds b'\\xff\\xfe'"),
     "no number": Damage("executions", "epoch = 'x'", "column 'epoch' holds 'x'"),
@@ -254,8 +254,8 @@ def test_lists_do_not_fail_because_of_one_record(
         "UPDATE pools SET config = '{' WHERE name = 'other'",
         "UPDATE definitions SET code = '?' WHERE workflow_id = (SELECT max(workflow_id) FROM definitions)",
         "INSERT INTO locks VALUES ('broken', 'x', 1, 1), ('sound', 1, 1, 1)",
-        "INSERT INTO claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
-        "INSERT INTO claims VALUES ('sound', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
+        "INSERT INTO lock_claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
+        "INSERT INTO lock_claims VALUES ('sound', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
     )
     engine = open_engine()
     for name in NAMES:
@@ -288,7 +288,7 @@ def test_a_damaged_lock_refuses_only_those_who_want_it(file: Path, open_engine: 
     alter(
         file,
         "INSERT INTO locks VALUES ('broken', 'x', 1, 1)",
-        "INSERT INTO claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
+        "INSERT INTO lock_claims VALUES ('broken', 1, 'x', 1, '', 1, NULL, 1.0, NULL)",
     )
     engine = open_engine()
     with pytest.raises(CorruptRecord, match="lock 'broken'"):

@@ -35,7 +35,7 @@ def test_a_file_that_lost_its_content_is_not_made_anew_over_its_log(file: Path) 
     log = file.with_name("store.db-wal")
     file.write_bytes(b"")
     log.write_bytes(b"what was not yet in the file")
-    assert "the file is empty, but its log beside it (store.db-wal) is not" in open_error(file)
+    assert "the file is empty, but its log (store.db-wal) is not" in open_error(file)
     assert file.read_bytes() == b""
     assert log.read_bytes() == b"what was not yet in the file"
 

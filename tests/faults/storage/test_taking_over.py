@@ -35,7 +35,7 @@ import sys
 import rayflow as rf
 from tests.faults.storage.flows import chain
 with rf.LocalEngine(sys.argv[1]) as engine:
-    handle = engine.start(chain, sys.argv[2], 100_000, id="theirs")
+    handle = engine.start(chain.options(id="theirs"), sys.argv[2], 100_000)
     print("started", flush=True)
     try:
         handle.result()
@@ -166,8 +166,8 @@ def test_one_that_was_fenced_is_opened_anew(tmp_path: Path) -> None:
 
     def ask() -> None:
         try:
-            asked.append(first.news(("", 0), 30.0))
-            asked.append(first.news(asked[-1].cursor, 30.0))  # type: ignore[attr-defined]
+            asked.append(first.completions(("", 0), 30.0))
+            asked.append(first.completions(asked[-1].cursor, 30.0))  # type: ignore[attr-defined]
         except WriterFenced as error:
             asked.append(error)
 

@@ -268,7 +268,7 @@ async def _set(url: str, file: Path, sprung: Path) -> None:
         db.execute("UPDATE dead_letters SET input = ?", (payload,))
         changed = (json.dumps(plan).encode(), json.dumps(state).encode(), due)
         db.execute("UPDATE schedules SET spec = ?, state = ?, wake = ?", changed)
-        db.execute("INSERT INTO notes VALUES ('waits', 1, 1, 1.0, 'progress', ?)", (payload,))
+        db.execute("INSERT INTO step_notes VALUES ('waits', 1, 1, 1.0, 'progress', ?)", (payload,))
         for (old,) in db.execute("SELECT digest FROM blobs").fetchall():
             db.execute("UPDATE starts SET code = CAST(replace(code, ?, ?) AS BLOB)", (old, digest))
             db.execute("UPDATE definitions SET code = CAST(replace(code, ?, ?) AS BLOB)", (old, digest))

@@ -1,4 +1,4 @@
-"""Actors for the tests of actor systems, and what is needed to wait for them."""
+"""Actors for the tests of actor systems, and helpers to wait for them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Counter:
             self.hold()
             try:
                 self.after.append(self.system.find(name).call("add", 100))
-            except Exception as error:  # noqa: BLE001 - an actor that goes on whatever happens
+            except Exception as error:  # noqa: BLE001 - an actor that continues after any error
                 self.after.append(error)
             self.after.append("went on")
         finally:

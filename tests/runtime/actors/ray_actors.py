@@ -33,7 +33,7 @@ class HoldsLock(Exception):
 
 
 class Echo:
-    """Answers, waits, fails and dies as it is told."""
+    """Replies, waits, fails and dies on request."""
 
     def __init__(self, system: ActorSystem, greeting: str = "hello") -> None:
         self.system = system
@@ -50,7 +50,7 @@ class Echo:
         return value
 
     def wait(self) -> str:
-        """Answer when somebody opens the gate."""
+        """Return when the gate is opened."""
         self._gate.wait()
         return "opened"
 
@@ -72,11 +72,11 @@ class Echo:
         return IN_THE_CODE
 
     def ask(self, other: str, method: str) -> Any:
-        """What another actor answers."""
+        """Return the reply of another actor."""
         return self.system.find(other).call(method)
 
     def send_and_wait(self, other: str, value: Any) -> Any:
-        """What another actor answers, by a send from inside this one."""
+        """Return the reply of another actor to a send."""
         answers: list[Any] = []
         there = threading.Event()
 
@@ -89,11 +89,11 @@ class Echo:
         return answers[0].value
 
     def life(self) -> tuple[str, bool]:
-        """The cluster's identity, and whether this actor was made anew."""
+        """Return the cluster's identity, and whether this actor was restarted."""
         return self.system.identity, ray_system.was_reconstructed()
 
     def place(self) -> dict[str, Any]:
-        """Where its process is and what it was given."""
+        """Return where the process runs and what it received."""
         return {
             "cwd": str(Path.cwd()),
             "node": os.environ.get("RAY_NODE_ID", ""),

@@ -1,4 +1,4 @@
-"""Who hangs is found, and what follows from it."""
+"""Hung actors are found and reported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from rayflow.runtime.actors.base import ActorSpec, ActorSystem, ActorUnavailable, ask_all
-from rayflow.runtime.actors.health import HealthMonitor, keeping_alive
+from rayflow.runtime.actors.base import ActorSpec, ActorSystem, ActorUnavailable, call_all
+from rayflow.runtime.actors.health import HealthMonitor, restarting_monitor
 from rayflow.runtime.actors.thread_system import ThreadSystem
 from tests.runtime.actors.actors import PATIENCE, threads
 
@@ -82,11 +82,11 @@ def test_who_does_not_answer_fails_once_and_finds_one_question_when_it_goes_on(b
     while not bench.failed and time.monotonic() < give_up:
         pings.ping(name)
     [(who, why)] = bench.failed
-    assert (who, why.startswith("it has not answered for 0.")) == (name, True)
-    pings.look()
+    assert (who, why.startswith("no reply to a ping for 0.")) == (name, True)
+    pings.check()
     assert len(bench.failed) == 1
     bench.gate.set()
-    bench.take()  # the answer to a question that nobody waits for any more
+    bench.take()  # the reply to a ping that is no longer expected
     assert len(bench.failed) == 1
 
 
@@ -117,7 +117,7 @@ def test_an_answer_counts_from_its_arrival_though_its_owner_is_busy(bench: Bench
     bench.posted.get(timeout=PATIENCE)  # it has arrived, and its turn does not come
     began = time.monotonic()
     while time.monotonic() < began + 3 * SHORT:
-        pings.look()
+        pings.check()
     assert (bench.failed, pings.silent()) == ([], {})
 
 
@@ -125,16 +125,16 @@ def test_an_owner_that_did_not_listen_takes_nobody_for_hung_at_once(bench: Bench
     pings, name = bench.pings(SHORT), bench.spawn("hangs")
     pings.ping(name)
     time.sleep(3 * SHORT)  # it is stopped itself
-    pings.look()
+    pings.check()
     assert bench.failed == []
     give_up = time.monotonic() + PATIENCE
     while not bench.failed and time.monotonic() < give_up:
-        pings.look()
+        pings.check()
     assert [who for who, _ in bench.failed] == [name]
 
 
 def test_one_that_is_made_anew_is_killed_when_it_hangs_and_left_alone_while_it_cannot_be_reached(bench: Bench) -> None:
-    pings = keeping_alive(bench.system, SHORT, bench.posted.put)
+    pings = restarting_monitor(bench.system, SHORT, bench.posted.put)
     away = bench.spawn("away")
     began = time.monotonic()
     while time.monotonic() < began + 3 * SHORT:
@@ -151,7 +151,7 @@ def test_one_that_is_made_anew_is_killed_when_it_hangs_and_left_alone_while_it_c
 
 def test_many_are_asked_at_once_and_those_that_answer_in_time_are_told(bench: Bench) -> None:
     names = [bench.spawn(how) for how in ("fine", "hangs", "broken")]
-    found = ask_all(bench.system, [*names, "nobody"], "ping", timeout=0.3, group="control")
+    found = call_all(bench.system, [*names, "nobody"], "ping", timeout=0.3, group="control")
     assert found["fine"].value is True
     assert isinstance(found["broken"].error, ValueError)
     assert "nobody" in found

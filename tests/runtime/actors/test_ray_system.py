@@ -70,7 +70,7 @@ def until_lost(actor: Actor) -> None:
 
 
 def until_answered(actor: Actor, method: str) -> Any:
-    """Call until the actor, which is being made anew, answers; each call waits or fails by itself."""
+    """Call until the actor, which is being restarted, replies; each call waits or fails."""
     for _ in range(10_000):
         try:
             return actor.call(method, timeout=SOON)
@@ -91,7 +91,7 @@ def test_an_actor_is_made_once_and_found_by_its_name(system: RaySystem) -> None:
 
 
 def test_what_was_never_made_is_not_found(system: RaySystem) -> None:
-    with pytest.raises(ActorLost, match="'nobody' is gone: there is no actor of that name"):
+    with pytest.raises(ActorLost, match="'nobody' is dead: there is no actor of that name"):
         system.find("nobody")
 
 
@@ -119,7 +119,7 @@ def test_a_class_is_sent_by_its_name(system: RaySystem, echo: Actor) -> None:
 
 
 def test_an_argument_that_ray_would_keep_elsewhere_is_refused(system: RaySystem) -> None:
-    with pytest.raises(ClusterError, match="an argument of actor 'echo' takes 200,0"):
+    with pytest.raises(ClusterError, match="an argument of actor 'echo' has 200,0"):
         system.spawn(spec(args=(b"x" * 200_000,)))
     assert system.names() == []
 
@@ -155,7 +155,7 @@ def test_an_exception_that_cannot_be_sent_is_told_as_text(calm: Actor, how: str,
 
 
 def test_a_late_answer_is_a_timeout(echo: Actor) -> None:
-    with pytest.raises(CallTimeout, match=r"'echo' did not answer wait\(\) within 0.05 s") as caught:
+    with pytest.raises(CallTimeout, match=r"'echo' did not reply to wait\(\) within 0.05 s") as caught:
         echo.call("wait", timeout=0.05)
     assert (caught.value.name, caught.value.method) == ("echo", "wait")
     echo.call("open")
@@ -267,7 +267,7 @@ def test_an_argument_that_cannot_be_sent_is_told_or_raised(calm: Actor) -> None:
 
 # --- drivers of their own -------------------------------------------------------------------------------------
 def run_driver(ray_cluster: RayCluster, program: str, *arguments: str) -> Any:
-    """What a program prints as JSON. It is in the cluster's environment, but has not joined it yet."""
+    """Return what a program prints as JSON. The program has the cluster's environment, but has not joined it."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, ray_cluster.address, *arguments],
         cwd=ROOT,
@@ -329,10 +329,10 @@ def test_a_package_is_provided_once(system: RaySystem, ray_cluster: RayCluster) 
     uri = "gcs://_ray_pkg_0123456789abcdef.zip"
     assert ray_system.get_package(uri) is None
     with pytest.raises(ClusterError, match="neither in this cluster nor in the store"):
-        system.provide(uri, lambda: None)
-    system.provide(uri, lambda: b"not really a zip")
+        system.ensure_package(uri, lambda: None)
+    system.ensure_package(uri, lambda: b"not really a zip")
     assert ray_system.get_package(uri) == b"not really a zip"
-    system.provide(uri, lambda: b"another one")
+    system.ensure_package(uri, lambda: b"another one")
     assert ray_system.get_package(uri) == b"not really a zip"
 
 
@@ -366,7 +366,7 @@ def test_leaving_tells_who_waits_and_starts_nothing(ray_cluster: RayCluster, sys
     between, after, error, errors, *sources = run_driver(ray_cluster, LEAVES, system.namespace)
     assert (between, after) == (ray_cluster.address, "")
     assert error == "ActorUnavailable"
-    assert errors[:3] == ["this process is in no Ray cluster: open an engine, or call ray.init()"] * 3
+    assert errors[:3] == ["this process has not joined a Ray cluster. Open an engine, or call ray.init()"] * 3
     assert errors[3] is None
     assert sources == ["given", "joined"]
     assert echo.call("greet") == "hello"

@@ -1,4 +1,4 @@
-"""The actor system of one process: what a cluster promises holds here too."""
+"""The thread actor system gives the guarantees of a cluster."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_names_are_those_of_living_actors_oldest_first(system: ThreadSystem) -> 
     system.kill("c")
     system.kill("c")
     assert system.names() == ["b", "a"]
-    with pytest.raises(ActorLost, match="actor 'c' is gone: there is no actor of that name"):
+    with pytest.raises(ActorLost, match="actor 'c' is dead: there is no actor of that name"):
         system.find("c")
 
 
@@ -83,7 +83,7 @@ def test_a_call_answers_or_raises_what_the_method_did(system: ThreadSystem) -> N
 
 def test_a_call_that_takes_too_long_is_given_up_and_still_done(system: ThreadSystem) -> None:
     handle, actor = counter(system)
-    with pytest.raises(CallTimeout, match=r"actor 'a' did not answer hold\(\) within 0 s"):
+    with pytest.raises(CallTimeout, match=r"actor 'a' did not reply to hold\(\) within 0 s"):
         handle.call("hold", timeout=0.0)
     assert actor.reached.wait(PATIENCE)
 
@@ -127,7 +127,7 @@ def test_groups_have_threads_of_their_own(system: ThreadSystem) -> None:
     assert handle.call("thread", group="control") == "a/control-0"
     with pytest.raises(CallTimeout):
         handle.call("thread", timeout=0.01)
-    with pytest.raises(ClusterError, match="actor 'a' has no group 'other' of threads; it has: 'control', ''"):
+    with pytest.raises(ClusterError, match="actor 'a' has no concurrency group 'other'; its groups are: 'control', ''"):
         handle.call("thread", group="other")
 
 

@@ -95,7 +95,7 @@ def test_tasks_die_with_the_actor_that_owns_them_which_hears_nothing_of_them(sys
 
 def test_a_system_that_is_closed_runs_nothing(system: ThreadSystem) -> None:
     system.close()
-    with pytest.raises(ClusterError, match="the system is closed"):
+    with pytest.raises(ClusterError, match="the actor system is closed"):
         system.run(TaskSpec(double, "double", (1,)), print)
 
 

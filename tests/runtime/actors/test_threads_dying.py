@@ -1,4 +1,4 @@
-"""What becomes of the calls of actors that are killed, or that end with their system."""
+"""Calls of actors that are killed, or that end with their system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_killed_actors_calls_are_answered_at_once_and_their_results_dropped(sy
     assert [type(reply.error) for reply in answers.wait(2)] == [ActorLost, ActorLost]
     handle.send("add", 1, then=answers)
     assert type(answers.wait(3)[2].error) is ActorLost
-    with pytest.raises(ActorLost, match="actor 'a' is gone: it was killed"):
+    with pytest.raises(ActorLost, match="actor 'a' is dead: it was killed"):
         handle.call("add", 1)
     assert threading.current_thread() not in answers.threads
     actor.gate.set()
@@ -147,7 +147,7 @@ def test_closing_stops_the_newest_first_and_ends_all_threads() -> None:
     assert order == ["c", "b", "a"]
     assert system.names() == []
     assert set(threading.enumerate()) <= before
-    with pytest.raises(ClusterError, match="cannot make actor 'd': the system is closed"):
+    with pytest.raises(ClusterError, match="cannot create actor 'd': the actor system is closed"):
         system.spawn(ActorSpec(Counter, "d"))
 
 
@@ -165,7 +165,7 @@ def test_an_actor_that_does_not_stop_cleanly_does_not_keep_the_others_from_it(
     system.spawn(ActorSpec(Clumsy, "b"))
     system.close()
     assert Counter.made[0].stopped.is_set()
-    assert "actor b did not stop cleanly" in caplog.text
+    assert "actor b failed while it was stopped" in caplog.text
     assert "tripped" in caplog.text
 
 

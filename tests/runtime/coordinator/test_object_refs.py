@@ -33,7 +33,7 @@ def test_a_newer_handle_takes_the_place_of_an_older_one() -> None:
 
 
 def test_who_was_used_longest_ago_goes_first() -> None:
-    values = ObjectRefCache(most_bytes=30)
+    values = ObjectRefCache(max_bytes=30)
     values.add(["x"], held("a", "b", "c"))
     values.of(["a"])
     values.add(["x"], held("d"))
@@ -42,13 +42,13 @@ def test_who_was_used_longest_ago_goes_first() -> None:
 
 
 def test_not_more_than_so_many() -> None:
-    values = ObjectRefCache(most=2)
+    values = ObjectRefCache(max_refs=2)
     values.add(["x"], held("a", "b", "c", size=0))
     assert set(values.of("abc")) == {"b", "c"}
 
 
 def test_one_that_is_larger_than_all_together_is_not_held() -> None:
-    values = ObjectRefCache(most_bytes=30)
+    values = ObjectRefCache(max_bytes=30)
     values.add(["x"], held("a", size=31))
     assert len(values) == 0
     assert values.bytes == 0
@@ -74,7 +74,7 @@ def test_what_nobody_drives_any_more_is_not_held() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 40), st.sampled_from("xyz"), st.booleans())))
 def test_the_bounds_hold_and_the_sum_is_right(steps: Sequence[tuple[str, int, str, bool]]) -> None:
-    values = ObjectRefCache(most_bytes=100, most=3)
+    values = ObjectRefCache(max_bytes=100, max_refs=3)
     for digest, size, execution, forget in steps:
         if forget:
             values.forget(execution)

@@ -1,4 +1,4 @@
-"""A pool's workers are down when they are dead or do not answer, not when a call to them fails."""
+"""A pool's workers are down when they are dead or hang, not when a call to them fails."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Told:
         self.heard.append(("freed", worker))
 
 
-def test_a_watch_that_fails_is_begun_anew_and_one_that_ends_is_a_death() -> None:
+def test_a_failed_watch_is_repeated_and_an_ended_one_is_a_death() -> None:
     system, told = Scripted(), Told()
-    crew = WorkerGroup(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
-    crew._came("w", ())
-    for error in (ActorUnavailable(WORKER), ActorLost(WORKER)):
+    workers = WorkerGroup(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
+    workers.group.adopt(WORKER)
+    for error in (None, ActorUnavailable(WORKER), ActorLost(WORKER)):
         then = system.replies[WORKER][-1]
         assert then is not None
         then(Reply(error=error))
-    assert [method for method, _ in system.sent[WORKER][:2]] == ["watch", "watch"]
+    assert [method for method, _ in system.sent[WORKER][:3]] == ["ready", "watch", "watch"]
     assert told.heard == [("up", "w"), ("down", "w")]
 
 
-def test_a_worker_that_is_adopted_is_asked_again_where_only_the_call_failed() -> None:
+def test_adoption_repeats_a_failed_call() -> None:
     system, told = Scripted(), Told()
-    crew = WorkerGroup(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
-    crew.adopt("w", 2)
+    workers = WorkerGroup(system, PoolConfig(), Settings("memory://"), told, lambda action: action())  # type: ignore[arg-type]
+    workers.adopt("w", 2)
     answers = {
         "ready": [Reply(error=ActorUnavailable(WORKER)), Reply()],
         "census": [Reply(error=ActorUnavailable(WORKER)), Reply(value=[])],

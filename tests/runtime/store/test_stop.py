@@ -1,4 +1,4 @@
-"""A store's actor that was stopped: whoever still calls it gets an error, and nothing is opened again."""
+"""A stopped store actor: later calls fail, and the store is not opened again."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ def url(tmp_path: Path) -> str:
 
 
 def test_a_stopped_store_says_that_it_was_closed(url: str) -> None:
-    persistence = StoreActor(ThreadSystem(), url)
-    assert persistence.executions(Filter()) == []
-    persistence.stop()
-    with pytest.raises(StorageUnavailable, match="was closed"):
-        persistence.executions(Filter())
+    store = StoreActor(ThreadSystem(), url)
+    assert store.executions(Filter()) == []
+    store.stop()
+    with pytest.raises(StorageUnavailable, match="is closed"):
+        store.executions(Filter())
 
 
 def test_one_that_was_never_opened_is_not_opened_after_its_end(url: str, tmp_path: Path) -> None:
-    persistence = StoreActor(ThreadSystem(), url)
-    persistence.stop()
-    with pytest.raises(StorageUnavailable, match="was closed"):
-        persistence.ready()
+    store = StoreActor(ThreadSystem(), url)
+    store.stop()
+    with pytest.raises(StorageUnavailable, match="is closed"):
+        store.ready()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_callers_on_other_threads_are_answered_or_told(url: str) -> None:
-    persistence = StoreActor(ThreadSystem(), url)
-    persistence.ready()
+    store = StoreActor(ThreadSystem(), url)
+    store.ready()
     ended: list[object] = []
 
     def ask() -> None:
         while True:
             try:
-                persistence.totals()
+                store.totals()
             except StorageUnavailable as error:
                 ended.append(error)
                 return
@@ -50,7 +50,7 @@ def test_callers_on_other_threads_are_answered_or_told(url: str) -> None:
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
-    persistence.stop()
+    store.stop()
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()

@@ -1,4 +1,4 @@
-"""The collector does a little at a time, goes through all of it, and gives space back at the end."""
+"""The retention sweeper works in batches, visits all expired executions, and reclaims space at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rayflow.storage.rules.retention import PurgeBatch, PurgeFilter
 
 
 class Store:
-    """Answers what the test says, and remembers what it was asked."""
+    """Returns scripted answers, and records the calls."""
 
     def __init__(self, *answers: PurgeBatch | Exception, spare: int = 0) -> None:
         self.answers = list(answers)
@@ -35,15 +35,15 @@ def over(after: tuple[float, str] | None = None, now: float = 9.0) -> PurgeFilte
 def test_where_nothing_has_expired_it_asks_once() -> None:
     store = Store(PurgeBatch(), PurgeBatch())
     collector = RetentionSweeper(store)
-    assert not collector.look(9.0)
-    assert not collector.look(10.0)
+    assert not collector.sweep(9.0)
+    assert not collector.sweep(10.0)
     assert store.asked == [over(), over(now=10.0)]
 
 
 def test_it_goes_on_where_it_was_and_then_gives_space_back() -> None:
     store = Store(PurgeBatch(("a",), 5, (1.0, "a")), PurgeBatch((), 0, (2.0, "b")), *[PurgeBatch()] * 3, spare=3)
     collector = RetentionSweeper(store)
-    assert [collector.look(9.0) for _ in range(5)] == [True, True, True, True, False]
+    assert [collector.sweep(9.0) for _ in range(5)] == [True, True, True, True, False]
     assert store.asked == [
         over(), over((1.0, "a")), over((2.0, "b")), "reclaim", over(), "reclaim", over(), "reclaim",
     ]  # fmt: skip
@@ -52,8 +52,8 @@ def test_it_goes_on_where_it_was_and_then_gives_space_back() -> None:
 def test_a_store_that_cannot_be_asked_is_asked_the_same_again() -> None:
     store = Store(PurgeBatch(("a",), 5, (1.0, "a")), StorageUnavailable("gone"), PurgeBatch(("b",), 5), spare=1)
     collector = RetentionSweeper(store)
-    assert collector.look(9.0)
+    assert collector.sweep(9.0)
     with pytest.raises(StorageUnavailable):
-        collector.look(9.0)
-    assert not collector.look(9.0)
+        collector.sweep(9.0)
+    assert not collector.sweep(9.0)
     assert store.asked[1:] == [over((1.0, "a")), over((1.0, "a")), "reclaim"]

@@ -1,4 +1,4 @@
-"""Who drives what stays known whatever becomes of the words about it: late, twice, lost, or overtaken."""
+"""The supervisor knows who drives what, even if messages are late, repeated, lost or overtaken."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rayflow.errors import StorageUnavailable
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, Reply
 from rayflow.runtime.actors.clock import REAL
+from rayflow.runtime.actors.mailbox import Mailbox
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.supervisor_client import SupervisorClient
 from rayflow.runtime.settings import Settings
@@ -24,7 +25,7 @@ FIRST, SECOND = (actor_names.coordinator(ENVIRONMENT.id, name) for name in ("fir
 
 
 class Sent:
-    """An actor that keeps what it is sent, and answers nothing by itself."""
+    """An actor that records its messages; the test sends the replies."""
 
     def __init__(self, system: Scripted, name: str) -> None:
         self._system = system
@@ -45,7 +46,7 @@ class Sent:
 
 
 class Scripted:
-    """A system of such actors, with a store's rows."""
+    """An actor system of such actors, with the rows of a store."""
 
     clock = REAL
     separate = True
@@ -60,7 +61,7 @@ class Scripted:
         return Sent(self, name)
 
     def answer(self, method: str) -> Reply | None:
-        """What is answered at once; None for nothing."""
+        """Return an immediate reply, or None."""
 
     def cpus(self) -> float:
         return 1.0
@@ -69,23 +70,23 @@ class Scripted:
         self.sent[name].append(("kill", (restart,)))
 
 
-def overseer(system: Scripted, *places: str) -> Supervisor:
-    """One that has begun, with these coordinators ready; its thread is the test's."""
+def supervisor(system: Scripted, *places: str) -> Supervisor:
+    """Return a started supervisor with these coordinators ready; the test is its thread."""
     made = Supervisor(system, Settings("memory://"))  # type: ignore[arg-type]
     for name in places:
-        made.fleet.places[name] = CoordinatorSlot(name, ENVIRONMENT.id, ready=True)
-    made._begun = True
+        made.coordinators.slots[name] = CoordinatorSlot(name, ENVIRONMENT.id, ready=True)
+    made._started = True
     return made
 
 
 def row(epoch: int, *, owner: str = "") -> ExecutionRecord:
-    """The execution as the store has it: parked and due, or driven by a coordinator."""
+    """Return the execution's row: parked and due, or driven by a coordinator."""
     due = None if owner else NOW
     return record(environment=ENVIRONMENT.to_json(), epoch=epoch, owner=owner, coordinator=owner, runnable_at=due)
 
 
 def given(system: Scripted, made: Supervisor, epoch: int) -> str:
-    """Give the execution to a coordinator; answers which."""
+    """Have the execution assigned, and return its coordinator."""
     system.rows["x"] = row(epoch)
     made.submit([system.rows["x"]])
     made._place()
@@ -93,64 +94,68 @@ def given(system: Scripted, made: Supervisor, epoch: int) -> str:
 
 
 # --- the supervisor -----------------------------------------------------------------------------------------
-def test_a_late_word_of_an_earlier_time_takes_nothing_from_who_drives_it_again() -> None:
+def test_a_late_release_of_an_earlier_epoch_is_ignored() -> None:
     system = Scripted()
-    made = overseer(system, FIRST)
+    made = supervisor(system, FIRST)
     assert given(system, made, epoch=0) == FIRST
     made.released(FIRST, {"x": 1})
     assert given(system, made, epoch=1) == FIRST
     made.released(FIRST, {"x": 1})
     assert made._owners == {"x": (FIRST, 2)}
-    # So it is taken up by others when that coordinator dies.
-    made.fleet.places[SECOND] = CoordinatorSlot(SECOND, ENVIRONMENT.id, ready=True)
+    # So another coordinator takes over when that one dies.
+    made.coordinators.slots[SECOND] = CoordinatorSlot(SECOND, ENVIRONMENT.id, ready=True)
     system.rows["x"] = row(2, owner=FIRST)
-    made.fleet._gone(FIRST)
+    made.coordinators.group.end(FIRST, ActorLost(FIRST))
     made._place()
     assert made._owners == {"x": (SECOND, 3)}
 
 
-def test_who_is_refused_the_claim_has_it_looked_up_who_has_it() -> None:
+def test_a_rejected_claim_makes_the_supervisor_look_up_the_owner() -> None:
     system = Scripted()
-    made = overseer(system, FIRST, SECOND)
+    made = supervisor(system, FIRST, SECOND)
     chosen = given(system, made, epoch=0)
     other = SECOND if chosen == FIRST else FIRST
-    # An earlier supervisor had given it to the other one, which was faster.
+    # An earlier supervisor had assigned it to the other one, whose claim was first.
     system.rows["x"] = row(1, owner=other)
     system.down = True
     made.superseded(chosen, {"x": 1})
     assert made._owners == {}
     system.down = False
-    made.turns._later[0][2]()
+    made.mailbox._delayed[0][2]()
     assert made._owners == {"x": (other, 1)}
-    assert made.fleet.places[other].executions == {"x"}
-    assert made.fleet.places[chosen].executions == set()
+    assert made.coordinators.slots[other].executions == {"x"}
+    assert made.coordinators.slots[chosen].executions == set()
 
 
-def test_what_nobody_has_any_more_is_given_to_somebody() -> None:
+def test_an_execution_without_an_owner_is_assigned_again() -> None:
     for owner in ("", actor_names.coordinator(ENVIRONMENT.id, "dead")):
         system = Scripted()
-        made = overseer(system, FIRST)
+        made = supervisor(system, FIRST)
         system.rows["x"] = row(1, owner=owner)
         made.superseded(FIRST, {"x": 1})
         made._place()
         assert made._owners == {"x": (FIRST, 2)}
 
 
-def test_a_call_that_is_not_answered_is_no_death() -> None:
+def test_a_failed_call_is_not_a_death() -> None:
     system = Scripted()
-    made = overseer(system, FIRST)
-    fleet = made.fleet
-    unanswered = Reply(error=ActorUnavailable(FIRST))
-    fleet._watch(FIRST)
-    fleet._watched(FIRST, unanswered)
-    fleet._started(FIRST, unanswered)
-    assert [method for method, _ in system.sent[FIRST]] == ["watch", "watch", "ready"]
-    assert FIRST in fleet.places
-    fleet._watched(FIRST, Reply(error=ActorLost(FIRST)))
-    assert FIRST not in fleet.places
+    made = supervisor(system, FIRST)
+    group = made.coordinators.group
+    group._submit = lambda action: action()
+    group.adopt(FIRST)
+    for error in (ActorUnavailable(FIRST), None, ActorUnavailable(FIRST)):
+        then = system.replies[FIRST][-1]
+        assert then is not None
+        then(Reply(error=error))
+    assert [method for method, _ in system.sent[FIRST]] == ["ready", "ready", "watch", "watch"]
+    assert FIRST in made.coordinators.slots
+    then = system.replies[FIRST][-1]
+    assert then is not None
+    then(Reply(error=ActorLost(FIRST)))
+    assert FIRST not in made.coordinators.slots
 
 
-def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
+def test_adoption_repeats_a_failed_census() -> None:
     class Answering(Scripted):
         errors: ClassVar = [ActorUnavailable(FIRST), None]
 
@@ -161,29 +166,43 @@ def test_who_is_there_is_asked_again_where_only_the_call_failed() -> None:
             return Reply(value={"x": 3}, error=self.errors.pop(0)) if method == "census" else None
 
     system = Answering()
-    made = overseer(system)
-    assert made.fleet.adopt() == {"x": (FIRST, 3)}
+    made = supervisor(system)
+    assert made.coordinators.adopt() == {"x": (FIRST, 3)}
     assert [method for method, _ in system.sent[FIRST]] == ["census", "census", "ready"]
 
 
-# --- a coordinator's words ----------------------------------------------------------------------------------
-def test_a_word_that_is_not_heard_is_said_again() -> None:
-    system, waiting = Scripted(), list[Callable[[], None]]()
-    reports = SupervisorClient(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
-    reports.nudge(["x"])
+class Immediate(Mailbox):
+    """A mailbox without a thread: submitted actions run at once, delayed ones when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__("test", lambda: None, lambda: None)
+
+    def submit(self, action: Callable[[], None]) -> None:
+        action()
+
+    def run_delayed(self) -> None:
+        [(_, _, action)] = self._delayed
+        self._delayed.clear()
+        action()
+
+
+# --- supervisor client ----------------------------------------------------------------------------------------
+def test_a_message_that_was_not_delivered_is_sent_again() -> None:
+    system, mailbox = Scripted(), Immediate()
+    client = SupervisorClient(system, FIRST, mailbox)  # type: ignore[arg-type]
+    client.notify(["x"])
     for answer in (Reply(error=ActorUnavailable(actor_names.SUPERVISOR)), Reply(), Reply(error=ActorLost("s"))):
         then = system.replies[actor_names.SUPERVISOR][-1]
         assert then is not None
         then(answer)
-    assert len(waiting) == 1
-    waiting.pop()()
-    assert system.sent[actor_names.SUPERVISOR] == [("nudge", (("x",),))] * 2
+    mailbox.run_delayed()  # there is exactly one
+    assert system.sent[actor_names.SUPERVISOR] == [("notify", (("x",),))] * 2
 
 
-def test_a_word_for_what_is_still_on_its_way_says_only_that_there_was_one() -> None:
-    system, waiting = Scripted(), list[Callable[[], None]]()
-    reports = SupervisorClient(system, FIRST, lambda action: action(), lambda _, action: waiting.append(action))  # type: ignore[arg-type]
-    reports.astray("x")
+def test_a_misrouted_notification_is_passed_on_after_a_pause() -> None:
+    system, mailbox = Scripted(), Immediate()
+    client = SupervisorClient(system, FIRST, mailbox)  # type: ignore[arg-type]
+    client.misrouted("x")
     assert system.sent == {}
-    waiting.pop()()
-    assert system.sent[actor_names.SUPERVISOR] == [("nudge", (("x",),))]
+    mailbox.run_delayed()
+    assert system.sent[actor_names.SUPERVISOR] == [("notify", (("x",),))]

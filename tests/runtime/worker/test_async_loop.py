@@ -1,4 +1,4 @@
-"""The loop of a worker's async steps: contexts, what ends it and what does not."""
+"""The event loop for async steps: contexts, and what ends the loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def loop() -> Iterator[LoopThread]:
 
 
 class Waiter:
-    """Runs a coroutine from a thread of its own, and keeps how that ended."""
+    """Runs a coroutine from a separate thread, and keeps its outcome."""
 
     def __init__(self, loop: LoopThread, *, stubborn: bool = False) -> None:
         self.begun = threading.Event()
@@ -38,7 +38,7 @@ class Waiter:
     def _run(self, loop: LoopThread) -> None:
         try:
             loop.run(self._wait())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the test looks at it
+        except BaseException as error:  # noqa: BLE001 - the test checks it
             self.error = error
         self.ended.set()
 

@@ -1,4 +1,4 @@
-"""One attempt: how code is found and called, what it sees, and that all that goes wrong becomes a failure."""
+"""One attempt: how code is found and called, what it sees, and that all errors become failures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rayflow.definition.step import step
 from rayflow.errors import Failure, IncompatibleVersion, StepFailed, StorageUnavailable
 from rayflow.runtime.actors.base import ActorSpec
 from rayflow.runtime.worker import actor as worker_module
-from rayflow.runtime.worker import reporter as news_module
+from rayflow.runtime.worker import reporter as reporter_module
 from rayflow.runtime.worker.attempt import failure_from
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import CODEC, Bench, Blobs, bench, value
@@ -202,7 +202,7 @@ def test_arguments_that_cannot_be_read_are_not_retried(one: Bench) -> None:
     [
         ({"module": "no_such_module"}, "cannot import module 'no_such_module'"),
         ({"qualname": "gone"}, "has no 'gone'"),
-        ({"qualname": "declared"}, "and no step; the execution issued step 'double'"),
+        ({"qualname": "declared"}, "which is not a step; the execution issued step 'double'"),
         ({"kind": "telepathy"}, "was written by another rayflow"),
         ({"kind": "value", "digest": "0" * 64, "python": "2.7"}, "was stored by value by Python 2.7"),
     ],
@@ -247,7 +247,7 @@ def test_a_store_that_comes_back_costs_no_attempt(one: Bench) -> None:
 
 
 def test_a_store_that_stays_away_is_a_failure_that_is_retried(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "FETCH_PATIENCE", 0.0)
+    monkeypatch.setattr(worker_module, "FETCH_TIMEOUT", 0.0)
     one.system.kill("store")
     found = failure(one, step(lambda n: n, name="same"), 1)
     assert (found.type, found.retryable) == ("rayflow.runtime.actors.base.ActorLost", True)
@@ -274,11 +274,11 @@ def test_what_a_long_step_prints_is_sent_ahead(one: Bench) -> None:
 
 def test_nobody_needs_to_listen(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr(news_module.log, "info", lambda text, *args: said.put(text % args))
+    monkeypatch.setattr(reporter_module.log, "info", lambda text, *args: said.put(text % args))
     one.system.kill("coordinator")
     pending = one.send(one.task(steps.say_and_wait, "hello", "a"))
     assert said.get(timeout=PATIENCE).startswith(
-        "nobody watches step say_and_wait of e1 any more: actor 'coordinator' is gone"
+        "step say_and_wait of e1 has no coordinator to report to: actor 'coordinator' is dead"
     )
     STAGE.gate("a").opened.set()
     assert pending.reply().outcomes[0].failure is None

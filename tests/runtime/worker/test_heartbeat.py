@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rayflow.runtime.actors.thread_system import ThreadSystem
-from rayflow.runtime.worker import reporter as news_module
+from rayflow.runtime.worker import reporter as reporter_module
 from rayflow.runtime.worker.heartbeat import Heartbeat, HeartbeatRecorder
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import CODEC, Bench, bench, reach
@@ -21,7 +21,7 @@ from tests.runtime.worker.worker_steps import PATIENCE, STAGE
 @pytest.fixture
 def one(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """A worker with one slot, which brings no lines: beats do not wait for that."""
-    monkeypatch.setattr(news_module, "LINES_AFTER", 3600.0)
+    monkeypatch.setattr(reporter_module, "LINES_AFTER", 3600.0)
     with bench(1) as made:
         yield made
 
@@ -58,7 +58,7 @@ def test_that_the_code_is_done_goes_out_at_once_with_the_newest_progress() -> No
     assert beats.take(1.0) == Heartbeat(b"2", ran=True)
     beats.ran()
     assert beats.take(1.0) is None, "it is said once"
-    beats.beat(3)  # of a thread of the step's that goes on
+    beats.beat(3)  # from a thread of the step that still runs
     assert beats.take(11.0) == Heartbeat(b"3", ran=True)
     beats = HeartbeatRecorder(10.0, text, lambda: None)
     beats.ran()
@@ -118,17 +118,17 @@ def test_a_progress_that_cannot_be_written_is_the_steps_own_error(one: Bench) ->
 # --- nobody there -------------------------------------------------------------------------------------------
 def test_a_coordinator_that_is_gone_is_logged(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr(news_module.log, "info", lambda words, *args: said.put(words % args))
+    monkeypatch.setattr(reporter_module.log, "info", lambda words, *args: said.put(words % args))
     one.system.kill("coordinator")
     pending = one.send(one.task(steps.beat_on_the_loop, "a"))
-    assert said.get(timeout=PATIENCE).startswith("nobody watches step beat_on_the_loop of e1 any more: ")
+    assert said.get(timeout=PATIENCE).startswith("step beat_on_the_loop of e1 has no coordinator to report to: ")
     STAGE.gate("a").opened.set()
     assert pending.reply().outcomes[0].failure is None
 
 
 def test_trouble_with_one_beat_does_not_silence_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
-    monkeypatch.setattr(news_module.log, "exception", lambda words, *args: said.put(words % args))
+    monkeypatch.setattr(reporter_module.log, "exception", lambda words, *args: said.put(words % args))
     trouble = threading.Event()
 
     class Troubled(ThreadSystem):
@@ -140,7 +140,7 @@ def test_trouble_with_one_beat_does_not_silence_the_next(monkeypatch: pytest.Mon
 
     with bench(1, system=Troubled()) as one:
         pending = one.send(one.task(steps.beat_and_wait, [1], "a", [2], "b", beat_every=0.02))
-        assert said.get(timeout=PATIENCE) == "cannot tell coordinator of step beat_and_wait of e1"
+        assert said.get(timeout=PATIENCE) == "cannot report step beat_and_wait of e1 to coordinator"
         STAGE.gate("a").opened.set()
         assert one.heartbeat() == 2
         STAGE.gate("b").opened.set()

@@ -1,4 +1,4 @@
-"""What steps print: lines, their bounds, and the streams that collect them."""
+"""Output capture: lines, their limits, and the wrapped streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayflow.runtime.worker.output import OutputLines, Tee, collecting, install
+from rayflow.runtime.worker.output import OutputLines, Tee, capture, install
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def test_everything_goes_on_and_what_a_step_writes_is_collected() -> None:
     with wrapped() as out:
         lines = OutputLines()
         print("before")
-        with collecting(lines):
+        with capture(lines):
             print("inside")
             sys.stderr.writelines(["an ", "error\n"])
         print("after")
@@ -125,7 +125,7 @@ def test_a_stream_put_around_a_wrapped_one_does_not_double_the_lines(monkeypatch
         monkeypatch.setattr(sys, "stdout", Around())
         install()
         lines = OutputLines()
-        with collecting(lines):
+        with capture(lines):
             print("once")
         assert lines.take() == ("once",)
         assert out.getvalue() == "once\n"
@@ -137,7 +137,7 @@ def test_each_context_has_lines_of_its_own() -> None:
         both = threading.Barrier(2)
 
         def run(lines: OutputLines, word: str) -> None:
-            with collecting(lines):
+            with capture(lines):
                 both.wait()
                 print(word)
                 both.wait()
@@ -161,7 +161,7 @@ def test_async_code_and_its_threads_belong_to_the_step_but_bare_threads_do_not()
             bare.start()
             bare.join()
 
-        with collecting(lines):
+        with capture(lines):
             asyncio.run(step())
         assert lines.take() == ("on the loop", "in a thread of asyncio's")
         assert out.getvalue().endswith("in a bare thread\n")

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from rayflow.runtime.actors.base import opened
+from rayflow.runtime.actors.base import as_envelope
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.messages import BatchReply, TaskMessage, TaskOutcome, pack, unpack
 from rayflow.runtime.worker.actor import WorkerSettings
-from rayflow.runtime.worker.ray_task import run_own_task
+from rayflow.runtime.worker.ray_task import run_ray_task
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import Bench, bench, keys, reach, value
 from tests.runtime.worker.worker_steps import PATIENCE, STAGE
@@ -37,8 +37,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 def run(cluster: Bench, task: TaskMessage, *, environment: Environment | None = None, **given: Any) -> BatchReply:
     cancelled = given.pop("cancelled", None)
     data = pack(cluster.batch(task, **given))
-    answer = run_own_task(cluster.system, environment or Environment(), SETTINGS, NAME, data, cancelled=cancelled)
-    reply = unpack(opened(answer).data)
+    answer = run_ray_task(cluster.system, environment or Environment(), SETTINGS, NAME, data, cancelled=cancelled)
+    reply = unpack(as_envelope(answer).data)
     for thread in [thread for thread in threading.enumerate() if thread.name.startswith(NAME)]:
         thread.join(PATIENCE)
         assert not thread.is_alive(), f"{thread.name} was left behind"
@@ -108,7 +108,7 @@ def test_its_output_and_its_beats_reach_the_coordinator(cluster: Bench) -> None:
 def test_the_pools_setup_is_that_of_its_workers(cluster: Bench) -> None:
     failure = run(cluster, cluster.task(steps.what_was_prepared)).outcomes[0].failure
     assert failure is not None
-    assert "a step with resources or a runtime_env of its own in a process of its own" in failure.message
+    assert "a step with its own resources or runtime_env in its own process" in failure.message
     assert STAGE.ran == []
 
 
@@ -140,7 +140,7 @@ def test_an_interrupt_cancels_an_async_step_which_cleans_up(cluster: Bench, gate
     [outcome] = run(cluster, cluster.task(steps.clean_up_at, "a", "cleaning")).outcomes
     thread.join(PATIENCE)
     assert outcome.failure is not None
-    assert outcome.failure.message == "the attempt was cancelled: nobody waits for it"
+    assert outcome.failure.message == "the attempt was cancelled: its result is no longer wanted"
     assert STAGE.ran == ["a cleaned up"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from rayflow.definition.setup import setup_reference
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import Reply
-from rayflow.runtime.worker import setup as prepared_module
+from rayflow.runtime.worker import setup as pool_setup
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import Bench, bench, reach
 from tests.runtime.worker.worker_steps import PATIENCE, STAGE
@@ -21,7 +21,7 @@ HERE = "tests.runtime.worker.worker_setups:"
 
 
 def seen(one: Bench) -> Any:
-    """What a step finds, once the worker is ready."""
+    """Return what a step sees, once the worker is ready."""
     one.worker.call("ready")
     return one.result(steps.what_was_prepared)
 
@@ -98,7 +98,10 @@ def test_a_step_that_finds_none_is_told_where_there_is_one(setup: str) -> None:
         failure = one.outcome(steps.what_was_prepared).failure
         assert failure is not None
         assert failure.type == "RuntimeError"
-        assert "Either the step's pool has none (PoolConfig(setup=...)), or the step is not on one" in failure.message
+        assert (
+            "Either the step's pool has no setup (PoolConfig(setup=...)), or the step does not run on a worker"
+            in failure.message
+        )
         assert STAGE.ran == [1], "only the pool has it run"
 
 
@@ -135,12 +138,12 @@ def test_a_setup_that_is_not_there_says_so() -> None:
 @pytest.mark.parametrize("setup", ["cannot_be_left", "left_for_ever"])
 def test_a_setup_that_cannot_be_left_is_logged(setup: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(prepared_module.log, "exception", lambda words, *args: said.append(words % args))
-    monkeypatch.setattr(prepared_module, "LEAVE_WITHIN", 0.01)
+    monkeypatch.setattr(pool_setup.log, "exception", lambda words, *args: said.append(words % args))
+    monkeypatch.setattr(pool_setup, "EXIT_TIMEOUT", 0.01)
     with bench(1, setup=HERE + setup) as one:
         one.worker.call("ready")
         assert one.worker.call("stop", group="control") is True
-    assert said == [f"the setup {HERE}{setup} of pool 'default' could not be left"]
+    assert said == [f"the setup {HERE}{setup} of pool 'default' failed to end"]
 
 
 def test_a_worker_that_is_stopped_while_it_is_set_up_leaves_it_afterwards() -> None:

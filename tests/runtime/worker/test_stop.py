@@ -1,4 +1,4 @@
-"""The end of a worker: what waits is given back, what runs may finish, and what does not is lost with it."""
+"""A worker stops: waiting tasks are returned, running ones may finish, and the rest is lost with it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_stopping_gives_back_what_waits_and_waits_for_what_runs(two: Bench) -> N
         drained.set()
 
     two.worker.send("stop", PATIENCE, then=stopped, group="control")
-    while two.run(two.task(steps.thread_name)).refused != "busy":  # there is a free slot, until it is told to stop
+    while two.run(two.task(steps.thread_name)).refused != "busy":  # there is a free slot until it stops
         pass
     assert not watched.is_set()
     STAGE.gate("a").opened.set()
@@ -111,7 +111,7 @@ def test_it_can_be_stopped_again(one: Bench) -> None:
 
 def test_its_threads_end(one: Bench) -> None:
     assert (one.result(steps.double, 1), one.result(steps.double_slowly, 1)) == (2, 2)
-    names = {"w1/slot-0", "w1/async", "w1/news"}
+    names = {"w1/slot-0", "w1/async", "w1/reporter"}
     threads = [thread for thread in threading.enumerate() if thread.name in names]
     assert {thread.name for thread in threads} == names
     stop(one)

@@ -1,4 +1,4 @@
-"""Batches on a worker: their order, early answers, what is refused, given back and cancelled."""
+"""Batches on a worker: order, early replies, refused, returned and cancelled tasks."""
 
 from __future__ import annotations
 

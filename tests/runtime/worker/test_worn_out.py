@@ -1,4 +1,4 @@
-"""A worker that has begun as many tasks as it may: the pool is told, and no new batch is taken."""
+"""A worker that has reached its task limit: the pool is notified, and new batches are refused."""
 
 from __future__ import annotations
 
@@ -40,4 +40,6 @@ def test_a_pool_that_is_away_costs_no_task(monkeypatch: pytest.MonkeyPatch) -> N
     with bench(1, max_tasks=1) as one:
         one.system.kill("pool")
         assert one.result(steps.double, 1) == 2
-        assert said.get(timeout=PATIENCE).startswith("worker w1 cannot say that it is worn: actor 'pool' is gone")
+        assert said.get(timeout=PATIENCE).startswith(
+            "worker w1 cannot report that it has to be replaced: actor 'pool' is dead"
+        )

@@ -48,7 +48,7 @@ class Listener:
         self.bench.heard.append((execution_id, seq, step, lines))
         self.bench.news.set()
 
-    def beat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
+    def heartbeat(self, key: Key, epoch: int, beat: tuple[bytes | None, bool]) -> None:
         self.bench.beats.put((key, epoch, Heartbeat(*beat)))
 
     def begun(self, execution_id: str, seq: int, attempt: int, epoch: int, at: float) -> None:
@@ -91,7 +91,7 @@ class Pending:
 
 
 class Bench:
-    """One worker, and what is needed to talk to it."""
+    """One worker, with its store, coordinator and pool."""
 
     def __init__(
         self, system: ThreadSystem, settings: WorkerSettings, environment: Mapping[str, Any], name: str
@@ -110,7 +110,7 @@ class Bench:
         self.worker = system.spawn(spec)
 
     def task(self, owner: Any, *args: Any, part: str = "", **given: Any) -> TaskMessage:
-        """A task; what is not ``TaskMessage``'s own is a keyword argument of the step."""
+        """Return a task; names that are not fields of ``TaskMessage`` are keyword arguments of the step."""
         own = {name: given.pop(name) for name in list(given) if name in TaskMessage._fields}
         target = CodeCache().target_ref(Target(owner, part))
         if target.blob is not None:
@@ -156,7 +156,7 @@ class Bench:
         return outcome
 
     def result(self, owner: Any, *args: Any, **given: Any) -> Any:
-        """What one task answers."""
+        """Return the result of one task."""
         outcome = self.outcome(owner, *args, **given)
         assert outcome.failure is None, outcome.failure
         return value(outcome)
@@ -182,7 +182,7 @@ def value(outcome: TaskOutcome) -> Any:
 
 
 def keys(*tasks: TaskMessage) -> list[tuple[str, int, int]]:
-    """What names those attempts."""
+    """Return the keys of these attempts."""
     return [(task.execution_id, task.seq, task.attempt) for task in tasks]
 
 
@@ -192,7 +192,7 @@ def reach(gate: str) -> None:
 
 
 def ended(reply: BatchReply) -> list[tuple[str, int, int]]:
-    """What names the attempts that a reply has outcomes of."""
+    """Return the keys of the attempts that a reply has outcomes of."""
     return [(outcome.execution_id, outcome.seq, outcome.attempt) for outcome in reply.outcomes]
 
 

@@ -21,13 +21,13 @@ from rayflow.definition.step import step
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import Failure, TerminalError
 
-#: How long a test waits for what has to happen; only a failing test waits so long.
+#: Seconds that a test waits for an event; only a failing test waits that long.
 PATIENCE = 20.0
 
 
 @dataclass
 class Gate:
-    """A place where a step waits until a test lets it go on."""
+    """A place where a step waits until a test opens it."""
 
     reached: threading.Event = field(default_factory=threading.Event)
     opened: threading.Event = field(default_factory=threading.Event)
@@ -38,7 +38,7 @@ class Gate:
 
 
 class Stage:
-    """What the steps of one test share with it."""
+    """State that the steps of one test share with it."""
 
     def __init__(self) -> None:
         self.clear()

@@ -174,7 +174,7 @@ def test_sizes_are_readable(size: int, text: str) -> None:
 
 def test_without_a_store_it_says_so() -> None:
     data = MsgpackCodec().encode(refer(b"x" * 50))
-    with pytest.raises(CodecError, match=r"50 bytes.*kept in a store, and there is none here"):
+    with pytest.raises(CodecError, match=r"50 bytes.*large values are in a store, and this codec has none"):
         MsgpackCodec().decode(data)
 
 

@@ -149,7 +149,7 @@ def test_the_command_line_reads_it(url: str, capsys: pytest.CaptureFixture[str])
     assert main(["list", "--store", url]) == 0
     assert "the-one" in capsys.readouterr().out
     assert main(["list", "--store", f"{url}/none"]) != 0
-    assert "there is none, and reading creates none" in capsys.readouterr().err
+    assert "it does not exist, and reading does not create it" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_what_is_wrong_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> Non
             asyncio.run(ObjectStore(of).open())
         return str(caught.value)
 
-    assert "there is no such bucket, and rayflow makes none" in refusal("s3://nobodys/flows")
+    assert "the bucket does not exist, and rayflow does not create one" in refusal("s3://nobodys/flows")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     assert "permission was denied" in refusal(url)
     bucket = open_bucket(url)

@@ -190,7 +190,7 @@ def test_a_compaction_that_fails_is_tried_again_later(caplog: pytest.LogCaptureF
         bucket.at = bucket.calls + 2  # after the segment
         await done(store, claim("x"))
         await compacted(store)
-        assert "could not be compacted, which is tried again later: failed, before" in caplog.text
+        assert "compaction of the log failed, will retry later: failed, before" in caplog.text
         assert world.names("state") == []
         for seq in range(1, 5):
             await done(store, append("x", first=seq))
@@ -219,7 +219,7 @@ def test_a_reader_follows_over_compactions() -> None:
 def test_reading_makes_no_store() -> None:
     async def body() -> None:
         world = World()
-        with pytest.raises(StorageUnavailable, match="there is none, and reading creates none"):
+        with pytest.raises(StorageUnavailable, match="it does not exist, and reading does not create it"):
             await reading(world)
         assert world.objects == {}
 

@@ -18,7 +18,7 @@ from rayflow.storage.model import StepNote
 from rayflow.storage.operations import Done, Operation, Rejected
 from rayflow.storage.query.where import parse_where
 from rayflow.storage.sqlite.connections import on_thread
-from rayflow.storage.sqlite.listing import listing
+from rayflow.storage.sqlite.lists import listing
 from rayflow.storage.sqlite.statements import letter_listing
 from tests.contract.operations import NOW, append, claim, deliver, done, fail, letter, note, row, start
 from tests.storage.faults import FaultyConnection

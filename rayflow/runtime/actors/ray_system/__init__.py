@@ -1,6 +1,6 @@
-"""The one package that imports ray: actors, tasks, joining a cluster, and Ray's errors.
+"""Actor system on Ray: the only package that imports ray.
 
-What leaves it is rayflow's: an exception that a method raised comes back as itself, everything else as
+Its errors are rayflow's: an exception that an actor's method raised is raised again as it is; every other error is an
 :class:`ActorLost`, :class:`ActorUnavailable`, :class:`CallTimeout`, :class:`TaskCrashed` or their base, ClusterError.
 """
 

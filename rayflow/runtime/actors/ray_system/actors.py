@@ -1,6 +1,6 @@
-"""Making, finding, calling and killing actors."""
+"""Ray actors: created, found, called and killed."""
 
-# ruff: noqa: SLF001 - what Ray has no public name for is used here, so that it stands in one place
+# ruff: noqa: SLF001 - parts of Ray without a public name are used in this package only
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from rayflow.runtime.actors.ray_system.cluster import (
     was_reconstructed,
 )
 from rayflow.runtime.actors.ray_system.errors import translated
-from rayflow.runtime.actors.ray_system.pending_calls import Then, tell_elsewhere
+from rayflow.runtime.actors.ray_system.pending_calls import Then, reply_async
 from rayflow.runtime.actors.ray_system.tasks import run
 
 #: A resource that only the head node has.
 HEAD = "node:__internal_head__"
-#: Bytes; Ray keeps a larger argument in its creator's memory, and an actor cannot be restarted without it.
+#: Bytes. Ray keeps a larger argument in its creator's memory, and an actor cannot be restarted without it.
 LARGEST_ARGUMENT = 100_000
-#: Handles that are kept at hand.
+#: Handles that are cached.
 _HANDLES = 1_000
-#: Calls of one actor that are kept ready, by method, group and label.
+#: Bound calls of one actor that are cached, by method, group and label.
 _READY_CALLS = 256
 
 
@@ -46,9 +46,7 @@ class RayActor:
     """A handle on an actor of the cluster.
 
     Args:
-        name: the actor's name.
-        handle: Ray's handle.
-        lost: called when the actor turns out to be gone.
+        lost: called when a call finds the actor dead.
     """
 
     def __init__(self, name: str, handle: Any, lost: Callable[[RayActor], None]) -> None:
@@ -58,7 +56,7 @@ class RayActor:
         self._calls: dict[tuple[str, str, str], Callable[..., Any]] = {}
 
     def call(self, method: str, *args: Any, timeout: float | None = None, group: str = "") -> Any:
-        """See :class:`~rayflow.runtime.actors.base.Actor`."""
+        """Call and wait."""
         require_cluster()
         try:
             return ray.get(self._ready(method, group, "")(*args), timeout=timeout)
@@ -69,20 +67,20 @@ class RayActor:
             raise self.translated(error) from None
 
     def send(self, method: str, *args: Any, then: Then | None = None, group: str = "", label: str = "") -> None:
-        """See :class:`~rayflow.runtime.actors.base.Actor`."""
+        """Call without waiting."""
         try:
             require_cluster()
             ref = self._ready(method, group, label)(*args)
         except Exception as error:
-            told = self.translated(error)
+            translated_error = self.translated(error)
             if then is not None:
-                tell_elsewhere(then, Reply(error=told))
-            elif not isinstance(told, ClusterError):
-                raise  # nobody would be told of the caller's own mistake
+                reply_async(then, Reply(error=translated_error))
+            elif not isinstance(translated_error, ClusterError):
+                raise  # otherwise the caller's own mistake would go unnoticed
             return
         if then is not None:
-            settle = replies.expect(self.name, then, ref)  # Ray drops a reply whose reference nobody holds
-            # Where ref.future() would end as well, 10 µs earlier.
+            settle = replies.expect(self.name, then, ref)  # Ray drops a reply without a reference to it
+            # As ref.future() does, but 10 µs faster.
             ref._on_completed(lambda value: settle(self._reply(value)))
 
     def _reply(self, value: Any) -> Reply:
@@ -91,11 +89,11 @@ class RayActor:
         return Reply(value=value)
 
     def translated(self, error: BaseException) -> BaseException:
-        """See :func:`translated`; an actor that is gone is also forgotten."""
-        told = translated(self.name, error)
-        if isinstance(told, ActorLost) and told is not getattr(error, "cause", None):
+        """Translate an error as :func:`translated` does, and forget a dead actor."""
+        found = translated(self.name, error)
+        if isinstance(found, ActorLost) and found is not getattr(error, "cause", None):
             self._lost(self)
-        return told
+        return found
 
     def _ready(self, method: str, group: str, label: str) -> Callable[..., Any]:
         key = (method, group, label)
@@ -111,7 +109,7 @@ class RayActor:
 
 
 class RaySystem:
-    """The actors of one of Ray's namespaces, in the cluster that this process has joined."""
+    """The actors of one Ray namespace, in the cluster that this process has joined."""
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
@@ -119,37 +117,37 @@ class RaySystem:
         self._classes: dict[tuple[Any, ...], ActorClass[Any]] = {}
 
     def __reduce__(self) -> tuple[Callable[[str], RaySystem], tuple[str]]:
-        return _arrived, (self.namespace,)
+        return _unpickled, (self.namespace,)
 
     @property
     def identity(self) -> str:
-        """The namespace, and the name of the cluster's session: another one after the cluster was started anew."""
+        """Return the namespace and the name of the cluster's session, which changes with a restart of the cluster."""
         require_cluster()
         name = internal_kv._internal_kv_get(b"session_name", namespace=b"session")
         if not name:
-            raise ClusterError("this Ray cluster has no session name; rayflow does not know clusters of its version")
+            raise ClusterError("this Ray cluster has no session name; rayflow does not support its version of Ray")
         return f"namespace {self.namespace} of Ray cluster {bytes(name).decode()}"
 
     @property
     def restarted(self) -> bool:
-        """See ActorSystem."""
+        """Return, inside of an actor, whether Ray has restarted it."""
         return was_reconstructed()
 
     @property
     def separate(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     @property
     def clock(self) -> SystemClock:
-        """The machine's clock."""
+        """Return the machine's clock."""
         return REAL
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """The actor of that name: the one there is, or a new one; it is not waited for.
+        """Return the actor of that name, created if there is none. Does not wait for its start.
 
         Raises:
-            ClusterError: this process has joined no cluster, or an argument is too large for an actor.
+            ClusterError: if this process has not joined a cluster, or an argument is too large for an actor.
         """
         require_cluster()
         _check_arguments(spec)
@@ -167,83 +165,83 @@ class RaySystem:
             "resources": {**spec.resources, **({HEAD: 0.001} if spec.pinned else {})},
             "runtime_env": environment_of(spec.runtime_env),
         }
-        # Not by .options(), which makes an environment of its own from the one that it is given.
+        # Not by .options(), which makes another environment from the given one.
         handle = self._class(spec)._remote(args=[self, *spec.args], kwargs={}, **options)
         return self._remember(spec.name, handle)
 
     def find(self, name: str) -> Actor:
-        """The actor of that name. Raises ActorLost if there is none.
+        """Return the actor of that name. Raises ActorLost if there is none.
 
-        A handle is remembered until a call finds the actor gone, so the actor of one that is answered may be dead.
+        Handles are cached until a call finds the actor dead, so the returned actor may be dead.
         """
         known = self._known.get(name)
         return known if known is not None else self._remember(name, self._get(name))
 
     def names(self) -> list[str]:
-        """Names of all actors in the namespace."""
+        """Return the names of all actors in the namespace."""
         require_cluster()
         listed = ray.util.list_named_actors(all_namespaces=True)
         return [entry["name"] for entry in listed if entry["namespace"] == self.namespace]
 
     def kill(self, name: str, *, restart: bool = False) -> None:
-        """Kill the actor's process; with ``restart`` let Ray make it anew. No error if it is gone."""
+        """Kill the actor's process; with ``restart``, let Ray restart it. A dead actor is not an error."""
         self._known.pop(name, None)
         with suppress(ActorLost):
             handle = self._get(name)
             if not (restart and _killed_here(handle._actor_id.hex())):
                 ray.kill(handle, no_restart=not restart)
 
-    def hold(self, data: bytes) -> Any:
-        """See ActorSystem: in Ray's object store, as an object of this process."""
+    def put_object(self, data: bytes) -> Any:
+        """Put bytes into Ray's object store, as an object of this process."""
         require_cluster()
         try:
             return ray.put(data)
-        except failures.RayError:  # the object store is full, and its disk, too
+        except failures.RayError:  # the object store and its disk are full
             return None
 
-    def fetch(self, handle: Any, timeout: float) -> bytes | None:
-        """See ActorSystem."""
+    def get_object(self, handle: Any, timeout: float) -> bytes | None:
+        """Return the bytes behind a handle, or None."""
         require_cluster()
         try:
             data: bytes = ray.get(handle, timeout=timeout)
-        except failures.RayError:  # its owner or its node died, or it is not here in time
+        except failures.RayError:  # its owner or node died, or it does not arrive in time
             return None
         return data
 
-    def provide(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
-        """See ActorSystem. It is kept for ten minutes, and then as long as an actor or job uses it."""
+    def ensure_package(self, uri: str, fetch: Callable[[], bytes | None]) -> None:
+        """Upload a package unless the cluster has it. Ray keeps it for ten minutes, or while it is in use."""
         require_cluster()
         if not packaging.package_exists(uri):
             data = fetch()
             if data is None:
                 raise ClusterError(
-                    f"the package {uri} is neither in this cluster nor in the store; submit the job again"
+                    f"code package {uri} is neither in this cluster nor in the store. Submit the job again"
                 )
             packaging.upload_package_to_gcs(uri, data)
         packaging.pin_runtime_env_uri(uri)
 
     def cpus(self) -> float:
-        """CPUs of the cluster."""
+        """Return the CPUs of the cluster."""
         require_cluster()
         return float(api.cluster_resources().get("CPU", 0.0))
 
     def nodes(self) -> list[dict[str, float]]:
-        """See ActorSystem."""
+        """Return all resources of each live node."""
         require_cluster()
         return [_countable(node["Resources"]) for node in api.nodes() if node["Alive"]]
 
     def free(self) -> list[dict[str, float]]:
-        """See ActorSystem."""
+        """Return the resources of each live node that are not reserved."""
         require_cluster()
         left = api._private.state.available_resources_per_node()
         return [_countable(resources) for resources in left.values()]
 
     def run(self, spec: TaskSpec, then: Then) -> RunningTask:
-        """See ActorSystem."""
+        """Run a function once, as a Ray task."""
         return run(self, spec, then)
 
     def _class(self, spec: ActorSpec) -> ActorClass[Any]:
-        # One for each class: Ray exports every one that it is given.
+        # One for each class, because Ray exports each one that is passed to it.
         key = (spec.cls, *sorted(spec.groups.items()))
         if key not in self._classes:
             wrap = api.remote(concurrency_groups=dict(spec.groups)) if spec.groups else api.remote
@@ -268,14 +266,14 @@ class RaySystem:
             self._known.pop(actor.name, None)
 
 
-def _arrived(namespace: str) -> RaySystem:
-    """The system in an actor's process, whose log is ours to arrange."""
+def _unpickled(namespace: str) -> RaySystem:
+    """Return the system in an actor's process, and configure the logs of that process."""
     logs.configure()
     return RaySystem(namespace)
 
 
 def _countable(resources: Mapping[str, float]) -> dict[str, float]:
-    """Without the resources by which Ray names nodes."""
+    """Return resources without those by which Ray names nodes."""
     return {name: amount for name, amount in resources.items() if not name.startswith("node:")}
 
 
@@ -283,19 +281,19 @@ def _check_arguments(spec: ActorSpec) -> None:
     largest = max((len(cloudpickle.dumps(argument)) for argument in spec.args), default=0)
     if largest > LARGEST_ARGUMENT:
         raise ClusterError(
-            f"an argument of actor {spec.name!r} takes {largest:,} bytes; at most {LARGEST_ARGUMENT:,} are kept with "
-            "the actor, and it cannot be restarted without one that is not. Let the actor fetch it"
+            f"an argument of actor {spec.name!r} has {largest:,} bytes, at most {LARGEST_ARGUMENT:,} are allowed. Ray "
+            "could not restart the actor without it. Let the actor fetch the data"
         )
 
 
 def _killed_here(actor_id: str) -> bool:
-    """Whether an actor's process was on this node, and was killed: one that is stopped takes Ray 5 s to kill."""
-    told: dict[str, Any] = state.actors(actor_id=actor_id)
-    if told.get("Address", {}).get("NodeID") != ray.get_runtime_context().get_node_id():
+    """Kill an actor's process if it is on this node, and return whether it was: Ray needs 5 s for a stopped one."""
+    info: dict[str, Any] = state.actors(actor_id=actor_id)
+    if info.get("Address", {}).get("NodeID") != ray.get_runtime_context().get_node_id():
         return False
     try:
-        process = psutil().Process(told["Pid"])
-        if not process.cmdline()[0].startswith("ray::"):  # somebody else's by now
+        process = psutil().Process(info["Pid"])
+        if not process.cmdline()[0].startswith("ray::"):  # another process has its pid by now
             return False
         process.kill()
     except (psutil().Error, IndexError, ValueError):

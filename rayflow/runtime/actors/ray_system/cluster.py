@@ -1,6 +1,6 @@
-"""The cluster that this process is in: joining and leaving it, and what it has."""
+"""Ray cluster of this process: joined and left, with its tokens, packages and runtime environments."""
 
-# ruff: noqa: SLF001 - what Ray has no public name for is used here, so that it stands in one place
+# ruff: noqa: SLF001 - parts of Ray without a public name are used in this package only
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from rayflow.runtime.actors.ray_system.pending_calls import PendingCalls
 api: Any = ray  # typed in parts only
 tokens: Any = authentication_token_setup
 
-#: The calls of this process that wait for a reply.
+#: The pending calls of this process.
 replies = PendingCalls()
 
 
 def joined() -> str:
-    """Address of the cluster that this process is in, whoever joined it; "" if it is in none."""
+    """Return the address of the cluster that this process is in; "" if it is in none."""
     if not ray.is_initialized():
         return ""
     return "ray://" if api.util.client.ray.is_connected() else str(ray.get_runtime_context().gcs_address)
 
 
 def join(address: str, *, namespace: str | None = None, ours: bool = False) -> None:
-    """Join a cluster, in which this process is not yet. ``cluster.connect`` decides which, and whether.
+    """Join a cluster. ``cluster.connect`` decides which one, and ensures that this process is not in a cluster.
 
     Args:
         address: ``host:port`` of the cluster, or ``ray://host:port``.
-        namespace: Ray's namespace of this driver; None for one of its own.
-        ours: the cluster was found on this machine, so the user's token may be shown to it.
+        namespace: Ray's namespace of this driver; None for a new one.
+        ours: whether the cluster was found on this machine, so that it may receive the user's token.
 
     Raises:
-        ClusterError: Ray cannot join it.
+        ClusterError: if Ray cannot join it.
     """
-    # Ray's own rule: a cluster that was found, not named, is shown the token, if there is one.
+    # As Ray does: a cluster that was found, not named, receives the token, if there is one.
     if ours and "RAY_AUTH_MODE" not in os.environ and has_token():
         tokens._enable_token_auth()
-    # The actors' output would be that of this driver's own ones only.
+    # With log_to_driver, only the output of this driver's own actors would appear.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     try:
         ray.init(address, namespace=namespace, **({} if address.startswith("ray://") else quiet))
@@ -59,47 +59,47 @@ def join(address: str, *, namespace: str | None = None, ours: bool = False) -> N
 
 
 def leave() -> None:
-    """Leave the cluster. Whoever waits for a reply is told."""
+    """Leave the cluster. Pending calls receive ActorUnavailable."""
     ray.shutdown()
-    replies.give_up()
+    replies.abandon()
 
 
 def require_cluster() -> None:
-    """Raise ClusterError if this process is in no cluster."""
-    # Ray would otherwise start a cluster of its own here.
+    """Raise ClusterError if this process has not joined a cluster."""
+    # Otherwise Ray would start a cluster here.
     if not ray.is_initialized():
-        raise ClusterError("this process is in no Ray cluster: open an engine, or call ray.init()")
+        raise ClusterError("this process has not joined a Ray cluster. Open an engine, or call ray.init()")
 
 
 def job_runtime_env() -> dict[str, Any]:
-    """The runtime environment of this process: in a driver its job's, in an actor its own."""
+    """Return the runtime environment of this process: that of its job in a driver, its own in an actor."""
     return dict(ray.get_runtime_context().runtime_env)
 
 
 def job_working_dir() -> str:
-    """URI of the package that this process runs in, as Ray names it by content hash; "" if it is in none."""
+    """Return the URI of the package that this process runs in, which Ray names by its hash; "" without one."""
     return str(job_runtime_env().get("working_dir") or "")
 
 
 def get_package(uri: str) -> bytes | None:
-    """The package of a ``working_dir``, by its ``gcs://`` URI; None if the cluster does not have it (any more)."""
+    """Return the package of a ``working_dir``, by its ``gcs://`` URI; None if the cluster does not have it."""
     require_cluster()
     data: bytes | None = internal_kv._internal_kv_get(uri)
     return data
 
 
 def was_reconstructed() -> bool:
-    """Inside an actor: whether Ray has made it anew since it was spawned."""
+    """Return, inside of an actor, whether Ray has restarted it since it was created."""
     return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def psutil() -> Any:
-    """The psutil that Ray brings along, and puts on the import path."""
+    """Return the psutil module that is shipped with Ray."""
     return importlib.import_module("psutil")
 
 
 def ensure_token() -> None:
-    """Make the token by which the user's processes and clusters know each other, if there is none yet."""
+    """Create the token by which the user's processes and clusters authenticate, if there is none."""
     if not has_token():
         tokens.generate_and_save_token()
         tokens._get_default_token_path().chmod(0o600)
@@ -107,15 +107,15 @@ def ensure_token() -> None:
 
 
 def has_token() -> bool:
-    """Whether the user has a token for clusters."""
+    """Return whether the user has a token for clusters."""
     return bool(tokens.AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
 
 
-class Exactly(RuntimeEnv):
-    """A runtime environment that does not take over what the creating process's own has.
+class IsolatedRuntimeEnv(RuntimeEnv):
+    """A runtime environment that inherits nothing from the creating process.
 
-    Ray merges a new actor's environment over its creator's, field by field. A field that is null there is taken
-    for not given by whoever sets the environment up; Ray's classes would leave it out.
+    Ray merges a new actor's environment over its creator's, field by field. A field that is null there counts as not
+    given when the environment is set up; Ray's own class would leave such a field out.
     """
 
     without: tuple[str, ...] = ()
@@ -126,14 +126,14 @@ class Exactly(RuntimeEnv):
 
 
 def environment_of(wanted: Mapping[str, Any]) -> RuntimeEnv | None:
-    """What Ray is told, so that an actor gets the wanted environment and nothing of its creator's.
+    """Return the runtime environment for Ray by which an actor inherits nothing from its creator.
 
-    Environment variables are the exception: Ray merges them, and none can be taken away.
+    Environment variables are the exception: Ray merges them, and none can be removed.
     """
     inherited = {key for key, value in job_runtime_env().items() if value} - {"env_vars", "config", *wanted}
-    # Where rayflow itself came with the creator's environment, an actor without it could not be made at all.
+    # Where rayflow itself is part of the creator's environment, an actor without that could not start.
     if not inherited or "runtime_resources" in Path(__file__).parts:
         return RuntimeEnv(**wanted) if wanted else None
-    environment = Exactly(**wanted)
+    environment = IsolatedRuntimeEnv(**wanted)
     environment.without = tuple(inherited)
     return environment

@@ -1,4 +1,4 @@
-"""What a caller gets for an error of Ray's."""
+"""Translation of Ray's errors into those of the actor system interface."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rayflow.errors import ClusterError
 from rayflow.runtime.actors.base import ActorLost, ActorUnavailable, TaskCrashed
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-#: Marks under lines of code, some of which Ray has taken out.
+#: Marks under lines of code, some of which Ray has removed.
 _CARETS = re.compile(r"^[ ~^]*\^\n", re.MULTILINE)
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says, without colours."""
+    """Return the message of an error, without colours."""
     return _COLOURS.sub("", str(error)).strip()
 
 
 def _raised(name: str, error: failures.RayTaskError) -> BaseException:
-    """What the method raised, as it was, with the traceback of over there as a note."""
+    """Return what the method raised, with the remote traceback as a note."""
     cause: BaseException = error.cause
     trace = _CARETS.sub("", text_of(error))
-    if isinstance(cause, failures.RayError):  # in its place
+    if isinstance(cause, failures.RayError):  # Ray's substitute for it
         return _cannot_be_sent(name, trace)
     cause.add_note(f"\nIn actor {name!r}:\n{trace}")
     return cause
@@ -34,7 +34,7 @@ def _cannot_be_sent(name: str, text: str) -> ClusterError:
 
 
 def translated(name: str, error: BaseException) -> BaseException:
-    """What a caller of the named actor gets for an error of Ray's; any other exception stays as it is."""
+    """Return the error for a caller of the named actor; an exception that is not Ray's stays as it is."""
     match error:
         case failures.RayTaskError():
             return _raised(name, error)

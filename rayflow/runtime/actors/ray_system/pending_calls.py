@@ -1,4 +1,4 @@
-"""Calls whose reply somebody waits for, in one process."""
+"""Pending calls of one process, which also end when the process leaves the cluster."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class _Waiting(NamedTuple):
 
 
 class PendingCalls:
-    """Tells each waiting call its reply once: the actor's, or that this process has left the cluster."""
+    """Passes exactly one reply to each pending call: the actor's, or that this process has left the cluster."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
         self._waiting: dict[int, _Waiting] = {}
 
     def expect(self, name: str, then: Then, kept: object) -> Then:
-        """Wait for a reply. What is answered takes it, and passes it on the first time only.
+        """Register a call, and return the function that passes its first reply on.
 
         Args:
-            name: who was called.
-            then: told how the call ended.
-            kept: held until then.
+            name: the called actor.
+            then: receives the reply.
+            kept: an object to keep alive until then.
         """
         number = next(self._numbers)
         self._waiting[number] = _Waiting(name, then, kept)
@@ -42,25 +42,25 @@ class PendingCalls:
         def settle(reply: Reply) -> None:
             waiting = self._waiting.pop(number, None)
             if waiting is not None:
-                _tell(waiting.then, reply)
+                _call_back(waiting.then, reply)
 
         return settle
 
-    def give_up(self) -> None:
-        """Tell all that wait that nothing will come any more."""
+    def abandon(self) -> None:
+        """End all pending calls with ActorUnavailable."""
         for number in list(self._waiting):
             waiting = self._waiting.pop(number, None)
             if waiting is not None:
                 error = ActorUnavailable(waiting.name, "this process has left the cluster")
-                _tell(waiting.then, Reply(error=error))
+                _call_back(waiting.then, Reply(error=error))
 
 
-def tell_elsewhere(then: Then, reply: Reply) -> None:
-    """Tell the reply on a thread of its own: the caller may hold a lock that ``then`` wants."""
-    threading.Thread(target=_tell, args=(then, reply), name="reply", daemon=True).start()
+def reply_async(then: Then, reply: Reply) -> None:
+    """Pass a reply on from a new thread: the caller may hold a lock that ``then`` needs."""
+    threading.Thread(target=_call_back, args=(then, reply), name="reply", daemon=True).start()
 
 
-def _tell(then: Then, reply: Reply) -> None:
+def _call_back(then: Then, reply: Reply) -> None:
     try:
         then(reply)
     except Exception:

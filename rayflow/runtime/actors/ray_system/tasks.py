@@ -1,4 +1,4 @@
-"""Functions that run once, in a process of their own."""
+"""Ray tasks: functions that run once, in their own process."""
 
 # ruff: noqa: SLF001 - as in actors.py
 
@@ -20,32 +20,28 @@ from rayflow.runtime.actors.ray_system.pending_calls import Then
 
 
 class RayTask:
-    """A task of Ray's that was submitted.
-
-    Args:
-        ref: the reference of its result.
-    """
+    """A submitted Ray task, by the reference to its result."""
 
     def __init__(self, ref: Any) -> None:
         self._ref = ref
 
     def cancel(self, *, force: bool = False) -> None:
-        """See :class:`~rayflow.runtime.actors.base.RunningTask`."""
+        """Stop the task by a KeyboardInterrupt; with ``force``, kill its process."""
         ray.cancel(self._ref, force=force, recursive=False)
 
 
 def run(system: object, spec: TaskSpec, then: Then) -> RayTask:
-    """Submit a task; see :meth:`~rayflow.runtime.actors.base.ActorSystem.run`.
+    """Submit a task, as :meth:`~rayflow.runtime.actors.base.ActorSystem.run` requires.
 
     Raises:
-        TaskRefused: Ray refuses its options.
-        ClusterError: it cannot be submitted, or this process is in no cluster.
+        TaskRefused: if Ray refuses its options.
+        ClusterError: if it cannot be submitted, or this process has not joined a cluster.
     """
     require_cluster()
     options = {**spec.options, "name": spec.name, "max_retries": 0}
     environment = environment_of(spec.runtime_env)
     try:
-        # As for actors: .options() would make an environment of its own.
+        # As for actors: .options() would make another environment.
         given = None if environment is None else get_runtime_env_info(environment, serialize=True)
         ref = _function(spec.fn, once=bool(spec.options.get("num_gpus")))._remote(
             args=[system, *spec.args], kwargs={}, serialized_runtime_env_info=given, **options
@@ -65,6 +61,6 @@ def run(system: object, spec: TaskSpec, then: Then) -> RayTask:
 
 @functools.lru_cache(maxsize=16)
 def _function(fn: Callable[..., Any], *, once: bool) -> Any:
-    # One for each function: Ray exports every one that it is given. A process that has used a GPU may keep some of its
-    # memory, so it runs one task; Ray sees to that by itself only where the GPU is named at decoration.
+    # One for each function, because Ray exports each one that is passed to it. A process that has used a GPU may keep
+    # some of its memory, so it runs one task only; Ray ensures that only if the decorator names the GPU.
     return api.remote(max_calls=1)(fn) if once else api.remote(fn)
