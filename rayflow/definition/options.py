@@ -86,11 +86,11 @@ class RetryPolicy(Options):
         ('ValueError',)
     """
 
-    max_retries: int = Field(3, ge=0)
-    initial_delay: Seconds = Field(1.0, ge=0)
-    max_delay: Seconds = Field(60.0, ge=0)
-    multiplier: float = Field(2.0, ge=1)
-    jitter: float = Field(0.1, ge=0, le=1)
+    max_retries: int = Field(default=3, ge=0)
+    initial_delay: Seconds = Field(default=1.0, ge=0)
+    max_delay: Seconds = Field(default=60.0, ge=0)
+    multiplier: float = Field(default=2.0, ge=1)
+    jitter: float = Field(default=0.1, ge=0, le=1)
     retry_on: tuple[str, ...] = ()
     give_up_on: tuple[str, ...] = ()
 
@@ -122,9 +122,9 @@ class Retention(Options):
         2592000.0
     """
 
-    completed: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
-    failed: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
-    cancelled: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
+    completed: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
+    failed: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
+    cancelled: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def seconds(self, status: ExecutionStatus) -> float | None:
         """How long an execution is kept that ended like that; None for ever, and for one that has not ended."""
@@ -212,17 +212,17 @@ class ExecutionOptions(Options):
         'acme'
     """
 
-    timeout: Seconds | None = Field(None, gt=0)
+    timeout: Seconds | None = Field(default=None, gt=0)
     deadline: float | None = None
     retry: RetryPolicy = RetryPolicy()
-    step_timeout: Seconds | None = Field(300.0, gt=0)
+    step_timeout: Seconds | None = Field(default=300.0, gt=0)
     checkpoints: Checkpoints = "sync"
-    priority: int = Field(5, ge=0, le=9)
+    priority: int = Field(default=5, ge=0, le=9)
     distributed: bool = True
     strict_versions: bool = False
     start_at: float | None = None
-    delay: Seconds | None = Field(None, ge=0)
-    singleton: str | None = Field(None, min_length=1, max_length=200)
+    delay: Seconds | None = Field(default=None, ge=0)
+    singleton: str | None = Field(default=None, min_length=1, max_length=200)
     retention: Retention | None = None
     attributes: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
 
@@ -250,7 +250,7 @@ class RateLimit(Options):
     """
 
     count: int = Field(ge=1)
-    per: Seconds = Field(1.0, gt=0)
+    per: Seconds = Field(default=1.0, gt=0)
 
 
 class StepOptions(Options):
@@ -279,18 +279,18 @@ class StepOptions(Options):
     """
 
     retry: RetryPolicy | None = None
-    timeout: Seconds | None = Field(None, gt=0)
+    timeout: Seconds | None = Field(default=None, gt=0)
     local: bool | None = None
     pool: str = "default"
     not_before: float | None = None
-    concurrency_limit: int | None = Field(None, ge=1)
+    concurrency_limit: int | None = Field(default=None, ge=1)
     concurrency_key: str | Callable[..., object] | None = None
     rate_limit: RateLimit | None = None
-    heartbeat_timeout: Seconds | None = Field(None, gt=0)
+    heartbeat_timeout: Seconds | None = Field(default=None, gt=0)
     when_full: Literal["wait", "raise"] = "wait"
-    num_cpus: float | None = Field(None, ge=0)
-    num_gpus: float | None = Field(None, ge=0)
-    memory: int | None = Field(None, gt=0)
+    num_cpus: float | None = Field(default=None, ge=0)
+    num_gpus: float | None = Field(default=None, ge=0)
+    memory: int | None = Field(default=None, gt=0)
     resources: Mapping[str, float] | None = None
     runtime_env: Mapping[str, Any] | None = None
     scheduling_strategy: Any = None
@@ -350,24 +350,24 @@ class PoolConfig(Options):
     """
 
     name: str = "default"
-    workers: int = Field(4, ge=0)
-    concurrency: int = Field(4, ge=1)
-    min_workers: int | None = Field(None, ge=0)
-    max_workers: int | None = Field(None, ge=1)
-    idle_timeout: Seconds = Field(30.0, gt=0)
-    queue_limit: int | None = Field(None, ge=1)
+    workers: int = Field(default=4, ge=0)
+    concurrency: int = Field(default=4, ge=1)
+    min_workers: int | None = Field(default=None, ge=0)
+    max_workers: int | None = Field(default=None, ge=1)
+    idle_timeout: Seconds = Field(default=30.0, gt=0)
+    queue_limit: int | None = Field(default=None, ge=1)
     rate_limit: RateLimit | None = None
-    num_cpus: float = Field(0.01, ge=0)
-    num_gpus: float = Field(0.0, ge=0)
-    memory: int | None = Field(None, gt=0)
+    num_cpus: float = Field(default=0.01, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    memory: int | None = Field(default=None, gt=0)
     resources: Mapping[str, float] = Field(default_factory=dict)
     runtime_env: Mapping[str, Any] = Field(default_factory=dict)
     setup: str | Callable[[], Any] | None = None
-    max_tasks_per_worker: int | None = Field(None, ge=1)
-    max_ray_tasks: int = Field(100, ge=1)
-    drain_timeout: Seconds = Field(300.0, ge=0)
-    stop_grace: Seconds = Field(5.0, ge=0)
-    start_timeout: Seconds = Field(600.0, gt=0)
+    max_tasks_per_worker: int | None = Field(default=None, ge=1)
+    max_ray_tasks: int = Field(default=100, ge=1)
+    drain_timeout: Seconds = Field(default=300.0, ge=0)
+    stop_grace: Seconds = Field(default=5.0, ge=0)
+    start_timeout: Seconds = Field(default=600.0, gt=0)
 
     @field_validator("name")
     @classmethod
@@ -428,15 +428,15 @@ class EngineConfig(Options):
     address: str | None = None
     pool: PoolConfig = PoolConfig()
     execution: ExecutionOptions = ExecutionOptions()
-    max_coordinators: int | None = Field(None, ge=1)
-    executions_per_coordinator: int = Field(500, ge=1)
-    standby_coordinators: int = Field(1, ge=0)
+    max_coordinators: int | None = Field(default=None, ge=1)
+    executions_per_coordinator: int = Field(default=500, ge=1)
+    standby_coordinators: int = Field(default=1, ge=0)
     recover: bool = True
-    ping_interval: float = Field(1.0, gt=0)
-    ping_timeout: float = Field(4.0, gt=0)
-    environment_idle_timeout: float = Field(300.0, gt=0)
-    park_idle_after: float = Field(1.0, gt=0)
-    large_value_bytes: int = Field(256 << 10, ge=1 << 10)
+    ping_interval: float = Field(default=1.0, gt=0)
+    ping_timeout: float = Field(default=4.0, gt=0)
+    environment_idle_timeout: float = Field(default=300.0, gt=0)
+    park_idle_after: float = Field(default=1.0, gt=0)
+    large_value_bytes: int = Field(default=256 << 10, ge=1 << 10)
     retention: Retention = Retention()
     allow_pickle: bool = True
 

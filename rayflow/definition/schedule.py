@@ -89,14 +89,14 @@ class Schedule(Options):
     """
 
     cron: str | None = None
-    every: Seconds | None = Field(None, ge=0.001, allow_inf_nan=False)
+    every: Seconds | None = Field(default=None, ge=0.001, allow_inf_nan=False)
     timezone: str = "UTC"
     overlap: Overlap = "skip"
-    catch_up: Seconds = Field(3600.0, gt=0, allow_inf_nan=False)
-    jitter: Seconds = Field(0.0, ge=0, allow_inf_nan=False)
+    catch_up: Seconds = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    jitter: Seconds = Field(default=0.0, ge=0, allow_inf_nan=False)
     start_at: Moment | None = None
     end_at: Moment | None = None
-    max_runs: int | None = Field(None, ge=1)
+    max_runs: int | None = Field(default=None, ge=1)
 
     @field_validator("cron")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
@@ -31,14 +32,14 @@ class StepKeywords(TypedDict, total=False):
 
     name: str
     retry: RetryPolicy | None
-    timeout: float | None
+    timeout: float | dt.timedelta | None
     local: bool | None
     pool: str
     not_before: float | None
     concurrency_limit: int | None
     concurrency_key: str | Callable[..., object] | None
     rate_limit: RateLimit | None
-    heartbeat_timeout: float | None
+    heartbeat_timeout: float | dt.timedelta | None
     when_full: Literal["wait", "raise"]
     num_cpus: float | None
     num_gpus: float | None
