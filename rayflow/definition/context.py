@@ -1,7 +1,7 @@
-"""What a definition needs of whoever runs it.
+"""Interface between definitions and the machine that runs them.
 
 Floor 1 knows no machine: it asks the running event loop. Inside a workflow that loop carries an ``execution``
-(the machine of floor 2 sets it); anywhere else there is none, and a step simply runs.
+(the machine of floor 2 sets it). Without an ``execution``, a step simply runs.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class StepCall:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     options: StepOptions = StepOptions()
-    #: The annotation of the result, to rebuild it; None where there is none.
+    #: The annotation of the result, to rebuild it; None without one.
     returns: Any = None
     kind: ClassVar[str] = "step"
 
 
 @dataclass(frozen=True, slots=True)
 class ChildCall:
-    """A call of a workflow in a workflow: an execution of its own.
+    """A call of a workflow in a workflow, which runs as a separate execution.
 
     Args:
         name: the workflow's id.
@@ -134,7 +134,7 @@ class ExecutionContext(Protocol):
         """Have that step run if the workflow fails or is cancelled."""
 
     def continue_as_new(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> NoReturn:
-        """End this run, and begin the workflow anew with other arguments."""
+        """End this run, and restart the workflow with other arguments."""
 
     def patched(self, change: str) -> bool:
         """Whether the code that is running here is to behave as changed."""
@@ -147,7 +147,7 @@ class ExecutionContext(Protocol):
         """A generator seeded by the execution's id; the same in every replay."""
 
     def uuid4(self) -> uuid.UUID:
-        """A random UUID from that generator."""
+        """Return a random UUID from that generator."""
 
     @property
     def state(self) -> MutableMapping[str, Any]:
@@ -158,7 +158,7 @@ class ExecutionContext(Protocol):
 
 
 def current_execution() -> ExecutionContext | None:
-    """The execution whose workflow code is running here, or None outside a workflow."""
+    """Return the execution whose workflow code is running here, or None outside a workflow."""
     loop = asyncio._get_running_loop()
     return getattr(loop, "execution", None)
 
