@@ -41,12 +41,12 @@ class Options(BaseModel):
             raise InvalidArgument(explain(type(self), error)) from None
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some options changed, validated again."""
+        """Return a copy with some options changed and validated."""
         return type(self)(**{**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
 
 def explain(cls: type[BaseModel], error: ValidationError) -> str:
-    """What is wrong with options, for people: each with its name and, where it helps, what was given."""
+    """Return the errors of options as text: the name of each option and, where it helps, the given value."""
     lines = []
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])
@@ -149,7 +149,7 @@ _ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 def check_attributes(given: object) -> dict[str, str | int | float | bool]:
-    """Return attributes that were given, as a dict. Raises ValueError, which says what is allowed."""
+    """Return the given attributes as a dict. Raises ValueError, which names the allowed types."""
     if not isinstance(given, Mapping):
         raise ValueError(f"needs a mapping of names to values, not {given!r}")  # noqa: TRY004 - pydantic takes only this
     if len(given) > MOST_ATTRIBUTES:
@@ -189,8 +189,8 @@ class ExecutionOptions(Options):
     Args:
         timeout: seconds from the start after which the execution fails with ExecutionTimeout; None for never.
         deadline: the same as a moment, in seconds since the epoch.
-        retry: the retry policy of steps that have none of their own.
-        step_timeout: the timeout in seconds of steps that have none of their own; None for none.
+        retry: the retry policy of steps that set none.
+        step_timeout: the timeout in seconds of steps that set none; None for no timeout.
         checkpoints: ``"sync"``: no step starts before the results that it depends on are durable. ``"async"``:
             recorded in order, but dependents may start before (a crash may repeat the last few steps).
             ``"off"``: only start and end are recorded; the execution is not parked while it waits.
@@ -238,7 +238,7 @@ class ExecutionOptions(Options):
 
 
 class RateLimit(Options):
-    """At most so many starts in any window of so many seconds, over the whole cluster.
+    """Rate limit: at most ``count`` starts in any window of ``per`` seconds, over the whole cluster.
 
     Args:
         count: starts.
@@ -254,23 +254,23 @@ class RateLimit(Options):
 
 
 class StepOptions(Options):
-    """How one step runs; what is None comes from the execution's options.
+    """Options of one step; an unset option takes the execution's value.
 
     Args:
         retry: retry policy.
-        timeout: seconds for one attempt; ``None`` takes the execution's ``step_timeout``, ``float("inf")`` is none.
+        timeout: seconds for one attempt; None takes the execution's ``step_timeout``; ``float("inf")`` sets no limit.
         local: True runs it in the coordinator instead of on a worker, False always on a worker; None takes
             what the execution says (``distributed``).
         pool: name of the worker pool.
         not_before: the first attempt does not begin before this moment, in seconds since the epoch.
         concurrency_limit: attempts of one key that run at once at most, over all executions of the pool.
-        concurrency_key: which key: a name, or a function of the step's arguments that answers one. Steps of one
+        concurrency_key: which key: a name, or a function of the step's arguments that returns one. Steps of one
             pool that name the same key share it. None for the step's own name.
         rate_limit: starts of this step at most, over all executions of the pool.
         heartbeat_timeout: seconds without ``rf.step_context().heartbeat()`` after which an attempt has failed.
         when_full: what becomes of an attempt that finds the pool's queue at its limit: ``"wait"``, or ``"raise"``
             to let it fail with QueueFull, which its retry policy may try again.
-        num_cpus: CPUs. With this or any of the following the step runs as a Ray task of its own, not on a worker.
+        num_cpus: CPUs. With this or any of the following the step runs as a separate Ray task, not on a worker.
         num_gpus: GPUs.
         memory: bytes of memory.
         resources: custom resources, by name.
@@ -307,11 +307,11 @@ class StepOptions(Options):
 
     @property
     def own_task(self) -> bool:
-        """Whether it runs as a Ray task of its own."""
+        """Whether the step runs as a separate Ray task."""
         return any(getattr(self, name) is not None for name in _TASK_OPTIONS)
 
 
-#: What makes a step a Ray task of its own.
+#: Options that make a step a separate Ray task.
 _TASK_OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "runtime_env", "scheduling_strategy")
 
 #: Characters of a pool's name: it is part of actors' names.
@@ -340,12 +340,12 @@ class PoolConfig(Options):
         resources: custom resources that Ray reserves for one worker.
         runtime_env: Ray's runtime environment of the workers, on top of the code environment.
         setup: called once in each worker before it takes work: a function without arguments, ``async`` or not,
-            or ``"module:function"``. Steps find what it answers in ``rf.step_context().setup``; a context manager
+            or ``"module:function"``. Steps find its result in ``rf.step_context().setup``; a context manager
             is entered, and left when the worker stops.
-        max_tasks_per_worker: a worker is replaced after so many tasks; None for never.
-        max_ray_tasks: steps of this pool that run as Ray tasks of their own at once, per code environment.
+        max_tasks_per_worker: tasks after which a worker is replaced; None for never.
+        max_ray_tasks: steps of this pool that run as separate Ray tasks at once, per code environment.
         drain_timeout: seconds that tasks may take to finish on a worker that is to stop; then they are handed back.
-        stop_grace: seconds that a step which was told to stop may take before its worker is replaced.
+        stop_grace: seconds between the request that a step stops and the replacement of its worker.
         start_timeout: seconds that a worker may take to start, its setup included.
     """
 
@@ -404,7 +404,7 @@ class EngineConfig(Options):
         namespace: Ray namespace of the actors; None derives it from the store's URL.
         address: Ray cluster to join; None joins a running one or starts a local one.
         pool: the default worker pool.
-        execution: options of executions that are started without options of their own.
+        execution: options of executions that are started without options.
         max_coordinators: coordinator actors at most, but one for each code environment with work; None for twice
             the cluster's CPUs, at least 2.
         executions_per_coordinator: executions that share one coordinator at most, beyond ``max_coordinators``.
@@ -457,7 +457,7 @@ class EngineConfig(Options):
 
     @classmethod
     def load(cls, *, environ: Mapping[str, str] = os.environ, **given: Any) -> EngineConfig:
-        """The configuration from keywords, then ``RAYFLOW_*``, then the defaults.
+        """Return the configuration from keywords, then ``RAYFLOW_*``, then the defaults.
 
         Example:
             >>> EngineConfig.load(environ={"RAYFLOW_STANDBY_COORDINATORS": "3"}).standby_coordinators

@@ -68,9 +68,9 @@ def test_a_pool_is_found_again_by_name_and_drained_and_deleted(
         found.scale(1)
         assert waiting.result(timeout=60) == 3
         found.delete()
-        with pytest.raises(rf.PoolNotFound, match="there are: default"):
+        with pytest.raises(rf.PoolNotFound, match="existing pools: default"):
             other.pools.get("clients")
-        with pytest.raises(rf.ExecutionFailed, match="there is no worker pool 'clients'"):
+        with pytest.raises(rf.ExecutionFailed, match="no worker pool is named 'clients'"):
             other.start(asking, 1).result(60)
 
 
