@@ -39,7 +39,7 @@ class ExecutionCommands:
     Args:
         backend: where operations are written.
         codec: decodes payloads, to check what a signal carries.
-        encoder: encodes what is recorded.
+        encoder: encodes the recorded values.
         settle_timeout: seconds that resume() waits for cancelled children to end.
     """
 

@@ -55,7 +55,7 @@ def failure_of(error: BaseException, failed: Mapping[int, int] = MappingProxyTyp
 
 
 def _message(error: BaseException) -> str:
-    """The exception's own text; of a group, its first members as well."""
+    """Return the exception's own text; of a group, its first members as well."""
     if not isinstance(error, BaseExceptionGroup):
         return str(error)
     members = [f"{class_name(type(member))}: {_message(member)}" for member in error.exceptions[:_MEMBERS]]

@@ -174,7 +174,7 @@ class TestEngine(Engine):
         return self._coordinator
 
     def _new_seed(self, execution_id: str, nonce: str) -> int:
-        """The same in every run of a test; another one each time an id is used again."""
+        """Return a seed: the same in every run of a test, another one for each reuse of an id."""
         self._starts[execution_id] += 1
         return derived_seed(f"{execution_id}/{self._starts[execution_id]}")
 
@@ -232,7 +232,7 @@ class TestEngine(Engine):
         self._do(lambda: self._actor_system.advance(moment))
 
     def skip(self) -> float | None:
-        """Move the clock to the next timer, and run what is due then.
+        """Move the clock to the next timer, and run all actions that are due then.
 
         Returns:
             The time of the timer, in seconds since the epoch; None if no timer is due.

@@ -54,17 +54,17 @@ class Calls:
         return list(self._held.values())
 
     def disown(self) -> None:
-        """The execution is a fork from here on: the permits were another execution's."""
+        """Forget the permits, which belong to the source of a fork."""
         for held in self._held.values():
             held.own_token = 0
 
     def drop_all(self) -> None:
-        """The code waits for nothing any more."""
+        """Drop all open calls."""
         self.effects.dropped.extend(self._open)
         self._open.clear()
 
     def issue(self, call: Call, payload: bytes = b"", *, undo: bool = False) -> int:
-        """Issue a call; answers its number.
+        """Issue a call, and return its number.
 
         Args:
             call: the call.
@@ -122,7 +122,7 @@ class Calls:
         try:
             token = await self.wait_for(seq)
         except BaseException:
-            if seq in self._held:  # granted, and then cancelled before the code went on
+            if seq in self._held:  # granted, and then cancelled before the code continued
                 self._give_back(seq)
             raise
         held = self._held[seq]
@@ -154,7 +154,7 @@ class Calls:
     def _resolve(
         self, event: StepCompleted | StepFailed | RequestCompleted, call: Call, future: asyncio.Future[Any]
     ) -> object | None:
-        """Give the code its answer; answers what failed, if it did."""
+        """Give the code its answer, and return the event if it is a failure."""
         if isinstance(event, StepFailed):
             future.set_exception(step_error(event))
             return event
@@ -193,7 +193,7 @@ class LockPermit:
         self._give_back = give_back
 
     def granted(self, token: int) -> None:
-        """It is granted again."""
+        """Record that the permit is granted again."""
         self.token = self.own_token = token
 
     def release(self) -> None:

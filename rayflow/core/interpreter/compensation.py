@@ -27,7 +27,7 @@ class Compensations:
         self._calls.append((call, payload))
 
     async def run(self, run: Run) -> None:
-        """Run them all. One that fails for good is a dead letter by then, and does not hold up the others."""
+        """Run all compensations. One that fails permanently is a dead letter, and the others still run."""
         self.begun = True
         while self._calls:
             try:
@@ -52,9 +52,9 @@ class Evicted(BaseException):
 
 
 def end_coroutine(coroutine: Coroutine[Any, Any, Any] | Generator[Any, Any, Any], tell: Tell) -> None:
-    """End a coroutine, whatever it does about it; ``tell`` is told if that is in vain."""
+    """End a coroutine, even one that resists; call ``tell`` if it does not end."""
     for _ in range(CLOSINGS):
-        # Whatever clean-up code raises here is the echo of an eviction, not an outcome: the journal decides
+        # Exceptions of clean-up code here follow from the eviction and are not an outcome: the journal decides
         # what happens to the execution, and nothing was issued (commands raise on a dead loop).
         with contextlib.suppress(BaseException):
             coroutine.throw(Evicted)
@@ -75,7 +75,7 @@ class Generators:
         return len(self._held)
 
     def hold(self, generator: AsyncGenerator[Any, Any]) -> None:
-        """A generator begins."""
+        """Keep a generator that begins."""
         if len(self._held) >= self._sweep_at:
             self._held = [held for held in self._held if _unfinished(held)]
             self._sweep_at = 2 * len(self._held) + _SWEEP

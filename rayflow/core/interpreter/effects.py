@@ -1,4 +1,4 @@
-"""What a machine answers: the steps that the code issued, what it gave up and published, and how it ended."""
+"""Effects of one event: issued and dropped steps, published state, and the outcome."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Payloads(Protocol):
     """The codec, as the machine needs it (floor 3 has the real one)."""
 
     def encode(self, value: Any) -> bytes:
-        """The value as bytes. Raises CodecError."""
+        """Return the value as bytes. Raises CodecError."""
 
     def decode(self, data: bytes, annotation: Any = None) -> Any:
-        """The value of those bytes, rebuilt through the annotation. Raises CodecError."""
+        """Return the value of those bytes, rebuilt through the annotation. Raises CodecError."""
 
 
 class Dispatch(NamedTuple):
@@ -52,7 +52,7 @@ class RejectedSignal(NamedTuple):
 
 
 class ContinueAsNew(BaseException):
-    """Ends a run of a workflow's code, which then begins anew. Not an Exception: nobody is to catch it."""
+    """Ends a run of a workflow's code, which then restarts. Not an Exception, so that user code does not catch it."""
 
     def __init__(self, payload: bytes) -> None:
         super().__init__("the workflow continues as new")
@@ -80,7 +80,7 @@ class Outcome:
         status: as what. RUNNING: it continues as new.
         result: the encoded result, or the encoded (args, kwargs) of the next run.
         failure: why it did not complete.
-        unconsumed: the signals that nobody received.
+        unconsumed: the signals that the code did not receive.
         compensated: whether compensations were run.
     """
 

@@ -37,8 +37,8 @@ Ts = TypeVarTuple("Ts")
 #: ``sleep(0)`` or swallows its cancellation needs more than any number.
 CALLBACK_BUDGET = 2_000_000
 
-#: How often code that is over is told so by an exception. Code that swallows even that, in a loop, is from then on
-#: made to wait instead, since an exception would keep it busy for ever.
+#: Exceptions that are raised in finished code which still calls the loop. Code that swallows all of them, in a loop, is
+#: made to wait instead, since another exception would keep it busy for ever.
 REFUSALS = 100
 
 #: Frames that each coroutine keeps of where it was made: enough to get from a step to the code that called it.
@@ -49,8 +49,8 @@ _Before = tuple[asyncio.AbstractEventLoop | None, Any, int]
 #: Finished tasks and cancelled timers that are kept at least before they are swept out.
 _SWEEP = 64
 
-#: Loops that are not evicted. Whoever drops one without evicting it leaks it, instead of having the garbage
-#: collector, or the interpreter's end, run its clean-up outside every workflow.
+#: Loops that are not evicted. A loop that its owner drops without eviction leaks. Otherwise the garbage collector, or
+#: the interpreter's end, would run its clean-up outside every workflow.
 _alive: set[DurableLoop] = set()
 
 
@@ -58,10 +58,10 @@ class DurableLoop(RestrictedEventLoop):
     """See the module's docstring.
 
     Args:
-        execution: what :func:`rayflow.definition.context.current_execution` answers on this loop.
+        execution: result of :func:`rayflow.definition.context.current_execution` on this loop.
         name: prefix of the tasks' names.
         budget: callbacks that one drain may run.
-        on_unhandled: told of exceptions that nobody awaited, as text.
+        on_unhandled: receives exceptions of tasks that were never awaited, as text.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class DurableLoop(RestrictedEventLoop):
         #: The tasks that are not done, by number. A finished one is not held, so that asyncio reports its failure at
         #: once if nothing else refers to the task.
         self._tasks: dict[int, DurableTask] = {}
-        #: Whether the code was told to end: its tasks are cancelled, and may only clean up.
+        #: Whether the code has to end: its tasks are cancelled, and may only clean up.
         self.ending = False
         #: Cancelled tasks that ran in the newest drain.
         self._cancelled: dict[int, DurableTask] = {}
@@ -112,7 +112,7 @@ class DurableLoop(RestrictedEventLoop):
             RuntimeError: another loop runs in this thread, where tasks of this one would not advance.
         """
         if asyncio._get_running_loop() is not None:
-            raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
+            raise RuntimeError("a workflow's code cannot run inside another event loop: run it in a separate thread")
         budget = self._budget
         ready, tasks = self._ready, self._tasks
         before = self._enter()
@@ -184,7 +184,7 @@ class DurableLoop(RestrictedEventLoop):
         self._ready.append(self._timers.pop(number))
 
     def pending_tasks(self) -> list[DurableTask]:
-        """The tasks that are not done, oldest first."""
+        """Return the tasks that are not done, oldest first."""
         return [task for task in self._tasks.values() if not task.done()]
 
     def check_cancelled(self) -> None:
@@ -199,7 +199,7 @@ class DurableLoop(RestrictedEventLoop):
                 )
 
     def next_number(self) -> int:
-        """A number for something that may be put into a set."""
+        """Return a number for an object that may be put into a set."""
         self._number += 1
         return self._number
 
@@ -221,7 +221,7 @@ class DurableLoop(RestrictedEventLoop):
         """Drop everything without letting the code do anything more: clean-up code runs, commands raise.
 
         Args:
-            quiet: say nothing of exceptions that nobody has awaited: somebody may yet, when the code is replayed.
+            quiet: do not report exceptions that were not awaited: the code may await them in its replay.
         """
         if self.dead:
             return
@@ -230,7 +230,7 @@ class DurableLoop(RestrictedEventLoop):
         self._timers.clear()
         self._heap.clear()
         with self._running():
-            # In a context of its own: what clean-up code sets must not stay behind in this thread's.
+            # In a separate context: values that clean-up code sets must not stay in the context of this thread.
             contextvars.Context().run(self._close_all)
         self._tasks.clear()
         _alive.discard(self)
@@ -250,7 +250,7 @@ class DurableLoop(RestrictedEventLoop):
         self.close_generators()
 
     def refuse(self, message: str) -> None:
-        """Raise, unless the code has been told so often that it evidently swallows it.
+        """Raise, unless the code has evidently swallowed the earlier exceptions (see :data:`REFUSALS`).
 
         Raises:
             RuntimeError: with the message.
@@ -299,14 +299,14 @@ class DurableLoop(RestrictedEventLoop):
         return handle
 
     def _timer_handle_cancelled(self, handle: DurableTimer) -> None:
-        """Called by TimerHandle.cancel."""
+        """Remove the timer; TimerHandle.cancel calls this method."""
         self._timers.pop(handle.number, None)
         if len(self._heap) > 2 * len(self._timers) + _SWEEP:
             self._heap = [(timer.when(), number) for number, timer in self._timers.items()]
             heapq.heapify(self._heap)
 
     def create_future(self) -> DurableFuture:
-        """A future that hashes by its number."""
+        """Return a future that hashes by its number."""
         future = DurableFuture(loop=self)
         future.number = self._number = self._number + 1
         return future
@@ -319,11 +319,11 @@ class DurableLoop(RestrictedEventLoop):
         context: contextvars.Context | None = None,
         **kwargs: Any,
     ) -> DurableTask:
-        """A task that hashes by its number and has a name of this execution's own."""
+        """Return a task that hashes by its number and has a name of this execution."""
         refuse_as_completed(coro)
         if self.dead:
             # It never runs. An error here would leave the other coroutines of a gather unawaited, with a warning
-            # for each; whoever waits for this task is ended while waiting.
+            # for each; tasks that wait for this one are ended while waiting.
             coro.close()
         self._number += 1
         number = self._number
@@ -345,11 +345,11 @@ class DurableLoop(RestrictedEventLoop):
         self._eager = factory is not None
 
     def get_task_factory(self) -> Any:
-        """The factory that was set, or None."""
+        """Return the factory that was set, or None."""
         return getattr(asyncio, "eager_task_factory", None) if self._eager else None
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Pass on what nobody awaited."""
+        """Report an exception that was never awaited."""
         error = context.get("exception")
         if not self._quiet and not isinstance(error, ContinueAsNew):
             message = str(context.get("message", "unhandled error in a workflow"))
@@ -361,15 +361,15 @@ class DurableLoop(RestrictedEventLoop):
             self._report(f"{coro.__qualname__!r} was called{origin_of(coro)} and never awaited: it did not run", None)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """The same as :meth:`call_exception_handler`."""
+        """Do the same as :meth:`call_exception_handler`."""
         self.call_exception_handler(context)
 
     def get_debug(self) -> bool:
-        """Always false: debug mode adds callbacks and frames of its own."""
+        """Return False always: debug mode adds callbacks and frames."""
         return False
 
     def set_debug(self, enabled: bool) -> None:  # noqa: FBT001 - as asyncio has it
-        """Ignored, for the same reason."""
+        """Ignore the setting, for the same reason."""
 
     def is_running(self) -> bool:
         """Whether the loop runs in this thread."""

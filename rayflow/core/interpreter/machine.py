@@ -2,9 +2,9 @@
 
 The machine owns the workflow's coroutine and the loop on which it runs, the numbering of its steps, and the
 comparison of a replay with what the journal recorded. Its owner (:mod:`rayflow.core.execution.execution`) owns time,
-retries, statuses and the journal. One event is applied at a time; then the loop runs until nothing is ready;
-what the code did meanwhile is the answer. Applying the same events in the same order gives the same effects, in
-any process, on any day: that is all that recovery needs.
+retries, statuses and the journal. The owner applies one event at a time. The loop then runs until no callback is
+ready, and the machine returns the effects: the calls and results of the code until then. The same events in the same
+order give the same effects in any process, on any day. Recovery needs nothing else.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Machine:
         seed: of the random numbers of the execution's first run.
         check: raises TypeError if arguments do not fit the workflow, for ``continue_as_new``.
         budget: callbacks that one event may cause.
-        on_unhandled: told of exceptions that nobody awaited.
+        on_unhandled: receives exceptions of tasks that were never awaited.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Machine:
         return self._signals.awaited()
 
     def final_state(self) -> dict[str, bytes]:
-        """What the code has set of its state, for another run."""
+        """Return the state that the code has set, for another run."""
         return self._state.encoded()
 
     def next_seed(self) -> int:
@@ -151,7 +151,7 @@ class Machine:
         """Apply one event, run the code until it waits again, and answer what it did.
 
         Raises:
-            NonDeterminismError: the event answers a step or timer that the code did not make.
+            NonDeterminismError: the event belongs to a step or timer that the code did not make.
         """
         effects = self._effects = self._calls.effects = Effects()
         if self.outcome is not None:
@@ -172,7 +172,7 @@ class Machine:
         """Apply recorded entries; answer the steps that are still unanswered, in the order they were issued.
 
         Raises:
-            NonDeterminismError: the code did something else than what was recorded.
+            NonDeterminismError: the code took another path than the recorded one.
         """
         self._calls.answered = {
             e.event.step for e in entries if isinstance(e.event, StepCompleted | StepFailed | RequestCompleted)
@@ -253,7 +253,7 @@ class Machine:
         if self._undoing:
             raise RuntimeError(
                 f"{len(self._undoing)} compensations are registered, which a new run would forget: continue as new "
-                "where nothing has to be undone any more"
+                "where no compensation is needed"
             )
         if self._root is None or self._root.done():
             raise RuntimeError(
@@ -286,7 +286,7 @@ class Machine:
         return self._random.generator
 
     def uuid4(self) -> uuid.UUID:
-        """A random UUID from the execution's own random numbers."""
+        """Return a random UUID from the execution's own random numbers."""
         return uuid.UUID(int=self._random.generator.getrandbits(128), version=4)
 
     @property
@@ -294,7 +294,7 @@ class Machine:
         """The state, for the code to see and to set."""
         if self._loop.dead or self._closing:
             self._refuse()
-            return ExecutionState(self._payloads)  # nobody's
+            return ExecutionState(self._payloads)  # a copy that is discarded
         return self._state
 
     def stage(self, index: int, name: str, status: str, result: Any = None) -> None:
@@ -306,7 +306,7 @@ class Machine:
         self._effects.stages.append(StageNote(index, name, status, encoded))
 
     def _report(self, message: str, error: BaseException | None) -> None:
-        if self._recorded_patches is None:  # a replay repeats what was reported when it was live
+        if self._recorded_patches is None:  # a replay repeats errors that were already reported
             self._on_unhandled(message, error)
 
     # --- inside --------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ class Machine:
         self._loop.drain()
 
     def _give_up(self, outcome: Outcome, now: float) -> None:
-        """The code never settles: end without it. What it did is undone all the same, on a loop of its own."""
+        """End without the code, which never settles; run its compensations on a separate loop."""
         if not self._undoing or self._undoing.begun:
             self._end(outcome)
             return

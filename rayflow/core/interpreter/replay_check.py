@@ -39,7 +39,7 @@ def compare(entry: Entry, effects: Effects) -> None:
         )
     if tuple(effects.dropped) != entry.dropped:
         raise NonDeterminismError(
-            expected=f"steps {list(entry.dropped)} to be given up", seen=f"{effects.dropped}", position=entry.seq
+            expected=f"steps {list(entry.dropped)} to be dropped", seen=f"{effects.dropped}", position=entry.seq
         )
     for what, recorded, made in (
         ("compensation", tuple(map(repr, entry.compensations)), tuple(map(repr, effects.undos))),
@@ -57,7 +57,7 @@ def compare(entry: Entry, effects: Effects) -> None:
 
 
 def _first_difference(recorded: Sequence[str], made: Sequence[str]) -> tuple[int, str, str]:
-    """Return the position of the first difference, and what is there; "" where one has ended."""
+    """Return the position of the first difference, and both entries; "" where one list has ended."""
     pairs = enumerate(zip_longest(recorded, made, fillvalue=""))
     return next((position, expected, seen) for position, (expected, seen) in pairs if expected != seen)
 
@@ -67,7 +67,7 @@ def _stage(note: StageNote) -> str:
 
 
 def _changes(state: Mapping[str, bytes | None]) -> tuple[str, ...]:
-    """The keys that were set or deleted. A large value is recorded as a reference, so values are not compared."""
+    """Return the changed keys. A large value is recorded as a reference, so values are not compared."""
     return tuple(f"{key!r} {'deleted' if value is None else 'set'}" for key, value in state.items())
 
 
@@ -77,13 +77,13 @@ def _called(labelled: str) -> str:
 
 
 def named(seq: int, labelled: str) -> str:
-    """A call in a message: its kind, number and name."""
+    """Return a call for a message: its kind, number and name."""
     kind, name = kind_and_name(labelled)
     return f"{_KINDS.get(kind, kind)} {seq} {name!r}"
 
 
 def describe(event: Event) -> str:
-    """An event in a message."""
+    """Return an event for a message."""
     match event:
         case StepCompleted() | StepFailed() | RequestCompleted():
             return named(event.step, event.name)

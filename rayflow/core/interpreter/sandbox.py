@@ -2,9 +2,9 @@
 
 Python's audit events show files, sockets, processes and (from 3.12 and 3.13) threads and ``time.sleep``; the
 last two are patched for the versions before. Everything is judged by the *running loop of this thread*: only
-code that runs on a durable loop is refused, anything else in the process goes on untouched. What the interpreter
-does on the code's behalf (imports and all that a module does while it is imported, source lines for tracebacks,
-time zones) is let through.
+code that runs on a durable loop is refused, all other code in the process continues unaffected. The interpreter's
+own actions for the code (imports and all that a module does while it is imported, source lines for tracebacks, time
+zones) are allowed.
 
 What cannot be caught is documented in docs/workflows.md: reading the clock, random numbers and environment variables,
 asking whether a file exists, writing to a file that was opened before, and C extensions that raise no audit event.
@@ -154,14 +154,14 @@ def _by_interpreter() -> bool:
 
 
 def _is_time_zone(path: object) -> bool:
-    # zoneinfo's C half opens its files without a frame of its own. They are the same for everybody.
+    # zoneinfo's C half opens its files without a Python frame. The files are the same for each process.
     zoneinfo = sys.modules.get("zoneinfo")
     return zoneinfo is not None and isinstance(path, str) and path.startswith(tuple(zoneinfo.TZPATH))
 
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """What is done meanwhile on this thread is not the doing of the code whose loop runs there."""
+    """Exempt the enclosed actions on this thread from the rules for the workflow code whose loop runs there."""
     loop = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     try:

@@ -42,7 +42,7 @@ class Signals:
         self._payloads = payloads
         self._reject = reject
         #: Each signal with its place in the order of acceptance. The numbers of inbox rows do not tell it: those of a
-        #: fork begin anew, while it has taken over signals of the other execution.
+        #: fork begin again, although the fork has signals of its source.
         self._queues: dict[str, asyncio.Queue[tuple[int, SignalReceived]]] = {}
         self._accepted = 0
         #: In the order in which the waits began.
@@ -69,11 +69,11 @@ class Signals:
             del self._awaited[id(awaited)]
 
     def awaited(self) -> list[Awaited]:
-        """What the code waits for."""
+        """Return the open waits of the code."""
         return list(self._awaited.values())
 
     def unconsumed(self) -> tuple[SignalReceived, ...]:
-        """The signals that nobody has received, in the order in which they were accepted."""
+        """Return the signals that the code has not received, in the order in which they were accepted."""
         left = dict(item for queue in self._queues.values() for item in _items(queue))
         return tuple(left[place] for place in sorted(left))
 
@@ -101,11 +101,11 @@ class ExecutionState(MutableMapping[str, Any]):
     def __init__(self, payloads: Payloads) -> None:
         self._payloads = payloads
         self._values: dict[str, Any] = {}
-        #: What changed since :meth:`take`; None for what was deleted.
+        #: Changes since :meth:`take`; None for a deleted key.
         self._changes: dict[str, bytes | None] = {}
 
     def take(self) -> dict[str, bytes | None]:
-        """What changed since the last call."""
+        """Return the changes since the last call."""
         changes, self._changes = self._changes, {}
         return changes
 

@@ -342,7 +342,7 @@ async def ignores_the_failure() -> None:
         (one_more, RECORDED, "at entry 1: expected no further step, saw step 'two'"),
         (none_at_all, RECORDED, "at entry 1: expected step 'one', saw no further step"),
         (ends_at_once, RECORDED, "at entry 1: expected step 'one', saw no further step"),
-        (gives_up, RECORDED, "at entry 1: expected steps [] to be given up, saw [1]"),
+        (gives_up, RECORDED, "at entry 1: expected steps [] to be dropped, saw [1]"),
         (ignores_the_failure, RECORDED, "at entry 2: expected step 'two' (number 1 of this entry), saw step 'one'"),
         (ends_after_one, RECORDED, "at entry 2: expected step 'two', saw no further step"),
         (
