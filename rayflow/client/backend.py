@@ -291,7 +291,7 @@ class Backend:
         return found
 
     def overdue_attempts(self, coordinator: str, grace: float) -> list[OverdueItem]:
-        """Return what is overdue at one coordinator. Raises ClusterError if it is gone or hangs."""
+        """Return the overdue items of one coordinator. Raises ClusterError if it is gone or hangs."""
         found: list[OverdueItem] = self._coordinator(coordinator, "overdue", grace)
         return found
 

@@ -40,7 +40,7 @@ class ExecutionCommands:
     Args:
         backend: where operations are written.
         codec: decodes payloads, to check what a signal carries.
-        encoder: encodes what is recorded.
+        encoder: encodes the recorded values.
         code: fingerprints the code that a resume or signal wakes.
         settle_timeout: seconds that resume() waits for cancelled children to end.
     """

@@ -149,7 +149,7 @@ class Engine:
             InvalidInput: the arguments do not fit the workflow's parameters.
             QueueFull: the queue of the default pool is full and ``when_full="raise"`` was given. Nothing was started.
             ExecutionAlreadyExists: the id belongs to another workflow or input.
-            WorkflowNotRegistered: there is no such saved workflow.
+            WorkflowNotRegistered: no saved workflow has that id.
             DefinitionError: the workflow cannot be registered, see :meth:`register`.
             StorageUnavailable: the store cannot be written now. The start may have been recorded nevertheless: the
                 same start under the same id is safe to repeat.
@@ -223,7 +223,7 @@ class Engine:
 
     # --- queries ---------------------------------------------------------------------------------------------
     def handle(self, execution_id: str) -> ExecutionHandle[Any]:
-        """Return a handle on an execution, whoever started it. Raises ExecutionNotFound."""
+        """Return a handle on any execution of the store. Raises ExecutionNotFound."""
         self._backend.record(execution_id)
         return self._handles.of(execution_id)
 
@@ -238,7 +238,7 @@ class Engine:
         """Return every attempt of an execution: where it is, its worker, since when, and how it failed.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             CorruptRecord: its journal is damaged; :meth:`status` shows the part that can be read.
         """
         return self._queries.tasks(execution_id)
@@ -251,7 +251,7 @@ class Engine:
             cursor: the cursor of the previous answer; "" for all lines that are kept.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
         """
         return self._queries.output(execution_id, cursor)
 
@@ -308,7 +308,7 @@ class Engine:
         Returns when no new step can start.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has finished.
         """
         self._commands.pause(execution_id, reason=reason)
@@ -321,7 +321,7 @@ class Engine:
         do children that failed.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution is completed or cancelled, or its compensations (or a child's) have run.
             CorruptRecord: the execution is quarantined for a damaged record, and the damage is still there; the error
                 names the record and the remedy.
@@ -332,7 +332,7 @@ class Engine:
         """Cancel an execution: its code gets a CancelledError, may clean up, and ends as cancelled.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has finished.
         """
         self._commands.cancel(execution_id, reason=reason)
@@ -349,7 +349,7 @@ class Engine:
             key: an idempotency key: another signal with the same key is not received again; None for a new one.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has finished.
             CodecError: the payload cannot be encoded, or does not fit what the execution waits for.
 
@@ -389,11 +389,11 @@ class Engine:
                 compensations.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has not reached that step, or something is open there (see
                 ``allow_reacquire``).
             CorruptRecord: the journal is damaged before that step; the error names the steps before the damage.
-            WorkflowNotRegistered: there is no such version.
+            WorkflowNotRegistered: that version is not saved.
             ExecutionAlreadyExists: the id belongs to another execution.
 
         Example:

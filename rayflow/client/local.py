@@ -63,7 +63,7 @@ class LocalEngine(Engine):
         base = config or EngineConfig.load()
         chosen = base.replace(**{"max_coordinators": 1, "standby_coordinators": 1, **options})
         url = resolve(store, environ=os.environ)
-        # An identity of its own: two processes that write the same store must differ.
+        # A unique identity: two processes that write the same store must differ.
         self._threads = ThreadSystem(f"LocalEngine {uuid.uuid4().hex[:12]}")
         super().__init__(self._threads, chosen, url, capture()[0])
         try:
@@ -109,7 +109,7 @@ def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None
 
     Args:
         config: the whole configuration, if one was given.
-        options: what is set on top of it.
+        options: options that override it.
     """
     for option, what in _NEEDS_CLUSTER.items():
         if options.get(option) is not None or (config is not None and getattr(config, option) is not None):

@@ -73,12 +73,12 @@ def _ambiguous(workflow: AnyWorkflow, places: str) -> DefinitionError:
 
 
 def workflow_module(workflow: AnyWorkflow) -> str:
-    """The name of the module that a workflow stands in."""
+    """Return the name of the module that a workflow stands in."""
     return str(getattr(workflow.fn, "__module__", "") or workflow.home)
 
 
 def _twin(workflow: AnyWorkflow) -> str:
-    """The name of another workflow of the same id and version in the same module; "" if there is none."""
+    """Return the name of another workflow of the same id and version in the same module; "" if there is none."""
     module = sys.modules.get(workflow_module(workflow))
     for name, value in list(vars(module).items()) if module is not None else ():
         if value is not workflow and _is_same(value, workflow) and name != getattr(workflow.fn, "__qualname__", ""):

@@ -232,7 +232,7 @@ class TestEngine(Engine):
         self._do(lambda: self._actor_system.advance(moment))
 
     def skip(self) -> float | None:
-        """Move the clock to the next timer, and run what is due then.
+        """Move the clock to the next timer, and run all actions that are due then.
 
         Returns:
             The time of the timer, in seconds since the epoch; None if no timer is due.

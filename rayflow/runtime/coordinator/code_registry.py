@@ -50,7 +50,7 @@ class CodeRegistry:
         self._known: dict[tuple[int, str], tuple[object, dict[str, str], str]] = {}
 
     def fetch(self, digest: str) -> bytes:
-        """A blob of the store.
+        """Return a blob of the store.
 
         Raises:
             CorruptRecord: it is not there, although it was stored before anything that names it.
@@ -62,7 +62,7 @@ class CodeRegistry:
         return data
 
     def value(self, reference: Reference, execution_id: str) -> bytes:
-        """The payload of a large value that a workflow's code uses; the coordinator waits for it.
+        """Return the payload of a large value that workflow code uses; the coordinator waits for it.
 
         Raises:
             CorruptRecord: it is missing or damaged.
@@ -95,11 +95,11 @@ class CodeRegistry:
         return found.id
 
     def put_value(self, digest: str, data: bytes, then: Callable[[Reply], None]) -> None:
-        """Have the store keep a large value; ``then`` is told."""
+        """Have the store keep a large value; ``then`` receives the reply."""
         send_to(self._system, actor_names.STORE, "put_value", digest, data, then=then, group="values")
 
     def workflow(self, definition: WorkflowDefinition) -> CodeRef:
-        """A reference to a workflow's code, for a child. What travels by value is stored first.
+        """Return a reference to a workflow's code, for a child. Code that travels by value is stored first.
 
         Raises:
             DefinitionError: it can neither be imported nor pickled.

@@ -1,6 +1,6 @@
 """Driver of one execution: the shell between its machine and the store.
 
-The driver owns the claim, the encoding of journal entries, and the record of what has been written. It has no thread:
+The driver owns the claim, the encoding of journal entries, and the record of the written entries. It has no thread:
 the coordinator calls it from its own thread, sends the operations that the driver returns, and brings back the answers.
 The order is always the same: entries are made, they are committed, then their actions are carried out.
 """
@@ -89,7 +89,7 @@ class ExecutionDriver:
         self.notes: dict[int, StepNote] = {}
 
     def _reset_to(self, record: ExecutionRecord) -> None:
-        """Take the execution's row as what is durable."""
+        """Take the execution's row as the durable state."""
         self.record = record
         self._last_seq = self._durable = record.last_seq
         self._inbox_done = record.inbox_done
@@ -238,7 +238,7 @@ class ExecutionDriver:
         return actions
 
     def operations(self, now: float) -> list[Operation]:
-        """Return what has to be written now; :meth:`committed` takes the answers.
+        """Return the operations to commit now; :meth:`committed` takes the answers.
 
         Raises:
             ClusterError, StorageUnavailable: if the code of a child cannot be stored now. Call it again later.
@@ -333,7 +333,7 @@ class ExecutionDriver:
         return None if soonest == math.inf else soonest
 
     def committed(self, answers: Sequence[Answer], now: float) -> CommitResult:
-        """Process the store's answers, and return what is to be done now.
+        """Process the results of the store, and return the actions to perform now.
 
         Sets ``over`` when this coordinator no longer drives the execution.
 
@@ -386,7 +386,7 @@ class CommitResult(NamedTuple):
     """Result of a commit.
 
     Args:
-        actions: what is to be done now.
+        actions: the actions to perform now.
         newest: number of the newest inbox row of the execution.
         touched: other executions that were started, or have new rows in their inboxes.
     """

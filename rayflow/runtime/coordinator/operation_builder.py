@@ -45,7 +45,7 @@ class OperationBuilder:
     """Builds the operations of one execution.
 
     Args:
-        values: encodes what is large by reference.
+        values: encodes large values by reference.
         refer: makes references to the code of children.
         options: the execution's options, which its children inherit where they have none.
         fingerprint: returns the fingerprint of a child's code.

@@ -66,7 +66,7 @@ class PoolClient:
     """Reports to one pool: one report under way at a time. All methods run on the coordinator's thread.
 
     Args:
-        slots: what is reported.
+        slots: the slots to report.
         apply: receives the pool's epoch and its decisions.
 
     Attributes:
@@ -91,7 +91,7 @@ class PoolClient:
         self._failures = 0
 
     def report(self) -> None:
-        """Report what has changed since the last report, if anything has."""
+        """Report the changes since the last report, if there are any."""
         if not self._reporting:
             report = self._slots.report()
             if report is not None:

@@ -42,7 +42,7 @@ from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.schedules import pool_config
 from rayflow.storage.model import PoolRecord
 
-#: Seconds between two checks of what is due, in addition to the moments that the machine names.
+#: Seconds between two checks for due actions, in addition to the moments that the machine names.
 _TICK = 1.0
 
 #: Seconds that the store may take to reply.

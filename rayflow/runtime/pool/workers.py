@@ -1,6 +1,6 @@
 """Workers of one pool: started, adopted, watched, pinged and stopped.
 
-The group owns the worker actors and what is known of their lives; the pool machine decides how many there are and who
+The group owns the worker actors and the records of their lives; the pool machine decides how many there are and who
 may use them. All methods run on the pool's thread.
 """
 

@@ -17,7 +17,7 @@ from rayflow.storage.model import ExecutionRecord
 
 
 class SupervisorActor:
-    """The actor that assigns executions to coordinators and repairs what has failed."""
+    """Actor that assigns executions to coordinators and repairs failures of actors."""
 
     def __init__(self, system: ActorSystem, settings: Settings) -> None:
         self._settings = settings
@@ -94,7 +94,7 @@ class SupervisorActor:
         return self._supervisor.mailbox.call(lambda: self._supervisor.recovery_loop.recover(ids, older_than))
 
     def overdue(self, grace: float) -> list[OverdueItem]:
-        """Return what is overdue by more than ``grace`` seconds, and resume what of it has no coordinator."""
+        """Return items overdue by more than ``grace`` seconds, and resume those without a coordinator."""
         return self._supervisor.mailbox.call(lambda: self._supervisor.recovery_loop.overdue(grace))
 
     def recovery(self) -> RecoveryStatus:

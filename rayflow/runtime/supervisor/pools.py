@@ -65,7 +65,7 @@ class PoolRegistry:
 
         Raises:
             InvalidArgument: if it is the default pool.
-            PoolNotFound: if there is no such pool.
+            PoolNotFound: if the pool does not exist.
         """
         if name == self._default.name:
             raise InvalidArgument(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")

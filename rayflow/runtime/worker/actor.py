@@ -186,7 +186,7 @@ class Worker:
             data: packed (batch id, seconds to wait).
 
         Raises:
-            LeaseLost: if there is no such batch.
+            LeaseLost: if the batch does not exist.
         """
         batch_id, seconds = unpack(data)
         with self._lock:

@@ -1,6 +1,6 @@
 """Ray task body: runs one step in its own process.
 
-The body is a worker with one slot and one task, which lives as long as the task. There is no early reply: a message to
+The body is a worker with one slot and one task, which lives as long as the task. It sends no early reply: a message to
 the coordinator reports that the task has begun.
 """
 

@@ -59,7 +59,7 @@ _RAW = frozenset({BIGINT, UUID, PICKLE})  # extensions whose payload is bytes, n
 #: What msgpack packs without asking, and may be large.
 _PACKED = (str, bytes, list, dict)
 
-#: Answers the payload of a large value. Raises CorruptRecord or StorageUnavailable.
+#: Function that returns the payload of a large value. Raises CorruptRecord or StorageUnavailable.
 Fetch = Callable[[Reference], bytes]
 
 
@@ -96,7 +96,7 @@ class MsgpackCodec:
     Args:
         allow_pickle: whether values that only cloudpickle can write are written and read. False refuses both with a
             CodecError that has their place in the value.
-        fetch: returns the payloads of large values; None if there is no store to read them from.
+        fetch: returns the payloads of large values; None without a store to read them from.
         lazy: decoded values hold stand-ins for large values, which are encoded as their references again. Without it
             large values are read at once, and stand-ins of others are encoded whole.
 
@@ -216,7 +216,7 @@ class MsgpackCodec:
             )
         try:
             return pickle.loads(payload[2:])  # noqa: S301 - allow_pickle is what decides on this
-        except Exception as error:  # what is unpickled runs code of the user
+        except Exception as error:  # unpickling runs code of the user
             versions = f"written by Python {written}, read by {here}; " if written != here else ""
             raise CodecError(
                 f"cannot read a pickled part of the value ({versions}{type(error).__name__}: {error}). "

@@ -91,7 +91,7 @@ def test_an_actor_is_made_once_and_found_by_its_name(system: RaySystem) -> None:
 
 
 def test_what_was_never_made_is_not_found(system: RaySystem) -> None:
-    with pytest.raises(ActorLost, match="'nobody' is dead: there is no actor of that name"):
+    with pytest.raises(ActorLost, match="'nobody' is dead: no actor has that name"):
         system.find("nobody")
 
 

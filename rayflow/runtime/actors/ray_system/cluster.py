@@ -99,7 +99,7 @@ def psutil() -> Any:
 
 
 def ensure_token() -> None:
-    """Create the token by which the user's processes and clusters authenticate, if there is none."""
+    """Create the token by which the user's processes and clusters authenticate, unless it exists."""
     if not has_token():
         tokens.generate_and_save_token()
         tokens._get_default_token_path().chmod(0o600)
