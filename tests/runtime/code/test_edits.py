@@ -18,6 +18,7 @@ ALL = "flows helper package late"
 STRICT = rf.ExecutionOptions(strict_versions=True)
 
 
+@pytest.mark.system
 def test_five_edits_in_a_row_each_by_a_script_of_its_own(
     open_engine: Open, project: Project, environ: dict[str, str], tmp_path: Path
 ) -> None:
@@ -40,6 +41,7 @@ def test_five_edits_in_a_row_while_the_engine_stays_open(
         time.sleep(pause)
 
 
+@pytest.mark.system
 def test_an_edit_that_is_taken_back(open_engine: Open, project: Project) -> None:
     engine, flow = open_engine(), project.flows.once
     for version in "12121":
@@ -58,6 +60,7 @@ def test_what_is_parked_wakes_on_the_code_at_the_signal(open_engine: Open, proje
         assert handle.result(timeout=60) == ["1"] * 4 + [version] * 5
 
 
+@pytest.mark.system
 def test_what_is_parked_wakes_by_its_timer_on_the_code_of_then(open_engine: Open, project: Project) -> None:
     engine = open_engine(park_idle_after=0.1)
     handle = engine.start(project.flows.slept)
@@ -66,6 +69,7 @@ def test_what_is_parked_wakes_by_its_timer_on_the_code_of_then(open_engine: Open
     assert handle.result(timeout=60) == ["1"] * 4 + ["2"] * 5
 
 
+@pytest.mark.system
 def test_what_is_parked_is_paused_at_once_with_strict_versions(open_engine: Open, project: Project) -> None:
     engine = open_engine(park_idle_after=0.1)
     handle = engine.start(project.flows.twice.options(strict_versions=True))
@@ -83,6 +87,7 @@ def test_what_is_parked_is_paused_at_once_with_strict_versions(open_engine: Open
     assert handle.result(timeout=60) == ["1"] * 9
 
 
+@pytest.mark.system
 def test_strict_versions_do_not_mind_what_did_not_change(open_engine: Open, project: Project) -> None:
     engine = open_engine(park_idle_after=0.1)
     handle = engine.start(project.flows.twice.options(strict_versions=True))
@@ -110,6 +115,7 @@ def test_replay_decides_whether_what_is_parked_can_continue(open_engine: Open, p
     assert handle.result(timeout=60) == ["1"] * 4 + ["2"] * 5
 
 
+@pytest.mark.system
 def test_what_runs_during_an_edit_keeps_its_workflow_code(open_engine: Open, project: Project) -> None:
     engine = open_engine(park_idle_after=60.0)
     old = engine.start(project.flows.twice.options(id="old"))
@@ -121,6 +127,7 @@ def test_what_runs_during_an_edit_keeps_its_workflow_code(open_engine: Open, pro
     assert old.result(timeout=60) == ["1"] * 5 + ["3"] * 4
 
 
+@pytest.mark.system
 def test_a_fork_runs_the_code_at_the_fork(open_engine: Open, project: Project) -> None:
     engine = open_engine(park_idle_after=0.1)
     handle = engine.start(project.flows.twice)
@@ -132,6 +139,7 @@ def test_a_fork_runs_the_code_at_the_fork(open_engine: Open, project: Project) -
     assert fork.result(timeout=60) == ["2"] * 9
 
 
+@pytest.mark.system
 def test_what_is_taken_over_after_an_edit_continues_with_new_code(open_engine: Open, project: Project) -> None:
     engine = open_engine(park_idle_after=60.0)
     handle = engine.start(project.flows.twice)

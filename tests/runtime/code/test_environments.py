@@ -146,6 +146,7 @@ def test_each_job_has_its_own_modules(ray_cluster: RayCluster, tmp_path: Path) -
 
 
 @pytest.mark.cluster
+@pytest.mark.system
 @pytest.mark.timeout(400)
 def test_after_the_loss_of_the_cluster_variables_are_waited_for(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="rf-") as folder:
