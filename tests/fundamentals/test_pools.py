@@ -135,7 +135,7 @@ def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.Loc
     config = rf.PoolConfig(name="nowhere", workers=1, concurrency=2)
     engine.pools.create(config).scale(3)
     assert engine.pools.create(config).status().config.workers == 3
-    with pytest.raises(rf.DefinitionError, match=r"with other settings: concurrency=3 \(there: 2\)"):
+    with pytest.raises(rf.PoolExists, match=r"with other settings: concurrency=3 \(existing: 2\)"):
         engine.pools.create(config.replace(concurrency=3))
     engine.start(astray).result(20)
     engine.pools.get("nowhere").delete()
