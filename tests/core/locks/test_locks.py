@@ -221,7 +221,7 @@ def test_claims_of_executions_never_expire() -> None:
 
 def test_a_released_lease_cannot_be_renewed() -> None:
     lock = release(made(L1, L2), L1).lock
-    with pytest.raises(LockLost, match=r"lease 'l1' of lock 'x' is over"):
+    with pytest.raises(LockLost, match=r"lease 'l1' of lock 'x' has ended"):
         renew(lock, "l1", 101.0, 10.0)
     assert tokens(renew(lock, "l2", 101.0, 10.0).lock) == {"l2": 2}
 
