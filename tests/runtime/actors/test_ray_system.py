@@ -176,7 +176,7 @@ def test_the_death_of_an_actor_reaches_all_who_wait(system: RaySystem, echo: Act
     assert isinstance(error, (ActorLost, ActorUnavailable))
     assert error.name == "echo"
     until_lost(echo)
-    with pytest.raises(ActorLost, match="no actor of that name"):
+    with pytest.raises(ActorLost, match="no actor has that name"):
         system.find("echo")
     assert system.names() == []
     assert system.spawn(spec(args=("the next",))).call("greet") == "the next"
