@@ -226,7 +226,7 @@ __all__ = [
     "workflow",
 ]
 
-#: What is loaded when it is first used, and from where.
+#: Names that are loaded when they are first used, with their modules.
 _LAZY = {
     "ChildSnapshot": "rayflow.core.execution.snapshot",
     "CoordinatorStatus": "rayflow.core.cluster.recovery",

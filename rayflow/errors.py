@@ -1,18 +1,18 @@
-"""Every exception that rayflow raises on purpose.
+"""Exception classes of rayflow.
 
     RayflowError
     ├── InvalidArgument (ValueError)          an argument or option has a value that is not allowed
     │   ├── DefinitionError                   a workflow, step or agent is wrong as written
     │   └── InvalidInput (TypeError)          the arguments of a workflow do not fit its parameters
     ├── WorkflowNotRegistered (LookupError)   no workflow has that id in this store
-    ├── IncompatibleVersion                   the code or Python of an execution is not the one at hand
+    ├── IncompatibleVersion                   the code or Python of an execution differs from this process
     ├── ExecutionNotFound (LookupError)       no execution has that id in this store
     ├── ExecutionAlreadyExists                that id belongs to another workflow or input
-    ├── SingletonConflict                     an execution with that key is not over yet
+    ├── SingletonConflict                     an execution with that key has not finished
     ├── ExecutionFailed                       the workflow ended with a failure (.failure)
     │   └── ExecutionTimeout (TimeoutError)   … because its own deadline passed
     ├── ExecutionCancelled                    the workflow was cancelled
-    ├── ResultTimeout (TimeoutError)          you stopped waiting; the execution goes on
+    ├── ResultTimeout (TimeoutError)          the caller stopped waiting; the execution continues
     ├── InvalidTransition                     the execution's status does not allow that
     ├── NonDeterminismError                   replay took another path than the journal
     ├── SideEffectError                       real I/O, a thread or a real clock inside a workflow
@@ -20,26 +20,26 @@
     ├── StepFailed                            a step used up its attempts (.failure)
     │   ├── StepTimeout (TimeoutError)        … and the last one ran out of time
     │   ├── ChildFailed                       a child workflow failed, or was cancelled
-    │   └── Deadlock                          executions wait for each other's locks, and none can go on
+    │   └── Deadlock                          executions wait for each other's locks in a circle
     ├── TerminalError                         raise it in a step: do not retry
-    ├── LeaseLost                             the slot or attempt belongs to somebody newer
+    ├── LeaseLost                             the slot or attempt has a newer owner
     ├── DeadLetterNotFound (LookupError)      no dead letter of that step in this store
-    ├── PoolNotFound (LookupError)            there is no worker pool of that name
-    ├── PoolExists                            there is a worker pool of that name
+    ├── PoolNotFound (LookupError)            no worker pool has that name
+    ├── PoolExists                            another worker pool has that name
     ├── PoolInUse                             unfinished executions still need the worker pool
-    ├── ScheduleNotFound (LookupError)        there is no schedule of that name
-    ├── ScheduleExists                        there is a schedule of that name
+    ├── ScheduleNotFound (LookupError)        no schedule has that name
+    ├── ScheduleExists                        another schedule has that name
     ├── QueueFull                             the queue is at its limit and the caller asked not to wait
     ├── LockUnavailable                       all its permits are taken and the caller did not wait for one
     ├── LockPermitsMismatch                   a lock in use has another limit than the one asked for
-    ├── LockLost                              the lease of a lock is over: somebody else may hold it
+    ├── LockLost                              the lease of a lock has ended: another holder is possible
     ├── CodecError (TypeError)                a value cannot be written, or a payload not be read
     ├── StorageError
     │   ├── WriterFenced                      a newer owner exists: stop
     │   ├── StorageUnavailable                the store cannot be reached or written now
-    │   └── CorruptRecord                     a record is not what was written
-    ├── ClusterError                          the Ray cluster cannot do what was asked
-    └── RequiresCluster                       LocalEngine cannot do that; it says what can
+    │   └── CorruptRecord                     a record differs from the one that was written
+    ├── ClusterError                          the Ray cluster cannot do the requested operation
+    └── RequiresCluster                       LocalEngine cannot do that; the message names the engine that can
 
 All of them survive pickling with their fields: an exception crosses process borders here.
 """
@@ -53,7 +53,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is kept of an exception: data that any process can read, never the live object.
+    """Recorded exception: plain data that any process can read, never the live object.
 
     Args:
         type: the exception's class as ``module.Qualname`` (builtins without the module).
@@ -73,7 +73,7 @@ class Failure:
     step: int | None = None
 
     def matches(self, *classes: builtins.type[BaseException] | str) -> bool:
-        """Whether the recorded exception was an instance of one of ``classes``.
+        """Return whether the recorded exception was an instance of one of ``classes``.
 
         Args:
             classes: exception classes, or their names as :func:`class_name` writes them.
@@ -85,19 +85,19 @@ class Failure:
         return f"{self.type}: {self.message}" if self.message else self.type
 
     def to_dict(self) -> dict[str, Any]:
-        """The failure as plain data, for JSON."""
+        """Return the failure as plain data, for JSON."""
         return asdict(self)
 
 
 def class_name(cls: type) -> str:
-    """``module.Qualname`` of a class; builtins go without the module."""
+    """Return ``module.Qualname`` of a class; the name alone for builtins."""
     if cls.__module__ == "builtins":
         return cls.__qualname__
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
 class RayflowError(Exception):
-    """Base of everything that rayflow raises on purpose."""
+    """Base class of all exceptions of rayflow."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions with keyword-only fields cannot be rebuilt from ``args`` alone, which is what
@@ -138,7 +138,7 @@ class WorkflowNotRegistered(RayflowError, LookupError):
 
 
 class IncompatibleVersion(RayflowError):
-    """The code, the environment or the Python of an execution is not the one at hand."""
+    """The code, environment or Python version of an execution differs from that of this process."""
 
 
 class ExecutionNotFound(RayflowError, LookupError):
@@ -162,7 +162,7 @@ class ExecutionAlreadyExists(RayflowError):
 
 
 class SingletonConflict(RayflowError):
-    """An execution with that singleton key is not over yet; ``.execution_id`` names it."""
+    """An execution with that singleton key has not finished; ``.execution_id`` names it."""
 
     def __init__(self, key: str, *, execution_id: str) -> None:
         self.key = key
@@ -196,20 +196,20 @@ class ExecutionCancelled(RayflowError):
 
 
 class ResultTimeout(RayflowError, TimeoutError):
-    """The caller stopped waiting; the execution itself goes on."""
+    """The caller stopped waiting; the execution itself continues."""
 
     def __init__(self, execution_id: str, *, waited: float, status: str) -> None:
         self.execution_id = execution_id
         self.waited = waited
         self.status = status
         super().__init__(
-            f"execution {execution_id!r} was still {status} after {waited:g} s of waiting. It goes on; "
+            f"execution {execution_id!r} was still {status} after {waited:g} s of waiting, and it continues; "
             f"call handle.result() again, or engine.cancel({execution_id!r}) to stop it"
         )
 
 
 class InvalidTransition(RayflowError):
-    """The execution's status does not allow what was asked."""
+    """The status of the execution does not allow the requested action."""
 
     def __init__(self, execution_id: str, *, status: str, action: str, hint: str = "") -> None:
         self.execution_id = execution_id
@@ -221,8 +221,8 @@ class InvalidTransition(RayflowError):
 class NonDeterminismError(RayflowError):
     """Replay took another path than the one that the journal recorded.
 
-    The execution is paused, nothing was performed and nothing is lost: it goes on when the code
-    repeats itself again.
+    The engine pauses the execution before the differing code has any effect, so no recorded result is lost. The
+    execution can be resumed as soon as its code repeats the recorded path.
     """
 
     def __init__(self, *, expected: str, seen: str, position: int) -> None:
@@ -277,9 +277,9 @@ class ChildFailed(StepFailed):
 
 
 class Deadlock(StepFailed):
-    """Executions wait for each other, and none of them could ever go on; this one was chosen to give way.
+    """Executions wait for each other's locks in a circle; the engine failed this one to break the circle.
 
-    ``.failure`` says who waits for what.
+    ``.failure`` names each execution and the lock that it waits for.
     """
 
     def __init__(self, step: str, failure: Failure, *, attempts: int, seq: int) -> None:
@@ -288,17 +288,17 @@ class Deadlock(StepFailed):
 
 
 class TerminalError(RayflowError):
-    """Raise this in a step to say that trying again is of no use."""
+    """Failure that no retry can mend: raise it in a step to prevent further attempts."""
 
     retryable = False
 
 
 class LeaseLost(RayflowError):
-    """The slot or the attempt belongs to somebody newer; the answer does not count."""
+    """The slot or the attempt has a newer owner; the result of the older attempt is discarded."""
 
 
 class DeadLetterNotFound(RayflowError, LookupError):
-    """There is no dead letter of that step in this store."""
+    """No dead letter of that step exists in this store."""
 
     def __init__(self, execution_id: str, step: int) -> None:
         self.execution_id = execution_id
@@ -310,20 +310,20 @@ class DeadLetterNotFound(RayflowError, LookupError):
 
 
 class PoolNotFound(RayflowError, LookupError):
-    """There is no worker pool of that name."""
+    """No worker pool has that name."""
 
     def __init__(self, pool: str, *, known: tuple[str, ...] = ()) -> None:
         self.pool = pool
         self.known = known
-        hint = f"; there are: {', '.join(known)}" if known else ""
+        hint = f"; existing pools: {', '.join(known)}" if known else ""
         super().__init__(
-            f"there is no worker pool {pool!r}{hint}. Create it with engine.pools.create(rf.PoolConfig(name={pool!r})) "
+            f"no worker pool is named {pool!r}{hint}. Create it with engine.pools.create(rf.PoolConfig(name={pool!r})) "
             f"or `rayflow pool create {pool}`"
         )
 
 
 class PoolExists(RayflowError):
-    """There is a worker pool of that name with another configuration."""
+    """A worker pool of that name exists with another configuration."""
 
     def __init__(self, pool: str, *, differences: str) -> None:
         self.pool = pool
@@ -347,7 +347,7 @@ class PoolInUse(RayflowError):
 
 
 class ScheduleNotFound(RayflowError, LookupError):
-    """There is no schedule of that name in this store."""
+    """No schedule of that name exists in this store."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -355,7 +355,7 @@ class ScheduleNotFound(RayflowError, LookupError):
 
 
 class ScheduleExists(RayflowError):
-    """There is a schedule of that name in this store."""
+    """A schedule of that name exists already in this store."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -395,19 +395,19 @@ class LockPermitsMismatch(RayflowError):
         self.asked = asked
         super().__init__(
             f"lock {name!r} is in use with a limit of {limit}, and was asked for with a limit of {asked}. Ask for it "
-            "with the same limit everywhere; it can be changed once nobody holds the lock or waits for it"
+            "with the same limit everywhere; the limit can be changed when no execution holds the lock or waits for it"
         )
 
 
 class LockLost(RayflowError):
-    """The lease of a lock is over; somebody else may hold the lock now."""
+    """The lease of a lock has ended, so another holder may have the lock now."""
 
     def __init__(self, name: str, *, lease: str) -> None:
         self.name = name
         self.lease = lease
         super().__init__(
-            f"lease {lease!r} of lock {name!r} is over: it was released, or not renewed in time and then taken by "
-            "another. What the lock protects must not be touched any more under it; acquire the lock anew to go on"
+            f"lease {lease!r} of lock {name!r} has ended: it was released, or it was not renewed in time and another "
+            "holder acquired the lock. Stop using the resource that the lock protects, and acquire the lock again"
         )
 
 
@@ -416,11 +416,11 @@ class CodecError(RayflowError, TypeError):
 
 
 class StorageError(RayflowError):
-    """Something is wrong with the store."""
+    """Base class of all errors of stores."""
 
 
 class WriterFenced(StorageError):
-    """A newer owner exists. It means "stop", never "this was not written"."""
+    """A newer owner exists: the caller must stop. The refused write may still have been recorded."""
 
 
 class StorageUnavailable(StorageError):
@@ -428,7 +428,7 @@ class StorageUnavailable(StorageError):
 
 
 class CorruptRecord(StorageError):
-    """A record is not what was written, or breaks the order of its journal."""
+    """A record differs from the one that was written, or breaks the order of its journal."""
 
     def __init__(self, execution_id: str, detail: str) -> None:
         self.execution_id = execution_id
@@ -438,11 +438,11 @@ class CorruptRecord(StorageError):
 
 
 class ClusterError(RayflowError):
-    """The Ray cluster cannot do what was asked."""
+    """The Ray cluster cannot do the requested operation."""
 
 
 class RequiresCluster(RayflowError):
-    """LocalEngine cannot do this; the message says what can."""
+    """LocalEngine cannot do this; the message names the engine that can."""
 
     def __init__(self, what: str) -> None:
         self.what = what

@@ -31,7 +31,7 @@ READER_GONE = 141
 
 
 class UsageError(RayflowError):
-    """The command line is wrong; the message says what is allowed."""
+    """The command line is wrong; the message names the allowed forms."""
 
 
 class StoppedWaiting(RayflowError):

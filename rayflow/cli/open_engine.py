@@ -82,7 +82,7 @@ def read_store(url: str, query: Callable[[Store], Awaitable[T]]) -> T:
     """Run a query on a store that is opened read-only: nothing is started, created or changed.
 
     Raises:
-        UsageError: if there is no such store.
+        UsageError: if the store does not exist.
         StorageUnavailable: if the store cannot be read.
     """
     parsed = parse(url)
@@ -92,7 +92,7 @@ def read_store(url: str, query: Callable[[Store], Awaitable[T]]) -> T:
             "disk with --store or RAYFLOW_STORE"
         )
     if parsed.scheme in ("sqlite", "file") and not Path(parsed.path).exists():
-        raise UsageError(f"there is no store at {parsed.path}; name another one with --store or RAYFLOW_STORE")
+        raise UsageError(f"no store exists at {parsed.path}; name another one with --store or RAYFLOW_STORE")
     return asyncio.run(_read(url, query))
 
 

@@ -55,7 +55,7 @@ def find_target(text: str, url: str) -> Target:
         url: the store, for the id of a saved workflow.
 
     Raises:
-        UsageError: if there is no such module, file or object, or if it is not a workflow.
+        UsageError: if the module, file or object does not exist, or is not a workflow.
         WorkflowNotRegistered: if no saved workflow has that id.
     """
     place, colon, name = text.rpartition(":")
@@ -84,7 +84,7 @@ def _import_module(name: str) -> ModuleType:
         if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
             hint = f"; for the file write {name}.py:NAME" if Path(f"{name}.py").exists() else ""
             raise UsageError(
-                f"there is no module {missing.name!r}, neither in {Path.cwd()} nor installed{hint}"
+                f"no module is named {missing.name!r}, neither in {Path.cwd()} nor installed{hint}"
             ) from None
         raise
 
@@ -92,7 +92,7 @@ def _import_module(name: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     file = path.resolve()
     if not file.is_file():
-        raise UsageError(f"there is no file {path} in {Path.cwd()}")
+        raise UsageError(f"no file {path} exists in {Path.cwd()}")
     name = file.stem
     if file.suffix != ".py" or "." in name or name.startswith("__"):
         raise UsageError(f"{path} cannot be imported under its own name: TARGET is {TARGET_FORMS}")
@@ -140,7 +140,7 @@ def _put_first(folder: str) -> None:
 
 
 def _running(what: str, load: Callable[[], ModuleType]) -> ModuleType:
-    """Import a module, and report an error of its own code with the place."""
+    """Import a module, and report an error in its code with the place."""
     try:
         return load()
     except SystemExit as error:

@@ -156,7 +156,7 @@ class ExecutionWatch:
             raise
 
     def _note_blocked(self, record: ExecutionRecord, state: BlockedState, noted: str) -> str:
-        """Print once what a person can do for the execution, and return what was printed."""
+        """Print once what a person can do for the execution, and return the printed text."""
         if stays_paused(record):
             what, text = "paused", self._ending(record, NOT_BLOCKED)
         elif state.actions and not self._args.local:

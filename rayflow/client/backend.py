@@ -17,6 +17,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import ExecutionNotFound, RayflowError, WorkflowNotRegistered
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem, RetryingActor
+from rayflow.runtime.code.environment import Variables
 from rayflow.runtime.coordinator.progress import Progress
 from rayflow.runtime.large_values import put_value, read_value
 from rayflow.runtime.settings import Settings
@@ -105,15 +106,25 @@ class Backend:
         answers: Sequence[Answer] = self._store("start", list(operations))
         return answers
 
-    def submit(self, records: Sequence[ExecutionRecord]) -> None:
-        """Have started executions driven."""
-        if records:
-            self._supervisor.send("submit", list(records))
+    def submit(self, records: Sequence[ExecutionRecord], *, code: str = "") -> None:
+        """Have started executions driven.
 
-    def notify(self, ids: Sequence[str]) -> None:
-        """Have the inboxes of executions read."""
+        Args:
+            records: the executions.
+            code: fingerprint of the code that this process has now; "" for the fingerprints of the records.
+        """
+        if records:
+            self._supervisor.send("submit", list(records), code)
+
+    def notify(self, ids: Sequence[str], *, code: str = "") -> None:
+        """Have the inboxes of executions read.
+
+        Args:
+            ids: the executions.
+            code: fingerprint of the code that this process has now, for parked executions; "" if it is unknown.
+        """
         if ids:
-            self._supervisor.send("notify", tuple(ids))
+            self._supervisor.send("notify", tuple(ids), code)
 
     def completions(self, cursor: tuple[str, int], timeout: float) -> Completions:
         """Wait until an execution ends after the cursor, at most ``timeout`` seconds, and return those that did."""
@@ -144,12 +155,17 @@ class Backend:
 
     def definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord:
         """Return a saved workflow: that version, or the one saved last. Raises WorkflowNotRegistered."""
-        saved: DefinitionRecord | None = self._store("definition", workflow_id, version)
+        saved = self.find_definition(workflow_id, version)
         if saved is None:
             known = sorted({f"{each.workflow_id} (version {each.version})" for each in self.definitions()})
             what = workflow_id if version is None else f"{workflow_id} (version {version})"
             raise WorkflowNotRegistered(what, known=tuple(known))
         return saved
+
+    def find_definition(self, workflow_id: str, version: str | None = None) -> DefinitionRecord | None:
+        """Return a saved workflow, or None: that version, or the one saved last."""
+        found: DefinitionRecord | None = self._store("definition", workflow_id, version)
+        return found
 
     def definitions(self) -> list[DefinitionRecord]:
         """Return all saved workflows."""
@@ -249,9 +265,9 @@ class Backend:
         found: Settings = self.system.find(actor_names.SUPERVISOR).call("ready", timeout=timeout)
         return found
 
-    def announce_environment(self, text: str) -> None:
-        """Have a coordinator and workers of a code environment ready."""
-        self._supervise("environment", text)
+    def announce_environment(self, text: str, variables: Variables) -> None:
+        """Have a coordinator and workers of a code environment ready, and supply the values of its variables."""
+        self._supervise("environment", text, variables)
 
     def recover(
         self, ids: Sequence[str] | None = None, older_than: float = 0.0, *, timeout: float | None = None
@@ -275,7 +291,7 @@ class Backend:
         return found
 
     def overdue_attempts(self, coordinator: str, grace: float) -> list[OverdueItem]:
-        """Return what is overdue at one coordinator. Raises ClusterError if it is gone or hangs."""
+        """Return the overdue items of one coordinator. Raises ClusterError if it is gone or hangs."""
         found: list[OverdueItem] = self._coordinator(coordinator, "overdue", grace)
         return found
 

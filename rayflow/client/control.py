@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rayflow.client.backend import Backend
+from rayflow.client.code import ClientCode
 from rayflow.client.rewind import RewindPlanner, UnsettledError
 from rayflow.core.events import CancelRequested, Entry, Event, Paused, Resumed
 from rayflow.core.execution.requests import WaitsFor
@@ -39,7 +40,8 @@ class ExecutionCommands:
     Args:
         backend: where operations are written.
         codec: decodes payloads, to check what a signal carries.
-        encoder: encodes what is recorded.
+        encoder: encodes the recorded values.
+        code: fingerprints the code that a resume or signal wakes.
         settle_timeout: seconds that resume() waits for cancelled children to end.
     """
 
@@ -48,12 +50,14 @@ class ExecutionCommands:
         backend: Backend,
         codec: MsgpackCodec,
         encoder: LargeValueEncoder,
+        code: ClientCode,
         *,
         settle_timeout: float = SETTLE_TIMEOUT,
     ) -> None:
         self._backend = backend
         self._codec = codec
         self._encoder = encoder
+        self._code = code
         self._settle_timeout = settle_timeout
 
     def pause(self, execution_id: str, *, reason: str = "") -> None:
@@ -78,7 +82,8 @@ class ExecutionCommands:
         self._check_intact(record)
         match record.status:
             case ExecutionStatus.PAUSED:
-                self._deliver(execution_id, "resume", Resumed(self._backend.clock.now()))
+                event = Resumed(self._backend.clock.now())
+                self._deliver(execution_id, "resume", event, code=self._code.fingerprint_if_known(record))
             case ExecutionStatus.FAILED:
                 self._rewind(record)
             case ExecutionStatus.PENDING | ExecutionStatus.RUNNING:
@@ -113,7 +118,7 @@ class ExecutionCommands:
         nonce = uuid.uuid4().hex if key is None else check_name("signal key", key)
         row = signal_row(name, self._encoder.encode(payload), f"signal/{nonce}", self._backend.clock.now())
         self._backend.write([Deliver(execution_id, row)])
-        self._backend.notify([execution_id])
+        self._backend.notify([execution_id], code=self._code.fingerprint_if_known(record))
 
     def _check_fits(self, record: ExecutionRecord, name: str, data: bytes) -> None:
         """Raise CodecError if the payload does not fit what the execution waits for, as far as known here."""
@@ -130,16 +135,16 @@ class ExecutionCommands:
                     f"the payload does not fit: {why}"
                 ) from error
 
-    def _deliver(self, execution_id: str, kind: str, event: Event) -> int:
+    def _deliver(self, execution_id: str, kind: str, event: Event, *, code: str = "") -> int:
         row = InboxRow(f"{kind}/{uuid.uuid4().hex}", kind, encode_entry(Entry(0, event)), event.at)
         [answer] = self._backend.write([Deliver(execution_id, row)])
-        self._backend.notify([execution_id])
+        self._backend.notify([execution_id], code=code)
         return answer.inbox_last if isinstance(answer, Done) else 0
 
     def _rewind(self, record: ExecutionRecord) -> None:
         operation = self._plan_rewind(record)
         self._backend.write([operation])
-        self._backend.submit([self._backend.record(record.id)])
+        self._backend.submit([self._backend.record(record.id)], code=self._code.fingerprint_if_known(record))
         self._backend.notify([child.execution_id for child in operation.children])
 
     def _plan_rewind(self, record: ExecutionRecord) -> Rewind:

@@ -1,4 +1,4 @@
-"""Dead letters: steps that used up their attempts, and signals that did not fit, looked at, requeued and discarded."""
+"""Dead letters: failed steps and signals that did not fit, to list, requeue and discard."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class FailedAttempt:
     Args:
         attempt: its number, from 1.
         at: when that was recorded, in seconds since the epoch.
-        began: when it began; None if nobody knows.
-        worker: who ran it; "" if nobody did, or it is not known.
+        began: when it began; None if that is unknown.
+        worker: name of the worker that ran it; "" without a worker, or if that is unknown.
         error: how it failed.
         counts: whether it used up one of the step's attempts; False for one that was lost with its worker.
     """
@@ -48,14 +48,14 @@ class DeadLetterInfo:
         name: its name.
         workflow_id: the execution's workflow.
         attempts: number of its last attempt.
-        at: when it failed for good, in seconds since the epoch.
-        began: when its last attempt began; None if nobody knows.
-        worker: who ran the last attempt.
+        at: when it failed permanently, in seconds since the epoch.
+        began: when its last attempt began; None if that is unknown.
+        worker: name of the worker that ran the last attempt.
         error: how that failed.
-        args: what the step was called with, or the signal's payload; as plain data where its classes are not at hand.
+        args: arguments of the step, or the signal's payload; as plain data where the classes cannot be imported.
         kwargs: the same, by name.
         handled: the execution did not fail because of it: the workflow's code caught the failure, or the execution
-            ended otherwise, or it is not over. Such a letter can only be discarded.
+            ended otherwise, or it has not finished. Such a letter can only be discarded.
         history: all failed attempts in their order; only where one letter was asked for.
         kind: "step", "undo" (a compensation) or "signal".
     """
@@ -111,7 +111,7 @@ class DeadLetters:
         """Try the step again, with fresh attempts: the same as ``engine.resume`` of the execution that it failed.
 
         Raises:
-            DeadLetterNotFound: there is no such dead letter.
+            DeadLetterNotFound: the dead letter does not exist.
             InvalidTransition: the execution did not fail because of that step.
         """
         letter, record = self._find(execution_id, step)
@@ -139,7 +139,7 @@ class DeadLetters:
         Args:
             workflow: only those of that workflow id.
             execution: only those of that execution.
-            limit: at most so many.
+            limit: maximum number of returned dead letters.
         """
         letters = self._backend.dead_letters(execution, workflow, limit)
         ids = dict.fromkeys(letter.execution_id for letter in letters)
@@ -163,7 +163,7 @@ def is_handled(letter: DeadLetter, record: ExecutionRecord) -> bool:
 def letter_info(
     letter: DeadLetter, record: ExecutionRecord, decode: Callable[[bytes], Any], entries: Iterable[Entry] | None = None
 ) -> DeadLetterInfo:
-    """A dead letter as it is shown.
+    """Return the public form of a dead letter.
 
     Args:
         letter: the letter.
@@ -195,7 +195,7 @@ def letter_info(
 def infos(
     letters: Sequence[DeadLetter], records: Iterable[ExecutionRecord | None], decode: Callable[[bytes], Any]
 ) -> list[DeadLetterInfo]:
-    """Dead letters as a list shows them; those whose executions have been deleted meanwhile are left out.
+    """Return the public form of dead letters, except of those whose executions have been deleted.
 
     Args:
         letters: the letters.
@@ -221,7 +221,7 @@ def _history(letter: DeadLetter, entries: Iterable[Entry]) -> Iterator[FailedAtt
 
 
 def _error(letter: DeadLetter) -> Failure:
-    """How the last attempt failed; where that is damaged, what is wrong with it."""
+    """Return the failure of the last attempt, or the damage of its record."""
     try:
         return decode_failure(letter.failure, execution_id=letter.execution_id)
     except CorruptRecord as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,9 @@ from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.cluster import connection
-from rayflow.runtime.code.environment import capture
+from rayflow.runtime.code.environment import capture, variables_of
 from rayflow.runtime.supervisor.actor import supervisor_spec
 from rayflow.runtime.supervisor.actor_specs import store_spec
-from rayflow.storage.codec.payloads import digest
 from rayflow.storage.urls import namespace_of, resolve
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ _OWN = frozenset({"store", "namespace", "address", "recover"})
 
 #: Seconds that the actors of a namespace may take to be ready.
 _READY = 120.0
+
+#: The blob that holds the store's salt for digests of variables.
+_SALT = "variables-salt"
 
 
 @refused_in_workflows("engine", constructor=True)
@@ -71,13 +74,13 @@ class DistributedEngine(Engine):
         given = {name: value for name, value in given.items() if value is not None}
         chosen = EngineConfig.load(**given) if config is None else config.replace(**given)
         self._connection = connection.connect(chosen.address)
-        from rayflow.runtime.actors.ray_system import RaySystem, get_package, job_working_dir
+        from rayflow.runtime.actors.ray_system import RaySystem, get_package, job_runtime_env
 
-        working_dir = job_working_dir()
-        url = resolve(chosen.store, environ=os.environ, forbidden=[Path.cwd()] if working_dir else [])
+        runtime_env = job_runtime_env()
+        self._variables = variables_of(runtime_env)
+        env, self._packages = capture(runtime_env, get_package)
+        url = resolve(chosen.store, environ=os.environ, forbidden=[Path.cwd()] if env.working_dir else [])
         self.namespace = chosen.namespace or namespace_of(url)
-        self._package = get_package(working_dir) if working_dir else None
-        env = capture(working_dir=working_dir, package=digest(self._package) if self._package else "")
         self._system = RaySystem(self.namespace)
         super().__init__(self._system, chosen, url, env)
         self.address = self._connection.address
@@ -102,13 +105,26 @@ class DistributedEngine(Engine):
         # An engine writes no pickle where the namespace refuses to read one.
         self._codec.allow_pickle &= running.allow_pickle
         self._backpressure = QueueBackpressure(self.pools, running.config.pool)
-        if self._package is not None:
-            self._backend.put_blob(self._environment.package, self._package)
-        self._backend.announce_environment(self._environment.to_json())
+        for name, package in self._packages.items():
+            self._backend.put_blob(name, package)
+        if self._variables.names:
+            digest = self._variables.digest(self._salt())
+            self._use_environment(replace(self._environment, variables=self._variables.names, variables_digest=digest))
+        self._backend.announce_environment(self._environment.to_json(), self._variables)
         if self.config.recover:
             self.recovered = self._backend.recover(timeout=_READY)
             if self.recovered:
                 log.info("resumed on opening: %s", ", ".join(self.recovered))
+
+    def _salt(self) -> bytes:
+        """Return the store's salt for digests of variables; the first engine that needs the salt creates it."""
+        known = self._backend.blob(_SALT)
+        if known is None:
+            self._backend.put_blob(_SALT, os.urandom(16))
+            known = self._backend.blob(_SALT)
+        if known is None:
+            raise ClusterError("the store does not keep the salt for the digests of environment variables")
+        return known
 
     def _check_settings(self, ours: EngineConfig, running: EngineConfig) -> None:
         differ = [

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from rayflow.client.backend import Backend
+from rayflow.client.code import ClientCode
 from rayflow.client.control import ExecutionCommands
 from rayflow.client.dead_letters import DeadLetters
 from rayflow.client.forks import Forks
@@ -32,7 +33,7 @@ from rayflow.runtime.actors.base import ActorSystem
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
-from rayflow.storage.rules.starts import seed_of_start
+from rayflow.storage.rules.starts import derived_seed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +70,8 @@ class Engine:
         encoder = LargeValueEncoder(codec, backend.put_value, config.large_value_bytes)
         self._watcher = self._make_watcher()
         self._queries = ExecutionQueries(backend, codec)
-        self._commands = ExecutionCommands(backend, codec, encoder)
+        code = ClientCode(environment, backend)
+        self._commands = ExecutionCommands(backend, codec, encoder, code)
         self._handles = Handles(self._queries, self._commands, self._watcher)
         self._starter = Starter(
             backend,
@@ -77,10 +79,13 @@ class Engine:
             config=config,
             codec=codec,
             encoder=encoder,
+            code=code,
             environment=environment,
             new_seed=self._new_seed,
         )
-        self._forks = Forks(backend, self._starter, self._handles, codec, encoder)
+        self._forks = Forks(
+            backend, self._starter, self._handles, codec=codec, encoder=encoder, code=code, new_seed=self._new_seed
+        )
         self._backpressure: QueueBackpressure
         self.pools = Pools(backend, codec)
         self.schedules = Schedules(backend, self._starter, self._handles, codec, config)
@@ -102,11 +107,15 @@ class Engine:
         self._watcher.close()
 
     def _new_seed(self, execution_id: str, nonce: str) -> int:
-        """Return the seed of the random numbers of a new execution."""
-        return seed_of_start(execution_id, nonce)
+        """Return the seed of the random numbers of a new execution, or of a fork from its first new call on."""
+        return derived_seed(nonce)
 
     def _make_watcher(self) -> Watcher:
         return Watcher(self._backend)
+
+    def _use_environment(self, environment: Environment) -> None:
+        """Replace the code environment, once the digest of its variables is known."""
+        self._environment = self._starter.environment = environment
 
     def _settings(self) -> Settings:
         """Return the settings of the actors. The store must be open: code of a pool's setup is kept there."""
@@ -140,7 +149,8 @@ class Engine:
             InvalidInput: the arguments do not fit the workflow's parameters.
             QueueFull: the queue of the default pool is full and ``when_full="raise"`` was given. Nothing was started.
             ExecutionAlreadyExists: the id belongs to another workflow or input.
-            WorkflowNotRegistered: there is no such saved workflow.
+            WorkflowNotRegistered: no saved workflow has that id.
+            DefinitionError: the workflow cannot be registered, see :meth:`register`.
             StorageUnavailable: the store cannot be written now. The start may have been recorded nevertheless: the
                 same start under the same id is safe to repeat.
 
@@ -192,10 +202,12 @@ class Engine:
     def register(self, workflow: AnyWorkflow) -> WorkflowInfo:
         """Save a workflow, so that any process can start it by its id.
 
-        A workflow that can be imported is saved as a reference, any other by value, with its steps and lambdas.
+        A workflow that can be imported is saved as a reference, any other by value as it is now, with its steps and
+        lambdas.
 
         Raises:
-            DefinitionError: the workflow can be neither imported nor pickled, or pickling is not allowed.
+            DefinitionError: the workflow can be neither imported nor pickled, or pickling is not allowed; or another
+                workflow has the same id and version.
         """
         record = self._starter.register(workflow)
         key = (record.workflow_id, record.version)
@@ -211,7 +223,7 @@ class Engine:
 
     # --- queries ---------------------------------------------------------------------------------------------
     def handle(self, execution_id: str) -> ExecutionHandle[Any]:
-        """Return a handle on an execution, whoever started it. Raises ExecutionNotFound."""
+        """Return a handle on any execution of the store. Raises ExecutionNotFound."""
         self._backend.record(execution_id)
         return self._handles.of(execution_id)
 
@@ -226,7 +238,7 @@ class Engine:
         """Return every attempt of an execution: where it is, its worker, since when, and how it failed.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             CorruptRecord: its journal is damaged; :meth:`status` shows the part that can be read.
         """
         return self._queries.tasks(execution_id)
@@ -239,7 +251,7 @@ class Engine:
             cursor: the cursor of the previous answer; "" for all lines that are kept.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
         """
         return self._queries.output(execution_id, cursor)
 
@@ -296,7 +308,7 @@ class Engine:
         Returns when no new step can start.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has finished.
         """
         self._commands.pause(execution_id, reason=reason)
@@ -309,7 +321,7 @@ class Engine:
         do children that failed.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution is completed or cancelled, or its compensations (or a child's) have run.
             CorruptRecord: the execution is quarantined for a damaged record, and the damage is still there; the error
                 names the record and the remedy.
@@ -320,7 +332,7 @@ class Engine:
         """Cancel an execution: its code gets a CancelledError, may clean up, and ends as cancelled.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has finished.
         """
         self._commands.cancel(execution_id, reason=reason)
@@ -337,7 +349,7 @@ class Engine:
             key: an idempotency key: another signal with the same key is not received again; None for a new one.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has finished.
             CodecError: the payload cannot be encoded, or does not fit what the execution waits for.
 
@@ -377,11 +389,11 @@ class Engine:
                 compensations.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution has not reached that step, or something is open there (see
                 ``allow_reacquire``).
             CorruptRecord: the journal is damaged before that step; the error names the steps before the damage.
-            WorkflowNotRegistered: there is no such version.
+            WorkflowNotRegistered: that version is not saved.
             ExecutionAlreadyExists: the id belongs to another execution.
 
         Example:

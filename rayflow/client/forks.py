@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rayflow.client.backend import Backend
+from rayflow.client.code import ClientCode
 from rayflow.client.handle import ExecutionHandle, Handles
 from rayflow.client.starts import Starter
 from rayflow.core.events import Entry, Forked
@@ -17,6 +18,7 @@ from rayflow.definition.options import ExecutionOptions
 from rayflow.definition.start_options import SavedWorkflow
 from rayflow.definition.workflow import AnyWorkflow
 from rayflow.errors import CorruptRecord, ExecutionAlreadyExists, InvalidTransition
+from rayflow.runtime.code.environment import environment_id
 from rayflow.storage.codec.journal import decode_entry, encode_entry
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.damage import DamagedRecord, options_of, readable, remedy
@@ -34,16 +36,28 @@ class Forks:
         handles: makes handles.
         codec: decodes inputs.
         encoder: encodes inputs and state.
+        code: fingerprints the code that a fork runs.
+        new_seed: returns a seed for an execution id and a nonce.
     """
 
     def __init__(
-        self, backend: Backend, starter: Starter, handles: Handles, codec: MsgpackCodec, encoder: LargeValueEncoder
+        self,
+        backend: Backend,
+        starter: Starter,
+        handles: Handles,
+        *,
+        codec: MsgpackCodec,
+        encoder: LargeValueEncoder,
+        code: ClientCode,
+        new_seed: Callable[[str, str], int],
     ) -> None:
         self._backend = backend
         self._starter = starter
         self._handles = handles
         self._codec = codec
         self._encoder = encoder
+        self._code = code
+        self._new_seed = new_seed
 
     def fork(
         self,
@@ -70,11 +84,17 @@ class Forks:
             execution_id=id or "",
             options=options or options_of(source).replace(deadline=None, singleton=None),
             nonce=nonce,
-            now=self._backend.clock.now(),
             seed=source.seed,  # recorded results depend on the numbers that the source has drawn
+            now=self._backend.clock.now(),
         )
-        made = replace(made, run=source.run, forked_from=source.id)
-        return self._start(made, plan, state or {}, self._starter.new_seed(made.id, nonce))
+        made = replace(
+            made,
+            run=source.run,
+            forked_from=source.id,
+            code_fingerprint=self._code.fingerprint(other or source),
+            environment_id=environment_id(made.environment),
+        )
+        return self._start(made, plan, state or {}, self._new_seed(made.id, nonce))
 
     def _plan(self, execution_id: str, before: str | int, *, allow_reacquire: bool) -> tuple[ExecutionRecord, ForkPlan]:
         source = self._backend.record(execution_id)

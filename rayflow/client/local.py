@@ -14,7 +14,7 @@ from rayflow.definition.options import EngineConfig
 from rayflow.errors import RequiresCluster
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.thread_system import ThreadSystem
-from rayflow.runtime.code.environment import capture
+from rayflow.runtime.code.environment import Variables, capture
 from rayflow.runtime.supervisor.actor import supervisor_spec
 from rayflow.runtime.supervisor.actor_specs import store_spec
 from rayflow.storage.base import Filter
@@ -63,9 +63,9 @@ class LocalEngine(Engine):
         base = config or EngineConfig.load()
         chosen = base.replace(**{"max_coordinators": 1, "standby_coordinators": 1, **options})
         url = resolve(store, environ=os.environ)
-        # An identity of its own: two processes that write the same store must differ.
+        # A unique identity: two processes that write the same store must differ.
         self._threads = ThreadSystem(f"LocalEngine {uuid.uuid4().hex[:12]}")
-        super().__init__(self._threads, chosen, url, capture())
+        super().__init__(self._threads, chosen, url, capture()[0])
         try:
             self._open(take_over=take_over)
         except BaseException:
@@ -79,7 +79,7 @@ class LocalEngine(Engine):
         self._threads.spawn(supervisor_spec(settings))
         self._backend.settings()
         self._backpressure = QueueBackpressure(self.pools, settings.config.pool)
-        self._backend.announce_environment(self._environment.to_json())
+        self._backend.announce_environment(self._environment.to_json(), Variables())
         if self.config.recover:
             self.recovered = self._backend.recover()
 
@@ -109,7 +109,7 @@ def check_local(config: EngineConfig | None, options: Mapping[str, Any]) -> None
 
     Args:
         config: the whole configuration, if one was given.
-        options: what is set on top of it.
+        options: options that override it.
     """
     for option, what in _NEEDS_CLUSTER.items():
         if options.get(option) is not None or (config is not None and getattr(config, option) is not None):

@@ -101,7 +101,7 @@ class WorkerPool:
         Raises:
             InvalidArgument: it is the default pool.
             PoolInUse: tasks wait for it or run on it.
-            PoolNotFound: there is no such pool.
+            PoolNotFound: the pool does not exist.
         """
         give_up = time.monotonic() + _RELEASE_TIME
         while not force and ((now := self.status()).queued or now.busy):

@@ -59,7 +59,7 @@ class ExecutionQueries:
             return {}
         try:
             found = self._backend.live_tasks(record.coordinator, record.id)
-        except ClusterError:  # the coordinator is gone or restarts; the journal has what is recorded
+        except ClusterError:  # the coordinator is gone or restarts; the journal has the recorded results
             return {}
         return {task.seq: (task, worker) for task, worker in found}
 

@@ -1,4 +1,4 @@
-"""Recovery of executions: status, watchdog, and claiming what has no live coordinator."""
+"""Recovery of executions: status, watchdog, and claims of those without a live coordinator."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RecoveryManager:
             execution_id: the execution's id.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             InvalidTransition: the execution is not failed, or its compensations have run.
         """
         status = self._backend.record(execution_id).status

@@ -28,7 +28,7 @@ from rayflow.storage.model import ExecutionRecord, ScheduleRecord
 from rayflow.storage.operations import Done, Rejected
 from rayflow.storage.rules.starts import schedule_transaction
 
-#: How often a change is tried again because the supervisor, or somebody else, changed the schedule meanwhile.
+#: Attempts at a change that conflicts with changes by the supervisor or another client.
 _TRIES = 20
 
 _UNFINISHED = tuple(status for status in ExecutionStatus if not status.terminal)
@@ -43,21 +43,21 @@ class ScheduleInfo:
         schedule: when it starts its workflow.
         workflow_id: which workflow.
         version: which version; "" for the one that was saved last by then.
-        args: the workflow's arguments, as plain data where their classes are not at hand.
+        args: the workflow's arguments, as plain data where their classes cannot be imported.
         kwargs: its keyword arguments, likewise.
         options: how its executions run.
         paused: whether it starts nothing.
-        next_due: its next due time, in seconds since the epoch; None if there is none any more, or while it is paused.
+        next_due: its next due time, in seconds since the epoch; None after the last one, or while it is paused.
         last_due: the newest one that was decided on.
         last_execution: id of the newest execution.
-        running: ids of its executions that are not over.
+        running: ids of its unfinished executions.
         queued_due: the due time that waits for the running one's end, under ``"queue_one"``.
         runs: due times that started an execution.
         missed: due times that were too late to be started.
         skipped: due times that were not started because of another execution or a pause.
         created_at: when it was made.
         damage: why its record in the store cannot be read, which holds up only this schedule; then all but the name
-            is empty, and deleting it, or creating it anew with ``replace=True``, mends it.
+            is empty, and deleting it, or creating it again with ``replace=True``, repairs it.
     """
 
     name: str
@@ -116,15 +116,15 @@ class Schedules:
 
         Args:
             name: its name; its executions get the ids ``<name>@<due time>``.
-            workflow: what is started: a workflow, one with options, or a call of one with arguments. Every due time
-                starts the version that is saved then, or the version of a :class:`rayflow.SavedWorkflow`.
+            workflow: a workflow, one with options, or a call of one with arguments. Every due time starts the
+                version that is saved then, or the version of a :class:`rayflow.SavedWorkflow`.
             schedule: the times.
             replace: change the schedule of that name if there is one; its past decisions are kept.
 
         Raises:
             InvalidArgument: the name is not valid, or an option does not apply to schedules.
             ScheduleExists: there is a schedule of that name, and ``replace`` is False.
-            WorkflowNotRegistered: there is no such saved workflow.
+            WorkflowNotRegistered: no saved workflow has that id.
             InvalidInput: the arguments do not fit.
 
         Example:
@@ -191,7 +191,7 @@ class Schedules:
             limit: maximum number of due times.
 
         Raises:
-            ScheduleNotFound: there is no such schedule.
+            ScheduleNotFound: the schedule does not exist.
             InvalidArgument: the range holds more due times than ``limit``.
         """
         span = Schedule(every=1, start_at=start, end_at=end)  # checks the moments, and makes numbers of them
@@ -223,7 +223,7 @@ class Schedules:
         spec: ScheduleSpec | None = None,
         starts: Callable[[ScheduleSpec, ScheduleState], Sequence[DueStart]] = lambda plan, state: (),
     ) -> Sequence[DueStart]:
-        """Change a schedule by compare-and-set; return what was started."""
+        """Change a schedule by compare-and-set, and return the due times that it started."""
         for _ in range(_TRIES):
             record = self._record(name)
             known, now = decode_plan(record), self._backend.clock.now()

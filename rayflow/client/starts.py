@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import json
 import uuid
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from rayflow.client.backend import Backend
+from rayflow.client.code import ClientCode, code_reference
 from rayflow.client.handle import ExecutionHandle, Handles
+from rayflow.client.workflow_ids import WorkflowIds
 from rayflow.definition.base import WorkflowDefinition
-from rayflow.definition.code import by_value, reference
 from rayflow.definition.function import WorkflowFunction
 from rayflow.definition.options import EngineConfig
 from rayflow.definition.start_options import SavedWorkflow, WorkflowCall
 from rayflow.definition.workflow import Workflow
 from rayflow.errors import InvalidArgument
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, environment_id
 from rayflow.storage.codec.payloads import LargeValueEncoder, MsgpackCodec
 from rayflow.storage.model import DefinitionRecord, ExecutionRecord
 from rayflow.storage.operations import AlreadyExists, Start
-from rayflow.storage.rules.starts import check_same_start, new_record, seed_of_start
+from rayflow.storage.rules.starts import check_same_start, new_record
+
+
+class _Chosen(NamedTuple):
+    """A workflow to start, and the fingerprint of its code."""
+
+    definition: DefinitionRecord
+    fingerprint: str
 
 
 class Starter:
@@ -33,8 +41,12 @@ class Starter:
         config: the engine's configuration.
         codec: says whether code may be pickled.
         encoder: encodes inputs.
+        code: records and fingerprints the code of workflows.
         environment: the code environment of this process.
-        new_seed: returns the seed of the random numbers of a new execution, by its id and its start's nonce.
+        new_seed: returns a seed for an execution id and a nonce.
+
+    Attributes:
+        environment: as given; replaced when the digest of its variables is known.
     """
 
     def __init__(
@@ -45,49 +57,52 @@ class Starter:
         config: EngineConfig,
         codec: MsgpackCodec,
         encoder: LargeValueEncoder,
+        code: ClientCode,
         environment: Environment,
-        new_seed: Callable[[str, str], int] = seed_of_start,
+        new_seed: Callable[[str, str], int],
     ) -> None:
-        self.new_seed = new_seed
         self._backend = backend
         self._handles = handles
         self._config = config
         self._codec = codec
         self._encoder = encoder
-        self._environment = environment
+        self._code = code
+        self.environment = environment
+        self._new_seed = new_seed
         self._nonce = uuid.uuid4().hex
-        # With the steps that a declared workflow had: more can be added until it is registered again.
-        self._registered: weakref.WeakKeyDictionary[Any, tuple[object, DefinitionRecord]] = weakref.WeakKeyDictionary()
+        self._ids = WorkflowIds()
+        self._registered: dict[tuple[str, str], DefinitionRecord] = {}
 
     def register(self, workflow: WorkflowDefinition) -> DefinitionRecord:
-        """Save a workflow unless it is saved already, and return its definition."""
+        """Save a workflow as it is now unless it is saved already, and return its definition."""
         if not isinstance(workflow, WorkflowFunction | Workflow):
             raise InvalidArgument(f"{workflow!r} is not a workflow: pass an @rf.workflow function or an rf.Workflow")
-        steps = workflow.steps if isinstance(workflow, Workflow) else None
-        known = self._registered.get(workflow)
-        if known is not None and known[0] is steps:
-            return known[1]
-        code = reference(workflow)
-        if code is None:
-            code, blob = by_value(workflow, allow_pickle=self._codec.allow_pickle)
-            self._backend.put_blob(code.digest, blob)
+        code = self._code.record(workflow, allow_pickle=self._codec.allow_pickle)
+        encoded = json.dumps(code.to_dict(), sort_keys=True).encode()
+        known = self._registered.get((workflow.id, workflow.version))
+        if known is not None and known.code == encoded:
+            return known
+        if known is None:
+            known = self._backend.find_definition(workflow.id, workflow.version)
+        self._ids.check(workflow, code, code_reference(known))
         record = DefinitionRecord(
             workflow_id=workflow.id,
             version=workflow.version,
             name=getattr(workflow, "name", "") or workflow.id,
             description=workflow.description,
-            code=json.dumps(code.to_dict(), sort_keys=True).encode(),
+            code=encoded,
             source_sha256=code.source_sha256,
             saved_at=self._backend.clock.now(),
-            environment=self._environment.to_json(),
+            environment=self.environment.to_json(),
         )
         self._backend.save_definition(record)
-        self._registered[workflow] = (steps, record)
+        self._registered[workflow.id, workflow.version] = record
         return record
 
     def delete(self, workflow_id: str) -> bool:
         """Delete a saved workflow; return whether there was one."""
         self._registered.clear()
+        self._ids.forget(workflow_id)
         return self._backend.delete_definition(workflow_id)
 
     def definition(self, workflow: WorkflowDefinition | SavedWorkflow) -> DefinitionRecord:
@@ -98,7 +113,12 @@ class Starter:
 
     def start(self, calls: Sequence[WorkflowCall[Any]]) -> list[ExecutionHandle[Any]]:
         """Start an execution for each call, in one transaction, and return their handles."""
-        records = [self._record(call) for call in calls]
+        chosen: dict[int, _Chosen] = {}
+        for call in calls:
+            workflow: Any = call.configured.workflow
+            if id(workflow) not in chosen:
+                chosen[id(workflow)] = self._choose(workflow)
+        records = [self._record(call, chosen[id(call.configured.workflow)]) for call in calls]
         answers = self._backend.write([Start(each) for each in records])
         pairs = list(zip(records, answers, strict=True))
         self._backend.submit([record for record, answer in pairs if not isinstance(answer, AlreadyExists)])
@@ -108,21 +128,38 @@ class Starter:
         returns = [getattr(call.configured.workflow, "returns", None) for call in calls]
         return [self._handles.of(record.id, kind) for record, kind in zip(records, returns, strict=True)]
 
-    def _record(self, call: WorkflowCall[Any]) -> ExecutionRecord:
-        chosen: Any = call.configured
-        if chosen.on_parent_end is not None:
+    def _choose(self, workflow: WorkflowDefinition | SavedWorkflow) -> _Chosen:
+        definition = self.definition(workflow)
+        if isinstance(workflow, SavedWorkflow):
+            definition = self._in_this_environment(definition)
+        return _Chosen(definition, self._code.fingerprint(definition))
+
+    def _in_this_environment(self, definition: DefinitionRecord) -> DefinitionRecord:
+        """Return a saved workflow, with the environment of this process where that imports the same code."""
+        try:
+            saved = Environment.from_json(definition.environment)
+        except (ValueError, TypeError, KeyError):
+            return definition  # the supervisor reports the damage
+        if not self.environment.has_code_of(saved):
+            return definition
+        return replace(definition, environment=self.environment.to_json())
+
+    def _record(self, call: WorkflowCall[Any], chosen: _Chosen) -> ExecutionRecord:
+        configured: Any = call.configured
+        if configured.on_parent_end is not None:
             raise InvalidArgument(
-                f"workflow {chosen.workflow.id!r}: on_parent_end applies to children only; leave it out"
+                f"workflow {configured.workflow.id!r}: on_parent_end applies to children only; leave it out"
             )
         nonce = f"{self._nonce}/{uuid.uuid4().hex}"
-        return new_record(
-            self.definition(chosen.workflow),
+        record = new_record(
+            chosen.definition,
             call.args,
             dict(call.kwargs),
-            execution_id=chosen.id or "",
-            options=self._config.execution.replace(**chosen.changes),
+            execution_id=configured.id or "",
+            options=self._config.execution.replace(**configured.changes),
             encode=self._encoder.encode,
             nonce=nonce,
+            seed=self._new_seed(configured.id or "", nonce),
             now=self._backend.clock.now(),
-            seed=self.new_seed(chosen.id or "", nonce),
         )
+        return replace(record, code_fingerprint=chosen.fingerprint, environment_id=environment_id(record.environment))

@@ -29,9 +29,9 @@ class Output:
 
     Args:
         lines: those that are new since the cursor that was asked with.
-        cursor: where to go on from.
-        issued: steps that the workflow has issued so far; 0 while nobody drives it.
-        completed: steps of these that are over.
+        cursor: position from which to continue.
+        issued: steps that the workflow has issued so far; 0 while no coordinator drives it.
+        completed: finished steps among them.
     """
 
     lines: tuple[str, ...]
@@ -98,9 +98,9 @@ class WorkflowInfo:
         description: what it says of itself.
         code: where its code is: ``module``, ``qualname``, ``kind`` ("import" or "value") and hashes; empty where
             executions run a version that is not saved.
-        saved_at: when it was saved, in seconds since the epoch; None if it is not, or not any more: executions that
-            run it know their code, as children do whose workflow was never started by itself.
-        unfinished: executions that run it and are not over.
+        saved_at: when it was saved, in seconds since the epoch; None if it is not, or no longer, saved. Executions that
+            run it know their code, and so do children whose workflow was never started directly.
+        unfinished: unfinished executions that run it.
     """
 
     workflow_id: str
@@ -132,7 +132,7 @@ class ExecutionTree:
 def workflow_infos(
     definitions: Sequence[DefinitionRecord], running: Sequence[tuple[str, str, int]]
 ) -> list[WorkflowInfo]:
-    """The saved versions, and those that are not saved and run all the same, by workflow, newest first.
+    """Return the saved versions, and unsaved ones with executions, by workflow, newest first.
 
     Args:
         definitions: those that are saved, in that order.
@@ -165,7 +165,7 @@ def _code_in(saved: DefinitionRecord) -> Mapping[str, Any]:
 
 
 def summary(record: ExecutionRecord) -> ExecutionSnapshot:
-    """The execution without its steps and state: what a list shows."""
+    """Return the snapshot of a list: the execution without its steps and state."""
     return ExecutionSnapshot(
         execution_id=record.id,
         workflow_id=record.workflow_id,
@@ -195,9 +195,9 @@ def snapshot(
     children: Sequence[ExecutionRecord],
     decode: Callable[[bytes], Any],
 ) -> ExecutionSnapshot:
-    """The whole snapshot: the record, what its journal folds to, and what its steps said of themselves.
+    """Return the whole snapshot: the record, the folded journal, and the reports of running steps.
 
-    Of a damaged journal it shows what is before the damage, and the damage as the error.
+    The snapshot of a damaged journal shows the part before the damage, and the damage as the error.
 
     Args:
         record: the execution's row.
@@ -227,12 +227,12 @@ def snapshot(
 
 
 def children_of(execution_id: str) -> Filter:
-    """The executions that an execution started."""
+    """Return the filter for the executions that an execution started."""
     return Filter(parent=execution_id, limit=_CHILDREN)
 
 
 def decode_or_placeholder(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """The same for those who look; of a payload that is damaged it answers a text that says so."""
+    """Return a decoder for displays: a damaged payload becomes a text that describes the damage."""
 
     def read(data: bytes) -> Any:
         try:
@@ -244,7 +244,7 @@ def decode_or_placeholder(decode: Callable[[bytes], Any]) -> Callable[[bytes], A
 
 
 def decode_or_describe(codec: MsgpackCodec) -> Callable[[bytes], Any]:
-    """Decodes payloads; one whose classes are not at hand is described as plain data instead."""
+    """Return a decoder that describes a payload as plain data where its classes cannot be imported."""
 
     def decode(data: bytes) -> Any:
         try:

@@ -64,7 +64,7 @@ class Watcher:
         """Return the execution's record once it has ended.
 
         Raises:
-            ExecutionNotFound: there is no such execution.
+            ExecutionNotFound: the execution does not exist.
             TimeoutError: it has not ended within ``timeout`` seconds.
         """
         return self.future(execution_id).result(timeout)
@@ -93,7 +93,7 @@ class Watcher:
             try:
                 cursor, self._missed = ("", 0) if self._missed else self._cursor, False
                 found = self._backend.completions(cursor, _LONG_POLL)
-            except WriterFenced as error:  # nothing ends in this store any more
+            except WriterFenced as error:  # no execution of this store can end now
                 self._fail_pending(error)
                 continue
             except Exception as error:  # noqa: BLE001 - the cluster may be gone; log it and ask again

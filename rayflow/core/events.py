@@ -36,7 +36,7 @@ class Continued:
         run: number of the next run, from 2.
         signals: signals that the previous run did not receive.
         state: the previous run's state, encoded.
-        seed: seed of the next run's random numbers.
+        seed: seed of the new run's random numbers.
     """
 
     at: float
@@ -147,8 +147,8 @@ class Forked:
         to: last position that was copied.
         state: values that the fork changes in the state, by key, encoded.
         before: number of the first call that runs again.
-        seed: seed of the random numbers after that call. Those before it are the source's, since recorded results may
-            depend on them.
+        seed: seed of the random numbers drawn after that call. Those before it are the source's: recorded results
+            may depend on them.
     """
 
     at: float

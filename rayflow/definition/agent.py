@@ -47,7 +47,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class AgentOutput:
-    """What an agent's function returns to report its token usage beside its output.
+    """Result of an agent's function that reports token usage in addition to its output.
 
     Example:
         >>> async def summarise(text: str) -> AgentOutput:
@@ -127,7 +127,7 @@ class Agent(Definition):
 
 
 class AgentDecorator(Protocol):
-    """What ``rf.agent(...)`` with options answers."""
+    """Decorator that ``rf.agent(...)`` with options returns."""
 
     def __call__(self, fn: Callable[[Any], Any], /) -> Agent:
         """Make an agent of a function."""
@@ -162,7 +162,7 @@ def agent(fn: Callable[[Any], Any] | None = None, /, **options: str) -> Any:
 async def run_agent(agent: Any, value: Any, clock: Clock) -> AgentResult:
     """Call an agent and say what it came to. What it raises passes through: the attempt has failed.
 
-    A plain (not ``async``) agent runs in the calling thread and blocks its event loop meanwhile.
+    A plain (not ``async``) agent runs in the calling thread and blocks its event loop until the agent returns.
 
     Args:
         agent: an agent, or a Step whose function takes one argument.
@@ -189,17 +189,17 @@ async def run_agent(agent: Any, value: Any, clock: Clock) -> AgentResult:
 
 
 def agent_id(agent: Any) -> str:
-    """The id of anything that is an agent: its ``id``, else its ``name``, else its class's name."""
+    """Return the id of any agent: its ``id``, else its ``name``, else its class's name."""
     found = getattr(agent, "id", None) or getattr(agent, "name", None) or type(agent).__name__
     return str(found)
 
 
 def check_agent(where: str, agent: object) -> None:
-    """Raise DefinitionError if ``agent`` is none.
+    """Raise DefinitionError if ``agent`` is not an agent.
 
     Args:
         where: which step it was given to, for the message.
-        agent: what was given.
+        agent: the given object.
     """
     if isinstance(agent, Step):
         takes_one_argument(f"{where}: as an agent, step {agent.name!r}", agent.fn)
@@ -209,7 +209,7 @@ def check_agent(where: str, agent: object) -> None:
         raise DefinitionError(f"{where}: a {type(agent).__name__} cannot be an agent; pass an agent or a step")
     elif not callable(getattr(agent, "run", None)):
         hint = "; put @rf.agent on it, or @rf.step" if callable(agent) else ""
-        raise DefinitionError(f"{where}: {agent!r} is no agent: it has no run(input){hint}")
+        raise DefinitionError(f"{where}: {agent!r} is not an agent: it has no run(input){hint}")
     else:
         check_name(f"{where}: agent id", agent_id(agent))
 

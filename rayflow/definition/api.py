@@ -1,4 +1,4 @@
-"""What workflow code and step code may ask of whoever runs them."""
+"""Functions that workflow code and step code call: time, random numbers, signals, locks, child workflows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def now() -> float:
 
 
 def random() -> random_module.Random:
-    """The execution's own generator of random numbers; the same numbers in every replay.
+    """Return the execution's generator of random numbers, which repeats its numbers in every replay.
 
     Raises:
         RuntimeError: outside a workflow; use the ``random`` module there.
@@ -53,7 +53,7 @@ def random() -> random_module.Random:
 
 
 def uuid4() -> uuid.UUID:
-    """A random UUID from the execution's own generator; the same in every replay.
+    """Return a random UUID from the execution's generator; it is the same in every replay.
 
     Raises:
         RuntimeError: outside a workflow; use ``uuid.uuid4()`` there.
@@ -69,7 +69,7 @@ def _execution(what: str, instead: str) -> ExecutionContext:
 
 
 def _unheard(progress: Any) -> None:
-    """Where nobody listens for heartbeats."""
+    """Discard a heartbeat outside a worker."""
 
 
 def _nothing_prepared() -> Any:
@@ -90,9 +90,9 @@ class StepContext:
         epoch: number of the execution's coordinator; a fencing token for the outside world: what carries a
             lower one than was seen before is late.
         worker: the worker's name.
-        cancel: set by the worker when the attempt is given up.
+        cancel: set by the worker when it abandons the attempt.
         beat: takes each heartbeat, with its progress.
-        prepared: answers what the pool's setup did.
+        prepared: returns the value of the pool's setup function.
     """
 
     execution_id: str
@@ -109,7 +109,7 @@ class StepContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the attempt was given up (timeout, cancellation, drain): its result no longer counts."""
+        """Whether the worker has abandoned the attempt (timeout, cancellation, drain): its result is discarded."""
         return self.cancel.is_set()
 
     @property
@@ -128,7 +128,7 @@ class StepContext:
         with a ``heartbeat_timeout`` has to call it more often than that.
 
         Args:
-            progress: anything that the codec can write; None leaves what was said last.
+            progress: anything that the codec can write; None keeps the previous progress.
 
         Raises:
             CodecError: the progress cannot be written.
@@ -143,7 +143,7 @@ _STEP: ContextVar[StepContext] = ContextVar("rayflow_step")
 
 
 def step_context() -> StepContext:
-    """The context of the step that is running here.
+    """Return the context of the running step.
 
     Raises:
         RuntimeError: no step is running here, or it simply runs, outside an execution.
@@ -182,8 +182,8 @@ def _workflow(what: str, instead: str = "an engine's methods do it from outside"
 class State(MutableMapping[str, Any]):
     """The running execution's state: what others see of it while it runs, in its snapshot.
 
-    What is set is recorded with the event that the workflow is reacting to, and visible at once. A value that is
-    changed in place is not seen: set it again.
+    An assigned value is recorded with the event that the workflow reacts to, and is visible at once. A change inside
+    a value is not recorded: assign the value again.
 
     Example:
         ``rf.state["reviewed"] = 12`` in a workflow; ``handle.status().state["reviewed"]`` anywhere.
@@ -228,7 +228,7 @@ async def wait_for_signal(name: str, *, type: Any = None, timeout: float | None 
         name: the signal's name.
         type: what the payload has to be: a pydantic model, a dataclass, any annotation. A sender whose payload does
             not fit gets the error where the type is known to him; a signal that does not fit all the same is kept as
-            a dead letter, and the wait goes on.
+            a dead letter, and the wait continues.
         timeout: seconds; None for as long as it takes.
 
     Raises:
@@ -252,7 +252,7 @@ async def send_signal(execution_id: str, name: str, payload: Any = None) -> None
         payload: anything that the codec can write.
 
     Raises:
-        StepFailed: there is no such execution, or it is over; ``.failure`` says which.
+        StepFailed: the execution does not exist or has finished; ``.failure`` says which.
         RuntimeError: outside a workflow; use ``engine.signal()`` there.
     """
     call = SignalCall(check_id("execution", execution_id), check_name("signal name", name), payload)
@@ -267,7 +267,7 @@ async def start_child(
 @overload
 async def start_child(workflow: Workflow, state: Mapping[str, Any] | None = None, /) -> str: ...
 async def start_child(workflow: AnyWorkflow | ConfiguredWorkflow[..., Any], /, *args: Any, **kwargs: Any) -> str:
-    """Start a workflow as an execution of its own and return its id once the start is durable.
+    """Start a workflow as a separate execution and return its id once the start is durable.
 
     The child outlives this execution unless it is started with ``analyse.options(on_parent_end="cancel")``. To wait
     for the child instead, await the workflow itself: ``await analyse(document)``.
@@ -309,7 +309,7 @@ class Lock:
 
     @property
     def token(self) -> int:
-        """The fencing token: it rises with each grant of this lock; who has seen a higher one refuses a lower one.
+        """The fencing token: each grant of this lock has a higher one, so a resource can refuse lower ones.
 
         Raises:
             RuntimeError: the lock is not held.
@@ -333,13 +333,13 @@ class Lock:
 
 
 def lock(name: str) -> Lock:
-    """A lock that one execution has at a time, across the whole store: ``async with rf.lock("ledger"):``.
+    """Return a lock that one execution holds at a time, across the whole store: ``async with rf.lock("ledger"):``.
 
     It is granted in the order in which it was asked for. It is kept while the execution is parked and while its
     coordinator crashes and comes back; it is given back by the end of the block, or of the execution.
 
     Args:
-        name: the lock's name; whoever uses the same name shares it.
+        name: the lock's name; all executions that use this name share the lock.
 
     Raises:
         Deadlock: in ``async with``: this execution and others wait for each other in a circle.
@@ -352,21 +352,21 @@ def lock(name: str) -> Lock:
 
 
 def semaphore(name: str, permits: int) -> Lock:
-    """A lock that ``permits`` executions (or tasks of one) have at a time. See :func:`lock`.
+    """Return a lock that ``permits`` executions (or tasks of one) hold at a time. See :func:`lock`.
 
     Args:
-        name: its name; whoever uses the same name has to name the same number of permits.
+        name: its name; all uses of this name must give the same number of permits.
         permits: how many, from 1.
     """
     return Lock(name, permits)
 
 
-# --- undoing, going on, versions ----------------------------------------------------------------------------
+# --- compensation, continuation, versions -------------------------------------------------------------------
 def compensate(step: Step[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Have a step run if the workflow fails or is cancelled from here on, to undo what was done.
+    """Register a compensation: a step that runs if the workflow fails or is cancelled from here on.
 
     Compensations run after the workflow's own clean-up, the last one first, each as durable as any step and with its
-    retries. One that fails all the same is kept as a dead letter, and the others go on.
+    retries. One that fails all the same is kept as a dead letter, and the others still run.
 
     Args:
         step: what to run.
@@ -388,10 +388,10 @@ def compensate(step: Step[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
 
 
 def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
-    """End this run of the workflow here and begin it anew, with other arguments and an empty journal.
+    """End this run of the workflow here and restart it with other arguments and an empty journal.
 
     For workflows that never end: their journal would grow for ever. The execution keeps its id, its state and the
-    signals that nobody received yet. It never returns.
+    signals that it has not received yet. The function never returns.
 
     Args:
         args: the workflow's arguments.
@@ -409,8 +409,8 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
 def patched(change: str) -> bool:
     """Whether this execution runs the changed code: ask it before code that older executions do not know.
 
-    It answers False in executions that have passed this place before the change was there, and True in all others;
-    the answer is recorded, and stays the same for the execution. So one definition serves both.
+    The function returns False in executions that passed this place before the change existed, and True in all others.
+    The answer is recorded and stays the same for the execution, so one definition serves both.
 
     Args:
         change: the change's id; never used for another change.

@@ -49,13 +49,13 @@ class WorkflowDefinition(Protocol):
 
     @property
     def returns(self) -> Any:
-        """The annotation of the result; None where there is none."""
+        """The annotation of the result; None without one."""
 
     def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
-        """Check the arguments of a start. Raises TypeError, saying what is wrong with them."""
+        """Check the arguments of a start. Raises TypeError, which names the wrong argument."""
 
     def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
-        """The coroutine that an execution runs."""
+        """Return the coroutine that an execution runs."""
 
 
 class Definition:
@@ -97,7 +97,7 @@ class Definition:
 
 # --- finding ----------------------------------------------------------------------------------------------
 def making_module() -> str:
-    """The name of the module whose code is making a definition: the nearest caller outside this package."""
+    """Return the name of the module whose code is making a definition: the nearest caller outside this package."""
     frame = sys._getframe(1)
     package = __name__.rpartition(".")[0]
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
@@ -149,7 +149,7 @@ def find(module: str, qualname: str) -> Definition:
     """Import a definition.
 
     Raises:
-        IncompatibleVersion: the module cannot be imported, or what is there is no definition.
+        IncompatibleVersion: the module cannot be imported, or the object of that name is not a definition.
     """
     try:
         loaded = importlib.import_module(module)
@@ -162,11 +162,11 @@ def find(module: str, qualname: str) -> Definition:
     if found is None:
         raise IncompatibleVersion(
             f"module {module!r} ({getattr(loaded, '__file__', None)}) has no {qualname!r}. An execution refers "
-            "to it by that name: if it was renamed, keep the old name too until those executions are over"
+            "to it by that name: if it was renamed, keep the old name too until those executions have finished"
         )
     if not isinstance(found, Definition):
         raise IncompatibleVersion(
-            f"{module}:{qualname} is a {type(found).__name__} now, no step, agent or workflow of rayflow any more"
+            f"{module}:{qualname} is a {type(found).__name__} now, and no longer a step, agent or workflow of rayflow"
         )
     return found
 

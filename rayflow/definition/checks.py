@@ -1,4 +1,4 @@
-"""Checks that the definitions share. Each says what is wrong, where, and what would be right."""
+"""Shared checks of definitions. Each error names the place, the mistake and the correct form."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def check_name(kind: str, value: object, *, forbidden: str = "") -> str:
 
 
 def check_function(kind: str, fn: object) -> Callable[..., Any]:
-    """Return ``fn`` if it is a function that can be called alone and answers once.
+    """Return ``fn`` if it is a function that can be called alone and returns once.
 
     Args:
-        kind: what is being made of it, for the message: "step", "workflow", "agent".
+        kind: kind of the definition, for the message: "step", "workflow", "agent".
         fn: what the decorator was put on.
 
     Raises:
@@ -61,7 +61,7 @@ def check_function(kind: str, fn: object) -> Callable[..., Any]:
         what = "a class" if isinstance(fn, type) else f"{type(fn).__name__} {fn!r}"
         raise DefinitionError(f"@rf.{kind} needs a function, not {what}")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        raise DefinitionError(f"{kind} {name} is a generator; a {kind} answers once: return a list instead of yielding")
+        raise DefinitionError(f"{kind} {name} is a generator; a {kind} returns once: return a list instead of yielding")
     first = next(iter(signature_of(kind, fn).parameters.values()), None)
     if inspect.isfunction(fn) and first is not None and first.name in {"self", "cls"}:
         raise DefinitionError(
@@ -72,7 +72,7 @@ def check_function(kind: str, fn: object) -> Callable[..., Any]:
 
 
 def default_name(kind: str, fn: Callable[..., Any], option: str) -> str:
-    """The function's own name, for a definition that was given none.
+    """Return the function's own name, for a definition without a given name.
 
     Raises:
         DefinitionError: it is a lambda, or an object without a name.
@@ -93,7 +93,7 @@ def check_options(kind: str, given: typing.Iterable[str], known: typing.Iterable
 
 
 def signature_of(kind: str, fn: Callable[..., Any]) -> inspect.Signature:
-    """The function's signature.
+    """Return the function's signature.
 
     Raises:
         DefinitionError: Python knows none, as for some functions written in C.
@@ -134,7 +134,7 @@ def annotations_of(fn: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 def return_annotation(fn: Callable[..., Any]) -> Any:
-    """Return the annotation of the function's result, resolved; None if there is none or it cannot be resolved."""
+    """Return the annotation of the function's result, resolved; None if it is missing or cannot be resolved."""
     return annotations_of(fn).get("return")
 
 
@@ -147,7 +147,7 @@ def check_input(what: str, bound: inspect.BoundArguments, annotations: Mapping[s
         annotations: resolved annotations, by parameter. A parameter without one takes anything.
 
     Raises:
-        InvalidInput: a value does not fit; the message names the parameter, what it takes and what was given.
+        InvalidInput: a value does not fit; the message names the parameter, its type and the given value.
     """
     for name, value in bound.arguments.items():
         annotation = annotations.get(name)
@@ -191,7 +191,7 @@ def _closure(fn: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fitted(value: Any, annotation: Any) -> Any:
-    """The value as the annotation has it: a dict becomes a model, a string of digits stays one.
+    """Return the value converted to the annotation: a dict becomes a model, a string of digits stays one.
 
     Args:
         value: anything.
@@ -211,7 +211,7 @@ def fitted(value: Any, annotation: Any) -> Any:
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticUserError:  # a model has a configuration of its own
+    except PydanticUserError:  # a model has its own configuration
         return TypeAdapter(annotation)
 
 

@@ -158,7 +158,7 @@ class CodeCache:
     """Loads code, and remembers what it loaded; one for each process. Safe to share between threads.
 
     Args:
-        limit: blobs and references to remember; the ones used longest ago are forgotten first.
+        limit: blobs to remember; the ones used longest ago are forgotten first.
         allow_pickle: whether code may travel by value, which is a pickle.
     """
 
@@ -166,7 +166,7 @@ class CodeCache:
         self._limit = limit
         self._allow_pickle = allow_pickle
         self._lock = threading.RLock()
-        self._loaded: OrderedDict[tuple[str, ...], _Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._references: weakref.WeakKeyDictionary[Definition, CodeRef | None] = weakref.WeakKeyDictionary()
         self._values: weakref.WeakKeyDictionary[Definition, tuple[CodeRef, bytes]] = weakref.WeakKeyDictionary()
 
@@ -238,31 +238,31 @@ class CodeCache:
             return self._references[owner]
 
     def _load(self, ref: CodeRef, fetch: Fetch) -> _Loaded:
-        key = (ref.digest,) if ref.kind == "value" else (ref.module, ref.qualname)
-        found = self._remembered(key)
+        if ref.kind == "ref":  # Python remembers modules itself, also where a person has one loaded again
+            return _Loaded(find(ref.module, ref.qualname))
+        found = self._remembered(ref.digest)
         if found is not None:
             return found
-        if ref.kind == "value" and not self._allow_pickle:
+        if not self._allow_pickle:
             raise IncompatibleVersion(
                 f"{ref.place} was stored by value, as a pickle, and allow_pickle is off, so it is not loaded here. "
                 "Define it in a module that can be imported, or run it where pickles are allowed"
             )
         # Fetched without the lock: it may take long, and others may need what is there already.
-        blob = _fetched(ref, fetch) if ref.kind == "value" else b""
+        blob = _fetched(ref, fetch)
         with self._lock:
-            found = self._remembered(key)
+            found = self._remembered(ref.digest)
             if found is None:
-                found = _unpickled(ref, blob) if ref.kind == "value" else _Loaded(find(ref.module, ref.qualname))
-                self._loaded[key] = found
+                found = self._loaded[ref.digest] = _unpickled(ref, blob)
                 while len(self._loaded) > self._limit:
                     self._loaded.popitem(last=False)
             return found
 
-    def _remembered(self, key: tuple[str, ...]) -> _Loaded | None:
+    def _remembered(self, digest: str) -> _Loaded | None:
         with self._lock:
-            found = self._loaded.get(key)
+            found = self._loaded.get(digest)
             if found is not None:
-                self._loaded.move_to_end(key)
+                self._loaded.move_to_end(digest)
             return found
 
 

@@ -30,7 +30,7 @@ class DeclaredStep(ABC):
         name: unique in its workflow; without "/".
         retry: retry policy of the calls of its agents; None takes the agent's own (a Step's), then the
             execution's. Of a step around other steps: what those take that say nothing themselves.
-        timeout: seconds for one attempt at a call, with the same order; ``float("inf")`` is none.
+        timeout: seconds for one attempt at a call, with the same order; ``float("inf")`` sets no limit.
     """
 
     name: str
@@ -170,7 +170,7 @@ class Walk:
             self.execution.stage(index, name, status, result)
 
     def under(self, *, defaults: StepOptions | None = None, overrides: StepOptions | None = None) -> Walk:
-        """The walk as the steps inside another one see it. The nearest default wins, and the outermost override."""
+        """Return the walk for the steps inside another one: the nearest default wins, and the outermost override."""
         return replace(
             self,
             defaults=layered(self.defaults, defaults or StepOptions()),
@@ -178,7 +178,7 @@ class Walk:
         )
 
     def now(self) -> float:
-        """The execution's time; outside one, its event loop's."""
+        """Return the execution's time; outside one, its event loop's."""
         return asyncio.get_running_loop().time() if self.execution is None else self.execution.now()
 
     async def call(
@@ -240,7 +240,7 @@ class StepResult:
 
 
 def agent_failed(step: str, who: str, error: Exception) -> StepFailed:
-    """The failure of a declared step whose agent failed; of the kind, and with the number, of the agent's call.
+    """Return the failure of a declared step whose agent failed, with the class and number of the agent's call.
 
     Args:
         step: the declared step's name.
@@ -257,7 +257,7 @@ def agent_failed(step: str, who: str, error: Exception) -> StepFailed:
 
 
 def retries_exhausted(step: str, retries: int, last: StepFailed) -> StepFailed:
-    """The failure of a RetryStep after its last run."""
+    """Return the failure of a RetryStep after its last run."""
     times = "retry" if retries == 1 else "retries"
     failure = replace(last.failure, message=f"failed after {retries} {times}: {last.failure.message}")
     failed = type(last)(step, failure, attempts=retries + 1, seq=last.seq)
@@ -266,7 +266,7 @@ def retries_exhausted(step: str, retries: int, last: StepFailed) -> StepFailed:
 
 
 def failure_from(error: BaseException) -> Failure:
-    """An exception as data; of a failed step, the failure that was recorded."""
+    """Return an exception as data; of a failed step, the recorded failure."""
     if isinstance(error, StepFailed):
         return error.failure
     return Failure(
@@ -319,7 +319,7 @@ class ConditionalStep(DeclaredStep):
 class RetryStep(DeclaredStep):
     """A step that is run again as a whole when it failed, after a fixed and durable delay.
 
-    Calls inside it that have no retry policy of their own are not retried singly. A failure that says that
+    Calls inside it that set no retry policy are not retried singly. A failure that says that
     it is not to be retried (TerminalError) ends it at once. Its name is that of the step in it.
 
     Args:
@@ -453,7 +453,7 @@ class ParallelStep(DeclaredStep):
 
     Args:
         agents: at least one; the same one may appear several times.
-        input: function of the state; answers a list with one input for each agent.
+        input: function of the state; returns a list with one input for each agent.
         output_keys: where the outputs go in the state, one key for each agent.
     """
 
@@ -530,7 +530,7 @@ class MapStep(DeclaredStep):
 
     Args:
         agent: as for a SequentialStep.
-        over: function of the state; answers the list of the agent's inputs.
+        over: function of the state; returns the list of the agent's inputs.
         output_key: where the list of outputs goes, in the order of the inputs.
         max_workers: calls that are out at once; None for all.
     """
@@ -579,7 +579,7 @@ class _FirstFailure(Exception):
 async def _bounded(calls: Sequence[Call], limit: int | None) -> tuple[list[Answer], StepFailed | None]:
     """Run at most ``limit`` calls at once, until all are answered or one has failed.
 
-    Answers what was answered, in the order of the calls, and the first failure by time.
+    Returns the answers in the order of the calls, and the first failure by time.
     """
     answers: dict[int, Answer] = {}
     errors: list[StepFailed] = []

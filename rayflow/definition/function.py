@@ -46,7 +46,7 @@ class WorkflowFunction(Definition, Generic[P, R_co]):
     Attributes:
         fn: the undecorated function.
         id: the workflow's id.
-        version: changes when executions of the old code could not go on with the new one.
+        version: must change when executions of the old code could not continue with the new one.
         description: what it does, for people.
         retention: how long its executions are kept after their end; None where it does not say.
     """
@@ -81,7 +81,7 @@ class WorkflowFunction(Definition, Generic[P, R_co]):
         self.home = making_module()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """A coroutine of the workflow's result. In another workflow it runs as a child: an execution of its own.
+        """Return a coroutine of the result. In another workflow it runs as a child: a separate execution.
 
         Call ``.fn(...)`` to run it as a part of that other workflow instead.
 
@@ -135,7 +135,7 @@ class WorkflowFunction(Definition, Generic[P, R_co]):
         return bound
 
     def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, R_co]:
-        """The coroutine that an execution runs."""
+        """Return the coroutine that an execution runs."""
         coroutine: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
         return coroutine
 
@@ -151,7 +151,7 @@ class WorkflowFunction(Definition, Generic[P, R_co]):
 
     @property
     def returns(self) -> Any:
-        """The annotation of the result, to rebuild it; None where there is none or it cannot be resolved."""
+        """The annotation of the result, to rebuild it; None if it is missing or cannot be resolved."""
         return self.annotations.get("return")
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ class WorkflowFunction(Definition, Generic[P, R_co]):
 
 
 class WorkflowDecorator(Protocol):
-    """What ``rf.workflow(...)`` with options answers."""
+    """Decorator that ``rf.workflow(...)`` with options returns."""
 
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> WorkflowFunction[P, R]:
         """Make a workflow of an ``async def``."""
@@ -180,7 +180,7 @@ def workflow(fn: Callable[..., Any] | None = None, /, **settings: Unpack[Workflo
             first line of the docstring), ``retention`` (default: what the engine's configuration says).
 
     Raises:
-        DefinitionError: an option is unknown or does not fit, or ``fn`` is no ``async def``.
+        DefinitionError: an option is unknown or does not fit, or ``fn`` is not an ``async def``.
 
     Example:
         >>> @workflow(version="2")

@@ -41,12 +41,12 @@ class Options(BaseModel):
             raise InvalidArgument(explain(type(self), error)) from None
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some options changed, validated again."""
+        """Return a copy with some options changed and validated."""
         return type(self)(**{**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
 
 def explain(cls: type[BaseModel], error: ValidationError) -> str:
-    """What is wrong with options, for people: each with its name and, where it helps, what was given."""
+    """Return the errors of options as text: the name of each option and, where it helps, the given value."""
     lines = []
     for detail in error.errors():
         where = ".".join(str(part) for part in detail["loc"])
@@ -86,11 +86,11 @@ class RetryPolicy(Options):
         ('ValueError',)
     """
 
-    max_retries: int = Field(3, ge=0)
-    initial_delay: Seconds = Field(1.0, ge=0)
-    max_delay: Seconds = Field(60.0, ge=0)
-    multiplier: float = Field(2.0, ge=1)
-    jitter: float = Field(0.1, ge=0, le=1)
+    max_retries: int = Field(default=3, ge=0)
+    initial_delay: Seconds = Field(default=1.0, ge=0)
+    max_delay: Seconds = Field(default=60.0, ge=0)
+    multiplier: float = Field(default=2.0, ge=1)
+    jitter: float = Field(default=0.1, ge=0, le=1)
     retry_on: tuple[str, ...] = ()
     give_up_on: tuple[str, ...] = ()
 
@@ -122,9 +122,9 @@ class Retention(Options):
         2592000.0
     """
 
-    completed: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
-    failed: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
-    cancelled: Seconds | None = Field(None, gt=0, allow_inf_nan=False)
+    completed: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
+    failed: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
+    cancelled: Seconds | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     def seconds(self, status: ExecutionStatus) -> float | None:
         """How long an execution is kept that ended like that; None for ever, and for one that has not ended."""
@@ -149,7 +149,7 @@ _ATTRIBUTE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 def check_attributes(given: object) -> dict[str, str | int | float | bool]:
-    """Return attributes that were given, as a dict. Raises ValueError, which says what is allowed."""
+    """Return the given attributes as a dict. Raises ValueError, which names the allowed types."""
     if not isinstance(given, Mapping):
         raise ValueError(f"needs a mapping of names to values, not {given!r}")  # noqa: TRY004 - pydantic takes only this
     if len(given) > MOST_ATTRIBUTES:
@@ -189,14 +189,15 @@ class ExecutionOptions(Options):
     Args:
         timeout: seconds from the start after which the execution fails with ExecutionTimeout; None for never.
         deadline: the same as a moment, in seconds since the epoch.
-        retry: the retry policy of steps that have none of their own.
-        step_timeout: the timeout in seconds of steps that have none of their own; None for none.
+        retry: the retry policy of steps that set none.
+        step_timeout: the timeout in seconds of steps that set none; None for no timeout.
         checkpoints: ``"sync"``: no step starts before the results that it depends on are durable. ``"async"``:
             recorded in order, but dependents may start before (a crash may repeat the last few steps).
             ``"off"``: only start and end are recorded; the execution is not parked while it waits.
         priority: 0 to 9; higher goes first in every pool.
         distributed: False runs all steps in the execution's coordinator.
-        strict_versions: refuse to go on when the workflow's source changed under the same version.
+        strict_versions: pause the execution, before it continues, when its code changed since the start: the workflow,
+            its steps, or a module of the user's that they import.
         start_at: begin at this moment, in seconds since the epoch, and not before.
         delay: the same, in seconds from the start.
         singleton: a key of which there is at most one unfinished execution in the store; a start that finds another
@@ -211,17 +212,17 @@ class ExecutionOptions(Options):
         'acme'
     """
 
-    timeout: Seconds | None = Field(None, gt=0)
+    timeout: Seconds | None = Field(default=None, gt=0)
     deadline: float | None = None
     retry: RetryPolicy = RetryPolicy()
-    step_timeout: Seconds | None = Field(300.0, gt=0)
+    step_timeout: Seconds | None = Field(default=300.0, gt=0)
     checkpoints: Checkpoints = "sync"
-    priority: int = Field(5, ge=0, le=9)
+    priority: int = Field(default=5, ge=0, le=9)
     distributed: bool = True
     strict_versions: bool = False
     start_at: float | None = None
-    delay: Seconds | None = Field(None, ge=0)
-    singleton: str | None = Field(None, min_length=1, max_length=200)
+    delay: Seconds | None = Field(default=None, ge=0)
+    singleton: str | None = Field(default=None, min_length=1, max_length=200)
     retention: Retention | None = None
     attributes: Mapping[str, str | int | float | bool] = Field(default_factory=dict)
 
@@ -237,7 +238,7 @@ class ExecutionOptions(Options):
 
 
 class RateLimit(Options):
-    """At most so many starts in any window of so many seconds, over the whole cluster.
+    """Rate limit: at most ``count`` starts in any window of ``per`` seconds, over the whole cluster.
 
     Args:
         count: starts.
@@ -249,27 +250,27 @@ class RateLimit(Options):
     """
 
     count: int = Field(ge=1)
-    per: Seconds = Field(1.0, gt=0)
+    per: Seconds = Field(default=1.0, gt=0)
 
 
 class StepOptions(Options):
-    """How one step runs; what is None comes from the execution's options.
+    """Options of one step; an unset option takes the execution's value.
 
     Args:
         retry: retry policy.
-        timeout: seconds for one attempt; ``None`` takes the execution's ``step_timeout``, ``float("inf")`` is none.
+        timeout: seconds for one attempt; None takes the execution's ``step_timeout``; ``float("inf")`` sets no limit.
         local: True runs it in the coordinator instead of on a worker, False always on a worker; None takes
             what the execution says (``distributed``).
         pool: name of the worker pool.
         not_before: the first attempt does not begin before this moment, in seconds since the epoch.
         concurrency_limit: attempts of one key that run at once at most, over all executions of the pool.
-        concurrency_key: which key: a name, or a function of the step's arguments that answers one. Steps of one
+        concurrency_key: which key: a name, or a function of the step's arguments that returns one. Steps of one
             pool that name the same key share it. None for the step's own name.
         rate_limit: starts of this step at most, over all executions of the pool.
         heartbeat_timeout: seconds without ``rf.step_context().heartbeat()`` after which an attempt has failed.
         when_full: what becomes of an attempt that finds the pool's queue at its limit: ``"wait"``, or ``"raise"``
             to let it fail with QueueFull, which its retry policy may try again.
-        num_cpus: CPUs. With this or any of the following the step runs as a Ray task of its own, not on a worker.
+        num_cpus: CPUs. With this or any of the following the step runs as a separate Ray task, not on a worker.
         num_gpus: GPUs.
         memory: bytes of memory.
         resources: custom resources, by name.
@@ -278,18 +279,18 @@ class StepOptions(Options):
     """
 
     retry: RetryPolicy | None = None
-    timeout: Seconds | None = Field(None, gt=0)
+    timeout: Seconds | None = Field(default=None, gt=0)
     local: bool | None = None
     pool: str = "default"
     not_before: float | None = None
-    concurrency_limit: int | None = Field(None, ge=1)
+    concurrency_limit: int | None = Field(default=None, ge=1)
     concurrency_key: str | Callable[..., object] | None = None
     rate_limit: RateLimit | None = None
-    heartbeat_timeout: Seconds | None = Field(None, gt=0)
+    heartbeat_timeout: Seconds | None = Field(default=None, gt=0)
     when_full: Literal["wait", "raise"] = "wait"
-    num_cpus: float | None = Field(None, ge=0)
-    num_gpus: float | None = Field(None, ge=0)
-    memory: int | None = Field(None, gt=0)
+    num_cpus: float | None = Field(default=None, ge=0)
+    num_gpus: float | None = Field(default=None, ge=0)
+    memory: int | None = Field(default=None, gt=0)
     resources: Mapping[str, float] | None = None
     runtime_env: Mapping[str, Any] | None = None
     scheduling_strategy: Any = None
@@ -306,11 +307,11 @@ class StepOptions(Options):
 
     @property
     def own_task(self) -> bool:
-        """Whether it runs as a Ray task of its own."""
+        """Whether the step runs as a separate Ray task."""
         return any(getattr(self, name) is not None for name in _TASK_OPTIONS)
 
 
-#: What makes a step a Ray task of its own.
+#: Options that make a step a separate Ray task.
 _TASK_OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "runtime_env", "scheduling_strategy")
 
 #: Characters of a pool's name: it is part of actors' names.
@@ -339,34 +340,34 @@ class PoolConfig(Options):
         resources: custom resources that Ray reserves for one worker.
         runtime_env: Ray's runtime environment of the workers, on top of the code environment.
         setup: called once in each worker before it takes work: a function without arguments, ``async`` or not,
-            or ``"module:function"``. Steps find what it answers in ``rf.step_context().setup``; a context manager
+            or ``"module:function"``. Steps find its result in ``rf.step_context().setup``; a context manager
             is entered, and left when the worker stops.
-        max_tasks_per_worker: a worker is replaced after so many tasks; None for never.
-        max_ray_tasks: steps of this pool that run as Ray tasks of their own at once, per code environment.
+        max_tasks_per_worker: tasks after which a worker is replaced; None for never.
+        max_ray_tasks: steps of this pool that run as separate Ray tasks at once, per code environment.
         drain_timeout: seconds that tasks may take to finish on a worker that is to stop; then they are handed back.
-        stop_grace: seconds that a step which was told to stop may take before its worker is replaced.
+        stop_grace: seconds between the request that a step stops and the replacement of its worker.
         start_timeout: seconds that a worker may take to start, its setup included.
     """
 
     name: str = "default"
-    workers: int = Field(4, ge=0)
-    concurrency: int = Field(4, ge=1)
-    min_workers: int | None = Field(None, ge=0)
-    max_workers: int | None = Field(None, ge=1)
-    idle_timeout: Seconds = Field(30.0, gt=0)
-    queue_limit: int | None = Field(None, ge=1)
+    workers: int = Field(default=4, ge=0)
+    concurrency: int = Field(default=4, ge=1)
+    min_workers: int | None = Field(default=None, ge=0)
+    max_workers: int | None = Field(default=None, ge=1)
+    idle_timeout: Seconds = Field(default=30.0, gt=0)
+    queue_limit: int | None = Field(default=None, ge=1)
     rate_limit: RateLimit | None = None
-    num_cpus: float = Field(0.01, ge=0)
-    num_gpus: float = Field(0.0, ge=0)
-    memory: int | None = Field(None, gt=0)
+    num_cpus: float = Field(default=0.01, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    memory: int | None = Field(default=None, gt=0)
     resources: Mapping[str, float] = Field(default_factory=dict)
     runtime_env: Mapping[str, Any] = Field(default_factory=dict)
     setup: str | Callable[[], Any] | None = None
-    max_tasks_per_worker: int | None = Field(None, ge=1)
-    max_ray_tasks: int = Field(100, ge=1)
-    drain_timeout: Seconds = Field(300.0, ge=0)
-    stop_grace: Seconds = Field(5.0, ge=0)
-    start_timeout: Seconds = Field(600.0, gt=0)
+    max_tasks_per_worker: int | None = Field(default=None, ge=1)
+    max_ray_tasks: int = Field(default=100, ge=1)
+    drain_timeout: Seconds = Field(default=300.0, ge=0)
+    stop_grace: Seconds = Field(default=5.0, ge=0)
+    start_timeout: Seconds = Field(default=600.0, gt=0)
 
     @field_validator("name")
     @classmethod
@@ -403,7 +404,7 @@ class EngineConfig(Options):
         namespace: Ray namespace of the actors; None derives it from the store's URL.
         address: Ray cluster to join; None joins a running one or starts a local one.
         pool: the default worker pool.
-        execution: options of executions that are started without options of their own.
+        execution: options of executions that are started without options.
         max_coordinators: coordinator actors at most, but one for each code environment with work; None for twice
             the cluster's CPUs, at least 2.
         executions_per_coordinator: executions that share one coordinator at most, beyond ``max_coordinators``.
@@ -427,15 +428,15 @@ class EngineConfig(Options):
     address: str | None = None
     pool: PoolConfig = PoolConfig()
     execution: ExecutionOptions = ExecutionOptions()
-    max_coordinators: int | None = Field(None, ge=1)
-    executions_per_coordinator: int = Field(500, ge=1)
-    standby_coordinators: int = Field(1, ge=0)
+    max_coordinators: int | None = Field(default=None, ge=1)
+    executions_per_coordinator: int = Field(default=500, ge=1)
+    standby_coordinators: int = Field(default=1, ge=0)
     recover: bool = True
-    ping_interval: float = Field(1.0, gt=0)
-    ping_timeout: float = Field(4.0, gt=0)
-    environment_idle_timeout: float = Field(300.0, gt=0)
-    park_idle_after: float = Field(1.0, gt=0)
-    large_value_bytes: int = Field(256 << 10, ge=1 << 10)
+    ping_interval: float = Field(default=1.0, gt=0)
+    ping_timeout: float = Field(default=4.0, gt=0)
+    environment_idle_timeout: float = Field(default=300.0, gt=0)
+    park_idle_after: float = Field(default=1.0, gt=0)
+    large_value_bytes: int = Field(default=256 << 10, ge=1 << 10)
     retention: Retention = Retention()
     allow_pickle: bool = True
 
@@ -456,7 +457,7 @@ class EngineConfig(Options):
 
     @classmethod
     def load(cls, *, environ: Mapping[str, str] = os.environ, **given: Any) -> EngineConfig:
-        """The configuration from keywords, then ``RAYFLOW_*``, then the defaults.
+        """Return the configuration from keywords, then ``RAYFLOW_*``, then the defaults.
 
         Example:
             >>> EngineConfig.load(environ={"RAYFLOW_STANDBY_COORDINATORS": "3"}).standby_coordinators

@@ -50,7 +50,7 @@ Moment = Annotated[float, BeforeValidator(_moment), Field(ge=0, lt=HORIZON, allo
 
 
 class Schedule(Options):
-    """When a workflow is started by itself: at the times of a cron expression, or at an interval.
+    """Times at which the engine starts a workflow: those of a cron expression, or an interval.
 
     Each due time starts one execution at most, whose id is the schedule's name and the due time. Daylight saving
     follows Debian's cron: a job at fixed hours and minutes that would fall into the skipped hour comes due at the
@@ -66,15 +66,16 @@ class Schedule(Options):
         timezone: IANA name of the zone in which the cron expression is read.
         overlap: what becomes of a due time while an execution of the schedule still runs. ``"skip"``: it is
             skipped. ``"queue_one"``: it waits until that one has ended; while one waits, others are skipped.
-            ``"allow"``: it starts beside it. ``"cancel_running"``: what runs is cancelled, and it starts.
-        catch_up: seconds after which a due time that could not be started (everything was down) is not started
-            any more and counts as missed. What ``jitter`` delays is not late. Shorter than the few seconds that a
-            restart takes, it misses what a restart delayed.
+            ``"allow"``: both run at once. ``"cancel_running"``: the running one is cancelled, and the new one
+            starts.
+        catch_up: seconds after which a due time that could not be started (everything was down) is no longer
+            started and counts as missed. A start that ``jitter`` delays is not late. A value below the few seconds
+            of a restart makes starts that a restart delayed count as missed.
         jitter: seconds by which a start may come later than its due time, so that many schedules do not start at
             once. How much, is derived from the schedule's name and the due time. Starts keep the order of their
             due times.
         start_at: no due time is earlier. A datetime with a time zone, or seconds since the epoch (to the
-            millisecond), which is also what is kept.
+            millisecond); the seconds are stored.
         end_at: no due time is later. As ``start_at``.
         max_runs: due times that start an execution at most; None for any number.
 
@@ -89,14 +90,14 @@ class Schedule(Options):
     """
 
     cron: str | None = None
-    every: Seconds | None = Field(None, ge=0.001, allow_inf_nan=False)
+    every: Seconds | None = Field(default=None, ge=0.001, allow_inf_nan=False)
     timezone: str = "UTC"
     overlap: Overlap = "skip"
-    catch_up: Seconds = Field(3600.0, gt=0, allow_inf_nan=False)
-    jitter: Seconds = Field(0.0, ge=0, allow_inf_nan=False)
+    catch_up: Seconds = Field(default=3600.0, gt=0, allow_inf_nan=False)
+    jitter: Seconds = Field(default=0.0, ge=0, allow_inf_nan=False)
     start_at: Moment | None = None
     end_at: Moment | None = None
-    max_runs: int | None = Field(None, ge=1)
+    max_runs: int | None = Field(default=None, ge=1)
 
     @field_validator("cron")
     @classmethod
@@ -177,7 +178,7 @@ def _check_zone(name: str) -> None:
         known = sorted(zoneinfo.available_timezones())
         if not known:
             raise ValueError(f"{name!r} cannot be looked up: this machine has no time zones; install tzdata") from None
-        raise ValueError(f"there is no time zone {name!r}; it takes an IANA name{_nearest(name, known)}") from None
+        raise ValueError(f"unknown time zone {name!r}; use an IANA name{_nearest(name, known)}") from None
 
 
 def _nearest(name: str, known: list[str]) -> str:

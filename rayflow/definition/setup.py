@@ -27,7 +27,7 @@ _VALUE = re.compile(r"value:(\d+\.\d+):([0-9a-f]{64})")
 
 
 def setup_reference(setup: str | Callable[[], Any], *, allow_pickle: bool = True) -> tuple[str, bytes | None]:
-    """A setup as text, by which :func:`load_setup` finds it.
+    """Return a setup as text, by which :func:`load_setup` finds it.
 
     Args:
         setup: ``"module:function"``, or a function (or anything else) that can be called without arguments.
@@ -67,18 +67,18 @@ def setup_reference(setup: str | Callable[[], Any], *, allow_pickle: bool = True
 
 
 def load_setup(text: str, fetch: Fetch, *, allow_pickle: bool = True) -> Callable[[], Any]:
-    """The setup of :func:`setup_reference`'s text.
+    """Return the setup of :func:`setup_reference`'s text.
 
     Args:
         text: the text.
-        fetch: answers the bytes that were stored, by their SHA-256.
+        fetch: returns stored bytes by their SHA-256.
         allow_pickle: False refuses a setup that was stored by value.
 
     Raises:
         IncompatibleVersion: the module or the function is not here, or the bytes are of another Python.
-        InvalidArgument: the text has another form, what is there cannot be called without arguments, or it is a
-            pickle where none is allowed.
-        CorruptRecord: the bytes are not what was stored.
+        InvalidArgument: the text has another form, the object cannot be called without arguments, or it is a
+            pickle and ``allow_pickle`` is False.
+        CorruptRecord: the bytes differ from the stored ones.
     """
     value, name = _VALUE.fullmatch(text), _NAME.fullmatch(text)
     if value is not None and not allow_pickle:
@@ -114,7 +114,7 @@ def _check(setup: object, name: str) -> None:
 
 
 def _place(setup: object) -> str:
-    """The name by which another process can import this very object; "" if there is none."""
+    """Return the name by which another process can import this very object; "" without one."""
     module, qualname = getattr(setup, "__module__", None), getattr(setup, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualname, str) or not importable(module):
         return ""
@@ -153,7 +153,7 @@ def _unpickled(python: str, digest: str, fetch: Fetch) -> object:
     blob = fetch(digest)
     seen = hashlib.sha256(blob).hexdigest()
     if seen != digest:
-        raise CorruptRecord("", f"blob {digest}, a pool's setup, is not what was stored: its SHA-256 is {seen}")
+        raise CorruptRecord("", f"blob {digest}, a pool's setup, differs from the stored one: its SHA-256 is {seen}")
     try:
         found: object = pickle.loads(blob)  # noqa: S301 - code that the pool's owner stored; running it is the point
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Unpack, cast, get_args
@@ -36,16 +37,16 @@ class StartOptions(TypedDict, total=False):
     id: str | None
     on_parent_end: OnParentEnd | None
     when_full: WhenFull
-    timeout: float | None
+    timeout: float | dt.timedelta | None
     deadline: float | None
     retry: RetryPolicy
-    step_timeout: float | None
+    step_timeout: float | dt.timedelta | None
     checkpoints: Checkpoints | bool
     priority: int
     distributed: bool
     strict_versions: bool
     start_at: float | None
-    delay: float | None
+    delay: float | dt.timedelta | None
     singleton: str | None
     retention: Retention | None
     attributes: Mapping[str, str | int | float | bool]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
@@ -31,14 +32,14 @@ class StepKeywords(TypedDict, total=False):
 
     name: str
     retry: RetryPolicy | None
-    timeout: float | None
+    timeout: float | dt.timedelta | None
     local: bool | None
     pool: str
     not_before: float | None
     concurrency_limit: int | None
     concurrency_key: str | Callable[..., object] | None
     rate_limit: RateLimit | None
-    heartbeat_timeout: float | None
+    heartbeat_timeout: float | dt.timedelta | None
     when_full: Literal["wait", "raise"]
     num_cpus: float | None
     num_gpus: float | None
@@ -51,7 +52,7 @@ class StepKeywords(TypedDict, total=False):
 class Step(Definition, Generic[P, R]):
     """One unit of work with its own retry, timeout and placement.
 
-    Calling it answers a coroutine. Awaited in a workflow, it issues the step and answers its recorded result;
+    A call returns a coroutine. Awaited in a workflow, the coroutine issues the step and returns its recorded result;
     anywhere else it simply runs the function.
 
     Attributes:
@@ -80,7 +81,7 @@ class Step(Definition, Generic[P, R]):
         self.origin = self
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """A coroutine of the step's result.
+        """Return a coroutine of the step's result.
 
         Raises:
             TypeError: the arguments do not fit the function.
@@ -113,7 +114,7 @@ class Step(Definition, Generic[P, R]):
 
     @functools.cached_property
     def returns(self) -> Any:
-        """The annotation of the result, to rebuild it; None where there is none or it cannot be resolved."""
+        """The annotation of the result, to rebuild it; None if it is missing or cannot be resolved."""
         return return_annotation(self.fn)
 
     @property
@@ -145,7 +146,7 @@ class Step(Definition, Generic[P, R]):
         return derived
 
     def __copy__(self) -> Step[P, R]:
-        # The default goes through __reduce__, which answers the very same object where it can be imported.
+        # The default goes through __reduce__, which returns the very same object where it can be imported.
         twin = type(self).__new__(type(self))
         twin.__dict__.update({name: value for name, value in self.__dict__.items() if name != "stamp"})
         return twin
@@ -155,7 +156,7 @@ class Step(Definition, Generic[P, R]):
 
 
 class StepDecorator(Protocol):
-    """What ``rf.step(...)`` with options answers."""
+    """Decorator that ``rf.step(...)`` with options returns."""
 
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Step[P, R]: ...
@@ -176,9 +177,9 @@ def step(fn: Callable[..., Any] | None = None, /, **settings: Unpack[StepKeyword
         fn: the function; left out in ``@rf.step(...)`` with options.
         settings: ``name`` (default: the function's own), and the fields of
             :class:`~rayflow.definition.options.StepOptions`: ``retry`` (a RetryPolicy), ``timeout`` (seconds for
-            one attempt; None takes the execution's ``step_timeout``, ``float("inf")`` is none), ``local`` (True
+            one attempt; None takes the execution's ``step_timeout``, ``float("inf")`` sets no limit), ``local`` (True
             runs it in the coordinator, False always on a worker), ``pool`` (name of the worker pool), limits, and
-            what makes it a Ray task of its own (``num_gpus`` …).
+            the options of a separate Ray task (``num_gpus`` …).
 
     Raises:
         DefinitionError: an option is unknown or does not fit, or ``fn`` is a method, a class, a generator or a

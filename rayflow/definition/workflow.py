@@ -22,14 +22,14 @@ from rayflow.ids import check_id
 class Workflow(Definition):
     """A workflow of declared steps, run one after another over a shared state.
 
-    It answers the final state. Each execution has a state of its own: the one that it was started with, copied,
-    and what its steps put into it.
+    The result is the final state. Each execution has its own state: a copy of the one that it was started with,
+    and the outputs of its steps.
 
     Args:
         id: the workflow's id.
         name: for people; the id if left out.
         description: what it does, for people.
-        version: changes when executions of the old steps could not go on with the new ones.
+        version: must change when executions of the old steps could not continue with the new ones.
         retention: how long its executions are kept after their end; None for what the engine's configuration says.
 
     Raises:
@@ -79,8 +79,8 @@ class Workflow(Definition):
         """Append a step, and answer the workflow itself.
 
         Raises:
-            DefinitionError: it is no declared step, its name is taken, or one of its agents has the id of another
-                agent of this workflow.
+            DefinitionError: ``step`` is not a declared step, its name is taken, or one of its agents has the id of
+                another agent of this workflow.
         """
         if not isinstance(step, DeclaredStep):
             hint = "; wrap it in a SequentialStep" if isinstance(step, Step) else ""
@@ -97,10 +97,10 @@ class Workflow(Definition):
         return self
 
     def part(self, path: str) -> AnyAgent:
-        """The agent at a path, such as "analysis/agents/1".
+        """Return the agent at a path, such as "analysis/agents/1".
 
         Raises:
-            IncompatibleVersion: there is none.
+            IncompatibleVersion: the workflow has no agent at that path.
         """
         found = self._parts.get(path)
         if found is None:
@@ -125,18 +125,18 @@ class Workflow(Definition):
             raise InvalidInput(f"workflow {self.id!r} takes its initial state, one dict, not {type(state).__name__}")
         for key in state or ():
             if not isinstance(key, str):
-                raise InvalidInput(f"workflow {self.id!r}: the keys of its state are strings; {key!r} is none")
+                raise InvalidInput(f"workflow {self.id!r}: the keys of its state must be strings, not {key!r}")
         return bound
 
     def begin(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, dict[str, Any]]:
-        """The coroutine that an execution runs. Raises TypeError like :meth:`bind`."""
+        """Return the coroutine that an execution runs. Raises TypeError like :meth:`bind`."""
         return self.run(*self.bind(*args, **kwargs).args)
 
     async def run(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run the steps, durably where it is called in an execution, and answer the final state.
 
         Args:
-            state: the initial state; it is copied (not what is in it).
+            state: the initial state; the mapping is copied, its values are not.
 
         Raises:
             StepFailed: a step failed (StepTimeout: because its agent ran out of time).

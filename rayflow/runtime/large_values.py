@@ -43,7 +43,7 @@ def retry_until(
         within: returns whether there is time for another attempt.
 
     Raises:
-        ClusterError, StorageUnavailable: if the store cannot be reached, and there is no time left.
+        ClusterError, StorageUnavailable: if the store cannot be reached within the time limit.
     """
     outage = ThrottledWarning(log, what)
     while True:

@@ -159,7 +159,7 @@ def configure(
 class ThrottledWarning:
     """Logs the outage of an action that is retried: at first, every 30 s, and at its end. Not thread-safe.
 
-    An outage also ends without :meth:`recovered`, if there is no failure for :data:`REPEAT_INTERVAL` seconds.
+    An outage also ends without :meth:`recovered`, if no failure occurs for :data:`REPEAT_INTERVAL` seconds.
 
     Args:
         what: what fails, such as "the store cannot be written".

@@ -45,8 +45,8 @@ class BatchMessage(NamedTuple):
 
     After ``patience`` seconds the worker replies although tasks are left: with the outcomes so far, the task that runs,
     and the tasks that it returns without having begun them. The reply to a single task comes at its end, unless
-    ``tell_begin`` is set: then an early reply says when the task began. ``code_as_of`` is when the coordinator last
-    checked that its code equals the files on disk, in seconds since the epoch.
+    ``tell_begin`` is set: then an early reply says when the task began. ``code`` has the fingerprints of the code that
+    their executions run: the code that the worker has loaded must not be older.
     """
 
     id: str
@@ -56,7 +56,7 @@ class BatchMessage(NamedTuple):
     tasks: tuple[TaskMessage, ...]
     patience: float
     tell_begin: bool = False
-    code_as_of: float = 0.0
+    code: tuple[str, ...] = ()
 
 
 class TaskOutcome(NamedTuple):
@@ -106,9 +106,8 @@ def task_message(record: ExecutionRecord, epoch: int, run: RunAttempt, code: dic
         code: reference to the code that the worker calls.
         part: the part of the code.
     """
-    # The key is made of execution, start, run, number, name and arguments, so it is the same for each attempt and
-    # coordinator. An id can be used again once its execution is deleted, so the start counts; a run that continued as
-    # new issues other steps under the same numbers, so the run counts.
+    # The key is the same for each attempt and coordinator. The start counts, since an id can be used again after its
+    # execution was deleted. The run counts, since a run after `continue_as_new` issues other steps with these numbers.
     what = f"{record.id}\0{record.start_nonce}\0{record.run}\0{run.seq}\0{run.call.name}\0".encode() + run.payload
     return TaskMessage(
         record.id,

@@ -86,7 +86,7 @@ class Store(Protocol):
     * An operation whose records refer to a missing large value is rejected with StorageUnavailable. A value to which
       records refer is never collected (:mod:`rayflow.storage.rules.large_values`).
     * Reads return all that was committed before they began. In object storage a fenced writer that has not noticed yet
-      (it does with its next commit or heartbeat) reads what was committed before it was fenced.
+      (it does with its next commit or heartbeat) reads the state at the moment when it was fenced.
 
     Every method that reads or writes raises StorageUnavailable if the storage fails.
     """

@@ -129,7 +129,7 @@ def damage_failure(error: CorruptRecord, advice: str = "") -> Failure:
 def find_damage(
     record: ExecutionRecord, journal: Sequence[JournalRow], inbox: Iterable[InboxRow]
 ) -> CorruptRecord | None:
-    """Return the first damage in an execution's own records; None if there is none that can be detected.
+    """Return the first damage in an execution's own records; None without detectable damage.
 
     Args:
         record: the execution's row.
@@ -147,7 +147,7 @@ def find_damage(
 
 
 def blob_damage(execution_id: str, name: str, data: bytes | None) -> CorruptRecord | None:
-    """Return the problem with a blob that an execution needs; None if there is none.
+    """Return the problem with a blob that an execution needs; None without one.
 
     Args:
         execution_id: the execution.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
+from operator import itemgetter
 from typing import TypeVar
 
 from rayflow.core.execution.requests import OTHERS
@@ -155,24 +157,45 @@ class MemoryStore:
             found = sorted(found, key=lambda record: (record.runnable_at or 0.0, -record.priority, record.number))
         elif query.parent is not None:
             found = sorted(found, key=_position)
-        elif _is_narrow(query):
+        elif self._few(query) is not None:
             found = sorted(found, key=_position, reverse=True)
         return list(islice(found, query.limit))
 
     def _candidates(self, query: Filter) -> Iterator[ExecutionRecord]:
-        """Return the executions that a query may select; newest first if the query is not narrow."""
+        """Return the executions that a query may select: few of them, or more, newest first."""
+        names = self._few(query)
+        if names is None:
+            first, last = self._span(query)
+            names = map(itemgetter(2), reversed(self.data.order[first:last]))
+        return map(self.data.executions.__getitem__, names)
+
+    def _few(self, query: Filter) -> Iterable[str] | None:
+        """Return the executions that a query may select, if an index finds them."""
         executions = self.data.executions
-        if query.parent is not None:
-            names: Iterable[str] = self.data.children.get(query.parent, ())
-        elif query.ids is not None:
-            names = (name for name in dict.fromkeys(query.ids) if name in executions)
-        elif _is_narrow(query):
-            names = self.data.unfinished
-        else:
-            order = self.data.order
-            end = len(order) if query.after is None else bisect.bisect_left(order, (*query.after, ""))
-            names = (order[index][2] for index in range(end - 1, -1, -1))
-        return (executions[name] for name in names)
+        equal = {each.field: each.value for each in query.where if each.operator == "="}
+        parent = query.parent or equal.get("parent", "")
+        ids = query.ids if query.ids is not None else (str(equal["id"]),) if "id" in equal else None
+        if parent:
+            return self.data.children.get(str(parent), ())
+        if ids is not None:
+            return (name for name in dict.fromkeys(ids) if name in executions)
+        if query.runnable_before is not None or query.driven or query.stuck or query.unread_inbox:
+            return self.data.unfinished
+        return None
+
+    def _span(self, query: Filter) -> tuple[int, int]:
+        """Return the part of all executions, in their order, that starts in the time of a query and before its page."""
+        order = self.data.order
+        first, last = 0, len(order)
+        if query.after is not None and query.parent is None:
+            last = bisect.bisect_left(order, (*query.after, ""))
+        for each in query.where:
+            if each.field == "started" and isinstance(each.value, (int, float)):
+                if each.operator in (">", ">=", "="):
+                    first = max(first, bisect.bisect_left(order, (each.value, 0, "")))
+                if each.operator in ("<", "<=", "="):
+                    last = min(last, bisect.bisect_right(order, (each.value, sys.maxsize, "")))
+        return first, last
 
     async def journal(self, execution_id: str, *, after: int = 0) -> list[JournalRow]:
         """See Store."""
@@ -412,12 +435,6 @@ class MemoryStore:
 
 def _position(record: ExecutionRecord) -> Position:
     return (record.created_at, record.number)
-
-
-def _is_narrow(query: Filter) -> bool:
-    """Return whether a query can only select few executions of a store."""
-    unfinished = query.runnable_before is not None or query.driven or query.stuck or query.unread_inbox
-    return unfinished or query.ids is not None
 
 
 def _tests(query: Filter) -> Iterator[Test]:

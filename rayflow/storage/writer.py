@@ -48,7 +48,7 @@ class WriterIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writer of a store with its epoch. ``heartbeat`` is None after the writer has given its claim up."""
+    """Writer of a store with its epoch. ``heartbeat`` becomes None when the writer releases its claim."""
 
     epoch: int = 0
     nonce: str = ""

@@ -42,7 +42,7 @@ class DeterministicActorSystem(InProcessSystem, VirtualTimeLoop):
         return _Handle(self, spec.name)
 
     def find(self, name: str) -> Actor:
-        """Return the handle of an actor. Raises ActorLost if there is none."""
+        """Return the handle of an actor. Raises ActorLost if it does not exist."""
         self.actor(name)
         return _Handle(self, name)
 
@@ -63,9 +63,9 @@ class DeterministicActorSystem(InProcessSystem, VirtualTimeLoop):
         raise ClusterError(f"cannot run {spec.name!r}: a test starts no processes")
 
     def actor(self, name: str) -> Any:
-        """Return an actor's object. Raises ActorLost if there is none."""
+        """Return an actor's object. Raises ActorLost if it does not exist."""
         if name not in self._actors:
-            raise ActorLost(name, "there is no actor of that name")
+            raise ActorLost(name, "no actor has that name")
         return self._actors[name]
 
     def perform(self, name: str, method: str, args: tuple[Any, ...]) -> Any:

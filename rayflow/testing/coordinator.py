@@ -102,7 +102,7 @@ class DeterministicCoordinator(Coordinator):
         super().__init__(system, name, env, settings, mailbox=mailbox, driver=driver, router=performer)
 
     def driver(self, execution_id: str) -> ExecutionDriver | None:
-        """Return the driver of an execution; None if there is none."""
+        """Return the driver of an execution; None if it is not driven here."""
         return self._drivers.get(execution_id)
 
     def _rows(self, execution_id: str) -> list[JournalRow]:

@@ -119,7 +119,7 @@ class TestEngine(Engine):
         self._strict, self._paranoid, self._at_once = strict, paranoid, steps_at_once
         self._auto_skip = auto_skip
         self._actor_system = DeterministicActorSystem(_moment(start), patience)
-        super().__init__(self._actor_system, chosen, resolve(store, environ=os.environ), capture())
+        super().__init__(self._actor_system, chosen, resolve(store, environ=os.environ), capture()[0])
         self._coordinator: DeterministicCoordinator
         try:
             self._open()
@@ -232,7 +232,7 @@ class TestEngine(Engine):
         self._do(lambda: self._actor_system.advance(moment))
 
     def skip(self) -> float | None:
-        """Move the clock to the next timer, and run what is due then.
+        """Move the clock to the next timer, and run all actions that are due then.
 
         Returns:
             The time of the timer, in seconds since the epoch; None if no timer is due.

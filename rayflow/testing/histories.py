@@ -87,8 +87,8 @@ class History:
             execution_id: the execution.
 
         Raises:
-            StorageUnavailable: if there is no such store, or if it cannot be read.
-            ExecutionNotFound: if there is no such execution.
+            StorageUnavailable: if the store does not exist or cannot be read.
+            ExecutionNotFound: if the execution does not exist.
         """
         found = cls.read_all(store, ids=(execution_id,))
         if not found:
@@ -192,7 +192,7 @@ def replay(history: History, workflow: AnyWorkflow | None = None) -> None:
         NonDeterminismError: if the code differs; the message names the expected and the actual call.
         IncompatibleVersion: if the code cannot be imported, or if it is another workflow or version.
         InvalidArgument: if the journal cannot be replayed: its execution ran with ``checkpoints="off"``, or its code
-            was recorded by value and ``workflow`` is None.
+            was recorded by value and no ``workflow`` is given.
 
     Example:
         >>> for history in History.read_all("sqlite:///flows.db", workflow="analyse"):  # doctest: +SKIP

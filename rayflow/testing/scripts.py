@@ -127,7 +127,7 @@ class Scripts:
         self._scripts[script.name] = script
 
     def of(self, call: StepCall) -> Script | None:
-        """Return the script of a call; None if there is none."""
+        """Return the script of a call; None without one."""
         found = (self._scripts.get(name) for name in names_of(call))
         return next((script for script in found if script is not None), None)
 

@@ -161,7 +161,7 @@ class Steps(AttemptRouter):
         return True
 
     def next_due(self) -> float | None:
-        """Return when the next delayed result is delivered; None if there is none."""
+        """Return when the next delayed result is delivered; None without one."""
         return self._later[0][0] if self._later else None
 
     def moved(self) -> None:

@@ -19,6 +19,7 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import InvalidArgument, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec
+from rayflow.runtime.code.environment import Variables
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.maintenance import MaintenanceLoop, RetentionSweeper
 from rayflow.runtime.supervisor.recovery import DRIVEN
@@ -48,7 +49,7 @@ class DeterministicSupervisor:
         for record in self._ask("pools"):
             self._open(PoolConfig.model_validate_json(record.config))
 
-    def environment(self, text: str) -> None:
+    def environment(self, text: str, variables: Variables) -> None:
         """Do nothing: all code is in this process."""
 
     def save_pool(self, config: str) -> None:
@@ -64,7 +65,7 @@ class DeterministicSupervisor:
         self.pools.pop(name, None)
         self._actor_system.kill(actor_names.pool(name))
 
-    def submit(self, records: Sequence[ExecutionRecord]) -> None:
+    def submit(self, records: Sequence[ExecutionRecord], code: str = "") -> None:
         """Assign the due executions of these to the coordinator."""
         now = self._actor_system.clock.now()
         due = [r for r in records if r.id not in self._owned and (r.runnable_at is None or r.runnable_at <= now)]
@@ -72,7 +73,7 @@ class DeterministicSupervisor:
             self._owned.update(record.id for record in due)
             self._actor_system.send(self._coordinator, "assign", (due,), None)
 
-    def notify(self, ids: Sequence[str]) -> None:
+    def notify(self, ids: Sequence[str], code: str = "") -> None:
         """Notify the coordinator of new messages for its executions."""
         mine = tuple(name for name in ids if name in self._owned)
         if mine:

@@ -208,7 +208,7 @@ class VirtualTimeLoop:
         return len(self._sent)
 
     def skip(self) -> float | None:
-        """Move the clock to the next timer, and return its time; None if there is none."""
+        """Move the clock to the next timer, and return its time; None without one."""
         due = self.next_due()
         if due is not None:
             self._move(due)

@@ -99,7 +99,7 @@ def test_looking_starts_nothing_and_leaves_no_file(locked: Project) -> None:
 def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project) -> None:
     done = project("lock", "list")
     assert (done.code, project.files()) == (exit_codes.USAGE, {project.file.name})
-    assert done.err.startswith("rayflow: there is no store at ")
+    assert done.err.startswith("rayflow: no store exists at ")
 
 
 @pytest.mark.parametrize("words", [[], ["take"], ["list", "--local"]])

@@ -35,5 +35,5 @@ def test_an_execution_in_a_folder_is_kept_and_read(tmp_path: Path, capsys: pytes
 
 def test_reading_a_folder_that_is_not_there_makes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--store", f"file://{tmp_path / 'flows'}"]) == 2
-    assert "there is no store at" in capsys.readouterr().err
+    assert "no store exists at" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

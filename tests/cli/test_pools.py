@@ -204,7 +204,7 @@ def test_pools_of_a_process_that_ends_are_refused(project: Project, words: list[
 def test_a_pool_that_is_not_there_is_wrong_usage(project: Project, words: list[str]) -> None:
     done = project("pool", *words)
     assert (done.code, done.out) == (exit_codes.USAGE, "")
-    assert done.err.startswith("rayflow: there is no worker pool 'none'; there are: default. Create it with ")
+    assert done.err.startswith("rayflow: no worker pool is named 'none'; existing pools: default. Create it with ")
 
 
 @pytest.mark.usefixtures("engine")

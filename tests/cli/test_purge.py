@@ -79,7 +79,7 @@ def test_purge_creates_no_store_and_disturbs_no_writer(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["purge", "--older-than", "30d", "--store", f"sqlite:///{tmp_path / 'none.db'}", "--local"]) == 2
-    assert "there is no store at" in capsys.readouterr().err
+    assert "no store exists at" in capsys.readouterr().err
     assert not (tmp_path / "none.db").exists()
     with rf.LocalEngine(url) as engine:
         assert main(["purge", "--older-than", "0", "--store", url, "--local"]) != exit_codes.COMPLETED

@@ -253,7 +253,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--cron", "0 2 * *"], "Schedule.cron: needs 5 fields (minute, hour, day of month, month, day of week)"),
         (["--every", "0"], "argument --every: needs more than 0 seconds, not 0"),
         (["--every", "60", "--timezone", "Europe/Berlin"], "every counts seconds, which no time zone changes"),
-        (["--cron", "0 2 * * *", "--timezone", "Berlin"], "there is no time zone 'Berlin'; it takes an IANA name such"),
+        (["--cron", "0 2 * * *", "--timezone", "Berlin"], "unknown time zone 'Berlin'; use an IANA name such"),
         (["--every", "60", "--overlap", "queue"], "argument --overlap: invalid choice: 'queue'"),
         (["--every", "60", "--start-at", "soon"], "argument --start-at: needs a time such as 2026-11-24T02:00:00+01"),
         (

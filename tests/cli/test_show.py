@@ -144,7 +144,7 @@ def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project,
     assert done.code == exit_codes.USAGE
     assert done.out == ""
     assert done.err == (
-        f"rayflow: there is no store at {project.folder / 'flows.db'}; name another one with --store or RAYFLOW_STORE\n"
+        f"rayflow: no store exists at {project.folder / 'flows.db'}; name another one with --store or RAYFLOW_STORE\n"
     )
     assert project.files() == {project.file.name}
 

@@ -68,12 +68,12 @@ def test_a_declared_workflow_answers_its_final_state(project: Project) -> None:
         ("{file}:Box.number", "{file}:Box.number is an int, not a workflow"),
         ("{file}:", "{file} has no ''; workflows in it: "),
         ("{file}", "{file} needs the name of a workflow: {file}:NAME; workflows in it: shout, "),
-        ("{module}.nope:x", "there is no module '{module}.nope'"),
-        ("nope_at_all:x", "there is no module 'nope_at_all', neither in "),
-        ("nope.py:x", "there is no file nope.py in "),
+        ("{module}.nope:x", "no module is named '{module}.nope'"),
+        ("nope_at_all:x", "no module is named 'nope_at_all', neither in "),
+        ("nope.py:x", "no file nope.py exists in "),
         (":x", "':x' does not name a module or file: TARGET is module:object, path/file.py:object, or the id of"),
         ("a-b:x", "'a-b' is not the name of a module"),
-        ("nope", "'nope' is neither module:object nor file.py:object, and as an id: there is no store at "),
+        ("nope", "'nope' is neither module:object nor file.py:object, and as an id: no store exists at "),
     ],
 )
 def test_a_target_that_is_none_is_wrong_usage(project: Project, target: str, said: str) -> None:

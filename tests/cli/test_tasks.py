@@ -161,5 +161,5 @@ def test_an_unknown_execution_is_wrong_usage(project: Project, words: list[str])
 def test_a_store_that_is_not_there_is_an_error_and_is_not_made(project: Project) -> None:
     done = project("tasks", "one")
     assert (done.code, done.out) == (exit_codes.USAGE, "")
-    assert done.err.startswith("rayflow: there is no store at ")
+    assert done.err.startswith("rayflow: no store exists at ")
     assert project.files() == {project.file.name}

@@ -221,6 +221,11 @@ def test_children_are_paged_in_the_order_of_their_calls(stores: Stores) -> None:
         first = await store.executions(Filter(parent="p", limit=2))
         rest = await store.executions(Filter(parent="p", after=(first[-1].created_at, first[-1].number)))
         assert [record.id for record in (*first, *rest)] == ["c0", "c1", "c2", "c3", "c4"]
+        await done(store, start("q", created_at=NOW + 1))
+        roots = await store.executions(Filter(parent=""))
+        assert [record.id for record in roots] == ["p", "q"]
+        after = (roots[0].created_at, roots[0].number)
+        assert [record.id for record in await store.executions(Filter(parent="", after=after))] == ["q"]
 
     stores.run(body)
 

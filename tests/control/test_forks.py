@@ -91,7 +91,7 @@ def test_what_a_driver_forked_that_was_killed_is_there_once(
     finally:
         driver.kill()
         said, _ = driver.communicate()
-    told = len(said.splitlines())
+    told = sum(line.strip().isdigit() for line in said.splitlines())  # Ray may print among them
     made = len(engine.list(workflow="drafted", limit=1_000)) - 1
     assert told <= made <= told + 1
     forks = [

@@ -121,8 +121,11 @@ class Empty:
 
 
 NOT_AGENTS: list[tuple[Any, str]] = [
-    (len, r"step 'a': <built-in function len> is no agent: it has no run\(input\); put @rf.agent on it, or @rf.step"),
-    (3, r"step 'a': 3 is no agent: it has no run\(input\)$"),
+    (
+        len,
+        r"step 'a': <built-in function len> is not an agent: it has no run\(input\); put @rf.agent on it, or @rf.step",
+    ),
+    (3, r"step 'a': 3 is not an agent: it has no run\(input\)$"),
     (Empty, "step 'a': Empty is a class; pass an instance of it"),
     (rf.Workflow("w"), "step 'a': a Workflow cannot be an agent; pass an agent or a step"),
     (rf.workflow(durable), "step 'a': a WorkflowFunction cannot be an agent"),

@@ -179,7 +179,9 @@ def test_an_attribute_that_is_not_there_is_named() -> None:
 
 
 def test_what_is_no_definition_any_more_is_refused() -> None:
-    with pytest.raises(rf.IncompatibleVersion, match=r"tests.definition.agents:extract is a function now, no step"):
+    with pytest.raises(
+        rf.IncompatibleVersion, match=r"tests.definition.agents:extract is a function now, and no longer a step"
+    ):
         find(agents.__name__, "extract")
 
 

@@ -96,7 +96,7 @@ class Holder:
 
 REFUSED: list[tuple[Any, str]] = [
     (plain, "workflow 'plain' must be an `async def`; a plain function cannot wait for its steps"),
-    (stream, "workflow stream is a generator; a workflow answers once"),
+    (stream, "workflow stream is a generator; a workflow returns once"),
     (Holder.method, "workflow Holder.method is a method"),
     (_hidden, "workflow id '_hidden' is not valid"),
     (twice, "is defined already; use its .fn"),

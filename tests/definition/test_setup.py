@@ -113,7 +113,7 @@ def test_bytes_of_another_python_are_refused() -> None:
 
 
 def test_bytes_that_are_not_what_was_stored_are_refused() -> None:
-    with pytest.raises(CorruptRecord, match=r"blob [0-9a-f]{64}, a pool's setup, is not what was stored"):
+    with pytest.raises(CorruptRecord, match=r"blob [0-9a-f]{64}, a pool's setup, differs from the stored one"):
         load_setup(value_of(b"stored"), lambda digest: b"changed")
 
 

@@ -124,8 +124,8 @@ class Holder:
 
 
 REFUSED: list[tuple[Any, str]] = [
-    (generator, "step generator is a generator; a step answers once: return a list instead of yielding"),
-    (async_generator, "step async_generator is a generator; a step answers once: return a list instead of yielding"),
+    (generator, "step generator is a generator; a step returns once: return a list instead of yielding"),
+    (async_generator, "step async_generator is a generator; a step returns once: return a list instead of yielding"),
     (Holder.method, r"step Holder.method is a method \(its first parameter is 'self'\); another process has no such"),
     (Holder.__dict__["on_class"], "step Holder.on_class: put @rf.step below @classmethod, next to the function"),
     (staticmethod(len), "step len: put @rf.step below @staticmethod, next to the function"),

@@ -261,7 +261,7 @@ def several(**changes: Any) -> Any:
     [
         ({"name": ""}, "step name must not be empty"),
         ({"name": "a/b"}, "step name 'a/b' must not contain '/'"),
-        ({"agent": len}, r"step 's': <built-in function len> is no agent: .*; put @rf.agent on it"),
+        ({"agent": len}, r"step 's': <built-in function len> is not an agent: .*; put @rf.agent on it"),
         ({"input": "text"}, "step 's': input= needs a function of the state, not 'text'"),
         ({"input": waits}, "step 's': input= must be a plain function of the state; what waits belongs into an agent"),
         ({"output_key": ""}, "step 's': output_key needs a non-empty string, a key of the state, not ''"),
@@ -282,7 +282,7 @@ def test_wrong_sequential_steps_are_refused(changes: dict[str, Any], message: st
         ({"output_keys": ["a"]}, r"step 's': output key count \(1\) does not match agent count \(2\)"),
         ({"output_keys": ["a", "a"]}, "step 's': output key 'a' appears twice"),
         ({"output_keys": ["a", 3]}, r"step 's': output_keys\[1\] needs a non-empty string"),
-        ({"agents": [sentiment, 3]}, r"step 's': agents\[1\]: 3 is no agent"),
+        ({"agents": [sentiment, 3]}, r"step 's': agents\[1\]: 3 is not an agent"),
         ({"max_workers": 0}, "step 's': max_workers must be a whole number from 1, not 0; leave it out for no limit"),
         ({"max_workers": True}, "step 's': max_workers must be a whole number from 1, not True"),
         ({"input": None}, "step 's': input= needs a function of the state, not None"),

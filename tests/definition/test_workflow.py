@@ -172,7 +172,7 @@ def test_wrong_ids_are_refused() -> None:
     ("args", "message"),
     [
         (("text",), "workflow 'w' takes its initial state, one dict, not str"),
-        (({1: 2},), "workflow 'w': the keys of its state are strings; 1 is none"),
+        (({1: 2},), "workflow 'w': the keys of its state must be strings, not 1"),
         (({}, {}), "workflow 'w': too many positional arguments; it takes its initial state, one dict"),
     ],
 )

@@ -172,6 +172,6 @@ def test_steps_that_were_added_later_run_after_it_is_started_again(engine: rf.Lo
 def test_a_wrong_state_is_refused_before_anything_is_written(engine: rf.LocalEngine) -> None:
     with pytest.raises(TypeError, match="one dict, not list"):
         engine.start(FLOW, ["input"])  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="are strings"):
+    with pytest.raises(TypeError, match="must be strings"):
         engine.start(FLOW, {1: "input"})  # type: ignore[dict-item]
     assert engine.list() == []

@@ -127,7 +127,9 @@ async def astray() -> None:
 
 
 def test_a_step_whose_pool_is_not_there_says_which_are(engine: rf.LocalEngine) -> None:
-    with pytest.raises(rf.ExecutionFailed, match=r"no worker pool 'nowhere'; there are: default\. Create it with"):
+    with pytest.raises(
+        rf.ExecutionFailed, match=r"no worker pool is named 'nowhere'; existing pools: default\. Create it with"
+    ):
         engine.start(astray).result(20)
 
 
@@ -135,13 +137,13 @@ def test_a_pool_that_is_made_again_is_the_same_and_keeps_its_size(engine: rf.Loc
     config = rf.PoolConfig(name="nowhere", workers=1, concurrency=2)
     engine.pools.create(config).scale(3)
     assert engine.pools.create(config).status().config.workers == 3
-    with pytest.raises(rf.DefinitionError, match=r"with other settings: concurrency=3 \(there: 2\)"):
+    with pytest.raises(rf.PoolExists, match=r"with other settings: concurrency=3 \(existing: 2\)"):
         engine.pools.create(config.replace(concurrency=3))
     engine.start(astray).result(20)
     engine.pools.get("nowhere").delete()
-    with pytest.raises(rf.PoolNotFound, match="there is no worker pool 'nowhere'; there are: default"):
+    with pytest.raises(rf.PoolNotFound, match="no worker pool is named 'nowhere'; existing pools: default"):
         engine.pools.get("nowhere")
-    with pytest.raises(rf.DefinitionError, match="the default pool 'default' cannot be deleted"):
+    with pytest.raises(rf.InvalidArgument, match="the default pool 'default' cannot be deleted"):
         engine.pools.get().delete(force=True)
 
 

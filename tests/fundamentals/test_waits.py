@@ -39,7 +39,7 @@ def test_a_handle_can_be_awaited(engine: rf.LocalEngine) -> None:
 def test_who_stops_waiting_is_told_so_and_the_execution_goes_on(engine: rf.LocalEngine, gate: Gate) -> None:
     handle = engine.start(held.options(id="slow"))
     gate.wait_until_reached()
-    with pytest.raises(rf.ResultTimeout, match=r"'slow' was still running.*It goes on"):
+    with pytest.raises(rf.ResultTimeout, match=r"'slow' was still running.*it continues"):
         handle.result(timeout=0.02)
     assert not handle.done()
     gate.open()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import rayflow as rf
+from rayflow.runtime.code.environment import Variables
 from tests.faults.processes.tools import ledger_lines, until, until_longer
 from tests.pools.conftest import Open
 from tests.pools.flows import asking, broken_setup, make_client, many, naps
@@ -67,9 +68,9 @@ def test_a_pool_is_found_again_by_name_and_drained_and_deleted(
         found.scale(1)
         assert waiting.result(timeout=60) == 3
         found.delete()
-        with pytest.raises(rf.PoolNotFound, match="there are: default"):
+        with pytest.raises(rf.PoolNotFound, match="existing pools: default"):
             other.pools.get("clients")
-        with pytest.raises(rf.ExecutionFailed, match="there is no worker pool 'clients'"):
+        with pytest.raises(rf.ExecutionFailed, match="no worker pool is named 'clients'"):
             other.start(asking, 1).result(60)
 
 
@@ -81,7 +82,7 @@ def test_a_setup_that_fails_is_told_and_one_that_needs_what_is_not_there(open_en
     until(lambda: "no such host" in broken.status().problem, "the pool says why its workers do not start")
     handle.cancel()
     hungry = engine.pools.create(rf.PoolConfig(name="hungry", workers=1, num_gpus=3))
-    engine._system.find("rayflow:pool:hungry").call("want", engine._environment.to_json())
+    engine._system.find("rayflow:pool:hungry").call("want", engine._environment.to_json(), Variables())
     until(lambda: "3 GPU, and no node has any" in hungry.status().problem, "the pool says what is missing")
 
 

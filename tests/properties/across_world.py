@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
+from rayflow.client.code import ClientCode
 from rayflow.client.control import ExecutionCommands
 from rayflow.client.dead_letters import DeadLetters
 from rayflow.client.engine import Engine
@@ -30,7 +31,9 @@ from rayflow.errors import RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem
 from rayflow.runtime.actors.clock import SystemClock
+from rayflow.runtime.code.change_detector import CodeChangeDetector
 from rayflow.runtime.code.environment import capture
+from rayflow.runtime.code.loader import CodeSource
 from rayflow.runtime.coordinator.driver import ExecutionDriver, is_fresh
 from rayflow.runtime.supervisor.maintenance import MaintenanceLoop
 from rayflow.storage.changes import Changes, apply
@@ -97,20 +100,35 @@ class KnownFlows(Starter):
         return next(saved(flow) for flow in FLOWS if flow.id == workflow.id)
 
 
+class NoCode(ClientCode):
+    """Code without files: no fingerprint is known."""
+
+    def fingerprint(self, definition: DefinitionRecord | ExecutionRecord) -> str:
+        return ""
+
+
 class Hand(Engine):
     """The hand of a user: an engine whose actors are the test's."""
 
     def __init__(self, system: ActorSystem, codec: MsgpackCodec) -> None:
-        super().__init__(system, EngineConfig(), "memory://", capture())
+        super().__init__(system, EngineConfig(), "memory://", capture()[0])
         backend, encoder = self._backend, LargeValueEncoder(codec, _keep_nothing, threshold=sys.maxsize)
+        code = NoCode(self._environment, backend)
         # Nothing else runs while it waits.
-        self.commands = ExecutionCommands(backend, codec, encoder, settle_timeout=0.0)
+        self.commands = ExecutionCommands(backend, codec, encoder, code, settle_timeout=0.0)
         self._commands = self.commands
         handles = Handles(self._queries, self.commands, self._watcher)
         starter = KnownFlows(
-            backend, handles, config=self.config, codec=codec, encoder=encoder, environment=self._environment
+            backend,
+            handles,
+            config=self.config,
+            codec=codec,
+            encoder=encoder,
+            code=code,
+            environment=self._environment,
+            new_seed=self._new_seed,
         )
-        self._forks = Forks(backend, starter, handles, codec, encoder)
+        self._forks = Forks(backend, starter, handles, codec=codec, encoder=encoder, code=code, new_seed=self._new_seed)
         self.schedules = Schedules(backend, starter, handles, codec, self.config)
         self.dead_letters = DeadLetters(backend, self._queries.decode, self.commands.resume)
 
@@ -257,10 +275,14 @@ class World:
             nonce=f"coordinator {self.number()}",
             coordinator="here",
             codec=CODEC,
-            cache=CACHE,
-            fetch=lambda digest: b"",
-            refer=cast("Callable[[WorkflowDefinition], CodeRef]", referred),
-            read=lambda reference, execution_id: b"",
+            source=CodeSource(
+                cache=CACHE,
+                fetch=lambda digest: b"",
+                detector=CodeChangeDetector(lambda digest: b"", enabled=False),
+                refer=cast("Callable[[WorkflowDefinition], CodeRef]", referred),
+                fingerprint=lambda wanted, code: wanted,
+                read=lambda reference, execution_id: b"",
+            ),
             config=EngineConfig().model_copy(update={"park_idle_after": 0.0}),  # at once, which nobody else needs
         )
         if is_fresh(record):

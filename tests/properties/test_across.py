@@ -20,11 +20,12 @@ from rayflow.definition.schedule import Overlap
 from rayflow.errors import InvalidTransition, WriterFenced
 from rayflow.ids import ExecutionStatus
 from rayflow.runtime.actors.base import ActorSystem
+from rayflow.runtime.code.environment import Environment
 from rayflow.storage.codec.payloads import LargeValueEncoder
 from rayflow.storage.model import ExecutionRecord, ScheduleRecord
 from rayflow.storage.operations import Answer, Done, Operation, Rejected
 from tests.properties import across_flows as flows
-from tests.properties.across_world import CODEC, Crash, World, tried
+from tests.properties.across_world import CODEC, Crash, NoCode, World, tried
 
 FAILED = ExecutionStatus.FAILED
 OVER = tuple(status for status in ExecutionStatus if status.terminal)
@@ -208,7 +209,8 @@ class Across(Families):
         found, written = self.any_of(data, [FAILED]), []
         for _ in range(2):
             racing = Racing(self.world.system)
-            commands = ExecutionCommands(racing, CODEC, LargeValueEncoder(CODEC, lambda reference, data: None))
+            encoder = LargeValueEncoder(CODEC, lambda reference, data: None)
+            commands = ExecutionCommands(racing, CODEC, encoder, NoCode(Environment(), racing))
             if tried(lambda commands=commands: commands._rewind(found)):  # type: ignore[misc]
                 return
             assert racing.operations

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rayflow.errors import DefinitionError
+from rayflow.errors import InvalidArgument
 from rayflow.runtime.logs import LogContextFilter, StderrHandler, configure, log_context
 from rayflow.runtime.worker.output import OutputLines, capture, install
 from tests.runtime.worker import worker_steps as steps
@@ -159,7 +159,7 @@ def test_configuring_again_replaces_the_handler() -> None:
 def test_a_wrong_setting_says_what_would_be_right(environ: dict[str, str], says: str) -> None:
     with logging_to():
         handlers = logging.getLogger().handlers[:]
-        with pytest.raises(DefinitionError, match=says):
+        with pytest.raises(InvalidArgument, match=says):
             configure(environ=environ)
         assert logging.getLogger().handlers == handlers
 

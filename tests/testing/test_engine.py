@@ -252,7 +252,7 @@ def test_pools_are_known_by_name_and_their_setup_is_run() -> None:
         return await prepared()
 
     with TestEngine() as env:
-        with pytest.raises(rf.ExecutionFailed, match=r"no worker pool 'models'; there are: default"):
+        with pytest.raises(rf.ExecutionFailed, match=r"no worker pool is named 'models'; existing pools: default"):
             env.execute(flow)
         pool = env.pools.create(rf.PoolConfig(name="models", setup=lambda: "a model", queue_limit=1))
         assert env.execute(flow) == "a model"

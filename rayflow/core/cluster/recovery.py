@@ -243,6 +243,8 @@ class RecoveryStatus:
         waiting: ids of the executions that get the next free coordinator.
         stale: ids of the executions that need a coordinator and that recovery has not found yet.
         takeovers: number of takeovers in a row without progress, by execution id.
+        needs_environment: the environment that an execution waits for, with the names of its variables, by execution
+            id. The execution continues when an engine with that environment is opened.
         quarantined: ids of the executions that are paused because their coordinators died repeatedly, or because one
             of their records is damaged.
     """
@@ -252,4 +254,5 @@ class RecoveryStatus:
     waiting: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     takeovers: Mapping[str, int] = field(default_factory=dict)
+    needs_environment: Mapping[str, str] = field(default_factory=dict)
     quarantined: tuple[str, ...] = ()

@@ -224,7 +224,7 @@ class Execution:
         return None if due is None else due[0]
 
     def take(self) -> Work:
-        """Return what has to be written and done since the last call."""
+        """Return the entries to write and the actions to perform since the last call."""
         work = self._journal.take()
         work.status = self._status()
         work.outcome = None if self._run.continued else self.outcome

@@ -59,7 +59,7 @@ def plan_fork(execution_id: str, entries: Sequence[Entry], before: str | int) ->
         before: the call's number, or its name for the first call of that name.
 
     Raises:
-        InvalidTransition: there is no such call.
+        InvalidTransition: the execution has no such call.
     """
     counted = [entry for entry in effective(entries) if EVENT_TRAITS[type(entry.event)].copied]
     names = [name for entry in counted for name in entry.issued]

@@ -38,7 +38,7 @@ class Requests:
         self._issued_at, self._rewinds = issued_at, rewinds
 
     def restore(self, dispatches: Iterable[Dispatch], held: Iterable[LockPermit], reissued: Collection[int]) -> None:
-        """Set what is open after a replay.
+        """Set the open calls and locks after a replay.
 
         Args:
             dispatches: calls without an answer.

@@ -216,7 +216,7 @@ class JournalWriter:
     Attributes:
         seq: position of the newest entry.
         work: entries and actions since the last :meth:`take`.
-        complete: whether a replay of the journal brings the execution back to where it is.
+        complete: whether a replay of the journal restores the execution.
     """
 
     def __init__(self, *, all_events: bool) -> None:

@@ -110,7 +110,7 @@ class DurableLoop(RestrictedEventLoop):
             RuntimeError: if another loop runs in this thread, where tasks of this loop would not advance.
         """
         if asyncio._get_running_loop() is not None:
-            raise RuntimeError("a workflow's code cannot run inside another event loop: give it a thread of its own")
+            raise RuntimeError("a workflow's code cannot run inside another event loop: run it in a separate thread")
         budget = self._budget
         ready, tasks = self._ready, self._tasks
         before = self._enter()

@@ -1,9 +1,9 @@
 """Patches of asyncio and anyio under which sets of tasks, futures and scopes iterate alike in every process.
 
 A set iterates by hash, and by default an object hashes by its address. Tasks and futures of a durable loop hash by
-their number. The patches cover what is made without asking the loop: ``asyncio.Future()``, ``asyncio.Task()``, the
-futures of ``asyncio.gather``, the set of ``asyncio.all_tasks()``, and anyio's cancel scopes. On any other loop
-everything stays as it was.
+their number. The patches cover objects that are made without asking the loop: ``asyncio.Future()``,
+``asyncio.Task()``, the futures of ``asyncio.gather``, the set of ``asyncio.all_tasks()``, and anyio's cancel scopes.
+Other loops are not affected.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _all_tasks(original: Callable[..., set[Any]]) -> Callable[..., set[Any]]:
     return all_tasks
 
 
-# --- coroutines that nobody awaits ------------------------------------------------------------------------
+# --- coroutines that are not awaited ----------------------------------------------------------------------
 def _warn_unawaited(original: Callable[[Any], None]) -> Callable[[Any], None]:
     @functools.wraps(original)
     def warn(coro: Any) -> None:  # called by the interpreter for a coroutine that is freed before it has begun

@@ -21,7 +21,7 @@ class RandomNumbers:
         self._fork = before, seed
 
     def issued(self, seq: int) -> None:
-        """A call was issued."""
+        """Reseed the generator when the first call of a fork is issued."""
         if self._fork is not None and seq >= self._fork[0]:
             self.generator.seed(self._fork[1])
             self._fork = None

@@ -57,7 +57,7 @@ def compare(entry: Entry, effects: Effects) -> None:
 
 
 def _first_difference(recorded: Sequence[str], made: Sequence[str]) -> tuple[int, str, str]:
-    """Return the position of the first difference, and what is there; "" where one has ended."""
+    """Return the position of the first difference, and both entries; "" where one list has ended."""
     pairs = enumerate(zip_longest(recorded, made, fillvalue=""))
     return next((position, expected, seen) for position, (expected, seen) in pairs if expected != seen)
 
@@ -67,7 +67,7 @@ def _stage(note: StageNote) -> str:
 
 
 def _changes(state: Mapping[str, bytes | None]) -> tuple[str, ...]:
-    """The keys that were set or deleted. A large value is recorded as a reference, so values are not compared."""
+    """Return the changed keys. A large value is recorded as a reference, so values are not compared."""
     return tuple(f"{key!r} {'deleted' if value is None else 'set'}" for key, value in state.items())
 
 

@@ -103,7 +103,7 @@ def _refuse(shared: Any, other: str, loop: Any, *, durable: bool) -> None:
 
 
 def _place(shared: Any) -> str:
-    """The object's global name, if it has one, and the line that uses the object."""
+    """Return the object's global name, if it has one, and the line that uses the object."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith(_NOT_USER_CODE):
         frame = frame.f_back

@@ -20,7 +20,7 @@ def line_of(frame: FrameType) -> str:
 def frames_of(awaited: Any) -> Iterator[FrameType | None]:
     """Yield the frames of a chain of awaits, outermost first.
 
-    The last one is None if the chain goes on where frames cannot be seen: the next one is not of a future.
+    The last item is absent, a None, if the chain continues in an object without frames that is not a future.
     """
     while awaited is not None:
         for prefix, inner in (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await")):

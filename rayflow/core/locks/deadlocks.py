@@ -39,7 +39,7 @@ class Cycle:
         waits: id of each execution, and the name of the lock that the next one holds, or "" if it waits for the next
             one's end.
         victim: id of the execution that gives way.
-        claim: waiting claim that fails; None if there is no lock in the cycle.
+        claim: waiting claim that fails; None for a cycle without locks.
     """
 
     waits: tuple[tuple[str, str], ...]

@@ -161,7 +161,7 @@ def acquire(
     A new limit takes effect only if there are no claims apart from expired leases, which are then removed.
 
     Args:
-        lock: the stored lock, or None if there is none of that name.
+        lock: the stored lock, or None for an unused name.
         name: name of the lock.
         limit: number of permits.
         claimant: claimant of the permit.

@@ -68,7 +68,7 @@ class Limits:
             waits: whether its task may wait for any time before it begins.
 
         Returns:
-            The time by which the task has to begin; None if there is none.
+            The time by which the task has to begin; None without one.
         """
         rates = []
         for limit in limits:

@@ -45,8 +45,8 @@ class OrphanedToken:
 
     Args:
         exclusive: whether it occupies all slots.
-        revoke_at: when the worker is next told to revoke it.
-        revoked: whether the worker was told; from then on no coordinator can claim the token.
+        revoke_at: when the worker is next asked to revoke it.
+        revoked: whether the pool has sent the revocation; from then on no coordinator can claim the token.
     """
 
     exclusive: bool

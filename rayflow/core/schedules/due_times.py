@@ -67,7 +67,7 @@ def start_moment(name: str, spec: Schedule, due: float) -> float:
 
 
 def due_after(spec: Schedule, after: float, anchor: float | None = None) -> float | None:
-    """Return the first due time after a time, with ``anchor`` as for :func:`each_due`; None if there is none.
+    """Return the first due time after a time, with ``anchor`` as for :func:`each_due`; None without one.
 
     Example:
         >>> due_after(Schedule(cron="0 2 * * *", start_at=1795485600), 0)

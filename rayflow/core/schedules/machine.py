@@ -34,7 +34,7 @@ class ScheduleState:
     """Stored state of a schedule.
 
     Args:
-        next_due: first undecided due time; None if there is none.
+        next_due: first undecided due time; None after the last one.
         runs: number of due times that started an execution.
         missed: number of due times that were not started because they were more than ``catch_up`` late.
         skipped: number of due times that were not started because another execution ran, or the schedule was paused.

@@ -53,34 +53,42 @@ class ActorGroup:
         self.running: dict[str, None] = {}
         self._monitor = HealthMonitor(system, ping_timeout, submit, self._hangs, self._is_lost)
 
-    def start(self, spec: ActorSpec) -> None:
-        """Create an actor. Raises ClusterError if the system cannot create it now."""
-        self._system.spawn(spec)
-        self._prepare(spec.name, ("ready",))
+    def start(self, spec: ActorSpec, *given: object) -> None:
+        """Create an actor. Raises ClusterError if the system cannot create it now.
 
-    def adopt(self, name: str, *, census: bool = False) -> None:
+        Args:
+            spec: the actor.
+            given: arguments of its ``ready``.
+        """
+        self._system.spawn(spec)
+        self._prepare(spec.name, [("ready", *given)])
+
+    def adopt(self, name: str, *given: object, census: bool = False) -> None:
         """Take over an actor that an earlier owner has started, and perhaps not yet made ready.
 
         Args:
             name: the actor.
+            given: arguments of its ``ready``.
             census: pass the result of its ``census`` to ``started``.
         """
-        self._prepare(name, ("ready", "census") if census else ("ready",))
+        ready = ("ready", *given)
+        self._prepare(name, [ready, ("census",)] if census else [ready])
 
-    def _prepare(self, name: str, methods: Sequence[str]) -> None:
+    def _prepare(self, name: str, calls: Sequence[tuple[Any, ...]]) -> None:
         self.starting.setdefault(name, time.monotonic())
-        method = methods[0]
-        self.send(name, method, partial(self._prepared, name, methods), group="" if method == "ready" else "control")
+        method, *arguments = calls[0]
+        then, group = partial(self._prepared, name, calls), "" if method == "ready" else "control"
+        self.send(name, method, then, *arguments, group=group)
 
-    def _prepared(self, name: str, methods: Sequence[str], reply: Reply) -> None:
+    def _prepared(self, name: str, calls: Sequence[tuple[Any, ...]], reply: Reply) -> None:
         if name not in self.starting:
             return  # stopped in the meantime
         if isinstance(reply.error, ActorUnavailable):
-            self._prepare(name, methods)
+            self._prepare(name, calls)
         elif reply.error is not None:
             self.end(name, reply.error)
-        elif methods[1:]:
-            self._prepare(name, methods[1:])
+        elif calls[1:]:
+            self._prepare(name, calls[1:])
         else:
             del self.starting[name]
             self.running[name] = None
@@ -99,9 +107,15 @@ class ActorGroup:
         else:
             self.end(name, reply.error)
 
-    def send(self, name: str, method: str, then: Callable[[Reply], None], *, group: str = "control") -> None:
+    def send(
+        self, name: str, method: str, then: Callable[[Reply], None], *arguments: object, group: str = "control"
+    ) -> None:
         """Call a method of an actor without waiting; ``then`` receives the reply on the owner's thread."""
-        send_to(self._system, name, method, then=lambda reply: self._submit(partial(then, reply)), group=group)
+
+        def replied(reply: Reply) -> None:
+            self._submit(partial(then, reply))
+
+        send_to(self._system, name, method, *arguments, then=replied, group=group)
 
     def ping_all(self) -> None:
         """Ping all running members; those that stay silent for too long are killed."""

@@ -165,7 +165,7 @@ class Actor(Protocol):
         Raises:
             ActorLost: if the actor is dead.
             ActorUnavailable: if the actor cannot be reached at the moment.
-            CallTimeout: if there is no reply within ``timeout`` seconds.
+            CallTimeout: if no reply arrives within ``timeout`` seconds.
             Exception: whatever the method raised.
         """
 
@@ -215,10 +215,10 @@ class ActorSystem(Protocol):
         """Return whether each actor has its own process, which imports its code when it starts."""
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """Return the actor of that name, created if there is none."""
+        """Return the actor of that name; create it if it does not exist."""
 
     def find(self, name: str) -> Actor:
-        """Return the actor of that name. Raises ActorLost if there is none."""
+        """Return the actor of that name. Raises ActorLost if it does not exist."""
 
     def names(self) -> list[str]:
         """Return the names of all actors in the namespace."""
@@ -254,7 +254,7 @@ class ActorSystem(Protocol):
         They stay as long as this process lives and a process has the handle; nothing durable depends on them.
 
         Returns:
-            A handle; None if there is no room at the moment.
+            A handle; None if the object store has no room at the moment.
         """
 
     def get_object(self, handle: Any, timeout: float) -> bytes | None:
@@ -281,7 +281,7 @@ def send_to(
     group: str = "",
     label: str = "",
 ) -> None:
-    """Send to an actor by its name; ``then`` also receives the error that there is no such actor."""
+    """Send to an actor by its name; ``then`` also receives the error of a missing actor."""
     try:
         actor = system.find(name)
     except ActorLost as error:
@@ -392,5 +392,5 @@ class RetryingActor(Actor):
                 sleep(RETRY_DELAY)
 
     def send(self, method: str, *args: Any, **how: Any) -> None:
-        """Send once, without waiting; ``then`` also receives the error that there is no such actor."""
+        """Send once, without waiting; ``then`` also receives the error of a missing actor."""
         send_to(self._system, self.name, method, *args, **how)

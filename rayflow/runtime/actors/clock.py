@@ -1,8 +1,8 @@
 """Clock of a namespace: the time by which executions, schedules, locks and leases are recorded.
 
 An actor system has one clock (``ActorSystem.clock``). Code reads it wherever a time is recorded, or compared with a
-recorded one: when an event happened, when a timer, a retry or a schedule is due, when a lease expires. What is only
-about processes (pings, heartbeats of the store's writer, timeouts of calls) uses the machine's own time.
+recorded one: when an event happened, when a timer, a retry or a schedule is due, when a lease expires. Times that only
+concern processes (pings, heartbeats of the store's writer, timeouts of calls) use the clock of the machine.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Mailbox:
         """Run the function in a turn and return its result. Only other threads may call this.
 
         Raises:
-            TimeoutError: if there is no result within a minute.
+            TimeoutError: if the function returns no result within a minute.
             Exception: whatever the function raises.
         """
         answer: Future[T] = Future()

@@ -1,4 +1,4 @@
-"""Calls and tasks of the thread actor system: what is pending, and what ends it.
+"""Pending calls and tasks of the thread actor system, and how they end.
 
 Every call and every task is settled exactly once: by its result, or by the death of its actor. Threads cannot be
 killed, so the result of a killed actor or task is dropped.

@@ -104,7 +104,7 @@ class _View(InProcessSystem):
         return self._system.clock
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """Return the actor of that name, created if there is none."""
+        """Return the actor of that name; create it if it does not exist."""
         check_alive(self._instance)
         return self._system.handle(self._system.made(spec), self._instance)
 
@@ -167,7 +167,7 @@ class ThreadSystem(InProcessSystem):
         return REAL
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """Return the actor of that name, created if there is none.
+        """Return the actor of that name; create it if it does not exist.
 
         Raises:
             ClusterError: if the system is closed.
@@ -176,7 +176,7 @@ class ThreadSystem(InProcessSystem):
         return self.handle(self.made(spec), None)
 
     def find(self, name: str) -> Actor:
-        """Return the actor of that name. Raises ActorLost if there is none."""
+        """Return the actor of that name. Raises ActorLost if it does not exist."""
         return self.handle(self.known(name), None)
 
     def names(self) -> list[str]:
@@ -252,15 +252,15 @@ class ThreadSystem(InProcessSystem):
         return _Handle(self, record, caller)
 
     def known(self, name: str) -> _Record:
-        """Return the actor of that name. Raises ActorLost if there is none."""
+        """Return the actor of that name. Raises ActorLost if it does not exist."""
         with self._lock:
             record = self._records.get(name)
         if record is None:
-            raise ActorLost(name, "there is no actor of that name")
+            raise ActorLost(name, "no actor has that name")
         return record
 
     def made(self, spec: ActorSpec) -> _Record:
-        """Return the actor of the specification's name, created if there is none."""
+        """Return the actor of the specification's name; create it if it does not exist."""
         with self._lock:
             if self._closed:
                 raise ClusterError(f"cannot create actor {spec.name!r}: the actor system is closed")

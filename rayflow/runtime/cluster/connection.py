@@ -98,7 +98,7 @@ def connect(
         environ: the environment variables.
 
     Raises:
-        ClusterError: if there is no cluster at the address, the process is in another one, or none can be started.
+        ClusterError: if no cluster runs at the address, the process is in another one, or none can be started.
     """
     from rayflow.runtime.actors import ray_system
 

@@ -1,4 +1,4 @@
-"""Local Ray cluster: started when there is none, and stopped by ``rayflow down``.
+"""Local Ray cluster: started when no cluster runs, and stopped by ``rayflow down``.
 
 The cluster outlives the process that started it, because a driver that owns its Ray takes every detached actor down
 with it. ``local-cluster.json`` in rayflow's folder (``RAYFLOW_HOME``, or ``rayflow`` in the user's data folder)
@@ -84,7 +84,7 @@ class Status:
     """Status of the local cluster.
 
     Args:
-        cluster: the cluster; None if there is none.
+        cluster: the cluster; None without one.
         running: whether it can be joined.
         processes: number of its processes.
     """

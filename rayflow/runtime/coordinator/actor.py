@@ -41,23 +41,41 @@ class CoordinatorActor:
         self._env = env
         self._coordinator = coordinator(system, name, env, settings)
         self._starting = threading.Lock()
-        self._applied = False
+        self._variables: environment.Variables | None = None
 
     def __repr__(self) -> str:
         return self._name
 
-    def ready(self) -> str:
-        """Apply the code environment, start, and return the actor's name."""
+    def ready(self, variables: environment.Variables | None = None) -> str:
+        """Apply the code environment, start, and return the actor's name.
+
+        Args:
+            variables: the variables of the code environment; None if they are unknown, which suffices after the start.
+
+        Raises:
+            ClusterError: if the coordinator has not started, and needs variables that are unknown.
+        """
         with self._starting:
-            if not self._applied:
+            if self._variables is None:
+                supplied = environment.supplied(self._env, variables)
+                supplied.apply()
                 environment.apply(self._env)
-                self._applied = True
+                self._variables = supplied
                 self._coordinator.start()
         return self._name
 
-    def assign(self, records: Sequence[ExecutionRecord]) -> None:
-        """Drive executions, if their epochs still equal those of the records."""
-        self._coordinator.mailbox.submit(lambda: self._coordinator.assign(records))
+    def environment(self) -> tuple[environment.Environment, environment.Variables | None]:
+        """Return the code environment and its variables; None for the variables before the start."""
+        return self._env, self._variables
+
+    def assign(self, records: Sequence[ExecutionRecord], requested: Sequence[str] = ()) -> None:
+        """Drive executions, if their epochs still equal those of the records.
+
+        Args:
+            records: the executions.
+            requested: fingerprints of the code that clients have now; the loaded code must not be older.
+        """
+        self._coordinator.mailbox.submit(lambda: self._coordinator.assign(records, requested))
 
     def notify(self, ids: Sequence[str]) -> None:
         """Read the inboxes of executions."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import logging
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,7 +37,7 @@ from rayflow.errors import (
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorChannel, ActorSystem
 from rayflow.runtime.actors.mailbox import Mailbox
-from rayflow.runtime.code.change_detector import CodeChangeDetector
+from rayflow.runtime.code.change_detector import record_imports
 from rayflow.runtime.code.environment import Environment
 from rayflow.runtime.coordinator.code_registry import CodeRegistry
 from rayflow.runtime.coordinator.driver import ExecutionDriver
@@ -91,9 +90,6 @@ class Coordinator:
         self._nonce = uuid.uuid4().hex
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._code = CodeRegistry(system, allow_pickle=settings.allow_pickle)
-        self._code_changes = CodeChangeDetector(env.paths if system.separate else ())
-        #: When the loaded code was last checked to equal the files on disk, in seconds since the epoch.
-        self.code_as_of = 0.0
         self._drivers: dict[str, ExecutionDriver] = {}
         self._dirty: dict[str, None] = {}
         self._wakes: list[tuple[float, str]] = []
@@ -108,6 +104,8 @@ class Coordinator:
 
     def start(self) -> None:
         """Start the coordinator's thread."""
+        if self._system.separate:
+            record_imports()
         channel = ActorChannel(self._system.find(actor_names.STORE), "commit")
         self._commits = CommitQueue(
             channel, self._code.put_value, self.mailbox, finish=self._finish, fenced=self._fenced
@@ -161,27 +159,25 @@ class Coordinator:
             self._dispatchers.begun(key, at)
             self._progress.begun(key, at)
 
-    def assign(self, records: Sequence[ExecutionRecord]) -> None:
-        """Drive executions."""
+    def assign(self, records: Sequence[ExecutionRecord], requested: Sequence[str] = ()) -> None:
+        """Drive executions, with code that is not older than these fingerprints."""
         known = {record.id: driver for record in records if (driver := self._drivers.get(record.id)) is not None}
         records = [r for r in records if r.id not in known or known[r.id].epoch <= r.epoch]  # messages may come twice
-        if self._code_changes.changed():
+        if self._code.detector.outdated({*requested, *(record.code_fingerprint for record in records)}):
             self._supervisor.outdated(records)
             return
-        self.code_as_of = time.time()
         for record in records:
             if (driver := known.get(record.id)) is not None:
                 self._evict(driver)
             driver = self._driver(
-                record, nonce=self._nonce, coordinator=self.name, codec=self._codec, cache=self._code.cache,
-                fetch=self._code.fetch, refer=self._code.workflow, read=self._code.value,
+                record, nonce=self._nonce, coordinator=self.name, codec=self._codec, source=self._code.source,
                 config=self._settings.config,
             )  # fmt: skip
             self._drivers[record.id] = driver
             self._claims.begin(driver)
 
     def _claimed(self, driver: ExecutionDriver) -> None:
-        if driver.blocked and self._code_changes.changed():  # the edited code may be the fix
+        if driver.blocked and self._code.detector.edited():  # the edited code may be the fix
             self._evict(driver)
             self._supervisor.rejected(driver)
         else:
@@ -239,6 +235,17 @@ class Coordinator:
             self.submit_later(RETRY_MOST, lambda: self.not_begun((execution_id, run.seq, run.attempt), driver.epoch))
             return None
         return task_message(driver.record, driver.epoch, run, code, part)
+
+    def code_fingerprint(self, execution_id: str) -> str:
+        """Return the fingerprint of the code that an execution runs here; "" if it is unknown now."""
+        driver = self._drivers.get(execution_id)
+        if driver is None:
+            return ""
+        try:
+            return self._code.fingerprint(driver.record.code_fingerprint, driver.code)
+        except RayflowError as error:
+            driver.log.warning("the fingerprint of the code of execution %s cannot be stored now: %s", driver.id, error)
+            return ""
 
     def refused(self, key: Key, error: BaseException) -> None:
         """Fail an attempt that cannot be made. Only a full queue allows another one."""

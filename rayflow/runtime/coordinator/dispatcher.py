@@ -240,9 +240,10 @@ class Dispatcher:
         tasks = tuple(batch.tasks.values())
         host = self._host
         about = (batch.id, send.token, self._slots.epoch, host.name)
-        request = self._channels.envelope(
-            pack(BatchMessage(*about, tasks, BATCH_PATIENCE, send.rated, host.code_as_of)), tasks
-        )
+        # A Ray task compares the files on disk itself, in a process that runs one task at a time.
+        executions = set() if batch.is_ray_task else {key[0] for key in batch.tasks}
+        code = tuple({host.code_fingerprint(execution_id) for execution_id in executions})
+        request = self._channels.envelope(pack(BatchMessage(*about, tasks, BATCH_PATIENCE, send.rated, code)), tasks)
         label = tasks[0].step if len(tasks) == 1 else f"{tasks[0].step} and {len(tasks) - 1} more"
         if batch.is_ray_task:
             self._run_ray_task(batch, runs[0][0], request, label)

@@ -1,6 +1,6 @@
 """Driver of one execution: the shell between its machine and the store.
 
-The driver owns the claim, the encoding of journal entries, and the record of what has been written. It has no thread:
+The driver owns the claim, the encoding of journal entries, and the record of the written entries. It has no thread:
 the coordinator calls it from its own thread, sends the operations that the driver returns, and brings back the answers.
 The order is always the same: entries are made, they are committed, then their actions are carried out.
 """
@@ -10,22 +10,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from rayflow.core.events import Entry, Paused, StepCompleted
 from rayflow.core.execution.execution import Action, Execution, InboxItem, Work
 from rayflow.core.execution.requests import WaitsFor
 from rayflow.core.interpreter.machine import Machine, failure_of
-from rayflow.definition.code import CodeCache
 from rayflow.definition.options import EngineConfig
 from rayflow.errors import ClusterError, CorruptRecord, Failure, RayflowError, StorageUnavailable
 from rayflow.ids import ExecutionStatus
-from rayflow.runtime.code.loader import Fetch, load_definition, named, read_input, read_row
-from rayflow.runtime.coordinator.operation_builder import OperationBuilder, Refer
+from rayflow.runtime.code.loader import CodeSource, load_definition, named, read_input, read_row
+from rayflow.runtime.coordinator.operation_builder import OperationBuilder
 from rayflow.runtime.large_values import CodeValues
 from rayflow.runtime.messages import TaskOutcome
 from rayflow.storage.codec.journal import decode_entry
-from rayflow.storage.codec.large_values import Reference
 from rayflow.storage.codec.payloads import MsgpackCodec
 from rayflow.storage.damage import damage_failure, entries_of, failure_or_damage, remedy
 from rayflow.storage.model import ExecutionRecord, InboxRow, JournalRow, StepNote
@@ -44,8 +43,7 @@ class ExecutionDriver:
         record: the execution's row at the time of the assignment.
         nonce: the coordinator's nonce for claims.
         coordinator: the coordinator's name, for messages.
-        refer: makes references to the code of children.
-        read: returns the payload of a large value of an execution.
+        source: loads code, and what that reads.
         config: `park_idle_after` and `retention` of the engine.
     """
 
@@ -56,10 +54,7 @@ class ExecutionDriver:
         nonce: str,
         coordinator: str,
         codec: MsgpackCodec,
-        cache: CodeCache,
-        fetch: Fetch,
-        refer: Refer,
-        read: Callable[[Reference, str], bytes],
+        source: CodeSource,
         config: EngineConfig,
     ) -> None:
         self._reset_to(record)
@@ -71,11 +66,14 @@ class ExecutionDriver:
         self.wake: float | None = None
         self.log = logging.LoggerAdapter(log, {"execution": record.id})
         self._nonce, self._coordinator = nonce, coordinator
-        self.values = CodeValues(codec, read, record.id, config.large_value_bytes)
+        self.values = CodeValues(codec, source.read, record.id, config.large_value_bytes)
         self._codec = self.values.codec
-        self._cache, self._fetch = cache, fetch
+        self._source = source
         options = self.options
-        self._builder = OperationBuilder(record, self.epoch, self.values, refer, options, retention=config.retention)
+        self._builder = OperationBuilder(
+            record, self.epoch, self.values, source.refer, options,
+            fingerprint=partial(source.fingerprint, record.code_fingerprint), retention=config.retention,
+        )  # fmt: skip
         self._park_after, self._active_at = config.park_idle_after, 0.0
         self._waits = record.waits
         self._execution: Execution | None = None
@@ -91,7 +89,7 @@ class ExecutionDriver:
         self.notes: dict[int, StepNote] = {}
 
     def _reset_to(self, record: ExecutionRecord) -> None:
-        """Take the execution's row as what is durable."""
+        """Take the execution's row as the durable state."""
         self.record = record
         self._last_seq = self._durable = record.last_seq
         self._inbox_done = record.inbox_done
@@ -134,7 +132,7 @@ class ExecutionDriver:
     def _load(self, go: Callable[[Execution], None], now: float, *, seen: int = 0) -> None:
         try:
             self._row.check()
-            definition = load_definition(self.record, self.code, self._cache, self._fetch, self.log)
+            definition = load_definition(self.record, self.code, self._source, self.log)
             self._builder.workflow_retention = definition.retention
             machine = Machine(
                 # Read at each start: the code may change the objects that it receives.
@@ -240,7 +238,7 @@ class ExecutionDriver:
         return actions
 
     def operations(self, now: float) -> list[Operation]:
-        """Return what has to be written now; :meth:`committed` takes the answers.
+        """Return the operations to commit now; :meth:`committed` takes the answers.
 
         Raises:
             ClusterError, StorageUnavailable: if the code of a child cannot be stored now. Call it again later.
@@ -335,7 +333,7 @@ class ExecutionDriver:
         return None if soonest == math.inf else soonest
 
     def committed(self, answers: Sequence[Answer], now: float) -> CommitResult:
-        """Process the store's answers, and return what is to be done now.
+        """Process the results of the store, and return the actions to perform now.
 
         Sets ``over`` when this coordinator no longer drives the execution.
 
@@ -388,7 +386,7 @@ class CommitResult(NamedTuple):
     """Result of a commit.
 
     Args:
-        actions: what is to be done now.
+        actions: the actions to perform now.
         newest: number of the newest inbox row of the execution.
         touched: other executions that were started, or have new rows in their inboxes.
     """

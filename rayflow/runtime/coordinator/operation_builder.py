@@ -45,9 +45,10 @@ class OperationBuilder:
     """Builds the operations of one execution.
 
     Args:
-        values: encodes what is large by reference.
+        values: encodes large values by reference.
         refer: makes references to the code of children.
         options: the execution's options, which its children inherit where they have none.
+        fingerprint: returns the fingerprint of a child's code.
         retention: the default where neither the options nor the workflow specify one.
 
     Attributes:
@@ -62,6 +63,7 @@ class OperationBuilder:
         refer: Refer,
         options: ExecutionOptions,
         *,
+        fingerprint: Callable[[CodeRef], str],
         retention: Retention,
     ) -> None:
         self.record = record
@@ -69,6 +71,7 @@ class OperationBuilder:
         self._values = values
         self._refer = refer
         self._options = options
+        self._fingerprint = fingerprint
         self._default_retention = retention
         self.workflow_retention: Retention | None = None
 
@@ -196,4 +199,10 @@ class OperationBuilder:
             seed=child_seed(self.record, request.seq, request.rewinds),
         )
         step = request.seq if call.waits else -request.seq if call.on_parent_end == "cancel" else 0
-        return replace(record, parent=self.record.id, parent_step=step)
+        return replace(
+            record,
+            parent=self.record.id,
+            parent_step=step,
+            code_fingerprint=self._fingerprint(ref),
+            environment_id=self.record.environment_id,
+        )

@@ -24,8 +24,6 @@ class AttemptCallbacks(Protocol):
     """Coordinator interface used by dispatchers and local step runners."""
 
     name: str
-    #: When the coordinator last checked that its code equals the files on disk, in seconds since the epoch.
-    code_as_of: float
 
     def submit(self, action: Callable[[], None]) -> None:
         """Run the action on the coordinator's thread."""
@@ -38,6 +36,9 @@ class AttemptCallbacks(Protocol):
 
     def message(self, run: RunAttempt, execution_id: str) -> TaskMessage | None:
         """Return the task for a worker; None if it is no longer wanted."""
+
+    def code_fingerprint(self, execution_id: str) -> str:
+        """Return the fingerprint of the code that an execution runs; "" if it is unknown now."""
 
     def sent(self, key: Key, at: float) -> None:
         """Receive that an attempt has begun, or was sent to a slot where it begins at once."""
@@ -65,7 +66,7 @@ class PoolClient:
     """Reports to one pool: one report under way at a time. All methods run on the coordinator's thread.
 
     Args:
-        slots: what is reported.
+        slots: the slots to report.
         apply: receives the pool's epoch and its decisions.
 
     Attributes:
@@ -90,7 +91,7 @@ class PoolClient:
         self._failures = 0
 
     def report(self) -> None:
-        """Report what has changed since the last report, if anything has."""
+        """Report the changes since the last report, if there are any."""
         if not self._reporting:
             report = self._slots.report()
             if report is not None:

@@ -85,7 +85,7 @@ class StepProgress:
             self._waiting.add(key)
 
     def forget(self, execution_id: str) -> None:
-        """Drop what is known of an execution that is no longer driven here."""
+        """Drop the progress of an execution that is no longer driven here."""
         self._waiting = {key for key in self._waiting if key[0] != execution_id}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from rayflow.core.pool.step_limits import missing_resources, resource_needs
@@ -64,17 +65,18 @@ class RayTaskSubmitter:
         if not self._provided:
             make_available(self._system, self._env)
             self._provided = True
+        own = options.runtime_env or {}
+        settings = replace(self._settings, own_variables=tuple(own.get("env_vars") or ()))
         given: dict[str, Any] = {name: getattr(options, name) for name in _OPTIONS}
         if options.resources is not None:
             given["resources"] = dict(options.resources)
         spec = TaskSpec(
             fn=run_ray_task,
             name=label,
-            args=(self._env, self._settings, f"{self._name}/task", request),
+            args=(self._env, settings, f"{self._name}/task", request),
             options={name: value for name, value in given.items() if value is not None},
-            runtime_env=merged(merged(self._env.runtime_env(), options.runtime_env or {}), self._isolation),
+            runtime_env=merged(merged(self._env.runtime_env(), own), self._isolation),
         )
-
         self._running[batch] = self._system.run(spec, then)
         needs = resource_needs(options)
         if options.num_cpus is None:

@@ -45,7 +45,7 @@ class PoolDispatchers:
         """Run an attempt in the pool that its step names.
 
         Raises:
-            PoolNotFound: if there is no such pool.
+            PoolNotFound: if the pool does not exist.
             QueueFull: if the pool's queue is at its limit, and the step must not wait.
             ClusterError, StorageUnavailable: if the pool's configuration cannot be read now.
             Exception: whatever the step's ``concurrency_key`` raises.

@@ -1,8 +1,8 @@
 """Store client of a coordinator: claims, inbox reads and commits.
 
 Every request is repeated until the store has answered it, and the answer arrives on the coordinator's thread. There is
-at most one commit under way; what happens during that time becomes the next commit. When the store answers
-`WriterFenced`, another cluster writes it, and nothing is repeated.
+at most one commit under way; what happens during that time becomes the next commit. If the reply of the
+store is `WriterFenced`, another cluster writes it, and nothing is repeated.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class SupervisorClient:
     def _send(self, method: str, *args: Any) -> None:
         def attempt(again: Any) -> None:
             def replied(reply: Reply) -> None:
-                # Without a supervisor there is no namespace. A restarted one asks what is driven here.
+                # A namespace ends with its supervisor. A restarted one asks for the executions that are driven here.
                 if reply.error is not None and not isinstance(reply.error, ActorLost):
                     self._mailbox.submit(again)
 

@@ -53,7 +53,7 @@ class WorkerChannels:
     def call(
         self, worker: str, method: str, request: bytes | Envelope, then: Callable[[Reply], None], label: str
     ) -> None:
-        """Send a request to a worker; ``then`` also receives the error that there is no such worker."""
+        """Send a request to a worker; ``then`` also receives the error of a missing worker."""
         try:
             channel = self._channel(worker, method)
         except ActorLost as error:

@@ -35,14 +35,14 @@ from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, send_to
 from rayflow.runtime.actors.health import restarting_monitor
 from rayflow.runtime.actors.mailbox import Mailbox
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables
 from rayflow.runtime.messages import pack, unpack
 from rayflow.runtime.pool.workers import WorkerGroup
 from rayflow.runtime.settings import Settings
 from rayflow.storage.codec.schedules import pool_config
 from rayflow.storage.model import PoolRecord
 
-#: Seconds between two checks of what is due, in addition to the moments that the machine names.
+#: Seconds between two checks for due actions, in addition to the moments that the machine names.
 _TICK = 1.0
 
 #: Seconds that the store may take to reply.
@@ -104,11 +104,11 @@ class PoolActor:
             full = self._is_full(machine)
         return pack((self._epoch, mine, full))
 
-    def want(self, environment: str) -> None:
+    def want(self, environment: str, variables: Variables) -> None:
         """Have workers ready for a code environment, because an engine uses it."""
         env = Environment.from_json(environment)
         with self._lock:
-            self._ready_workers().environments[env.id] = env
+            self._ready_workers().environments[env.id] = env, variables
             self._changed(lambda machine, now: machine.request_environment(env.id, now))
 
     def configure(self) -> None:

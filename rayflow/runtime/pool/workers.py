@@ -1,6 +1,6 @@
 """Workers of one pool: started, adopted, watched, pinged and stopped.
 
-The group owns the worker actors and what is known of their lives; the pool machine decides how many there are and who
+The group owns the worker actors and the records of their lives; the pool machine decides how many there are and who
 may use them. All methods run on the pool's thread.
 """
 
@@ -18,7 +18,7 @@ from rayflow.errors import ClusterError, RayflowError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.actor_group import ActorGroup
 from rayflow.runtime.actors.base import ActorSpec, ActorSystem, Reply, send_to
-from rayflow.runtime.code.environment import Environment, make_available, merged
+from rayflow.runtime.code.environment import Environment, Variables, make_available, merged
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
 
@@ -63,7 +63,7 @@ class WorkerGroup:
         submit: Callable[[Callable[[], None]], None],
     ) -> None:
         self.config = config
-        self.environments: dict[str, Environment] = {}
+        self.environments: dict[str, tuple[Environment, Variables]] = {}
         self._system = system
         self._settings = settings
         self._events = events
@@ -80,11 +80,11 @@ class WorkerGroup:
     def start(self, name: str, environment: str) -> None:
         """Start a worker."""
         try:
-            self._spawn(name, self.environments.get(environment) or self._fetch_environment(environment))
+            self._spawn(name, *(self.environments.get(environment) or self._fetch_environment(environment)))
         except (RayflowError, OSError) as error:
             self.group.end(self._actor(name), error)  # the machine starts another worker after a pause
 
-    def _spawn(self, name: str, env: Environment) -> None:
+    def _spawn(self, name: str, env: Environment, variables: Variables) -> None:
         make_available(self._system, env)
         config = self.config
         actor = self._actor(name)
@@ -97,6 +97,7 @@ class WorkerGroup:
             setup=str(config.setup or ""),
             max_tasks=config.max_tasks_per_worker,
             pool_actor=actor_names.pool(config.name),
+            own_variables=tuple(config.runtime_env.get("env_vars") or ()),
         )
         self.group.start(
             ActorSpec(
@@ -110,13 +111,14 @@ class WorkerGroup:
                 memory=config.memory,
                 resources=config.resources,
                 runtime_env=merged(env.runtime_env(), config.runtime_env),
-            )
+            ),
+            variables,
         )
 
-    def _fetch_environment(self, environment: str) -> Environment:
-        """Ask the supervisor for a code environment that this pool does not know since its restart."""
-        text: str = self._system.find(actor_names.SUPERVISOR).call("environment_text", environment, timeout=10)
-        self.environments[environment] = Environment.from_json(text)
+    def _fetch_environment(self, environment: str) -> tuple[Environment, Variables]:
+        """Ask the supervisor for a code environment that this pool does not know, and for its variables."""
+        supervisor = self._system.find(actor_names.SUPERVISOR)
+        self.environments[environment] = supervisor.call("known_environment", environment, timeout=10)
         return self.environments[environment]
 
     def adopt(self, name: str, epoch: int) -> None:

@@ -88,7 +88,7 @@ class StoreActor:
         self._heartbeat_thread.start()
 
     def commit(self, data: bytes) -> bytes:
-        """Apply packed operations, and return the packed answers once they are durable.
+        """Apply packed operations, and return the packed results once they are durable.
 
         Raises:
             StorageUnavailable: if the outcome is unknown; send the same operations again.
@@ -277,7 +277,7 @@ class StoreActor:
             self._loop.close()
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        with self._entering:  # the loop ends only after what has entered before
+        with self._entering:  # the loop ends only after all earlier coroutines
             if self._loop_closed:
                 coroutine.close()
                 raise self._closed()
@@ -314,7 +314,7 @@ class StoreActor:
         try:
             self._become_writer(store, take_over=take_over)
             group = GroupCommitter(store)
-            # While there was no writer, no lease could be renewed, so each is extended to its full term.
+            # Without a writer no lease could be renewed, so each is extended to its full term.
             self._run(group.commit([ExpireLeases(self._system.clock.now(), renew=True)]))
         except BaseException:
             self._run(store.close())

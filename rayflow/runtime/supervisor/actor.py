@@ -10,14 +10,14 @@ from rayflow.definition.options import PoolConfig
 from rayflow.errors import ClusterError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSpec, ActorSystem
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables, supplied
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.supervisor import Supervisor
 from rayflow.storage.model import ExecutionRecord
 
 
 class SupervisorActor:
-    """The actor that assigns executions to coordinators and repairs what has failed."""
+    """Actor that assigns executions to coordinators and repairs failures of actors."""
 
     def __init__(self, system: ActorSystem, settings: Settings) -> None:
         self._settings = settings
@@ -29,17 +29,18 @@ class SupervisorActor:
         """Return the settings of the namespace."""
         return self._settings
 
-    def environment(self, text: str) -> None:
+    def environment(self, text: str, variables: Variables) -> None:
         """Have a coordinator and workers ready for a code environment, because an engine uses it."""
         env = Environment.from_json(text)
-        self._supervisor.mailbox.submit(lambda: self._supervisor.prepare_environment(env))
+        self._supervisor.mailbox.submit(lambda: self._supervisor.prepare_environment(env, variables))
 
-    def environment_text(self, environment: str) -> str:
-        """Return a code environment as text, for a restarted pool. Raises ClusterError if it is unknown."""
-        known = self._supervisor.coordinators.environments.get(environment)
+    def known_environment(self, environment: str) -> tuple[Environment, Variables]:
+        """Return a code environment and its variables, for a pool. Raises ClusterError if one of them is unknown."""
+        coordinators = self._supervisor.coordinators
+        known = coordinators.environments.get(environment)
         if known is None:
             raise ClusterError(f"the supervisor does not know code environment {environment!r} yet")
-        return known.to_json()
+        return known, supplied(known, coordinators.variables.get(environment))
 
     def save_pool(self, config: str) -> None:
         """Create or change a pool, given its configuration as JSON. Raises StorageUnavailable."""
@@ -50,13 +51,23 @@ class SupervisorActor:
         """Delete a pool and its workers. Raises InvalidArgument."""
         self._supervisor.mailbox.call(lambda: self._supervisor.pools.delete(name))
 
-    def submit(self, records: Sequence[ExecutionRecord]) -> None:
-        """Have executions driven that were started."""
-        self._supervisor.mailbox.submit(lambda: self._supervisor.submit(records))
+    def submit(self, records: Sequence[ExecutionRecord], code: str = "") -> None:
+        """Have executions driven that were started.
 
-    def notify(self, ids: Sequence[str]) -> None:
-        """Have executions driven that have new rows in their inboxes."""
-        self._supervisor.mailbox.submit(lambda: self._supervisor.notify(ids))
+        Args:
+            records: the executions.
+            code: fingerprint of the code that the client has now; "" for the fingerprints of the records.
+        """
+        self._supervisor.mailbox.submit(lambda: self._supervisor.submit(records, code=code))
+
+    def notify(self, ids: Sequence[str], code: str = "") -> None:
+        """Have executions driven that have new rows in their inboxes.
+
+        Args:
+            ids: the executions.
+            code: fingerprint of the code that the client has now, for executions that are parked; "" if it has none.
+        """
+        self._supervisor.mailbox.submit(lambda: self._supervisor.notify(ids, code))
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """Receive that a coordinator has finished or parked executions, given with its epochs of them."""
@@ -83,7 +94,7 @@ class SupervisorActor:
         return self._supervisor.mailbox.call(lambda: self._supervisor.recovery_loop.recover(ids, older_than))
 
     def overdue(self, grace: float) -> list[OverdueItem]:
-        """Return what is overdue by more than ``grace`` seconds, and resume what of it has no coordinator."""
+        """Return items overdue by more than ``grace`` seconds, and resume those without a coordinator."""
         return self._supervisor.mailbox.call(lambda: self._supervisor.recovery_loop.overdue(grace))
 
     def recovery(self) -> RecoveryStatus:

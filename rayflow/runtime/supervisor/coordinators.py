@@ -16,7 +16,7 @@ from rayflow.core.cluster.recovery import CoordinatorStatus
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.actor_group import ActorGroup
 from rayflow.runtime.actors.base import ActorSystem, ActorUnavailable, Reply, call_all, kill_async
-from rayflow.runtime.code.environment import Environment, make_available
+from rayflow.runtime.code.environment import Environment, Variables, make_available
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import coordinator_spec
 
@@ -49,6 +49,8 @@ class CoordinatorRegistry:
     ) -> None:
         self.slots: dict[str, CoordinatorSlot] = {}
         self.environments: dict[str, Environment] = {}
+        #: The variables that engines have supplied, by environment id.
+        self.variables: dict[str, Variables] = {}
         self._system = system
         self._settings = settings
         self._config = settings.config
@@ -75,6 +77,7 @@ class CoordinatorRegistry:
         replies = self._census(names)
         # A failed call does not mean that the process died.
         replies |= self._census([name for name in replies if isinstance(replies[name].error, ActorUnavailable)])
+        self._read_environments([name for name, reply in replies.items() if reply.error is None])
         for name in names:
             reply = replies.get(name)
             if reply is None or reply.error is not None:
@@ -83,8 +86,20 @@ class CoordinatorRegistry:
             slot = self._add(name, actor_names.environment_of(name))
             slot.executions.update(reply.value)
             owners.update((execution_id, (name, epoch)) for execution_id, epoch in reply.value.items())
-            self.group.adopt(name)
+            self.group.adopt(name, self.variables.get(slot.environment))
         return owners
+
+    def _read_environments(self, names: Sequence[str]) -> None:
+        """Read the environments and their variables back from coordinators, after a restart of the supervisor."""
+        replies = call_all(self._system, names, "environment", timeout=self._config.ping_timeout, group="control")
+        for env, variables in (reply.value for reply in replies.values() if reply.error is None):
+            self.environments.setdefault(env.id, env)
+            if variables is not None:
+                self.variables.setdefault(env.id, variables)
+
+    def is_supplied(self, env: Environment) -> bool:
+        """Return whether processes of an environment can be started: its variables are known, or it has none."""
+        return not env.variables or env.id in self.variables
 
     def _census(self, names: Sequence[str]) -> dict[str, Reply]:
         return call_all(self._system, names, "census", timeout=self._config.ping_timeout, group="control")
@@ -100,6 +115,8 @@ class CoordinatorRegistry:
 
     def keep_standbys(self, environment: str) -> None:
         """Start idle coordinators until there are as many as configured."""
+        if environment in self.environments and not self.is_supplied(self.environments[environment]):
+            return
         current = [slot for slot in self.slots.values() if not slot.outdated]
         idle = [slot for slot in current if slot.environment == environment and not slot.executions]
         for _ in range(self._config.standby_coordinators - len(idle)):
@@ -111,7 +128,7 @@ class CoordinatorRegistry:
         name = actor_names.coordinator(environment, uuid.uuid4().hex[:6])
         env = self.environments[environment]
         make_available(self._system, env)
-        self.group.start(coordinator_spec(name, env, self._settings))
+        self.group.start(coordinator_spec(name, env, self._settings), self.variables.get(environment))
         self._add(name, environment)
 
     def _started(self, name: str, _: object) -> None:

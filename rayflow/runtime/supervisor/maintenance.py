@@ -56,7 +56,7 @@ class MaintenanceLoop:
         self._outages: dict[str, ThrottledWarning] = {}
 
     def run(self, now: float) -> float | None:
-        """Do what is due, and return when the next schedule is due. Raises RayflowError if the store fails."""
+        """Run the due checks, and return when the next schedule is due. Raises RayflowError if the store fails."""
         self._check_locks(now)
         return self._check_schedules(now)
 

@@ -14,7 +14,7 @@ from rayflow.errors import CorruptRecord, InvalidArgument, PoolNotFound
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import Actor, ActorSystem, send_to
 from rayflow.runtime.actors.health import restarting_monitor
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.actor_specs import pool_spec
 from rayflow.storage.codec.schedules import pool_config
@@ -65,7 +65,7 @@ class PoolRegistry:
 
         Raises:
             InvalidArgument: if it is the default pool.
-            PoolNotFound: if there is no such pool.
+            PoolNotFound: if the pool does not exist.
         """
         if name == self._default.name:
             raise InvalidArgument(f"the default pool {name!r} cannot be deleted; scale it to 0 instead")
@@ -78,9 +78,9 @@ class PoolRegistry:
             if actor_names.is_worker(actor, name):
                 self._system.kill(actor)
 
-    def want(self, env: Environment) -> None:
+    def want(self, env: Environment, variables: Variables) -> None:
         """Have workers of the default pool ready for a code environment."""
-        send_to(self._system, actor_names.pool(self._default.name), "want", env.to_json())
+        send_to(self._system, actor_names.pool(self._default.name), "want", env.to_json(), variables)
 
     def forget(self, coordinator: str) -> None:
         """Notify all pools that a coordinator has ended."""

@@ -112,7 +112,7 @@ class RecoveryLoop:
         return self._stale(None, 0.0)
 
     def overdue(self, grace: float) -> list[OverdueItem]:
-        """Return what is overdue by more than ``grace`` seconds, and resume what of it has no coordinator."""
+        """Return items overdue by more than ``grace`` seconds, and resume those without a coordinator."""
         now = self._mailbox.now()
         rows: list[ExecutionRecord] = self._call_store("executions", DRIVEN)
         found = overdue(rows, now=now, grace=grace)

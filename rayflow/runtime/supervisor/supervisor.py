@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from rayflow.errors import RayflowError, WriterFenced
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Reply, send_to
 from rayflow.runtime.actors.mailbox import Mailbox
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.environment import Environment, Variables
 from rayflow.runtime.settings import Settings
 from rayflow.runtime.supervisor.coordinators import CoordinatorRegistry
 from rayflow.runtime.supervisor.maintenance import MaintenanceLoop, RetentionLoop
@@ -62,6 +62,10 @@ class Supervisor:
         #: The coordinator of each execution, and the epoch at which it drives it.
         self._owners: dict[str, tuple[str, int]] = {}
         self._pending: dict[str, tuple[PendingExecution, ExecutionRecord]] = {}
+        #: Fingerprints of the code that clients had when they submitted executions or sent them messages, by execution.
+        self._requested: dict[str, str] = {}
+        #: Executions that wait for variables that no engine has supplied, with their environments.
+        self._unsupplied: dict[str, Environment] = {}
         self._started = False
         self._next_runnable: float | None = None
         self._next_maintenance: float | None = None
@@ -109,29 +113,56 @@ class Supervisor:
         self.mailbox.submit_later(self._config.ping_timeout + _MARGIN, lambda: self.mailbox.submit(check))
         self.mailbox.submit_later(min(self._config.ping_interval, SWEEP), self._tick)
 
-    def prepare_environment(self, env: Environment) -> None:
+    def prepare_environment(self, env: Environment, variables: Variables) -> None:
         """Have a coordinator and workers ready for a code environment, because an engine uses it."""
+        if env.variables:
+            self.coordinators.variables[env.id] = variables
         self.coordinators.use(env)
         self.coordinators.keep_standbys(env.id)
-        self.pools.want(env)
+        self.pools.want(env, variables)
+        if waiting := [name for name, needed in self._unsupplied.items() if needed.id == env.id]:
+            for name in waiting:
+                del self._unsupplied[name]
+            self.recovery_loop.submit_again(waiting)
 
-    def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False) -> None:
-        """Have executions driven, now or when they are due; with ``suspect``, each gets its own coordinator."""
+    def submit(self, records: Sequence[ExecutionRecord], *, suspect: bool = False, code: str = "") -> None:
+        """Have executions driven, now or when they are due.
+
+        Args:
+            records: the executions.
+            suspect: give each of them its own coordinator.
+            code: fingerprint that the code must not be older than; "" for the fingerprints of the records.
+        """
         for record in records:
             if record.id in self._owners:
                 continue
+            if code:
+                self._requested[record.id] = code
             if record.runnable_at is not None and record.runnable_at > self.mailbox.now():
                 self._submit_runnable_at(record.runnable_at)
                 continue
             env = self._quarantine.environment(record)
-            if env is None:
+            if env is None or not self._is_supplied(record, env):
                 continue
             self.coordinators.use(env)
             interrupted = bool(record.owner)
             want = PendingExecution(record.id, env.id, record.priority, record.created_at, suspect, interrupted)
             self._pending[record.id] = (want, record)
 
-    def notify(self, ids: Sequence[str]) -> None:
+    def _is_supplied(self, record: ExecutionRecord, env: Environment) -> bool:
+        """Return whether an execution's environment is known; otherwise it waits for an engine that supplies it."""
+        if self.coordinators.is_supplied(env):
+            self._unsupplied.pop(record.id, None)
+            return True
+        if env not in self._unsupplied.values():
+            log.warning(
+                "execution %s waits: needs environment %s; other executions may wait for it too. Open an engine with "
+                "the same runtime environment", record.id, env.title,
+            )  # fmt: skip
+        self._unsupplied[record.id] = env
+        return False
+
+    def notify(self, ids: Sequence[str], code: str = "") -> None:
         """Have the coordinators of these executions read their inboxes; submit those that are parked."""
         owned: dict[str, list[str]] = {}
         others: list[str] = []
@@ -142,10 +173,11 @@ class Supervisor:
             send_to(self._system, owner, "notify", tuple(mine))
         if others:
             records = self._call_store("executions", Filter(ids=tuple(others), limit=len(others)))
-            self.submit([record for record in records if record.runnable_at is not None])
+            self.submit([record for record in records if record.runnable_at is not None], code=code)
 
     def released(self, coordinator: str, epochs: Mapping[str, int]) -> None:
         """Remove executions that a coordinator has finished or parked, given with its epochs of them."""
+        self._forget_requested(epochs)
         self.recovery_loop.forget(self._release(coordinator, epochs))
 
     def superseded(self, coordinator: str, epochs: Mapping[str, int]) -> None:
@@ -154,8 +186,13 @@ class Supervisor:
         An earlier supervisor may have assigned the same execution to another coordinator. The store decides between
         the two claims, and the loser reports it here.
         """
+        self._forget_requested(epochs)
         self._release(coordinator, epochs)
         self.mailbox.retry(partial(self._look_up_owners, tuple(epochs)), RETRY_DELAY)
+
+    def _forget_requested(self, ids: Iterable[str]) -> None:
+        for execution_id in ids:
+            self._requested.pop(execution_id, None)
 
     def _look_up_owners(self, ids: tuple[str, ...], again: Callable[[], None]) -> None:
         try:
@@ -235,7 +272,8 @@ class Supervisor:
 
         if name in self.coordinators.slots:
             label = f"drive {records[0].id}" + (f" and {len(records) - 1} more" if len(records) > 1 else "")
-            send_to(self._system, name, "assign", records, then=replied, label=label)
+            requested = tuple({code for record in records if (code := self._requested.get(record.id))})
+            send_to(self._system, name, "assign", records, requested, then=replied, label=label)
 
     def _sweep(self) -> None:
         self._submit_runnable()
@@ -280,8 +318,8 @@ class Supervisor:
         self.recovery_loop.lost(name, executions)
 
     def _driven(self) -> set[str]:
-        """Return the executions that have a coordinator or wait for one."""
-        return {*self._owners, *self._pending}
+        """Return the executions that have a coordinator, or wait for one or for their environment."""
+        return {*self._owners, *self._pending, *self._unsupplied}
 
     def recovery(self) -> RecoveryStatus:
         """Return the current state of the recovery."""
@@ -289,6 +327,7 @@ class Supervisor:
             coordinators=self.coordinators.status(),
             driven=len(self._owners),
             waiting=tuple(self._pending),
+            needs_environment={name: env.title for name, env in self._unsupplied.items()},
             stale=tuple(record.id for record in self.recovery_loop.stale()),
             takeovers=self.recovery_loop.takeovers.counts(),
         )
@@ -308,4 +347,6 @@ class Supervisor:
         self.coordinators.stop_all()
         self._owners.clear()
         self._pending.clear()
+        self._requested.clear()
+        self._unsupplied.clear()
         self.recovery_loop.forget(self.recovery_loop.takeovers.counts())

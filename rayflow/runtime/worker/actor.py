@@ -24,8 +24,8 @@ from rayflow.definition.code import CodeCache, CodeRef
 from rayflow.errors import LeaseLost, StorageError
 from rayflow.runtime.actors import actor_names
 from rayflow.runtime.actors.base import ActorSystem, Envelope, Reply, as_envelope, send_to
-from rayflow.runtime.code.change_detector import CodeChangeDetector
-from rayflow.runtime.code.environment import Environment, apply
+from rayflow.runtime.code.change_detector import CodeChangeDetector, record_imports
+from rayflow.runtime.code.environment import Environment, Variables, apply, supplied
 from rayflow.runtime.large_values import Values, retry_until
 from rayflow.runtime.messages import BatchMessage, BatchReply, pack, unpack
 from rayflow.runtime.worker import output
@@ -60,6 +60,8 @@ class WorkerSettings:
         setup: the pool's setup, as :func:`~rayflow.definition.setup.setup_reference` returns it; "" for none.
         max_tasks: number of tasks after which the worker has to be replaced; None for no limit.
         pool_actor: name of the actor whose ``worn(worker)`` receives that the worker has to be replaced.
+        own_variables: names of the environment variables that the pool or the step sets. They take precedence over
+            those of the code environment.
     """
 
     concurrency: int
@@ -70,6 +72,7 @@ class WorkerSettings:
     setup: str = ""
     max_tasks: int | None = None
     pool_actor: str = ""
+    own_variables: tuple[str, ...] = ()
 
 
 class Worker:
@@ -94,10 +97,7 @@ class Worker:
         self._environment = environment
         self._settings = settings
         self._cache = CodeCache(allow_pickle=settings.allow_pickle)
-        folders = environment.paths if isinstance(environment, Environment) else environment.get("paths", ())
-        self._code_changes = CodeChangeDetector(folders if system.separate else ())
-        self._code_checked_at = 0.0
-        self._resolved: CodeRef | None = None
+        self._detector = CodeChangeDetector(self._fetch, enabled=system.separate)
         self._loop = LoopThread(f"{name}/async")
         self._codec = MsgpackCodec(allow_pickle=settings.allow_pickle)
         self._runner = Runner(self._resolve, self._loop)
@@ -116,12 +116,17 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self, variables: Variables | None = None) -> dict[str, Any]:
         """Apply the code environment and run the pool's setup. Return pid, Python version, node and pool.
 
+        Args:
+            variables: the variables of the code environment; None if they are unknown, which suffices after the start.
+
         Raises:
-            ClusterError: if the setup failed. This worker does not run it again.
+            ClusterError: if the setup failed, which this worker does not run again, or variables are unknown.
         """
+        if not self._open and isinstance(self._environment, Environment):
+            supplied(self._environment, variables).without(self._settings.own_variables).apply()
         self._start()
         self._setup.begin()
         return {
@@ -154,7 +159,7 @@ class Worker:
         data, refs = as_envelope(request)
         message: BatchMessage = unpack(data)
         self._start()
-        outdated = self._code_changed_since(message.code_as_of)
+        outdated = bool(message.code) and self._detector.outdated(message.code)
         with self._lock:
             if outdated:
                 self._slots.wear_out()
@@ -181,7 +186,7 @@ class Worker:
             data: packed (batch id, seconds to wait).
 
         Raises:
-            LeaseLost: if there is no such batch.
+            LeaseLost: if the batch does not exist.
         """
         batch_id, seconds = unpack(data)
         with self._lock:
@@ -274,6 +279,8 @@ class Worker:
         with self._opening:
             if not self._open:
                 apply(self._environment)
+                if self._system.separate:
+                    record_imports()
                 output.install()
                 self._reporter.start(f"{self._name}/reporter")
                 self._open = True
@@ -344,22 +351,7 @@ class Worker:
         send_to(self._system, self._settings.pool_actor, "worn", actor_names.worker_in(self._name), then=replied)
 
     def _resolve(self, code: Mapping[str, Any], part: str) -> Any:
-        reference = _reference(tuple(code.items()))
-        found = self._cache.resolve(reference, part, self._fetch)
-        if reference is not self._resolved:  # the module may have been imported just now
-            self._code_changes.note()
-            self._resolved = reference
-        return found
-
-    def _code_changed_since(self, moment: float) -> bool:
-        """Return whether the loaded code was edited before that moment; False if that was checked since."""
-        if moment <= self._code_checked_at:
-            return False
-        now = time.time()
-        if self._code_changes.changed():
-            return True
-        self._code_checked_at = now
-        return False
+        return self._cache.resolve(_reference(tuple(code.items())), part, self._fetch)
 
     def _fetch(self, digest: str) -> bytes:
         def get() -> Any:

@@ -126,7 +126,7 @@ class Attempt:
 
     @property
     def stopped(self) -> str | None:
-        """Return why the attempt was told to stop; None if it was not."""
+        """Return why the attempt has to stop; None if it may run."""
         return self._reason
 
     def stop(self, reason: str) -> None:
@@ -307,7 +307,7 @@ class _TimedOut(Exception):
 
 def _failure_of(attempt: Attempt, error: BaseException) -> Failure:
     found = failure_from(error)
-    # Another attempt may reach what is unreachable now, but never read or write what cannot be decoded or encoded.
+    # Another attempt may reach the store or cluster again, but it cannot decode or encode the same value either.
     if not attempt.phase_error or isinstance(error, (ClusterError, StorageUnavailable)):
         return found
     attempt.unreadable = isinstance(error, CorruptRecord)

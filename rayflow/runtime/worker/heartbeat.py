@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Heartbeat(NamedTuple):
-    """One heartbeat: the encoded progress (None if there is no new one), and whether the step's code has finished."""
+    """One heartbeat: the encoded progress (None without a new one), and whether the step's code has finished."""
 
     progress: bytes | None
     ran: bool = False
@@ -72,7 +72,7 @@ class HeartbeatRecorder:
 
     @property
     def due(self) -> float:
-        """Return when a heartbeat may be taken, by the clock of :meth:`take`; infinity if there is no new one."""
+        """Return when a heartbeat may be taken, by the clock of :meth:`take`; infinity without a new one."""
         return math.inf if self._pending is None else self._next
 
     def take(self, now: float) -> Heartbeat | None:

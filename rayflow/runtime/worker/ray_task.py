@@ -1,6 +1,6 @@
 """Ray task body: runs one step in its own process.
 
-The body is a worker with one slot and one task, which lives as long as the task. There is no early reply: a message to
+The body is a worker with one slot and one task, which lives as long as the task. It sends no early reply: a message to
 the coordinator reports that the task has begun.
 """
 
@@ -12,8 +12,8 @@ from concurrent.futures import Future, wait
 from dataclasses import replace
 
 from rayflow.runtime.actors.base import ActorSystem, Envelope, as_envelope, send_to
-from rayflow.runtime.code.change_detector import CodeChangeDetector
-from rayflow.runtime.code.environment import Environment
+from rayflow.runtime.code.change_detector import refresh
+from rayflow.runtime.code.environment import Environment, supplied
 from rayflow.runtime.messages import BatchMessage, TaskMessage, pack, unpack
 from rayflow.runtime.worker.actor import Worker, WorkerSettings
 from rayflow.runtime.worker.attempt import Attempt
@@ -22,6 +22,9 @@ from rayflow.runtime.worker.slots import key_of
 #: Seconds between two checks whether the task was cancelled. Ray interrupts the main thread, but does not wake it, so
 #: the thread must not block for longer.
 POLL_INTERVAL = 0.05
+
+#: Seconds that the coordinator may take to return the variables of its environment.
+_VARIABLES_TIMEOUT = 30.0
 
 
 def run_ray_task(
@@ -51,10 +54,13 @@ def run_ray_task(
     """
     _enable_interrupts()
     if system.separate:
-        CodeChangeDetector(environment.paths).refresh()  # Ray may reuse the process of an earlier task
+        refresh()  # Ray may reuse the process of an earlier task
     data, refs = as_envelope(given)
     message: BatchMessage = unpack(data)
     [task] = message.tasks
+    if environment.variables:
+        _, variables = system.find(message.coordinator).call("environment", group="control", timeout=_VARIABLES_TIMEOUT)
+        supplied(environment, variables).without(settings.own_variables).apply()
 
     def begun(attempt: Attempt) -> None:
         arguments = (task.execution_id, task.seq, task.attempt, task.epoch, attempt.began)

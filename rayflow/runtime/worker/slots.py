@@ -44,7 +44,7 @@ class Batch:
     running: TaskMessage | None = None
     attempt: Attempt | None = None
     finished: bool = False
-    #: Number of outcomes in the early reply; None if there was no early reply.
+    #: Number of outcomes in the early reply; None without an early reply.
     answered: int | None = None
     #: Number of returned tasks in the early reply.
     returned: int = 0
@@ -78,7 +78,7 @@ class WorkerSlots:
         self.active: dict[str, Batch] = {}
         self.pool_epoch = 0
         self.closed = False
-        #: Running tasks were told to stop: however they end, that is not their own result.
+        #: Running tasks have been asked to stop: however they end, that is not their own result.
         self._ending = False
         #: Grows with each task that begins or ends.
         self.progress = 0

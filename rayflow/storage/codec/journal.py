@@ -32,7 +32,7 @@ def _getter(cls: Any) -> Callable[[Any], tuple[Any, ...]]:
     names = [f.name for f in fields(cls)]
     if len(names) > 1:
         return attrgetter(*names)
-    return lambda value: (getattr(value, names[0]),)  # attrgetter of one name answers the bare value
+    return lambda value: (getattr(value, names[0]),)  # attrgetter of one name returns the bare value
 
 
 _WRITERS = {cls: (traits.kind, _getter(cls)) for cls, traits in EVENT_TRAITS.items()}
@@ -56,7 +56,7 @@ _packers = Packers(_default, strict_types=False)
 
 
 def encode_entry(entry: Entry) -> bytes:
-    """The entry as bytes; its position is kept by the row and checked when it is read."""
+    """Return the entry as bytes; its position is kept by the row and checked when it is read."""
     kind, getter = _WRITERS[type(entry.event)]
     if entry.issued or entry.dropped or entry.state or entry.stages or entry.patches or entry.compensations:
         body = (kind, getter(entry.event), *_effect_fields(entry))
@@ -65,7 +65,7 @@ def encode_entry(entry: Entry) -> bytes:
 
 
 def decode_entry(execution_id: str, seq: int, body: bytes, *, where: str = "") -> Entry:
-    """The entry again.
+    """Return the entry of encoded bytes.
 
     Args:
         execution_id: whose journal, for the error.
@@ -91,19 +91,19 @@ def decode_entry(execution_id: str, seq: int, body: bytes, *, where: str = "") -
 
 
 def contents(body: bytes) -> Any:
-    """What an entry's bytes hold, as plain data, unchecked: for those who only look for something in there."""
+    """Return the content of an entry as plain data, without checks, for searches in it."""
     return msgpack.unpackb(
         memoryview(body)[_HEADER:], use_list=False, strict_map_key=False, unicode_errors=UNICODE_ERRORS
     )
 
 
 def encode_failure(failure: Failure) -> bytes:
-    """The failure as bytes."""
+    """Return the failure as bytes."""
     return _seal(_packers.pack(failure), 0)
 
 
 def decode_failure(data: bytes, *, execution_id: str = "") -> Failure:
-    """The failure again.
+    """Return the failure of encoded bytes.
 
     Args:
         data: what :func:`encode_failure` wrote.

@@ -1,6 +1,6 @@
 """Large values: references to them in payloads, and their stand-ins in a workflow's code.
 
-The bytes of a large value are a payload of their own, stored once by their digest. In its place a payload holds a
+The bytes of a large value are a separate payload, stored once by its digest. In its place a payload holds a
 :class:`Reference`. Workflow code gets a :class:`LazyValue`, which loads the value when it is used; until then it is
 passed on as its reference.
 """

@@ -59,7 +59,7 @@ _RAW = frozenset({BIGINT, UUID, PICKLE})  # extensions whose payload is bytes, n
 #: What msgpack packs without asking, and may be large.
 _PACKED = (str, bytes, list, dict)
 
-#: Answers the payload of a large value. Raises CorruptRecord or StorageUnavailable.
+#: Function that returns the payload of a large value. Raises CorruptRecord or StorageUnavailable.
 Fetch = Callable[[Reference], bytes]
 
 
@@ -85,13 +85,18 @@ class Codec(Protocol):
         """Return the value as plain data for display; no user code is imported or run."""
 
 
+#: What cloudpickle makes functions from, and methods of classes that cannot be imported: bytecode is read by the Python
+#: that wrote it alone.
+_CODE = b"CodeType"
+
+
 class MsgpackCodec:
     """Codec of rayflow: msgpack, and cloudpickle for values that msgpack cannot express.
 
     Args:
         allow_pickle: whether values that only cloudpickle can write are written and read. False refuses both with a
             CodecError that has their place in the value.
-        fetch: returns the payloads of large values; None if there is no store to read them from.
+        fetch: returns the payloads of large values; None without a store to read them from.
         lazy: decoded values hold stand-ins for large values, which are encoded as their references again. Without it
             large values are read at once, and stand-ins of others are encoded whole.
 
@@ -203,10 +208,15 @@ class MsgpackCodec:
     def _unpickle(self, payload: bytes) -> Any:
         if not self.allow_pickle:
             raise _PickleFoundError
+        written, here = f"{payload[0]}.{payload[1]}", f"{sys.version_info[0]}.{sys.version_info[1]}"
+        if written != here and _CODE in payload:
+            raise CodecError(
+                f"cannot read a pickled part of the value: it holds code of Python {written}, and this is Python "
+                f"{here}. Read it with Python {written}"
+            )
         try:
             return pickle.loads(payload[2:])  # noqa: S301 - allow_pickle is what decides on this
-        except Exception as error:  # what is unpickled runs code of the user
-            written, here = f"{payload[0]}.{payload[1]}", f"{sys.version_info[0]}.{sys.version_info[1]}"
+        except Exception as error:  # unpickling runs code of the user
             versions = f"written by Python {written}, read by {here}; " if written != here else ""
             raise CodecError(
                 f"cannot read a pickled part of the value ({versions}{type(error).__name__}: {error}). "

@@ -13,8 +13,8 @@ Objects of a store, under its prefix:
 Why this is safe, whatever is delayed or cut off:
 
 * A writer uses only the number after the last segment that it has applied. A claim is a segment too, and claims are
-  never deleted. So the next number of a fenced writer is its successor's claim, or one of its own segments before that:
-  its puts fail forever.
+  never deleted. So the next number of a fenced writer is its successor's claim, or one of the writer's segments before
+  that: its puts fail forever.
 * Segments are deleted only up to the checkpoint before the newest one. So the segment of the newest checkpoint always
   exists, and the end of the log is where a listing returns no more.
 * A put that was delayed for long may create a deleted segment again. Its number is below the checkpoint before the
@@ -59,7 +59,7 @@ def number_of(name: str) -> int:
 
 
 class Log:
-    """Log of a store. It owns the records and their position in the log; its user owns what is written.
+    """Log of a store. It owns the records and their position in the log; its user owns the content of the segments.
 
     Args:
         bucket: the objects.
@@ -211,7 +211,7 @@ class Log:
         await self._collect(number, claims, writer.epoch)
 
     async def _collect(self, number: int, claims: Sequence[int], epoch: int) -> None:
-        """Delete what is older than the checkpoint before the newest, which readers may still read."""
+        """Delete objects older than the checkpoint before the newest, which readers may still read."""
         checkpoints = sorted(map(number_of, await self.bucket.list(STATE)))
         before = [each for each in checkpoints if 0 < each < number]
         if before:

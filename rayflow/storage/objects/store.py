@@ -221,7 +221,7 @@ class ObjectStore(MemoryStore):
         refused: dict[int, Answer] = {}
         for index, operation in enumerate(operations):
             problem = self._problem(operation)
-            # What is refused anyway, or done already, writes nothing, whatever it holds.
+            # An operation that is refused anyway, or was applied before, writes nothing: its content does not matter.
             if problem and self._decide([*good, operation])[0] != self._decide(good)[0]:
                 refused[index] = Rejected(problem)
             else:
@@ -271,7 +271,7 @@ class ObjectStore(MemoryStore):
         return found
 
     async def reclaim(self) -> bool:
-        """See Store. What was deleted stays in the log until two checkpoints are after it.
+        """See Store. Deleted values stay in the log until two checkpoints follow.
 
         They are made when that is worth it: the first one now, in the background, the second after a later transaction.
         """

@@ -146,6 +146,8 @@ def _test(comparison: Comparison) -> Test:
     if field.kind == "flag":
         return lambda record: compare(record.status.terminal, value)
     get = operator.attrgetter(field.column)
+    if comparison.operator == "=":  # without one call of a function; a list may test a hundred thousand executions
+        return lambda record: bool(get(record) == value)
     wanted: Any = frozenset(value) if isinstance(value, tuple) else value
     return lambda record: compare(get(record), wanted)
 
@@ -176,6 +178,8 @@ def _attribute_test(name: str, compare: Callable[[Any, Any], bool], value: Any) 
         tests = [_attribute_test(name, operator.eq, each) for each in value]
         return lambda record: any(test(record) for test in tests)
     classes = _CLASSES[type_of(value)]
+    if compare is operator.eq:
+        return lambda record: record.attributes.get(name) == value and type(record.attributes[name]) in classes
 
     def test(record: ExecutionRecord) -> bool:
         found = record.attributes.get(name)

@@ -55,7 +55,7 @@ def parse_where(text: str) -> tuple[Comparison, ...]:
     """Return the comparisons of a condition.
 
     Raises:
-        InvalidArgument: the text is not a condition; the message has the position, what is allowed and an example.
+        InvalidArgument: the text is not a condition; the message has the position, the allowed forms and an example.
 
     Example:
         >>> parse_where("attr.customer = 'acme' and priority > 5")[1]
@@ -206,7 +206,7 @@ def _number(text: str) -> int | float:
 
 
 def _problem(value: Attribute, kind: str) -> str:
-    """Return what is wrong with a value, as what is allowed instead; "" for nothing."""
+    """Return the rule that a value breaks; "" for a valid value."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and not (-(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)):  # type: ignore[arg-type]
         return "numbers must fit 64 bits"

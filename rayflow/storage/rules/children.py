@@ -1,4 +1,4 @@
-"""Rules of parents and children: starts, answers at a child's end, cancellation with the parent."""
+"""Rules of parents and children: starts, results at a child's end, cancellation with the parent."""
 
 from __future__ import annotations
 

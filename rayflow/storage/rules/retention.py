@@ -3,9 +3,9 @@
 An execution is deleted with its row, journal, inbox, dead letters, notes and keyed records. The totals keep what it
 counted. Unfinished executions are never deleted. Neither is a child that its parent's current run may still need: if
 that run fails and is resumed, it may issue the call again. Then a failed child must exist to be resumed with its
-parent, and a completed one must not run a second time. Such a child stays until its parent has completed, was cancelled
-for good, has continued with another run, or is deleted. So does a child that ends with its parent, since it is resumed
-together with the parent.
+parent, and a completed one must not run a second time. Such a child stays until its parent has completed, was
+cancelled permanently, has continued with another run, or is deleted. So does a child that ends with its parent,
+since it is resumed together with the parent.
 """
 
 from __future__ import annotations

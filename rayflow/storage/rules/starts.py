@@ -115,11 +115,6 @@ def derived_seed(origin: str) -> int:
     return int.from_bytes(hashlib.sha256(origin.encode(errors="surrogatepass")).digest()[:8], "big") >> 1
 
 
-def seed_of_start(execution_id: str, nonce: str) -> int:
-    """Return the seed of a new execution, which follows from its start: an id can be used again once it is deleted."""
-    return derived_seed(nonce)
-
-
 def times_of(options: ExecutionOptions, now: float) -> tuple[float, float | None]:
     """Return when an execution that is started now begins, and its deadline, in seconds since the epoch."""
     begins = max(now + (options.delay or 0.0), options.start_at or 0.0)

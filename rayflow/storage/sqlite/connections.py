@@ -104,7 +104,7 @@ class SqliteFile:
             raise
         else:
             return db, found
-        # The folder is not writable, and there is no log: the file can only be read as it is.
+        # The folder is not writable, and the file has no log: the file can only be read as it is.
         db = await self._connect("mode=ro&immutable=1")
         try:
             return db, await on_thread(db, self._for_reading)

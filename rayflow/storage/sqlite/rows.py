@@ -124,7 +124,7 @@ def _damaged(row: Sequence[Any], wrong: dict[int, str]) -> DamagedRecord:
         problems[_STATUS] = f"column 'status' holds {_shown(row[_STATUS])}"
     values = dict(zip(_RECORD.names, _RECORD.mended(row, wrong), strict=True))
     name = row[0] if isinstance(row[0], str) else f"<damaged id {_shown(row[0])}>"
-    # Nobody is to drive it, nor to look after it.
+    # No coordinator may drive it, and the supervisor must not repair it.
     values |= {"attributes": _attributes(row[_ATTRIBUTES]) or {}}
     values |= {"id": name, "status": ExecutionStatus.PAUSED, "owner": "", "runnable_at": None, "waits": ""}
     return DamagedRecord(**values, damage=f"its row is damaged: {'; '.join(problems.values())}")

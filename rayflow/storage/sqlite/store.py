@@ -4,7 +4,7 @@ Two connections, each with its own thread (aiosqlite): one writes, one reads, so
 commit. A transaction is one function that runs on the writing connection's thread. With ``synchronous=FULL`` a commit
 returns when the data are on the disk. If a transaction fails because of the content of one operation, it is rolled back
 and the connection stays in use. After any other failure the outcome is in doubt: the connection is closed, opened again
-before the next use, and reads what is durable.
+before the next use, and reads the durable state.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class SqliteStore:
             try:
                 return await on_thread(db, transaction, self._check, body)
             except InDoubtError as doubt:
-                # The outcome is unknown: the connection is closed, and a repeated operation finds what is durable.
+                # The outcome is unknown: the connection is closed, and a repeated operation finds the durable state.
                 self._in_doubt = True
                 raise self._meaning(doubt.error, doubt.doing) from doubt.error
             except Exception as error:

@@ -36,7 +36,7 @@ def test_it_does_not_run_inside_another_loop() -> None:
     shell = Shell(flow)
 
     async def outside() -> None:
-        with pytest.raises(RuntimeError, match="give it a thread of its own"):
+        with pytest.raises(RuntimeError, match="run it in a separate thread"):
             shell.begin()
         shell.execution.evict()
 

@@ -42,7 +42,7 @@ import sys
 import rayflow as rf
 import flows
 with rf.DistributedEngine(store=sys.argv[1], address=sys.argv[2], pool=rf.PoolConfig(workers=2)) as engine:
-    print([engine.execute(flows.introduce, timeout=60) for _ in range(3)])
+    print([engine.start(flows.introduce).result(60) for _ in range(3)])
 """
 
 

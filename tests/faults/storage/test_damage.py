@@ -137,6 +137,7 @@ DAMAGES = {
     "input": Damage("starts", "input = x'01C1'", "input in its row"),
     "start gone": Damage("starts", "DELETE FROM starts", "column 'input' holds None"),
     "environment": Damage("starts", "environment = '{}'", "code environment in its row"),
+    "attributes": Damage("starts", "attributes = '{'", "column 'attributes' holds"),
     "status": Damage("executions", "status = 'runnimg'", "column 'status' holds 'runnimg'"),
     "no text": Damage("executions", "version = CAST(x'FFFE' AS TEXT)", "column 'version' holds b'\\xff\\xfe'"),
     "no number": Damage("executions", "epoch = 'x'", "column 'epoch' holds 'x'"),

@@ -134,7 +134,7 @@ def test_the_first_says_that_it_was_taken_over_and_stops(
         told = [other.stdout.readline() for _ in range(4)]
         assert told[0].startswith("WriterFenced ")
         assert "was taken over by LocalEngine" in told[0] or "is being taken over by" in told[0]
-        assert told[1:] == ["Fenced\n"] * 3
+        assert told[1:] == ["WriterFenced\n"] * 3
         begun = lines(tmp_path)
         time.sleep(0.5)
         at = lines(tmp_path)

@@ -300,7 +300,7 @@ def test_nothing_of_it_runs_where_pickles_are_not_allowed(
         engine.start(in_plain.options(id="mine")).result(30)
         wait_for(lambda: engine.status("waits").status == "paused", "what needs a pickle is set aside")
         assert "allow_pickle is off" in str(engine.status("waits").error)
-        wait_for(lambda: "schedule soon cannot go on" in caplog.text, "the schedule is due, and refused")
+        wait_for(lambda: "schedule soon cannot start its executions" in caplog.text, "the schedule is due, and refused")
         for name in ("waits", "done", "failed", "by-value"):
             engine.status(name)
         for name in ("done", "by-value"):

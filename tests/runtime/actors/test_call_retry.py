@@ -64,7 +64,7 @@ def test_who_is_not_waited_for_any_more_waits_for_nobody(system: ThreadSystem) -
 
 def test_patience_ends(system: ThreadSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "RETRY_FOR", 0.2)
-    with pytest.raises(ActorLost, match="there is no actor of that name"):
+    with pytest.raises(ActorLost, match="no actor has that name"):
         RetryingActor(system, "a").call("add", 2)
 
 

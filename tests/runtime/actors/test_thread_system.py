@@ -51,7 +51,7 @@ def test_names_are_those_of_living_actors_oldest_first(system: ThreadSystem) -> 
     system.kill("c")
     system.kill("c")
     assert system.names() == ["b", "a"]
-    with pytest.raises(ActorLost, match="actor 'c' is dead: there is no actor of that name"):
+    with pytest.raises(ActorLost, match="actor 'c' is dead: no actor has that name"):
         system.find("c")
 
 

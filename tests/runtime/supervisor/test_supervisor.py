@@ -168,7 +168,7 @@ def test_adoption_repeats_a_failed_census() -> None:
     system = Answering()
     made = supervisor(system)
     assert made.coordinators.adopt() == {"x": (FIRST, 3)}
-    assert [method for method, _ in system.sent[FIRST]] == ["census", "census", "ready"]
+    assert [method for method, _ in system.sent[FIRST]] == ["census", "census", "environment", "ready"]
 
 
 class Immediate(Mailbox):

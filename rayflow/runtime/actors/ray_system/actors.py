@@ -22,6 +22,7 @@ from rayflow.runtime.actors.base import Actor, ActorLost, ActorSpec, CallTimeout
 from rayflow.runtime.actors.clock import REAL, SystemClock
 from rayflow.runtime.actors.ray_system.cluster import (
     api,
+    drop_variables,
     environment_of,
     psutil,
     replies,
@@ -144,7 +145,7 @@ class RaySystem:
         return REAL
 
     def spawn(self, spec: ActorSpec) -> Actor:
-        """Return the actor of that name, created if there is none. Does not wait for its start.
+        """Return the actor of that name; create it if it does not exist. Does not wait for its start.
 
         Raises:
             ClusterError: if this process has not joined a cluster, or an argument is too large for an actor.
@@ -170,7 +171,7 @@ class RaySystem:
         return self._remember(spec.name, handle)
 
     def find(self, name: str) -> Actor:
-        """Return the actor of that name. Raises ActorLost if there is none.
+        """Return the actor of that name. Raises ActorLost if it does not exist.
 
         Handles are cached until a call finds the actor dead, so the returned actor may be dead.
         """
@@ -253,7 +254,7 @@ class RaySystem:
         try:
             return ray.get_actor(name, namespace=self.namespace)
         except ValueError:
-            raise ActorLost(name, f"there is no actor of that name in namespace {self.namespace!r}") from None
+            raise ActorLost(name, f"no actor has that name in namespace {self.namespace!r}") from None
 
     def _remember(self, name: str, handle: Any) -> RayActor:
         if len(self._known) >= _HANDLES:
@@ -269,6 +270,7 @@ class RaySystem:
 def _unpickled(namespace: str) -> RaySystem:
     """Return the system in an actor's process, and configure the logs of that process."""
     logs.configure()
+    drop_variables()
     return RaySystem(namespace)
 
 

@@ -99,7 +99,7 @@ def psutil() -> Any:
 
 
 def ensure_token() -> None:
-    """Create the token by which the user's processes and clusters authenticate, if there is none."""
+    """Create the token by which the user's processes and clusters authenticate, unless it exists."""
     if not has_token():
         tokens.generate_and_save_token()
         tokens._get_default_token_path().chmod(0o600)
@@ -125,12 +125,28 @@ class IsolatedRuntimeEnv(RuntimeEnv):
         return json.dumps({**dict.fromkeys(self.without), **json.loads(super().serialize())}, sort_keys=True)
 
 
+#: Prefixes of variables that are settings of Ray. They are not passed on to actors.
+_RAY_PREFIXES = ("RAY_", "__RAY_")
+
+
+def drop_variables() -> None:
+    """Remove the variables that :func:`environment_of` emptied from this process."""
+    for name, value in (job_runtime_env().get("env_vars") or {}).items():
+        if not value:
+            os.environ.pop(name, None)
+
+
 def environment_of(wanted: Mapping[str, Any]) -> RuntimeEnv | None:
     """Return the runtime environment for Ray by which an actor inherits nothing from its creator.
 
-    Environment variables are the exception: Ray merges them, and none can be removed.
+    Ray merges environment variables and removes none: here the creator's variables become empty strings, and
+    :func:`drop_variables` removes them in the actor's process.
     """
-    inherited = {key for key, value in job_runtime_env().items() if value} - {"env_vars", "config", *wanted}
+    own = job_runtime_env()
+    emptied = {name: "" for name in own.get("env_vars") or {} if not name.startswith(_RAY_PREFIXES)}
+    if emptied:
+        wanted = {**wanted, "env_vars": {**emptied, **wanted.get("env_vars", {})}}
+    inherited = {key for key, value in own.items() if value} - {"env_vars", "config", *wanted}
     # Where rayflow itself is part of the creator's environment, an actor without that could not start.
     if not inherited or "runtime_resources" in Path(__file__).parts:
         return RuntimeEnv(**wanted) if wanted else None
