@@ -27,9 +27,12 @@ class ContextVariables:
 
     def encoded(self) -> tuple[tuple[str, bytes], ...]:
         """Return the variables that are set in the running task, as ``module:name``, with their encoded values."""
+        context = contextvars.copy_context()
+        if not context:  # as in most workflows
+            return ()
         found = []
         # By name: a context iterates by address.
-        for variable, value in sorted(contextvars.copy_context().items(), key=lambda item: item[0].name):
+        for variable, value in sorted(context.items(), key=lambda item: item[0].name):
             place = _place_of(variable)
             if place.startswith(_LEFT_OUT) or variable.name == "decimal_context":
                 continue
