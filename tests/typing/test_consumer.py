@@ -39,7 +39,7 @@ def mypy(file: Path) -> set[int]:
         "--cache-dir",
         str(file.parent / "cache"),
     ]
-    done = subprocess.run([*command, str(file)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run([*command, str(file)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=140)
     assert not done.stderr, done.stderr
     return {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error:" in line}
 
@@ -50,11 +50,12 @@ def basedpyright(file: Path) -> set[int]:
     settings.write_text(json.dumps({"typeCheckingMode": "standard", "extraPaths": [str(ROOT)], "include": [str(file)]}))
     command = [sys.executable, "-m", "basedpyright", "--outputjson", "--project", str(settings)]
     command += ["--pythonpath", sys.executable]
-    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=False, timeout=110)
+    done = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=False, timeout=140)
     found = json.loads(done.stdout)["generalDiagnostics"]
     return {one["range"]["start"]["line"] + 1 for one in found if one["severity"] == "error"}
 
 
+@pytest.mark.timeout(300)  # both read all of rayflow without a cache
 @pytest.mark.parametrize("check", [mypy, basedpyright])
 def test_a_users_program_is_clean_and_wrong_calls_are_errors(check: Callable[[Path], set[int]], tmp_path: Path) -> None:
     text = (HERE / "consumer.py").read_text()
