@@ -63,7 +63,7 @@ def test_a_pool_is_found_again_by_name_and_drained_and_deleted(
         assert found.drain(timeout=30)
         waiting = other.start(asking, 3)
         until(lambda: found.status().queued, "the tasks wait")
-        with pytest.raises(rf.DefinitionError, match=r"is in use: \d+ tasks wait"):
+        with pytest.raises(rf.PoolInUse, match=r"is in use: \d+ tasks wait"):
             found.delete()
         found.scale(1)
         assert waiting.result(timeout=60) == 3
