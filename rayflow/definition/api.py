@@ -37,7 +37,7 @@ def now() -> float:
     Raises:
         RuntimeError: outside a workflow; use ``time.time()`` there.
     """
-    return _execution("rf.now()", "time.time()").now()
+    return _workflow("rf.now()", "use time.time()").now()
 
 
 def random() -> random_module.Random:
@@ -49,7 +49,7 @@ def random() -> random_module.Random:
     Example:
         ``rf.random().choice(candidates)`` in a workflow.
     """
-    return _execution("rf.random()", "the random module").random
+    return _workflow("rf.random()", "use the random module").random
 
 
 def uuid4() -> uuid.UUID:
@@ -58,13 +58,14 @@ def uuid4() -> uuid.UUID:
     Raises:
         RuntimeError: outside a workflow; use ``uuid.uuid4()`` there.
     """
-    return _execution("rf.uuid4()", "uuid.uuid4()").uuid4()
+    return _workflow("rf.uuid4()", "use uuid.uuid4()").uuid4()
 
 
-def _execution(what: str, instead: str) -> ExecutionContext:
+def _workflow(what: str, instead: str = "an engine's methods do it from outside") -> ExecutionContext:
+    """Return the execution whose workflow code runs here. Raises RuntimeError, naming the call that is right."""
     execution = current_execution()
     if execution is None:
-        raise RuntimeError(f"{what} works in a workflow's own code, and no workflow is running here: use {instead}")
+        raise RuntimeError(f"{what} works in a workflow's own code, and no workflow is running here: {instead}")
     return execution
 
 
@@ -169,13 +170,6 @@ def entered(context: StepContext) -> Iterator[None]:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def _workflow(what: str, instead: str = "an engine's methods do it from outside") -> ExecutionContext:
-    execution = current_execution()
-    if execution is None:
-        raise RuntimeError(f"{what} works in a workflow's own code, and no workflow is running here: {instead}")
-    return execution
 
 
 # --- state ------------------------------------------------------------------------------------------------
