@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 from rayflow.errors import StorageUnavailable
 from rayflow.storage.changes import MemoryData
@@ -167,6 +167,18 @@ async def close_all() -> None:
     while _made:
         with contextlib.suppress(StorageUnavailable):
             await _made.pop().close()
+
+
+def run(body: Coroutine[Any, Any, None]) -> None:
+    """Run the body of a test, and close the stores it made."""
+
+    async def within() -> None:
+        try:
+            await body
+        finally:
+            await close_all()
+
+    asyncio.run(within())
 
 
 def content(data: MemoryData) -> dict[str, object]:

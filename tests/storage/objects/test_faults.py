@@ -28,6 +28,7 @@ from tests.storage.objects.faults import (
     content,
     opened,
     reading,
+    run,
 )
 
 Step = Callable[[Store], Coroutine[Any, Any, object]]
@@ -53,16 +54,6 @@ STEPS: list[Step] = [
     lambda store: store.heartbeat(now=NOW + 1),
     committing(claim("c"), append("c", next_run=b"again")),
 ]
-
-
-def run(body: Coroutine[Any, Any, None]) -> None:
-    async def within() -> None:
-        try:
-            await body
-        finally:
-            await close_all()
-
-    asyncio.run(within())
 
 
 async def model() -> list[dict[str, object]]:

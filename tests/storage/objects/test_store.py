@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -18,17 +15,7 @@ from rayflow.storage.operations import AlreadyExists, Done, Operation, Rejected
 from rayflow.storage.writer import Writer
 from tests.contract import operations as ops
 from tests.contract.operations import NOW, append, claim, deliver, done, everything, row, start
-from tests.storage.objects.faults import FaultyBucket, World, close_all, compacted, content, new_store, opened, reading
-
-
-def run(body: Coroutine[Any, Any, None]) -> None:
-    async def within() -> None:
-        try:
-            await body
-        finally:
-            await close_all()
-
-    asyncio.run(within())
+from tests.storage.objects.faults import FaultyBucket, World, compacted, content, new_store, opened, reading, run
 
 
 async def filled(world: World, *, compact_after: int = 1000, transactions: int = 5) -> ObjectStore:

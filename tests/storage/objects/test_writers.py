@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 
@@ -20,23 +18,13 @@ from tests.storage.objects.faults import (
     Fault,
     FaultyBucket,
     World,
-    close_all,
     compacted,
     content,
     new_store,
     opened,
     reading,
+    run,
 )
-
-
-def run(body: Coroutine[Any, Any, None]) -> None:
-    async def within() -> None:
-        try:
-            await body
-        finally:
-            await close_all()
-
-    asyncio.run(within())
 
 
 def test_of_two_that_claim_at_once_one_wins() -> None:
