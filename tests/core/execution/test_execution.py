@@ -15,23 +15,14 @@ from rayflow.core.events import (
     StepCompleted,
     TimerFired,
 )
-from rayflow.definition.options import ExecutionOptions, RetryPolicy
+from rayflow.definition.options import ExecutionOptions
 from rayflow.ids import ExecutionStatus
+from tests.core.execution.flows import PLAIN, in_turn, one, two, undo
 from tests.core.fake import NO_RETRY, Shell, failure, run, stub
 from tests.core.others import CODEC
 
-one = stub("one")
-two = stub("two")
-undo = stub("undo")
 here = stub("here", local=True)
 there = stub("there", local=False)
-
-PLAIN = ExecutionOptions(retry=RetryPolicy(max_retries=2, initial_delay=10, jitter=0))
-
-
-async def in_turn() -> list[Any]:
-    first = await one(1)
-    return [first, await two(2)]
 
 
 # --- the ordinary way ------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import rayflow as rf
 from rayflow.core.events import (
@@ -12,24 +11,9 @@ from rayflow.core.events import (
     Resumed,
     Started,
 )
-from rayflow.definition.options import ExecutionOptions, RetryPolicy
 from rayflow.ids import ExecutionStatus
-from tests.core.fake import NO_RETRY, Shell, stub
-
-one = stub("one")
-two = stub("two")
-undo = stub("undo")
-
-PLAIN = ExecutionOptions(retry=RetryPolicy(max_retries=2, initial_delay=10, jitter=0))
-
-
-async def in_turn() -> list[Any]:
-    first = await one(1)
-    return [first, await two(2)]
-
-
-async def at_once() -> list[Any]:
-    return list(await asyncio.gather(one(1), two(2), one(3)))
+from tests.core.execution.flows import PLAIN, at_once, in_turn, one, two, undo
+from tests.core.fake import NO_RETRY, Shell
 
 
 def test_a_pause_withdraws_what_was_not_sent_and_starts_nothing() -> None:
