@@ -56,7 +56,7 @@ async def polls_for_a_limited_time() -> None:
         try:
             async with asyncio.timeout(5):
                 await work()
-        except BaseException:  # noqa: BLE001, S110
+        except BaseException:  # noqa: BLE001, S110 - the same loop, with a limit on each try
             pass
 
 
