@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -18,13 +17,6 @@ from rayflow.runtime.worker.attempt import failure_from
 from tests.runtime.worker import worker_steps as steps
 from tests.runtime.worker.worker_harness import CODEC, Bench, Blobs, bench, value
 from tests.runtime.worker.worker_steps import PATIENCE, STAGE
-
-
-@pytest.fixture
-def one() -> Iterator[Bench]:
-    """A worker with one slot."""
-    with bench(1) as made:
-        yield made
 
 
 def failure(bench: Bench, owner: object, *args: object, **given: object) -> Failure:

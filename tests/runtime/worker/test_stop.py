@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from rayflow.runtime.messages import BatchReply
 from rayflow.runtime.worker import actor as worker_module
 from tests.runtime.worker import worker_steps as steps
-from tests.runtime.worker.worker_harness import ENOUGH, Bench, bench, ended, keys, reach, value
+from tests.runtime.worker.worker_harness import ENOUGH, Bench, ended, keys, reach, value
 from tests.runtime.worker.worker_steps import PATIENCE, STAGE
-
-
-@pytest.fixture
-def two() -> Iterator[Bench]:
-    """A worker with two slots."""
-    with bench(2) as made:
-        yield made
-
-
-@pytest.fixture
-def one() -> Iterator[Bench]:
-    """A worker with one slot."""
-    with bench(1) as made:
-        yield made
 
 
 def stop(bench: Bench, drain_timeout: float = 0.0) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,22 +12,8 @@ from rayflow.errors import LeaseLost
 from rayflow.runtime.messages import BatchMessage, BatchReply, TaskMessage
 from rayflow.runtime.worker.slots import WorkerSlots
 from tests.runtime.worker import worker_steps as steps
-from tests.runtime.worker.worker_harness import ENOUGH, Bench, bench, ended, keys, reach, value
+from tests.runtime.worker.worker_harness import ENOUGH, Bench, ended, keys, reach, value
 from tests.runtime.worker.worker_steps import STAGE
-
-
-@pytest.fixture
-def two() -> Iterator[Bench]:
-    """A worker with two slots."""
-    with bench(2) as made:
-        yield made
-
-
-@pytest.fixture
-def one() -> Iterator[Bench]:
-    """A worker with one slot."""
-    with bench(1) as made:
-        yield made
 
 
 # --- about itself -------------------------------------------------------------------------------------------
