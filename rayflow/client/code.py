@@ -69,10 +69,12 @@ class ClientCode:
         Raises:
             ClusterError, StorageUnavailable: the fingerprint cannot be stored now.
         """
+        code = code_reference(definition)
+        if code is None:
+            return ""
         try:
             environment = Environment.from_json(definition.environment)
-            code = CodeRef.from_dict(json.loads(definition.code))
-        except (RayflowError, ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return ""
         if not self._environment.has_code_of(environment):
             return ""
@@ -113,8 +115,8 @@ class ClientCode:
             self._blobs.popitem(last=False)
 
 
-def code_reference(definition: DefinitionRecord | None) -> CodeRef | None:
-    """Return the reference to a saved workflow's code; None without a workflow, or if its record is damaged."""
+def code_reference(definition: DefinitionRecord | ExecutionRecord | None) -> CodeRef | None:
+    """Return the reference to the code of a record; None without a record, or if it is damaged."""
     if definition is None:
         return None
     try:
